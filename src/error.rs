@@ -1,0 +1,117 @@
+//! The errors of the library and the process exit codes that they become.
+
+use std::path::{Path, PathBuf};
+
+/// Everything went well.
+pub const EXIT_OK: u8 = 0;
+/// The run itself worked, but a check failed (a comparison found a difference beyond its tolerance).
+pub const EXIT_CHECK_FAILED: u8 = 1;
+/// The command line is wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// An input file is damaged or not what it claims to be.
+pub const EXIT_DATA: u8 = 65;
+/// An input file does not exist.
+pub const EXIT_NO_INPUT: u8 = 66;
+/// Reading or writing failed.
+pub const EXIT_IO: u8 = 74;
+/// A configuration is wrong.
+pub const EXIT_CONFIG: u8 = 78;
+/// The run was interrupted (128 + SIGINT).
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+/// Result with the library's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong, by the exit code that it leads to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A check that the user asked for failed.
+    #[error("{0}")]
+    Check(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// An input is damaged: the file, the place in it, what is wrong.
+    #[error("{file}: {what}")]
+    Data {
+        /// File, with line or byte offset where known.
+        file: String,
+        /// What is wrong and what was expected.
+        what: String,
+    },
+    /// An input does not exist.
+    #[error("{}: no such file", .0.display())]
+    NoInput(PathBuf),
+    /// The operating system refused to read or write.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A configuration is wrong: `at` is "file:line" or "--set key=value".
+    #[error("{at}: {what}")]
+    Config {
+        /// Where the wrong value stands.
+        at: String,
+        /// What is wrong, and the nearest valid name.
+        what: String,
+    },
+    /// The user pressed Ctrl-C.
+    #[error("interrupted; no unfinished file was kept")]
+    Interrupted,
+}
+
+impl Error {
+    /// An input-data error.
+    pub fn data(file: impl AsRef<Path>, what: impl Into<String>) -> Self {
+        Error::Data { file: file.as_ref().display().to_string(), what: what.into() }
+    }
+
+    /// An I/O error; a missing file becomes [`Error::NoInput`].
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        match source.kind() {
+            std::io::ErrorKind::NotFound => Error::NoInput(path),
+            _ => Error::Io { path, source },
+        }
+    }
+
+    /// The exit code that this error becomes.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Check(_) => EXIT_CHECK_FAILED,
+            Error::Usage(_) => EXIT_USAGE,
+            Error::Data { .. } => EXIT_DATA,
+            Error::NoInput(_) => EXIT_NO_INPUT,
+            Error::Io { .. } => EXIT_IO,
+            Error::Config { .. } => EXIT_CONFIG,
+            Error::Interrupted => EXIT_INTERRUPTED,
+        }
+    }
+}
+
+/// `; did you mean "…"?` for the candidate nearest to `wrong`, or the list of all of them when none is near.
+pub fn suggest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    let all: Vec<&str> = candidates.into_iter().collect();
+    let wrong_lower = wrong.to_lowercase();
+    let best =
+        all.iter().map(|c| (strsim::damerau_levenshtein(&wrong_lower, &c.to_lowercase()), *c)).min_by_key(|(d, _)| *d);
+    match best {
+        Some((d, c)) if d <= 2.max(c.len() / 3) => format!("; did you mean \"{c}\"?"),
+        _ if all.is_empty() => String::new(),
+        _ => format!("; expected one of {}", all.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::suggest;
+
+    #[test]
+    fn suggests_the_nearest_name_or_lists_all() {
+        assert_eq!(suggest("stark", ["starc", "quest"]), "; did you mean \"starc\"?");
+        assert_eq!(suggest("zzzzzz", ["starc", "quest"]), "; expected one of starc, quest");
+    }
+}

@@ -1,0 +1,19 @@
+//! Simulator for sparse attention on HBM processing-in-memory.
+//!
+//! Two chains meet at the trace:
+//!
+//! ```text
+//! KV cache -> cluster -> select -> map -> TRACE -> engine -> stats -> report
+//!  kv/        cluster/   select/   map/   trace/   engine/   stats/   report/
+//! ```
+//!
+//! The left chain (`tracegen`) decides what is accessed; the right chain (`pimsim`) decides when it happens and
+//! what it costs. Both describe the device with [`spec`] and [`addr`]. ARCHITECTURE.md has the rules.
+
+pub mod error;
+pub mod interrupt;
+pub mod units;
+
+pub mod cluster;
+pub mod kv;
+pub mod select;
