@@ -14,6 +14,13 @@ pub mod error;
 pub mod interrupt;
 pub mod units;
 
+pub mod addr;
+pub mod op;
+pub mod spec;
+pub mod trace;
+
+pub mod engine;
+
 pub mod cluster;
 pub mod kv;
 pub mod select;

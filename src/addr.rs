@@ -1,0 +1,224 @@
+//! Physical addresses: byte address <-> (channel, pseudo-channel, rank, bank group, bank, row, column).
+//!
+//! From the top: channel | pseudo-channel | rank | bank group | bank | row | column | offset, as AttAcc's address
+//! map "HBM3-PIM" has it. Every field takes as many bits as its count needs, so three ranks take two bits and the
+//! addresses of a fourth do not exist.
+
+use serde::{Deserialize, Serialize};
+
+/// What a device consists of ([`Geometry::check`] says what is possible).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+pub struct Geometry {
+    /// Channels of the simulated system.
+    pub channels: u32,
+    /// Pseudo-channels per channel.
+    pub pseudo_channels: u32,
+    /// Ranks (stack IDs) per pseudo-channel.
+    pub ranks: u32,
+    /// Bank groups per rank.
+    pub bank_groups: u32,
+    /// Banks per bank group.
+    pub banks: u32,
+    /// Rows per bank.
+    pub rows: u32,
+    /// Columns per row.
+    pub columns: u32,
+    /// Bytes of one column access.
+    pub column_bytes: u32,
+}
+
+/// A decoded address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Address {
+    /// Channel.
+    pub channel: u32,
+    /// Pseudo-channel within the channel.
+    pub pseudo_channel: u32,
+    /// Rank within the pseudo-channel.
+    pub rank: u32,
+    /// Bank group within the rank.
+    pub bank_group: u32,
+    /// Bank within the bank group.
+    pub bank: u32,
+    /// Row within the bank.
+    pub row: u32,
+    /// Column within the row.
+    pub column: u32,
+    /// Byte within the column; for buffer commands the buffer entry.
+    pub offset: u32,
+}
+
+fn bits(count: u32) -> u32 {
+    count.next_power_of_two().trailing_zeros()
+}
+
+impl Geometry {
+    /// What is impossible about this geometry, if anything.
+    pub fn check(&self) -> Result<(), String> {
+        let fields = [
+            ("channels", self.channels, 1 << 12),
+            ("pseudo_channels", self.pseudo_channels, 1 << 4),
+            ("ranks", self.ranks, 1 << 4),
+            ("bank_groups", self.bank_groups, 1 << 5),
+            ("banks", self.banks, 1 << 5),
+            ("rows", self.rows, 1 << 24),
+            ("columns", self.columns, 1 << 6),
+            ("column_bytes", self.column_bytes, 1 << 10),
+        ];
+        for (name, n, most) in fields {
+            let any_count = matches!(name, "channels" | "ranks");
+            if n == 0 || n > most || !(any_count || n.is_power_of_two()) {
+                let kind = if any_count { "in 1" } else { "a power of two" };
+                return Err(format!("{name} = {n} is not {kind}..={most}"));
+            }
+        }
+        match self.banks_per_channel() {
+            0..=1024 => Ok(()),
+            n => Err(format!("{n} banks in a channel; at most 1024 are supported")),
+        }
+    }
+
+    /// Banks of one channel.
+    pub fn banks_per_channel(&self) -> u32 {
+        self.units() * self.banks
+    }
+
+    /// Bank groups of one channel: the units that hold different tokens.
+    pub fn units(&self) -> u32 {
+        self.pseudo_channels * self.ranks * self.bank_groups
+    }
+
+    /// Bytes of one row of one bank.
+    pub fn row_bytes(&self) -> u32 {
+        self.columns * self.column_bytes
+    }
+
+    /// Bytes of one channel.
+    pub fn channel_bytes(&self) -> u64 {
+        u64::from(self.banks_per_channel()) * u64::from(self.rows) * u64::from(self.row_bytes())
+    }
+
+    /// Bytes of all channels.
+    pub fn capacity(&self) -> u64 {
+        self.channel_bytes() * u64::from(self.channels)
+    }
+
+    fn channel_shift(&self) -> u32 {
+        [self.pseudo_channels, self.ranks, self.bank_groups, self.banks, self.rows, self.columns, self.column_bytes]
+            .into_iter()
+            .map(bits)
+            .sum()
+    }
+
+    /// The channel of a byte address.
+    #[inline]
+    pub fn channel_of(&self, addr: u64) -> u32 {
+        (addr >> self.channel_shift()) as u32
+    }
+
+    /// Whether the device has this address.
+    pub fn contains(&self, addr: u64) -> bool {
+        let rank = ((addr >> (self.channel_shift() - bits(self.pseudo_channels) - bits(self.ranks)))
+            & ((1 << bits(self.ranks)) - 1)) as u32;
+        addr >> self.channel_shift() < u64::from(self.channels) && rank < self.ranks
+    }
+
+    /// A byte address taken apart.
+    #[inline]
+    pub fn decode(&self, addr: u64) -> Address {
+        let mut rest = addr;
+        let mut take = |count: u32| {
+            let field = (rest & ((1 << bits(count)) - 1)) as u32;
+            rest >>= bits(count);
+            field
+        };
+        let offset = take(self.column_bytes);
+        let column = take(self.columns);
+        let row = take(self.rows);
+        let bank = take(self.banks);
+        let bank_group = take(self.bank_groups);
+        let rank = take(self.ranks);
+        let pseudo_channel = take(self.pseudo_channels);
+        let channel = take(self.channels);
+        Address { channel, pseudo_channel, rank, bank_group, bank, row, column, offset }
+    }
+
+    /// An address put together.
+    #[inline]
+    pub fn encode(&self, a: &Address) -> u64 {
+        let mut out = u64::from(a.channel);
+        for (field, count) in [
+            (a.pseudo_channel, self.pseudo_channels),
+            (a.rank, self.ranks),
+            (a.bank_group, self.bank_groups),
+            (a.bank, self.banks),
+            (a.row, self.rows),
+            (a.column, self.columns),
+            (a.offset, self.column_bytes),
+        ] {
+            debug_assert!(field < count);
+            out = (out << bits(count)) | u64::from(field);
+        }
+        out
+    }
+
+    /// The address of the first bank of unit `unit` (bank group counted over the channel).
+    pub fn unit_address(&self, channel: u32, unit: u32) -> Address {
+        let bank_group = unit % self.bank_groups;
+        let rank = unit / self.bank_groups % self.ranks;
+        let pseudo_channel = unit / (self.bank_groups * self.ranks);
+        Address { channel, pseudo_channel, rank, bank_group, ..Address::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The paper's device: 16 channels of HBM3 "8Gb 2R".
+    pub const PAPER: Geometry = Geometry {
+        channels: 16,
+        pseudo_channels: 2,
+        ranks: 2,
+        bank_groups: 4,
+        banks: 4,
+        rows: 1 << 14,
+        columns: 32,
+        column_bytes: 32,
+    };
+
+    #[test]
+    fn fields_lie_where_the_reference_puts_them() {
+        // AttAcc's generators: bank += 2^24, bank group += 2^26, rank += 2^28, pCH += 2^29, channel += 2^30.
+        assert_eq!(PAPER.decode(0x4000_0000).channel, 1);
+        assert_eq!(PAPER.decode(0x2000_0000).pseudo_channel, 1);
+        assert_eq!(PAPER.decode(0x1000_0000).rank, 1);
+        assert_eq!(PAPER.decode(0x0400_0000).bank_group, 1);
+        assert_eq!(PAPER.decode(0x0100_0000).bank, 1);
+        assert_eq!(PAPER.decode(0x0080_0000).row, 8192);
+        assert_eq!(PAPER.decode(0x40).column, 2);
+        assert_eq!(PAPER.capacity(), 16 << 30);
+        assert_eq!(PAPER.check(), Ok(()));
+    }
+
+    #[test]
+    fn encode_undoes_decode() {
+        for addr in (0..PAPER.capacity()).step_by(0x1234_5679) {
+            assert_eq!(PAPER.encode(&PAPER.decode(addr)), addr);
+            assert_eq!(PAPER.channel_of(addr), PAPER.decode(addr).channel);
+        }
+        for unit in 0..PAPER.units() {
+            let a = PAPER.unit_address(3, unit);
+            assert_eq!((a.pseudo_channel * 2 + a.rank) * 4 + a.bank_group, unit);
+        }
+    }
+
+    #[test]
+    fn impossible_geometries_are_named() {
+        assert!(Geometry { banks: 3, ..PAPER }.check().unwrap_err().contains("banks = 3"));
+        let three_ranks = Geometry { ranks: 3, ..PAPER };
+        assert_eq!(three_ranks.check(), Ok(()));
+        assert!(three_ranks.contains(2 << 28) && !three_ranks.contains(3 << 28) && !three_ranks.contains(16 << 31));
+        assert!(Geometry { columns: 0, ..PAPER }.check().is_err());
+    }
+}

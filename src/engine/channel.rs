@@ -1,0 +1,538 @@
+//! The faithful controller of one channel.
+//!
+//! Requests fall into three classes, each with its own path to the banks: *array* work (MACs and the row commands of
+//! bank groups), buffer *moves* (and softmax), and *data* (LD, ST). Array work and moves are in order within their
+//! class; data goes first-ready, first-come. Between two barriers the classes run beside each other. At each step the
+//! class whose next command can issue first issues it, the older request on a tie; row and column commands have a bus
+//! each. Row opening and closing may pass a barrier, nothing else may.
+//!
+//! The controller sees `queue_depth` outstanding requests, whether they came one by one or as runs, so that both
+//! forms of a trace take the same cycles.
+//!
+//! When a refresh is due, array work and data stop, the banks are closed, REFab is issued, and the rows open again on
+//! demand. Moves go on: they touch no bank.
+
+use super::probe::{CommandEvent, Completion, Probe, RowOutcome};
+use super::state::{CLOSED, ChannelState, Rows, Target};
+use crate::error::{Error, Result};
+use crate::op::Op;
+use crate::spec::device::Bus;
+use crate::spec::{CommandId, Device, Effect, Plan, Scope};
+use crate::trace::{Record, Request, Segment};
+use crate::units::Cycle;
+use std::collections::VecDeque;
+
+const ARRAY: usize = 0;
+const MOVES: usize = 1;
+const DATA: usize = 2;
+
+struct Item {
+    request: Request,
+    plan: Plan,
+    effect: Effect,
+    scope: Scope,
+    target: Target,
+    epoch: u32,
+    segment: u32,
+    order: u64,
+    row: RowOutcome,
+}
+
+/// What a class could do next.
+#[derive(Clone, Copy)]
+struct Candidate {
+    at: Cycle,
+    order: u64,
+    class: usize,
+    index: usize,
+    command: CommandId,
+    target: Target,
+}
+
+/// What to do for an item now.
+enum Step {
+    /// Issue this command at this target.
+    Issue(CommandId, Target),
+    /// Nothing is left to do.
+    Done,
+}
+
+/// What to do next.
+enum Choice {
+    /// Issue this.
+    Issue(Candidate),
+    /// A request turned out to need no command, and is complete.
+    Completed,
+    /// No request can proceed.
+    Nothing,
+}
+
+/// What [`Channel::advance`] achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It went past the horizon; there is more to do at this cycle.
+    Ahead(Cycle),
+    /// It needs more records to decide.
+    Starved,
+    /// All that it was given is done.
+    Done,
+}
+
+/// One channel: its banks, its queues, its clock.
+pub struct Channel<'d> {
+    device: &'d Device,
+    id: u32,
+    state: ChannelState<'d>,
+    input: VecDeque<Record>,
+    input_ended: bool,
+    classes: [VecDeque<Item>; 3],
+    depth: u64,
+    held: u64,
+    order: u64,
+    epoch: u32,
+    epoch_open: Cycle,
+    epoch_done: Cycle,
+    /// Items not completed, per epoch from `epoch` on; the last one is being filled.
+    left: VecDeque<u32>,
+    /// Segments that begin with an epoch still to come.
+    segments: VecDeque<(u32, Segment)>,
+    segments_seen: u32,
+    segment_now: u32,
+    bus_free: [Cycle; 2],
+    last: [Cycle; 3],
+    done: Cycle,
+    next_refresh: Option<Cycle>,
+    /// Row that each bank group should have open for MAC_BG.
+    wanted: Vec<u32>,
+    units_wanted: u32,
+    recheck_wanted: bool,
+}
+
+impl<'d> Channel<'d> {
+    /// A channel at cycle 0, idle.
+    pub fn new(device: &'d Device, id: u32, queue_depth: u32, refresh: bool) -> Self {
+        Channel {
+            device,
+            id,
+            state: ChannelState::new(device),
+            input: VecDeque::new(),
+            input_ended: false,
+            classes: Default::default(),
+            depth: u64::from(queue_depth),
+            held: 0,
+            order: 0,
+            epoch: 0,
+            epoch_open: 0,
+            epoch_done: 0,
+            left: VecDeque::from([0]),
+            segments: VecDeque::new(),
+            segments_seen: 0,
+            segment_now: 0,
+            bus_free: [0; 2],
+            last: [0; 3],
+            done: 0,
+            next_refresh: refresh.then_some(device.nrefi),
+            wanted: vec![CLOSED; device.geometry.units() as usize],
+            units_wanted: 0,
+            recheck_wanted: false,
+        }
+    }
+
+    /// Hands over a record. Returns how many wait.
+    pub fn give(&mut self, record: Record) -> usize {
+        self.input.push_back(record);
+        self.input.len()
+    }
+
+    /// No record follows before [`Channel::resume`].
+    pub fn close_input(&mut self) {
+        self.input_ended = true;
+    }
+
+    /// When the work done so far is complete.
+    pub fn done_at(&self) -> Cycle {
+        self.done
+    }
+
+    /// Lets the time pass to `at`, with the refreshes that fall due, and takes input again.
+    pub fn resume<P: Probe>(&mut self, at: Cycle, probe: &mut P) {
+        while let Some(due) = self.next_refresh.filter(|due| *due < at) {
+            if let Some(c) = self.refresh_candidate(due) {
+                self.issue_refresh(&c, probe);
+            }
+        }
+        self.epoch_open = self.epoch_open.max(at);
+        self.last.iter_mut().for_each(|t| *t = (*t).max(at));
+        self.done = self.done.max(at);
+        self.input_ended = false;
+    }
+
+    /// Ends the last segment.
+    pub fn finish<P: Probe>(&mut self, probe: &mut P) {
+        if self.segment_now > 0 {
+            probe.segment_end(self.id, self.segment_now, self.epoch_open.max(self.epoch_done));
+        }
+        probe.channel_end(self.id, self.done);
+    }
+
+    /// Works until it passes `horizon`, needs input, or has no work left.
+    pub fn advance<P: Probe>(&mut self, horizon: Cycle, probe: &mut P) -> Result<Progress> {
+        loop {
+            self.take_in(probe)?;
+            if self.held < self.depth && !self.input_ended {
+                return Ok(Progress::Starved);
+            }
+            match self.choose(probe)? {
+                Choice::Issue(best) => {
+                    self.issue(&best, probe);
+                    if best.at > horizon {
+                        return Ok(Progress::Ahead(best.at));
+                    }
+                }
+                Choice::Completed => {}
+                Choice::Nothing if self.classes.iter().all(VecDeque::is_empty) => return Ok(Progress::Done),
+                Choice::Nothing => {
+                    let what = format!("channel {}: no outstanding request can proceed (livelock)", self.id);
+                    return Err(Error::data("trace", what));
+                }
+            }
+        }
+    }
+
+    /// Sorts waiting records into the classes until `depth` requests are outstanding.
+    fn take_in<P: Probe>(&mut self, probe: &mut P) -> Result<()> {
+        while self.next_epoch(probe) {}
+        while self.held < self.depth {
+            match self.input.pop_front() {
+                None => return Ok(()),
+                Some(Record::Segment(s)) => {
+                    self.left.push_back(0);
+                    self.segments_seen += 1;
+                    self.segments.push_back((self.epoch + self.left.len() as u32 - 1, s));
+                    self.held += 1;
+                }
+                Some(Record::Request(r)) if r.op == Op::Barrier => {
+                    if self.left.back() != Some(&0) {
+                        self.left.push_back(0);
+                    }
+                }
+                Some(Record::Request(r)) => self.accept(r)?,
+            }
+            while self.next_epoch(probe) {}
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, request: Request) -> Result<()> {
+        let plan = self.device.plans[request.op as usize].ok_or_else(|| {
+            Error::data("trace", format!("{} has no command for {}", self.device.name, request.op.mnemonic()))
+        })?;
+        let last = &self.device.commands[usize::from(plan.last)];
+        let (effect, scope) = (last.effect, last.scope);
+        let class = match effect {
+            Effect::Mac | Effect::MacOpen | Effect::Open | Effect::Close => ARRAY,
+            Effect::Read | Effect::Write => DATA,
+            Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => MOVES,
+        };
+        self.held += u64::from(request.count);
+        self.order += 1;
+        let epoch = self.epoch + self.left.len() as u32 - 1;
+        if let Some(n) = self.left.back_mut() {
+            *n += 1;
+        }
+        self.classes[class].push_back(Item {
+            target: self.state.target(self.device.geometry.decode(request.addr)),
+            request,
+            plan,
+            effect,
+            scope,
+            epoch,
+            segment: self.segments_seen,
+            order: self.order,
+            row: RowOutcome::Hit,
+        });
+        Ok(())
+    }
+
+    /// Opens the next epoch if this one is complete and its end is known.
+    fn next_epoch<P: Probe>(&mut self, probe: &mut P) -> bool {
+        if self.left.len() < 2 || self.left[0] > 0 {
+            return false;
+        }
+        self.left.pop_front();
+        self.epoch += 1;
+        self.epoch_open = self.epoch_open.max(self.epoch_done);
+        if self.segments.front().is_some_and(|(epoch, _)| *epoch == self.epoch)
+            && let Some((_, segment)) = self.segments.pop_front()
+        {
+            if self.segment_now > 0 {
+                probe.segment_end(self.id, self.segment_now, self.epoch_open);
+            }
+            self.segment_now += 1;
+            self.held -= 1;
+            probe.segment_begin(self.segment_now, &segment, self.epoch_open);
+        }
+        true
+    }
+
+    /// What an item needs next.
+    #[inline]
+    fn step(&self, item: &Item) -> Result<Step> {
+        let row_command = |c: Option<CommandId>, t: Target| c.map_or(Step::Done, |c| Step::Issue(c, t));
+        Ok(match item.effect {
+            Effect::Read | Effect::Write | Effect::Mac => match self.state.rows(item.scope, &item.target) {
+                Rows::Ready => Step::Issue(item.plan.last, item.target),
+                Rows::Closed => row_command(item.plan.opener, item.target),
+                Rows::Conflict => row_command(item.plan.closer, item.target),
+            },
+            Effect::Open => match self.state.rows(item.scope, &item.target) {
+                Rows::Ready => Step::Done,
+                Rows::Closed => Step::Issue(item.plan.last, item.target),
+                Rows::Conflict => row_command(item.plan.closer, item.target),
+            },
+            Effect::Close if self.state.any_open(item.scope, &item.target) => Step::Issue(item.plan.last, item.target),
+            Effect::Close => Step::Done,
+            Effect::MacOpen => {
+                if self.units_wanted == 0 {
+                    let what = format!("channel {}: {} with no bank group open", self.id, item.request.op.mnemonic());
+                    return Err(Error::data("trace", what));
+                }
+                match self.lost_unit() {
+                    Some((target, Rows::Closed)) => row_command(item.plan.opener, target),
+                    Some((target, _)) => row_command(item.plan.closer, target),
+                    None => Step::Issue(item.plan.last, item.target),
+                }
+            }
+            Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => {
+                Step::Issue(item.plan.last, item.target)
+            }
+        })
+    }
+
+    /// A bank group that has lost the row that MAC_BG wants there (to a refresh, say).
+    fn lost_unit(&self) -> Option<(Target, Rows)> {
+        if !self.recheck_wanted {
+            return None;
+        }
+        self.wanted.iter().enumerate().filter(|(_, row)| **row != CLOSED).find_map(|(unit, row)| {
+            let mut address = self.device.geometry.unit_address(self.id, unit as u32);
+            address.row = *row;
+            let target = self.state.target(address);
+            match self.state.rows(Scope::BankGroup, &target) {
+                Rows::Ready => None,
+                rows => Some((target, rows)),
+            }
+        })
+    }
+
+    /// The command to issue next. Items that need no command are completed on the way.
+    fn choose<P: Probe>(&mut self, probe: &mut P) -> Result<Choice> {
+        let mut best: Option<Candidate> = None;
+        let mut keep = |c: Option<Candidate>| {
+            if let Some(c) = c
+                && best.is_none_or(|b| (c.at, c.order) < (b.at, b.order))
+            {
+                best = Some(c);
+            }
+        };
+        let array = match self.array_step()? {
+            Some(Step::Done) => {
+                self.complete(ARRAY, 0, self.last[ARRAY], None, probe);
+                return Ok(Choice::Completed);
+            }
+            Some(Step::Issue(command, target)) => Some(self.candidate(ARRAY, 0, command, target)),
+            None => None,
+        };
+        let data_waits = self.classes[DATA].front().filter(|d| d.epoch == self.epoch);
+        if let Some(c) = array {
+            let item = &self.classes[ARRAY][0];
+            let older_data = match data_waits {
+                Some(d) => d.order < item.order && self.state.rows(d.scope, &d.target) != Rows::Ready,
+                None => false,
+            };
+            let ahead_of_data = item.epoch != self.epoch && data_waits.is_some();
+            let completes = c.command == item.plan.last && matches!(item.effect, Effect::Mac | Effect::MacOpen);
+            if !(older_data || ahead_of_data || completes && item.epoch != self.epoch) {
+                keep(self.before_refresh(c));
+            }
+        }
+        if self.classes[MOVES].front().is_some_and(|m| m.epoch == self.epoch) {
+            let m = &self.classes[MOVES][0];
+            keep(Some(self.candidate(MOVES, 0, m.plan.last, m.target)));
+        }
+        if data_waits.is_some() {
+            let array_needs_row = array.and_then(|c| {
+                let item = &self.classes[ARRAY][0];
+                (item.epoch == self.epoch && c.command != item.plan.last).then_some(item.order)
+            });
+            keep(self.data_candidate(array_needs_row)?.and_then(|c| self.before_refresh(c)));
+        }
+        if best.is_some() || self.classes.iter().any(|c| !c.is_empty()) {
+            keep(self.next_refresh.and_then(|due| self.refresh_candidate(due)));
+        }
+        Ok(best.map_or(Choice::Nothing, Choice::Issue))
+    }
+
+    fn array_step(&self) -> Result<Option<Step>> {
+        self.classes[ARRAY].front().map(|item| self.step(item)).transpose()
+    }
+
+    fn candidate(&self, class: usize, index: usize, command: CommandId, target: Target) -> Candidate {
+        let item = &self.classes[class][index];
+        let bus = self.device.commands[usize::from(command)].bus as usize;
+        let mut at = self.state.earliest(command, &target).max(self.bus_free[bus]).max(self.last[class]);
+        // Only row commands may come before their epoch.
+        if self.device.commands[usize::from(command)].bus == Bus::Column {
+            at = at.max(self.epoch_open);
+        }
+        Candidate { at, order: item.order, class, index, command, target }
+    }
+
+    fn before_refresh(&self, c: Candidate) -> Option<Candidate> {
+        self.next_refresh.is_none_or(|due| c.at < due).then_some(c)
+    }
+
+    /// First-ready, first-come among the data requests in sight. A row command only for the oldest request of its
+    /// bank; nothing past an older request to the same column, nor past older array work that waits for its row.
+    fn data_candidate(&self, array_needs_row: Option<u64>) -> Result<Option<Candidate>> {
+        let queue = &self.classes[DATA];
+        let mut best: Option<Candidate> = None;
+        let mut seen = 0u64;
+        for (index, item) in queue.iter().enumerate() {
+            seen += u64::from(item.request.count);
+            if item.epoch != self.epoch || array_needs_row.is_some_and(|order| order < item.order) {
+                break;
+            }
+            let same_bank = |other: &&Item| {
+                let (a, b) = (&other.target.address, &item.target.address);
+                (a.pseudo_channel, a.rank, a.bank_group, a.bank) == (b.pseudo_channel, b.rank, b.bank_group, b.bank)
+            };
+            let older = || queue.iter().take(index).filter(same_bank);
+            let (needs_row, command) = match self.step(item)? {
+                Step::Issue(command, _) => (command != item.plan.last, command),
+                Step::Done => continue,
+            };
+            let overlaps =
+                |o: &Item| o.request.count > 1 || item.request.count > 1 || o.request.addr == item.request.addr;
+            let blocked = older().any(|o| needs_row || overlaps(o));
+            let array_older =
+                self.classes[ARRAY].front().is_some_and(|a| a.epoch == self.epoch && a.order < item.order);
+            if !blocked && !(needs_row && array_older) {
+                let c = self.candidate(DATA, index, command, item.target);
+                if best.is_none_or(|b| c.at < b.at) {
+                    best = Some(c);
+                }
+            }
+            if seen >= self.depth {
+                break;
+            }
+        }
+        Ok(best)
+    }
+
+    fn refresh_candidate(&self, due: Cycle) -> Option<Candidate> {
+        let (refresh, close) = self.device.refresh?;
+        let command = if self.state.open_banks() > 0 { close } else { refresh };
+        let target = self.state.target(crate::addr::Address { channel: self.id, ..Default::default() });
+        let at = self.state.earliest(command, &target).max(self.bus_free[Bus::Row as usize]).max(due);
+        Some(Candidate { at, order: 0, class: usize::MAX, index: 0, command, target })
+    }
+
+    fn issue_refresh<P: Probe>(&mut self, c: &Candidate, probe: &mut P) {
+        self.bus_free[Bus::Row as usize] = c.at + 1;
+        self.state.issue(c.command, &c.target, c.at);
+        if self.device.commands[usize::from(c.command)].effect == Effect::Refresh {
+            self.next_refresh = self.next_refresh.map(|due| due + self.device.nrefi);
+        }
+        self.recheck_wanted = true;
+        let banks = self.device.geometry.banks_per_channel();
+        self.report(c, banks, 0, None, probe);
+    }
+
+    fn report<P: Probe>(&self, c: &Candidate, banks: u32, segment: u32, completes: Option<Completion>, probe: &mut P) {
+        probe.command(&CommandEvent {
+            cycle: c.at,
+            command: c.command,
+            address: c.target.address,
+            banks,
+            segment,
+            completes,
+        });
+    }
+
+    fn issue<P: Probe>(&mut self, c: &Candidate, probe: &mut P) {
+        if c.class == usize::MAX {
+            return self.issue_refresh(c, probe);
+        }
+        let command = &self.device.commands[usize::from(c.command)];
+        self.bus_free[command.bus as usize] = c.at + 1;
+        self.last[c.class] = c.at;
+        self.state.issue(c.command, &c.target, c.at);
+        let item = &mut self.classes[c.class][c.index];
+        let segment = item.segment;
+        let completes = c.command == item.plan.last;
+        if !completes {
+            item.row = match (command.effect, item.row) {
+                (Effect::Close, _) | (_, RowOutcome::Conflict) => RowOutcome::Conflict,
+                _ => RowOutcome::Miss,
+            };
+            match item.effect {
+                // Rows of the whole channel changed hands: bank groups must be asked for theirs again.
+                Effect::Mac => {
+                    self.wanted.fill(CLOSED);
+                    self.units_wanted = 0;
+                }
+                _ => self.recheck_wanted = true,
+            }
+            let banks = command.scope.banks(&self.device.geometry);
+            return self.report(c, banks, segment, None, probe);
+        }
+        let banks = match command.effect {
+            Effect::MacOpen => {
+                self.recheck_wanted = false;
+                self.units_wanted * self.device.geometry.banks
+            }
+            _ => command.scope.banks(&self.device.geometry),
+        };
+        // An ACT_BG is a request to open: it found its row closed, or another one open.
+        if matches!(command.effect, Effect::Open) && item.row == RowOutcome::Hit {
+            item.row = RowOutcome::Miss;
+        }
+        let completion = Completion { op: item.request.op, row: item.row };
+        self.report(c, banks, segment, Some(completion), probe);
+        self.complete(c.class, c.index, c.at + command.done, Some(completion), probe);
+    }
+
+    /// One request of an item is done.
+    fn complete<P: Probe>(&mut self, class: usize, index: usize, done: Cycle, by: Option<Completion>, probe: &mut P) {
+        let item = &mut self.classes[class][index];
+        if by.is_none() {
+            probe.silent(self.id, item.segment, item.request.op);
+        }
+        if matches!(item.effect, Effect::Open | Effect::Close) {
+            let g = &self.device.geometry;
+            let a = &item.target.address;
+            let unit = (a.pseudo_channel * g.ranks + a.rank) * g.bank_groups + a.bank_group;
+            let row = if item.effect == Effect::Open { a.row } else { CLOSED };
+            let old = std::mem::replace(&mut self.wanted[unit as usize], row);
+            self.units_wanted += u32::from(row != CLOSED);
+            self.units_wanted -= u32::from(old != CLOSED);
+        }
+        self.held -= 1;
+        item.request.count -= 1;
+        item.row = RowOutcome::Hit;
+        // A row opened ahead of its epoch does not make the epoch before last longer.
+        if item.epoch == self.epoch {
+            self.epoch_done = self.epoch_done.max(done);
+        }
+        self.done = self.done.max(done);
+        if item.request.count > 0 {
+            item.request.addr += u64::from(item.request.stride);
+            item.target = self.state.target(self.device.geometry.decode(item.request.addr));
+        } else {
+            let slot = (item.epoch - self.epoch) as usize;
+            self.left[slot] -= 1;
+            self.classes[class].remove(index);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What the engine tells about its work. Statistics and logs are probes; the engine knows none of them.
+
+use crate::addr::Address;
+use crate::op::Op;
+use crate::spec::CommandId;
+use crate::trace::Segment;
+use crate::units::Cycle;
+
+/// How a request found its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowOutcome {
+    /// The row was open, or none was needed.
+    Hit,
+    /// The bank was closed.
+    Miss,
+    /// Another row had to be closed first.
+    Conflict,
+}
+
+/// A request that a command completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// What was asked for.
+    pub op: Op,
+    /// How it found its row.
+    pub row: RowOutcome,
+}
+
+/// A command on a channel's bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandEvent {
+    /// Cycle, from 0.
+    pub cycle: Cycle,
+    /// Which command.
+    pub command: CommandId,
+    /// Where; of a command that reaches several banks, the address that it was given.
+    pub address: Address,
+    /// Banks that it acted on.
+    pub banks: u32,
+    /// The channel's segment that it works for, counted from 1; 0 before the first and for refresh.
+    pub segment: u32,
+    /// The request that it completed, if any.
+    pub completes: Option<Completion>,
+}
+
+/// An observer of the engine. Within one channel, calls come in order of time.
+pub trait Probe {
+    /// A command was issued.
+    fn command(&mut self, _event: &CommandEvent) {}
+    /// A request needed no command (its row was open, or closed, already).
+    fn silent(&mut self, _channel: u32, _segment: u32, _op: Op) {}
+    /// A channel began a segment, its `id`-th.
+    fn segment_begin(&mut self, _id: u32, _segment: &Segment, _cycle: Cycle) {}
+    /// A channel has completed a segment.
+    fn segment_end(&mut self, _channel: u32, _id: u32, _cycle: Cycle) {}
+    /// All channels met.
+    fn sync(&mut self, _cycle: Cycle) {}
+    /// The run is over; a channel's own work was done at `done`.
+    fn channel_end(&mut self, _channel: u32, _done: Cycle) {}
+    /// The run is over, at `cycle`.
+    fn end(&mut self, _cycle: Cycle) {}
+}
+
+/// Nobody is watching.
+impl Probe for () {}
+
+/// Two observers.
+impl<A: Probe, B: Probe> Probe for (A, B) {
+    fn command(&mut self, e: &CommandEvent) {
+        self.0.command(e);
+        self.1.command(e);
+    }
+    fn silent(&mut self, channel: u32, segment: u32, op: Op) {
+        self.0.silent(channel, segment, op);
+        self.1.silent(channel, segment, op);
+    }
+    fn segment_begin(&mut self, id: u32, segment: &Segment, cycle: Cycle) {
+        self.0.segment_begin(id, segment, cycle);
+        self.1.segment_begin(id, segment, cycle);
+    }
+    fn segment_end(&mut self, channel: u32, id: u32, cycle: Cycle) {
+        self.0.segment_end(channel, id, cycle);
+        self.1.segment_end(channel, id, cycle);
+    }
+    fn sync(&mut self, cycle: Cycle) {
+        self.0.sync(cycle);
+        self.1.sync(cycle);
+    }
+    fn channel_end(&mut self, channel: u32, done: Cycle) {
+        self.0.channel_end(channel, done);
+        self.1.channel_end(channel, done);
+    }
+    fn end(&mut self, cycle: Cycle) {
+        self.0.end(cycle);
+        self.1.end(cycle);
+    }
+}
+
+/// An observer that may be absent.
+impl<P: Probe> Probe for Option<P> {
+    fn command(&mut self, e: &CommandEvent) {
+        if let Some(p) = self {
+            p.command(e);
+        }
+    }
+    fn silent(&mut self, channel: u32, segment: u32, op: Op) {
+        if let Some(p) = self {
+            p.silent(channel, segment, op);
+        }
+    }
+    fn segment_begin(&mut self, id: u32, segment: &Segment, cycle: Cycle) {
+        if let Some(p) = self {
+            p.segment_begin(id, segment, cycle);
+        }
+    }
+    fn segment_end(&mut self, channel: u32, id: u32, cycle: Cycle) {
+        if let Some(p) = self {
+            p.segment_end(channel, id, cycle);
+        }
+    }
+    fn sync(&mut self, cycle: Cycle) {
+        if let Some(p) = self {
+            p.sync(cycle);
+        }
+    }
+    fn channel_end(&mut self, channel: u32, done: Cycle) {
+        if let Some(p) = self {
+            p.channel_end(channel, done);
+        }
+    }
+    fn end(&mut self, cycle: Cycle) {
+        if let Some(p) = self {
+            p.end(cycle);
+        }
+    }
+}

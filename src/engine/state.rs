@@ -1,0 +1,228 @@
+//! The state of one channel's banks, and when each command becomes legal.
+
+use crate::addr::Address;
+use crate::spec::{CommandId, Device, Effect, Level, Scope};
+use crate::units::Cycle;
+
+/// No row is open.
+pub const CLOSED: u32 = u32::MAX;
+/// Not all banks are in the same state.
+const MIXED: u32 = u32::MAX - 1;
+
+/// Rows of the banks in a command's scope, compared with the row that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// All open at the wanted row.
+    Ready,
+    /// All closed.
+    Closed,
+    /// Some open at another row, or only some open.
+    Conflict,
+}
+
+/// An address with its node at every level.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// The address.
+    pub address: Address,
+    path: [u32; 5],
+}
+
+/// Nodes `first, first + step, ...`, `count` of them.
+#[derive(Clone, Copy)]
+struct Span {
+    first: u32,
+    step: u32,
+    count: u32,
+}
+
+/// One channel's banks and timing.
+pub struct ChannelState<'d> {
+    device: &'d Device,
+    commands: usize,
+    /// First node of each level, and nodes per level.
+    base: [u32; 5],
+    nodes: [u32; 5],
+    /// Earliest legal cycle of each command at each node.
+    ready: Vec<Cycle>,
+    /// Per window and node of its level, when each of the last `count` commands leaves the window; `heads` the oldest.
+    rings: Vec<Vec<Cycle>>,
+    heads: Vec<Vec<u32>>,
+    rows: Vec<u32>,
+    open_banks: u32,
+    uniform: u32,
+}
+
+impl<'d> ChannelState<'d> {
+    /// All banks closed, everything legal at cycle 0.
+    pub fn new(device: &'d Device) -> Self {
+        let g = &device.geometry;
+        let mut nodes = [1, g.pseudo_channels, g.ranks, g.bank_groups, g.banks];
+        for i in 1..5 {
+            nodes[i] *= nodes[i - 1];
+        }
+        let mut base = [0; 5];
+        for i in 1..5 {
+            base[i] = base[i - 1] + nodes[i - 1];
+        }
+        let total = (base[4] + nodes[4]) as usize;
+        let commands = device.commands.len();
+        let at = |l: Level| nodes[l as usize] as usize;
+        ChannelState {
+            device,
+            commands,
+            base,
+            nodes,
+            ready: vec![0; total * commands],
+            rings: device.windows.iter().map(|w| vec![0; at(w.level) * w.count as usize]).collect(),
+            heads: device.windows.iter().map(|w| vec![0; at(w.level)]).collect(),
+            rows: vec![CLOSED; nodes[4] as usize],
+            open_banks: 0,
+            uniform: CLOSED,
+        }
+    }
+
+    /// An address with its nodes.
+    #[inline]
+    pub fn target(&self, address: Address) -> Target {
+        let g = &self.device.geometry;
+        let rank = address.pseudo_channel * g.ranks + address.rank;
+        let group = rank * g.bank_groups + address.bank_group;
+        Target { address, path: [0, address.pseudo_channel, rank, group, group * g.banks + address.bank] }
+    }
+
+    #[inline]
+    fn span(&self, level: Level, scope: Scope, target: &Target) -> Span {
+        let l = level as usize;
+        let own = target.path[l];
+        match scope {
+            Scope::Bank => Span { first: own, step: 1, count: 1 },
+            Scope::BankGroup if level < Level::Bank => Span { first: own, step: 1, count: 1 },
+            Scope::BankGroup => {
+                let banks = self.device.geometry.banks;
+                Span { first: target.path[3] * banks, step: 1, count: banks }
+            }
+            Scope::SameBank if level == Level::Bank => {
+                Span { first: target.address.bank, step: self.device.geometry.banks, count: self.nodes[3] }
+            }
+            Scope::SameBank | Scope::Channel => Span { first: 0, step: 1, count: self.nodes[l] },
+            Scope::PerBank if level == Level::Channel => Span { first: 0, step: 1, count: 1 },
+            Scope::PerBank => {
+                let step = self.nodes[l] / self.nodes[1];
+                Span { first: own % step, step, count: self.nodes[1] }
+            }
+        }
+    }
+
+    /// The first cycle at which `command` breaks no constraint.
+    #[inline]
+    pub fn earliest(&self, command: CommandId, target: &Target) -> Cycle {
+        let c = &self.device.commands[usize::from(command)];
+        let mut at = 0;
+        for &level in &c.incoming {
+            let span = self.span(level, c.scope, target);
+            let mut node = self.base[level as usize] + span.first;
+            for _ in 0..span.count {
+                at = at.max(self.ready[node as usize * self.commands + usize::from(command)]);
+                node += span.step;
+            }
+        }
+        for &w in &c.held_by {
+            let window = &self.device.windows[usize::from(w)];
+            let span = self.span(window.level, c.scope, target);
+            let mut node = span.first as usize;
+            for _ in 0..span.count {
+                let head = self.heads[usize::from(w)][node];
+                at = at.max(self.rings[usize::from(w)][node * window.count as usize + head as usize]);
+                node += span.step as usize;
+            }
+        }
+        at
+    }
+
+    /// Issues `command` at cycle `at`.
+    #[inline]
+    pub fn issue(&mut self, command: CommandId, target: &Target, at: Cycle) {
+        let device = self.device;
+        let c = &device.commands[usize::from(command)];
+        for edge in &c.edges {
+            let span = self.span(edge.level, c.scope, target);
+            let mut node = self.base[edge.level as usize] + span.first;
+            for _ in 0..span.count {
+                let ready = &mut self.ready[node as usize * self.commands + usize::from(edge.to)];
+                *ready = (*ready).max(at + Cycle::from(edge.latency));
+                node += span.step;
+            }
+        }
+        for &w in &c.counted_in {
+            let window = &device.windows[usize::from(w)];
+            let span = self.span(window.level, c.scope, target);
+            let mut node = span.first as usize;
+            for _ in 0..span.count {
+                let head = &mut self.heads[usize::from(w)][node];
+                self.rings[usize::from(w)][node * window.count as usize + *head as usize] =
+                    at + Cycle::from(window.latency);
+                *head = (*head + 1) % window.count;
+                node += span.step as usize;
+            }
+        }
+        match c.effect {
+            Effect::Open => self.set_rows(c.scope, target, target.address.row),
+            Effect::Close => self.set_rows(c.scope, target, CLOSED),
+            _ => {}
+        }
+    }
+
+    fn set_rows(&mut self, scope: Scope, target: &Target, row: u32) {
+        let span = self.span(Level::Bank, scope, target);
+        let mut bank = span.first as usize;
+        for _ in 0..span.count {
+            let old = std::mem::replace(&mut self.rows[bank], row);
+            self.open_banks += u32::from(row != CLOSED);
+            self.open_banks -= u32::from(old != CLOSED);
+            bank += span.step as usize;
+        }
+        self.uniform = match (scope, self.open_banks) {
+            (Scope::Channel, _) => row,
+            (_, 0) => CLOSED,
+            _ => MIXED,
+        };
+    }
+
+    /// The rows in `scope` against the row of `target`.
+    #[inline]
+    pub fn rows(&self, scope: Scope, target: &Target) -> Rows {
+        let wanted = target.address.row;
+        if scope == Scope::Channel && self.uniform != MIXED {
+            return match self.uniform {
+                CLOSED => Rows::Closed,
+                row if row == wanted => Rows::Ready,
+                _ => Rows::Conflict,
+            };
+        }
+        let span = self.span(Level::Bank, scope, target);
+        let (mut ready, mut closed) = (0, 0);
+        let mut bank = span.first as usize;
+        for _ in 0..span.count {
+            ready += u32::from(self.rows[bank] == wanted);
+            closed += u32::from(self.rows[bank] == CLOSED);
+            bank += span.step as usize;
+        }
+        match span.count {
+            n if n == ready => Rows::Ready,
+            n if n == closed => Rows::Closed,
+            _ => Rows::Conflict,
+        }
+    }
+
+    /// Whether any bank in `scope` has a row open.
+    pub fn any_open(&self, scope: Scope, target: &Target) -> bool {
+        let span = self.span(Level::Bank, scope, target);
+        (0..span.count).any(|i| self.rows[(span.first + i * span.step) as usize] != CLOSED)
+    }
+
+    /// Banks with an open row.
+    pub fn open_banks(&self) -> u32 {
+        self.open_banks
+    }
+}

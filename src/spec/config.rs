@@ -1,0 +1,225 @@
+//! Configuration files: TOML with a line number for every key, `--set` overrides, and errors that name the place
+//! and the nearest valid name.
+
+use crate::error::{Error, Result, suggest};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A parsed configuration file, with overrides applied.
+#[derive(Debug, Clone)]
+pub struct Document {
+    file: PathBuf,
+    table: toml::Table,
+    lines: BTreeMap<String, usize>,
+    set: BTreeMap<String, String>,
+}
+
+impl Document {
+    /// Reads `file` and applies `overrides` (each `dotted.key=value`, the value in TOML or a bare word).
+    pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(file).map_err(|e| match e.kind() {
+            std::io::ErrorKind::InvalidData => {
+                Error::Config { at: file.display().to_string(), what: "not UTF-8 text".into() }
+            }
+            _ => Error::io(file, e),
+        })?;
+        Self::parse(file, &text, overrides)
+    }
+
+    /// As [`Document::load`], from text.
+    pub fn parse(file: &Path, text: &str, overrides: &[String]) -> Result<Self> {
+        let spanned = toml::de::DeTable::parse(text).map_err(|e| Error::Config {
+            at: format!("{}:{}", file.display(), line_of(text, e.span().map_or(0, |s| s.start))),
+            what: e.message().to_string(),
+        })?;
+        let mut lines = BTreeMap::new();
+        record_lines(spanned.get_ref(), "", text, &mut lines);
+        let table: toml::Table = toml::from_str(text).map_err(|e| Error::Config {
+            at: format!("{}:{}", file.display(), line_of(text, e.span().map_or(0, |s| s.start))),
+            what: e.message().to_string(),
+        })?;
+        let mut doc = Document { file: file.to_path_buf(), table, lines, set: BTreeMap::new() };
+        for o in overrides {
+            doc.apply(o)?;
+        }
+        Ok(doc)
+    }
+
+    /// The file that this came from.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// A path in the file, relative to the file's folder; an overridden one is relative to the working directory.
+    pub fn resolve_path(&self, key: &str, path: &str) -> PathBuf {
+        match self.set.contains_key(key) {
+            true => PathBuf::from(path),
+            false => self.file.parent().unwrap_or(Path::new(".")).join(path),
+        }
+    }
+
+    /// The configuration as TOML text, overrides included, in sorted order.
+    pub fn canonical(&self) -> String {
+        toml::to_string(&self.table).unwrap_or_default()
+    }
+
+    /// The whole document as a `T`.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_path_to_error::deserialize(toml::Value::Table(self.table.clone())).map_err(|e| {
+            let path = e.path().to_string();
+            self.serde_error(if path == "." { "" } else { &path }, e.inner().message())
+        })
+    }
+
+    /// An error at `key` (dotted), with serde's message made readable and a nearest-name hint added.
+    pub fn serde_error(&self, key: &str, message: &str) -> Error {
+        let message = message.trim();
+        let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+        let is_unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
+        if let (true, Some((wrong, valid))) = (is_unknown, quoted.split_first()) {
+            let kind = if message.starts_with("unknown field") { "key" } else { "value" };
+            let at = match kind {
+                "key" if !key.ends_with(wrong) => {
+                    [key, wrong].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>().join(".")
+                }
+                _ => key.to_string(),
+            };
+            return self.error(&at, format!("unknown {kind} \"{wrong}\"{}", suggest(wrong, valid.iter().copied())));
+        }
+        let shown = if key.is_empty() { String::new() } else { format!("{key}: ") };
+        self.error(key, format!("{shown}{}", message.replace('`', "\"")))
+    }
+
+    /// An error at `key` (dotted).
+    pub fn error(&self, key: &str, what: impl Into<String>) -> Error {
+        let mut at = key;
+        loop {
+            if let Some(text) = self.set.get(at) {
+                return Error::Config { at: format!("--set {text}"), what: what.into() };
+            }
+            if let Some(line) = self.lines.get(at) {
+                return Error::Config { at: format!("{}:{line}", self.file.display()), what: what.into() };
+            }
+            match at.rfind(['.', '[']) {
+                Some(i) => at = &at[..i],
+                None => return Error::Config { at: self.file.display().to_string(), what: what.into() },
+            }
+        }
+    }
+
+    fn apply(&mut self, text: &str) -> Result<()> {
+        let wrong = |what: &str| Error::Usage(format!("--set {text}: {what}"));
+        let (key, value) = text.split_once('=').ok_or_else(|| wrong("expected key=value"))?;
+        let (key, value) = (key.trim(), value.trim());
+        let value = match format!("v = {value}").parse::<toml::Table>() {
+            Ok(mut t) if t.len() == 1 => t.remove("v").ok_or_else(|| wrong("no value"))?,
+            _ => toml::Value::String(value.to_string()),
+        };
+        let parts: Vec<&str> = key.split('.').collect();
+        if parts.iter().any(|p| p.is_empty()) {
+            return Err(wrong("empty key"));
+        }
+        let (last, path) = parts.split_last().ok_or_else(|| wrong("empty key"))?;
+        let mut at = &mut self.table;
+        for p in path {
+            at = at
+                .entry(*p)
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+                .as_table_mut()
+                .ok_or_else(|| wrong(&format!("\"{p}\" is not a table")))?;
+        }
+        // A number given for a key that holds a string stays a string: `dram.timing=5200` names a preset.
+        let value = match (at.get(*last), value) {
+            (Some(toml::Value::String(_)), v @ (toml::Value::Integer(_) | toml::Value::Float(_))) => {
+                toml::Value::String(v.to_string())
+            }
+            (_, v) => v,
+        };
+        at.insert((*last).to_string(), value);
+        self.set.insert(key.to_string(), text.to_string());
+        Ok(())
+    }
+}
+
+fn line_of(text: &str, byte: usize) -> usize {
+    1 + text.as_bytes()[..byte.min(text.len())].iter().filter(|b| **b == b'\n').count()
+}
+
+fn record_lines(table: &toml::de::DeTable<'_>, prefix: &str, text: &str, out: &mut BTreeMap<String, usize>) {
+    use toml::de::DeValue;
+    fn value(v: &DeValue<'_>, path: &str, text: &str, out: &mut BTreeMap<String, usize>) {
+        match v {
+            DeValue::Table(t) => record_lines(t, path, text, out),
+            DeValue::Array(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    let path = format!("{path}[{i}]");
+                    out.insert(path.clone(), line_of(text, item.span().start));
+                    value(item.get_ref(), &path, text, out);
+                }
+            }
+            _ => {}
+        }
+    }
+    for (k, v) in table.iter() {
+        let path = if prefix.is_empty() { k.get_ref().to_string() } else { format!("{prefix}.{}", k.get_ref()) };
+        out.insert(path.clone(), line_of(text, k.span().start));
+        value(v.get_ref(), &path, text, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Deserialize, Debug)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[allow(dead_code)]
+        timing: String,
+    }
+
+    #[derive(Deserialize, Debug)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[allow(dead_code)]
+        refresh: String,
+        dram: Inner,
+    }
+
+    fn doc(text: &str, set: &[&str]) -> Result<Outer> {
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        Document::parse(Path::new("x.toml"), text, &set)?.decode()
+    }
+
+    const GOOD: &str = "refresh = \"all\"\n[dram]\ntiming = \"HBM3_5.2Gbps\"\n";
+
+    #[test]
+    fn an_unknown_key_names_line_and_nearest() {
+        let e = doc("refresh = \"all\"\n[dram]\ntimming = \"a\"\n", &[]).unwrap_err();
+        assert_eq!(e.to_string(), "x.toml:3: unknown key \"timming\"; did you mean \"timing\"?");
+        assert_eq!(e.exit_code(), crate::error::EXIT_CONFIG);
+    }
+
+    #[test]
+    fn a_wrong_type_names_the_key_and_line() {
+        let e = doc("refresh = 3\n[dram]\ntiming = \"a\"\n", &[]).unwrap_err().to_string();
+        assert!(e.starts_with("x.toml:1: refresh: invalid type"), "{e}");
+    }
+
+    #[test]
+    fn overrides_apply_and_their_errors_name_them() {
+        let o = doc(GOOD, &["dram.timing=HBM3_5.2Gbps_NPC", "refresh=none"]).unwrap();
+        assert_eq!((o.dram.timing.as_str(), o.refresh.as_str()), ("HBM3_5.2Gbps_NPC", "none"));
+        let e = doc(GOOD, &["dram.tming=x"]).unwrap_err().to_string();
+        assert!(e.starts_with("--set dram.tming=x: unknown key"), "{e}");
+        assert_eq!(doc(GOOD, &["nonsense"]).unwrap_err().exit_code(), crate::error::EXIT_USAGE);
+    }
+
+    #[test]
+    fn a_syntax_error_names_its_line() {
+        let e = doc("refresh = \"all\"\n[dram\n", &[]).unwrap_err().to_string();
+        assert!(e.starts_with("x.toml:2: "), "{e}");
+    }
+}

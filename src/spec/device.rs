@@ -1,0 +1,237 @@
+//! Schema of a device file (`configs/dram/*.toml`). Only the shape; [`super::resolve`] checks the sense.
+
+use super::quantity::{Density, Duration, Energy, EnergyPerBit, Period, Power, Quantity, Rate, Size};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// A DRAM or PIM device.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceFile {
+    /// Name, for reports.
+    pub name: String,
+    /// Citations by key; every `source` names one of them, or "assumed".
+    pub sources: BTreeMap<String, String>,
+    /// Organisations by name.
+    pub organisation: BTreeMap<String, OrganisationFile>,
+    /// The processing units.
+    pub pim: PimFile,
+    /// Timing presets by name.
+    pub timing: BTreeMap<String, TimingFile>,
+    /// Refresh cycle time by density of a channel.
+    pub refresh_time: RefreshTimeFile,
+    /// Commands; their order is the order in every output.
+    pub command: Vec<CommandFile>,
+    /// Sets of constraint edges.
+    pub constraints: Vec<ConstraintsFile>,
+    /// Energies.
+    pub energy: EnergyFile,
+}
+
+/// One organisation, per channel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrganisationFile {
+    /// Citation key.
+    pub source: String,
+    /// Density of one pseudo-channel's share times two, as vendors name it; selects tRFC and is checked.
+    pub density: Quantity<Density>,
+    /// Pseudo-channels per channel.
+    pub pseudo_channels: u32,
+    /// Ranks per pseudo-channel.
+    pub ranks: u32,
+    /// Bank groups per rank.
+    pub bank_groups: u32,
+    /// Banks per bank group.
+    pub banks: u32,
+    /// Rows per bank.
+    pub rows: u32,
+    /// Columns per row.
+    pub columns: u32,
+    /// Bytes of one column access.
+    pub column: Quantity<Size>,
+}
+
+/// The processing units beside the banks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PimFile {
+    /// Citation key.
+    pub source: String,
+    /// Multiply-accumulate lanes of the unit beside each bank.
+    pub lanes: u32,
+    /// Bytes of one buffer entry.
+    pub entry: Quantity<Size>,
+}
+
+/// One timing preset.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TimingFile {
+    /// Citation key.
+    pub source: String,
+    /// Transfer rate of a data pin.
+    pub rate: Quantity<Rate>,
+    /// Clock period.
+    #[serde(rename = "tCK")]
+    pub tck: Quantity<Period>,
+    /// Every other timing, by name.
+    #[serde(flatten)]
+    pub values: BTreeMap<String, Duration>,
+}
+
+/// Refresh cycle times.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RefreshTimeFile {
+    /// Citation key.
+    pub source: String,
+    /// Time by density ("8 Gb").
+    #[serde(flatten)]
+    pub by_density: BTreeMap<String, Duration>,
+}
+
+/// Which half of the command bus carries a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bus {
+    /// Activations, precharges, refreshes.
+    Row,
+    /// Column accesses and buffer moves.
+    Column,
+}
+
+/// One command.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandFile {
+    /// Name in logs.
+    pub name: String,
+    /// Its half of the command bus.
+    pub bus: Bus,
+    /// The banks it acts on.
+    pub scope: super::Scope,
+    /// What it does to them.
+    pub effect: super::Effect,
+    /// The trace operation that it completes.
+    pub serves: Option<String>,
+    /// The command that opens a row for it.
+    pub opener: Option<String>,
+    /// The command that closes another row before that.
+    pub closer: Option<String>,
+    /// The wires that its data crosses, for energy.
+    #[serde(default)]
+    pub path: Vec<Wire>,
+    /// Latency expression: cycles until what follows a barrier may use its result; 1 when absent.
+    pub done: Option<String>,
+}
+
+/// A stretch of the data path with an energy of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wire {
+    /// Column decoder to bank-group multiplexer.
+    BankGroup,
+    /// Bank-group multiplexer to global I/O.
+    GlobalIo,
+    /// Through-silicon vias.
+    Tsv,
+    /// Silicon interposer.
+    Interposer,
+}
+
+/// A set of constraint edges with one source.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConstraintsFile {
+    /// Which controllers use it.
+    pub set: ConstraintSet,
+    /// Citation key.
+    pub source: String,
+    /// The edges.
+    pub edges: Vec<EdgeFile>,
+}
+
+/// Which controllers use a set of edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConstraintSet {
+    /// All.
+    Reference,
+    /// All but the one that reproduces the reference.
+    Completed,
+}
+
+/// How activations share the supply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerPolicy {
+    /// Each activating command counts once per rank against tRRD and tFAW.
+    PerCommand,
+    /// Each activated bank counts: wide activations spread over several tFAW windows.
+    Stagger,
+    /// Only single-bank ACTs are bound (AttAcc).
+    Ignore,
+}
+
+/// One constraint: `to` not before `latency` after (the `window`-th last) `from`, at the same `level` node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeFile {
+    /// Where both must meet.
+    pub level: super::Level,
+    /// Earlier commands.
+    pub from: Vec<String>,
+    /// Later commands.
+    pub to: Vec<String>,
+    /// Latency expression.
+    pub latency: String,
+    /// Counts back this many `from` commands.
+    #[serde(default = "one")]
+    pub window: u32,
+    /// Power policies that it belongs to; all when empty.
+    #[serde(default)]
+    pub power: Vec<PowerPolicy>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A plain number that names its source.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Count {
+    /// The number.
+    pub value: u32,
+    /// Citation key.
+    pub source: String,
+}
+
+/// Energies of one channel's events.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnergyFile {
+    /// Citation key.
+    pub source: String,
+    /// One row activation (with its precharge) of one bank.
+    pub activation: Quantity<Energy>,
+    /// The activation's share of a column access in the per-byte model.
+    pub cell_activation: Quantity<EnergyPerBit>,
+    /// Cell to column decoder.
+    pub cell_column: Quantity<EnergyPerBit>,
+    /// Column decoder to bank-group multiplexer.
+    pub bank_group: Quantity<EnergyPerBit>,
+    /// Bank-group multiplexer to global I/O.
+    pub global_io: Quantity<EnergyPerBit>,
+    /// Through-silicon vias.
+    pub tsv: Quantity<EnergyPerBit>,
+    /// Silicon interposer.
+    pub interposer: Quantity<EnergyPerBit>,
+    /// One multiply-accumulate of one lane.
+    pub mac: Quantity<Energy>,
+    /// One bit into or out of a buffer.
+    pub sram: Quantity<EnergyPerBit>,
+    /// REFab commands that refresh every row once.
+    pub refreshes_per_window: Count,
+    /// Standing power of one channel.
+    pub background: Quantity<Power>,
+}

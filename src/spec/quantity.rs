@@ -1,0 +1,137 @@
+//! Numbers with a unit and a source, as configuration files write them: `"19 tCK"`, or
+//! `{ value = "909 pJ", source = "FGDRAM" }` where the source differs from its table's.
+
+use crate::units::{ClockPeriod, Cycle};
+use serde::{Deserialize, Deserializer, de};
+use std::marker::PhantomData;
+
+/// A physical dimension with its accepted units.
+pub trait Dimension {
+    /// Unit names with their factor to the base unit.
+    const UNITS: &'static [(&'static str, f64)];
+}
+
+macro_rules! dimension {
+    ($(#[$doc:meta])* $name:ident: $($unit:literal = $factor:expr),+) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        pub enum $name {}
+        impl Dimension for $name {
+            const UNITS: &'static [(&'static str, f64)] = &[$(($unit, $factor)),+];
+        }
+    };
+}
+
+dimension!(/** Periods of a clock, base ps. */ Period: "ps" = 1.0, "ns" = 1000.0);
+dimension!(/** Sizes, base byte. */ Size: "B" = 1.0, "KB" = 1024.0, "MB" = 1048576.0);
+dimension!(/** Density of one channel, base gigabit. */ Density: "Gb" = 1.0);
+dimension!(/** Energy of one event, base pJ. */ Energy: "pJ" = 1.0, "nJ" = 1000.0);
+dimension!(/** Energy per bit, base pJ/b. */ EnergyPerBit: "pJ/b" = 1.0, "pJ/B" = 0.125);
+dimension!(/** Power, base mW (= pJ/ns). */ Power: "mW" = 1.0, "W" = 1000.0);
+dimension!(/** Transfer rate of a data pin, base MT/s. */ Rate: "MT/s" = 1.0, "Gbps" = 1000.0);
+
+/// A value of one dimension, in its base unit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quantity<D> {
+    /// The value in the base unit.
+    pub value: f64,
+    /// Where the value is from, when it says so itself.
+    pub source: Option<String>,
+    dimension: PhantomData<D>,
+}
+
+/// A duration, in clock cycles or nanoseconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Duration {
+    /// The number.
+    pub value: f64,
+    /// Whether it counts nanoseconds (else clock cycles).
+    pub in_ns: bool,
+    /// Where the value is from, when it says so itself.
+    pub source: Option<String>,
+}
+
+impl Duration {
+    /// As clock cycles; nanoseconds by JEDEC's rounding.
+    pub fn cycles(&self, clock: ClockPeriod) -> Cycle {
+        if self.in_ns { clock.cycles_jedec(self.value) } else { self.value as Cycle }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Raw {
+    Text(String),
+    Full(Full),
+    Number(f64),
+    Integer(i64),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Full {
+    value: String,
+    source: String,
+}
+
+fn parse<E: de::Error>(raw: Raw, units: &[(&str, f64)]) -> Result<(f64, usize, Option<String>), E> {
+    let expected = || units.iter().map(|(u, _)| *u).collect::<Vec<_>>().join(" or ");
+    let (text, source) = match raw {
+        Raw::Text(t) => (t, None),
+        Raw::Full(f) => (f.value, Some(f.source)),
+        Raw::Number(n) => return Err(E::custom(format!("{n} has no unit; write \"{n} {}\"", units[0].0))),
+        Raw::Integer(n) => return Err(E::custom(format!("{n} has no unit; write \"{n} {}\"", units[0].0))),
+    };
+    let (number, unit) = match text.trim().split_once(char::is_whitespace) {
+        Some((n, u)) => (n, u.trim()),
+        None => return Err(E::custom(format!("\"{text}\" needs a number, a space and a unit ({})", expected()))),
+    };
+    let value: f64 = number.parse().map_err(|_| E::custom(format!("\"{number}\" is not a number")))?;
+    if !value.is_finite() || value < 0.0 {
+        return Err(E::custom(format!("\"{text}\" must be finite and not negative")));
+    }
+    match units.iter().position(|(u, _)| *u == unit) {
+        Some(i) => Ok((value * units[i].1, i, source)),
+        None => Err(E::custom(format!("unknown unit \"{unit}\"; expected {}", expected()))),
+    }
+}
+
+impl<'de, D: Dimension> Deserialize<'de> for Quantity<D> {
+    fn deserialize<De: Deserializer<'de>>(de: De) -> Result<Self, De::Error> {
+        let (value, _, source) = parse(Raw::deserialize(de)?, D::UNITS)?;
+        Ok(Quantity { value, source, dimension: PhantomData })
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<De: Deserializer<'de>>(de: De) -> Result<Self, De::Error> {
+        let (value, unit, source) = parse(Raw::deserialize(de)?, &[("tCK", 1.0), ("ns", 1.0)])?;
+        if unit == 0 && (value.fract() != 0.0 || value > 1e9) {
+            return Err(de::Error::custom(format!("{value} tCK is not a whole number of cycles below 1e9")));
+        }
+        Ok(Duration { value, in_ns: unit == 1, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn duration(text: &str) -> Result<Duration, String> {
+        #[derive(Deserialize, Debug)]
+        struct T {
+            x: Duration,
+        }
+        toml::from_str::<T>(text).map(|t| t.x).map_err(|e| e.message().to_string())
+    }
+
+    #[test]
+    fn units_are_required_and_checked() {
+        assert_eq!(duration("x = \"350 ns\"").unwrap().cycles(ClockPeriod(769)), 456);
+        assert_eq!(duration("x = { value = \"19 tCK\", source = \"a\" }").unwrap().source.as_deref(), Some("a"));
+        assert!(duration("x = 19").unwrap_err().contains("has no unit"));
+        assert!(duration("x = \"19 furlongs\"").unwrap_err().contains("expected tCK or ns"));
+        assert!(duration("x = \"1.5 tCK\"").unwrap_err().contains("whole number"));
+        assert!(duration("x = \"-1 ns\"").unwrap_err().contains("negative"));
+    }
+}

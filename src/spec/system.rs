@@ -1,0 +1,110 @@
+//! Schema of a system file (`configs/system/*.toml`) and the loaded system.
+
+use super::config::Document;
+use super::device::{DeviceFile, PowerPolicy};
+use super::resolve::{Device, Selection};
+use crate::error::{Error, Result};
+use serde::Deserialize;
+use std::path::Path;
+
+/// Which controller schedules a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Controller {
+    /// Every channel an independent stream; all constraints hold.
+    Faithful,
+}
+
+/// Whether and how DRAM is refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Refresh {
+    /// One REFab per channel each nREFI.
+    #[serde(rename = "all-bank", alias = "AllBankHBM3")]
+    AllBank,
+    /// Never.
+    #[serde(rename = "none", alias = "No")]
+    None,
+}
+
+/// How energy is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnergyModel {
+    /// Each command costs what it does; activations count in full.
+    PerCommand,
+    /// AttAcc: every byte of a MAC column pays a share of a fully used activation; no refresh, no background.
+    PerByte,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DramFile {
+    device: String,
+    organisation: String,
+    timing: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SystemFile {
+    name: String,
+    channels: u32,
+    controller: Controller,
+    queue_depth: u32,
+    refresh: Refresh,
+    power: PowerPolicy,
+    energy: EnergyModel,
+    dram: DramFile,
+}
+
+/// A loaded system: what a trace is replayed on.
+#[derive(Debug, Clone)]
+pub struct System {
+    /// Name, for reports.
+    pub name: String,
+    /// The controller.
+    pub controller: Controller,
+    /// Requests of one channel that its controller looks at.
+    pub queue_depth: u32,
+    /// Refresh.
+    pub refresh: Refresh,
+    /// Energy model.
+    pub energy: EnergyModel,
+    /// The device, resolved.
+    pub device: Device,
+}
+
+impl System {
+    /// Loads a system file with overrides, and the device file that it names.
+    pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
+        Self::from_document(&Document::load(file, overrides)?)
+    }
+
+    fn from_document(doc: &Document) -> Result<Self> {
+        let s: SystemFile = doc.decode()?;
+        if !(1..=1024).contains(&s.queue_depth) {
+            return Err(doc.error("queue_depth", format!("queue_depth = {} is not in 1..=1024", s.queue_depth)));
+        }
+        let device_path = doc.resolve_path("dram.device", &s.dram.device);
+        let device_doc = Document::load(&device_path, &[]).map_err(|e| match e {
+            Error::NoInput(p) => doc.error("dram.device", format!("device file {} does not exist", p.display())),
+            other => other,
+        })?;
+        let device_file: DeviceFile = device_doc.decode()?;
+        let selection = Selection {
+            organisation: &s.dram.organisation,
+            timing: &s.dram.timing,
+            channels: s.channels,
+            power: s.power,
+        };
+        let device = Device::resolve(&device_file, &device_doc, &selection, doc)?;
+        Ok(System {
+            name: s.name,
+            controller: s.controller,
+            queue_depth: s.queue_depth,
+            refresh: s.refresh,
+            energy: s.energy,
+            device,
+        })
+    }
+}

@@ -1,0 +1,175 @@
+//! Traces: what a decode step accesses, in order.
+//!
+//! A trace is a stream of [`Record`]s. A [`Request`] is one operation, or a run of the same operation at evenly
+//! spaced addresses; a run of n means the same as n requests of one. A [`Segment`] says whose work follows in its
+//! channel, for the tables; it carries what the generator knows and the engine cannot (which bytes were wanted).
+//!
+//! A format is one file here and one line in [`FORMATS`].
+
+pub mod attacc;
+pub mod header;
+pub mod ptrace;
+
+use crate::addr::Geometry;
+use crate::error::{Error, Result, suggest};
+use std::io::{Read, Write};
+
+pub use crate::op::Op;
+pub use header::Header;
+
+/// A run of one operation: `count` requests, the i-th at byte address `addr + i * stride`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Request {
+    /// What to do.
+    pub op: Op,
+    /// Byte address of the first.
+    pub addr: u64,
+    /// How many; at least 1.
+    pub count: u32,
+    /// Bytes between two addresses.
+    pub stride: u32,
+}
+
+impl Request {
+    /// A single request.
+    pub fn one(op: Op, addr: u64) -> Self {
+        Request { op, addr, count: 1, stride: 0 }
+    }
+
+    /// Address of the last request.
+    pub fn last_addr(&self) -> u64 {
+        self.addr + u64::from(self.stride) * u64::from(self.count - 1)
+    }
+}
+
+/// Whose work follows in one channel, up to the channel's next segment. Implies a barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
+pub struct Segment {
+    /// The channel.
+    pub channel: u32,
+    /// Decode step, from 0.
+    pub step: u32,
+    /// Token index that is decoded.
+    pub position: u32,
+    /// Layer of the model.
+    pub layer: u32,
+    /// KV head within the layer.
+    pub kv_head: u32,
+    /// Request within the batch.
+    pub request: u32,
+    /// Tokens selected, summed over the query heads of the group.
+    pub selected: u32,
+    /// Distinct tokens selected by the group.
+    pub distinct: u32,
+    /// Row-blocks of K that the group touches: one row of one unit each.
+    pub row_blocks: u32,
+    /// Row-blocks of K in the unit that has most.
+    pub fullest_unit: u32,
+    /// Unit-columns multiplied for a selected token, K and V, summed over the query heads.
+    pub slots_used: u64,
+    /// Bytes of K and V of the distinct tokens.
+    pub bytes_useful: u64,
+}
+
+/// One item of a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum Record {
+    /// Work, or an ordering mark.
+    Request(Request),
+    /// Whose work follows.
+    Segment(Segment),
+}
+
+/// A stream of records.
+pub trait Source {
+    /// What the trace says of itself.
+    fn header(&self) -> &Header;
+    /// Replaces `out` by the next records; false (and nothing in `out`) at the end.
+    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool>;
+}
+
+/// Where records go.
+pub trait Sink {
+    /// Appends one record.
+    fn push(&mut self, record: Record) -> Result<()>;
+    /// Completes the trace. A trace that is not finished is not valid.
+    fn finish(&mut self) -> Result<()>;
+}
+
+/// Records in one block of a trace, at most.
+pub const BLOCK: usize = 4096;
+
+/// Checks that a record means something on this geometry.
+pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
+    match record {
+        Record::Request(r) => {
+            if r.count == 0 {
+                return Err("a run of no requests".into());
+            }
+            let span = u64::from(r.stride) * u64::from(r.count - 1);
+            let last = r.addr.checked_add(span).ok_or("address overflow")?;
+            for addr in [r.addr, last] {
+                if r.op != Op::Sync && !geometry.contains(addr) {
+                    return Err(format!(
+                        "{} address {addr:#x} is beyond the device ({} channels of {} MiB)",
+                        r.op.mnemonic(),
+                        geometry.channels,
+                        geometry.channel_bytes() >> 20
+                    ));
+                }
+            }
+            if geometry.channel_of(r.addr) != geometry.channel_of(last) {
+                return Err(format!("a run of {} crosses channels", r.op.mnemonic()));
+            }
+            Ok(())
+        }
+        Record::Segment(s) if s.channel >= geometry.channels => {
+            Err(format!("channel {} does not exist ({} channels)", s.channel, geometry.channels))
+        }
+        Record::Segment(_) => Ok(()),
+    }
+}
+
+/// Opens a reader.
+pub type OpenFn = fn(Box<dyn Read + Send>, name: &str, geometry: Option<&Geometry>) -> Result<Box<dyn Source + Send>>;
+/// Opens a writer.
+pub type CreateFn = fn(Box<dyn Write + Send>, header: &Header) -> Result<Box<dyn Sink + Send>>;
+
+/// A trace format.
+pub struct Format {
+    /// Name on the command line.
+    pub name: &'static str,
+    /// What it is, in one line.
+    pub summary: &'static str,
+    /// Whether a file beginning with these bytes (up to 64) is of this format.
+    pub detect: fn(&[u8]) -> bool,
+    /// Opens a reader; formats that do not say their geometry need it.
+    pub open: OpenFn,
+    /// Opens a writer.
+    pub create: CreateFn,
+}
+
+/// All formats.
+pub const FORMATS: &[Format] = &[ptrace::FORMAT, attacc::FORMAT];
+
+/// The format of this name.
+pub fn format(name: &str) -> Result<&'static Format> {
+    FORMATS.iter().find(|f| f.name == name).ok_or_else(|| {
+        Error::Usage(format!("unknown trace format \"{name}\"{}", suggest(name, FORMATS.iter().map(|f| f.name))))
+    })
+}
+
+/// Opens a trace of whatever format; `name` is for errors.
+pub fn open(
+    mut input: Box<dyn Read + Send>,
+    name: &str,
+    geometry: Option<&Geometry>,
+) -> Result<Box<dyn Source + Send>> {
+    let mut head = Vec::with_capacity(64);
+    input.by_ref().take(64).read_to_end(&mut head).map_err(|e| Error::io(name, e))?;
+    let format = FORMATS.iter().find(|f| (f.detect)(&head)).ok_or_else(|| {
+        let names: Vec<_> = FORMATS.iter().map(|f| f.name).collect();
+        Error::data(name, format!("not a trace of a known format ({})", names.join(", ")))
+    })?;
+    (format.open)(Box::new(std::io::Cursor::new(head).chain(input)), name, geometry)
+}
