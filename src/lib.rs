@@ -11,7 +11,9 @@
 //! what it costs. Both describe the device with [`spec`] and [`addr`]. ARCHITECTURE.md has the rules.
 
 pub mod error;
+pub mod fsio;
 pub mod interrupt;
+pub mod table;
 pub mod units;
 
 pub mod addr;
@@ -20,6 +22,7 @@ pub mod spec;
 pub mod trace;
 
 pub mod engine;
+pub mod stats;
 
 pub mod cluster;
 pub mod kv;

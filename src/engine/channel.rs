@@ -98,6 +98,7 @@ pub struct Channel<'d> {
     segments: VecDeque<(u32, Segment)>,
     segments_seen: u32,
     segment_now: u32,
+    in_segment: bool,
     bus_free: [Cycle; 2],
     last: [Cycle; 3],
     done: Cycle,
@@ -128,6 +129,7 @@ impl<'d> Channel<'d> {
             segments: VecDeque::new(),
             segments_seen: 0,
             segment_now: 0,
+            in_segment: false,
             bus_free: [0; 2],
             last: [0; 3],
             done: 0,
@@ -167,12 +169,11 @@ impl<'d> Channel<'d> {
         self.input_ended = false;
     }
 
-    /// Ends the last segment.
-    pub fn finish<P: Probe>(&mut self, probe: &mut P) {
-        if self.segment_now > 0 {
+    /// Ends the current segment with the work done so far.
+    pub fn end_segment<P: Probe>(&mut self, probe: &mut P) {
+        if std::mem::take(&mut self.in_segment) {
             probe.segment_end(self.id, self.segment_now, self.epoch_open.max(self.epoch_done));
         }
-        probe.channel_end(self.id, self.done);
     }
 
     /// Works until it passes `horizon`, needs input, or has no work left.
@@ -265,10 +266,9 @@ impl<'d> Channel<'d> {
         if self.segments.front().is_some_and(|(epoch, _)| *epoch == self.epoch)
             && let Some((_, segment)) = self.segments.pop_front()
         {
-            if self.segment_now > 0 {
-                probe.segment_end(self.id, self.segment_now, self.epoch_open);
-            }
+            self.end_segment(probe);
             self.segment_now += 1;
+            self.in_segment = true;
             self.held -= 1;
             probe.segment_begin(self.segment_now, &segment, self.epoch_open);
         }
@@ -367,7 +367,7 @@ impl<'d> Channel<'d> {
             });
             keep(self.data_candidate(array_needs_row)?.and_then(|c| self.before_refresh(c)));
         }
-        if best.is_some() || self.classes.iter().any(|c| !c.is_empty()) {
+        if self.classes.iter().any(|c| !c.is_empty()) {
             keep(self.next_refresh.and_then(|due| self.refresh_candidate(due)));
         }
         Ok(best.map_or(Choice::Nothing, Choice::Issue))

@@ -98,8 +98,13 @@ pub fn run<P: Probe>(
             continue;
         }
         let met = channels.iter().map(Channel::done_at).max().unwrap_or(0);
-        channels.iter_mut().filter(|_| stop == Stop::End).for_each(|c| c.finish(probe));
-        channels.iter_mut().for_each(|c| c.resume(met, probe));
+        for (id, channel) in (0..).zip(&mut channels) {
+            channel.end_segment(probe);
+            if stop == Stop::End {
+                probe.channel_end(id, channel.done_at());
+            }
+            channel.resume(met, probe);
+        }
         if stop == Stop::End {
             probe.end(met);
             return Ok(met);

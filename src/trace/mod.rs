@@ -42,7 +42,7 @@ impl Request {
     }
 }
 
-/// Whose work follows in one channel, up to the channel's next segment. Implies a barrier.
+/// Whose work follows in one channel, up to the channel's next segment or the next sync. Implies a barrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
 pub struct Segment {
     /// The channel.

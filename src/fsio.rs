@@ -1,0 +1,98 @@
+//! Files that are there whole or not at all, and `-` for the standard streams.
+
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// A file that appears under its name only when [`AtomicFile::commit`] is called; dropped before that, it is gone.
+pub struct AtomicFile {
+    file: BufWriter<NamedTempFile>,
+    path: PathBuf,
+}
+
+impl AtomicFile {
+    /// Begins a file beside its final place.
+    pub fn create(path: &Path) -> Result<Self> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new().prefix(".part-").tempfile_in(folder).map_err(|e| Error::io(path, e))?;
+        Ok(AtomicFile { file: BufWriter::with_capacity(1 << 16, file), path: path.into() })
+    }
+
+    /// Puts the file in its place, replacing what was there.
+    pub fn commit(self) -> Result<()> {
+        let path = self.path;
+        let file = self.file.into_inner().map_err(|e| Error::io(&path, e.into_error()))?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // Temporary files are private; a result is as readable as any new file under the usual umask.
+            let _ = file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644));
+        }
+        file.persist(&path).map_err(|e| Error::io(&path, e.error))?;
+        Ok(())
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.file.write(buf)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Where a result goes.
+pub enum Output {
+    /// Standard output.
+    Stdout(BufWriter<std::io::Stdout>),
+    /// A file, once committed.
+    File(AtomicFile),
+}
+
+impl Output {
+    /// `-` is standard output.
+    pub fn create(path: &Path) -> Result<Self> {
+        match path.as_os_str() == "-" {
+            true => Ok(Output::Stdout(BufWriter::new(std::io::stdout()))),
+            false => Ok(Output::File(AtomicFile::create(path)?)),
+        }
+    }
+
+    /// Completes the output.
+    pub fn commit(self) -> Result<()> {
+        match self {
+            Output::Stdout(mut out) => out.flush().map_err(|e| Error::io("-", e)),
+            Output::File(file) => file.commit(),
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Output::Stdout(o) => o.write(buf),
+            Output::File(f) => f.write(buf),
+        }
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Output::Stdout(o) => o.flush(),
+            Output::File(f) => f.flush(),
+        }
+    }
+}
+
+/// Opens an input; `-` is standard input.
+pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(std::io::stdin()));
+    }
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    if file.metadata().map_err(|e| Error::io(path, e))?.is_dir() {
+        return Err(Error::data(path, "is a folder, not a file"));
+    }
+    Ok(Box::new(BufReader::with_capacity(1 << 16, file)))
+}
