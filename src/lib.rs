@@ -12,6 +12,7 @@
 
 pub mod error;
 pub mod interrupt;
+pub mod linalg;
 pub mod units;
 
 pub mod cluster;
