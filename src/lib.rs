@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod linalg;
 pub mod units;
 
+pub mod accuracy;
 pub mod cluster;
 pub mod kv;
 pub mod select;

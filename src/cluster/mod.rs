@@ -62,12 +62,11 @@ fn starts(keys: &[f32], dim: usize, config: &Config, rng: &mut ChaCha8Rng, out: 
     match config.start {
         Start::First => out.extend(0..config.clusters),
         Start::Random => {
-            while out.len() < config.clusters {
-                let candidate = (uniform(rng) * count as f64) as usize;
-                if !out.contains(&candidate) {
-                    out.push(candidate);
-                }
+            out.extend(0..count);
+            for i in 0..config.clusters {
+                out.swap(i, i + (uniform(rng) * (count - i) as f64) as usize);
             }
+            out.truncate(config.clusters);
         }
         Start::PlusPlus => plus_plus(keys, dim, config.clusters, rng, out),
     }

@@ -232,7 +232,7 @@ mod tests {
         prop_assert!(clustered <= len);
         prop_assert!(slots[clustered..].iter().copied().eq(clustered as u32..len as u32));
         prop_assert!(order.cluster_starts.is_sorted_by(|a, b| a < b), "empty cluster");
-        prop_assert_eq!(order.cluster_starts.first().is_some(), clustered > 0);
+        prop_assert_eq!(order.cluster_starts.is_empty(), clustered == 0);
         prop_assert!(order.cluster_starts.first().is_none_or(|first| *first == 0));
         prop_assert!(order.cluster_starts.last().is_none_or(|last| *last < order.clustered));
         slots.sort_unstable();

@@ -156,11 +156,11 @@ mod tests {
         let key = |t: usize| &keys[t * query.len()..][..query.len()];
         let mut scores = vec![0f32; full_pages];
         for (p, score) in scores.iter_mut().enumerate() {
-            for d in 0..query.len() {
+            for (d, q) in query.iter().enumerate() {
                 let column = || (p * page..(p + 1) * page).map(|t| key(t)[d]);
                 let min = column().fold(f32::INFINITY, f32::min);
                 let max = column().fold(f32::NEG_INFINITY, f32::max);
-                *score += (query[d] * min).max(query[d] * max);
+                *score += (q * min).max(q * max);
             }
         }
         let mut slots = (budget / page).max(min_pages);
