@@ -101,3 +101,43 @@ fn plus_plus(keys: &[f32], dim: usize, clusters: usize, rng: &mut ChaCha8Rng, ou
 fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::rand_core::SeedableRng;
+
+    #[test]
+    fn centroids_stop_within_the_tolerance() {
+        assert!(stopped(&[1.0, 0.5 + 0.9e-4], &[1.0, 0.5]));
+        assert!(!stopped(&[1.0, 0.5 + 1.1e-4], &[1.0, 0.5]));
+        assert!(!stopped(&[1.0, 0.5 - 1.1e-4], &[1.0, 0.5]));
+        assert!(stopped(&[10.0 - 1.95e-4], &[10.0]));
+        assert!(!stopped(&[10.0 - 2.1e-4], &[10.0]));
+    }
+
+    #[test]
+    fn random_starts_are_different_keys() {
+        let (keys, mut chosen) = ([1.0; 64], Vec::new());
+        let config = Config { clusters: 64, max_iterations: 1, start: Start::Random };
+        starts(&keys, 1, &config, &mut ChaCha8Rng::seed_from_u64(3), &mut chosen);
+        assert!(!chosen.is_sorted());
+        chosen.sort_unstable();
+        assert!(chosen.into_iter().eq(0..64));
+    }
+
+    #[test]
+    fn plus_plus_finds_every_direction_before_it_repeats_one() {
+        let mut keys = [1.0, 0.0].repeat(61);
+        keys.extend([0.0, 1.0, 0.0, -1.0, -1.0, 0.0]);
+        for seed in 0..20 {
+            let mut chosen = Vec::new();
+            let config = Config { clusters: 5, max_iterations: 1, start: Start::PlusPlus };
+            starts(&keys, 2, &config, &mut ChaCha8Rng::seed_from_u64(seed), &mut chosen);
+            let mut directions: Vec<usize> = chosen[..4].iter().map(|key| (*key).max(60)).collect();
+            directions.sort_unstable();
+            assert_eq!(directions, [60, 61, 62, 63]);
+            assert!(chosen[4] < 64);
+        }
+    }
+}
