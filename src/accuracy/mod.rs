@@ -18,7 +18,8 @@ pub struct RowShape {
 }
 
 impl Default for RowShape {
-    /// AttAcc with dim 128 in FP16: 16 keys fill a row across the banks of a bank group, 16 bank groups per channel.
+    /// AttAcc with dim 128 in FP16: 16 keys fill a row across the banks of a bank group; a channel's 16 bank groups
+    /// (2 pseudo-channels, 2 ranks, 4 groups) are the units.
     fn default() -> Self {
         Self { row_block: 16, units: 16 }
     }

@@ -1,7 +1,7 @@
 //! K-means, fast: keys in tiles, so that one vector operation works on one dimension of many keys.
 //!
 //! The cost is the products `x·c` of all keys and centroids, a matrix product. Keys are stored a second time as tiles
-//! of [`TILE`] keys `[tile, dim, TILE]`: the kernel keeps the sums of a tile with [`BLOCK`] centroids in vector
+//! of 16 keys `[tile, dim, 16]`: the kernel keeps the sums of a tile with 4 centroids in vector
 //! registers and adds one dimension after the other, without a reduction across lanes. Nothing is allocated while
 //! iterating, and a [`KMeans`] used again allocates only when the problem grows.
 

@@ -1,7 +1,7 @@
 //! Cosine K-means of keys: which keys point in similar directions.
 //!
-//! The definition (STARC, ASPLOS '26, section 4): keys are L2-normalised; a key belongs to the centroid at the smallest
-//! squared Euclidean distance, on ties to the one with the lower label; a centroid is the plain mean of its keys, not
+//! The definition (STARC, ASPLOS '26): keys are L2-normalised; a key belongs to the centroid at the smallest squared
+//! Euclidean distance, on ties to the one with the lower label; a centroid is the plain mean of its keys, not
 //! renormalised, and 0 when it has none; Lloyd's iteration ends when no centroid moves, or at `max_iterations`.
 //!
 //! [`plain`] says this in the obvious way and is the test's oracle; [`kmeans`] is the fast one. Both give the same
@@ -19,8 +19,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
-/// A centroid has stopped when `|new − old| <= ATOL + RTOL · |old|` in every element (STARC's artifact calls
-/// `numpy.allclose(new, old)` with this).
+/// A centroid has stopped when `|new − old| <= ATOL + RTOL · |old|` in every element: STARC's 1e-4, in the form of
+/// `numpy.allclose(new, old, rtol=1e-5, atol=1e-4)`.
 pub const ATOL: f32 = 1e-4;
 /// See [`ATOL`].
 pub const RTOL: f32 = 1e-5;

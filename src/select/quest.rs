@@ -26,7 +26,7 @@ pub const ENTRY: Entry = Entry {
 pub struct Quest {
     /// Page size, in tokens (16 in the paper).
     pub page: usize,
-    /// Fewest pages taken, whatever the budget (3 in the paper's code).
+    /// Fewest pages taken, whatever the budget (3 in the authors' code).
     pub min_pages: usize,
 }
 

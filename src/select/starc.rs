@@ -22,7 +22,7 @@ pub const ENTRY: Entry = Entry {
 /// Clusters every full block of consecutive tokens, those of the prefill before decoding and later ones as soon as they
 /// are there (a rest of the prefill waits for decoded tokens to fill its block); clusters never change. Selects all
 /// tokens not yet clustered, then whole clusters by descending q·centroid, the last one cut to fill the budget (STARC,
-/// doi 10.1145/3779212.3790226, section 4).
+/// doi 10.1145/3779212.3790226).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Starc {
