@@ -1,9 +1,9 @@
 //! K-means, fast: keys in tiles, so that one vector operation works on one dimension of many keys.
 //!
 //! The cost is the products `x·c` of all keys and centroids, a matrix product. Keys are stored a second time as tiles
-//! of 16 keys `[tile, dim, 16]`: the kernel keeps the sums of a tile with 4 centroids in vector
-//! registers and adds one dimension after the other, without a reduction across lanes. Nothing is allocated while
-//! iterating, and a [`KMeans`] used again allocates only when the problem grows.
+//! of 16 keys `[tile, dim, 16]`: the kernel keeps the sums of a tile with 4 centroids in vector registers and adds one
+//! dimension after the other, without a reduction across lanes. Nothing is allocated while iterating, and a [`KMeans`]
+//! used again allocates only when the problem grows (but for K-means++ seeding).
 
 use super::{Config, starts, stopped};
 use crate::linalg::{self, simd};
