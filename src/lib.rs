@@ -13,6 +13,7 @@
 pub mod error;
 pub mod fsio;
 pub mod interrupt;
+pub mod linalg;
 pub mod table;
 pub mod units;
 
@@ -21,9 +22,12 @@ pub mod op;
 pub mod spec;
 pub mod trace;
 
-pub mod engine;
-pub mod stats;
-
+pub mod accuracy;
 pub mod cluster;
 pub mod kv;
 pub mod select;
+
+pub mod engine;
+pub mod stats;
+
+pub mod cli;

@@ -1,1 +1,5 @@
-fn main() {}
+//! `pimsim`: see `pimsim --help`.
+
+fn main() -> std::process::ExitCode {
+    pimattn::cli::pimsim::main()
+}

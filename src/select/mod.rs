@@ -2,8 +2,88 @@
 //!
 //! A policy is one file and one line in the registry. It is built from its own table of the workload file, then
 //! makes a [`HeadState`] for each (layer, KV head), which sees the cache grow and answers each decode step.
+//!
+//! Every policy but `full` selects all tokens when they fit the budget, and otherwise at most the budget, provided that
+//! this is at least [`Policy::min_budget`].
 
+mod clusters;
+pub mod full;
+pub mod oracle;
+pub mod quest;
+pub mod starc;
+pub mod starc_v1;
+pub mod streaming;
+#[cfg(test)]
+mod testing;
+pub mod topk;
+
+use crate::error::suggest;
 use crate::kv::Rows;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// All policies, in the order in which reports list them.
+pub const REGISTRY: &[Entry] =
+    &[full::ENTRY, oracle::ENTRY, streaming::ENTRY, quest::ENTRY, starc::ENTRY, starc_v1::ENTRY];
+
+/// A policy that can be built.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Name in workload files and reports.
+    pub name: &'static str,
+    /// What it selects, in one line.
+    pub summary: &'static str,
+    /// Builds the policy from its table of the workload file; missing keys have their defaults.
+    ///
+    /// # Errors
+    /// When the table has an unknown key, or a value is of the wrong type or out of range.
+    pub build: fn(&toml::Table) -> Result<Box<dyn Policy>, PolicyError>,
+}
+
+/// The policy of that name, or a message that names the nearest one.
+pub fn find(name: &str) -> Result<&'static Entry, String> {
+    REGISTRY
+        .iter()
+        .find(|entry| entry.name == name)
+        .ok_or_else(|| format!("unknown policy \"{name}\"{}", suggest(name, REGISTRY.iter().map(|entry| entry.name))))
+}
+
+/// A policy's table is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct PolicyError {
+    /// Path of the wrong key inside the table, such as `block`.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+/// Reads a policy's parameters. Those that `table` does not mention have their defaults.
+fn parse<P: Serialize + DeserializeOwned + Default>(table: &toml::Table) -> Result<P, PolicyError> {
+    let known = toml::Table::try_from(P::default()).expect("parameters are a table");
+    if let Some(key) = table.keys().find(|key| !known.contains_key(*key)) {
+        let message = match known.is_empty() {
+            true => "unknown key; this policy has no parameters".to_string(),
+            false => format!("unknown key{}", suggest(key, known.keys().map(String::as_str))),
+        };
+        return Err(PolicyError { key: key.clone(), message });
+    }
+    serde_path_to_error::deserialize(table.clone())
+        .map_err(|e| PolicyError { key: e.path().to_string(), message: e.inner().message().to_string() })
+}
+
+/// `Ok` when a parameter's value is in range; else an error that says what it must be.
+fn require(in_range: bool, key: &str, must: impl Into<String>) -> Result<(), PolicyError> {
+    match in_range {
+        true => Ok(()),
+        false => Err(PolicyError { key: key.to_string(), message: must.into() }),
+    }
+}
+
+/// Selects tokens `0..len`.
+fn select_all(len: usize, out: &mut Vec<u32>) {
+    out.clear();
+    out.extend(0..len as u32);
+}
 
 /// What a policy may know about one KV head before decoding begins.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +131,7 @@ pub trait HeadState {
     /// Tokens `0..len` exist now. Called with growing `len` before each step.
     fn grow(&mut self, len: usize);
     /// For each query head of the step, the tokens selected, ascending, into `out` (one vector per query head,
-    /// cleared first).
+    /// cleared first). `step.len` is the length last announced with [`HeadState::grow`].
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]);
     /// The order in which tokens lie in memory.
     fn order(&self) -> &SlotOrder;
@@ -76,5 +156,97 @@ impl SlotOrder {
     #[inline]
     pub fn slot(&self, token: u32) -> u32 {
         self.slot_of.get(token as usize).copied().unwrap_or(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{self, Case};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn build(name: &str, table: &str) -> Result<Box<dyn Policy>, PolicyError> {
+        (find(name).unwrap().build)(&table.parse().unwrap())
+    }
+
+    fn error(name: &str, table: &str) -> String {
+        build(name, table).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn every_entry_builds_with_defaults_and_knows_its_name() {
+        for entry in REGISTRY {
+            assert_eq!(build(entry.name, "").unwrap().name(), entry.name);
+            assert_eq!(find(entry.name).unwrap().summary, entry.summary);
+        }
+        assert_eq!(find("stark").unwrap_err(), "unknown policy \"stark\"; did you mean \"starc\"?");
+    }
+
+    #[test]
+    fn wrong_parameters_are_errors_that_name_the_key() {
+        assert_eq!(error("quest", "pages = 16"), "pages: unknown key; did you mean \"page\"?");
+        assert_eq!(error("full", "page = 16"), "page: unknown key; this policy has no parameters");
+        assert!(error("starc", "block = \"64\"").starts_with("block: invalid type: string"));
+        assert!(error("starc", "block = -1").starts_with("block: invalid value"));
+        assert!(error("starc", "start = \"last\"").starts_with("start: unknown variant `last`"));
+        assert_eq!(error("starc", "block = 0"), "block: must be at least 1");
+        assert_eq!(error("starc", "clusters = 65"), "clusters: must be 1 to 64, the block");
+        assert_eq!(error("starc", "max_iterations = 0"), "max_iterations: must be at least 1");
+        assert_eq!(error("quest", "page = 0"), "page: must be at least 1");
+        assert_eq!(error("quest", "min_pages = 0"), "min_pages: must be at least 1");
+        assert_eq!(error("starc-v1", "cluster_size = 129"), "cluster_size: must be 1 to 128, the buffer");
+        assert_eq!(error("starc-v1", "buffer = 0"), "buffer: must be at least 1");
+        assert_eq!(error("starc-v1", "max_iterations = 0"), "max_iterations: must be at least 1");
+    }
+
+    /// What must hold of every policy at every step.
+    fn check_laws(name: &str, case: &Case) -> Result<(), TestCaseError> {
+        let policy = build(name, "").unwrap();
+        let mut version = None;
+        let mut slots = Vec::new();
+        testing::run(policy.as_ref(), case, |step, selected, order| {
+            for tokens in selected {
+                prop_assert!(tokens.is_sorted_by(|a, b| a < b), "{name}: not ascending");
+                prop_assert!(tokens.iter().all(|t| (*t as usize) < step.len));
+                if step.len <= step.budget || name == "full" {
+                    prop_assert_eq!(tokens.len(), step.len);
+                } else if step.budget >= policy.min_budget() {
+                    prop_assert!(tokens.len() <= step.budget, "{name}: {} of {}", tokens.len(), step.budget);
+                }
+            }
+            check_order(order, step.len)?;
+            // Between two versions, no token that was there has moved.
+            let now: Vec<u32> = (0..step.len as u32).map(|t| order.slot(t)).collect();
+            if version == Some(order.version) {
+                prop_assert_eq!(&now[..slots.len()], &slots[..]);
+            }
+            version = Some(order.version);
+            slots = now;
+            Ok(())
+        })
+    }
+
+    fn check_order(order: &SlotOrder, len: usize) -> Result<(), TestCaseError> {
+        let mut slots: Vec<u32> = (0..len as u32).map(|t| order.slot(t)).collect();
+        let clustered = order.clustered as usize;
+        prop_assert!(clustered <= len);
+        prop_assert!(slots[clustered..].iter().copied().eq(clustered as u32..len as u32));
+        prop_assert!(order.cluster_starts.is_sorted_by(|a, b| a < b), "empty cluster");
+        prop_assert_eq!(order.cluster_starts.is_empty(), clustered == 0);
+        prop_assert!(order.cluster_starts.first().is_none_or(|first| *first == 0));
+        prop_assert!(order.cluster_starts.last().is_none_or(|last| *last < order.clustered));
+        slots.sort_unstable();
+        prop_assert!(slots.into_iter().eq(0..len as u32), "not a permutation");
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn policies_honour_their_laws(case in testing::cases()) {
+            for entry in REGISTRY {
+                check_laws(entry.name, &case)?;
+            }
+        }
     }
 }

@@ -116,6 +116,32 @@ impl Schema {
     }
 }
 
+/// The documentation of all columns, as Markdown.
+pub fn markdown() -> String {
+    let mut out = String::from("# Tables of pimsim run\n\nAn empty cell means not known or without meaning in that row.\n");
+    let lines = |out: &mut String, columns: &[Column]| {
+        out.push_str("\n| column | unit | meaning |\n|-|-|-|\n");
+        for c in columns {
+            out.push_str(&format!("| {} | {} | {} |\n", c.name, c.unit, c.meaning));
+        }
+    };
+    out.push_str("\nEvery table begins with:\n");
+    lines(&mut out, RUN_KEYS);
+    for s in SCHEMAS {
+        out.push_str(&format!("\n## {}\n\nA row is {}.", s.file, s.row));
+        match s.keys {
+            [] => out.push('\n'),
+            keys => {
+                out.push_str(" Its key columns:\n");
+                lines(&mut out, keys);
+            }
+        }
+    }
+    out.push_str("\n## Measures\n\nAll tables end with:\n");
+    lines(&mut out, MEASURES);
+    out
+}
+
 /// Rows of all tables, in the order of [`SCHEMAS`].
 pub fn rows(collector: &Collector, system: &System, trace: &str) -> [Vec<Vec<Value>>; 4] {
     let make = |keys: Vec<Value>, account: &Account, extent: Extent| {

@@ -1,0 +1,327 @@
+//! What a selection loses: attention over the selected tokens against attention over all of them.
+//!
+//! [`exact_scores`] gives the true scores of one step. [`Scratch::attend`] computes the true softmax and output of one
+//! query head once; [`Attention::measure`] then judges the selection of any number of policies against them.
+
+use crate::kv::Rows;
+use crate::linalg::{self, simd};
+use crate::select::SlotOrder;
+use crate::select::topk::{TopK, rank};
+
+/// How tokens lie in DRAM rows, as far as the metrics of one query head need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowShape {
+    /// Slots whose key shares a row of a unit.
+    pub row_block: usize,
+    /// Units that hold different row blocks; block `b` is on unit `b % units`.
+    pub units: usize,
+}
+
+impl Default for RowShape {
+    /// AttAcc with dim 128 in FP16: 16 keys fill a row across the banks of a bank group; a channel's 16 bank groups
+    /// (2 pseudo-channels, 2 ranks, 4 groups) are the units.
+    fn default() -> Self {
+        Self { row_block: 16, units: 16 }
+    }
+}
+
+/// The metrics of one query head's selection at one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Accuracy {
+    /// True softmax mass on the selected tokens, 0 to 1.
+    pub mass_recall: f64,
+    /// Share of the `budget` tokens with the highest scores (all tokens, if they are fewer) that are selected.
+    pub top_recall: f64,
+    /// `‖o_selected − o‖ / ‖o‖`, the softmax of `o_selected` being renormalised over the selected tokens.
+    pub output_rel_err: f64,
+    /// Tokens selected.
+    pub selected: usize,
+    /// Slots in the row blocks that hold a selected token: what is read to get the selected.
+    pub row_tokens: usize,
+    /// Touched row blocks of the fullest unit over their mean over all units; 0 when nothing is selected.
+    pub unit_imbalance: f64,
+}
+
+/// True unscaled scores q·k of tokens `0..len` into `out`, one vector per query of the group that shares `keys`.
+///
+/// Keys are walked in chunks that stay in the cache while all queries of the group use them.
+pub fn exact_scores(keys: Rows<'_>, len: usize, queries: &[&[f32]], out: &mut [Vec<f32>]) {
+    const CHUNK: usize = 64;
+    out.iter_mut().for_each(|scores| scores.resize(len, 0.0));
+    for first in (0..len).step_by(CHUNK) {
+        let tokens = first..len.min(first + CHUNK);
+        let chunk = keys.range(tokens.clone());
+        for (query, scores) in queries.iter().zip(&mut *out) {
+            linalg::dots(query, chunk.data, &mut scores[tokens.clone()]);
+        }
+    }
+}
+
+/// Memory to be used again for every query head and step.
+#[derive(Debug, Clone, Default)]
+pub struct Scratch {
+    /// `exp(scale · (score − highest score))` of each token.
+    weights: Vec<f32>,
+    /// Their sum.
+    mass: f64,
+    /// True output `[dim]`.
+    output: Vec<f64>,
+    /// Output of the selected tokens `[dim]`.
+    selected_output: Vec<f64>,
+    /// Partial sums `[dim]`.
+    partial: Vec<f32>,
+    /// `0..len`.
+    all: Vec<u32>,
+    topk: TopK,
+    /// Round in which each row block was last touched.
+    touched: Vec<u32>,
+    round: u32,
+    /// Touched row blocks of each unit.
+    units: Vec<u32>,
+}
+
+impl Scratch {
+    /// Computes attention over all tokens for one query head: `scores` are the unscaled q·k of tokens `0..len`, `scale`
+    /// is the softmax's factor (1/√dim), `values` `[token, dim]` holds at least `len` tokens.
+    pub fn attend<'a>(&'a mut self, scores: &'a [f32], scale: f32, values: Rows<'a>) -> Attention<'a> {
+        let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        self.weights.clear();
+        self.weights.extend(scores.iter().map(|score| (scale * (score - highest)).exp()));
+        self.mass = self.weights.iter().map(|w| f64::from(*w)).sum();
+        let known = self.all.len();
+        self.all.extend(known as u32..scores.len().max(known) as u32);
+        self.partial.resize(values.dim, 0.0);
+        self.output.resize(values.dim, 0.0);
+        self.selected_output.resize(values.dim, 0.0);
+        weighted_sum(values.data, &self.all[..scores.len()], &self.weights, &mut self.partial, &mut self.output);
+        self.output.iter_mut().for_each(|o| *o /= self.mass);
+        Attention { scratch: self, scores, values, threshold: None }
+    }
+
+    /// Row blocks that hold a selected token: how many, and how many on the fullest unit.
+    fn touch(&mut self, selected: &[u32], len: usize, order: &SlotOrder, shape: RowShape) -> (usize, usize) {
+        let blocks = len.div_ceil(shape.row_block);
+        if self.touched.len() < blocks {
+            self.touched.resize(blocks, self.round);
+        }
+        self.round = self.round.checked_add(1).unwrap_or_else(|| {
+            self.touched.fill(0);
+            1
+        });
+        self.units.clear();
+        self.units.resize(shape.units, 0);
+        let mut count = 0;
+        for token in selected {
+            let block = order.slot(*token) as usize / shape.row_block;
+            if self.touched[block] != self.round {
+                self.touched[block] = self.round;
+                self.units[block % shape.units] += 1;
+                count += 1;
+            }
+        }
+        (count, self.units.iter().copied().max().unwrap_or(0) as usize)
+    }
+}
+
+/// True attention of one query head at one step.
+#[derive(Debug)]
+pub struct Attention<'a> {
+    scratch: &'a mut Scratch,
+    scores: &'a [f32],
+    values: Rows<'a>,
+    /// Budget, and the rank that its best tokens reach.
+    threshold: Option<(usize, u64)>,
+}
+
+impl Attention<'_> {
+    /// True output `[dim]`.
+    pub fn output(&self) -> &[f64] {
+        &self.scratch.output
+    }
+
+    /// Judges a selection of distinct tokens, which lie in memory as `order` says; `budget` is at least 1.
+    ///
+    /// # Panics
+    /// When a selected token does not exist, or `shape` has a 0.
+    pub fn measure(&mut self, selected: &[u32], budget: usize, order: &SlotOrder, shape: RowShape) -> Accuracy {
+        let len = self.scores.len();
+        let threshold = self.threshold(budget);
+        let best = selected.iter().filter(|t| rank(self.scores[**t as usize], **t) >= threshold).count();
+        let (blocks, fullest) = self.scratch.touch(selected, len, order, shape);
+
+        let Scratch { weights, mass, output, selected_output, partial, .. } = &mut *self.scratch;
+        let selected_mass: f64 = selected.iter().map(|t| f64::from(weights[*t as usize])).sum();
+        weighted_sum(self.values.data, selected, weights, partial, selected_output);
+        // A selection without mass has the output 0.
+        let divisor = if selected_mass > 0.0 { selected_mass } else { 1.0 };
+        let squares = output.iter().zip(selected_output).map(|(o, s)| (o * o, (*s / divisor - o).powi(2)));
+        let (norm, error) = squares.fold((0.0, 0.0), |sum, term| (sum.0 + term.0, sum.1 + term.1));
+        Accuracy {
+            mass_recall: selected_mass / *mass,
+            top_recall: best as f64 / budget.min(len) as f64,
+            output_rel_err: (error / norm).sqrt(),
+            selected: selected.len(),
+            row_tokens: blocks * shape.row_block,
+            unit_imbalance: if blocks == 0 { 0.0 } else { (fullest * shape.units) as f64 / blocks as f64 },
+        }
+    }
+
+    /// Policies are judged one after the other with the same budget: the threshold is kept.
+    fn threshold(&mut self, budget: usize) -> u64 {
+        match self.threshold {
+            Some((of, threshold)) if of == budget => threshold,
+            _ => {
+                let threshold = self.scratch.topk.threshold(self.scores, budget);
+                self.threshold = Some((budget, threshold));
+                threshold
+            }
+        }
+    }
+}
+
+simd! {
+    /// `sum_t weights[t] · values[t]` over `tokens` into `out` `[dim]`. Sums 64 tokens one after the other in f32
+    /// (`partial`, `[dim]`), and these sums in f64.
+    fn weighted_sum(values: &[f32], tokens: &[u32], weights: &[f32], partial: &mut [f32], out: &mut [f64]) {
+        let dim = out.len();
+        let row = |t: u32| (weights[t as usize], &values[t as usize * dim..][..dim]);
+        out.fill(0.0);
+        for tokens in tokens.chunks(64) {
+            partial.fill(0.0);
+            let (quads, rest) = tokens.as_chunks::<4>();
+            for quad in quads {
+                let [(wa, a), (wb, b), (wc, c), (wd, d)] = quad.map(row);
+                for (i, sum) in partial.iter_mut().enumerate() {
+                    *sum = *sum + wa * a[i] + wb * b[i] + wc * c[i] + wd * d[i];
+                }
+            }
+            for token in rest {
+                let (w, value) = row(*token);
+                partial.iter_mut().zip(value).for_each(|(sum, x)| *sum += w * x);
+            }
+            out.iter_mut().zip(&*partial).for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// All metrics, from their definitions.
+    fn plain(
+        scores: &[f32],
+        scale: f64,
+        values: Rows<'_>,
+        selected: &[u32],
+        budget: usize,
+        order: &SlotOrder,
+        shape: RowShape,
+    ) -> Accuracy {
+        let highest = scores.iter().copied().fold(f32::MIN, f32::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (f64::from(s - highest) * scale).exp()).collect();
+        let attention = |tokens: &[u32]| -> (f64, Vec<f64>) {
+            let mass: f64 = tokens.iter().map(|t| weights[*t as usize]).sum();
+            let weighted = |d: usize, t: u32| weights[t as usize] / mass * f64::from(values.row(t as usize)[d]);
+            (mass, (0..values.dim).map(|d| tokens.iter().map(|t| weighted(d, *t)).sum()).collect())
+        };
+        let mut best: Vec<u32> = (0..scores.len() as u32).collect();
+        let (mass, output) = attention(&best);
+        let (selected_mass, selected_output) = attention(selected);
+        best.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]));
+        best.truncate(budget);
+        let hits = best.iter().filter(|t| selected.contains(t)).count();
+        let mut blocks: Vec<usize> = selected.iter().map(|t| order.slot(*t) as usize / shape.row_block).collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        let on_unit = |unit| blocks.iter().filter(|b| **b % shape.units == unit).count();
+        let fullest = (0..shape.units).map(on_unit).max().unwrap();
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        Accuracy {
+            mass_recall: selected_mass / mass,
+            top_recall: hits as f64 / best.len() as f64,
+            output_rel_err: norm(&mut output.iter().zip(&selected_output).map(|(a, b)| a - b))
+                / norm(&mut output.iter().copied()),
+            selected: selected.len(),
+            row_tokens: blocks.len() * shape.row_block,
+            unit_imbalance: fullest as f64 / (blocks.len() as f64 / shape.units as f64),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_definitions(
+            dim in 1usize..20,
+            scores in proptest::collection::vec(-9f32..9.0, 1..200),
+            picks in proptest::collection::vec(any::<bool>(), 200),
+            permutation in Just((0..200u32).collect::<Vec<_>>()).prop_shuffle(),
+            values in proptest::collection::vec(0.5f32..2.0, 200 * 20),
+            budget in 1usize..220,
+            row_block in 1usize..20,
+            units in 1usize..20,
+        ) {
+            let len = scores.len();
+            let mut selected: Vec<u32> = (0..len as u32).filter(|t| picks[*t as usize]).collect();
+            if selected.is_empty() {
+                selected.push(0);
+            }
+            let slot_of: Vec<u32> = permutation.into_iter().filter(|slot| (*slot as usize) < len).collect();
+            let clustered = SlotOrder { slot_of, ..SlotOrder::default() };
+            let values = Rows { data: &values[..dim * 200], dim };
+            let shape = RowShape { row_block, units };
+            let mut scratch = Scratch::default();
+            let mut attention = scratch.attend(&scores, 0.25, values);
+            for (budget, order) in [(budget, &clustered), (budget, &SlotOrder::default()), (1, &clustered)] {
+                let got = attention.measure(&selected, budget, order, shape);
+                let expected = plain(&scores, 0.25, values, &selected, budget, order, shape);
+                prop_assert!((got.mass_recall - expected.mass_recall).abs() < 1e-5);
+                prop_assert!((got.output_rel_err - expected.output_rel_err).abs() < 1e-4);
+                prop_assert_eq!(got.top_recall, expected.top_recall);
+                prop_assert_eq!((got.selected, got.row_tokens), (expected.selected, expected.row_tokens));
+                prop_assert!((got.unit_imbalance - expected.unit_imbalance).abs() < 1e-12);
+            }
+        }
+
+        #[test]
+        fn exact_scores_are_dot_products(len in 1usize..140, keys in proptest::collection::vec(-2f32..2.0, 150 * 5)) {
+            let keys = Rows { data: &keys, dim: 5 };
+            let queries = [keys.row(145), keys.row(146), keys.row(147)];
+            let mut scores = vec![vec![7.0; 142]; 3];
+            exact_scores(keys, len, &queries, &mut scores);
+            for (query, scores) in queries.iter().zip(&scores) {
+                prop_assert!(scores.iter().copied().eq((0..len).map(|t| linalg::dot(query, keys.row(t)))));
+            }
+        }
+    }
+
+    #[test]
+    fn selecting_everything_loses_nothing_and_nothing_loses_everything() {
+        let data: Vec<f32> = (0..40).map(|i| (i as f32).sin()).collect();
+        let (scores, values) = (&data[..10], Rows { data: &data, dim: 4 });
+        let all: Vec<u32> = (0..10).collect();
+        let mut scratch = Scratch::default();
+        let mut attention = scratch.attend(scores, 0.5, values);
+        let order = SlotOrder::default();
+        let full = attention.measure(&all, 64, &order, RowShape::default());
+        let expected = Accuracy {
+            mass_recall: 1.0,
+            top_recall: 1.0,
+            output_rel_err: 0.0,
+            selected: 10,
+            row_tokens: 16,
+            unit_imbalance: 16.0,
+        };
+        assert_eq!(full, expected);
+        let none = attention.measure(&[], 4, &order, RowShape::default());
+        let expected = Accuracy {
+            mass_recall: 0.0,
+            top_recall: 0.0,
+            output_rel_err: 1.0,
+            selected: 0,
+            row_tokens: 0,
+            unit_imbalance: 0.0,
+        };
+        assert_eq!(none, expected);
+    }
+}

@@ -1,0 +1,128 @@
+//! The command line: flags, progress, messages, exit codes. The only room that prints.
+
+pub mod pimsim;
+pub mod tracegen;
+
+use crate::error::{EXIT_INTERRUPTED, EXIT_OK, Error, Result};
+use crate::interrupt;
+use clap::{Args, ColorChoice, Parser};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more on stderr
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+impl Common {
+    /// A remark on stderr, for -v only.
+    pub fn detail(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            eprintln!("{}", text());
+        }
+    }
+
+    /// A remark on stderr that only -q silences.
+    pub fn warn(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("warning: {text}");
+        }
+    }
+
+    /// Progress of `total` units of work, shown on a terminal once a second has passed.
+    pub fn progress(&self, what: &str, total: Option<u64>) -> Progress {
+        Progress { bar: None, what: what.into(), total, began: Instant::now(), quiet: self.quiet }
+    }
+}
+
+/// Progress of one piece of work.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    what: String,
+    total: Option<u64>,
+    began: Instant,
+    quiet: bool,
+}
+
+impl Progress {
+    /// So much is done.
+    pub fn at(&mut self, done: u64) {
+        if self.bar.is_none() && !self.quiet && self.began.elapsed() > Duration::from_secs(1) {
+            let target = ProgressDrawTarget::stderr_with_hz(5);
+            let (bar, style) = match self.total {
+                Some(n) => (ProgressBar::new(n), "{msg} {wide_bar} {percent}% {eta} left"),
+                None => (ProgressBar::no_length(), "{msg} {human_pos} in {elapsed} {spinner}"),
+            };
+            bar.set_draw_target(target);
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style);
+            }
+            bar.set_message(self.what.clone());
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Parses the command line, runs `body`, and turns its result into an exit code.
+pub fn run<P: Parser>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
+    // The first Ctrl-C lets the work stop and clean up, the second does not wait.
+    let handler = ctrlc::set_handler(|| {
+        if interrupt::check().is_err() {
+            std::process::exit(i32::from(EXIT_INTERRUPTED));
+        }
+        interrupt::request();
+    });
+    if let Err(e) = handler {
+        eprintln!("warning: Ctrl-C will not clean up: {e}");
+    }
+    let args = match P::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            let code = if e.use_stderr() { crate::error::EXIT_USAGE } else { EXIT_OK };
+            let _ = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    match body(args) {
+        Ok(()) => ExitCode::from(EXIT_OK),
+        // Whoever reads our output has seen enough.
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_OK),
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+/// When to colour help and errors.
+pub fn color_help() -> ColorChoice {
+    if std::env::var_os("NO_COLOR").is_some() { ColorChoice::Never } else { ColorChoice::Auto }
+}
+
+/// Text of `--help` on exit codes.
+pub const EXIT_CODES: &str = "Exit codes: 0 done; 1 ran, but a check failed; 2 usage; 65 damaged input data; \
+66 input missing; 74 I/O error; 78 wrong configuration; 130 interrupted.";
+
+/// Writes text to standard output.
+pub fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Error::io("-", e))
+}

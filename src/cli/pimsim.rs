@@ -1,0 +1,115 @@
+//! `pimsim`: traces in, tables out.
+
+use super::{Common, EXIT_CODES, Progress};
+use crate::engine::{self, probe::Probe};
+use crate::error::{Error, Result};
+use crate::fsio::{self, Output};
+use crate::spec::System;
+use crate::stats::log::LogProbe;
+use crate::stats::tables::{SCHEMAS, rows};
+use crate::stats::{Collector, tables};
+use crate::table;
+use crate::trace;
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(name = "pimsim", version, about = "Replay traces on HBM-PIM: cycles, energy, utilisation", after_help = EXIT_CODES, color = super::color_help())]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Replay traces on a system
+    Run(Run),
+    /// Print the documentation of every table column, as Markdown
+    Schema,
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// Traces of any format; - is standard input
+    #[arg(required = true, value_name = "TRACE")]
+    traces: Vec<PathBuf>,
+    /// System to replay on
+    #[arg(long, value_name = "SYSTEM.toml")]
+    config: PathBuf,
+    /// Override a key of the system file; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Folder for run.csv, steps.csv, heads.csv, channels.csv; without it run.csv goes to standard output
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Also write every command to this file (one trace only); - is standard output
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+/// Entry point of the binary.
+pub fn main() -> ExitCode {
+    super::run(|cli: Cli| match cli.command {
+        Command::Run(args) => run(&args, &cli.common),
+        Command::Schema => super::print(&tables::markdown()),
+    })
+}
+
+fn run(args: &Run, common: &Common) -> Result<()> {
+    if args.log.is_some() && args.traces.len() > 1 {
+        return Err(Error::Usage("--log takes one trace".into()));
+    }
+    let system = System::load(&args.config, &args.set)?;
+    common.detail(|| format!("{}: assumed, not sourced: {}", system.device.name, system.device.assumed.join(", ")));
+    let to_stdout = args.output.is_none();
+    if let Some(dir) = &args.output {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+    }
+    let schemas = if to_stdout { &SCHEMAS[..1] } else { SCHEMAS };
+    let mut writers = Vec::new();
+    for s in schemas {
+        let path = args.output.as_deref().map_or(PathBuf::from("-"), |dir| dir.join(s.file));
+        writers.push(table::Writer::new(Output::create(&path)?, s.file, &s.columns())?);
+    }
+    for path in &args.traces {
+        let collector = replay(path, &system, args.log.as_deref(), common)?;
+        let name = path.display().to_string();
+        for (writer, rows) in writers.iter_mut().zip(rows(&collector, &system, &name)) {
+            rows.iter().try_for_each(|r| writer.row(r))?;
+        }
+    }
+    writers.into_iter().try_for_each(|w| w.finish()?.commit())
+}
+
+fn replay(path: &Path, system: &System, log: Option<&Path>, common: &Common) -> Result<Collector> {
+    let name = path.display().to_string();
+    let mut source = trace::open(fsio::open(path)?, &name, Some(&system.device.geometry))?;
+    let mut progress = common.progress(&format!("replaying {name}"), None);
+    let collector = Collector::new(&system.device);
+    match log {
+        None => simulate(system, source.as_mut(), collector, &name, &mut progress),
+        Some(log) => {
+            let log_probe = LogProbe::new(Output::create(log)?, &system.device);
+            let (collector, log_probe) = simulate(system, source.as_mut(), (collector, log_probe), &name, &mut progress)?;
+            log_probe.finish().map_err(|e| Error::io(log, e))?.commit()?;
+            Ok(collector)
+        }
+    }
+}
+
+fn simulate<P: Probe>(
+    system: &System,
+    source: &mut dyn trace::Source,
+    mut probe: P,
+    name: &str,
+    progress: &mut Progress,
+) -> Result<P> {
+    engine::run(system, source, &mut probe, &mut |n| progress.at(n)).map_err(|e| match e {
+        Error::Data { file, what } if file == "trace" => Error::data(name, what),
+        other => other,
+    })?;
+    Ok(probe)
+}

@@ -1,0 +1,1 @@
+//! `tracegen`: KV cache in, trace out.

@@ -1,0 +1,160 @@
+//! Dot products, in one documented order of summation.
+//!
+//! Every kernel here and in the rooms above sums in an order that its documentation fixes, and never contracts a
+//! multiplication and an addition into one rounding (FMA). Results are therefore the same bits on every processor
+//! and for every vector width, and rankings built on them are reproducible.
+
+/// Partial sums of a lane-ordered sum: element `i` goes to lane `i % LANES`.
+pub const LANES: usize = 16;
+
+/// Defines a function whose body is compiled twice on x86-64, for the baseline (SSE2) and for AVX2, and chosen at run
+/// time. Both compilations execute the same additions and multiplications in the same order: AVX2 does not include
+/// FMA, and Rust does not let the compiler reorder floating-point arithmetic.
+///
+/// Helpers that the body calls must be `#[inline(always)]` to be part of both compilations.
+macro_rules! simd {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[inline]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn portable($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    portable($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: `avx2` is a safe function but for the processor feature, which is there.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            portable($($arg),*)
+        }
+    };
+}
+pub(crate) use simd;
+
+/// Folds the lanes by halves: `i` with `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
+#[inline(always)]
+pub(crate) fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// `query · row` for `R` rows at once, which share the loads of the query.
+#[inline(always)]
+fn dot_rows<const R: usize>(query: &[f32], rows: [&[f32]; R]) -> [f32; R] {
+    let (query_chunks, query_tail) = query.as_chunks::<LANES>();
+    let n = query_chunks.len();
+    let chunks = rows.map(|row| &row.as_chunks::<LANES>().0[..n]);
+    let mut lanes = [[0f32; LANES]; R];
+    for i in 0..n {
+        for r in 0..R {
+            for l in 0..LANES {
+                lanes[r][l] += query_chunks[i][l] * chunks[r][i][l];
+            }
+        }
+    }
+    for r in 0..R {
+        for (l, (x, y)) in query_tail.iter().zip(&rows[r][n * LANES..]).enumerate() {
+            lanes[r][l] += x * y;
+        }
+    }
+    lanes.map(fold)
+}
+
+simd! {
+    /// `a · b`, lane-ordered: element `i` is added to lane `i % 16`, then the lanes are folded by halves.
+    ///
+    /// # Panics
+    /// When `b` is shorter than `a` by a whole chunk of lanes; both are meant to have the same length.
+    pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+        debug_assert_eq!(a.len(), b.len());
+        dot_rows(a, [b])[0]
+    }
+}
+
+simd! {
+    /// `query · row` of every row of `rows` `[row, dim]` into `out` `[row]`; the same bits as [`dot`].
+    ///
+    /// # Panics
+    /// When `rows` is not `out.len()` rows of the query's length.
+    pub fn dots(query: &[f32], rows: &[f32], out: &mut [f32]) {
+        let dim = query.len();
+        assert_eq!(rows.len(), dim * out.len(), "rows and results differ in number");
+        let mut rows = rows.chunks_exact(4 * dim);
+        let mut quads = out.chunks_exact_mut(4);
+        for (quad, row) in (&mut quads).zip(&mut rows) {
+            let (a, b) = row.split_at(2 * dim);
+            let ((a, b), (c, d)) = (a.split_at(dim), b.split_at(dim));
+            quad.copy_from_slice(&dot_rows(query, [a, b, c, d]));
+        }
+        for (score, row) in quads.into_remainder().iter_mut().zip(rows.remainder().chunks_exact(dim)) {
+            *score = dot_rows(query, [row])[0];
+        }
+    }
+}
+
+/// Scales a vector to length 1. A zero vector stays zero.
+pub fn normalize(row: &mut [f32]) {
+    let norm = dot(row, row).sqrt();
+    if norm > 0.0 {
+        row.iter_mut().for_each(|x| *x /= norm);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The documented order, said plainly.
+    fn dot_in_lanes(a: &[f32], b: &[f32]) -> f32 {
+        let mut lanes = vec![0f32; LANES];
+        for i in 0..a.len() {
+            lanes[i % LANES] += a[i] * b[i];
+        }
+        while lanes.len() > 1 {
+            let upper = lanes.split_off(lanes.len() / 2);
+            lanes.iter_mut().zip(upper).for_each(|(x, y)| *x += y);
+        }
+        lanes[0]
+    }
+
+    proptest! {
+        #[test]
+        fn kernels_sum_in_the_documented_order(
+            dim in 1usize..150, rows in 0usize..11, data in proptest::collection::vec(-4f32..4.0, 150 * 12),
+        ) {
+            let (query, rows_data) = (&data[..dim], &data[dim..dim * (rows + 1)]);
+            let mut out = vec![0.0; rows];
+            dots(query, rows_data, &mut out);
+            for (row, got) in rows_data.chunks_exact(dim).zip(&out) {
+                let expected = dot_in_lanes(query, row);
+                prop_assert_eq!(expected.to_bits(), got.to_bits());
+                prop_assert_eq!(expected.to_bits(), dot(query, row).to_bits());
+                let exact: f64 = query.iter().zip(row).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+                prop_assert!((exact - f64::from(*got)).abs() < 1e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn normalized_vectors_have_length_one_and_zero_stays_zero() {
+        let mut row = [3.0, 4.0];
+        normalize(&mut row);
+        assert_eq!(row, [0.6, 0.8]);
+        let mut zero = [0.0; 5];
+        normalize(&mut zero);
+        assert_eq!(zero, [0.0; 5]);
+    }
+}

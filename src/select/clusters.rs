@@ -1,0 +1,188 @@
+//! One KV head whose keys are clustered group by group and selected by cluster: what STARC's versions share.
+
+use super::topk::TopK;
+use super::{HeadState, HeadView, SlotOrder, StepView, select_all};
+use crate::cluster::{Config, kmeans::KMeans};
+use crate::kv::Rows;
+use crate::linalg;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+/// Tokens `0..order.clustered` lie in clusters; later ones wait until there is a whole group of them.
+///
+/// A query selects all waiting tokens, then clusters by descending q·centroid (of equal scores, the earlier cluster)
+/// while they fit into the budget; of the first that does not fit, its first tokens. Should the waiting tokens alone
+/// exceed the budget, only the most recent of them are taken.
+pub struct ClusteredHead<'a> {
+    keys: Rows<'a>,
+    /// Tokens that are clustered together.
+    group: usize,
+    /// How a group is clustered.
+    config: Config,
+    kmeans: KMeans,
+    rng: ChaCha8Rng,
+    order: SlotOrder,
+    /// Token in each slot `0..order.clustered`; ascending within a cluster.
+    tokens: Vec<u32>,
+    /// Of each (non-empty) cluster `[cluster, dim]`.
+    centroids: Vec<f32>,
+    /// Scratch of [`Self::append`]: size, then next free slot of each cluster of the group.
+    next_slot: Vec<u32>,
+    scores: Vec<f32>,
+    topk: TopK,
+}
+
+impl<'a> ClusteredHead<'a> {
+    /// A head without clusters.
+    pub fn new(head: HeadView<'a>, group: usize, config: Config) -> Self {
+        Self {
+            keys: head.keys,
+            group,
+            config,
+            kmeans: KMeans::default(),
+            rng: ChaCha8Rng::seed_from_u64(head.seed),
+            order: SlotOrder::default(),
+            tokens: Vec::with_capacity(head.keys.len()),
+            centroids: Vec::new(),
+            next_slot: Vec::new(),
+            scores: Vec::new(),
+            topk: TopK::default(),
+        }
+    }
+
+    /// Clusters the next `count` tokens.
+    pub fn append(&mut self, count: usize, config: &Config) {
+        let first = self.order.clustered;
+        let keys = self.keys.range(first as usize..first as usize + count);
+        self.kmeans.fit(keys.data, keys.dim, config, &mut self.rng);
+
+        self.next_slot.clear();
+        self.next_slot.resize(config.clusters, 0);
+        for label in self.kmeans.labels() {
+            self.next_slot[*label as usize] += 1;
+        }
+        let mut start = first;
+        for (next, centroid) in self.next_slot.iter_mut().zip(self.kmeans.centroids().chunks_exact(keys.dim)) {
+            let size = std::mem::replace(next, start);
+            if size > 0 {
+                self.order.cluster_starts.push(start);
+                self.centroids.extend_from_slice(centroid);
+                start += size;
+            }
+        }
+        self.tokens.resize(start as usize, 0);
+        for (token, label) in (first..).zip(self.kmeans.labels()) {
+            let next = &mut self.next_slot[*label as usize];
+            self.order.slot_of.push(*next);
+            self.tokens[*next as usize] = token;
+            *next += 1;
+        }
+        self.order.clustered = start;
+    }
+
+    /// Frees the memory that clustering used, which is much after a large group.
+    pub fn free_scratch(&mut self) {
+        self.kmeans = KMeans::default();
+    }
+
+    /// Clusters all whole groups of tokens `0..len`; whether there were any.
+    pub fn append_groups(&mut self, len: usize) -> bool {
+        let groups = (len - self.order.clustered as usize) / self.group;
+        let config = self.config;
+        (0..groups).for_each(|_| self.append(self.group, &config));
+        groups > 0
+    }
+
+    /// Tokens of a cluster, ascending.
+    fn members(&self, cluster: usize) -> &[u32] {
+        let starts = &self.order.cluster_starts;
+        let end = starts.get(cluster + 1).copied().unwrap_or(self.order.clustered);
+        &self.tokens[starts[cluster] as usize..end as usize]
+    }
+}
+
+impl HeadState for ClusteredHead<'_> {
+    fn grow(&mut self, len: usize) {
+        self.order.version += u32::from(self.append_groups(len));
+    }
+
+    fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
+        let clustered = self.order.clustered as usize;
+        let waiting = clustered.max(step.len.saturating_sub(step.budget))..step.len;
+        let mut scores = std::mem::take(&mut self.scores);
+        let mut topk = std::mem::take(&mut self.topk);
+        scores.resize(self.order.cluster_starts.len(), 0.0);
+        for (query, out) in step.queries.iter().zip(out) {
+            if step.len <= step.budget {
+                select_all(step.len, out);
+                continue;
+            }
+            out.clear();
+            linalg::dots(query, &self.centroids, &mut scores);
+            let mut room = step.budget - waiting.len();
+            for cluster in topk.sorted(&scores) {
+                let members = self.members(cluster as usize);
+                let taken = members.len().min(room);
+                out.extend_from_slice(&members[..taken]);
+                room -= taken;
+                if room == 0 {
+                    break;
+                }
+            }
+            out.sort_unstable();
+            out.extend(waiting.start as u32..waiting.end as u32);
+        }
+        self.scores = scores;
+        self.topk = topk;
+    }
+
+    fn order(&self) -> &SlotOrder {
+        &self.order
+    }
+}
+
+#[cfg(test)]
+pub mod plain {
+    use super::super::testing::{Case, ranking};
+    use super::*;
+    use crate::cluster::plain;
+
+    /// Clusters of the tokens `0..len`, in order: a first group, then groups of equal size.
+    pub fn clusters(
+        case: &Case,
+        len: usize,
+        first: Option<(usize, Config)>,
+        (group, config): (usize, Config),
+    ) -> Vec<(Vec<u32>, Vec<f32>)> {
+        let mut rng = ChaCha8Rng::seed_from_u64(11);
+        let mut clusters = Vec::new();
+        let mut done = 0;
+        let mut next = first.unwrap_or((group, config));
+        while done + next.0 <= len {
+            let keys = &case.keys[done * case.dim..(done + next.0) * case.dim];
+            let found = plain::kmeans(keys, case.dim, &next.1, &mut rng);
+            for (label, centroid) in found.centroids.chunks_exact(case.dim).enumerate() {
+                let members = (0..next.0).filter(|i| found.labels[*i] == label as u32);
+                let members: Vec<u32> = members.map(|i| (done + i) as u32).collect();
+                if !members.is_empty() {
+                    clusters.push((members, centroid.to_vec()));
+                }
+            }
+            done += next.0;
+            next = (group, config);
+        }
+        clusters
+    }
+
+    /// The selection of one query head.
+    pub fn select(clusters: &[(Vec<u32>, Vec<f32>)], len: usize, budget: usize, query: &[f32]) -> Vec<u32> {
+        let clustered: usize = clusters.iter().map(|(members, _)| members.len()).sum();
+        let mut tokens: Vec<u32> = (clustered as u32..len as u32).rev().collect();
+        let scores: Vec<f32> = clusters.iter().map(|(_, centroid)| linalg::dot(query, centroid)).collect();
+        for cluster in ranking(&scores) {
+            tokens.extend(&clusters[cluster].0);
+        }
+        tokens.truncate(budget);
+        tokens.sort_unstable();
+        tokens
+    }
+}

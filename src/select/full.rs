@@ -1,0 +1,43 @@
+//! `full`: dense attention, the baseline.
+
+use super::{Entry, HeadState, HeadView, Policy, SlotOrder, StepView, parse, select_all};
+use serde::{Deserialize, Serialize};
+
+/// The registry's line.
+pub const ENTRY: Entry = Entry {
+    name: "full",
+    summary: "every token; ignores the budget (dense attention)",
+    build: |table| Ok(Box::new(parse::<Full>(table)?)),
+};
+
+/// Selects every token. Has no parameters.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Full {}
+
+impl Policy for Full {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn prepare<'a>(&self, _: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+        Box::new(Head::default())
+    }
+}
+
+#[derive(Default)]
+struct Head {
+    order: SlotOrder,
+}
+
+impl HeadState for Head {
+    fn grow(&mut self, _: usize) {}
+
+    fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
+        out.iter_mut().for_each(|out| select_all(step.len, out));
+    }
+
+    fn order(&self) -> &SlotOrder {
+        &self.order
+    }
+}

@@ -1,0 +1,76 @@
+//! `oracle`: the tokens with the highest true scores, the upper bound of token-wise selection.
+
+use super::topk::{TopK, rank};
+use super::{Entry, HeadState, HeadView, Policy, SlotOrder, StepView, parse};
+use serde::{Deserialize, Serialize};
+
+/// The registry's line.
+pub const ENTRY: Entry = Entry {
+    name: "oracle",
+    summary: "the tokens of highest true q·k; upper bound of token-wise selection",
+    build: |table| Ok(Box::new(parse::<Oracle>(table)?)),
+};
+
+/// Selects the `budget` tokens of highest q·k; of equal scores, the earlier token. Has no parameters.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Oracle {}
+
+impl Policy for Oracle {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn needs_scores(&self) -> bool {
+        true
+    }
+
+    fn prepare<'a>(&self, _: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+        Box::new(Head::default())
+    }
+}
+
+#[derive(Default)]
+struct Head {
+    order: SlotOrder,
+    topk: TopK,
+}
+
+impl HeadState for Head {
+    fn grow(&mut self, _: usize) {}
+
+    fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
+        for (scores, out) in step.scores.iter().zip(out) {
+            let scores = &scores[..step.len];
+            let threshold = self.topk.threshold(scores, step.budget);
+            out.clear();
+            out.extend((0..).zip(scores).filter(|(t, score)| rank(**score, *t) >= threshold).map(|(t, _)| t));
+        }
+    }
+
+    fn order(&self) -> &SlotOrder {
+        &self.order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use crate::linalg;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn agrees_with_sorting_all_scores(case in testing::cases()) {
+            testing::compare(&Oracle {}, &case, |case, len, query| {
+                let scores: Vec<f32> = case.keys.chunks_exact(case.dim).map(|key| linalg::dot(query, key)).collect();
+                let mut best: Vec<u32> =
+                    testing::ranking(&scores[..len]).into_iter().take(case.budget).map(|t| t as u32).collect();
+                best.sort_unstable();
+                best
+            })?;
+        }
+    }
+}

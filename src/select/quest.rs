@@ -1,0 +1,196 @@
+//! `quest`: pages of consecutive tokens, ranked by an upper bound of their scores.
+
+use super::topk::{TopK, rank};
+use super::{Entry, HeadState, HeadView, Policy, SlotOrder, StepView, parse, require, select_all};
+use crate::kv::Rows;
+use crate::linalg::{self, LANES, simd};
+use serde::{Deserialize, Serialize};
+
+/// The registry's line.
+pub const ENTRY: Entry = Entry {
+    name: "quest",
+    summary: "whole pages of consecutive tokens, by the largest score that their key ranges allow (Quest)",
+    build: |table| {
+        let quest: Quest = parse(table)?;
+        require(quest.page > 0, "page", "must be at least 1")?;
+        require(quest.min_pages > 0, "min_pages", "must be at least 1")?;
+        Ok(Box::new(quest))
+    },
+};
+
+/// Selects the `max(min_pages, budget / page)` best pages (Tang et al., ICML 2024). A page's score is
+/// `sum_d max(q_d min_d, q_d max_d)` with the minima and maxima of its keys; of equal scores, the earlier page. A last
+/// page that is not full is always taken and counts as one page.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quest {
+    /// Page size, in tokens (16 in the paper).
+    pub page: usize,
+    /// Fewest pages taken, whatever the budget (3 in the authors' code).
+    pub min_pages: usize,
+}
+
+impl Default for Quest {
+    fn default() -> Self {
+        Self { page: 16, min_pages: 3 }
+    }
+}
+
+impl Policy for Quest {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn min_budget(&self) -> usize {
+        self.page * self.min_pages
+    }
+
+    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+        let mut state = Head {
+            quest: self.clone(),
+            keys: head.keys,
+            ranges: Vec::with_capacity(head.keys.len() / self.page * 2 * head.keys.dim),
+            scores: Vec::new(),
+            topk: TopK::default(),
+            order: SlotOrder::default(),
+        };
+        state.grow(head.prefill);
+        Box::new(state)
+    }
+}
+
+struct Head<'a> {
+    quest: Quest,
+    keys: Rows<'a>,
+    /// Minima and maxima of every full page `[page, 2, dim]`.
+    ranges: Vec<f32>,
+    scores: Vec<f32>,
+    topk: TopK,
+    order: SlotOrder,
+}
+
+impl HeadState for Head<'_> {
+    fn grow(&mut self, len: usize) {
+        let (page, dim) = (self.quest.page, self.keys.dim);
+        for done in self.ranges.len() / (2 * dim)..len / page {
+            let at = self.ranges.len();
+            let first = self.keys.row(done * page);
+            self.ranges.extend_from_slice(first);
+            self.ranges.extend_from_slice(first);
+            let (min, max) = self.ranges[at..].split_at_mut(dim);
+            for token in done * page + 1..(done + 1) * page {
+                for ((min, max), x) in min.iter_mut().zip(&mut *max).zip(self.keys.row(token)) {
+                    *min = min.min(*x);
+                    *max = max.max(*x);
+                }
+            }
+        }
+    }
+
+    fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
+        let page = self.quest.page;
+        let full_pages = step.len / page;
+        let unfinished = full_pages * page..step.len;
+        let slots = (step.budget / page).max(self.quest.min_pages) - usize::from(!unfinished.is_empty());
+        self.scores.resize(full_pages, 0.0);
+        for (query, out) in step.queries.iter().zip(out) {
+            if step.len <= step.budget {
+                select_all(step.len, out);
+                continue;
+            }
+            upper_bounds(query, &self.ranges[..full_pages * 2 * query.len()], &mut self.scores);
+            let threshold = self.topk.threshold(&self.scores, slots);
+            out.clear();
+            for (score, p) in self.scores.iter().zip(0..) {
+                if rank(*score, p) >= threshold {
+                    let first = p * page as u32;
+                    out.extend(first..first + page as u32);
+                }
+            }
+            out.extend(unfinished.start as u32..unfinished.end as u32);
+        }
+    }
+
+    fn order(&self) -> &SlotOrder {
+        &self.order
+    }
+}
+
+simd! {
+    /// `sum_d max(q_d min_d, q_d max_d)` of each page of `ranges` `[page, 2, dim]`, lane-ordered as [`linalg::dot`].
+    fn upper_bounds(query: &[f32], ranges: &[f32], out: &mut [f32]) {
+        let dim = query.len();
+        let (chunks, tail) = query.as_chunks::<LANES>();
+        for (range, out) in ranges.chunks_exact(2 * dim).zip(out) {
+            let (min, max) = range.split_at(dim);
+            let (min_chunks, min_tail) = min.as_chunks::<LANES>();
+            let (max_chunks, max_tail) = max.as_chunks::<LANES>();
+            let mut lanes = [0f32; LANES];
+            for ((q, min), max) in chunks.iter().zip(min_chunks).zip(max_chunks) {
+                for l in 0..LANES {
+                    lanes[l] += larger(q[l] * min[l], q[l] * max[l]);
+                }
+            }
+            for (l, ((q, min), max)) in tail.iter().zip(min_tail).zip(max_tail).enumerate() {
+                lanes[l] += larger(q * min, q * max);
+            }
+            *out = linalg::fold(lanes);
+        }
+    }
+}
+
+/// Unlike [`f32::max`], one instruction: which of two NaN or zeros it gives does not matter here.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn plain(page: usize, min_pages: usize, keys: &[f32], len: usize, budget: usize, query: &[f32]) -> Vec<u32> {
+        let full_pages = len / page;
+        let key = |t: usize| &keys[t * query.len()..][..query.len()];
+        let mut scores = vec![0f32; full_pages];
+        for (p, score) in scores.iter_mut().enumerate() {
+            for (d, q) in query.iter().enumerate() {
+                let column = || (p * page..(p + 1) * page).map(|t| key(t)[d]);
+                let min = column().fold(f32::INFINITY, f32::min);
+                let max = column().fold(f32::NEG_INFINITY, f32::max);
+                *score += (q * min).max(q * max);
+            }
+        }
+        let mut slots = (budget / page).max(min_pages);
+        let mut tokens: Vec<u32> = (full_pages * page..len).map(|t| t as u32).collect();
+        slots -= usize::from(!tokens.is_empty());
+        for p in testing::ranking(&scores).into_iter().take(slots) {
+            tokens.extend((p * page..(p + 1) * page).map(|t| t as u32));
+        }
+        tokens.sort_unstable();
+        tokens
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn agrees_with_the_plain_version(case in testing::cases(), page in 1usize..20, min_pages in 1usize..4) {
+            testing::compare(&Quest { page, min_pages }, &case, |case, len, query| {
+                plain(page, min_pages, &case.keys, len, case.budget, query)
+            })?;
+        }
+
+        #[test]
+        fn bounds_of_long_vectors_agree(
+            dim in 1usize..80, data in proptest::collection::vec((-9i8..9).prop_map(f32::from), 80 * 3),
+        ) {
+            let (query, rest) = data.split_at(dim);
+            let mut bound = [0.0];
+            upper_bounds(query, &rest[..2 * dim], &mut bound);
+            let expected: f32 = (0..dim).map(|d| (query[d] * rest[d]).max(query[d] * rest[dim + d])).sum();
+            prop_assert_eq!(bound[0], expected);
+        }
+    }
+}

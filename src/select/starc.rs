@@ -1,0 +1,108 @@
+//! `starc`: clusters of similar keys within blocks of consecutive tokens (STARC as published at ASPLOS '26).
+
+use super::clusters::ClusteredHead;
+use super::{Entry, HeadState, HeadView, Policy, parse, require};
+use crate::cluster::{Config, Start};
+use serde::{Deserialize, Serialize};
+
+/// The registry's line.
+pub const ENTRY: Entry = Entry {
+    name: "starc",
+    summary: "clusters of similar keys, found within blocks of consecutive tokens, by q·centroid (STARC, ASPLOS '26)",
+    build: |table| {
+        let starc: Starc = parse(table)?;
+        let clusters_in_block = format!("must be 1 to {}, the block", starc.block);
+        require(starc.block > 0, "block", "must be at least 1")?;
+        require((1..=starc.block).contains(&starc.clusters), "clusters", clusters_in_block)?;
+        require(starc.max_iterations > 0, "max_iterations", "must be at least 1")?;
+        Ok(Box::new(starc))
+    },
+};
+
+/// Clusters every full block of consecutive tokens, those of the prefill before decoding and later ones as soon as they
+/// are there (a rest of the prefill waits for decoded tokens to fill its block); clusters never change. Selects all
+/// tokens not yet clustered, then whole clusters by descending q·centroid, the last one cut to fill the budget (STARC,
+/// doi 10.1145/3779212.3790226).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Starc {
+    /// Block size, in tokens (64 in the paper).
+    pub block: usize,
+    /// Clusters of a block (4 in the paper).
+    pub clusters: usize,
+    /// Most K-means iterations per block (16 in the paper).
+    pub max_iterations: usize,
+    /// First centroids (`first` in the artifact, `random` in the paper).
+    pub start: Start,
+}
+
+impl Default for Starc {
+    fn default() -> Self {
+        Self { block: 64, clusters: 4, max_iterations: 16, start: Start::First }
+    }
+}
+
+impl Policy for Starc {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    /// The tokens that wait for their block to fill are fewer.
+    fn min_budget(&self) -> usize {
+        self.block
+    }
+
+    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+        let config = Config { clusters: self.clusters, max_iterations: self.max_iterations, start: self.start };
+        let mut state = ClusteredHead::new(head, self.block, config);
+        state.append_groups(head.prefill);
+        Box::new(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{clusters::plain, testing};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn agrees_with_the_plain_version(
+            case in testing::cases(), block in 1usize..70, clusters in 1usize..6, random in any::<bool>(),
+        ) {
+            let start = if random { Start::Random } else { Start::First };
+            let config = Config { clusters: clusters.min(block), max_iterations: 16, start };
+            let starc = Starc { block, clusters: config.clusters, start, ..Starc::default() };
+            let all = plain::clusters(&case, case.prefill + case.steps, None, (block, config));
+            testing::compare(&starc, &case, |case, len, query| {
+                let full_blocks: Vec<_> =
+                    all.iter().filter(|(tokens, _)| (tokens[0] as usize) < len / block * block).cloned().collect();
+                plain::select(&full_blocks, len, case.budget, query)
+            })?;
+        }
+
+        #[test]
+        fn slots_are_in_cluster_order(case in testing::cases()) {
+            let config = Config { clusters: 4, max_iterations: 16, start: Start::First };
+            let mut version = 0;
+            testing::run(&Starc::default(), &case, |step, _, order| {
+                let clusters = plain::clusters(&case, step.len, None, (64, config));
+                let mut slot = 0;
+                for (cluster, start) in clusters.iter().zip(&order.cluster_starts) {
+                    prop_assert_eq!(*start, slot);
+                    for token in &cluster.0 {
+                        prop_assert_eq!(order.slot(*token), slot);
+                        slot += 1;
+                    }
+                }
+                prop_assert_eq!(clusters.len(), order.cluster_starts.len());
+                prop_assert_eq!((order.clustered, step.len / 64 * 64), (slot, slot as usize));
+                version += u32::from(step.len % 64 == 0);
+                prop_assert_eq!(order.version, version);
+                Ok(())
+            })?;
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `starc-v1`: clusters of similar keys of the whole prefill (STARC's first version).
+
+use super::clusters::ClusteredHead;
+use super::{Entry, HeadState, HeadView, Policy, parse, require};
+use crate::cluster::{Config, Start};
+use serde::{Deserialize, Serialize};
+
+/// The registry's line.
+pub const ENTRY: Entry = Entry {
+    name: "starc-v1",
+    summary: "clusters of similar keys, found within the whole prefill, by q·centroid (STARC, arXiv 2505.05772v1)",
+    build: |table| {
+        let starc: StarcV1 = parse(table)?;
+        let cluster_in_buffer = format!("must be 1 to {}, the buffer", starc.buffer);
+        require(starc.buffer > 0, "buffer", "must be at least 1")?;
+        require((1..=starc.buffer).contains(&starc.cluster_size), "cluster_size", cluster_in_buffer)?;
+        require(starc.max_iterations > 0, "max_iterations", "must be at least 1")?;
+        Ok(Box::new(starc))
+    },
+};
+
+/// Clusters the prefill as a whole, then decoded tokens whenever the buffer is full; otherwise as
+/// [`Starc`](super::starc::Starc).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StarcV1 {
+    /// Mean cluster size, in tokens (32 in the paper): `n` tokens make `n / cluster_size` clusters, at least 1.
+    pub cluster_size: usize,
+    /// Decoded tokens that are clustered together (128 in the paper).
+    pub buffer: usize,
+    /// Most K-means iterations (15 in the paper).
+    pub max_iterations: usize,
+    /// First centroids (`k-means++` in the paper).
+    pub start: Start,
+}
+
+impl Default for StarcV1 {
+    fn default() -> Self {
+        Self { cluster_size: 32, buffer: 128, max_iterations: 15, start: Start::PlusPlus }
+    }
+}
+
+impl StarcV1 {
+    fn config(&self, tokens: usize) -> Config {
+        let clusters = (tokens / self.cluster_size).max(1);
+        Config { clusters, max_iterations: self.max_iterations, start: self.start }
+    }
+}
+
+impl Policy for StarcV1 {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    /// The tokens in the buffer are fewer.
+    fn min_budget(&self) -> usize {
+        self.buffer
+    }
+
+    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+        let mut state = ClusteredHead::new(head, self.buffer, self.config(self.buffer));
+        if head.prefill > 0 {
+            state.append(head.prefill, &self.config(head.prefill));
+            state.free_scratch();
+        }
+        Box::new(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{clusters::plain, testing};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn agrees_with_the_plain_version(case in testing::cases(), cluster_size in 1usize..40, buffer in 40usize..130) {
+            let starc = StarcV1 { cluster_size, buffer, ..StarcV1::default() };
+            let prefill = (case.prefill > 0).then(|| (case.prefill, starc.config(case.prefill)));
+            let all = plain::clusters(&case, case.prefill + case.steps, prefill, (buffer, starc.config(buffer)));
+            testing::compare(&starc, &case, |case, len, query| {
+                let clustered = case.prefill + (len - case.prefill) / buffer * buffer;
+                let there: Vec<_> =
+                    all.iter().filter(|(tokens, _)| (tokens[0] as usize) < clustered).cloned().collect();
+                plain::select(&there, len, case.budget, query)
+            })?;
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Selection and accuracy on a real KV cache, against the means of an independent numpy implementation.
+//!
+//! Both are in the shared folder (`PIMATTN_SHARED`, or `../shared`), which is not part of the project: without it these
+//! tests do nothing but say so.
+
+use pimattn::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
+use pimattn::cluster::kmeans::KMeans;
+use pimattn::cluster::{Config, Start, plain};
+use pimattn::kv::KvCache;
+use pimattn::select::{self, HeadState, HeadView, StepView};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use safetensors::SafeTensors;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+const BUDGETS: [usize; 5] = [128, 256, 512, 1024, 2048];
+const POLICIES: [&str; 4] = ["oracle", "quest", "streaming", "starc"];
+/// Of the means of mass_recall, topB_recall and out_rel_err.
+const ABSOLUTE_TOLERANCE: f64 = 0.002;
+/// Of the means of row_tokens and unit_imbalance.
+const RELATIVE_TOLERANCE: f64 = 0.005;
+/// Half of the last digit in the file.
+const ROUNDING: f64 = 0.5e-4;
+
+/// The folder of the dump, if it is there.
+fn folder() -> Option<PathBuf> {
+    let shared = std::env::var_os("PIMATTN_SHARED").map(PathBuf::from);
+    let folder = shared.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared")).join("kv");
+    if folder.join("oracle.csv").exists() {
+        return Some(folder);
+    }
+    eprintln!("SKIPPED: no {}; set PIMATTN_SHARED to the shared folder", folder.join("oracle.csv").display());
+    None
+}
+
+fn load(folder: &std::path::Path) -> KvCache {
+    let bytes = std::fs::read(folder.join("smollm2-135m_rustbook_8192.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let read = |name: &str, shape: [usize; 4]| -> Vec<f32> {
+        let tensor = tensors.tensor(name).unwrap();
+        assert_eq!((tensor.shape(), tensor.dtype()), (&shape[..], safetensors::Dtype::F16), "{name}");
+        tensor.data().as_chunks::<2>().0.iter().map(|x| half::f16::from_le_bytes(*x).to_f32()).collect()
+    };
+    KvCache {
+        layers: vec![2, 9, 16, 23, 29],
+        kv_heads: 3,
+        query_heads: 9,
+        dim: 64,
+        tokens: 8192,
+        prefill: 7936,
+        query_start: 7680,
+        queries: 512,
+        element_bytes: 2,
+        provenance: "SmolLM2-135M-Instruct".into(),
+        k: read("k", [5, 3, 8192, 64]),
+        v: read("v", [5, 3, 8192, 64]),
+        q: read("q_late", [5, 9, 512, 64]),
+    }
+}
+
+fn columns(a: &Accuracy) -> [f64; 6] {
+    let Accuracy { mass_recall, top_recall, output_rel_err, selected, row_tokens, unit_imbalance } = *a;
+    [mass_recall, top_recall, output_rel_err, row_tokens as f64, unit_imbalance, selected as f64]
+}
+
+/// Means over all layers, query heads and every 16th decode position, for each policy and budget.
+fn means(kv: &KvCache) -> BTreeMap<(&'static str, usize), [f64; 6]> {
+    let mut sums = BTreeMap::new();
+    let mut scratch = Scratch::default();
+    let scale = (kv.dim as f32).sqrt().recip();
+    let mut scores = vec![Vec::new(); kv.group()];
+    let mut count = 0;
+    for (layer, kv_head) in (0..kv.layers.len()).flat_map(|l| (0..kv.kv_heads).map(move |h| (l, h))) {
+        let head = HeadView { keys: kv.keys(layer, kv_head), prefill: kv.prefill, seed: 0 };
+        let policies = POLICIES.map(|name| (select::find(name).unwrap().build)(&toml::Table::new()).unwrap());
+        let mut states: Vec<Box<dyn HeadState + Send>> = policies.iter().map(|p| p.prepare(head)).collect();
+        for position in kv.decode_positions().step_by(16) {
+            let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);
+            let queries: Vec<&[f32]> = (0..kv.group()).map(query).collect();
+            let len = position + 1;
+            exact_scores(head.keys, len, &queries, &mut scores);
+            let mut selections = BTreeMap::new();
+            for (name, state) in POLICIES.iter().zip(&mut states) {
+                state.grow(len);
+                for budget in BUDGETS {
+                    let mut out = vec![Vec::new(); queries.len()];
+                    state.select(StepView { len, budget, queries: &queries, scores: &scores }, &mut out);
+                    selections.insert((*name, budget), out);
+                }
+            }
+            for (g, scores) in scores.iter().enumerate() {
+                let mut attention = scratch.attend(scores, scale, kv.values(layer, kv_head));
+                for (name, state) in POLICIES.iter().zip(&states) {
+                    for budget in BUDGETS {
+                        let selected = &selections[&(*name, budget)][g];
+                        let measured = attention.measure(selected, budget, state.order(), RowShape::default());
+                        let sum = sums.entry((*name, budget)).or_insert([0.0; 6]);
+                        sum.iter_mut().zip(columns(&measured)).for_each(|(sum, x)| *sum += x);
+                    }
+                }
+                count += 1;
+            }
+        }
+    }
+    assert_eq!(count, 5 * 9 * 16);
+    sums.values_mut().flatten().for_each(|sum| *sum /= f64::from(count));
+    sums
+}
+
+#[test]
+fn means_agree_with_the_independent_implementation() {
+    let Some(folder) = folder() else { return };
+    let means = means(&load(&folder));
+    let mut lines = csv::Reader::from_path(folder.join("oracle.csv")).unwrap();
+    let columns = ["mass_recall", "topB_recall", "out_rel_err", "row_tokens", "unit_imbalance", "selected"];
+    assert!(lines.headers().unwrap().iter().skip(2).eq(columns));
+    let mut seen = 0;
+    let mut largest = [0f64; 6];
+    let mut wrong = Vec::new();
+    println!("policy     budget  differences of {}", columns.join(", "));
+    for line in lines.deserialize::<(String, usize, [f64; 6])>() {
+        let (policy, budget, expected) = line.unwrap();
+        let Some(name) = POLICIES.into_iter().find(|name| *name == policy) else { continue };
+        let got = means[&(name, budget)];
+        print!("{policy:10} {budget:6}");
+        for (column, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            let (difference, tolerance) = match columns[column] {
+                "selected" => (got - expected, ROUNDING),
+                "row_tokens" | "unit_imbalance" => (got / expected - 1.0, RELATIVE_TOLERANCE),
+                _ => (got - expected, ABSOLUTE_TOLERANCE),
+            };
+            print!(" {difference:+.6}");
+            largest[column] = largest[column].max(difference.abs());
+            if difference.abs() > tolerance {
+                wrong.push(format!("{policy} {budget} {}: {got}, expected {expected}", columns[column]));
+            }
+        }
+        println!();
+        seen += 1;
+    }
+    println!("largest          {}", largest.map(|d| format!(" {d:.6}")).concat());
+    assert_eq!(seen, POLICIES.len() * BUDGETS.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn both_kmeans_agree_on_real_keys() {
+    let Some(folder) = folder() else { return };
+    let kv = load(&folder);
+    let mut fast = KMeans::default();
+    let mut check = |keys: &[f32], clusters, start| {
+        let config = Config { clusters, max_iterations: 16, start };
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let expected = plain::kmeans(keys, kv.dim, &config, &mut rng.clone());
+        fast.fit(keys, kv.dim, &config, &mut rng);
+        assert_eq!(fast.labels(), expected.labels);
+        assert_eq!(fast.centroids(), expected.centroids);
+        assert_eq!(fast.iterations(), expected.iterations);
+    };
+    for (layer, kv_head) in (0..kv.layers.len()).flat_map(|l| (0..kv.kv_heads).map(move |h| (l, h))) {
+        let keys = kv.keys(layer, kv_head);
+        for first in (0..kv.tokens).step_by(64) {
+            check(keys.range(first..first + 64).data, 4, Start::First);
+            check(keys.range(first..first + 64).data, 4, Start::Random);
+        }
+        check(keys.range(0..1024).data, 32, Start::PlusPlus);
+    }
+}
