@@ -9,9 +9,9 @@ The sample keeps, of the chosen layers, all heads and three runs of tokens:
     '------------- prefill of the sample ---------------------'   '-- with their queries --'
 
 Keys keep the rotary embedding of their original position, so attention between the runs is what the model computed.
-The first tokens are kept because they are attention sinks: nearly every query puts much of its mass on them, and a
-sample without them would attend to its recent tokens far more than the model does. What lies between the runs is
-left out, so the remaining softmax mass spreads over fewer tokens than in the full dump.
+The first tokens are kept because many heads use them as attention sinks: they take a share of the softmax mass whatever
+the query is about, and without them that share would go to other tokens. The tokens between the runs are left out, and
+their share of the mass does go to the others.
 """
 
 import argparse

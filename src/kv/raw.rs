@@ -68,6 +68,13 @@ fn fill<const N: usize>(out: &mut [f32], bytes: &[u8], value: impl Fn([u8; N]) -
     }
 }
 
+/// Rounds values to what f16 can hold.
+pub(super) fn round_to_f16(x: &mut [f32]) {
+    for x in x {
+        *x = half::f16::from_f32(*x).to_f32();
+    }
+}
+
 /// Decodes integers; `None` when one does not fit i64.
 pub(super) fn integers(bytes: &[u8], ty: IntType) -> Option<Vec<i64>> {
     match ty {
