@@ -247,7 +247,10 @@ fn npy_text(text: &str, payload: &[u8]) -> Vec<u8> {
     [b"\x93NUMPY\x01\x00", &(text.len() as u16).to_le_bytes()[..], text.as_bytes(), payload].concat()
 }
 
-fn good_arrays() -> Vec<(&'static str, Vec<u8>)> {
+/// Names of arrays and their `.npy` files.
+type Arrays = Vec<(&'static str, Vec<u8>)>;
+
+fn good_arrays() -> Arrays {
     vec![
         ("k", npy("<f2", "(1, 1, 6, 4)", &f16s(24))),
         ("v", npy("<f2", "(1, 1, 6, 4)", &f16s(24))),
@@ -258,7 +261,7 @@ fn good_arrays() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn with(name: &'static str, bytes: Vec<u8>) -> Vec<(&'static str, Vec<u8>)> {
+fn with(name: &'static str, bytes: Vec<u8>) -> Arrays {
     let mut arrays = good_arrays();
     arrays.retain(|(n, _)| *n != name);
     arrays.push((name, bytes));
@@ -396,7 +399,7 @@ fn bad_q() -> Vec<(String, Vec<u8>)> {
 }
 
 /// Bad sets of arrays that are fine one by one.
-fn bad_sets() -> Vec<(String, Vec<(&'static str, Vec<u8>)>)> {
+fn bad_sets() -> Vec<(String, Arrays)> {
     let i8s = |n: i64| npy("<i8", "()", &n.to_le_bytes());
     let mut out = vec![
         ("other shape of v".to_string(), with("v", npy("<f2", "(1, 1, 4, 6)", &f16s(24)))),

@@ -157,9 +157,8 @@ const MAX_HEADER: usize = 4096;
 impl Header {
     /// Parses the start of a `.npy` file of `file_len` bytes; the values must fill the rest of it exactly.
     fn parse(start: &[u8], file_len: usize) -> Result<Header, String> {
-        let text = header_text(start)?;
+        let (text, payload_at) = header_text(start)?;
         tame(text)?;
-        let payload_at = text.as_ptr() as usize - start.as_ptr() as usize + text.len();
         let header = NpyHeader::from_reader(&start[..payload_at])
             .map_err(|e| format!("damaged npy header: {}", short(&e.to_string())))?;
         let ty = element_type(&header.dtype())?;
@@ -187,8 +186,8 @@ impl Header {
     }
 }
 
-/// The text of the header, a Python dictionary.
-fn header_text(start: &[u8]) -> Result<&str, String> {
+/// The text of the header, a Python dictionary, and the offset of the values behind it.
+fn header_text(start: &[u8]) -> Result<(&str, usize), String> {
     let not_npy = || "not a .npy file, or a truncated one".to_string();
     let rest = start.strip_prefix(b"\x93NUMPY").ok_or_else(not_npy)?;
     let ([major, _], rest) = rest.split_first_chunk::<2>().ok_or_else(not_npy)?;
@@ -203,7 +202,8 @@ fn header_text(start: &[u8]) -> Result<&str, String> {
         return Err(format!("the npy header claims {len} bytes; at most {MAX_HEADER} are expected"));
     }
     let text = rest.get(..len).ok_or_else(not_npy)?;
-    std::str::from_utf8(text).map_err(|_| "damaged npy header: not text".to_string())
+    let text = std::str::from_utf8(text).map_err(|_| "damaged npy header: not text".to_string())?;
+    Ok((text, start.len() - rest.len() + len))
 }
 
 /// Refuses header texts on which the Python-literal parser or the shape arithmetic behind it would overflow, recurse

@@ -251,7 +251,7 @@ pub(super) fn check_names(names: &[&str], scalars: bool) -> Result<&'static str,
     let required = if scalars { &["k", "v", "prefill_len"][..] } else { &["k", "v"][..] };
     for name in required {
         if !names.contains(name) {
-            return Err(format!("there is no \"{name}\""));
+            return Err(format!("there is no \"{name}\"; expected {}, and q or q_late", required.join(", ")));
         }
     }
     match (names.contains(&"q"), names.contains(&"q_late")) {
