@@ -1,6 +1,46 @@
 //! KV caches: keys, values and decode queries of a model, from a dump or from a seeded synthetic source.
+//!
+//! [`load`] reads a dump in any of its forms; [`synthetic::generate`] makes one up. Both end in
+//! [`KvCache::checked`], the one place where the rules of a consistent cache are written.
 
+pub mod npy;
+pub mod safetensors;
+pub mod synthetic;
+
+mod parts;
+mod raw;
+mod zip;
+
+pub use parts::{KvParts, Tensor};
+
+use crate::error::{Error, Result};
 use std::ops::Range;
+use std::path::Path;
+
+/// Reads a dump: a `.safetensors` file, a `.npz` file, or a directory of `.npy` files.
+///
+/// Errors: [`Error::NoInput`] when `path` does not exist, [`Error::Usage`] when its form is not one of the three,
+/// [`Error::Data`] when the dump is damaged or contradicts itself, [`Error::Io`] when it cannot be read.
+pub fn load(path: impl AsRef<Path>) -> Result<KvCache> {
+    let path = path.as_ref();
+    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    if meta.is_dir() {
+        return npy::load_dir(path);
+    }
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    match extension.as_str() {
+        "safetensors" => safetensors::load(path),
+        "npz" => npy::load_npz(path),
+        "npy" => Err(Error::Usage(format!(
+            "{}: a .npy file holds one array only; give the directory that holds k.npy, v.npy, q.npy and prefill_len.npy",
+            path.display()
+        ))),
+        _ => Err(Error::Usage(format!(
+            "{}: not a known form of KV dump; expected a .safetensors file, a .npz file or a directory of .npy files",
+            path.display()
+        ))),
+    }
+}
 
 /// Rows of equal length in one slice: `[row, dim]`.
 #[derive(Debug, Clone, Copy)]
