@@ -24,10 +24,13 @@ pub mod trace;
 
 pub mod accuracy;
 pub mod cluster;
+pub mod generate;
 pub mod kv;
+pub mod map;
 pub mod select;
 
 pub mod engine;
+pub mod report;
 pub mod stats;
 
 pub mod cli;

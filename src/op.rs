@@ -55,11 +55,11 @@ ops! {
     SetHead = "PIM_SET_HEAD", true;
     /// Nothing of the channel behind it starts before everything ahead of it; row opening may.
     Barrier = "PIM_BARRIER", true;
-    /// Have a row of one bank group open for the multiply-accumulates that follow.
+    /// Have a row of one bank group open for the PIM_MAC_BG that follow, until its PIM_PRE_BG or another kind of MAC.
     ActBg = "PIM_ACT_BG", false;
     /// Close the row of one bank group.
     PreBg = "PIM_PRE_BG", false;
-    /// Multiply-accumulate one column in every bank group with an open row, each at its own row.
+    /// Multiply-accumulate one column in every bank group that PIM_ACT_BG opened, each at its own row.
     MacBg = "PIM_MAC_BG", false;
     /// All channels meet: nothing behind it starts before everything ahead of it in every channel.
     Sync = "PIM_SYNC", false;

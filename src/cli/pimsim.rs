@@ -93,7 +93,8 @@ fn replay(path: &Path, system: &System, log: Option<&Path>, common: &Common) -> 
         None => simulate(system, source.as_mut(), collector, &name, &mut progress),
         Some(log) => {
             let log_probe = LogProbe::new(Output::create(log)?, &system.device);
-            let (collector, log_probe) = simulate(system, source.as_mut(), (collector, log_probe), &name, &mut progress)?;
+            let (collector, log_probe) =
+                simulate(system, source.as_mut(), (collector, log_probe), &name, &mut progress)?;
             log_probe.finish().map_err(|e| Error::io(log, e))?.commit()?;
             Ok(collector)
         }

@@ -471,19 +471,17 @@ impl<'d> Channel<'d> {
         let item = &mut self.classes[c.class][c.index];
         let segment = item.segment;
         let completes = c.command == item.plan.last;
+        // MACs at one row end the bank groups' own rounds: those that go on must be asked for their rows again.
+        if item.effect == Effect::Mac && self.units_wanted > 0 {
+            self.wanted.fill(CLOSED);
+            self.units_wanted = 0;
+        }
         if !completes {
             item.row = match (command.effect, item.row) {
                 (Effect::Close, _) | (_, RowOutcome::Conflict) => RowOutcome::Conflict,
                 _ => RowOutcome::Miss,
             };
-            match item.effect {
-                // Rows of the whole channel changed hands: bank groups must be asked for theirs again.
-                Effect::Mac => {
-                    self.wanted.fill(CLOSED);
-                    self.units_wanted = 0;
-                }
-                _ => self.recheck_wanted = true,
-            }
+            self.recheck_wanted = true;
             let banks = command.scope.banks(&self.device.geometry);
             return self.report(c, banks, segment, None, probe);
         }

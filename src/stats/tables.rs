@@ -118,7 +118,8 @@ impl Schema {
 
 /// The documentation of all columns, as Markdown.
 pub fn markdown() -> String {
-    let mut out = String::from("# Tables of pimsim run\n\nAn empty cell means not known or without meaning in that row.\n");
+    let mut out =
+        String::from("# Tables of pimsim run\n\nAn empty cell means not known or without meaning in that row.\n");
     let lines = |out: &mut String, columns: &[Column]| {
         out.push_str("\n| column | unit | meaning |\n|-|-|-|\n");
         for c in columns {
