@@ -24,3 +24,5 @@ pub mod engine;
 pub mod cluster;
 pub mod kv;
 pub mod select;
+
+pub mod report;
