@@ -14,7 +14,7 @@ use crate::op::Op;
 use crate::select::{self, HeadState, HeadView, Policy, StepView};
 use crate::spec::System;
 use crate::spec::config::Document;
-use crate::spec::workload::Workload;
+use crate::spec::workload::{Addressing, Workload};
 use crate::table::{Column, Value};
 use crate::trace::header::spec_hash;
 use crate::trace::{Header, Record, Request, Segment, Sink};
@@ -39,8 +39,16 @@ pub const METRICS: &[Column] = &[
     column("query_head", "1", "query head within the layer"),
     column("dense", "1", "1 where the layer stays full (dense_layers), else 0"),
     column("selected", "tokens", "tokens selected"),
-    column("row_tokens", "tokens", "metrics.row_block times the row-blocks of that many slots that hold a selected token"),
-    column("unit_imbalance", "1", "touched row-blocks of the fullest unit over their mean; block b is on unit b mod metrics.units"),
+    column(
+        "row_tokens",
+        "tokens",
+        "metrics.row_block times the row-blocks of that many slots that hold a selected token",
+    ),
+    column(
+        "unit_imbalance",
+        "1",
+        "touched row-blocks of the fullest unit over their mean; block b is on unit b mod metrics.units",
+    ),
     column("mass_recall", "1", "true softmax mass on the selected tokens"),
     column("top_recall", "1", "share of the budget's tokens of highest score that is selected"),
     column("output_rel_err", "1", "|o_selected - o| / |o|, the softmax renormalised over the selected tokens"),
@@ -94,13 +102,19 @@ impl Generator {
             build_policy(&workload, doc, name)?;
         }
         if workload.budget < policy.min_budget() {
-            let what = format!("budget {} is below the {} tokens that {} needs", workload.budget, policy.min_budget(), policy.name());
+            let what = format!(
+                "budget {} is below the {} tokens that {} needs",
+                workload.budget,
+                policy.min_budget(),
+                policy.name()
+            );
             return Err(doc.error("budget", what));
         }
         let cache = load_cache(&workload, doc, kv)?;
         let geometry = system.device.geometry;
-        let shape = Shape::new(&geometry, cache.dim, cache.element_bytes, system.device.entry_bytes, workload.mapping.values)
-            .map_err(|e| doc.error("mapping", e))?;
+        let shape =
+            Shape::new(&geometry, cache.dim, cache.element_bytes, system.device.entry_bytes, workload.mapping.values)
+                .map_err(|e| doc.error("mapping", e))?;
         let homes = homes(&cache, &system).map_err(|e| doc.error("system", e))?;
         let header = Header {
             generator: concat!("tracegen ", env!("CARGO_PKG_VERSION")).into(),
@@ -171,7 +185,11 @@ impl Generator {
 }
 
 fn build_policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Policy>> {
-    let at = if workload.policies.contains_key(name) && workload.policy != name { format!("policies.{name}") } else { "policy".into() };
+    let at = if workload.policies.contains_key(name) && workload.policy != name {
+        format!("policies.{name}")
+    } else {
+        "policy".into()
+    };
     let entry = select::find(name).map_err(|e| doc.error(&at, e))?;
     let none = toml::Table::new();
     let table = workload.policies.get(name).unwrap_or(&none);
@@ -185,7 +203,10 @@ fn load_cache(workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<
         (None, None, table) => {
             let value = toml::Value::Table(table.clone().unwrap_or_default());
             let mut spec: kv::synthetic::SyntheticSpec = serde_path_to_error::deserialize(value).map_err(|e| {
-                doc.serde_error(&format!("synthetic.{}", e.path()).replace("synthetic..", "synthetic"), e.inner().message())
+                doc.serde_error(
+                    &format!("synthetic.{}", e.path()).replace("synthetic..", "synthetic"),
+                    e.inner().message(),
+                )
             })?;
             // The run's seed is the source's too, unless the source has one of its own.
             if !table.as_ref().is_some_and(|t| t.contains_key("seed")) {
@@ -206,7 +227,11 @@ fn homes(cache: &KvCache, system: &System) -> Result<Vec<Home>, String> {
     let shares = 2 * cache.layers.len() as u32 * per_channel;
     let rows = g.rows / shares;
     if rows == 0 {
-        return Err(format!("{} layers x {per_channel} KV heads a channel do not fit into {} rows a bank", cache.layers.len(), g.rows));
+        return Err(format!(
+            "{} layers x {per_channel} KV heads a channel do not fit into {} rows a bank",
+            cache.layers.len(),
+            g.rows
+        ));
     }
     let home = |layer: u32, head: u32| {
         let first = (layer * per_channel + head / g.channels) * 2 * rows;
@@ -277,11 +302,18 @@ impl<'g> HeadWork<'g> {
             let scale = 1.0 / (cache.dim as f32).sqrt();
             let values = cache.values(self.layer, self.kv_head);
             let accuracies = (0..group)
-                .map(|h| self.scratch.attend(&self.scores[h], scale, values).measure(&self.tokens[h], budget, order, shape))
+                .map(|h| {
+                    self.scratch.attend(&self.scores[h], scale, values).measure(&self.tokens[h], budget, order, shape)
+                })
                 .collect();
             self.measured.push(Measured { step, accuracies });
         }
-        let row_blocks: Vec<u32> = self.tokens.iter().map(|t| accuracy::row_blocks(t, order, shape.row_block)).collect();
+        let row_blocks: Vec<u32> = match g.workload.mapping.addressing {
+            Addressing::Ideal => {
+                self.tokens.iter().map(|t| self.scratch.row_blocks(t, len, order, shape) as u32).collect()
+            }
+            Addressing::BankGroup | Addressing::Broadcast => Vec::new(),
+        };
         let segment = Segment {
             step: step as u32,
             position: position as u32,

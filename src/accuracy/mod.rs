@@ -81,6 +81,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Row-blocks that hold a selected token; `len` is the number of tokens there are.
+    pub fn row_blocks(&mut self, selected: &[u32], len: usize, order: &SlotOrder, shape: RowShape) -> usize {
+        self.touch(selected, len, order, shape).0
+    }
+
     /// Computes attention over all tokens for one query head: `scores` are the unscaled q·k of tokens `0..len`, `scale`
     /// is the softmax's factor (1/√dim), `values` `[token, dim]` holds at least `len` tokens.
     pub fn attend<'a>(&'a mut self, scores: &'a [f32], scale: f32, values: Rows<'a>) -> Attention<'a> {

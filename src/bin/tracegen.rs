@@ -1,1 +1,5 @@
-fn main() {}
+//! `tracegen`: see `tracegen --help`.
+
+fn main() -> std::process::ExitCode {
+    pimattn::cli::tracegen::main()
+}

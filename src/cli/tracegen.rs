@@ -1,1 +1,281 @@
 //! `tracegen`: KV cache in, trace out.
+
+use super::{Common, EXIT_CODES};
+use crate::error::{Error, Result};
+use crate::fsio::{self, Output};
+use crate::generate::{Generator, METRICS};
+use crate::op::Op;
+use crate::spec::System;
+use crate::spec::workload::Workload;
+use crate::table::{self, Value};
+use crate::trace::{self, FORMATS, Header, Record, Source};
+use clap::{Parser, Subcommand};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+#[derive(Debug, Parser)]
+#[command(name = "tracegen", version, about = "Turn a KV cache into the trace of a decode on HBM-PIM", after_help = EXIT_CODES, color = super::color_help())]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Select, map and write the trace of every decode step
+    Run(Run),
+    /// Change the format of a trace
+    Convert(Convert),
+    /// Say what a trace holds
+    Info(Info),
+    /// List selection policies and trace formats
+    List,
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// Workload
+    #[arg(long, value_name = "WORKLOAD.toml")]
+    config: PathBuf,
+    /// KV dump to use instead of the workload's: .safetensors, .npz, or a folder of .npy
+    #[arg(long, value_name = "FILE")]
+    kv: Option<PathBuf>,
+    /// Selection policy (as --set policy=P)
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    /// Tokens that a query head may select (as --set budget=B)
+    #[arg(long, value_name = "TOKENS")]
+    budget: Option<usize>,
+    /// Override a key of the workload file; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Trace to write; - is standard output
+    #[arg(short, long, value_name = "TRACE")]
+    output: PathBuf,
+    /// Also write accuracy metrics, a row per step, layer and query head
+    #[arg(long, value_name = "CSV")]
+    metrics: Option<PathBuf>,
+    /// Trace format
+    #[arg(long, value_name = "FORMAT", default_value = "ptrace")]
+    to: String,
+    /// Worker threads; 0 is one per processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Debug, clap::Args)]
+struct Convert {
+    /// Trace to read; - is standard input
+    input: PathBuf,
+    /// Trace to write; - is standard output
+    output: PathBuf,
+    /// Format to write
+    #[arg(long, value_name = "FORMAT")]
+    to: String,
+    /// System whose device a text trace is for
+    #[arg(long, value_name = "SYSTEM.toml")]
+    config: Option<PathBuf>,
+    /// Override a key of the system file; may be given again
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Info {
+    /// Trace to read; - is standard input
+    trace: PathBuf,
+    /// System whose device a text trace is for
+    #[arg(long, value_name = "SYSTEM.toml")]
+    config: Option<PathBuf>,
+}
+
+/// Entry point of the binary.
+pub fn main() -> ExitCode {
+    super::run(|cli: Cli| match cli.command {
+        Command::Run(args) => run(args, &cli.common),
+        Command::Convert(args) => convert(&args, &cli.common),
+        Command::Info(args) => info(&args, &cli.common),
+        Command::List => super::print(&list()),
+    })
+}
+
+/// An output that a trace writer owns and the caller commits.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Option<Output>>>);
+
+impl Shared {
+    fn create(path: &Path) -> Result<Self> {
+        Ok(Shared(Arc::new(Mutex::new(Some(Output::create(path)?)))))
+    }
+
+    fn commit(&self) -> Result<()> {
+        let output = self.0.lock().unwrap_or_else(|e| e.into_inner()).take();
+        output.map_or(Ok(()), Output::commit)
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Output) -> std::io::Result<T>) -> std::io::Result<T> {
+        match self.0.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
+            Some(output) => f(output),
+            None => Err(std::io::Error::other("written after the end")),
+        }
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.with(|o| o.write(buf))
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.with(Write::flush)
+    }
+}
+
+fn run(mut args: Run, common: &Common) -> Result<()> {
+    args.set.extend(args.policy.iter().map(|p| format!("policy={p}")));
+    args.set.extend(args.budget.iter().map(|b| format!("budget={b}")));
+    let format = trace::format(&args.to)?;
+    if args.metrics.as_ref().is_some_and(|m| *m == args.output) {
+        return Err(Error::Usage("the trace and the metrics cannot go to the same place".into()));
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .build_global()
+        .map_err(|e| Error::Usage(format!("--threads {}: {e}", args.threads)))?;
+    let (workload, doc) = Workload::load(&args.config, &args.set)?;
+    let generator = Generator::load(workload, &doc, args.kv.as_deref())?;
+    let c = generator.cache();
+    common.detail(|| {
+        format!(
+            "{}: layers {:?}, {} query and {} KV heads of {}, prefill {}, {} decode steps",
+            c.provenance,
+            c.layers,
+            c.query_heads,
+            c.kv_heads,
+            c.dim,
+            c.prefill,
+            generator.steps()
+        )
+    });
+    let trace_out = Shared::create(&args.output)?;
+    let mut sink = (format.create)(Box::new(trace_out.clone()), generator.header())?;
+    let mut progress = common.progress("generating", Some(generator.steps() as u64));
+    match &args.metrics {
+        None => generator.run(sink.as_mut(), None, &mut |n| progress.at(n))?,
+        Some(path) => {
+            let mut writer = table::Writer::new(Output::create(path)?, &path.display().to_string(), METRICS)?;
+            generator.run(sink.as_mut(), Some(&mut |row: &[Value]| writer.row(row)), &mut |n| progress.at(n))?;
+            writer.finish()?.commit()?;
+        }
+    }
+    trace_out.commit()
+}
+
+fn open(path: &Path, config: Option<&Path>, set: &[String]) -> Result<Box<dyn Source + Send>> {
+    let system = config.map(|c| System::load(c, set)).transpose()?;
+    trace::open(fsio::open(path)?, &path.display().to_string(), system.as_ref().map(|s| &s.device.geometry))
+}
+
+fn convert(args: &Convert, common: &Common) -> Result<()> {
+    let format = trace::format(&args.to)?;
+    let mut source = open(&args.input, args.config.as_deref(), &args.set)?;
+    let output = Shared::create(&args.output)?;
+    let mut sink = (format.create)(Box::new(output.clone()), source.header())?;
+    let mut progress = common.progress("converting", None);
+    let (mut block, mut records, mut segments) = (Vec::new(), 0, 0u64);
+    let mut foreign = BTreeSet::new();
+    while source.next_block(&mut block)? {
+        crate::interrupt::check()?;
+        for r in &block {
+            match r {
+                Record::Segment(_) => segments += 1,
+                Record::Request(r) if !r.op.in_attacc() => drop(foreign.insert(r.op.mnemonic())),
+                Record::Request(_) => {}
+            }
+            sink.push(*r)?;
+        }
+        records += block.len() as u64;
+        progress.at(records);
+    }
+    sink.finish()?;
+    output.commit()?;
+    if args.to == "attacc" {
+        if segments > 0 {
+            common.warn(&format!("{segments} segment marks dropped: the text form has no place for them"));
+        }
+        if !foreign.is_empty() {
+            let names: Vec<_> = foreign.into_iter().collect();
+            common.warn(&format!("AttAcc's simulator does not know {}; this program does", names.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+fn info(args: &Info, common: &Common) -> Result<()> {
+    let mut source = open(&args.trace, args.config.as_deref(), &[])?;
+    let mut requests = [0u64; Op::COUNT];
+    let (mut runs, mut segments, mut block) = (0u64, 0u64, Vec::new());
+    let (mut steps, mut layers, mut heads, mut channels) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut progress = common.progress("reading", None);
+    while source.next_block(&mut block)? {
+        crate::interrupt::check()?;
+        for r in &block {
+            match r {
+                Record::Request(r) => {
+                    requests[r.op as usize] += u64::from(r.count);
+                    runs += 1;
+                    if r.op != Op::Sync {
+                        channels.insert(source.header().geometry.channel_of(r.addr));
+                    }
+                }
+                Record::Segment(s) => {
+                    segments += 1;
+                    steps.insert(s.step);
+                    layers.insert(s.layer);
+                    heads.insert((s.request, s.kv_head));
+                }
+            }
+        }
+        progress.at(runs);
+    }
+    drop(progress);
+    let Header { generator, geometry: g, spec_hash, seed, config, provenance } = source.header();
+    let mut out = String::new();
+    let mut line = |key: &str, value: String| out.push_str(&format!("{key:<12} {value}\n"));
+    let or_unknown = |s: &String| if s.is_empty() { "unknown".to_string() } else { s.clone() };
+    line("generator", or_unknown(generator));
+    line("source", or_unknown(provenance));
+    line(
+        "device",
+        format!(
+            "{} channels x {} pseudo-channels x {} ranks x {} bank groups x {} banks, {} rows of {} columns of {} B",
+            g.channels, g.pseudo_channels, g.ranks, g.bank_groups, g.banks, g.rows, g.columns, g.column_bytes
+        ),
+    );
+    line("spec hash", format!("{spec_hash:08x}"));
+    line("seed", seed.to_string());
+    line("segments", format!("{segments}: {} steps, {} layers, {} KV heads", steps.len(), layers.len(), heads.len()));
+    line("channels", format!("{} used", channels.len()));
+    line("requests", format!("{} in {runs} runs", requests.iter().sum::<u64>()));
+    for (op, n) in Op::ALL.iter().zip(requests).filter(|(_, n)| *n > 0) {
+        line("", format!("{n:>12} {}", op.mnemonic()));
+    }
+    if !config.is_empty() {
+        out.push_str("configuration\n");
+        config.lines().for_each(|l| out.push_str(&format!("  {l}\n")));
+    }
+    super::print(&out)
+}
+
+fn list() -> String {
+    let mut out = String::from("policies\n");
+    crate::select::REGISTRY.iter().for_each(|e| out.push_str(&format!("  {:<10} {}\n", e.name, e.summary)));
+    out.push_str("trace formats\n");
+    FORMATS.iter().for_each(|f| out.push_str(&format!("  {:<10} {}\n", f.name, f.summary)));
+    out
+}

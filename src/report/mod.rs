@@ -1,0 +1,6 @@
+//! What people read: the tables of finished runs, set against each other.
+//!
+//! [`compare`] joins result tables row by row and says how much their numbers differ. This folder imports
+//! [`crate::error`] only, reads finished CSV files only and never prints: a caller hands in the writer.
+
+pub mod compare;
