@@ -66,6 +66,9 @@ pub struct Generator {
     header: Header,
 }
 
+/// Where rows of the metrics table go.
+pub type RowSink<'a> = &'a mut dyn FnMut(&[Value]) -> Result<()>;
+
 /// One head's metrics at one step, per query head.
 struct Measured {
     step: usize,
@@ -153,7 +156,7 @@ impl Generator {
     pub fn run(
         &self,
         sink: &mut dyn Sink,
-        mut metrics: Option<&mut dyn FnMut(&[Value]) -> Result<()>>,
+        mut metrics: Option<RowSink<'_>>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let measure = metrics.is_some();

@@ -4,6 +4,8 @@ use super::{Common, EXIT_CODES, Progress};
 use crate::engine::{self, probe::Probe};
 use crate::error::{Error, Result};
 use crate::fsio::{self, Output};
+use crate::report::compare;
+use crate::report::summary::{Style, Summary};
 use crate::spec::System;
 use crate::stats::log::LogProbe;
 use crate::stats::tables::{SCHEMAS, rows};
@@ -27,6 +29,10 @@ struct Cli {
 enum Command {
     /// Replay traces on a system
     Run(Run),
+    /// Compare result tables: ratios and changes against the first
+    Compare(Compare),
+    /// Put runs and their accuracy metrics side by side, per decode step
+    Summary(SummaryArgs),
     /// Print the documentation of every table column, as Markdown
     Schema,
 }
@@ -50,10 +56,53 @@ struct Run {
     log: Option<PathBuf>,
 }
 
+#[derive(Debug, clap::Args)]
+struct Compare {
+    /// Table to compare with
+    base: PathBuf,
+    /// Tables to compare
+    #[arg(required = true, value_name = "OTHER")]
+    others: Vec<PathBuf>,
+    /// Fail (exit 1) when any value differs by more than this many percent
+    #[arg(long, value_name = "PCT")]
+    tolerance: Option<f64>,
+    /// Join rows on this column instead of the known key columns; may be given again
+    #[arg(long, value_name = "COLUMN")]
+    key: Vec<String>,
+    /// Compare this column only; may be given again
+    #[arg(long, value_name = "COLUMN")]
+    column: Vec<String>,
+    /// Write every compared value to this CSV; - is standard output, instead of the summary
+    #[arg(short, long, value_name = "CSV")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct SummaryArgs {
+    /// run.csv of one or several runs
+    #[arg(required = true, value_name = "RUN.csv")]
+    runs: Vec<PathBuf>,
+    /// Accuracy metrics; each belongs to the trace of the same file name up to the first dot
+    #[arg(long, value_name = "M.csv", num_args = 1..)]
+    metrics: Vec<PathBuf>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Format {
+    Text,
+    Markdown,
+    Csv,
+}
+
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
     super::run(|cli: Cli| match cli.command {
         Command::Run(args) => run(&args, &cli.common),
+        Command::Compare(args) => compare(&args),
+        Command::Summary(args) => summary(&args),
         Command::Schema => super::print(&tables::markdown()),
     })
 }
@@ -113,4 +162,37 @@ fn simulate<P: Probe>(
         other => other,
     })?;
     Ok(probe)
+}
+
+fn compare(args: &Compare) -> Result<()> {
+    let options = compare::Options { keys: args.key.clone(), columns: args.column.clone() };
+    let comparison = compare::compare_files(&args.base, &args.others, &options)?;
+    let to_stdout = args.output.as_deref() == Some(Path::new("-"));
+    if let Some(path) = &args.output {
+        let mut out = Output::create(path)?;
+        comparison.write_csv(&mut out).map_err(|e| Error::io(path, e))?;
+        out.commit()?;
+    }
+    if !to_stdout {
+        let mut text = Vec::new();
+        comparison.write_summary(&mut text).map_err(|e| Error::io("-", e))?;
+        super::print(&String::from_utf8_lossy(&text))?;
+    }
+    args.tolerance.map_or(Ok(()), |percent| comparison.check(percent))
+}
+
+fn summary(args: &SummaryArgs) -> Result<()> {
+    let mut summary = Summary::default();
+    for path in &args.runs {
+        summary.add_runs(fsio::open(path)?, &path.display().to_string())?;
+    }
+    for path in &args.metrics {
+        summary.add_metrics(fsio::open(path)?, &path.display().to_string())?;
+    }
+    let style = match args.format {
+        Format::Text => Style::Text,
+        Format::Markdown => Style::Markdown,
+        Format::Csv => Style::Csv,
+    };
+    super::print(&summary.render(style)?)
 }

@@ -102,6 +102,7 @@ pub struct Channel<'d> {
     bus_free: [Cycle; 2],
     last: [Cycle; 3],
     done: Cycle,
+    worked: Cycle,
     next_refresh: Option<Cycle>,
     /// Row that each bank group should have open for MAC_BG.
     wanted: Vec<u32>,
@@ -133,6 +134,7 @@ impl<'d> Channel<'d> {
             bus_free: [0; 2],
             last: [0; 3],
             done: 0,
+            worked: 0,
             next_refresh: refresh.then_some(device.nrefi),
             wanted: vec![CLOSED; device.geometry.units() as usize],
             units_wanted: 0,
@@ -151,7 +153,12 @@ impl<'d> Channel<'d> {
         self.input_ended = true;
     }
 
-    /// When the work done so far is complete.
+    /// When the last result of its own work was there.
+    pub fn worked_until(&self) -> Cycle {
+        self.worked
+    }
+
+    /// When the work done so far is complete, waits included.
     pub fn done_at(&self) -> Cycle {
         self.done
     }
@@ -417,7 +424,7 @@ impl<'d> Channel<'d> {
             let blocked = older().any(|o| needs_row || overlaps(o));
             let array_older =
                 self.classes[ARRAY].front().is_some_and(|a| a.epoch == self.epoch && a.order < item.order);
-            if !blocked && !(needs_row && array_older) {
+            if !(blocked || needs_row && array_older) {
                 let c = self.candidate(DATA, index, command, item.target);
                 if best.is_none_or(|b| c.at < b.at) {
                     best = Some(c);
@@ -524,6 +531,7 @@ impl<'d> Channel<'d> {
             self.epoch_done = self.epoch_done.max(done);
         }
         self.done = self.done.max(done);
+        self.worked = self.worked.max(done);
         if item.request.count > 0 {
             item.request.addr += u64::from(item.request.stride);
             item.target = self.state.target(self.device.geometry.decode(item.request.addr));

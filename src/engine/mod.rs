@@ -101,7 +101,7 @@ pub fn run<P: Probe>(
         for (id, channel) in (0..).zip(&mut channels) {
             channel.end_segment(probe);
             if stop == Stop::End {
-                probe.channel_end(id, channel.done_at());
+                probe.channel_end(id, channel.worked_until());
             }
             channel.resume(met, probe);
         }

@@ -167,7 +167,7 @@ impl Scheduler {
     }
 
     /// Calls `each` with the cells that are open at the same time.
-    fn rounds<'s>(&self, sweep: &'s Sweep, mut each: impl FnMut(&[Cell])) {
+    fn rounds(&self, sweep: &Sweep, mut each: impl FnMut(&[Cell])) {
         let cells = sweep.cells();
         if self.mapping.addressing == Addressing::Broadcast {
             return cells.chunk_by(|a, b| a.row == b.row).for_each(each);

@@ -4,3 +4,4 @@
 //! [`crate::error`] only, reads finished CSV files only and never prints: a caller hands in the writer.
 
 pub mod compare;
+pub mod summary;

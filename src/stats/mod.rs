@@ -70,6 +70,10 @@ impl Counters {
 pub struct Wanted {
     /// Segments.
     pub segments: u64,
+    /// Decode steps that they belong to.
+    pub steps: u64,
+    /// The last one's step, plus one.
+    next_step: u32,
     /// Tokens selected, over query heads.
     pub selected: u64,
     /// Distinct tokens of each group.
@@ -87,6 +91,10 @@ pub struct Wanted {
 impl Wanted {
     fn segment(&mut self, s: &Segment) {
         self.segments += 1;
+        if s.step >= self.next_step {
+            self.steps += 1;
+            self.next_step = s.step + 1;
+        }
         self.selected += u64::from(s.selected);
         self.distinct += u64::from(s.distinct);
         self.row_blocks += u64::from(s.row_blocks);

@@ -34,6 +34,7 @@ pub const CHANNEL_KEYS: &[Column] = &[column("channel", "1", "channel of the sys
 
 /// What every table reports of its rows.
 pub const MEASURES: &[Column] = &[
+    column("steps", "1", "decode steps in the row (0 for traces without segments)"),
     column(
         "cycles",
         "tCK",
@@ -205,6 +206,7 @@ fn measures(a: &Account, system: &System, extent: &Extent) -> Vec<Value> {
     let wanted = |n: u64| if known { Value::Int(n) } else { Value::Unknown };
     let request = |op: Op| Value::Int(c.requests[op as usize]);
     vec![
+        Value::Int(a.wanted.steps),
         Value::Int(extent.cycles),
         Value::Float(device.clock.ns(extent.cycles), 3),
         Value::Int(a.busy),
