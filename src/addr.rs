@@ -116,6 +116,12 @@ impl Geometry {
         (addr >> self.channel_shift()) as u32
     }
 
+    /// Whether two addresses lie in one row of one bank.
+    #[inline]
+    pub fn same_row(&self, a: u64, b: u64) -> bool {
+        (a ^ b) >> (bits(self.columns) + bits(self.column_bytes)) == 0
+    }
+
     /// Whether the device has this address.
     pub fn contains(&self, addr: u64) -> bool {
         let rank = ((addr >> (self.channel_shift() - bits(self.pseudo_channels) - bits(self.ranks)))

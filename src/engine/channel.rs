@@ -1,8 +1,8 @@
 //! The faithful controller of one channel.
 //!
 //! Requests fall into three classes, each with its own path to the banks: *array* work (MACs and the row commands of
-//! bank groups), buffer *moves* (and softmax), and *data* (LD, ST). Array work and moves are in order within their
-//! class; data goes first-ready, first-come. Between two barriers the classes run beside each other. At each step the
+//! bank groups), buffer *moves* (and softmax), and *data* (LD, ST). Array work is in order, but that MACs of single banks
+//! may pass others in other banks; moves pass each other, but not softmax; data goes first-ready, first-come. Between two barriers the classes run beside each other. At each step the
 //! class whose next command can issue first issues it, the older request on a tie; row and column commands have a bus
 //! each. Row opening and closing may pass a barrier, nothing else may.
 //!
@@ -108,6 +108,8 @@ pub struct Channel<'d> {
     wanted: Vec<u32>,
     units_wanted: u32,
     recheck_wanted: bool,
+    /// Scratch of `array_ahead`.
+    used_banks: Vec<bool>,
 }
 
 impl<'d> Channel<'d> {
@@ -139,6 +141,7 @@ impl<'d> Channel<'d> {
             wanted: vec![CLOSED; device.geometry.units() as usize],
             units_wanted: 0,
             recheck_wanted: false,
+            used_banks: vec![false; device.geometry.banks_per_channel() as usize],
         }
     }
 
@@ -334,6 +337,7 @@ impl<'d> Channel<'d> {
 
     /// The command to issue next. Items that need no command are completed on the way.
     fn choose<P: Probe>(&mut self, probe: &mut P) -> Result<Choice> {
+        let mut used_banks = std::mem::take(&mut self.used_banks);
         let mut best: Option<Candidate> = None;
         let mut keep = |c: Option<Candidate>| {
             if let Some(c) = c
@@ -344,6 +348,7 @@ impl<'d> Channel<'d> {
         };
         let array = match self.array_step()? {
             Some(Step::Done) => {
+                self.used_banks = used_banks;
                 self.complete(ARRAY, 0, self.last[ARRAY], None, probe);
                 return Ok(Choice::Completed);
             }
@@ -363,10 +368,10 @@ impl<'d> Channel<'d> {
                 keep(self.before_refresh(c));
             }
         }
-        if self.classes[MOVES].front().is_some_and(|m| m.epoch == self.epoch) {
-            let m = &self.classes[MOVES][0];
-            keep(Some(self.candidate(MOVES, 0, m.plan.last, m.target)));
+        if array.is_some() && data_waits.is_none() {
+            keep(self.array_ahead(&mut used_banks)?.and_then(|c| self.before_refresh(c)));
         }
+        keep(self.move_candidate());
         if data_waits.is_some() {
             let array_needs_row = array.and_then(|c| {
                 let item = &self.classes[ARRAY][0];
@@ -377,7 +382,39 @@ impl<'d> Channel<'d> {
         if self.classes.iter().any(|c| !c.is_empty()) {
             keep(self.next_refresh.and_then(|due| self.refresh_candidate(due)));
         }
+        self.used_banks = used_banks;
         Ok(best.map_or(Choice::Nothing, Choice::Issue))
+    }
+
+    /// The first command that array work behind the oldest could issue, in banks that nothing older uses: MACs of
+    /// single banks go on in one bank while others open their rows.
+    fn array_ahead(&self, used: &mut [bool]) -> Result<Option<Candidate>> {
+        let narrow = |item: &Item| item.effect == Effect::Mac && item.scope != Scope::Channel;
+        if !self.classes[ARRAY].front().is_some_and(narrow) {
+            return Ok(None);
+        }
+        used.fill(false);
+        let mut best: Option<Candidate> = None;
+        let mut seen = 0;
+        for (index, item) in self.classes[ARRAY].iter().enumerate() {
+            if !narrow(item) || seen >= self.depth {
+                break;
+            }
+            seen += u64::from(item.request.count);
+            let free = !self.state.banks(item.scope, &item.target).any(|bank| used[bank]);
+            if index > 0
+                && free
+                && let Step::Issue(command, target) = self.step(item)?
+                && (command != item.plan.last || item.epoch == self.epoch)
+            {
+                let c = self.candidate(ARRAY, index, command, target);
+                if best.is_none_or(|b| c.at < b.at) {
+                    best = Some(c);
+                }
+            }
+            self.state.banks(item.scope, &item.target).for_each(|bank| used[bank] = true);
+        }
+        Ok(best)
     }
 
     fn array_step(&self) -> Result<Option<Step>> {
@@ -397,6 +434,25 @@ impl<'d> Channel<'d> {
 
     fn before_refresh(&self, c: Candidate) -> Option<Candidate> {
         self.next_refresh.is_none_or(|due| c.at < due).then_some(c)
+    }
+
+    /// The first ready among the moves of this epoch; softmax and mode settings neither pass others nor are passed.
+    fn move_candidate(&self) -> Option<Candidate> {
+        let mut best: Option<Candidate> = None;
+        for (index, item) in self.classes[MOVES].iter().enumerate() {
+            let free = item.effect == Effect::Move;
+            if item.epoch != self.epoch || !free && index > 0 {
+                break;
+            }
+            let c = self.candidate(MOVES, index, item.plan.last, item.target);
+            if best.is_none_or(|b| c.at < b.at) {
+                best = Some(c);
+            }
+            if !free {
+                break;
+            }
+        }
+        best
     }
 
     /// First-ready, first-come among the data requests in sight. A row command only for the oldest request of its

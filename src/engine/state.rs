@@ -215,10 +215,15 @@ impl<'d> ChannelState<'d> {
         }
     }
 
+    /// Banks of the channel in `scope`.
+    pub fn banks(&self, scope: Scope, target: &Target) -> impl Iterator<Item = usize> + use<> {
+        let span = self.span(Level::Bank, scope, target);
+        (0..span.count).map(move |i| (span.first + i * span.step) as usize)
+    }
+
     /// Whether any bank in `scope` has a row open.
     pub fn any_open(&self, scope: Scope, target: &Target) -> bool {
-        let span = self.span(Level::Bank, scope, target);
-        (0..span.count).any(|i| self.rows[(span.first + i * span.step) as usize] != CLOSED)
+        self.banks(scope, target).any(|bank| self.rows[bank] != CLOSED)
     }
 
     /// Banks with an open row.

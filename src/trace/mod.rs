@@ -17,7 +17,7 @@ use std::io::{Read, Write};
 pub use crate::op::Op;
 pub use header::Header;
 
-/// A run of one operation: `count` requests, the i-th at byte address `addr + i * stride`.
+/// A run of one operation: `count` requests, the i-th at byte address `addr + i * stride`, all in one row of one bank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Request {
     /// What to do.
@@ -118,8 +118,8 @@ pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
                     ));
                 }
             }
-            if geometry.channel_of(r.addr) != geometry.channel_of(last) {
-                return Err(format!("a run of {} crosses channels", r.op.mnemonic()));
+            if !geometry.same_row(r.addr, last) {
+                return Err(format!("a run of {} leaves its row", r.op.mnemonic()));
             }
             Ok(())
         }
