@@ -51,8 +51,10 @@ struct Candidate {
 
 /// What to do for an item now.
 enum Step {
-    /// Issue this command at this target.
-    Issue(CommandId, Target),
+    /// Issue this command at the item's address.
+    Issue(CommandId),
+    /// Issue this command elsewhere.
+    IssueAt(CommandId, Target),
     /// Nothing is left to do.
     Done,
 }
@@ -108,8 +110,6 @@ pub struct Channel<'d> {
     wanted: Vec<u32>,
     units_wanted: u32,
     recheck_wanted: bool,
-    /// Scratch of `array_ahead`.
-    used_banks: Vec<bool>,
 }
 
 impl<'d> Channel<'d> {
@@ -141,7 +141,6 @@ impl<'d> Channel<'d> {
             wanted: vec![CLOSED; device.geometry.units() as usize],
             units_wanted: 0,
             recheck_wanted: false,
-            used_banks: vec![false; device.geometry.banks_per_channel() as usize],
         }
     }
 
@@ -288,19 +287,19 @@ impl<'d> Channel<'d> {
     /// What an item needs next.
     #[inline]
     fn step(&self, item: &Item) -> Result<Step> {
-        let row_command = |c: Option<CommandId>, t: Target| c.map_or(Step::Done, |c| Step::Issue(c, t));
+        let row_command = |c: Option<CommandId>| c.map_or(Step::Done, Step::Issue);
         Ok(match item.effect {
             Effect::Read | Effect::Write | Effect::Mac => match self.state.rows(item.scope, &item.target) {
-                Rows::Ready => Step::Issue(item.plan.last, item.target),
-                Rows::Closed => row_command(item.plan.opener, item.target),
-                Rows::Conflict => row_command(item.plan.closer, item.target),
+                Rows::Ready => Step::Issue(item.plan.last),
+                Rows::Closed => row_command(item.plan.opener),
+                Rows::Conflict => row_command(item.plan.closer),
             },
             Effect::Open => match self.state.rows(item.scope, &item.target) {
                 Rows::Ready => Step::Done,
-                Rows::Closed => Step::Issue(item.plan.last, item.target),
-                Rows::Conflict => row_command(item.plan.closer, item.target),
+                Rows::Closed => Step::Issue(item.plan.last),
+                Rows::Conflict => row_command(item.plan.closer),
             },
-            Effect::Close if self.state.any_open(item.scope, &item.target) => Step::Issue(item.plan.last, item.target),
+            Effect::Close if self.state.any_open(item.scope, &item.target) => Step::Issue(item.plan.last),
             Effect::Close => Step::Done,
             Effect::MacOpen => {
                 if self.units_wanted == 0 {
@@ -308,14 +307,14 @@ impl<'d> Channel<'d> {
                     return Err(Error::data("trace", what));
                 }
                 match self.lost_unit() {
-                    Some((target, Rows::Closed)) => row_command(item.plan.opener, target),
-                    Some((target, _)) => row_command(item.plan.closer, target),
-                    None => Step::Issue(item.plan.last, item.target),
+                    Some((target, rows)) => {
+                        let command = if rows == Rows::Closed { item.plan.opener } else { item.plan.closer };
+                        command.map_or(Step::Done, |c| Step::IssueAt(c, target))
+                    }
+                    None => Step::Issue(item.plan.last),
                 }
             }
-            Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => {
-                Step::Issue(item.plan.last, item.target)
-            }
+            Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => Step::Issue(item.plan.last),
         })
     }
 
@@ -337,7 +336,6 @@ impl<'d> Channel<'d> {
 
     /// The command to issue next. Items that need no command are completed on the way.
     fn choose<P: Probe>(&mut self, probe: &mut P) -> Result<Choice> {
-        let mut used_banks = std::mem::take(&mut self.used_banks);
         let mut best: Option<Candidate> = None;
         let mut keep = |c: Option<Candidate>| {
             if let Some(c) = c
@@ -348,11 +346,11 @@ impl<'d> Channel<'d> {
         };
         let array = match self.array_step()? {
             Some(Step::Done) => {
-                self.used_banks = used_banks;
                 self.complete(ARRAY, 0, self.last[ARRAY], None, probe);
                 return Ok(Choice::Completed);
             }
-            Some(Step::Issue(command, target)) => Some(self.candidate(ARRAY, 0, command, target)),
+            Some(Step::Issue(command)) => Some(self.candidate(ARRAY, 0, command, self.classes[ARRAY][0].target)),
+            Some(Step::IssueAt(command, target)) => Some(self.candidate(ARRAY, 0, command, target)),
             None => None,
         };
         let data_waits = self.classes[DATA].front().filter(|d| d.epoch == self.epoch);
@@ -368,8 +366,8 @@ impl<'d> Channel<'d> {
                 keep(self.before_refresh(c));
             }
         }
-        if array.is_some() && data_waits.is_none() {
-            keep(self.array_ahead(&mut used_banks)?.and_then(|c| self.before_refresh(c)));
+        if let Some(oldest) = array.filter(|_| data_waits.is_none()) {
+            keep(self.array_ahead(&oldest)?.and_then(|c| self.before_refresh(c)));
         }
         keep(self.move_candidate());
         if data_waits.is_some() {
@@ -382,39 +380,50 @@ impl<'d> Channel<'d> {
         if self.classes.iter().any(|c| !c.is_empty()) {
             keep(self.next_refresh.and_then(|due| self.refresh_candidate(due)));
         }
-        self.used_banks = used_banks;
         Ok(best.map_or(Choice::Nothing, Choice::Issue))
     }
 
     /// The first command that array work behind the oldest could issue, in banks that nothing older uses: MACs of
     /// single banks go on in one bank while others open their rows.
-    fn array_ahead(&self, used: &mut [bool]) -> Result<Option<Candidate>> {
-        let narrow = |item: &Item| item.effect == Effect::Mac && item.scope != Scope::Channel;
-        if !self.classes[ARRAY].front().is_some_and(narrow) {
+    fn array_ahead(&self, oldest: &Candidate) -> Result<Option<Candidate>> {
+        let Some(first) = self.classes[ARRAY].front().filter(|i| i.effect == Effect::Mac && i.scope != Scope::Channel)
+        else {
             return Ok(None);
-        }
-        used.fill(false);
+        };
+        // Where nothing but the channel and its bus holds the oldest MAC back, no other MAC comes before it.
+        let bus = self.bus_free[Bus::Column as usize];
+        let oldest_mac_wins = oldest.command == first.plan.last
+            && oldest.at <= self.state.earliest_in_channel(oldest.command).max(bus).max(self.last[ARRAY]);
+        let mut used = 0u64;
         let mut best: Option<Candidate> = None;
         let mut seen = 0;
         for (index, item) in self.classes[ARRAY].iter().enumerate() {
-            if !narrow(item) || seen >= self.depth {
+            if (item.effect, item.scope) != (first.effect, first.scope) || seen >= self.depth {
                 break;
             }
             seen += u64::from(item.request.count);
-            let free = !self.state.banks(item.scope, &item.target).any(|bank| used[bank]);
-            if index > 0
-                && free
-                && let Step::Issue(command, target) = self.step(item)?
-                && (command != item.plan.last || item.epoch == self.epoch)
+            // More than 64 places share bits: they wait for each other.
+            let bit = 1 << (self.narrow_place(item) % 64);
+            if used & bit == 0
+                && index > 0
+                && let Step::Issue(command) = self.step(item)?
+                && (command != item.plan.last || item.epoch == self.epoch && !oldest_mac_wins)
             {
-                let c = self.candidate(ARRAY, index, command, target);
+                let c = self.candidate(ARRAY, index, command, item.target);
                 if best.is_none_or(|b| c.at < b.at) {
                     best = Some(c);
                 }
             }
-            self.state.banks(item.scope, &item.target).for_each(|bank| used[bank] = true);
+            used |= bit;
         }
         Ok(best)
+    }
+
+    /// Which banks a MAC of less than the channel uses: equal for equal banks, different for disjoint ones.
+    fn narrow_place(&self, item: &Item) -> u32 {
+        let (g, a) = (&self.device.geometry, &item.target.address);
+        let group = if item.scope == Scope::SameBank { 0 } else { a.rank * g.bank_groups + a.bank_group };
+        group * g.banks + a.bank
     }
 
     fn array_step(&self) -> Result<Option<Step>> {
@@ -472,8 +481,8 @@ impl<'d> Channel<'d> {
             };
             let older = || queue.iter().take(index).filter(same_bank);
             let (needs_row, command) = match self.step(item)? {
-                Step::Issue(command, _) => (command != item.plan.last, command),
-                Step::Done => continue,
+                Step::Issue(command) => (command != item.plan.last, command),
+                Step::IssueAt(..) | Step::Done => continue,
             };
             let overlaps =
                 |o: &Item| o.request.count > 1 || item.request.count > 1 || o.request.addr == item.request.addr;

@@ -140,6 +140,11 @@ impl<'d> ChannelState<'d> {
         at
     }
 
+    /// The first cycle at which `command` breaks no constraint that holds for the channel as a whole.
+    pub fn earliest_in_channel(&self, command: CommandId) -> Cycle {
+        self.ready[usize::from(command)]
+    }
+
     /// Issues `command` at cycle `at`.
     #[inline]
     pub fn issue(&mut self, command: CommandId, target: &Target, at: Cycle) {
