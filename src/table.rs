@@ -14,6 +14,15 @@ pub struct Column {
     pub meaning: &'static str,
 }
 
+/// Columns as a Markdown table.
+pub fn markdown(columns: &[Column]) -> String {
+    let mut out = String::from("\n| column | unit | meaning |\n|-|-|-|\n");
+    for c in columns {
+        out.push_str(&format!("| {} | {} | {} |\n", c.name, c.unit, c.meaning.replace('|', "\\|")));
+    }
+    out
+}
+
 /// One cell.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {

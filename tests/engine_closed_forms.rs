@@ -194,7 +194,8 @@ fn power_policies_order_as_their_physics() {
         let g = s.device.geometry;
         // One rank's four bank groups, then all banks at another row.
         let open = |unit: u32| Request::one(Op::ActBg, at(&g, Address { row: 9, ..g.unit_address(0, unit) }));
-        let bank_groups = cycles(&s, &[open(0), open(1), open(2), open(3), Request { op: Op::MacBg, ..macs(&g, 0, 1) }]);
+        let bank_groups =
+            cycles(&s, &[open(0), open(1), open(2), open(3), Request { op: Op::MacBg, ..macs(&g, 0, 1) }]);
         (bank_groups, cycles(&s, &[macs(&g, 0, 1)]))
     };
     let t = system(&[]).device.timings;

@@ -126,3 +126,11 @@ pub fn print(text: &str) -> Result<()> {
     use std::io::Write;
     std::io::stdout().write_all(text.as_bytes()).map_err(|e| Error::io("-", e))
 }
+
+/// The documentation of every table, of both programs, as Markdown.
+pub fn tables_document() -> String {
+    let mut out = crate::stats::tables::markdown();
+    out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
+    out.push_str(&crate::table::markdown(crate::generate::METRICS));
+    out
+}

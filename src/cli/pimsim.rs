@@ -7,9 +7,9 @@ use crate::fsio::{self, Output};
 use crate::report::compare;
 use crate::report::summary::{Style, Summary};
 use crate::spec::System;
+use crate::stats::Collector;
 use crate::stats::log::LogProbe;
 use crate::stats::tables::{SCHEMAS, rows};
-use crate::stats::{Collector, tables};
 use crate::table;
 use crate::trace;
 use clap::{Parser, Subcommand};
@@ -103,7 +103,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run(&args, &cli.common),
         Command::Compare(args) => compare(&args),
         Command::Summary(args) => summary(&args),
-        Command::Schema => super::print(&tables::markdown()),
+        Command::Schema => super::print(&super::tables_document()),
     })
 }
 

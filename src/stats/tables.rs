@@ -4,7 +4,7 @@ use super::energy::Energy;
 use super::{Account, Collector, Counters};
 use crate::op::Op;
 use crate::spec::{Effect, System};
-use crate::table::{Column, Value};
+use crate::table::{Column, Value, markdown as markdown_of};
 use crate::units::Cycle;
 
 const fn column(name: &'static str, unit: &'static str, meaning: &'static str) -> Column {
@@ -121,26 +121,20 @@ impl Schema {
 pub fn markdown() -> String {
     let mut out =
         String::from("# Tables of pimsim run\n\nAn empty cell means not known or without meaning in that row.\n");
-    let lines = |out: &mut String, columns: &[Column]| {
-        out.push_str("\n| column | unit | meaning |\n|-|-|-|\n");
-        for c in columns {
-            out.push_str(&format!("| {} | {} | {} |\n", c.name, c.unit, c.meaning));
-        }
-    };
     out.push_str("\nEvery table begins with:\n");
-    lines(&mut out, RUN_KEYS);
+    out.push_str(&markdown_of(RUN_KEYS));
     for s in SCHEMAS {
         out.push_str(&format!("\n## {}\n\nA row is {}.", s.file, s.row));
         match s.keys {
             [] => out.push('\n'),
             keys => {
                 out.push_str(" Its key columns:\n");
-                lines(&mut out, keys);
+                out.push_str(&markdown_of(keys));
             }
         }
     }
     out.push_str("\n## Measures\n\nAll tables end with:\n");
-    lines(&mut out, MEASURES);
+    out.push_str(&markdown_of(MEASURES));
     out
 }
 

@@ -1,0 +1,66 @@
+//! The commands of the README work. Blocks marked `sh` are run here, in order, in the checkout; blocks marked
+//! `console` are make targets, which .ci/run runs.
+
+use std::path::Path;
+use std::process::Command;
+
+fn blocks<'a>(text: &'a str, kind: &str) -> Vec<&'a str> {
+    let fence = format!("```{kind}\n");
+    text.split(&fence).skip(1).filter_map(|rest| rest.split("\n```").next()).collect()
+}
+
+#[test]
+fn every_command_of_the_readme_works() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let bin = Path::new(env!("CARGO_BIN_EXE_tracegen")).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    // The commands write to out/; a scratch folder with links to the inputs keeps the checkout clean.
+    let scratch = tempfile::tempdir().unwrap();
+    for input in ["configs", "traces", "tools"] {
+        std::os::unix::fs::symlink(root.join(input), scratch.path().join(input)).unwrap();
+    }
+    let blocks = blocks(&readme, "sh");
+    assert!(blocks.len() >= 4, "the README shows how to use the programs");
+    for block in blocks {
+        let out = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", block])
+            .current_dir(scratch.path())
+            .env("PATH", &path)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{block}\n{}", String::from_utf8_lossy(&out.stderr));
+        assert!(!out.stdout.is_empty() || block.contains("-o "), "{block}\nprinted nothing and wrote nothing");
+    }
+}
+
+#[test]
+fn make_targets_of_the_readme_are_run_by_ci() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    let (readme, ci, makefile) = (read("README.md"), read(".ci/run"), read("Makefile"));
+    let blocks = blocks(&readme, "console");
+    assert!(!blocks.is_empty());
+    for line in blocks.iter().flat_map(|b| b.lines()) {
+        let command = line.split('#').next().unwrap_or("").trim();
+        match command.strip_prefix("make ") {
+            Some("bench") => assert!(makefile.contains("\nbench:")),
+            Some(_) => assert!(ci.contains(command), "{command} is not in .ci/run"),
+            None => assert!(
+                command.starts_with("git clone") || command.starts_with("cd ") || command.starts_with("cargo install"),
+                "{command}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn the_documented_columns_are_the_columns() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tables.md");
+    let expected = pimattn::cli::tables_document();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&file, &expected).unwrap();
+    }
+    let got = std::fs::read_to_string(&file).unwrap();
+    assert!(got == expected, "docs/tables.md is stale: run UPDATE_DOCS=1 cargo test --test readme");
+}
