@@ -23,6 +23,7 @@ pub mod spec;
 pub mod trace;
 
 pub mod accuracy;
+pub mod attacc;
 pub mod cluster;
 pub mod generate;
 pub mod kv;

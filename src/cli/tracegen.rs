@@ -1,6 +1,7 @@
 //! `tracegen`: KV cache in, trace out.
 
 use super::{Common, EXIT_CODES};
+use crate::attacc::{self, Attention, Mode, Schedule};
 use crate::error::{Error, Result};
 use crate::fsio::{self, Output};
 use crate::generate::{Generator, METRICS};
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Select, map and write the trace of every decode step
     Run(Run),
+    /// Write the trace of AttAcc's published schedule: dense attention, or the row budget of the STARC artifact
+    Attacc(Attacc),
     /// Change the format of a trace
     Convert(Convert),
     /// Say what a trace holds
@@ -69,6 +72,40 @@ struct Run {
 }
 
 #[derive(Debug, clap::Args)]
+struct Attacc {
+    /// Where the GEMV units are: bank, bg (bank group) or buffer (die)
+    #[arg(long, value_name = "MODE")]
+    mode: String,
+    /// Heads that the device holds, all requests together, one a channel at a time
+    #[arg(long, value_name = "N")]
+    heads: u32,
+    /// Tokens in the cache of each head
+    #[arg(long, value_name = "TOKENS")]
+    len: u32,
+    /// Elements of one key or value
+    #[arg(long, value_name = "ELEMENTS", default_value_t = 128)]
+    dim: u32,
+    /// Bytes of one element
+    #[arg(long, value_name = "BYTES", default_value_t = 2)]
+    bytes: u32,
+    /// Tokens that a head may attend to, rounded up to rows of 16; for --mode bank
+    #[arg(long, value_name = "TOKENS")]
+    kv_budget: Option<u32>,
+    /// System whose device the trace is for, instead of one stack of HBM3 "8Gb 2R" with 16 channels
+    #[arg(long, value_name = "SYSTEM.toml")]
+    config: Option<PathBuf>,
+    /// Override a key of the system file; may be given again
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    set: Vec<String>,
+    /// Trace to write; - is standard output
+    #[arg(short, long, value_name = "TRACE")]
+    output: PathBuf,
+    /// Trace format
+    #[arg(long, value_name = "FORMAT", default_value = "attacc")]
+    to: String,
+}
+
+#[derive(Debug, clap::Args)]
 struct Convert {
     /// Trace to read; - is standard input
     input: PathBuf,
@@ -98,6 +135,7 @@ struct Info {
 pub fn main() -> ExitCode {
     super::run(|cli: Cli| match cli.command {
         Command::Run(args) => run(args, &cli.common),
+        Command::Attacc(args) => attacc(&args, &cli.common),
         Command::Convert(args) => convert(&args, &cli.common),
         Command::Info(args) => info(&args, &cli.common),
         Command::List => super::print(&list()),
@@ -173,6 +211,20 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
         }
     }
     trace_out.commit()
+}
+
+fn attacc(args: &Attacc, common: &Common) -> Result<()> {
+    let format = trace::format(&args.to)?;
+    let system = args.config.as_deref().map(|c| System::load(c, &args.set)).transpose()?;
+    let geometry = system.map_or(attacc::DEVICE, |s| s.device.geometry);
+    let &Attacc { heads, len, dim, bytes, kv_budget, .. } = args;
+    let attention = Attention { mode: Mode::parse(&args.mode)?, heads, len, dim, bytes, kv_budget };
+    let schedule = Schedule::new(attention, geometry)?;
+    let output = Shared::create(&args.output)?;
+    let mut sink = (format.create)(Box::new(output.clone()), &schedule.header())?;
+    let mut progress = common.progress("generating", Some(schedule.rounds()));
+    schedule.run(sink.as_mut(), &mut |n| progress.at(n))?;
+    output.commit()
 }
 
 fn open(path: &Path, config: Option<&Path>, set: &[String]) -> Result<Box<dyn Source + Send>> {

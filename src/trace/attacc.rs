@@ -129,7 +129,7 @@ impl Source for Reader {
 }
 
 /// Makes `next` part of `run` if it is the same operation, evenly spaced, in the same row.
-fn extend(run: &mut Request, next: &Request, geometry: &Geometry) -> bool {
+pub(crate) fn extend(run: &mut Request, next: &Request, geometry: &Geometry) -> bool {
     let Some(step) = next.addr.checked_sub(run.last_addr()).and_then(|s| u32::try_from(s).ok()) else { return false };
     let fits = run.op == next.op
         && !run.op.is_mark()

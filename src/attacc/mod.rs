@@ -1,0 +1,198 @@
+//! The schedule that AttAcc published for dense attention, request by request as its generators write it.
+//!
+//! No KV data is involved: every head attends to the same number of tokens, which lie in consecutive columns. With a
+//! budget the schedule takes the row-budget form of the STARC artifact: a dense attention over as many tokens as the
+//! budget's rows hold. `layout` says where the matrices and buffers of a head are, `schedule` in which order they are
+//! used.
+//!
+//! Written from the pipelining that AttAcc (ASPLOS '24) describes. Where its generators do something that the
+//! pipelining does not explain, this module does the same, so that the request streams are equal, and a comment marked
+//! "Quirk" says so.
+
+mod layout;
+mod schedule;
+
+use crate::addr::Geometry;
+use crate::error::{Error, Result, suggest};
+use crate::trace::header::spec_hash;
+use crate::trace::{Header, Sink};
+use layout::Layout;
+
+/// The device of the paper, one stack of 16 channels, "HBM3_8Gb_2R" in AttAcc's simulator.
+pub const DEVICE: Geometry = Geometry {
+    channels: 16,
+    pseudo_channels: 2,
+    ranks: 2,
+    bank_groups: 4,
+    banks: 4,
+    rows: 1 << 14,
+    columns: 32,
+    column_bytes: 32,
+};
+
+/// Tokens in a row of the artifact's row budget: a head of 128 elements of 2 bytes, split over the banks of a group.
+pub const ROW_TOKENS: u32 = 16;
+
+/// Where the GEMV units are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// One in each bank: PIM_MAC_AB.
+    Bank,
+    /// One in each bank group: PIM_MAC_SB.
+    BankGroup,
+    /// One in each pseudo-channel, on the buffer die: PIM_MAC_PB.
+    Buffer,
+}
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Mode; 3] = [Mode::Bank, Mode::BankGroup, Mode::Buffer];
+
+    /// Name on the command line; AttAcc's own.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Bank => "bank",
+            Mode::BankGroup => "bg",
+            Mode::Buffer => "buffer",
+        }
+    }
+
+    /// The mode of this name.
+    pub fn parse(name: &str) -> Result<Mode> {
+        let names = Mode::ALL.map(Mode::name);
+        Mode::ALL
+            .into_iter()
+            .find(|m| m.name() == name)
+            .ok_or_else(|| Error::Usage(format!("unknown mode \"{name}\"{}", suggest(name, names))))
+    }
+}
+
+/// What is attended to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attention {
+    /// Where the GEMV units are.
+    pub mode: Mode,
+    /// Heads, of all requests together, that the device holds; AttAcc's "heads per HBM".
+    pub heads: u32,
+    /// Tokens in the cache of each head.
+    pub len: u32,
+    /// Elements of one key or value.
+    pub dim: u32,
+    /// Bytes of one element.
+    pub bytes: u32,
+    /// Tokens that a head may attend to, rounded up to whole rows of [`ROW_TOKENS`]; everything when there is none.
+    pub kv_budget: Option<u32>,
+}
+
+impl Attention {
+    /// Tokens that a head attends to: [`Attention::len`], or what the artifact's row budget leaves of it.
+    pub fn attended(&self) -> u64 {
+        let rows = |tokens: u32| u64::from(tokens.div_ceil(ROW_TOKENS));
+        match self.kv_budget {
+            None => self.len.into(),
+            Some(budget) => rows(budget).min(rows(self.len)) * u64::from(ROW_TOKENS),
+        }
+    }
+
+    fn check(&self, geometry: &Geometry) -> Result<(), String> {
+        let counts = [("heads", self.heads), ("len", self.len), ("dim", self.dim), ("bytes", self.bytes)];
+        if let Some((name, _)) = counts.into_iter().find(|(_, n)| *n == 0) {
+            return Err(format!("--{name} is 0; at least 1 is needed"));
+        }
+        if !geometry.column_bytes.is_multiple_of(self.bytes) {
+            return Err(format!(
+                "--bytes {} does not divide a column of {} B, so elements would straddle columns",
+                self.bytes, geometry.column_bytes
+            ));
+        }
+        match self.kv_budget {
+            Some(0) => Err("--kv-budget is 0; at least one token is needed".into()),
+            Some(_) if self.mode != Mode::Bank => Err(format!(
+                "--kv-budget is for --mode bank only: the artifact has no row budget for \"{}\"",
+                self.mode.name()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The parameters as TOML, for the trace header.
+    fn canonical(&self) -> String {
+        let Attention { mode, heads, len, dim, bytes, kv_budget } = self;
+        let mode = mode.name();
+        let budget = kv_budget.map_or_else(String::new, |b| format!("kv_budget = {b}\n"));
+        format!("mode = \"{mode}\"\nheads = {heads}\nlen = {len}\ndim = {dim}\nbytes = {bytes}\n{budget}")
+    }
+}
+
+/// The schedule of one decode step of one layer.
+#[derive(Debug)]
+pub struct Schedule {
+    attention: Attention,
+    geometry: Geometry,
+    layout: Layout,
+}
+
+impl Schedule {
+    /// Plans the schedule. Fails when the parameters make no sense or the addresses leave the device.
+    pub fn new(attention: Attention, geometry: Geometry) -> Result<Schedule> {
+        geometry.check().map_err(Error::Usage)?;
+        attention.check(&geometry).map_err(Error::Usage)?;
+        let layout = Layout::new(&attention, &geometry).map_err(Error::Usage)?;
+        Ok(Schedule { attention, geometry, layout })
+    }
+
+    /// The header of the trace.
+    pub fn header(&self) -> Header {
+        Header {
+            generator: concat!("tracegen ", env!("CARGO_PKG_VERSION"), " attacc").into(),
+            geometry: self.geometry,
+            spec_hash: spec_hash(&self.geometry, &format!("{:?}", self.layout)),
+            seed: 0,
+            config: self.attention.canonical(),
+            provenance: "no KV data: AttAcc's schedule, all heads alike".into(),
+        }
+    }
+
+    /// Rounds: times that all channels work, each on a head of its own.
+    pub fn rounds(&self) -> u64 {
+        self.attention.heads.div_ceil(self.geometry.channels).into()
+    }
+
+    /// Writes the trace to `sink`, without holding more of it than one run. `progress` hears how many rounds are done.
+    pub fn run(&self, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        schedule::run(self, sink, progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: Attention = Attention { mode: Mode::Bank, heads: 1, len: 128, dim: 128, bytes: 2, kv_budget: None };
+
+    fn refusal(attention: Attention) -> String {
+        Schedule::new(attention, DEVICE).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_budget_is_rounded_up_to_rows_and_cut_at_the_cache() {
+        let attended = |len, budget| Attention { len, kv_budget: Some(budget), ..HEAD }.attended();
+        assert_eq!(HEAD.attended(), 128);
+        assert_eq!(attended(16000, 1), 16);
+        assert_eq!(attended(16000, 1448), 1456);
+        // The artifact counts the row that the last token is in as a whole one, even when the budget is no limit.
+        assert_eq!(attended(1000, 4096), 1008);
+    }
+
+    #[test]
+    fn impossible_parameters_are_named() {
+        assert!(refusal(Attention { heads: 0, ..HEAD }).contains("--heads is 0"));
+        assert!(refusal(Attention { len: 0, ..HEAD }).contains("--len is 0"));
+        assert!(refusal(Attention { dim: 0, ..HEAD }).contains("--dim is 0"));
+        assert!(refusal(Attention { bytes: 0, ..HEAD }).contains("--bytes is 0"));
+        assert!(refusal(Attention { bytes: 3, ..HEAD }).contains("--bytes 3 does not divide"));
+        assert!(refusal(Attention { kv_budget: Some(0), ..HEAD }).contains("--kv-budget is 0"));
+        assert!(refusal(Attention { kv_budget: Some(9), mode: Mode::Buffer, ..HEAD }).contains("--mode bank only"));
+        assert!(Mode::parse("bgg").unwrap_err().to_string().contains("did you mean \"bg\""));
+    }
+}
