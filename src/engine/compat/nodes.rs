@@ -3,7 +3,7 @@
 //! It differs from [`ChannelState`](crate::engine::state::ChannelState) in what the reference does and a device would
 //! not:
 //! - a command counts at the nodes on the path of its address only, however many banks it reaches; same-bank and
-//!   per-bank MACs alone also count at the other banks that they reach;
+//!   per-bank MACs alone also count at other banks, which for per-bank MACs are not even those that they reach;
 //! - whether a command is legal is looked up along the same path, and for channel-wide precharge, refresh and softmax
 //!   at the channel only, so that constraints declared for them further down never bind;
 //! - a bank may have several rows open, for opening a row adds to those that are open;
@@ -230,9 +230,11 @@ impl<'d> Nodes<'d> {
         for &window in &c.counted_in {
             self.count(usize::from(window), place, now);
         }
-        if c.effect == Effect::Mac && matches!(c.scope, Scope::SameBank | Scope::PerBank) {
+        if c.effect == Effect::Mac
+            && let Some(banks) = self.also_counted(c.scope, place)
+        {
             let first = self.base[LEVELS - 1];
-            for bank in self.span(c.scope, place).iter() {
+            for bank in banks.iter() {
                 for edge in c.edges.iter().filter(|e| e.level == Level::Bank) {
                     self.hold(first + bank as u32, edge.to, now + Cycle::from(edge.latency));
                 }
@@ -282,6 +284,21 @@ impl<'d> Nodes<'d> {
                 let step = banks / g.pseudo_channels as usize;
                 Span { first: self.bank(place) % step, step, count: g.pseudo_channels as usize }
             }
+        }
+    }
+
+    /// Banks beside the path at which a MAC counts. A per-bank MAC means the addressed bank of the other
+    /// pseudo-channels; the reference looks one level too high for it and takes the number of the pseudo-channel for
+    /// that of a rank, and the number of the rank for that of a bank group.
+    fn also_counted(&self, scope: Scope, place: &Place) -> Option<Span> {
+        let (g, a) = (&self.device.geometry, &place.address);
+        match scope {
+            Scope::SameBank => Some(self.span(scope, place)),
+            Scope::PerBank if a.pseudo_channel < g.ranks && a.rank < g.bank_groups => {
+                let taken = Address { rank: a.pseudo_channel, bank_group: a.rank, ..*a };
+                Some(self.span(scope, &self.place(taken)))
+            }
+            _ => None,
         }
     }
 
