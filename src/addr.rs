@@ -27,6 +27,9 @@ pub struct Geometry {
     pub column_bytes: u32,
 }
 
+/// A field of an address that a command is given without.
+pub const NOT_ADDRESSED: u32 = u32::MAX;
+
 /// A decoded address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Address {

@@ -6,8 +6,11 @@
 //!
 //! Order is total: a channel's commands in time, ties by the older request; channels by (cycle, id). Cycles count
 //! from 0; a run's length is the cycle at which its last result is there.
+//!
+//! [`compat`] is another engine, with the reference's clock and order, for systems that ask for it.
 
 mod channel;
+mod compat;
 pub mod probe;
 pub mod state;
 
@@ -15,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::op::Op;
 use crate::spec::System;
-use crate::spec::system::Refresh;
+use crate::spec::system::{Controller, Refresh};
 use crate::trace::{Record, Source};
 use crate::units::Cycle;
 use channel::{Channel, Progress};
@@ -46,7 +49,11 @@ struct Reader<'s> {
     requests: u64,
 }
 
-impl Reader<'_> {
+impl<'s> Reader<'s> {
+    fn new(source: &'s mut dyn Source) -> Self {
+        Reader { source, block: Vec::new(), at: 0, requests: 0 }
+    }
+
     fn next(&mut self) -> Result<Option<Record>> {
         if self.at == self.block.len() {
             interrupt::check()?;
@@ -68,17 +75,35 @@ pub fn run<P: Probe>(
     probe: &mut P,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Cycle> {
-    let device = &system.device;
-    let (ours, theirs) = (device.geometry, source.header().geometry);
-    if ours != theirs {
-        let what = format!("the trace is for another device: {theirs:?}; {} is {ours:?}", system.name);
-        return Err(Error::data(&source.header().provenance, what));
+    match system.controller {
+        Controller::Faithful => run_faithful(system, source, probe, progress),
+        Controller::Compat => compat::run(system, source, probe, progress),
     }
+}
+
+/// An error unless a trace is for the device of `system`.
+fn needs_same_geometry(system: &System, source: &dyn Source) -> Result<()> {
+    let (ours, theirs) = (system.device.geometry, source.header().geometry);
+    if ours == theirs {
+        return Ok(());
+    }
+    let what = format!("the trace is for another device: {theirs:?}; {} is {ours:?}", system.name);
+    Err(Error::data(&source.header().provenance, what))
+}
+
+fn run_faithful<P: Probe>(
+    system: &System,
+    source: &mut dyn Source,
+    probe: &mut P,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Cycle> {
+    needs_same_geometry(system, source)?;
+    let device = &system.device;
     let refresh = system.refresh == Refresh::AllBank && device.refresh.is_some();
     let mut channels: Vec<Channel<'_>> =
-        (0..ours.channels).map(|id| Channel::new(device, id, system.queue_depth, refresh)).collect();
+        (0..device.geometry.channels).map(|id| Channel::new(device, id, system.queue_depth, refresh)).collect();
     let mut wakeups: PriorityQueue<u32, Reverse<(Cycle, u32)>> = PriorityQueue::with_capacity(channels.len());
-    let mut reader = Reader { source, block: Vec::new(), at: 0, requests: 0 };
+    let mut reader = Reader::new(source);
     loop {
         let stop = feed(&mut reader, &mut channels)?;
         progress(reader.requests);

@@ -33,7 +33,8 @@ pub struct CommandEvent {
     pub cycle: Cycle,
     /// Which command.
     pub command: CommandId,
-    /// Where; of a command that reaches several banks, the address that it was given.
+    /// Where; of a command that reaches several banks, the address that it was given, with
+    /// [`NOT_ADDRESSED`](crate::addr::NOT_ADDRESSED) in fields that it was given without.
     pub address: Address,
     /// Banks that it acted on.
     pub banks: u32,
@@ -47,7 +48,9 @@ pub struct CommandEvent {
 pub trait Probe {
     /// A command was issued.
     fn command(&mut self, _event: &CommandEvent) {}
-    /// A request needed no command (its row was open, or closed, already).
+    /// A barrier took a cycle of its channel's bus, as in the reference; other controllers let barriers cost nothing.
+    fn barrier(&mut self, _cycle: Cycle, _address: &Address) {}
+    /// A request needed no command (its row was open, or closed, already, or a waiting write had its data).
     fn silent(&mut self, _channel: u32, _segment: u32, _op: Op) {}
     /// A channel began a segment, its `id`-th.
     fn segment_begin(&mut self, _id: u32, _segment: &Segment, _cycle: Cycle) {}
@@ -69,6 +72,10 @@ impl<A: Probe, B: Probe> Probe for (A, B) {
     fn command(&mut self, e: &CommandEvent) {
         self.0.command(e);
         self.1.command(e);
+    }
+    fn barrier(&mut self, cycle: Cycle, address: &Address) {
+        self.0.barrier(cycle, address);
+        self.1.barrier(cycle, address);
     }
     fn silent(&mut self, channel: u32, segment: u32, op: Op) {
         self.0.silent(channel, segment, op);

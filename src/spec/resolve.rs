@@ -1,7 +1,7 @@
 //! Checks a device file and turns it into the dense tables that the engine runs on.
 
 use super::config::Document;
-use super::device::{Bus, CommandFile, ConstraintsFile, DeviceFile, PowerPolicy, Wire};
+use super::device::{Bus, CommandFile, ConstraintSet, ConstraintsFile, DeviceFile, PowerPolicy, Wire};
 use super::expr;
 use crate::addr::Geometry;
 use crate::error::{Result, suggest};
@@ -236,6 +236,10 @@ pub struct Selection<'a> {
     pub channels: u32,
     /// Power policy.
     pub power: PowerPolicy,
+    /// Which constraints hold: `Completed` all, each at the highest level where it means the same; `Reference` only
+    /// the reference's, each at the level where the reference declares it, for there the level has a meaning of its
+    /// own.
+    pub constraints: ConstraintSet,
 }
 
 impl Device {
@@ -269,8 +273,12 @@ impl Device {
 
         let mut commands = resolve_commands(file, doc, &timings)?;
         let mut windows = Vec::new();
-        let mut builder = EdgeBuilder { geometry: &geometry, timings: &timings, power: choice.power, doc };
+        let lift = choice.constraints == ConstraintSet::Completed;
+        let mut builder = EdgeBuilder { geometry: &geometry, timings: &timings, power: choice.power, lift, doc };
         for (i, set) in file.constraints.iter().enumerate() {
+            if choice.constraints == ConstraintSet::Reference && set.set != ConstraintSet::Reference {
+                continue;
+            }
             builder.add(i, set, &mut commands, &mut windows)?;
         }
         for id in 0..commands.len() {
@@ -447,6 +455,7 @@ struct EdgeBuilder<'a> {
     geometry: &'a Geometry,
     timings: &'a BTreeMap<String, Cycle>,
     power: PowerPolicy,
+    lift: bool,
     doc: &'a Document,
 }
 
@@ -500,7 +509,10 @@ impl EdgeBuilder<'_> {
     fn add_edges(&self, level: Level, from: &[usize], to: &[usize], latency: u32, commands: &mut [Command]) {
         for &f in from {
             for &t in to {
-                let level = lift(level, commands[f].scope, commands[t].scope);
+                let level = match self.lift {
+                    true => lift(level, commands[f].scope, commands[t].scope),
+                    false => level,
+                };
                 let latency = latency + self.spread(&commands[f], &commands[t]);
                 match commands[f].edges.iter_mut().find(|e| e.level == level && usize::from(e.to) == t) {
                     Some(e) => e.latency = e.latency.max(latency),

@@ -1,7 +1,7 @@
 //! Schema of a system file (`configs/system/*.toml`) and the loaded system.
 
 use super::config::Document;
-use super::device::{DeviceFile, PowerPolicy};
+use super::device::{ConstraintSet, DeviceFile, PowerPolicy};
 use super::resolve::{Device, Selection};
 use crate::error::{Error, Result};
 use serde::Deserialize;
@@ -13,6 +13,8 @@ use std::path::Path;
 pub enum Controller {
     /// Every channel an independent stream; all constraints hold.
     Faithful,
+    /// AttAcc's Ramulator, cycle by cycle: one in-order stream feeds all channels; only its own constraints hold.
+    Compat,
 }
 
 /// Whether and how DRAM is refreshed.
@@ -85,6 +87,15 @@ impl System {
         if !(1..=1024).contains(&s.queue_depth) {
             return Err(doc.error("queue_depth", format!("queue_depth = {} is not in 1..=1024", s.queue_depth)));
         }
+        let constraints = match s.controller {
+            Controller::Faithful => ConstraintSet::Completed,
+            Controller::Compat => ConstraintSet::Reference,
+        };
+        if s.controller == Controller::Compat && s.power != PowerPolicy::Ignore {
+            return Err(
+                doc.error("power", "the compat controller knows power = \"ignore\" only, as its reference does")
+            );
+        }
         let device_path = doc.resolve_path("dram.device", &s.dram.device);
         let device_doc = Document::load(&device_path, &[]).map_err(|e| match e {
             Error::NoInput(p) => doc.error("dram.device", format!("device file {} does not exist", p.display())),
@@ -96,6 +107,7 @@ impl System {
             timing: &s.dram.timing,
             channels: s.channels,
             power: s.power,
+            constraints,
         };
         let device = Device::resolve(&device_file, &device_doc, &selection, doc)?;
         Ok(System {

@@ -1,8 +1,10 @@
 //! The command log: one line a command, `clock, command, channel, pseudo-channel, rank, bank group, bank, row,
-//! column`. The clock counts from 1, as in Ramulator's logs.
+//! column`. The clock counts from 1 and a field that is not addressed is -1, as in Ramulator's logs.
 
+use crate::addr::{Address, NOT_ADDRESSED};
 use crate::engine::probe::{CommandEvent, Probe};
 use crate::spec::Device;
+use crate::units::Cycle;
 use std::io::Write;
 
 /// Writes every command to a stream. An error is kept for [`LogProbe::finish`].
@@ -25,26 +27,34 @@ impl<W: Write> LogProbe<W> {
             None => Ok(self.out),
         }
     }
+
+    fn line(&mut self, cycle: Cycle, command: Option<usize>, a: &Address) -> std::io::Result<()> {
+        let name = command.map_or("BARRIER", |id| &self.names[id]);
+        write!(self.out, "{}, {name}, {}", cycle + 1, a.channel)?;
+        for field in [a.pseudo_channel, a.rank, a.bank_group, a.bank, a.row, a.column] {
+            match field {
+                NOT_ADDRESSED => self.out.write_all(b", -1")?,
+                given => write!(self.out, ", {given}")?,
+            }
+        }
+        self.out.write_all(b"\n")
+    }
+
+    fn keep(&mut self, result: std::io::Result<()>) {
+        if let Err(e) = result {
+            self.error.get_or_insert(e);
+        }
+    }
 }
 
 impl<W: Write> Probe for LogProbe<W> {
     fn command(&mut self, e: &CommandEvent) {
-        let a = &e.address;
-        let line = writeln!(
-            self.out,
-            "{}, {}, {}, {}, {}, {}, {}, {}, {}",
-            e.cycle + 1,
-            self.names[usize::from(e.command)],
-            a.channel,
-            a.pseudo_channel,
-            a.rank,
-            a.bank_group,
-            a.bank,
-            a.row,
-            a.column
-        );
-        if let Err(e) = line {
-            self.error.get_or_insert(e);
-        }
+        let written = self.line(e.cycle, Some(usize::from(e.command)), &e.address);
+        self.keep(written);
+    }
+
+    fn barrier(&mut self, cycle: Cycle, address: &Address) {
+        let written = self.line(cycle, None, address);
+        self.keep(written);
     }
 }

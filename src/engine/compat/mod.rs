@@ -1,0 +1,112 @@
+//! The compatibility controller: AttAcc's patched Ramulator 2.0, cycle for cycle and command for command.
+//!
+//! It keeps the reference's flaws, for it is there to show that other results differ for their reasons only. Where
+//! the reference reads memory that it has freed (the kind of a cycle's first command), the repaired meaning holds: the
+//! kind of the command issued, or of the last one looked at when none was.
+//!
+//! - [`nodes`]: banks, rows and timing of a channel, with the reference's reading of levels;
+//! - [`queue`]: the queues of a channel and the choice among requests;
+//! - [`controller`]: the cycle of a channel;
+//! - here: the one in-order stream that feeds all channels, and the clock.
+//!
+//! Segments are skipped: the reference has none, nor the barrier that they imply. Operations that the reference does
+//! not know are errors. Its clock counts from 1, and a run is as long as the number of its last cycle. Cycles in which
+//! no channel can do anything are passed over.
+
+mod controller;
+mod nodes;
+mod queue;
+
+use super::probe::Probe;
+use super::{Reader, needs_same_geometry};
+use crate::error::Result;
+use crate::interrupt;
+use crate::spec::System;
+use crate::spec::system::Refresh;
+use crate::trace::{Record, Request, Source};
+use crate::units::Cycle;
+use controller::Controller;
+
+/// Cycles looked at between two looks for Ctrl-C.
+const BREATH: u32 = 1 << 14;
+
+/// The stream of requests, runs taken apart.
+struct Frontend<'s> {
+    reader: Reader<'s>,
+    /// What is left of the current run.
+    run: Option<Request>,
+    /// Requests sent.
+    sent: u64,
+}
+
+impl Frontend<'_> {
+    /// Sends requests until one is refused or the stream ends, in which case it is true.
+    fn send<P: Probe>(&mut self, channels: &mut [Controller<'_>], now: Cycle, probe: &mut P) -> Result<bool> {
+        loop {
+            let Some(run) = self.current()? else { return Ok(true) };
+            let channel = self.reader.source.header().geometry.channel_of(run.addr);
+            if !channels[channel as usize].offer(run.op, run.addr, now, probe)? {
+                return Ok(false);
+            }
+            self.sent += 1;
+            let rest = Request { addr: run.addr + u64::from(run.stride), count: run.count - 1, ..run };
+            self.run = (rest.count > 0).then_some(rest);
+        }
+    }
+
+    fn current(&mut self) -> Result<Option<Request>> {
+        while self.run.is_none() {
+            match self.reader.next()? {
+                None => return Ok(None),
+                Some(Record::Request(request)) => self.run = Some(request),
+                Some(Record::Segment(_)) => {}
+            }
+        }
+        Ok(self.run)
+    }
+}
+
+/// Replays a trace as the reference does and returns its length in cycles.
+pub fn run<P: Probe>(
+    system: &System,
+    source: &mut dyn Source,
+    probe: &mut P,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Cycle> {
+    needs_same_geometry(system, source)?;
+    let device = &system.device;
+    let refresh = system.refresh == Refresh::AllBank && device.refresh.is_some();
+    let channels = 0..device.geometry.channels;
+    let mut channels: Vec<_> = channels.map(|id| Controller::new(device, id, system.queue_depth, refresh)).collect();
+    let mut frontend = Frontend { reader: Reader::new(source), run: None, sent: 0 };
+    let (mut now, mut rounds) = (1, 0u32);
+    loop {
+        let sent_all = frontend.send(&mut channels, now, probe)?;
+        let mut wake = Cycle::MAX;
+        for channel in &mut channels {
+            if channel.wake() <= now {
+                channel.tick(now, probe)?;
+            }
+            wake = wake.min(channel.wake());
+        }
+        if sent_all && !channels.iter().any(Controller::is_pending) {
+            break;
+        }
+        // Whatever still waits waits for nothing.
+        if wake == Cycle::MAX
+            && let Some(error) = channels.iter().find_map(|c| c.stuck(now))
+        {
+            return Err(error);
+        }
+        now = wake.max(now + 1);
+        rounds = rounds.wrapping_add(1);
+        if rounds % BREATH == 0 {
+            interrupt::check()?;
+            progress(frontend.sent);
+        }
+    }
+    progress(frontend.sent);
+    (0..).zip(&channels).for_each(|(id, c)| probe.channel_end(id, c.done_at()));
+    probe.end(now);
+    Ok(now)
+}

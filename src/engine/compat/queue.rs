@@ -1,0 +1,225 @@
+//! The reference's request queues and how it picks from them.
+
+use super::nodes::{Nodes, Place};
+use crate::engine::probe::RowOutcome;
+use crate::op::Op;
+use crate::spec::device::Bus;
+use crate::spec::{CommandId, Plan};
+use crate::units::Cycle;
+use std::collections::VecDeque;
+
+/// Stands for a barrier where a command is expected; no device has as many commands.
+const BARRIER: CommandId = CommandId::MAX;
+
+/// A waiting request.
+pub struct Entry {
+    /// What was asked for; a refresh when absent.
+    pub op: Option<Op>,
+    /// Its byte address.
+    pub addr: u64,
+    /// The address taken apart.
+    pub place: Place,
+    /// How it found its row so far.
+    pub row: RowOutcome,
+    plan: Plan,
+    arrived: Cycle,
+    next: CommandId,
+    hits: bool,
+    /// State of the rows for which `next` and `hits` hold.
+    version: u32,
+}
+
+impl Entry {
+    /// A request that arrived in cycle `arrived`.
+    pub fn new(op: Option<Op>, addr: u64, place: Place, plan: Plan, arrived: Cycle) -> Self {
+        Entry { op, addr, place, row: RowOutcome::Hit, plan, arrived, next: plan.last, hits: false, version: 0 }
+    }
+
+    /// A barrier that arrived in cycle `arrived`.
+    pub fn barrier(addr: u64, place: Place, arrived: Cycle) -> Self {
+        let plan = Plan { last: BARRIER, opener: None, closer: None };
+        Entry::new(Some(Op::Barrier), addr, place, plan, arrived)
+    }
+
+    /// Whether it is a barrier.
+    #[inline]
+    pub fn is_barrier(&self) -> bool {
+        self.plan.last == BARRIER
+    }
+
+    /// The command that it was last seen to need.
+    #[inline]
+    pub fn next(&self) -> CommandId {
+        self.next
+    }
+
+    /// Whether that command completes it.
+    #[inline]
+    pub fn completes(&self) -> bool {
+        self.next == self.plan.last
+    }
+
+    /// The half of the bus that its next command takes.
+    #[inline]
+    pub fn bus(&self, nodes: &Nodes<'_>) -> Option<Bus> {
+        if self.is_barrier() { None } else { nodes.bus(self.next) }
+    }
+
+    /// Whether its next command closes rows.
+    pub fn closes(&self, nodes: &Nodes<'_>) -> bool {
+        !self.is_barrier() && nodes.closes(self.next)
+    }
+
+    /// Looks up which command it needs, unless no row has moved since the last time.
+    #[inline]
+    pub fn update(&mut self, nodes: &Nodes<'_>) {
+        if self.version != nodes.version() && !self.is_barrier() {
+            self.version = nodes.version();
+            self.next = nodes.next(&self.plan, &self.place);
+            self.hits = self.completes() && nodes.accesses(self.next);
+        }
+    }
+
+    /// When the command last looked up is legal.
+    #[inline]
+    pub fn ready_at(&self, nodes: &Nodes<'_>) -> Cycle {
+        if self.is_barrier() { 0 } else { nodes.ready_at(self.next, &self.place) }
+    }
+
+    /// Whether it may be picked from behind a barrier.
+    #[inline]
+    fn passes_barriers(&self, nodes: &Nodes<'_>) -> bool {
+        !self.is_barrier() && (nodes.opens(self.next) || nodes.closes(self.next))
+    }
+}
+
+/// Banks for which a queue holds a row hit, filled when first asked for.
+pub struct HitBanks {
+    marks: Vec<u32>,
+    mark: u32,
+    filled: bool,
+}
+
+impl HitBanks {
+    /// For so many banks.
+    pub fn new(banks: usize) -> Self {
+        HitBanks { marks: vec![0; banks], mark: 0, filled: false }
+    }
+
+    fn contains(&mut self, entries: &mut VecDeque<Entry>, nodes: &Nodes<'_>, place: &Place) -> bool {
+        if !self.filled {
+            self.filled = true;
+            self.mark = self.mark.wrapping_add(1);
+            for e in entries {
+                e.update(nodes);
+                if e.hits {
+                    self.marks[nodes.bank(&e.place)] = self.mark;
+                }
+            }
+        }
+        self.marks[nodes.bank(place)] == self.mark
+    }
+}
+
+/// A queue of requests.
+pub struct Queue {
+    entries: VecDeque<Entry>,
+    /// Whether entries stand in the order of their arrival.
+    in_order: bool,
+}
+
+impl Queue {
+    /// An empty queue. One that is filled from other queues is not `in_order`.
+    pub fn new(in_order: bool, capacity: usize) -> Self {
+        Queue { entries: VecDeque::with_capacity(capacity), in_order }
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// All that wait, in the order in which they came to this queue.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// The entry at `index`.
+    pub fn get(&self, index: usize) -> &Entry {
+        &self.entries[index]
+    }
+
+    /// The entry at `index`.
+    pub fn get_mut(&mut self, index: usize) -> &mut Entry {
+        &mut self.entries[index]
+    }
+
+    /// Appends an entry.
+    pub fn push(&mut self, entry: Entry) {
+        self.entries.push_back(entry);
+    }
+
+    /// Takes out the entry at `index`.
+    pub fn remove(&mut self, index: usize) -> Option<Entry> {
+        self.entries.remove(index)
+    }
+
+    /// Removes a barrier at the head. Whatever follows is the candidate then, even another barrier.
+    pub fn drop_barrier(&mut self) -> bool {
+        let at_head = self.entries.front().is_some_and(Entry::is_barrier);
+        if at_head {
+            self.entries.pop_front();
+        }
+        at_head
+    }
+
+    /// The entry to serve, its command looked up: a ready one before an unready one, unless it would open or close a
+    /// row (or moves buffers) in a bank that still has a row hit waiting; else the older one. Behind a barrier that is
+    /// not at the head only row opening and closing competes.
+    pub fn best(&mut self, nodes: &Nodes<'_>, now: Cycle, hit_banks: &mut HitBanks) -> Option<usize> {
+        hit_banks.filled = false;
+        let head = self.entries.front_mut()?;
+        head.update(nodes);
+        let (mut best, mut best_ready) = (0, head.ready_at(nodes) <= now);
+        let mut behind_barrier = false;
+        for i in 1..self.entries.len() {
+            if best_ready && self.in_order {
+                break;
+            }
+            let e = &mut self.entries[i];
+            e.update(nodes);
+            behind_barrier |= e.is_barrier();
+            if behind_barrier && !e.passes_barriers(nodes) {
+                continue;
+            }
+            let ready = e.ready_at(nodes) <= now;
+            let better = match (best_ready, ready) {
+                (false, true) if e.hits => true,
+                (false, true) => {
+                    let place = e.place;
+                    !hit_banks.contains(&mut self.entries, nodes, &place)
+                }
+                (true, false) => false,
+                _ => e.arrived < self.entries[best].arrived,
+            };
+            if better {
+                (best, best_ready) = (i, ready);
+            }
+        }
+        Some(best)
+    }
+
+    /// The next cycle after `now` at which the command of an entry becomes legal.
+    pub fn next_ready(&mut self, nodes: &Nodes<'_>, now: Cycle) -> Cycle {
+        let at = |e: &mut Entry| {
+            e.update(nodes);
+            e.ready_at(nodes)
+        };
+        self.entries.iter_mut().map(at).filter(|at| *at > now).min().unwrap_or(Cycle::MAX)
+    }
+}

@@ -1,0 +1,162 @@
+//! The compatibility controller against results of AttAcc's Ramulator: cycles and request counts of whole runs, and
+//! command logs line by line.
+//!
+//! A few small runs are under `traces/golden`. The full set is looked for in `$PIMATTN_SHARED/golden`, else in
+//! `../shared/golden` beside this crate; without it the tests of the full set say so and check nothing.
+
+use pimattn::engine::{self, probe::Probe};
+use pimattn::op::Op;
+use pimattn::spec::System;
+use pimattn::stats::Collector;
+use pimattn::stats::log::LogProbe;
+use pimattn::trace;
+use std::fmt::Write;
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+
+/// Mismatches shown of one comparison.
+const SHOWN: usize = 20;
+
+/// Request columns of the reference's results.
+const REQUESTS: [(&str, Op); 9] = [
+    ("rd", Op::Ld),
+    ("wr", Op::St),
+    ("mac_ab", Op::MacAb),
+    ("mac_sb", Op::MacSb),
+    ("mac_pb", Op::MacPb),
+    ("wrgb", Op::WrGb),
+    ("mvsb", Op::MvSb),
+    ("mvgb", Op::MvGb),
+    ("sfm", Op::Sfm),
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn system(timing: &str, refresh: &str) -> System {
+    let set = [format!("dram.timing={timing}"), format!("refresh={refresh}")];
+    System::load(&root().join("configs/system/attacc-compat.toml"), &set).unwrap()
+}
+
+fn unpacked(path: &Path) -> Vec<u8> {
+    let file = File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    zstd::decode_all(file).unwrap()
+}
+
+fn replay<P: Probe>(system: &System, text: Vec<u8>, probe: &mut P) -> pimattn::error::Result<u64> {
+    let input: Box<dyn Read + Send> = Box::new(Cursor::new(text));
+    let mut source = trace::open(input, "trace", Some(&system.device.geometry))?;
+    engine::run(system, source.as_mut(), probe, &mut |_| {})
+}
+
+/// The first lines at which the channels' logs differ, and how many lines there are.
+fn compare_logs(ours: &str, theirs: &str) -> (String, usize) {
+    let channel = |line: &&str| -> u32 { line.split(", ").nth(2).unwrap().parse().unwrap() };
+    let mut ours: Vec<&str> = ours.lines().collect();
+    // The reference writes a log per channel; ours has the channels beside each other.
+    ours.sort_by_key(channel);
+    let theirs: Vec<&str> = theirs.lines().collect();
+    let mut out = String::new();
+    let differ = (0..ours.len().max(theirs.len())).filter(|i| ours.get(*i) != theirs.get(*i));
+    for i in differ.take(3) {
+        let (a, b) = (ours.get(i).unwrap_or(&"nothing"), theirs.get(i).unwrap_or(&"nothing"));
+        writeln!(out, "  line {}: {a}; should be {b}", i + 1).unwrap();
+    }
+    (out, theirs.len())
+}
+
+/// Checks every row of a folder's golden.csv.
+fn check_runs(golden: &Path) -> (usize, Vec<String>) {
+    let mut wrong = Vec::new();
+    let mut rows = 0;
+    let mut table = csv::Reader::from_path(golden.join("golden.csv")).unwrap();
+    let columns = table.headers().unwrap().clone();
+    for row in table.records() {
+        let row = row.unwrap();
+        let cell = |name: &str| &row[columns.iter().position(|c| c == name).unwrap()];
+        let number = |name: &str| cell(name).parse::<u64>().unwrap();
+        let system = system(cell("timing"), cell("refresh"));
+        let text = unpacked(&golden.join(format!("traces/{}.trace.zst", cell("trace"))));
+        let mut collector = Collector::new(&system.device);
+        rows += 1;
+        let run = format!("{} {} {}", cell("trace"), cell("timing"), cell("refresh"));
+        match replay(&system, text, &mut collector) {
+            Err(e) => wrong.push(format!("{run}: {e}")),
+            Ok(cycles) => {
+                let requests = &collector.run.counters.requests;
+                let ours = REQUESTS.iter().map(|(name, op)| (*name, requests[*op as usize]));
+                for (name, ours) in ours.chain([("cycles", cycles)]) {
+                    if ours != number(name) {
+                        wrong.push(format!("{run}: {name} {ours}; should be {}", number(name)));
+                    }
+                }
+            }
+        }
+    }
+    (rows, wrong)
+}
+
+/// Checks every log of a folder.
+fn check_logs(golden: &Path) -> (usize, Vec<String>) {
+    let mut logs: Vec<PathBuf> = std::fs::read_dir(golden.join("logs")).unwrap().map(|e| e.unwrap().path()).collect();
+    logs.sort();
+    let system = system("HBM3_5.2Gbps", "AllBankHBM3");
+    let mut wrong = Vec::new();
+    for log in &logs {
+        let name = log.file_name().unwrap().to_str().unwrap().strip_suffix(".log.zst").unwrap();
+        let mut probe = LogProbe::new(Vec::new(), &system.device);
+        let ran = replay(&system, unpacked(&golden.join(format!("traces/{name}.trace.zst"))), &mut probe);
+        let ours = String::from_utf8(probe.finish().unwrap()).unwrap();
+        let (differences, lines) = compare_logs(&ours, &String::from_utf8(unpacked(log)).unwrap());
+        if let Err(e) = ran {
+            wrong.push(format!("{name}: {e}"));
+        }
+        if !differences.is_empty() {
+            wrong.push(format!("{name}, {lines} lines:\n{differences}"));
+        }
+    }
+    (logs.len(), wrong)
+}
+
+fn none_wrong(what: &str, (checked, wrong): (usize, Vec<String>)) {
+    assert!(checked > 0, "no {what} found");
+    println!("{checked} {what}, {} mismatches", wrong.len());
+    let more = wrong.len().saturating_sub(SHOWN);
+    let shown = wrong.iter().take(SHOWN).fold(String::new(), |text, line| text + line + "\n");
+    assert!(wrong.is_empty(), "of {checked} {what}:\n{shown}{more} more");
+}
+
+fn shared() -> Option<PathBuf> {
+    let folder = std::env::var_os("PIMATTN_SHARED").map_or(root().join("../shared"), PathBuf::from).join("golden");
+    if folder.join("golden.csv").is_file() {
+        return Some(folder);
+    }
+    eprintln!("SKIPPED: no golden results at {} (set PIMATTN_SHARED to their parent)", folder.display());
+    None
+}
+
+#[test]
+fn small_runs_are_as_long_as_the_references() {
+    none_wrong("runs", check_runs(&root().join("traces/golden")));
+}
+
+#[test]
+fn small_runs_issue_the_references_commands() {
+    none_wrong("logs", check_logs(&root().join("traces/golden")));
+}
+
+#[test]
+fn every_golden_run_is_as_long_as_the_references() {
+    if let Some(golden) = shared() {
+        none_wrong("golden runs", check_runs(&golden));
+    }
+}
+
+#[test]
+fn every_golden_log_has_the_references_commands() {
+    if let Some(golden) = shared() {
+        none_wrong("golden logs", check_logs(&golden));
+    }
+}
