@@ -123,6 +123,15 @@ impl Geometry {
         addr >> self.channel_shift() < u64::from(self.channels) && rank < self.ranks
     }
 
+    /// Whether every address from `first` to `last`, both of which exist, exists and is in the same channel.
+    #[inline]
+    pub fn unbroken(&self, first: u64, last: u64) -> bool {
+        // Ranks that fill their bits leave no hole in a channel; else one lies at the end of each pseudo-channel.
+        let holes = if self.ranks.is_power_of_two() { 0 } else { bits(self.pseudo_channels) };
+        let shift = self.channel_shift() - holes;
+        first >> shift == last >> shift
+    }
+
     /// A byte address taken apart.
     #[inline]
     pub fn decode(&self, addr: u64) -> Address {
@@ -219,6 +228,8 @@ mod tests {
         let three_ranks = Geometry { ranks: 3, ..PAPER };
         assert_eq!(three_ranks.check(), Ok(()));
         assert!(three_ranks.contains(2 << 28) && !three_ranks.contains(3 << 28) && !three_ranks.contains(16 << 31));
+        assert!(three_ranks.unbroken(0, 2 << 28) && !three_ranks.unbroken(2 << 28, 4 << 28));
+        assert!(PAPER.unbroken(0, (1 << 30) - 1) && !PAPER.unbroken((1 << 30) - 1, 1 << 30));
         assert!(Geometry { columns: 0, ..PAPER }.check().is_err());
     }
 }

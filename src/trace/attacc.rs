@@ -128,14 +128,14 @@ impl Source for Reader {
     }
 }
 
-/// Makes `next` part of `run` if it is the same operation, evenly spaced, in the same channel.
+/// Makes `next` part of `run` if it is the same operation, evenly spaced, with nothing missing in between.
 fn extend(run: &mut Request, next: &Request, geometry: &Geometry) -> bool {
     let Some(step) = next.addr.checked_sub(run.last_addr()).and_then(|s| u32::try_from(s).ok()) else { return false };
     let fits = run.op == next.op
         && !run.op.is_mark()
         && run.count < u32::MAX
         && (run.count == 1 || step == run.stride)
-        && geometry.channel_of(run.addr) == geometry.channel_of(next.addr);
+        && geometry.unbroken(run.addr, next.addr);
     if fits {
         run.stride = step;
         run.count += 1;

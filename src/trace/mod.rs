@@ -121,6 +121,9 @@ pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
             if geometry.channel_of(r.addr) != geometry.channel_of(last) {
                 return Err(format!("a run of {} crosses channels", r.op.mnemonic()));
             }
+            if r.op != Op::Sync && !geometry.unbroken(r.addr, last) {
+                return Err(format!("a run of {} crosses ranks that do not exist", r.op.mnemonic()));
+            }
             Ok(())
         }
         Record::Segment(s) if s.channel >= geometry.channels => {
