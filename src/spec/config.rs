@@ -6,6 +6,9 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// Parts of a dotted key, at most.
+const MAX_DEPTH: usize = 16;
+
 /// A parsed configuration file, with overrides applied.
 #[derive(Debug, Clone)]
 pub struct Document {
@@ -119,6 +122,9 @@ impl Document {
         let parts: Vec<&str> = key.split('.').collect();
         if parts.iter().any(|p| p.is_empty()) {
             return Err(wrong("empty key"));
+        }
+        if parts.len() > MAX_DEPTH {
+            return Err(wrong(&format!("a key of {} parts; at most {MAX_DEPTH}", parts.len())));
         }
         let (last, path) = parts.split_last().ok_or_else(|| wrong("empty key"))?;
         let mut at = &mut self.table;
