@@ -97,6 +97,11 @@ impl Document {
     /// An error at `key` (dotted).
     pub fn error(&self, key: &str, what: impl Into<String>) -> Error {
         let mut at = key;
+        // A table that only overrides made has no line; one of them is the place.
+        let inside = |(k, _): &(&String, &String)| k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+        if let (false, Some((_, text))) = (self.lines.contains_key(key), self.set.iter().find(inside)) {
+            return Error::Config { at: format!("--set {text}"), what: what.into() };
+        }
         loop {
             if let Some(text) = self.set.get(at) {
                 return Error::Config { at: format!("--set {text}"), what: what.into() };

@@ -275,7 +275,7 @@ impl Device {
         let nrefi = *timings
             .get("nREFI")
             .filter(|n| **n > 0)
-            .ok_or_else(|| doc.error(&format!("timing.{}", choice.timing), "nREFI is missing or zero"))?;
+            .ok_or_else(|| doc.error(&format!("timing.{}.nREFI", choice.timing), "nREFI is missing or zero"))?;
         if nrefi < 2 * rfc {
             let what = format!("refreshes of {rfc} cycles take more than half of nREFI, {nrefi} cycles");
             return Err(doc.error(&format!("timing.{}.nREFI", choice.timing), what));
@@ -657,7 +657,7 @@ fn check_sources(file: &DeviceFile, doc: &Document) -> Result<()> {
     for (key, source) in sources_of(file) {
         if source != "assumed" && !file.sources.contains_key(source) {
             let hint = suggest(source, file.sources.keys().map(String::as_str).chain(["assumed"]));
-            return Err(doc.error(&key, format!("unknown source \"{source}\"{hint}")));
+            return Err(doc.error(&format!("{key}.source"), format!("unknown source \"{source}\"{hint}")));
         }
     }
     Ok(())
