@@ -202,10 +202,11 @@ fn scan(source: &str, depth: usize) -> Findings {
                     heads(&t, i + 2 * ups, &mut found.rooms);
                 }
             }
-            word if FRONT_CRATES.contains(&word) && !after_path => {
-                if is(i + 1, "::") || i > 0 && (is(i - 1, "use") || is(i - 1, "crate")) {
-                    found.crates.insert(word.into());
-                }
+            word if FRONT_CRATES.contains(&word)
+                && !after_path
+                && (is(i + 1, "::") || i > 0 && (is(i - 1, "use") || is(i - 1, "crate"))) =>
+            {
+                found.crates.insert(word.into());
             }
             // the test harness takes what tests print
             word if PRINTING.contains(&word) && is(i + 1, "!") && !braces.last().is_some_and(|b| b.1) => {
