@@ -109,6 +109,9 @@ impl<'de> Deserialize<'de> for Duration {
         if unit == 0 && (value.fract() != 0.0 || value > 1e9) {
             return Err(de::Error::custom(format!("{value} tCK is not a whole number of cycles below 1e9")));
         }
+        if value > 1e9 {
+            return Err(de::Error::custom(format!("{value} ns is more than a second")));
+        }
         Ok(Duration { value, in_ns: unit == 1, source })
     }
 }

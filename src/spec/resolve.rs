@@ -16,6 +16,11 @@ pub type CommandId = u8;
 /// Most commands that a device may have.
 pub const MAX_COMMANDS: usize = 32;
 
+/// Longest timing or latency, in cycles: sums of some of them stay far within 32 bits.
+const MAX_CYCLES: Cycle = 1 << 22;
+/// Most commands that a window may count.
+const MAX_WINDOW: u32 = 64;
+
 /// A level of the device at which commands meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -260,21 +265,36 @@ impl Device {
             .ok_or_else(|| doc.error(&format!("timing.{}.tCK", choice.timing), "tCK must be 1 ps to 1000 ns"))?;
         let mut timings: BTreeMap<String, Cycle> =
             preset.values.iter().map(|(k, v)| (k.clone(), v.cycles(clock))).collect();
+        if let Some((name, _)) = timings.iter().find(|(_, n)| **n > MAX_CYCLES) {
+            let what = format!("{name} is over {MAX_CYCLES} cycles");
+            return Err(doc.error(&format!("timing.{}.{name}", choice.timing), what));
+        }
         let rfc = file
             .refresh_time
             .by_density
             .get(&density)
             .ok_or_else(|| doc.error("refresh_time", format!("no refresh time for a density of {density}")))?;
-        timings.insert("nRFC".into(), rfc.cycles(clock));
+        let rfc = rfc.cycles(clock);
+        timings.insert("nRFC".into(), rfc);
         let nrefi = *timings
             .get("nREFI")
             .filter(|n| **n > 0)
-            .ok_or_else(|| doc.error(&format!("timing.{}", choice.timing), "nREFI is missing or zero"))?;
+            .ok_or_else(|| doc.error(&format!("timing.{}.nREFI", choice.timing), "nREFI is missing or zero"))?;
+        if nrefi < 2 * rfc {
+            let what = format!("refreshes of {rfc} cycles take more than half of nREFI, {nrefi} cycles");
+            return Err(doc.error(&format!("timing.{}.nREFI", choice.timing), what));
+        }
 
         let mut commands = resolve_commands(file, doc, &timings)?;
         let mut windows = Vec::new();
-        let lift = choice.constraints == ConstraintSet::Completed;
-        let mut builder = EdgeBuilder { geometry: &geometry, timings: &timings, power: choice.power, lift, doc };
+        let mut builder = EdgeBuilder {
+            geometry: &geometry,
+            timings: &timings,
+            longest: MAX_CYCLES.min(nrefi - 1),
+            power: choice.power,
+            lift: choice.constraints == ConstraintSet::Completed,
+            doc,
+        };
         for (i, set) in file.constraints.iter().enumerate() {
             if choice.constraints == ConstraintSet::Reference && set.set != ConstraintSet::Reference {
                 continue;
@@ -289,12 +309,16 @@ impl Device {
             commands[id].incoming = incoming;
         }
         let plans = plans(&file.command, doc)?;
-        let refresh = file.command.iter().position(|c| c.effect == Effect::Refresh).and_then(|i| {
-            let closer = file.command[i].closer.as_deref()?;
-            Some((i as CommandId, id_of(&file.command, closer)?))
-        });
+        let refresh = refresh(&file.command, doc)?;
+        let lanes = file.pim.lanes;
+        if !(1..=1 << 16).contains(&lanes) {
+            return Err(doc.error("pim.lanes", format!("lanes = {lanes} is not in 1..={}", 1 << 16)));
+        }
+        if file.energy.refreshes_per_window.value == 0 {
+            return Err(doc.error("energy.refreshes_per_window", "refreshes_per_window must be at least 1"));
+        }
         let e = &file.energy;
-        let rows_per_refresh = f64::from(geometry.rows) / f64::from(e.refreshes_per_window.value.max(1));
+        let rows_per_refresh = f64::from(geometry.rows) / f64::from(e.refreshes_per_window.value);
         let energy = EnergyTable {
             activation: e.activation.value,
             cell_activation: e.cell_activation.value,
@@ -315,8 +339,8 @@ impl Device {
             refresh,
             nrefi,
             timings,
-            lanes: file.pim.lanes,
-            entry_bytes: file.pim.entry.value as u32,
+            lanes,
+            entry_bytes: whole_bytes(file.pim.entry.value).map_err(|e| doc.error("pim.entry", e))?,
             energy,
             assumed: assumed(file),
         })
@@ -334,6 +358,11 @@ impl Device {
 
 fn clock_period(ps: f64) -> Option<ClockPeriod> {
     (1.0..=1e6).contains(&ps).then_some(ClockPeriod(ps as u32))
+}
+
+fn whole_bytes(size: f64) -> Result<u32, String> {
+    let fits = (1.0..=f64::from(1 << 20)).contains(&size) && size.fract() == 0.0;
+    if fits { Ok(size as u32) } else { Err(format!("{size} B is not a whole number of bytes in 1..={}", 1 << 20)) }
 }
 
 fn organisation(
@@ -356,7 +385,7 @@ fn organisation(
         banks: o.banks,
         rows: o.rows,
         columns: o.columns,
-        column_bytes: o.column.value as u32,
+        column_bytes: whole_bytes(o.column.value).map_err(|e| doc.error(&format!("{key}.column"), e))?,
     };
     geometry.check().map_err(|what| match what.starts_with("channels") {
         true => chooser.error("channels", what),
@@ -411,6 +440,9 @@ fn resolve_commands(file: &DeviceFile, doc: &Document, timings: &BTreeMap<String
             Some(text) => expr::evaluate(text, timings).map_err(|e| doc.error(&format!("{key}.done"), e))?,
             None => 1,
         };
+        if done > MAX_CYCLES {
+            return Err(doc.error(&format!("{key}.done"), format!("{done} cycles are over {MAX_CYCLES}")));
+        }
         out.push(Command {
             name: c.name.clone(),
             bus: c.bus,
@@ -427,15 +459,47 @@ fn resolve_commands(file: &DeviceFile, doc: &Document, timings: &BTreeMap<String
     Ok(out)
 }
 
+/// The command that opens or closes rows for `of`, checked: another effect or a smaller reach would never do it.
+fn row_command(
+    commands: &[CommandFile],
+    of: &CommandFile,
+    name: &Option<String>,
+    effect: Effect,
+    doc: &Document,
+    key: &str,
+) -> Result<Option<CommandId>> {
+    let Some(name) = name else { return Ok(None) };
+    let id = require_id(commands, name, doc, key)?;
+    let command = &commands[usize::from(id)];
+    // Bank groups open and close one by one for a command that works in those that are open.
+    let scope = if of.effect == Effect::MacOpen { Scope::BankGroup } else { of.scope };
+    if command.effect != effect || !(command.scope == scope || command.scope == Scope::Channel) {
+        let what = if effect == Effect::Open { "open" } else { "close" };
+        return Err(doc.error(key, format!("{name} does not {what} every bank that {} needs", of.name)));
+    }
+    Ok(Some(id))
+}
+
+/// The refresh command, if there is one, and the one that closes all banks before it.
+fn refresh(commands: &[CommandFile], doc: &Document) -> Result<Option<(CommandId, CommandId)>> {
+    let Some(i) = commands.iter().position(|c| c.effect == Effect::Refresh) else { return Ok(None) };
+    let c = &commands[i];
+    let key = format!("command[{i}]");
+    if c.scope != Scope::Channel {
+        return Err(doc.error(&format!("{key}.scope"), format!("{} must reach the whole channel", c.name)));
+    }
+    let closer = row_command(commands, c, &c.closer, Effect::Close, doc, &format!("{key}.closer"))?;
+    let closer = closer.ok_or_else(|| doc.error(&key, format!("{} needs closed banks: name its closer", c.name)))?;
+    Ok(Some((i as CommandId, closer)))
+}
+
 fn plans(commands: &[CommandFile], doc: &Document) -> Result<[Option<Plan>; Op::COUNT]> {
     let mut out = [None; Op::COUNT];
     for (i, c) in commands.iter().enumerate() {
         let key = format!("command[{i}]");
-        let id = |name: &Option<String>, field: &str| match name {
-            Some(n) => require_id(commands, n, doc, &format!("{key}.{field}")).map(Some),
-            None => Ok(None),
-        };
-        let plan = Plan { last: i as CommandId, opener: id(&c.opener, "opener")?, closer: id(&c.closer, "closer")? };
+        let opener = row_command(commands, c, &c.opener, Effect::Open, doc, &format!("{key}.opener"))?;
+        let closer = row_command(commands, c, &c.closer, Effect::Close, doc, &format!("{key}.closer"))?;
+        let plan = Plan { last: i as CommandId, opener, closer };
         let Some(name) = &c.serves else { continue };
         let op = Op::parse(name).ok_or_else(|| {
             doc.error(&format!("{key}.serves"), format!("unknown operation \"{name}\"{}", suggest(name, Op::names())))
@@ -454,6 +518,8 @@ fn plans(commands: &[CommandFile], doc: &Document) -> Result<[Option<Plan>; Op::
 struct EdgeBuilder<'a> {
     geometry: &'a Geometry,
     timings: &'a BTreeMap<String, Cycle>,
+    /// A longer latency leaves no time between two refreshes.
+    longest: Cycle,
     power: PowerPolicy,
     lift: bool,
     doc: &'a Document,
@@ -473,7 +539,11 @@ impl EdgeBuilder<'_> {
                 continue;
             }
             let latency = expr::evaluate(&e.latency, self.timings).map_err(|w| self.doc.error(&key, w))?;
-            let latency = u32::try_from(latency).map_err(|_| self.doc.error(&key, "latency is too large"))?;
+            if latency > self.longest {
+                let what = format!("a latency of {latency} cycles is too long; at most {}", self.longest);
+                return Err(self.doc.error(&key, what));
+            }
+            let latency = latency as u32;
             let ids = |names: &[String]| -> Result<Vec<usize>> {
                 names
                     .iter()
@@ -488,6 +558,9 @@ impl EdgeBuilder<'_> {
             let (from, to) = (ids(&e.from)?, ids(&e.to)?);
             match e.window {
                 0 => return Err(self.doc.error(&key, "window must be at least 1")),
+                n if n > MAX_WINDOW => {
+                    return Err(self.doc.error(&key, format!("window = {n} is over {MAX_WINDOW}")));
+                }
                 1 => self.add_edges(e.level, &from, &to, latency, commands),
                 count => {
                     if windows.len() >= 8 {
@@ -596,7 +669,7 @@ fn check_sources(file: &DeviceFile, doc: &Document) -> Result<()> {
     for (key, source) in sources_of(file) {
         if source != "assumed" && !file.sources.contains_key(source) {
             let hint = suggest(source, file.sources.keys().map(String::as_str).chain(["assumed"]));
-            return Err(doc.error(&key, format!("unknown source \"{source}\"{hint}")));
+            return Err(doc.error(&format!("{key}.source"), format!("unknown source \"{source}\"{hint}")));
         }
     }
     Ok(())

@@ -99,6 +99,7 @@ impl System {
         let device_path = doc.resolve_path("dram.device", &s.dram.device);
         let device_doc = Document::load(&device_path, &[]).map_err(|e| match e {
             Error::NoInput(p) => doc.error("dram.device", format!("device file {} does not exist", p.display())),
+            Error::Io { path, source } => doc.error("dram.device", format!("{}: {source}", path.display())),
             other => other,
         })?;
         let device_file: DeviceFile = device_doc.decode()?;
@@ -110,6 +111,9 @@ impl System {
             constraints,
         };
         let device = Device::resolve(&device_file, &device_doc, &selection, doc)?;
+        if s.refresh == Refresh::AllBank && device.refresh.is_none() {
+            return Err(doc.error("refresh", format!("{} has no refresh command; use \"none\"", device.name)));
+        }
         Ok(System {
             name: s.name,
             controller: s.controller,
