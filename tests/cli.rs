@@ -226,7 +226,9 @@ fn programs_work_through_pipes() {
         if to == "ptrace" {
             assert_eq!(piped[1..], direct[1..]);
         } else {
-            assert_eq!(piped[3], direct[3], "cycles of the text form");
+            let header = text(&from_file).lines().next().unwrap().to_string();
+            let cycles = header.split(',').position(|c| c == "cycles").unwrap();
+            assert_eq!(piped[cycles], direct[cycles], "cycles of the text form");
         }
     }
     assert_eq!(names(d), ["t.ptrace"]);

@@ -256,6 +256,7 @@ impl Device {
     /// Makes the tables. `doc` is the device file, for line numbers; `chooser` the file that made the selection.
     pub fn resolve(file: &DeviceFile, doc: &Document, choice: &Selection<'_>, chooser: &Document) -> Result<Self> {
         check_sources(file, doc)?;
+        check_presets(file, doc)?;
         let (geometry, density) = organisation(file, doc, choice, chooser)?;
         let preset = file.timing.get(choice.timing).ok_or_else(|| {
             let hint = suggest(choice.timing, file.timing.keys().map(String::as_str));
@@ -670,6 +671,20 @@ fn check_sources(file: &DeviceFile, doc: &Document) -> Result<()> {
         if source != "assumed" && !file.sources.contains_key(source) {
             let hint = suggest(source, file.sources.keys().map(String::as_str).chain(["assumed"]));
             return Err(doc.error(&format!("{key}.source"), format!("unknown source \"{source}\"{hint}")));
+        }
+    }
+    Ok(())
+}
+
+/// Presets of one device name the same timings: one that only some have is missing in the others, or misspelt.
+fn check_presets(file: &DeviceFile, doc: &Document) -> Result<()> {
+    for (a, b) in file.timing.iter().zip(file.timing.iter().skip(1)) {
+        for ((name, this), (other_name, other)) in [(a, b), (b, a)] {
+            if let Some(odd) = this.values.keys().find(|k| !other.values.contains_key(*k)) {
+                let hint = suggest(odd, other.values.keys().map(String::as_str));
+                let what = format!("\"{odd}\" is a timing of preset \"{name}\" but not of \"{other_name}\"{hint}");
+                return Err(doc.error(&format!("timing.{name}.{odd}"), what));
+            }
         }
     }
     Ok(())
