@@ -228,6 +228,7 @@ mod tests {
         let three_ranks = Geometry { ranks: 3, ..PAPER };
         assert_eq!(three_ranks.check(), Ok(()));
         assert!(three_ranks.contains(2 << 28) && !three_ranks.contains(3 << 28) && !three_ranks.contains(16 << 31));
+        assert!(PAPER.same_row(0, 1023) && !PAPER.same_row(1023, 1024));
         assert!(Geometry { columns: 0, ..PAPER }.check().is_err());
     }
 }

@@ -97,6 +97,7 @@ impl Generator {
     pub fn load(workload: Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
         let system = System::load(&workload.system_path(doc), &[]).map_err(|e| match e {
             Error::NoInput(p) => doc.error("system", format!("system file {} does not exist", p.display())),
+            Error::Io { path, source } => doc.error("system", format!("{}: {source}", path.display())),
             other => other,
         })?;
         let policy = build_policy(&workload, doc, &workload.policy)?;

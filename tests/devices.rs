@@ -270,7 +270,7 @@ fn a_device_may_have_no_refresh_and_no_processing_units() {
     let read = one(&s.device.geometry, Op::Ld, Address::default());
     assert_eq!((cycles(&s, &[read]), s.device.lanes, s.device.refresh), (14, 0, None));
     let e = toy(TOY, &plain, &[]).unwrap_err();
-    assert!(e.to_string().contains("Toy has no refresh command"), "{e}");
+    assert!(e.to_string().contains("Toy has no refresh command; use \"none\""), "{e}");
 }
 
 #[test]

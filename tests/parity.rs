@@ -9,7 +9,7 @@ use pimattn::op::Op;
 use pimattn::spec::System;
 use pimattn::stats::Collector;
 use pimattn::stats::log::LogProbe;
-use pimattn::trace;
+use pimattn::trace::{self, Record, Request, Segment, Source};
 use std::fmt::Write;
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -145,6 +145,71 @@ fn small_runs_are_as_long_as_the_references() {
 #[test]
 fn small_runs_issue_the_references_commands() {
     none_wrong("logs", check_logs(&root().join("traces/golden")));
+}
+
+/// MAC_SB at row 1, asked for in the second bank group while row 0 opens: its precharge closes the second group's bank
+/// again and again, before row 0 can be used there, and never the first group's.
+const SAME_BANK_CONFLICT: &str = "PIM_MAC_SB 0x00000000\nPIM_MAC_SB 0x04000400\n";
+
+#[test]
+fn a_livelock_is_reported_with_its_bank_and_row() {
+    for refresh in ["none", "all-bank"] {
+        let error = replay(&system("HBM3_5.2Gbps", refresh), SAME_BANK_CONFLICT.into(), &mut ()).unwrap_err();
+        assert_eq!(error.exit_code(), pimattn::error::EXIT_DATA);
+        let text = error.to_string();
+        for part in ["livelock", "PIM_MAC_SB", "channel 0", "bank group 0, bank 0, row 0"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
+
+#[test]
+fn operations_that_the_reference_does_not_know_are_named() {
+    for op in Op::ALL.iter().filter(|op| !op.in_attacc()) {
+        let text = format!("{} 0x0\n", op.mnemonic());
+        let error = replay(&system("HBM3_5.2Gbps", "none"), text.into(), &mut ()).unwrap_err();
+        assert!(error.to_string().contains(op.mnemonic()), "{error}");
+        assert_eq!(error.exit_code(), pimattn::error::EXIT_DATA);
+    }
+}
+
+/// Records from memory.
+struct Records(trace::Header, Vec<Record>);
+
+impl Source for Records {
+    fn header(&self) -> &trace::Header {
+        &self.0
+    }
+
+    fn next_block(&mut self, out: &mut Vec<Record>) -> pimattn::error::Result<bool> {
+        *out = std::mem::take(&mut self.1);
+        Ok(!out.is_empty())
+    }
+}
+
+#[test]
+fn runs_count_as_requests_and_segments_as_nothing() {
+    let system = system("HBM3_5.2Gbps", "none");
+    let mut text = String::new();
+    let mut records = Vec::new();
+    for (op, addr) in [(Op::MacAb, 0x400), (Op::MvSb, 0x0100_0000), (Op::Ld, 0x0600_0000)] {
+        let run = Request { op, addr, count: 40, stride: 32 };
+        (0..40).for_each(|i| writeln!(text, "{} {}", op.mnemonic(), addr + 32 * i).unwrap());
+        records.extend([Record::Segment(Segment::default()), Record::Request(run)]);
+    }
+    let mut by_run = LogProbe::new(Vec::new(), &system.device);
+    let mut source = Records(trace::Header::foreign(system.device.geometry, "runs"), records);
+    let cycles = engine::run(&system, &mut source, &mut by_run, &mut |_| {}).unwrap();
+    let mut by_line = LogProbe::new(Vec::new(), &system.device);
+    assert_eq!(replay(&system, text.into(), &mut by_line).unwrap(), cycles);
+    assert_eq!(by_run.finish().unwrap(), by_line.finish().unwrap());
+}
+
+#[test]
+fn a_power_policy_that_the_reference_lacks_is_refused() {
+    let config = root().join("configs/system/attacc-compat.toml");
+    let error = System::load(&config, &["power=stagger".into()]).unwrap_err();
+    assert_eq!(error.exit_code(), pimattn::error::EXIT_CONFIG);
 }
 
 #[test]

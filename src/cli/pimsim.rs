@@ -111,6 +111,11 @@ fn run(args: &Run, common: &Common) -> Result<()> {
     if args.log.is_some() && args.traces.len() > 1 {
         return Err(Error::Usage("--log takes one trace".into()));
     }
+    if args.output.is_none() && args.log.as_deref() == Some(Path::new("-")) {
+        return Err(Error::Usage(
+            "the log and the table cannot both go to standard output: name a folder with -o".into(),
+        ));
+    }
     let system = System::load(&args.config, &args.set)?;
     common.detail(|| format!("{}: assumed, not sourced: {}", system.device.name, system.device.assumed.join(", ")));
     let to_stdout = args.output.is_none();

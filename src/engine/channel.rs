@@ -17,6 +17,7 @@
 use super::probe::{CommandEvent, Completion, Probe, RowOutcome};
 use super::state::{CLOSED, ChannelState, Rows, Target};
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::op::Op;
 use crate::spec::device::Bus;
 use crate::spec::system::Refresh;
@@ -24,6 +25,11 @@ use crate::spec::{CommandId, Device, Effect, Plan, Scope, System};
 use crate::trace::{Record, Request, Segment};
 use crate::units::Cycle;
 use std::collections::VecDeque;
+
+/// Refreshes without a completed request after which a channel is taken to be in a livelock.
+const PATIENCE: u32 = 64;
+/// Commands between two looks at whether the user wants to stop.
+const INTERRUPT_STEPS: u32 = 1 << 16;
 
 const ARRAY: usize = 0;
 const MOVES: usize = 1;
@@ -131,6 +137,8 @@ pub struct Channel<'d> {
     wanted: Vec<u32>,
     units_wanted: u32,
     recheck_wanted: bool,
+    /// Refreshes since the last request was completed.
+    fruitless: u32,
 }
 
 impl<'d> Channel<'d> {
@@ -168,6 +176,7 @@ impl<'d> Channel<'d> {
             wanted: vec![CLOSED; device.geometry.units() as usize],
             units_wanted: 0,
             recheck_wanted: false,
+            fruitless: 0,
         }
     }
 
@@ -202,6 +211,7 @@ impl<'d> Channel<'d> {
         self.epoch_open = self.epoch_open.max(at);
         self.last.iter_mut().for_each(|t| *t = (*t).max(at));
         self.done = self.done.max(at);
+        self.fruitless = 0;
         self.input_ended = false;
     }
 
@@ -214,6 +224,7 @@ impl<'d> Channel<'d> {
 
     /// Works until it passes `horizon`, needs input, or has no work left.
     pub fn advance<P: Probe>(&mut self, horizon: Cycle, probe: &mut P) -> Result<Progress> {
+        let mut steps = 0u32;
         loop {
             self.take_in(probe)?;
             if self.held < self.depth && !self.input_ended {
@@ -222,18 +233,35 @@ impl<'d> Channel<'d> {
             match self.choose(probe)? {
                 Choice::Issue(best) => {
                     self.issue(&best, probe);
+                    steps += 1;
+                    if steps % INTERRUPT_STEPS == 0 {
+                        interrupt::check()?;
+                    }
+                    if self.fruitless > PATIENCE {
+                        return Err(self.livelock());
+                    }
                     if best.at > horizon {
                         return Ok(Progress::Ahead(best.at));
                     }
                 }
                 Choice::Completed => {}
                 Choice::Nothing if self.classes.iter().all(VecDeque::is_empty) => return Ok(Progress::Done),
-                Choice::Nothing => {
-                    let what = format!("channel {}: no outstanding request can proceed (livelock)", self.id);
-                    return Err(Error::data("trace", what));
-                }
+                Choice::Nothing => return Err(self.livelock()),
             }
         }
+    }
+
+    fn livelock(&self) -> Error {
+        let oldest = self.classes.iter().filter_map(VecDeque::front).min_by_key(|i| i.order);
+        let where_ = oldest.map_or(String::new(), |i| {
+            let a = &i.target.address;
+            let op = i.request.op.mnemonic();
+            format!(
+                ": {op} at pseudo-channel {}, rank {}, bank group {}, bank {}, row {}",
+                a.pseudo_channel, a.rank, a.bank_group, a.bank, a.row
+            )
+        });
+        Error::data("trace", format!("channel {}: livelock, no outstanding request can proceed{where_}", self.id))
     }
 
     /// Sorts waiting records into the classes until `depth` requests are outstanding.
@@ -253,7 +281,15 @@ impl<'d> Channel<'d> {
                         self.left.push_back(0);
                     }
                 }
-                Some(Record::Request(r)) => self.accept(r)?,
+                Some(Record::Request(r)) => {
+                    // Data requests pass each other, those of one run too: each stands alone.
+                    let run = r.count > 1 && matches!(r.op, Op::Ld | Op::St);
+                    if run {
+                        let rest = Request { addr: r.addr + u64::from(r.stride), count: r.count - 1, ..r };
+                        self.input.push_front(Record::Request(rest));
+                    }
+                    self.accept(if run { Request::one(r.op, r.addr) } else { r })?;
+                }
             }
             while self.next_epoch(probe) {}
         }
@@ -517,13 +553,7 @@ impl<'d> Channel<'d> {
         let now = queue.front().map_or(0, |first| self.arrival(first)).max(self.last[DATA]);
         let (mut reads, mut writes) = (0, 0);
         for item in queue.iter().take_while(|i| i.epoch == self.epoch && self.arrival(i) <= now) {
-            let arrived = match self.interval {
-                Some(cycles) if cycles > 0.0 => ((now - self.arrival(item)) as f64 / cycles) as u64 + 1,
-                _ => u64::MAX,
-            };
-            let in_sight = self.depth.saturating_sub(reads + writes);
-            let waiting = u64::from(item.request.count).min(arrived).min(in_sight);
-            *(if item.effect == Effect::Read { &mut reads } else { &mut writes }) += waiting;
+            *(if item.effect == Effect::Read { &mut reads } else { &mut writes }) += 1;
         }
         let writes_first = match turns.writes {
             true => writes > 0 && (reads == 0 || writes > turns.low),
@@ -563,9 +593,7 @@ impl<'d> Channel<'d> {
                 Step::Issue(command) => (command != item.plan.last, command),
                 Step::IssueAt(..) | Step::Done => continue,
             };
-            let overlaps =
-                |o: &Item| o.request.count > 1 || item.request.count > 1 || o.request.addr == item.request.addr;
-            let blocked = older().any(|o| needs_row && of_kind(o) || overlaps(o));
+            let blocked = older().any(|o| needs_row && of_kind(o) || o.request.addr == item.request.addr);
             let array_older =
                 self.classes[ARRAY].front().is_some_and(|a| a.epoch == self.epoch && a.order < item.order);
             if !(blocked || needs_row && array_older) {
@@ -594,6 +622,9 @@ impl<'d> Channel<'d> {
         self.state.issue(c.command, &c.target, c.at);
         if self.device.commands[usize::from(c.command)].effect == Effect::Refresh {
             self.next_refresh = self.next_refresh.map(|due| due + self.device.nrefi);
+            // Waiting for requests that are still to arrive is no livelock.
+            let waits = self.classes.iter().filter_map(VecDeque::front).any(|i| self.arrival(i) <= c.at);
+            self.fruitless += u32::from(waits);
         }
         self.recheck_wanted = true;
         let banks = self.device.geometry.banks_per_channel();
@@ -677,6 +708,7 @@ impl<'d> Channel<'d> {
             self.units_wanted -= u32::from(old != CLOSED);
         }
         self.held -= 1;
+        self.fruitless = 0;
         item.request.count -= 1;
         item.number += 1;
         item.pass = 0;

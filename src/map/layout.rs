@@ -36,6 +36,9 @@ impl Shape {
         entry_bytes: u32,
         values: ValueLayout,
     ) -> Result<Self, String> {
+        if geometry.units() > 64 {
+            return Err(format!("{} bank groups in a channel; at most 64 can be mapped", geometry.units()));
+        }
         let vector_bytes =
             u32::try_from(dim).ok().and_then(|d| d.checked_mul(element_bytes)).ok_or("head dimension too large")?;
         let columns = vector_bytes.div_ceil(geometry.banks * geometry.column_bytes);

@@ -6,6 +6,9 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// Parts of a dotted key, at most.
+const MAX_DEPTH: usize = 16;
+
 /// A parsed configuration file, with overrides applied.
 #[derive(Debug, Clone)]
 pub struct Document {
@@ -94,6 +97,11 @@ impl Document {
     /// An error at `key` (dotted).
     pub fn error(&self, key: &str, what: impl Into<String>) -> Error {
         let mut at = key;
+        // A table that only overrides made has no line; one of them is the place.
+        let inside = |(k, _): &(&String, &String)| k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+        if let (false, Some((_, text))) = (self.lines.contains_key(key), self.set.iter().find(inside)) {
+            return Error::Config { at: format!("--set {text}"), what: what.into() };
+        }
         loop {
             if let Some(text) = self.set.get(at) {
                 return Error::Config { at: format!("--set {text}"), what: what.into() };
@@ -119,6 +127,9 @@ impl Document {
         let parts: Vec<&str> = key.split('.').collect();
         if parts.iter().any(|p| p.is_empty()) {
             return Err(wrong("empty key"));
+        }
+        if parts.len() > MAX_DEPTH {
+            return Err(wrong(&format!("a key of {} parts; at most {MAX_DEPTH}", parts.len())));
         }
         let (last, path) = parts.split_last().ok_or_else(|| wrong("empty key"))?;
         let mut at = &mut self.table;

@@ -1,6 +1,7 @@
 //! Numbers with a unit and a source, as configuration files write them: `"19 tCK"`, or
 //! `{ value = "909 pJ", source = "FGDRAM" }` where the source differs from its table's.
 
+use crate::error::suggest;
 use crate::units::{ClockPeriod, Cycle};
 use serde::{Deserialize, Deserializer, de};
 use std::marker::PhantomData;
@@ -58,56 +59,73 @@ impl Duration {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Raw {
-    Text(String),
-    Full(Full),
-    Number(f64),
-    Integer(i64),
+/// Number and unit as written, and the source that the value names itself.
+fn written<'de, D: Deserializer<'de>>(de: D, unit: &str) -> Result<(String, Option<String>), D::Error> {
+    let bare = |n: String| <D::Error as de::Error>::custom(format!("{n} has no unit; write \"{n} {unit}\""));
+    match toml::Value::deserialize(de)? {
+        toml::Value::String(text) => Ok((text, None)),
+        toml::Value::Integer(n) => Err(bare(n.to_string())),
+        toml::Value::Float(n) => Err(bare(n.to_string())),
+        toml::Value::Table(table) => {
+            let keys = ["value", "source"];
+            if let Some(wrong) = table.keys().find(|k| !keys.contains(&k.as_str())) {
+                return Err(<D::Error as de::Error>::custom(format!(
+                    "unknown key \"{wrong}\"{}",
+                    suggest(wrong, keys)
+                )));
+            }
+            let text = |key: &str| match table.get(key) {
+                Some(toml::Value::String(s)) => Ok(s.clone()),
+                Some(other) if key == "value" => Err(bare(other.to_string())),
+                Some(_) => Err(<D::Error as de::Error>::custom(format!("{key} must be text"))),
+                None => Err(<D::Error as de::Error>::custom(format!(
+                    "{{ value = \"...\", source = \"...\" }} lacks its {key}"
+                ))),
+            };
+            Ok((text("value")?, Some(text("source")?)))
+        }
+        other => Err(<D::Error as de::Error>::custom(format!("{other} is not a number with a unit"))),
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Full {
-    value: String,
-    source: String,
-}
-
-fn parse<E: de::Error>(raw: Raw, units: &[(&str, f64)]) -> Result<(f64, usize, Option<String>), E> {
+fn parse<'de, D: Deserializer<'de>>(de: D, units: &[(&str, f64)]) -> Result<(f64, usize, Option<String>), D::Error> {
+    use de::Error as E;
     let expected = || units.iter().map(|(u, _)| *u).collect::<Vec<_>>().join(" or ");
-    let (text, source) = match raw {
-        Raw::Text(t) => (t, None),
-        Raw::Full(f) => (f.value, Some(f.source)),
-        Raw::Number(n) => return Err(E::custom(format!("{n} has no unit; write \"{n} {}\"", units[0].0))),
-        Raw::Integer(n) => return Err(E::custom(format!("{n} has no unit; write \"{n} {}\"", units[0].0))),
-    };
+    let (text, source) = written(de, units[0].0)?;
     let (number, unit) = match text.trim().split_once(char::is_whitespace) {
         Some((n, u)) => (n, u.trim()),
-        None => return Err(E::custom(format!("\"{text}\" needs a number, a space and a unit ({})", expected()))),
+        None => {
+            return Err(<D::Error as E>::custom(format!(
+                "\"{text}\" needs a number, a space and a unit ({})",
+                expected()
+            )));
+        }
     };
-    let value: f64 = number.parse().map_err(|_| E::custom(format!("\"{number}\" is not a number")))?;
+    let value: f64 = number.parse().map_err(|_| <D::Error as E>::custom(format!("\"{number}\" is not a number")))?;
     if !value.is_finite() || value < 0.0 {
-        return Err(E::custom(format!("\"{text}\" must be finite and not negative")));
+        return Err(<D::Error as E>::custom(format!("\"{text}\" must be finite and not negative")));
     }
     match units.iter().position(|(u, _)| *u == unit) {
         Some(i) => Ok((value * units[i].1, i, source)),
-        None => Err(E::custom(format!("unknown unit \"{unit}\"; expected {}", expected()))),
+        None => Err(<D::Error as E>::custom(format!("unknown unit \"{unit}\"; expected {}", expected()))),
     }
 }
 
 impl<'de, D: Dimension> Deserialize<'de> for Quantity<D> {
     fn deserialize<De: Deserializer<'de>>(de: De) -> Result<Self, De::Error> {
-        let (value, _, source) = parse(Raw::deserialize(de)?, D::UNITS)?;
+        let (value, _, source) = parse(de, D::UNITS)?;
         Ok(Quantity { value, source, dimension: PhantomData })
     }
 }
 
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<De: Deserializer<'de>>(de: De) -> Result<Self, De::Error> {
-        let (value, unit, source) = parse(Raw::deserialize(de)?, &[("tCK", 1.0), ("ns", 1.0)])?;
+        let (value, unit, source) = parse(de, &[("tCK", 1.0), ("ns", 1.0)])?;
         if unit == 0 && (value.fract() != 0.0 || value > 1e9) {
             return Err(de::Error::custom(format!("{value} tCK is not a whole number of cycles below 1e9")));
+        }
+        if value > 1e9 {
+            return Err(de::Error::custom(format!("{value} ns is more than a second")));
         }
         Ok(Duration { value, in_ns: unit == 1, source })
     }
@@ -129,6 +147,7 @@ mod tests {
     fn units_are_required_and_checked() {
         assert_eq!(duration("x = \"350 ns\"").unwrap().cycles(ClockPeriod(769)), 456);
         assert_eq!(duration("x = { value = \"19 tCK\", source = \"a\" }").unwrap().source.as_deref(), Some("a"));
+        assert!(duration("x = { value = \"19 tCK\" }").unwrap_err().contains("lacks its source"));
         assert!(duration("x = 19").unwrap_err().contains("has no unit"));
         assert!(duration("x = \"19 furlongs\"").unwrap_err().contains("expected tCK or ns"));
         assert!(duration("x = \"1.5 tCK\"").unwrap_err().contains("whole number"));

@@ -17,6 +17,11 @@ pub type CommandId = u8;
 /// Most commands that a device may have.
 pub const MAX_COMMANDS: usize = 32;
 
+/// Longest timing or latency, in cycles: sums of some of them stay far within 32 bits.
+const MAX_CYCLES: Cycle = 1 << 22;
+/// Most commands that a window may count.
+const MAX_WINDOW: u32 = 64;
+
 /// A level of the device at which commands meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -279,6 +284,7 @@ impl Device {
     /// Makes the tables. `doc` is the device file, for line numbers; `chooser` the file that made the selection.
     pub fn resolve(file: &DeviceFile, doc: &Document, choice: &Selection<'_>, chooser: &Document) -> Result<Self> {
         check_sources(file, doc)?;
+        check_presets(file, doc)?;
         let (geometry, density) = organisation(file, doc, choice, chooser)?;
         let preset = file.timing.get(choice.timing).ok_or_else(|| {
             let hint = suggest(choice.timing, file.timing.keys().map(String::as_str));
@@ -288,25 +294,40 @@ impl Device {
             .ok_or_else(|| doc.error(&format!("timing.{}.tCK", choice.timing), "tCK must be 1 ps to 1000 ns"))?;
         let mut timings: BTreeMap<String, Cycle> =
             preset.values.iter().map(|(k, v)| (k.clone(), v.cycles(clock))).collect();
-        let refreshes = file.command.iter().any(|c| c.effect == Effect::Refresh);
+        if let Some((name, _)) = timings.iter().find(|(_, n)| **n > MAX_CYCLES) {
+            let what = format!("{name} is over {MAX_CYCLES} cycles");
+            return Err(doc.error(&format!("timing.{}.{name}", choice.timing), what));
+        }
+        let refresh = refresh(&file.command, doc)?;
+        let no_time = || doc.error("refresh_time", format!("no refresh time for a density of {density}"));
+        let rfc = match &file.refresh_time {
+            Some(t) => Some(t.by_density.get(&density).ok_or_else(no_time)?.cycles(clock)),
+            None => None,
+        };
+        timings.extend(rfc.map(|cycles| ("nRFC".to_string(), cycles)));
         let mut nrefi = Cycle::from(u32::MAX);
-        if refreshes {
-            let rfc = file
-                .refresh_time
-                .as_ref()
-                .and_then(|t| t.by_density.get(&density))
-                .ok_or_else(|| doc.error("refresh_time", format!("no refresh time for a density of {density}")))?;
-            timings.insert("nRFC".into(), rfc.cycles(clock));
+        if refresh.is_some() {
+            let rfc = rfc.ok_or_else(no_time)?;
             nrefi = *timings
                 .get("nREFI")
                 .filter(|n| **n > 0)
-                .ok_or_else(|| doc.error(&format!("timing.{}", choice.timing), "nREFI is missing or zero"))?;
+                .ok_or_else(|| doc.error(&format!("timing.{}.nREFI", choice.timing), "nREFI is missing or zero"))?;
+            if nrefi < 2 * rfc {
+                let what = format!("refreshes of {rfc} cycles take more than half of nREFI, {nrefi} cycles");
+                return Err(doc.error(&format!("timing.{}.nREFI", choice.timing), what));
+            }
         }
 
         let mut commands = resolve_commands(file, doc, &timings, &geometry)?;
         let mut windows = Vec::new();
-        let lift = choice.constraints == ConstraintSet::Completed;
-        let mut builder = EdgeBuilder { geometry: &geometry, timings: &timings, power: choice.power, lift, doc };
+        let mut builder = EdgeBuilder {
+            geometry: &geometry,
+            timings: &timings,
+            longest: MAX_CYCLES.min(nrefi - 1),
+            power: choice.power,
+            lift: choice.constraints == ConstraintSet::Completed,
+            doc,
+        };
         for (i, set) in file.constraints.iter().enumerate() {
             if choice.constraints == ConstraintSet::Reference && set.set != ConstraintSet::Reference {
                 continue;
@@ -314,7 +335,7 @@ impl Device {
             builder.add(i, set, &mut commands, &mut windows)?;
         }
         if choice.power == PowerPolicy::Charge {
-            charge(file, doc, choice, chooser, clock, &mut commands, &mut windows)?;
+            charge(file, doc, choice, chooser, (clock, builder.longest), &mut commands, &mut windows)?;
         }
         for id in 0..commands.len() {
             let mut incoming: Vec<Level> =
@@ -324,24 +345,27 @@ impl Device {
             commands[id].incoming = incoming;
         }
         let plans = plans(&file.command, doc)?;
-        let refresh = file.command.iter().position(|c| c.effect == Effect::Refresh).and_then(|i| {
-            let closer = file.command[i].closer.as_deref()?;
-            Some((i as CommandId, id_of(&file.command, closer)?))
-        });
         let e = &file.energy;
         let per_window = match &e.refreshes_per_window {
-            Some(n) => n.value.max(1),
-            None if refreshes => return Err(doc.error("energy", "refreshes_per_window is missing")),
+            Some(n) if n.value == 0 => {
+                return Err(doc.error("energy.refreshes_per_window", "refreshes_per_window must be at least 1"));
+            }
+            Some(n) => n.value,
+            None if refresh.is_some() => return Err(doc.error("energy", "refreshes_per_window is missing")),
             None => 1,
         };
         let rows_per_refresh = f64::from(geometry.rows) / f64::from(per_window);
         let has = |effects: &[Effect]| file.command.iter().any(|c| effects.contains(&c.effect));
         let multiplies = has(&[Effect::Mac, Effect::MacOpen]);
         let moves = has(&[Effect::Move]);
-        if file.pim.is_none() && (multiplies || moves) {
-            return Err(doc.error("", "the device has PIM commands but no [pim]"));
-        }
-        let entry_bytes = file.pim.as_ref().map_or(geometry.column_bytes, |p| p.entry.value as u32);
+        let (lanes, entry_bytes) = match &file.pim {
+            None if multiplies || moves => return Err(doc.error("", "the device has PIM commands but no [pim]")),
+            None => (0, geometry.column_bytes),
+            Some(p) if !(1..=1 << 16).contains(&p.lanes) => {
+                return Err(doc.error("pim.lanes", format!("lanes = {} is not in 1..={}", p.lanes, 1 << 16)));
+            }
+            Some(p) => (p.lanes, whole_bytes(p.entry.value).map_err(|e| doc.error("pim.entry", e))?),
+        };
         let energy = EnergyTable {
             activation: e.activation.value,
             cell_activation: needed(&e.cell_activation, multiplies, "cell_activation", doc)?,
@@ -362,7 +386,7 @@ impl Device {
             refresh,
             nrefi,
             timings,
-            lanes: file.pim.as_ref().map_or(0, |p| p.lanes),
+            lanes,
             entry_bytes,
             energy,
             assumed: assumed(file),
@@ -381,6 +405,11 @@ impl Device {
 
 fn clock_period(ps: f64) -> Option<ClockPeriod> {
     (1.0..=1e6).contains(&ps).then_some(ClockPeriod(ps as u32))
+}
+
+fn whole_bytes(size: f64) -> Result<u32, String> {
+    let fits = (1.0..=f64::from(1 << 20)).contains(&size) && size.fract() == 0.0;
+    if fits { Ok(size as u32) } else { Err(format!("{size} B is not a whole number of bytes in 1..={}", 1 << 20)) }
 }
 
 fn organisation(
@@ -403,7 +432,7 @@ fn organisation(
         banks: o.banks,
         rows: o.rows,
         columns: o.columns,
-        column_bytes: o.column.value as u32,
+        column_bytes: whole_bytes(o.column.value).map_err(|e| doc.error(&format!("{key}.column"), e))?,
     };
     geometry.check().map_err(|what| match what.starts_with("channels") {
         true => chooser.error("channels", what),
@@ -453,7 +482,7 @@ fn charge(
     doc: &Document,
     choice: &Selection<'_>,
     chooser: &Document,
-    clock: ClockPeriod,
+    (clock, longest): (ClockPeriod, Cycle),
     commands: &mut [Command],
     windows: &mut Vec<Window>,
 ) -> Result<()> {
@@ -473,8 +502,8 @@ fn charge(
         return Err(error("activations", choice.budget.activations.is_some(), what));
     }
     let latency = window.cycles(clock);
-    if !(1..=4096).contains(&count) || !(1..=1 << 22).contains(&latency) {
-        let what = format!("{count} activations in {latency} tCK: not in 1..=4096 in 1..={}", 1 << 22);
+    if !(1..=4096).contains(&count) || !(1..=longest).contains(&latency) {
+        let what = format!("{count} activations in {latency} tCK: not in 1..=4096 in 1..={longest}");
         return Err(error("window", choice.budget.window.is_some(), what));
     }
     let id = windows.len() as u8;
@@ -511,6 +540,9 @@ fn resolve_commands(
             Some(text) => expr::evaluate(text, timings).map_err(|e| doc.error(&format!("{key}.done"), e))?,
             None => 1,
         };
+        if done > MAX_CYCLES {
+            return Err(doc.error(&format!("{key}.done"), format!("{done} cycles are over {MAX_CYCLES}")));
+        }
         let (banks, is_mac) = (c.scope.banks(geometry), c.effect == Effect::Mac);
         if c.passes == 0 || banks % c.passes != 0 || c.passes > 1 && !is_mac {
             let what = format!("{} passes over {banks} banks: only a MAC's, and a divisor of its banks", c.passes);
@@ -535,15 +567,47 @@ fn resolve_commands(
     Ok(out)
 }
 
+/// The command that opens or closes rows for `of`, checked: another effect or a smaller reach would never do it.
+fn row_command(
+    commands: &[CommandFile],
+    of: &CommandFile,
+    name: &Option<String>,
+    effect: Effect,
+    doc: &Document,
+    key: &str,
+) -> Result<Option<CommandId>> {
+    let Some(name) = name else { return Ok(None) };
+    let id = require_id(commands, name, doc, key)?;
+    let command = &commands[usize::from(id)];
+    // Bank groups open and close one by one for a command that works in those that are open.
+    let scope = if of.effect == Effect::MacOpen { Scope::BankGroup } else { of.scope };
+    if command.effect != effect || !(command.scope == scope || command.scope == Scope::Channel) {
+        let what = if effect == Effect::Open { "open" } else { "close" };
+        return Err(doc.error(key, format!("{name} does not {what} every bank that {} needs", of.name)));
+    }
+    Ok(Some(id))
+}
+
+/// The refresh command, if there is one, and the one that closes all banks before it.
+fn refresh(commands: &[CommandFile], doc: &Document) -> Result<Option<(CommandId, CommandId)>> {
+    let Some(i) = commands.iter().position(|c| c.effect == Effect::Refresh) else { return Ok(None) };
+    let c = &commands[i];
+    let key = format!("command[{i}]");
+    if c.scope != Scope::Channel {
+        return Err(doc.error(&format!("{key}.scope"), format!("{} must reach the whole channel", c.name)));
+    }
+    let closer = row_command(commands, c, &c.closer, Effect::Close, doc, &format!("{key}.closer"))?;
+    let closer = closer.ok_or_else(|| doc.error(&key, format!("{} needs closed banks: name its closer", c.name)))?;
+    Ok(Some((i as CommandId, closer)))
+}
+
 fn plans(commands: &[CommandFile], doc: &Document) -> Result<[Option<Plan>; Op::COUNT]> {
     let mut out = [None; Op::COUNT];
     for (i, c) in commands.iter().enumerate() {
         let key = format!("command[{i}]");
-        let id = |name: &Option<String>, field: &str| match name {
-            Some(n) => require_id(commands, n, doc, &format!("{key}.{field}")).map(Some),
-            None => Ok(None),
-        };
-        let plan = Plan { last: i as CommandId, opener: id(&c.opener, "opener")?, closer: id(&c.closer, "closer")? };
+        let opener = row_command(commands, c, &c.opener, Effect::Open, doc, &format!("{key}.opener"))?;
+        let closer = row_command(commands, c, &c.closer, Effect::Close, doc, &format!("{key}.closer"))?;
+        let plan = Plan { last: i as CommandId, opener, closer };
         let Some(name) = &c.serves else { continue };
         let op = Op::parse(name).ok_or_else(|| {
             doc.error(&format!("{key}.serves"), format!("unknown operation \"{name}\"{}", suggest(name, Op::names())))
@@ -562,6 +626,8 @@ fn plans(commands: &[CommandFile], doc: &Document) -> Result<[Option<Plan>; Op::
 struct EdgeBuilder<'a> {
     geometry: &'a Geometry,
     timings: &'a BTreeMap<String, Cycle>,
+    /// A longer latency leaves no time between two refreshes.
+    longest: Cycle,
     power: PowerPolicy,
     lift: bool,
     doc: &'a Document,
@@ -581,7 +647,11 @@ impl EdgeBuilder<'_> {
                 continue;
             }
             let latency = expr::evaluate(&e.latency, self.timings).map_err(|w| self.doc.error(&key, w))?;
-            let latency = u32::try_from(latency).map_err(|_| self.doc.error(&key, "latency is too large"))?;
+            if latency > self.longest {
+                let what = format!("a latency of {latency} cycles is too long; at most {}", self.longest);
+                return Err(self.doc.error(&key, what));
+            }
+            let latency = latency as u32;
             let ids = |names: &[String]| -> Result<Vec<usize>> {
                 names
                     .iter()
@@ -596,6 +666,9 @@ impl EdgeBuilder<'_> {
             let (from, to) = (ids(&e.from)?, ids(&e.to)?);
             match e.window {
                 0 => return Err(self.doc.error(&key, "window must be at least 1")),
+                n if n > MAX_WINDOW => {
+                    return Err(self.doc.error(&key, format!("window = {n} is over {MAX_WINDOW}")));
+                }
                 1 => self.add_edges(e.level, &from, &to, latency, commands),
                 count => {
                     if windows.len() >= 8 {
@@ -708,7 +781,21 @@ fn check_sources(file: &DeviceFile, doc: &Document) -> Result<()> {
     for (key, source) in sources_of(file) {
         if source != "assumed" && !file.sources.contains_key(source) {
             let hint = suggest(source, file.sources.keys().map(String::as_str).chain(["assumed"]));
-            return Err(doc.error(&key, format!("unknown source \"{source}\"{hint}")));
+            return Err(doc.error(&format!("{key}.source"), format!("unknown source \"{source}\"{hint}")));
+        }
+    }
+    Ok(())
+}
+
+/// Presets of one device name the same timings: one that only some have is missing in the others, or misspelt.
+fn check_presets(file: &DeviceFile, doc: &Document) -> Result<()> {
+    for (a, b) in file.timing.iter().zip(file.timing.iter().skip(1)) {
+        for ((name, this), (other_name, other)) in [(a, b), (b, a)] {
+            if let Some(odd) = this.values.keys().find(|k| !other.values.contains_key(*k)) {
+                let hint = suggest(odd, other.values.keys().map(String::as_str));
+                let what = format!("\"{odd}\" is a timing of preset \"{name}\" but not of \"{other_name}\"{hint}");
+                return Err(doc.error(&format!("timing.{name}.{odd}"), what));
+            }
         }
     }
     Ok(())

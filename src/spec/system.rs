@@ -127,6 +127,7 @@ impl System {
         let device_path = doc.resolve_path("dram.device", &s.dram.device);
         let device_doc = Document::load(&device_path, &[]).map_err(|e| match e {
             Error::NoInput(p) => doc.error("dram.device", format!("device file {} does not exist", p.display())),
+            Error::Io { path, source } => doc.error("dram.device", format!("{}: {source}", path.display())),
             other => other,
         })?;
         let device_file: DeviceFile = device_doc.decode()?;
@@ -140,7 +141,7 @@ impl System {
         };
         let device = Device::resolve(&device_file, &device_doc, &selection, doc)?;
         if s.refresh == Refresh::AllBank && device.refresh.is_none() {
-            return Err(doc.error("refresh", format!("{} has no refresh command", device.name)));
+            return Err(doc.error("refresh", format!("{} has no refresh command; use \"none\"", device.name)));
         }
         let cycles = |d: Duration| if d.in_ns { d.value / device.clock.ns(1) } else { d.value };
         Ok(System {

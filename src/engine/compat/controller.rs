@@ -1,6 +1,6 @@
 //! The reference's controller of one channel.
 
-use super::nodes::{Nodes, Place};
+use super::nodes::Nodes;
 use super::queue::{Entry, HitBanks, Queue};
 use crate::engine::probe::{CommandEvent, Completion, Probe, RowOutcome};
 use crate::error::{Error, Result};
@@ -20,10 +20,6 @@ const PIM: usize = 2;
 const READ: usize = 3;
 /// ST.
 const WRITE: usize = 4;
-
-/// Refresh intervals without a completed request after which a channel is taken to be in a livelock. A livelock that
-/// a refresh can break is broken after one; the reference itself fails after some 780.
-const PATIENCE: Cycle = 16;
 
 /// A place in a queue.
 #[derive(Clone, Copy)]
@@ -45,15 +41,15 @@ struct Search {
 enum Wanted {
     /// The first of a cycle: anything.
     Any,
-    /// The second: of the half of the bus that the first one does not take; nothing when that is not known.
-    Beside(Option<Bus>),
+    /// The second: of the half of the bus that the first one does not take.
+    Beside(Bus),
 }
 
 impl Wanted {
     fn accepts(self, bus: Option<Bus>) -> bool {
         match self {
             Wanted::Any => true,
-            Wanted::Beside(first) => first.is_some() && bus.is_some() && first != bus,
+            Wanted::Beside(first) => bus.is_some_and(|bus| bus != first),
         }
     }
 }
@@ -75,9 +71,7 @@ pub struct Controller<'d> {
     next_refresh: Option<Cycle>,
     /// When it has to be looked at again, if nothing arrives.
     wake: Cycle,
-    /// Last cycle in which a request completed, or came to an idle channel.
-    progress: Cycle,
-    /// Cycle of the last completion.
+    /// When the last request completed.
     done: Cycle,
 }
 
@@ -100,7 +94,6 @@ impl<'d> Controller<'d> {
             data: VecDeque::with_capacity(64),
             next_refresh,
             wake: next_refresh.unwrap_or(Cycle::MAX),
-            progress: 0,
             done: 0,
         }
     }
@@ -120,7 +113,8 @@ impl<'d> Controller<'d> {
         self.has_requests() || !self.queues[REFRESH].is_empty()
     }
 
-    fn has_requests(&self) -> bool {
+    /// Whether requests wait, refreshes not counted.
+    pub fn has_requests(&self) -> bool {
         !self.data.is_empty() || [ACTIVE, PIM, READ, WRITE].iter().any(|q| !self.queues[*q].is_empty())
     }
 
@@ -134,9 +128,6 @@ impl<'d> Controller<'d> {
         let forwarded = op == Op::Ld && self.queues[WRITE].iter().any(|w| w.addr == addr);
         if !forwarded && self.queues[queue].len() >= self.capacity {
             return Ok(false);
-        }
-        if !self.has_requests() {
-            self.progress = now;
         }
         self.wake = self.wake.min(now);
         if forwarded {
@@ -162,23 +153,22 @@ impl<'d> Controller<'d> {
     }
 
     /// One cycle.
-    pub fn tick<P: Probe>(&mut self, now: Cycle, probe: &mut P) -> Result<()> {
-        if self.has_requests() && now - self.progress > PATIENCE * self.device.nrefi {
-            return Err(self.livelock(now));
-        }
+    pub fn tick<P: Probe>(&mut self, now: Cycle, probe: &mut P) {
         let mut changed = self.deliver(now);
         self.refresh_due(now);
         let first = self.search(Wanted::Any, now, &mut changed);
         if let Some(pick) = first.pick {
             self.issue(pick, now, probe);
         }
-        let second = self.search(Wanted::Beside(first.bus), now, &mut changed);
-        if let Some(pick) = second.pick {
+        let second = match first.bus {
+            Some(bus) => self.search(Wanted::Beside(bus), now, &mut changed).pick,
+            None => self.search_in_vain(&mut changed),
+        };
+        if let Some(pick) = second {
             self.issue(pick, now, probe);
         }
-        changed |= first.pick.is_some() || second.pick.is_some();
+        changed |= first.pick.is_some() || second.is_some();
         self.wake = if changed { now + 1 } else { self.next_event(now) };
-        Ok(())
     }
 
     /// Completes a read whose data is there: one a cycle, in order.
@@ -186,13 +176,9 @@ impl<'d> Controller<'d> {
         let there = self.data.front().is_some_and(|at| *at <= now);
         if there {
             self.data.pop_front();
-            self.completed(now);
+            self.done = now;
         }
         there
-    }
-
-    fn completed(&mut self, now: Cycle) {
-        (self.progress, self.done) = (now, now);
     }
 
     /// Queues a refresh of each pseudo-channel when it is time, though each one is channel wide.
@@ -240,6 +226,14 @@ impl<'d> Controller<'d> {
         }
     }
 
+    /// What a search leaves behind that can find nothing, because it is not known beside what.
+    fn search_in_vain(&mut self, changed: &mut bool) -> Option<Pick> {
+        self.pim_found = false;
+        *changed |= self.queues[PIM].drop_barrier();
+        self.set_write_mode();
+        None
+    }
+
     fn best(&mut self, queue: usize, now: Cycle) -> Option<Pick> {
         let index = self.queues[queue].best(&self.nodes, now, &mut self.hit_banks)?;
         Some(Pick { queue, index })
@@ -283,7 +277,8 @@ impl<'d> Controller<'d> {
         if entry.is_barrier() {
             probe.barrier(now - 1, &entry.place.address);
             self.queues[pick.queue].remove(pick.index);
-            return self.completed(now);
+            self.done = now;
+            return;
         }
         let (command, place, completes) = (entry.next(), entry.place, entry.completes());
         let completion = entry.op.filter(|_| completes).map(|op| Completion { op, row: entry.row });
@@ -301,7 +296,7 @@ impl<'d> Controller<'d> {
         }
         self.queues[pick.queue].remove(pick.index);
         if completion.is_some() {
-            self.completed(now);
+            self.done = now;
         }
         let last = &self.device.commands[usize::from(command)];
         if last.effect == Effect::Read {
@@ -334,34 +329,24 @@ impl<'d> Controller<'d> {
         data.min(refresh).min(legal.unwrap_or(Cycle::MAX))
     }
 
-    /// The error for a channel in which nothing completes any more; none if it has no requests.
-    pub fn stuck(&self, now: Cycle) -> Option<Error> {
-        self.has_requests().then(|| self.livelock(now))
-    }
-
-    fn livelock(&self, now: Cycle) -> Error {
+    /// What the oldest request of the first queue that has one waits for.
+    pub fn stuck_at(&self) -> String {
         let oldest = [ACTIVE, PIM, READ, WRITE].iter().find_map(|q| self.queues[*q].iter().next());
-        let what = match oldest {
-            Some(e) => self.describe(e),
-            None => "a read".into(),
-        };
-        let since = self.progress;
-        Error::data(
-            "trace",
-            format!("livelock at cycle {now}: {what} cannot complete (nothing has since cycle {since})"),
-        )
-    }
-
-    fn describe(&self, entry: &Entry) -> String {
-        let Place { address: a, .. } = &entry.place;
-        let op = entry.op.map_or("refresh", Op::mnemonic);
-        let wants = match entry.is_barrier() {
-            true => "nothing",
+        let Some(entry) = oldest else { return format!("channel {}: a read waits for its data", self.id) };
+        let a = &entry.place.address;
+        let wanted = match entry.is_barrier() {
+            true => "its turn",
             false => self.device.commands[usize::from(entry.next())].name.as_str(),
         };
         format!(
-            "channel {}, pseudo-channel {}, rank {}, bank group {}, bank {}, row {}: {op} wants {wants} and",
-            a.channel, a.pseudo_channel, a.rank, a.bank_group, a.bank, a.row
+            "channel {}, pseudo-channel {}, rank {}, bank group {}, bank {}, row {}: {} waits for {wanted}",
+            a.channel,
+            a.pseudo_channel,
+            a.rank,
+            a.bank_group,
+            a.bank,
+            a.row,
+            entry.op.map_or("refresh", Op::mnemonic)
         )
     }
 }

@@ -19,13 +19,17 @@ mod queue;
 
 use super::probe::Probe;
 use super::{Reader, needs_same_geometry};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::spec::System;
 use crate::spec::system::Refresh;
 use crate::trace::{Record, Request, Source};
 use crate::units::Cycle;
 use controller::Controller;
+
+/// Refresh intervals without a completed request after which the channels are taken to be in a livelock. What a
+/// refresh can change it has changed after two: each one leaves the banks as the last one did.
+const PATIENCE: Cycle = 16;
 
 /// Cycles looked at between two looks for Ctrl-C.
 const BREATH: u32 = 1 << 14;
@@ -82,21 +86,19 @@ pub fn run<P: Probe>(
     let (mut now, mut rounds) = (1, 0u32);
     loop {
         let sent_all = frontend.send(&mut channels, now, probe)?;
-        let mut wake = Cycle::MAX;
+        let (mut wake, mut done) = (Cycle::MAX, 0);
         for channel in &mut channels {
             if channel.wake() <= now {
-                channel.tick(now, probe)?;
+                channel.tick(now, probe);
             }
             wake = wake.min(channel.wake());
+            done = done.max(channel.done_at());
         }
         if sent_all && !channels.iter().any(Controller::is_pending) {
             break;
         }
-        // Whatever still waits waits for nothing.
-        if wake == Cycle::MAX
-            && let Some(error) = channels.iter().find_map(|c| c.stuck(now))
-        {
-            return Err(error);
+        if wake == Cycle::MAX || now - done > PATIENCE * device.nrefi {
+            return Err(livelock(&channels, now, done));
         }
         now = wake.max(now + 1);
         rounds = rounds.wrapping_add(1);
@@ -109,4 +111,12 @@ pub fn run<P: Probe>(
     (0..).zip(&channels).for_each(|(id, c)| probe.channel_end(id, c.done_at()));
     probe.end(now);
     Ok(now)
+}
+
+/// What to say when nothing completes any more: the channel that has waited longest.
+fn livelock(channels: &[Controller<'_>], now: Cycle, done: Cycle) -> Error {
+    let longest = channels.iter().filter(|c| c.has_requests()).min_by_key(|c| c.done_at());
+    let at = longest.map_or("no request waits".into(), Controller::stuck_at);
+    let what = format!("livelock, as in the reference: {at}; nothing has completed since cycle {done} (now {now})");
+    Error::data("trace", what)
 }

@@ -1,0 +1,334 @@
+//! Traces survive a change of format, and a change of form does not change their cycles.
+
+use pimattn::addr::Geometry;
+use pimattn::engine;
+use pimattn::engine::probe::{CommandEvent, Probe};
+use pimattn::spec::System;
+use pimattn::trace::{self, Header, Op, Record, Request, Segment};
+use proptest::prelude::*;
+use std::io::{Cursor, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write(format: &str, header: &Header, records: &[Record]) -> Vec<u8> {
+    let out = Shared::default();
+    let mut sink = (trace::format(format).unwrap().create)(Box::new(out.clone()), header).unwrap();
+    records.iter().for_each(|r| sink.push(*r).unwrap());
+    sink.finish().unwrap();
+    let bytes = out.0.lock().unwrap();
+    bytes.clone()
+}
+
+fn read(bytes: &[u8], geometry: &Geometry) -> (Header, Vec<Record>) {
+    let mut source = trace::open(Box::new(Cursor::new(bytes.to_vec())), "t", Some(geometry)).unwrap();
+    let (mut all, mut block) = (Vec::new(), Vec::new());
+    while source.next_block(&mut block).unwrap() {
+        all.append(&mut block);
+    }
+    assert!(!source.next_block(&mut block).unwrap() && block.is_empty(), "the end stays the end");
+    (source.header().clone(), all)
+}
+
+/// Every request on its own, without segments.
+fn expand(records: &[Record]) -> Vec<Request> {
+    let requests = records.iter().filter_map(|r| if let Record::Request(r) = r { Some(*r) } else { None });
+    requests
+        .flat_map(|r| (0..u64::from(r.count)).map(move |i| Request::one(r.op, r.addr + i * u64::from(r.stride))))
+        .collect()
+}
+
+fn singles(records: &[Record]) -> Vec<Record> {
+    expand(records).into_iter().map(Record::Request).collect()
+}
+
+const GEOMETRY: Geometry = Geometry {
+    channels: 5,
+    pseudo_channels: 2,
+    ranks: 3,
+    bank_groups: 4,
+    banks: 4,
+    rows: 64,
+    columns: 32,
+    column_bytes: 32,
+};
+
+fn requests(longest: u32) -> impl Strategy<Value = Record> {
+    let op = proptest::sample::select(Op::ALL);
+    let stride = prop_oneof![Just(0u32), Just(32), 1u32..5000, any::<u32>()];
+    (op, any::<u64>(), 1..longest, stride).prop_map(|(op, at, mut count, stride)| {
+        let addr = GEOMETRY.encode(&pimattn::addr::Address {
+            channel: at as u32 % 5,
+            rank: (at >> 8) as u32 % 3,
+            pseudo_channel: (at >> 16) as u32 % 2,
+            bank_group: (at >> 17) as u32 % 4,
+            row: (at >> 20) as u32 % 64,
+            column: (at >> 28) as u32 % 32,
+            bank: (at >> 34) as u32 % 4,
+            offset: 0,
+        });
+        // the longest run that the device has room for
+        let fits = |count| trace::check(&Record::Request(Request { op, addr, count, stride }), &GEOMETRY).is_ok();
+        while !fits(count) {
+            count = count.div_ceil(2).min(count - 1);
+        }
+        Record::Request(Request { op, addr, count, stride })
+    })
+}
+
+fn segments() -> impl Strategy<Value = Record> {
+    (0u32..5, any::<[u32; 9]>(), any::<[u64; 2]>()).prop_map(|(channel, n, m)| {
+        Record::Segment(Segment {
+            channel,
+            step: n[0],
+            position: n[1],
+            layer: n[2],
+            kv_head: n[3],
+            request: n[4],
+            selected: n[5],
+            distinct: n[6],
+            row_blocks: n[7],
+            fullest_unit: n[8],
+            slots_used: m[0],
+            bytes_useful: m[1],
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+    #[test]
+    fn ptrace_keeps_everything(
+        records in prop::collection::vec(prop_oneof![4 => requests(u32::MAX), 1 => segments()], 0..200),
+        copies in 1usize..60,
+        words in prop::array::uniform3(".{0,40}"),
+        seed: u64,
+    ) {
+        // enough copies to fill several blocks now and then
+        let records = records.repeat(copies);
+        let [generator, config, provenance] = words;
+        let header = Header { generator, config, seed, ..Header::foreign(GEOMETRY, &provenance) };
+        let bytes = write("ptrace", &header, &records);
+        let (read_header, read_records) = read(&bytes, &GEOMETRY);
+        prop_assert_eq!(&read_header, &header);
+        prop_assert!(read_records == records);
+        prop_assert!(write("ptrace", &read_header, &read_records) == bytes, "not the same bytes again");
+    }
+
+    #[test]
+    fn attacc_text_keeps_every_request(
+        mut records in prop::collection::vec(prop_oneof![6 => requests(60), 1 => segments()], 0..200),
+    ) {
+        records.push(Record::Request(Request::one(Op::Sync, 0)));
+        let header = Header::foreign(GEOMETRY, "t");
+        let text = write("attacc", &header, &records);
+        let (_, read_records) = read(&text, &GEOMETRY);
+        prop_assert!(expand(&read_records) == expand(&records));
+        for r in &read_records {
+            prop_assert_eq!(trace::check(r, &GEOMETRY), Ok(()));
+        }
+        prop_assert!(write("attacc", &header, &read_records) == text);
+        // what was read goes into the other format, too
+        let (_, again) = read(&write("ptrace", &header, &read_records), &GEOMETRY);
+        prop_assert!(again == read_records);
+    }
+}
+
+#[test]
+fn lines_become_runs_again() {
+    let run = |op, addr, count, stride| Record::Request(Request { op, addr, count, stride });
+    let records = [
+        run(Op::MacAb, 0, 32, 32),
+        run(Op::Barrier, 0, 1, 0),
+        run(Op::Barrier, 0, 1, 0),
+        run(Op::MvGb, 64, 9, 1),
+        run(Op::Sfm, 0, 3, 0),
+    ];
+    let header = Header::foreign(GEOMETRY, "t");
+    let (_, back) = read(&write("attacc", &header, &records), &GEOMETRY);
+    assert_eq!(back, records);
+}
+
+/// A header that can be written can be read.
+#[test]
+fn long_headers_are_read_or_refused() {
+    for length in [1000, 100_000, (1 << 18) - 200, (1 << 18) + 1, 1 << 19, 1 << 20] {
+        let header = Header { config: "x".repeat(length), ..Header::foreign(GEOMETRY, "t") };
+        let out = Shared::default();
+        match trace::ptrace::Writer::create(Box::new(out.clone()), &header) {
+            Err(e) => assert!(length > 1 << 18, "{length}: {e}"),
+            Ok(mut writer) => {
+                trace::Sink::finish(&mut writer).unwrap();
+                let bytes = out.0.lock().unwrap().clone();
+                let opened = trace::open(Box::new(Cursor::new(bytes)), "t", None);
+                let source = opened.unwrap_or_else(|e| panic!("a header of {length} was written: {e}"));
+                assert!(*source.header() == header, "{length}");
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------- cycles
+
+fn config(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(path)
+}
+
+/// Every command, and where a run ends.
+#[derive(Default, PartialEq)]
+struct Log(Vec<(u64, u8, pimattn::addr::Address)>);
+
+impl Probe for Log {
+    fn command(&mut self, e: &CommandEvent) {
+        self.0.push((e.cycle, e.command, e.address));
+    }
+}
+
+fn replay(system: &System, bytes: &[u8]) -> (u64, Vec<(u64, u8, pimattn::addr::Address)>) {
+    let mut source = trace::open(Box::new(Cursor::new(bytes.to_vec())), "t", Some(&system.device.geometry)).unwrap();
+    let mut log = Log::default();
+    let cycles = engine::run(system, source.as_mut(), &mut log, &mut |_| {}).unwrap();
+    (cycles, log.0)
+}
+
+fn demo_trace(set: &[&str]) -> (Header, Vec<Record>) {
+    use pimattn::generate::Generator;
+    use pimattn::spec::workload::Workload;
+    struct Keep(Vec<Record>);
+    impl trace::Sink for Keep {
+        fn push(&mut self, record: Record) -> pimattn::error::Result<()> {
+            self.0.push(record);
+            Ok(())
+        }
+        fn finish(&mut self) -> pimattn::error::Result<()> {
+            Ok(())
+        }
+    }
+    let set: Vec<String> = ["steps=3"].iter().chain(set).map(|s| s.to_string()).collect();
+    let (workload, doc) = Workload::load(&config("workload/demo.toml"), &set).unwrap();
+    let generator = Generator::load(workload, &doc, None).unwrap();
+    let mut keep = Keep(Vec::new());
+    generator.run(&mut keep, None, &mut |_| {}).unwrap();
+    (generator.header().clone(), keep.0)
+}
+
+/// The text form has no segments. A generated trace ends each segment with a barrier, so none is lost with them, and
+/// the engine issues the same commands at the same cycles.
+#[test]
+fn a_generated_trace_takes_the_same_cycles_in_every_form() {
+    for set in [
+        &["policy=starc"][..],
+        &["policy=quest", "mapping.addressing=broadcast"],
+        &["policy=streaming", "mapping.addressing=ideal"],
+        &["policy=full", "mapping.layout=interleaved"],
+        &["policy=starc-v1", "mapping.align=row", "mapping.skip_columns=false"],
+    ] {
+        let (header, records) = demo_trace(set);
+        for overrides in [&[][..], &["refresh=none"], &["queue_depth=4"], &["power=stagger"]] {
+            let overrides: Vec<String> = overrides.iter().map(|s: &&str| s.to_string()).collect();
+            let system = System::load(&config("system/hbm3-pim.toml"), &overrides).unwrap();
+            let direct = replay(&system, &write("ptrace", &header, &records));
+            assert!(direct.0 > 1000);
+            let text = write("attacc", &header, &records);
+            let (text_header, joined) = read(&text, &header.geometry);
+            for (what, bytes) in [
+                ("text", text),
+                ("text made binary", write("ptrace", &text_header, &joined)),
+                ("single requests", write("ptrace", &header, &singles(&records))),
+            ] {
+                let other = replay(&system, &bytes);
+                assert_eq!(other.0, direct.0, "{set:?} {overrides:?}: {what}");
+                assert!(other.1 == direct.1, "{set:?} {overrides:?}: {what} has other commands");
+            }
+        }
+    }
+}
+
+/// Work of all kinds in one or two channels, in an order that no generator makes.
+fn mixed_work() -> impl Strategy<Value = Vec<Record>> {
+    let g = Geometry { channels: 16, ranks: 2, rows: 1 << 14, ..GEOMETRY };
+    let ops = proptest::sample::select(
+        &[
+            Op::Ld,
+            Op::St,
+            Op::MacAb,
+            Op::MacSb,
+            Op::MacPb,
+            Op::WrGb,
+            Op::MvSb,
+            Op::MvGb,
+            Op::Sfm,
+            Op::Barrier,
+            Op::ActBg,
+            Op::PreBg,
+            Op::MacBg,
+            Op::Sync,
+        ][..],
+    );
+    prop::collection::vec((ops, any::<u32>(), 1u32..40), 1..60).prop_map(move |items| {
+        let mut out = Vec::new();
+        for (op, n, count) in items {
+            let address = pimattn::addr::Address {
+                channel: n % 2,
+                pseudo_channel: n >> 1 & 1,
+                rank: n >> 2 & 1,
+                bank_group: n >> 3 & 3,
+                bank: n >> 5 & 3,
+                row: n >> 7 & 3,
+                column: n >> 9 & 31,
+                offset: 0,
+            };
+            let addr = g.encode(&address);
+            if op == Op::MacBg {
+                // bank groups must be open for it
+                out.push(Record::Request(Request::one(Op::ActBg, addr)));
+            }
+            let single = op.is_mark() || matches!(op, Op::ActBg | Op::PreBg);
+            let count = if single { 1 } else { count.min(32 - address.column) };
+            let addr = if op == Op::Sync { 0 } else { addr };
+            out.push(Record::Request(Request { op, addr, count, stride: 32 * u32::from(count > 1) }));
+        }
+        out
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    #[test]
+    fn runs_take_the_cycles_of_single_requests(records in mixed_work(), depth in prop_oneof![Just(1u32), 2u32..40]) {
+        let system = System::load(&config("system/hbm3-pim.toml"), &[format!("queue_depth={depth}")]).unwrap();
+        let header = Header::foreign(system.device.geometry, "t");
+        let (cycles, log) = replay(&system, &write("ptrace", &header, &records));
+        let text = write("attacc", &header, &records);
+        for (what, bytes) in [("single", write("ptrace", &header, &singles(&records))), ("text", text)] {
+            let (other_cycles, other_log) = replay(&system, &bytes);
+            prop_assert_eq!(other_cycles, cycles, "{}", what);
+            prop_assert!(other_log == log, "{}: other commands", what);
+        }
+    }
+}
+
+/// The same promise for a plain case of LD, which the controller may take out of order.
+#[test]
+fn runs_of_data_take_the_cycles_of_single_requests() {
+    let system = System::load(&config("system/hbm3-pim.toml"), &[]).unwrap();
+    let header = Header::foreign(system.device.geometry, "t");
+    let other_bank = Record::Request(Request::one(Op::Ld, 1 << 24));
+    let run = [Record::Request(Request { op: Op::Ld, addr: 0, count: 9, stride: 32 }), other_bank];
+    let (cycles, _) = replay(&system, &write("ptrace", &header, &run));
+    let (single_cycles, _) = replay(&system, &write("ptrace", &header, &singles(&run)));
+    assert_eq!(cycles, single_cycles);
+}
