@@ -234,7 +234,7 @@ impl<'d> Channel<'d> {
                 Choice::Issue(best) => {
                     self.issue(&best, probe);
                     steps += 1;
-                    if steps % INTERRUPT_STEPS == 0 {
+                    if steps.is_multiple_of(INTERRUPT_STEPS) {
                         interrupt::check()?;
                     }
                     if self.fruitless > PATIENCE {

@@ -7,7 +7,7 @@
 //! Order is total: a channel's commands in time, ties by the older request; channels by (cycle, id). Cycles count
 //! from 0; a run's length is the cycle at which its last result is there.
 //!
-//! [`compat`] is another engine, with the reference's clock and order, for systems that ask for it.
+//! `compat` is another engine, with the reference's clock and order, for systems that ask for it.
 
 mod channel;
 mod compat;
