@@ -2,9 +2,11 @@
 //!
 //! Requests fall into three classes, each with its own path to the banks: *array* work (MACs and the row commands of
 //! bank groups), buffer *moves* (and softmax), and *data* (LD, ST). Array work is in order, but that MACs of single banks
-//! may pass others in other banks; moves pass each other, but not softmax; data goes first-ready, first-come. Between two barriers the classes run beside each other. At each step the
-//! class whose next command can issue first issues it, the older request on a tie; row and column commands have a bus
-//! each. Row opening and closing may pass a barrier, nothing else may.
+//! may pass others in other banks; moves pass each other, but not softmax; data goes first-ready, first-come, and where
+//! the system drains writes, in turns: reads first, until the writes that wait reach the high mark or no read is
+//! there; then writes first, until they are down to the low mark. Between two barriers the classes run beside each
+//! other. At each step the class whose next command can issue first issues it, the older request on a tie; row and
+//! column commands have a bus each. Row opening and closing may pass a barrier, nothing else may.
 //!
 //! The controller sees `queue_depth` outstanding requests, whether they came one by one or as runs, so that both
 //! forms of a trace take the same cycles.
@@ -18,7 +20,8 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::op::Op;
 use crate::spec::device::Bus;
-use crate::spec::{CommandId, Device, Effect, Plan, Scope};
+use crate::spec::system::Refresh;
+use crate::spec::{CommandId, Device, Effect, Plan, Scope, System};
 use crate::trace::{Record, Request, Segment};
 use crate::units::Cycle;
 use std::collections::VecDeque;
@@ -41,6 +44,10 @@ struct Item {
     epoch: u32,
     segment: u32,
     order: u64,
+    /// Requests of the channel before its current one.
+    number: u64,
+    /// Commands that its current request has had of those that complete it.
+    pass: u32,
     row: RowOutcome,
 }
 
@@ -86,6 +93,15 @@ pub enum Progress {
     Done,
 }
 
+/// Reads and writes in turns.
+struct Turns {
+    /// Writes waiting at which they go first, and at which reads do again.
+    high: u64,
+    low: u64,
+    /// Whether it is the writes' turn.
+    writes: bool,
+}
+
 /// One channel: its banks, its queues, its clock.
 pub struct Channel<'d> {
     device: &'d Device,
@@ -97,6 +113,11 @@ pub struct Channel<'d> {
     depth: u64,
     held: u64,
     order: u64,
+    /// Requests taken in.
+    requests: u64,
+    /// Cycles between the arrivals of two requests.
+    interval: Option<f64>,
+    turns: Option<Turns>,
     epoch: u32,
     epoch_open: Cycle,
     epoch_done: Cycle,
@@ -122,7 +143,10 @@ pub struct Channel<'d> {
 
 impl<'d> Channel<'d> {
     /// A channel at cycle 0, idle.
-    pub fn new(device: &'d Device, id: u32, queue_depth: u32, refresh: bool) -> Self {
+    pub fn new(system: &'d System, id: u32) -> Self {
+        let device = &system.device;
+        let refresh = system.refresh == Refresh::AllBank && device.refresh.is_some();
+        let share = |part: f64| (part * f64::from(system.queue_depth)).round() as u64;
         Channel {
             device,
             id,
@@ -130,9 +154,12 @@ impl<'d> Channel<'d> {
             input: VecDeque::new(),
             input_ended: false,
             classes: Default::default(),
-            depth: u64::from(queue_depth),
+            depth: u64::from(system.queue_depth),
             held: 0,
             order: 0,
+            requests: 0,
+            interval: system.issue_interval,
+            turns: system.writes.map(|w| Turns { high: share(w.high).max(1), low: share(w.low), writes: false }),
             epoch: 0,
             epoch_open: 0,
             epoch_done: 0,
@@ -207,7 +234,7 @@ impl<'d> Channel<'d> {
                 Choice::Issue(best) => {
                     self.issue(&best, probe);
                     steps += 1;
-                    if steps % INTERRUPT_STEPS == 0 {
+                    if steps.is_multiple_of(INTERRUPT_STEPS) {
                         interrupt::check()?;
                     }
                     if self.fruitless > PATIENCE {
@@ -295,8 +322,11 @@ impl<'d> Channel<'d> {
             epoch,
             segment: self.segments_seen,
             order: self.order,
+            number: self.requests,
+            pass: 0,
             row: RowOutcome::Hit,
         });
+        self.requests += u64::from(request.count);
         Ok(())
     }
 
@@ -382,7 +412,8 @@ impl<'d> Channel<'d> {
         };
         let array = match self.array_step()? {
             Some(Step::Done) => {
-                self.complete(ARRAY, 0, self.last[ARRAY], None, probe);
+                let now = self.last[ARRAY].max(self.arrival(&self.classes[ARRAY][0]));
+                self.complete(ARRAY, 0, now, None, probe);
                 return Ok(Choice::Completed);
             }
             Some(Step::Issue(command)) => Some(self.candidate(ARRAY, 0, command, self.classes[ARRAY][0].target)),
@@ -470,11 +501,18 @@ impl<'d> Channel<'d> {
         let item = &self.classes[class][index];
         let bus = self.device.commands[usize::from(command)].bus as usize;
         let mut at = self.state.earliest(command, &target).max(self.bus_free[bus]).max(self.last[class]);
+        at = at.max(self.arrival(item));
         // Only row commands may come before their epoch.
         if self.device.commands[usize::from(command)].bus == Bus::Column {
             at = at.max(self.epoch_open);
         }
         Candidate { at, order: item.order, class, index, command, target }
+    }
+
+    /// When the current request of an item arrives.
+    #[inline]
+    fn arrival(&self, item: &Item) -> Cycle {
+        self.interval.map_or(0, |cycles| (item.number as f64 * cycles) as Cycle)
     }
 
     fn before_refresh(&self, c: Candidate) -> Option<Candidate> {
@@ -500,9 +538,37 @@ impl<'d> Channel<'d> {
         best
     }
 
-    /// First-ready, first-come among the data requests in sight. A row command only for the oldest request of its
-    /// bank; nothing past an older request to the same column, nor past older array work that waits for its row.
-    fn data_candidate(&self, array_needs_row: Option<u64>) -> Result<Option<Candidate>> {
+    /// The next data command: of those whose turn it is, if reads and writes take turns and one of them can proceed.
+    fn data_candidate(&mut self, array_needs_row: Option<u64>) -> Result<Option<Candidate>> {
+        let Some(turn) = self.turn() else { return self.first_ready(None, array_needs_row) };
+        let first = self.first_ready(Some(turn), array_needs_row)?;
+        let other = if turn == Effect::Read { Effect::Write } else { Effect::Read };
+        if first.is_some() { Ok(first) } else { self.first_ready(Some(other), array_needs_row) }
+    }
+
+    /// Whose turn it is, by the requests that wait now.
+    fn turn(&mut self) -> Option<Effect> {
+        let turns = self.turns.as_ref()?;
+        let queue = &self.classes[DATA];
+        let now = queue.front().map_or(0, |first| self.arrival(first)).max(self.last[DATA]);
+        let (mut reads, mut writes) = (0, 0);
+        for item in queue.iter().take_while(|i| i.epoch == self.epoch && self.arrival(i) <= now) {
+            *(if item.effect == Effect::Read { &mut reads } else { &mut writes }) += 1;
+        }
+        let writes_first = match turns.writes {
+            true => writes > 0 && (reads == 0 || writes > turns.low),
+            false => writes > 0 && (reads == 0 || writes >= turns.high),
+        };
+        if let Some(turns) = &mut self.turns {
+            turns.writes = writes_first;
+        }
+        Some(if writes_first { Effect::Write } else { Effect::Read })
+    }
+
+    /// First-ready, first-come among the data requests in sight, or those of one kind. A row command only for the
+    /// oldest request of its kind and bank; nothing past an older request to the same column, nor past older array
+    /// work that waits for its row.
+    fn first_ready(&self, kind: Option<Effect>, array_needs_row: Option<u64>) -> Result<Option<Candidate>> {
         let queue = &self.classes[DATA];
         let mut best: Option<Candidate> = None;
         let mut seen = 0u64;
@@ -510,6 +576,13 @@ impl<'d> Channel<'d> {
             seen += u64::from(item.request.count);
             if item.epoch != self.epoch || array_needs_row.is_some_and(|order| order < item.order) {
                 break;
+            }
+            let of_kind = |i: &Item| kind.is_none_or(|k| i.effect == k);
+            if !of_kind(item) {
+                if seen >= self.depth {
+                    break;
+                }
+                continue;
             }
             let same_bank = |other: &&Item| {
                 let (a, b) = (&other.target.address, &item.target.address);
@@ -520,7 +593,7 @@ impl<'d> Channel<'d> {
                 Step::Issue(command) => (command != item.plan.last, command),
                 Step::IssueAt(..) | Step::Done => continue,
             };
-            let blocked = older().any(|o| needs_row || o.request.addr == item.request.addr);
+            let blocked = older().any(|o| needs_row && of_kind(o) || o.request.addr == item.request.addr);
             let array_older =
                 self.classes[ARRAY].front().is_some_and(|a| a.epoch == self.epoch && a.order < item.order);
             if !(blocked || needs_row && array_older) {
@@ -549,7 +622,9 @@ impl<'d> Channel<'d> {
         self.state.issue(c.command, &c.target, c.at);
         if self.device.commands[usize::from(c.command)].effect == Effect::Refresh {
             self.next_refresh = self.next_refresh.map(|due| due + self.device.nrefi);
-            self.fruitless += 1;
+            // Waiting for requests that are still to arrive is no livelock.
+            let waits = self.classes.iter().filter_map(VecDeque::front).any(|i| self.arrival(i) <= c.at);
+            self.fruitless += u32::from(waits);
         }
         self.recheck_wanted = true;
         let banks = self.device.geometry.banks_per_channel();
@@ -578,6 +653,7 @@ impl<'d> Channel<'d> {
         let item = &mut self.classes[c.class][c.index];
         let segment = item.segment;
         let completes = c.command == item.plan.last;
+        let passes = command.passes;
         // MACs at one row end the bank groups' own rounds: those that go on must be asked for their rows again.
         if item.effect == Effect::Mac && self.units_wanted > 0 {
             self.wanted.fill(CLOSED);
@@ -597,8 +673,12 @@ impl<'d> Channel<'d> {
                 self.recheck_wanted = false;
                 self.units_wanted * self.device.geometry.banks
             }
-            _ => command.scope.banks(&self.device.geometry),
+            _ => command.scope.banks(&self.device.geometry) / passes,
         };
+        if item.pass + 1 < passes {
+            item.pass += 1;
+            return self.report(c, banks, segment, None, probe);
+        }
         // An ACT_BG is a request to open: it found its row closed, or another one open.
         if matches!(command.effect, Effect::Open) && item.row == RowOutcome::Hit {
             item.row = RowOutcome::Miss;
@@ -614,6 +694,10 @@ impl<'d> Channel<'d> {
         if by.is_none() {
             probe.silent(self.id, item.segment, item.request.op);
         }
+        if let Some(cycles) = self.interval {
+            let arrived = (item.number as f64 * cycles) as Cycle;
+            probe.latency(self.id, item.segment, item.request.op, done.saturating_sub(arrived));
+        }
         if matches!(item.effect, Effect::Open | Effect::Close) {
             let g = &self.device.geometry;
             let a = &item.target.address;
@@ -626,6 +710,8 @@ impl<'d> Channel<'d> {
         self.held -= 1;
         self.fruitless = 0;
         item.request.count -= 1;
+        item.number += 1;
+        item.pass = 0;
         item.row = RowOutcome::Hit;
         // A row opened ahead of its epoch does not make the epoch before last longer.
         if item.epoch == self.epoch {

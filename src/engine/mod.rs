@@ -7,7 +7,7 @@
 //! Order is total: a channel's commands in time, ties by the older request; channels by (cycle, id). Cycles count
 //! from 0; a run's length is the cycle at which its last result is there.
 //!
-//! [`compat`] is another engine, with the reference's clock and order, for systems that ask for it.
+//! `compat` is another engine, with the reference's clock and order, for systems that ask for it.
 
 mod channel;
 mod compat;
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::op::Op;
 use crate::spec::System;
-use crate::spec::system::{Controller, Refresh};
+use crate::spec::system::Controller;
 use crate::trace::{Record, Source};
 use crate::units::Cycle;
 use channel::{Channel, Progress};
@@ -99,9 +99,7 @@ fn run_faithful<P: Probe>(
 ) -> Result<Cycle> {
     needs_same_geometry(system, source)?;
     let device = &system.device;
-    let refresh = system.refresh == Refresh::AllBank && device.refresh.is_some();
-    let mut channels: Vec<Channel<'_>> =
-        (0..device.geometry.channels).map(|id| Channel::new(device, id, system.queue_depth, refresh)).collect();
+    let mut channels: Vec<Channel<'_>> = (0..device.geometry.channels).map(|id| Channel::new(system, id)).collect();
     let mut wakeups: PriorityQueue<u32, Reverse<(Cycle, u32)>> = PriorityQueue::with_capacity(channels.len());
     let mut reader = Reader::new(source);
     loop {

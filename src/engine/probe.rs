@@ -52,6 +52,8 @@ pub trait Probe {
     fn barrier(&mut self, _cycle: Cycle, _address: &Address) {}
     /// A request needed no command (its row was open, or closed, already, or a waiting write had its data).
     fn silent(&mut self, _channel: u32, _segment: u32, _op: Op) {}
+    /// A request got its result so many cycles after it arrived; only where the system times arrivals.
+    fn latency(&mut self, _channel: u32, _segment: u32, _op: Op, _cycles: Cycle) {}
     /// A channel began a segment, its `id`-th.
     fn segment_begin(&mut self, _id: u32, _segment: &Segment, _cycle: Cycle) {}
     /// A channel has completed a segment.
@@ -80,6 +82,10 @@ impl<A: Probe, B: Probe> Probe for (A, B) {
     fn silent(&mut self, channel: u32, segment: u32, op: Op) {
         self.0.silent(channel, segment, op);
         self.1.silent(channel, segment, op);
+    }
+    fn latency(&mut self, channel: u32, segment: u32, op: Op, cycles: Cycle) {
+        self.0.latency(channel, segment, op, cycles);
+        self.1.latency(channel, segment, op, cycles);
     }
     fn segment_begin(&mut self, id: u32, segment: &Segment, cycle: Cycle) {
         self.0.segment_begin(id, segment, cycle);

@@ -45,7 +45,7 @@ pub struct ChannelState<'d> {
     nodes: [u32; 5],
     /// Earliest legal cycle of each command at each node.
     ready: Vec<Cycle>,
-    /// Per window and node of its level, when each of the last `count` commands leaves the window; `heads` the oldest.
+    /// Per window and node of its level, when each of the last `count` places taken is free; `heads` the oldest.
     rings: Vec<Vec<Cycle>>,
     heads: Vec<Vec<u32>>,
     rows: Vec<u32>,
@@ -132,8 +132,9 @@ impl<'d> ChannelState<'d> {
             let span = self.span(window.level, c.scope, target);
             let mut node = span.first as usize;
             for _ in 0..span.count {
-                let head = self.heads[usize::from(w)][node];
-                at = at.max(self.rings[usize::from(w)][node * window.count as usize + head as usize]);
+                // It fits when the places that it takes have left the window, the last of them last.
+                let last = (self.heads[usize::from(w)][node] + window.places(c) - 1) % window.count;
+                at = at.max(self.rings[usize::from(w)][node * window.count as usize + last as usize]);
                 node += span.step as usize;
             }
         }
@@ -165,9 +166,11 @@ impl<'d> ChannelState<'d> {
             let mut node = span.first as usize;
             for _ in 0..span.count {
                 let head = &mut self.heads[usize::from(w)][node];
-                self.rings[usize::from(w)][node * window.count as usize + *head as usize] =
-                    at + Cycle::from(window.latency);
-                *head = (*head + 1) % window.count;
+                for _ in 0..window.places(c) {
+                    self.rings[usize::from(w)][node * window.count as usize + *head as usize] =
+                        at + Cycle::from(window.latency);
+                    *head = (*head + 1) % window.count;
+                }
                 node += span.step as usize;
             }
         }

@@ -14,12 +14,14 @@ pub struct DeviceFile {
     pub sources: BTreeMap<String, String>,
     /// Organisations by name.
     pub organisation: BTreeMap<String, OrganisationFile>,
-    /// The processing units.
-    pub pim: PimFile,
+    /// The processing units; none in plain DRAM.
+    pub pim: Option<PimFile>,
     /// Timing presets by name.
     pub timing: BTreeMap<String, TimingFile>,
-    /// Refresh cycle time by density of a channel.
-    pub refresh_time: RefreshTimeFile,
+    /// Refresh cycle time by density of a channel; needed by devices that have a refresh command.
+    pub refresh_time: Option<RefreshTimeFile>,
+    /// What power policy `charge` allows, unless the system says otherwise.
+    pub power_budget: Option<PowerBudgetFile>,
     /// Commands; their order is the order in every output.
     pub command: Vec<CommandFile>,
     /// Sets of constraint edges.
@@ -34,7 +36,7 @@ pub struct DeviceFile {
 pub struct OrganisationFile {
     /// Citation key.
     pub source: String,
-    /// Density of one pseudo-channel's share times two, as vendors name it; selects tRFC and is checked.
+    /// Density of one channel: checked against the counts below, and selects tRFC.
     pub density: Quantity<Density>,
     /// Pseudo-channels per channel.
     pub pseudo_channels: u32,
@@ -58,7 +60,7 @@ pub struct OrganisationFile {
 pub struct PimFile {
     /// Citation key.
     pub source: String,
-    /// Multiply-accumulate lanes of the unit beside each bank.
+    /// Multiply-accumulate lanes that one column of one bank keeps busy.
     pub lanes: u32,
     /// Bytes of one buffer entry.
     pub entry: Quantity<Size>,
@@ -89,6 +91,18 @@ pub struct RefreshTimeFile {
     pub by_density: BTreeMap<String, Duration>,
 }
 
+/// Bank activations that the supply of one rank allows in any window of time.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PowerBudgetFile {
+    /// Citation key.
+    pub source: String,
+    /// Activations of single banks.
+    pub activations: u32,
+    /// Length of the window.
+    pub window: Duration,
+}
+
 /// Which half of the command bus carries a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -117,6 +131,9 @@ pub struct CommandFile {
     pub opener: Option<String>,
     /// The command that closes another row before that.
     pub closer: Option<String>,
+    /// Of a MAC: commands that a request takes, where so many banks share a unit, which serves them in turn.
+    #[serde(default = "one")]
+    pub passes: u32,
     /// The wires that its data crosses, for energy.
     #[serde(default)]
     pub path: Vec<Wire>,
@@ -168,6 +185,8 @@ pub enum PowerPolicy {
     PerCommand,
     /// Each activated bank counts: wide activations spread over several tFAW windows.
     Stagger,
+    /// Not more banks of a rank in any window than its budget allows; a wide activation opens its banks at once.
+    Charge,
     /// Only single-bank ACTs are bound (AttAcc).
     Ignore,
 }
@@ -206,7 +225,7 @@ pub struct Count {
     pub source: String,
 }
 
-/// Energies of one channel's events.
+/// Energies of one channel's events. What no command of the device needs may be left out.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnergyFile {
@@ -215,23 +234,23 @@ pub struct EnergyFile {
     /// One row activation (with its precharge) of one bank.
     pub activation: Quantity<Energy>,
     /// The activation's share of a column access in the per-byte model.
-    pub cell_activation: Quantity<EnergyPerBit>,
+    pub cell_activation: Option<Quantity<EnergyPerBit>>,
     /// Cell to column decoder.
     pub cell_column: Quantity<EnergyPerBit>,
     /// Column decoder to bank-group multiplexer.
-    pub bank_group: Quantity<EnergyPerBit>,
+    pub bank_group: Option<Quantity<EnergyPerBit>>,
     /// Bank-group multiplexer to global I/O.
-    pub global_io: Quantity<EnergyPerBit>,
+    pub global_io: Option<Quantity<EnergyPerBit>>,
     /// Through-silicon vias.
-    pub tsv: Quantity<EnergyPerBit>,
-    /// Silicon interposer.
-    pub interposer: Quantity<EnergyPerBit>,
+    pub tsv: Option<Quantity<EnergyPerBit>>,
+    /// Silicon interposer, or whatever else the pins drive.
+    pub interposer: Option<Quantity<EnergyPerBit>>,
     /// One multiply-accumulate of one lane.
-    pub mac: Quantity<Energy>,
+    pub mac: Option<Quantity<Energy>>,
     /// One bit into or out of a buffer.
-    pub sram: Quantity<EnergyPerBit>,
+    pub sram: Option<Quantity<EnergyPerBit>>,
     /// REFab commands that refresh every row once.
-    pub refreshes_per_window: Count,
+    pub refreshes_per_window: Option<Count>,
     /// Standing power of one channel.
     pub background: Quantity<Power>,
 }

@@ -3,6 +3,7 @@
 use super::config::Document;
 use super::device::{Bus, CommandFile, ConstraintSet, ConstraintsFile, DeviceFile, PowerPolicy, Wire};
 use super::expr;
+use super::quantity::{Duration, Quantity};
 use crate::addr::Geometry;
 use crate::error::{Result, suggest};
 use crate::op::Op;
@@ -132,6 +133,10 @@ pub struct Command {
     pub scope: Scope,
     /// What it does to them.
     pub effect: Effect,
+    /// Commands that a request takes, each in its share of the banks.
+    pub passes: u32,
+    /// Banks in its scope of each rank that it reaches.
+    pub banks_per_rank: u32,
     /// Cycles until its result may be used behind a barrier.
     pub done: Cycle,
     /// Constraint edges that start from it.
@@ -157,7 +162,8 @@ pub struct Edge {
     pub latency: u32,
 }
 
-/// A sliding window: not more than `count` counted commands within `latency` cycles at one node of `level`.
+/// A sliding window: not more than `count` counted commands, or banks of them, within `latency` cycles at one node
+/// of `level`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// Where they are counted.
@@ -166,6 +172,16 @@ pub struct Window {
     pub count: u32,
     /// Length of the window in cycles.
     pub latency: u32,
+    /// Whether a command counts as often as it has banks in a rank; else once.
+    pub by_bank: bool,
+}
+
+impl Window {
+    /// Places of the window that a command takes.
+    #[inline]
+    pub fn places(&self, command: &Command) -> u32 {
+        if self.by_bank { command.banks_per_rank } else { 1 }
+    }
 }
 
 /// How a trace operation becomes commands.
@@ -221,7 +237,7 @@ pub struct Device {
     pub nrefi: Cycle,
     /// Every timing by name, in cycles.
     pub timings: BTreeMap<String, Cycle>,
-    /// Multiply-accumulate lanes beside each bank.
+    /// Multiply-accumulate lanes that one column of one bank keeps busy; 0 in plain DRAM.
     pub lanes: u32,
     /// Bytes of one buffer entry.
     pub entry_bytes: u32,
@@ -241,10 +257,22 @@ pub struct Selection<'a> {
     pub channels: u32,
     /// Power policy.
     pub power: PowerPolicy,
+    /// Of power policy `charge`, what differs from the device's budget.
+    pub budget: &'a Budget,
     /// Which constraints hold: `Completed` all, each at the highest level where it means the same; `Reference` only
     /// the reference's, each at the level where the reference declares it, for there the level has a meaning of its
     /// own.
     pub constraints: ConstraintSet,
+}
+
+/// Bank activations that power policy `charge` allows one rank, as far as the system says so.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Activations of single banks in any window.
+    pub activations: Option<u32>,
+    /// Length of the window.
+    pub window: Option<Duration>,
 }
 
 impl Device {
@@ -270,23 +298,27 @@ impl Device {
             let what = format!("{name} is over {MAX_CYCLES} cycles");
             return Err(doc.error(&format!("timing.{}.{name}", choice.timing), what));
         }
-        let rfc = file
-            .refresh_time
-            .by_density
-            .get(&density)
-            .ok_or_else(|| doc.error("refresh_time", format!("no refresh time for a density of {density}")))?;
-        let rfc = rfc.cycles(clock);
-        timings.insert("nRFC".into(), rfc);
-        let nrefi = *timings
-            .get("nREFI")
-            .filter(|n| **n > 0)
-            .ok_or_else(|| doc.error(&format!("timing.{}.nREFI", choice.timing), "nREFI is missing or zero"))?;
-        if nrefi < 2 * rfc {
-            let what = format!("refreshes of {rfc} cycles take more than half of nREFI, {nrefi} cycles");
-            return Err(doc.error(&format!("timing.{}.nREFI", choice.timing), what));
+        let refresh = refresh(&file.command, doc)?;
+        let no_time = || doc.error("refresh_time", format!("no refresh time for a density of {density}"));
+        let rfc = match &file.refresh_time {
+            Some(t) => Some(t.by_density.get(&density).ok_or_else(no_time)?.cycles(clock)),
+            None => None,
+        };
+        timings.extend(rfc.map(|cycles| ("nRFC".to_string(), cycles)));
+        let mut nrefi = Cycle::from(u32::MAX);
+        if refresh.is_some() {
+            let rfc = rfc.ok_or_else(no_time)?;
+            nrefi = *timings
+                .get("nREFI")
+                .filter(|n| **n > 0)
+                .ok_or_else(|| doc.error(&format!("timing.{}.nREFI", choice.timing), "nREFI is missing or zero"))?;
+            if nrefi < 2 * rfc {
+                let what = format!("refreshes of {rfc} cycles take more than half of nREFI, {nrefi} cycles");
+                return Err(doc.error(&format!("timing.{}.nREFI", choice.timing), what));
+            }
         }
 
-        let mut commands = resolve_commands(file, doc, &timings)?;
+        let mut commands = resolve_commands(file, doc, &timings, &geometry)?;
         let mut windows = Vec::new();
         let mut builder = EdgeBuilder {
             geometry: &geometry,
@@ -302,6 +334,9 @@ impl Device {
             }
             builder.add(i, set, &mut commands, &mut windows)?;
         }
+        if choice.power == PowerPolicy::Charge {
+            charge(file, doc, choice, chooser, (clock, builder.longest), &mut commands, &mut windows)?;
+        }
         for id in 0..commands.len() {
             let mut incoming: Vec<Level> =
                 commands.iter().flat_map(|c| &c.edges).filter(|e| usize::from(e.to) == id).map(|e| e.level).collect();
@@ -310,22 +345,33 @@ impl Device {
             commands[id].incoming = incoming;
         }
         let plans = plans(&file.command, doc)?;
-        let refresh = refresh(&file.command, doc)?;
-        let lanes = file.pim.lanes;
-        if !(1..=1 << 16).contains(&lanes) {
-            return Err(doc.error("pim.lanes", format!("lanes = {lanes} is not in 1..={}", 1 << 16)));
-        }
-        if file.energy.refreshes_per_window.value == 0 {
-            return Err(doc.error("energy.refreshes_per_window", "refreshes_per_window must be at least 1"));
-        }
         let e = &file.energy;
-        let rows_per_refresh = f64::from(geometry.rows) / f64::from(e.refreshes_per_window.value);
+        let per_window = match &e.refreshes_per_window {
+            Some(n) if n.value == 0 => {
+                return Err(doc.error("energy.refreshes_per_window", "refreshes_per_window must be at least 1"));
+            }
+            Some(n) => n.value,
+            None if refresh.is_some() => return Err(doc.error("energy", "refreshes_per_window is missing")),
+            None => 1,
+        };
+        let rows_per_refresh = f64::from(geometry.rows) / f64::from(per_window);
+        let has = |effects: &[Effect]| file.command.iter().any(|c| effects.contains(&c.effect));
+        let multiplies = has(&[Effect::Mac, Effect::MacOpen]);
+        let moves = has(&[Effect::Move]);
+        let (lanes, entry_bytes) = match &file.pim {
+            None if multiplies || moves => return Err(doc.error("", "the device has PIM commands but no [pim]")),
+            None => (0, geometry.column_bytes),
+            Some(p) if !(1..=1 << 16).contains(&p.lanes) => {
+                return Err(doc.error("pim.lanes", format!("lanes = {} is not in 1..={}", p.lanes, 1 << 16)));
+            }
+            Some(p) => (p.lanes, whole_bytes(p.entry.value).map_err(|e| doc.error("pim.entry", e))?),
+        };
         let energy = EnergyTable {
             activation: e.activation.value,
-            cell_activation: e.cell_activation.value,
+            cell_activation: needed(&e.cell_activation, multiplies, "cell_activation", doc)?,
             cell_column: e.cell_column.value,
-            mac: e.mac.value,
-            sram: e.sram.value,
+            mac: needed(&e.mac, multiplies, "mac", doc)?,
+            sram: needed(&e.sram, moves, "sram", doc)?,
             refresh: rows_per_refresh * f64::from(geometry.banks_per_channel()) * e.activation.value,
             background: e.background.value,
         };
@@ -341,7 +387,7 @@ impl Device {
             nrefi,
             timings,
             lanes,
-            entry_bytes: whole_bytes(file.pim.entry.value).map_err(|e| doc.error("pim.entry", e))?,
+            entry_bytes,
             energy,
             assumed: assumed(file),
         })
@@ -352,7 +398,7 @@ impl Device {
         let mac = self.plans[Op::MacAb as usize]?.last;
         let command = &self.commands[usize::from(mac)];
         let gap = command.edges.iter().filter(|e| e.to == mac).map(|e| e.latency).max()?;
-        let bytes = self.geometry.banks_per_channel() * self.geometry.column_bytes;
+        let bytes = self.geometry.banks_per_channel() / command.passes * self.geometry.column_bytes;
         Some(f64::from(bytes) / f64::from(gap))
     }
 }
@@ -421,15 +467,68 @@ fn require_id(commands: &[CommandFile], name: &str, doc: &Document, key: &str) -
     })
 }
 
-fn resolve_commands(file: &DeviceFile, doc: &Document, timings: &BTreeMap<String, Cycle>) -> Result<Vec<Command>> {
+/// An energy that must be given if the device has commands that need it.
+fn needed<D>(energy: &Option<Quantity<D>>, is_needed: bool, name: &str, doc: &Document) -> Result<f64> {
+    match energy {
+        Some(e) => Ok(e.value),
+        None if is_needed => Err(doc.error("energy", format!("{name} is missing"))),
+        None => Ok(0.0),
+    }
+}
+
+/// Adds the window of power policy `charge`: every command that opens rows counts with its banks.
+fn charge(
+    file: &DeviceFile,
+    doc: &Document,
+    choice: &Selection<'_>,
+    chooser: &Document,
+    (clock, longest): (ClockPeriod, Cycle),
+    commands: &mut [Command],
+    windows: &mut Vec<Window>,
+) -> Result<()> {
+    let given = file.power_budget.as_ref();
+    let activations = choice.budget.activations.or(given.map(|b| b.activations));
+    let window = choice.budget.window.as_ref().or(given.map(|b| &b.window));
+    let (Some(count), Some(window)) = (activations, window) else {
+        let what = format!("power = \"charge\" needs a [power_budget] here or in {}", file.name);
+        return Err(chooser.error("power", what));
+    };
+    let error = |key: &str, from_system: bool, what: String| match from_system {
+        true => chooser.error(&format!("power_budget.{key}"), what),
+        false => doc.error(&format!("power_budget.{key}"), what),
+    };
+    if let Some(c) = commands.iter().rfind(|c| c.effect == Effect::Open && c.banks_per_rank > count) {
+        let what = format!("{} opens {} banks of a rank; the budget is {count} a window", c.name, c.banks_per_rank);
+        return Err(error("activations", choice.budget.activations.is_some(), what));
+    }
+    let latency = window.cycles(clock);
+    if !(1..=4096).contains(&count) || !(1..=longest).contains(&latency) {
+        let what = format!("{count} activations in {latency} tCK: not in 1..=4096 in 1..={longest}");
+        return Err(error("window", choice.budget.window.is_some(), what));
+    }
+    let id = windows.len() as u8;
+    windows.push(Window { level: Level::Rank, count, latency: latency as u32, by_bank: true });
+    for c in commands.iter_mut().filter(|c| c.effect == Effect::Open) {
+        c.counted_in.push(id);
+        c.held_by.push(id);
+    }
+    Ok(())
+}
+
+fn resolve_commands(
+    file: &DeviceFile,
+    doc: &Document,
+    timings: &BTreeMap<String, Cycle>,
+    geometry: &Geometry,
+) -> Result<Vec<Command>> {
     if file.command.len() > MAX_COMMANDS {
         return Err(doc.error("command", format!("{} commands; at most {MAX_COMMANDS}", file.command.len())));
     }
     let wire = |w: &Wire| match w {
-        Wire::BankGroup => file.energy.bank_group.value,
-        Wire::GlobalIo => file.energy.global_io.value,
-        Wire::Tsv => file.energy.tsv.value,
-        Wire::Interposer => file.energy.interposer.value,
+        Wire::BankGroup => needed(&file.energy.bank_group, true, "bank_group", doc),
+        Wire::GlobalIo => needed(&file.energy.global_io, true, "global_io", doc),
+        Wire::Tsv => needed(&file.energy.tsv, true, "tsv", doc),
+        Wire::Interposer => needed(&file.energy.interposer, true, "interposer", doc),
     };
     let mut out: Vec<Command> = Vec::with_capacity(file.command.len());
     for (i, c) in file.command.iter().enumerate() {
@@ -444,17 +543,25 @@ fn resolve_commands(file: &DeviceFile, doc: &Document, timings: &BTreeMap<String
         if done > MAX_CYCLES {
             return Err(doc.error(&format!("{key}.done"), format!("{done} cycles are over {MAX_CYCLES}")));
         }
+        let (banks, is_mac) = (c.scope.banks(geometry), c.effect == Effect::Mac);
+        if c.passes == 0 || banks % c.passes != 0 || c.passes > 1 && !is_mac {
+            let what = format!("{} passes over {banks} banks: only a MAC's, and a divisor of its banks", c.passes);
+            return Err(doc.error(&format!("{key}.passes"), what));
+        }
+        let path_pj_per_bit = c.path.iter().map(wire).sum::<Result<f64>>()?;
         out.push(Command {
             name: c.name.clone(),
             bus: c.bus,
             scope: c.scope,
             effect: c.effect,
+            passes: c.passes,
+            banks_per_rank: c.scope.banks_per_rank(geometry),
             done,
             edges: Vec::new(),
             incoming: Vec::new(),
             counted_in: Vec::new(),
             held_by: Vec::new(),
-            path_pj_per_bit: c.path.iter().map(wire).sum(),
+            path_pj_per_bit,
         });
     }
     Ok(out)
@@ -568,7 +675,7 @@ impl EdgeBuilder<'_> {
                         return Err(self.doc.error(&key, "at most 8 windows are supported"));
                     }
                     let id = windows.len() as u8;
-                    windows.push(Window { level: e.level, count, latency });
+                    windows.push(Window { level: e.level, count, latency, by_bank: false });
                     from.iter().for_each(|f| commands[*f].counted_in.push(id));
                     to.iter().for_each(|t| commands[*t].held_by.push(id));
                     if self.power == PowerPolicy::Stagger {
@@ -638,31 +745,35 @@ fn sources_of(file: &DeviceFile) -> Vec<(String, &str)> {
         out.extend(o.density.source.as_deref().map(|s| (format!("organisation.{k}.density"), s)));
         out.extend(o.column.source.as_deref().map(|s| (format!("organisation.{k}.column"), s)));
     }
-    out.push(("pim".into(), &file.pim.source));
+    out.extend(file.pim.as_ref().map(|p| ("pim".into(), p.source.as_str())));
     for (k, t) in &file.timing {
         out.push((format!("timing.{k}"), &t.source));
         out.extend(t.values.iter().filter_map(|(n, v)| Some((format!("timing.{k}.{n}"), v.source.as_deref()?))));
     }
-    out.push(("refresh_time".into(), &file.refresh_time.source));
+    out.extend(file.refresh_time.as_ref().map(|t| ("refresh_time".into(), t.source.as_str())));
+    out.extend(file.power_budget.as_ref().map(|b| ("power_budget".into(), b.source.as_str())));
     for (i, c) in file.constraints.iter().enumerate() {
         out.push((format!("constraints[{i}].source"), &c.source));
     }
     let e = &file.energy;
     out.push(("energy".into(), &e.source));
-    out.push(("energy.refreshes_per_window".into(), &e.refreshes_per_window.source));
+    out.extend(e.refreshes_per_window.as_ref().map(|n| ("energy.refreshes_per_window".into(), n.source.as_str())));
+    fn source<D>(energy: &Option<Quantity<D>>) -> Option<&str> {
+        energy.as_ref()?.source.as_deref()
+    }
     let named = [
-        ("activation", &e.activation.source),
-        ("cell_activation", &e.cell_activation.source),
-        ("cell_column", &e.cell_column.source),
-        ("bank_group", &e.bank_group.source),
-        ("global_io", &e.global_io.source),
-        ("tsv", &e.tsv.source),
-        ("interposer", &e.interposer.source),
-        ("mac", &e.mac.source),
-        ("sram", &e.sram.source),
-        ("background", &e.background.source),
+        ("activation", e.activation.source.as_deref()),
+        ("cell_activation", source(&e.cell_activation)),
+        ("cell_column", e.cell_column.source.as_deref()),
+        ("bank_group", source(&e.bank_group)),
+        ("global_io", source(&e.global_io)),
+        ("tsv", source(&e.tsv)),
+        ("interposer", source(&e.interposer)),
+        ("mac", source(&e.mac)),
+        ("sram", source(&e.sram)),
+        ("background", e.background.source.as_deref()),
     ];
-    out.extend(named.into_iter().filter_map(|(n, s)| Some((format!("energy.{n}"), s.as_deref()?))));
+    out.extend(named.into_iter().filter_map(|(n, s)| Some((format!("energy.{n}"), s?))));
     out
 }
 

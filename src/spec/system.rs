@@ -2,7 +2,8 @@
 
 use super::config::Document;
 use super::device::{ConstraintSet, DeviceFile, PowerPolicy};
-use super::resolve::{Device, Selection};
+use super::quantity::Duration;
+use super::resolve::{Budget, Device, Selection};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::path::Path;
@@ -38,6 +39,16 @@ pub enum EnergyModel {
     PerByte,
 }
 
+/// When reads make way for writes: shares of `queue_depth`.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WriteDrain {
+    /// Writes waiting at which they go first.
+    pub high: f64,
+    /// Writes waiting at which reads go first again.
+    pub low: f64,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DramFile {
@@ -56,6 +67,10 @@ struct SystemFile {
     refresh: Refresh,
     power: PowerPolicy,
     energy: EnergyModel,
+    writes: Option<WriteDrain>,
+    issue_interval: Option<Duration>,
+    #[serde(default)]
+    power_budget: Budget,
     dram: DramFile,
 }
 
@@ -72,6 +87,10 @@ pub struct System {
     pub refresh: Refresh,
     /// Energy model.
     pub energy: EnergyModel,
+    /// Whether reads and writes take turns; else the first ready of both goes first.
+    pub writes: Option<WriteDrain>,
+    /// Cycles between the arrivals of a channel's requests; without it they are all there from the beginning.
+    pub issue_interval: Option<f64>,
     /// The device, resolved.
     pub device: Device,
 }
@@ -96,6 +115,15 @@ impl System {
                 doc.error("power", "the compat controller knows power = \"ignore\" only, as its reference does")
             );
         }
+        if let Some(w) = s.writes
+            && !(0.0 <= w.low && w.low < w.high && w.high <= 1.0)
+        {
+            return Err(doc.error("writes", format!("not 0 <= low = {} < high = {} <= 1", w.low, w.high)));
+        }
+        let only_faithful = [("writes", s.writes.is_some()), ("issue_interval", s.issue_interval.is_some())];
+        if let Some((key, _)) = only_faithful.iter().find(|(_, given)| *given && s.controller == Controller::Compat) {
+            return Err(doc.error(key, format!("the compat controller has no {key}: its reference has its own way")));
+        }
         let device_path = doc.resolve_path("dram.device", &s.dram.device);
         let device_doc = Document::load(&device_path, &[]).map_err(|e| match e {
             Error::NoInput(p) => doc.error("dram.device", format!("device file {} does not exist", p.display())),
@@ -108,18 +136,22 @@ impl System {
             timing: &s.dram.timing,
             channels: s.channels,
             power: s.power,
+            budget: &s.power_budget,
             constraints,
         };
         let device = Device::resolve(&device_file, &device_doc, &selection, doc)?;
         if s.refresh == Refresh::AllBank && device.refresh.is_none() {
             return Err(doc.error("refresh", format!("{} has no refresh command; use \"none\"", device.name)));
         }
+        let cycles = |d: Duration| if d.in_ns { d.value / device.clock.ns(1) } else { d.value };
         Ok(System {
             name: s.name,
             controller: s.controller,
             queue_depth: s.queue_depth,
             refresh: s.refresh,
             energy: s.energy,
+            writes: s.writes,
+            issue_interval: s.issue_interval.map(cycles),
             device,
         })
     }

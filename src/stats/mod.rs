@@ -27,12 +27,28 @@ pub struct Counters {
     pub misses: u64,
     /// Requests that found another row open.
     pub conflicts: u64,
+    /// Reads of which the latency is known.
+    pub timed_reads: u64,
+    /// Their latencies, summed.
+    pub read_latency: Cycle,
+    /// The longest of them.
+    pub longest_read: Cycle,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         let none = [0; MAX_COMMANDS];
-        Counters { issued: none, banks: none, requests: [0; Op::COUNT], hits: 0, misses: 0, conflicts: 0 }
+        Counters {
+            issued: none,
+            banks: none,
+            requests: [0; Op::COUNT],
+            hits: 0,
+            misses: 0,
+            conflicts: 0,
+            timed_reads: 0,
+            read_latency: 0,
+            longest_read: 0,
+        }
     }
 }
 
@@ -62,6 +78,9 @@ impl Counters {
         self.hits += o.hits;
         self.misses += o.misses;
         self.conflicts += o.conflicts;
+        self.timed_reads += o.timed_reads;
+        self.read_latency += o.read_latency;
+        self.longest_read = self.longest_read.max(o.longest_read);
     }
 }
 
@@ -207,6 +226,22 @@ impl Probe for Collector {
         let count = |c: &mut Counters| {
             c.requests[op as usize] += 1;
             c.hits += hit;
+        };
+        count(&mut self.channels[channel as usize].counters);
+        match self.account(channel as usize, segment) {
+            Some(c) => count(c),
+            None => count(&mut self.steps.entry(self.step).or_default().1.counters),
+        }
+    }
+
+    fn latency(&mut self, channel: u32, segment: u32, op: Op, cycles: Cycle) {
+        if op != Op::Ld {
+            return;
+        }
+        let count = |c: &mut Counters| {
+            c.timed_reads += 1;
+            c.read_latency += cycles;
+            c.longest_read = c.longest_read.max(cycles);
         };
         count(&mut self.channels[channel as usize].counters);
         match self.account(channel as usize, segment) {

@@ -1,0 +1,65 @@
+//! What tests of the engine share: systems with overrides, traces in memory, one run.
+#![allow(dead_code)]
+
+use pimattn::addr::{Address, Geometry};
+use pimattn::engine;
+use pimattn::error::Result;
+use pimattn::op::Op;
+use pimattn::spec::System;
+use pimattn::stats::Collector;
+use pimattn::trace::{Header, Record, Request, Source};
+use std::path::{Path, PathBuf};
+
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A system file with overrides.
+pub fn load(file: &Path, set: &[&str]) -> Result<System> {
+    System::load(file, &set.iter().map(|s| s.to_string()).collect::<Vec<_>>())
+}
+
+/// A system of `configs/system` with overrides.
+pub fn system(name: &str, set: &[&str]) -> System {
+    load(&root().join(format!("configs/system/{name}.toml")), set).unwrap_or_else(|e| panic!("{name} {set:?}: {e}"))
+}
+
+struct Memory {
+    header: Header,
+    records: Vec<Record>,
+}
+
+impl Source for Memory {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
+        out.clear();
+        out.append(&mut self.records);
+        Ok(!out.is_empty())
+    }
+}
+
+pub fn run(system: &System, requests: &[Request]) -> (u64, Collector) {
+    let records = requests.iter().map(|r| Record::Request(*r)).collect();
+    let mut source = Memory { header: Header::foreign(system.device.geometry, "test"), records };
+    let mut collector = Collector::new(&system.device);
+    let cycles = engine::run(system, &mut source, &mut collector, &mut |_| ())
+        .unwrap_or_else(|e| panic!("{} {}: {e}", system.name, system.device.preset));
+    (cycles, collector)
+}
+
+pub fn cycles(system: &System, requests: &[Request]) -> u64 {
+    run(system, requests).0
+}
+
+/// One request at an address.
+pub fn one(g: &Geometry, op: Op, address: Address) -> Request {
+    Request::one(op, g.encode(&address))
+}
+
+/// `n` MACs over the columns of a row of channel 0.
+pub fn macs(g: &Geometry, row: u32, n: u32) -> Request {
+    let addr = g.encode(&Address { row, ..Default::default() });
+    Request { op: Op::MacAb, addr, count: n, stride: g.column_bytes }
+}

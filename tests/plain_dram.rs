@@ -1,0 +1,239 @@
+//! Plain DRAM: latency and throughput of LD and ST against closed forms, row hits, misses and conflicts, and the turns
+//! of reads and writes.
+
+mod common;
+
+use common::{cycles, load, one, root, run, system};
+use pimattn::addr::Address;
+use pimattn::engine;
+use pimattn::engine::probe::{CommandEvent, Probe};
+use pimattn::op::Op;
+use pimattn::spec::System;
+use pimattn::stats::Counters;
+use pimattn::trace::{self, Request};
+
+const SYSTEMS: [&str; 5] = ["hbm3-pim", "hbm3", "hbm2", "hbm2-pim-samsung", "gddr6-aim"];
+
+fn timed(name: &str, interval: u32, set: &[&str]) -> System {
+    let interval = format!("issue_interval={interval} tCK");
+    system(name, &[&[interval.as_str(), "channels=1"], set].concat())
+}
+
+/// The `i`-th read of a row of every bank group of one pseudo-channel, bank groups in turn.
+fn interleaved(s: &System, op: Op, bank: u32, i: u32) -> Request {
+    let g = &s.device.geometry;
+    let column = i / g.bank_groups % g.columns;
+    one(g, op, Address { bank_group: i % g.bank_groups, bank, row: 3, column, ..Default::default() })
+}
+
+/// Mean and longest latency of the reads.
+fn latency(s: &System, work: &[Request]) -> (f64, u64, Counters) {
+    let c = run(s, work).1.run.counters;
+    assert_eq!(c.timed_reads, c.requests[Op::Ld as usize]);
+    (c.read_latency as f64 / c.timed_reads as f64, c.longest_read, c)
+}
+
+#[test]
+fn unloaded_latencies_of_misses_hits_and_conflicts() {
+    for name in SYSTEMS {
+        let s = timed(name, 1000, &["refresh=none"]);
+        let (g, t) = (&s.device.geometry, |n: &str| s.device.timings[n]);
+        let hit = t("nCL") + t("nBL");
+        let miss = t("nRCDRD") + hit;
+        let conflict = t("nRP") + miss;
+        let every_bank: Vec<Request> = (0..g.banks_per_channel())
+            .map(|b| one(g, Op::Ld, Address { bank: b % g.banks, row: 5, ..g.unit_address(0, b / g.banks) }))
+            .collect();
+        let (mean, longest, c) = latency(&s, &every_bank);
+        assert_eq!((mean, longest), (miss as f64, miss), "{name}");
+        assert_eq!((c.hits, c.misses, c.conflicts), (0, every_bank.len() as u64, 0));
+
+        let row: Vec<Request> =
+            (0..11).map(|column| one(g, Op::Ld, Address { column, ..Default::default() })).collect();
+        let (mean, longest, c) = latency(&s, &row);
+        assert_eq!((mean, longest), ((miss + 10 * hit) as f64 / 11.0, miss), "{name}");
+        assert_eq!((c.hits, c.misses, c.conflicts), (10, 1, 0));
+
+        let rows: Vec<Request> = (0..11).map(|row| one(g, Op::Ld, Address { row, ..Default::default() })).collect();
+        let (mean, longest, c) = latency(&s, &rows);
+        assert_eq!((mean, longest), ((miss + 10 * conflict) as f64 / 11.0, conflict), "{name}");
+        assert_eq!((c.hits, c.misses, c.conflicts), (0, 1, 10));
+    }
+}
+
+#[test]
+fn arrivals_are_kept_by_runs_and_single_requests_alike() {
+    let s = timed("hbm3", 7, &["refresh=none"]);
+    let g = &s.device.geometry;
+    let single: Vec<Request> = (0..30).map(|column| one(g, Op::Ld, Address { column, ..Default::default() })).collect();
+    let whole = Request { count: 30, stride: g.column_bytes, ..single[0] };
+    assert_eq!(latency(&s, &single), latency(&s, &[whole]));
+    // The last arrives after 29 intervals and is a hit.
+    let hit = s.device.timings["nCL"] + s.device.timings["nBL"];
+    assert_eq!(cycles(&s, &[whole]), 29 * 7 + hit);
+    let untimed = run(&system("hbm3", &[]), &single).1.run.counters;
+    assert_eq!((untimed.timed_reads, untimed.longest_read), (0, 0));
+}
+
+#[test]
+fn saturation_is_one_column_each_burst_across_bank_groups_and_each_nccdl_within_one() {
+    for name in SYSTEMS {
+        let s = system(name, &["refresh=none", "channels=1"]);
+        let (g, t) = (&s.device.geometry, |n: &str| s.device.timings[n]);
+        let opened = |n: u32| cycles(&s, &(0..n).map(|i| interleaved(&s, Op::Ld, 0, i)).collect::<Vec<_>>());
+        // With the rows open, the reads follow one another on the data bus.
+        let n = g.bank_groups * g.columns;
+        let burst = t("nBL").max(t("nCCDS")).max(t("nCCDL").div_ceil(u64::from(g.bank_groups)));
+        assert_eq!(opened(n) - opened(n / 2), u64::from(n / 2) * burst, "{name}");
+        let within = |n: u32| {
+            let one_bank = one(g, Op::Ld, Address { row: 3, ..Default::default() });
+            cycles(&s, &[Request { count: n, stride: g.column_bytes, ..one_bank }])
+        };
+        assert_eq!(within(16) - within(1), 15 * t("nCCDL").max(t("nBL")), "{name}");
+    }
+}
+
+#[test]
+fn the_latency_throughput_curve_rises_to_the_peak_less_refresh() {
+    for name in ["hbm3", "hbm2"] {
+        let n = 20_000u32;
+        let mut last = f64::INFINITY;
+        for interval in [50, 10, 4, 3, 2, 1] {
+            let s = timed(name, interval, &[]);
+            let t = |n: &str| s.device.timings[n];
+            let work: Vec<Request> = (0..n).map(|i| interleaved(&s, Op::Ld, 0, i)).collect();
+            let (cycles, c) = run(&s, &work);
+            let c = c.run.counters;
+            let mean = c.read_latency as f64 / f64::from(n);
+            // Throughput: what arrives, or the data bus less the time that refresh takes of it.
+            let rate = f64::from(n) / cycles as f64;
+            let offered = 1.0 / f64::from(interval);
+            let around = t("nRP") + t("nRFC") + t("nRCDRD") + t("nRAS") + 8;
+            let busy = 1.0 - around as f64 / t("nREFI") as f64;
+            let ideal = 1.0 - t("nRFC") as f64 / t("nREFI") as f64;
+            let bus = 1.0 / t("nBL") as f64;
+            assert!(rate <= offered.min(bus * ideal) * 1.01, "{name} {interval}: {rate}");
+            assert!(rate >= offered.min(bus * busy) * 0.99, "{name} {interval}: {rate}");
+            // Latency: no less than a hit; it grows with the load, without bound past saturation.
+            let hit = (t("nCL") + t("nBL")) as f64;
+            assert!(
+                mean >= hit && (mean > f64::from(n) / 50.0) == (offered > bus * ideal),
+                "{name} {interval}: {mean}"
+            );
+            assert!(interval == 50 || mean >= last - 1.0, "{name} {interval}: {mean} after {last}");
+            last = mean;
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ reads and writes
+
+/// Reads and writes in the order of their commands.
+struct Order<'s>(&'s System, Vec<(Op, u64)>);
+
+impl Probe for Order<'_> {
+    fn command(&mut self, e: &CommandEvent) {
+        if let Some(c) = e.completes {
+            self.1.push((c.op, self.0.device.geometry.encode(&e.address)));
+        }
+    }
+}
+
+fn order(s: &System, work: &[Request]) -> Vec<(Op, u64)> {
+    let text: String = work.iter().map(|r| format!("{} {:#x}\n", r.op.mnemonic(), r.addr)).collect();
+    let input = Box::new(std::io::Cursor::new(text.into_bytes()));
+    let mut source = trace::open(input, "trace", Some(&s.device.geometry)).unwrap();
+    let mut probe = Order(s, Vec::new());
+    engine::run(s, source.as_mut(), &mut probe, &mut |_| ()).unwrap();
+    probe.1
+}
+
+/// Lengths of the runs of one kind.
+fn turns(order: &[(Op, u64)]) -> Vec<usize> {
+    order.chunk_by(|a, b| a.0 == b.0).map(<[_]>::len).collect()
+}
+
+/// Reads of one bank of each bank group, and writes of another, in turn; all rows stay open.
+fn alternating(s: &System, n: u32) -> Vec<Request> {
+    (0..n).flat_map(|i| [interleaved(s, Op::Ld, 0, i), interleaved(s, Op::St, 1, i)]).collect()
+}
+
+#[test]
+fn reads_go_first_until_the_writes_reach_the_high_mark() {
+    for name in SYSTEMS {
+        let s = system(name, &["refresh=none", "channels=1", "queue_depth=32", "writes.high=0.75", "writes.low=0.25"]);
+        let got = order(&s, &alternating(&s, 200));
+        assert_eq!(got.len(), 400);
+        let runs = turns(&got);
+        // 16 reads and 16 writes are in sight at first; each read served lets one more request in, a read or a write.
+        // When 24 writes wait, 16 of them go, until 8 are left; they let in as many reads as writes, and so on.
+        assert_eq!(got[0].0, Op::Ld, "{name}");
+        let (middle, end) = runs.split_at(runs.len() - 2);
+        assert!(middle.len() > 4 && middle.iter().all(|n| (14..=32).contains(n)), "{name}: {runs:?}");
+        assert!(end.iter().sum::<usize>() <= 64, "{name}: {runs:?}");
+    }
+}
+
+#[test]
+fn turns_save_the_turnarounds_of_the_data_bus() {
+    for name in SYSTEMS {
+        let s = system(name, &["refresh=none", "channels=1"]);
+        let work = alternating(&s, 300);
+        let in_order = System { writes: None, queue_depth: 1, ..s.clone() };
+        let (a, b) = (cycles(&s, &work), cycles(&in_order, &work));
+        assert!(2 * a < b, "{name}: {a} in turns, {b} one by one");
+        let t = |n: &str| s.device.timings[n];
+        // A turn costs no more than both turnarounds and the latencies of both kinds.
+        let turns = turns(&order(&s, &work)).len() as u64;
+        let turn = t("nCL") + t("nCWL") + 2 * t("nBL") + t("nWTRL") + t("nRCDRD");
+        let burst = t("nBL").max(t("nCCDS")).max(t("nCCDL").div_ceil(4));
+        assert!(a <= 600 * burst + (turns + 2) * turn, "{name}: {a} for {turns} turns");
+    }
+}
+
+#[test]
+fn reads_wait_less_when_they_go_first() {
+    for name in SYSTEMS {
+        for interval in [3, 4] {
+            let s = timed(name, interval, &["refresh=none"]);
+            let work = alternating(&s, 2000);
+            let (mean, _, _) = latency(&s, &work);
+            let (other, _, _) = latency(&System { writes: None, ..s.clone() }, &work);
+            assert!(mean < 0.9 * other, "{name} {interval}: {mean} in turns, {other} first ready");
+        }
+    }
+}
+
+#[test]
+fn a_read_gets_what_an_older_write_brought() {
+    for name in SYSTEMS {
+        let s = system(name, &["refresh=none", "channels=1"]);
+        let g = &s.device.geometry;
+        let place = Address { bank: 2, row: 6, column: 1, ..Default::default() };
+        let (write, read) = (one(g, Op::St, place), one(g, Op::Ld, place));
+        let mut work = vec![write, read];
+        work.extend((0..40).map(|i| interleaved(&s, Op::Ld, 0, i)));
+        let got = order(&s, &work);
+        let when = |op| got.iter().position(|x| *x == (op, write.addr)).unwrap();
+        assert!(when(Op::St) < when(Op::Ld), "{name}");
+        assert!(when(Op::St) > 20, "{name}: the other reads go first");
+        assert_eq!(got.len(), work.len());
+    }
+}
+
+#[test]
+fn marks_that_cannot_be_are_errors() {
+    let file = root().join("configs/system/hbm3.toml");
+    for (set, what) in [
+        (&["writes.high=0.2"][..], "not 0 <= low = 0.2 < high = 0.2 <= 1"),
+        (&["writes.high=2"][..], "high = 2"),
+        (&["writes.hi=0.5"][..], "did you mean \"high\"?"),
+        (&["issue_interval=4"][..], "4 has no unit"),
+    ] {
+        let e = load(&file, set).unwrap_err().to_string();
+        assert!(e.contains(what), "{e}");
+    }
+    let compat = root().join("configs/system/attacc-compat.toml");
+    let e = load(&compat, &["issue_interval=4 tCK"]).unwrap_err().to_string();
+    assert!(e.contains("the compat controller has no issue_interval"), "{e}");
+}
