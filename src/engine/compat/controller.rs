@@ -81,7 +81,6 @@ impl<'d> Controller<'d> {
         // The reference compares before it adds, so that its queues hold one more than their size.
         let capacity = queue_depth as usize + 1;
         let nodes = Nodes::new(device);
-        let next_refresh = refresh.then_some(device.nrefi);
         Controller {
             device,
             id,
@@ -92,8 +91,9 @@ impl<'d> Controller<'d> {
             write_mode: false,
             pim_found: false,
             data: VecDeque::with_capacity(64),
-            next_refresh,
-            wake: next_refresh.unwrap_or(Cycle::MAX),
+            next_refresh: refresh.then_some(device.nrefi),
+            // A look at the empty queues turns an idle channel to writing.
+            wake: 1,
             done: 0,
         }
     }

@@ -27,9 +27,12 @@ use crate::trace::{Record, Request, Source};
 use crate::units::Cycle;
 use controller::Controller;
 
-/// Refresh intervals without a completed request after which the channels are taken to be in a livelock. What a
-/// refresh can change it has changed after two: each one leaves the banks as the last one did.
-const PATIENCE: Cycle = 16;
+/// Refresh intervals without a completed request after which the channels are taken to be in a livelock. Refreshes
+/// fall at ever other points of the commands that go round in circles, and may break the circle after dozens of
+/// intervals; the reference itself fails after so many, when its queue of refreshes is full and does not move.
+const PATIENCE: Cycle = 784;
+/// The same without refreshes, where nothing comes from outside.
+const PATIENCE_ALONE: Cycle = 16;
 
 /// Cycles looked at between two looks for Ctrl-C.
 const BREATH: u32 = 1 << 14;
@@ -83,6 +86,7 @@ pub fn run<P: Probe>(
     let channels = 0..device.geometry.channels;
     let mut channels: Vec<_> = channels.map(|id| Controller::new(device, id, system.queue_depth, refresh)).collect();
     let mut frontend = Frontend { reader: Reader::new(source), run: None, sent: 0 };
+    let patience = device.nrefi * if refresh { PATIENCE } else { PATIENCE_ALONE };
     let (mut now, mut rounds) = (1, 0u32);
     loop {
         let sent_all = frontend.send(&mut channels, now, probe)?;
@@ -97,7 +101,7 @@ pub fn run<P: Probe>(
         if sent_all && !channels.iter().any(Controller::is_pending) {
             break;
         }
-        if wake == Cycle::MAX || now - done > PATIENCE * device.nrefi {
+        if wake == Cycle::MAX || now - done > patience {
             return Err(livelock(&channels, now, done));
         }
         now = wake.max(now + 1);
