@@ -163,6 +163,30 @@ pub struct Window {
     pub latency: u32,
 }
 
+/// A constraint as the device file declares it, before it becomes [`Edge`]s and [`Window`]s: what `audit` holds logs
+/// against, so that a mistake in making those is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// Its set.
+    pub set: ConstraintSet,
+    /// Line of the device file.
+    pub line: usize,
+    /// Where both commands meet.
+    pub level: Level,
+    /// Earlier commands.
+    pub from: Vec<CommandId>,
+    /// Later commands.
+    pub to: Vec<CommandId>,
+    /// Cycles.
+    pub latency: u32,
+    /// The latency as written.
+    pub expression: String,
+    /// Counts back this many `from` commands.
+    pub window: u32,
+    /// Whether it belongs to some power policies only.
+    pub power: bool,
+}
+
 /// How a trace operation becomes commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -208,6 +232,10 @@ pub struct Device {
     pub commands: Vec<Command>,
     /// Sliding windows.
     pub windows: Vec<Window>,
+    /// The constraints that hold, as declared.
+    pub declared: Vec<Declared>,
+    /// How activations share the supply.
+    pub power: PowerPolicy,
     /// How each trace operation becomes commands; indexed by `Op as usize`.
     pub plans: [Option<Plan>; Op::COUNT],
     /// The refresh command and the one that closes all banks before it.
@@ -274,13 +302,15 @@ impl Device {
         let mut commands = resolve_commands(file, doc, &timings)?;
         let mut windows = Vec::new();
         let lift = choice.constraints == ConstraintSet::Completed;
-        let mut builder = EdgeBuilder { geometry: &geometry, timings: &timings, power: choice.power, lift, doc };
+        let (power, declared) = (choice.power, Vec::new());
+        let mut builder = EdgeBuilder { geometry: &geometry, timings: &timings, power, lift, doc, declared };
         for (i, set) in file.constraints.iter().enumerate() {
             if choice.constraints == ConstraintSet::Reference && set.set != ConstraintSet::Reference {
                 continue;
             }
             builder.add(i, set, &mut commands, &mut windows)?;
         }
+        let declared = builder.declared;
         for id in 0..commands.len() {
             let mut incoming: Vec<Level> =
                 commands.iter().flat_map(|c| &c.edges).filter(|e| usize::from(e.to) == id).map(|e| e.level).collect();
@@ -311,6 +341,8 @@ impl Device {
             clock,
             commands,
             windows,
+            declared,
+            power,
             plans,
             refresh,
             nrefi,
@@ -457,6 +489,7 @@ struct EdgeBuilder<'a> {
     power: PowerPolicy,
     lift: bool,
     doc: &'a Document,
+    declared: Vec<Declared>,
 }
 
 impl EdgeBuilder<'_> {
@@ -486,6 +519,18 @@ impl EdgeBuilder<'_> {
                     .collect()
             };
             let (from, to) = (ids(&e.from)?, ids(&e.to)?);
+            let command_ids = |ids: &[usize]| ids.iter().map(|i| *i as CommandId).collect();
+            self.declared.push(Declared {
+                set: set.set,
+                line: self.doc.line(&key).unwrap_or(0),
+                level: e.level,
+                from: command_ids(&from),
+                to: command_ids(&to),
+                latency,
+                expression: e.latency.clone(),
+                window: e.window,
+                power: !e.power.is_empty(),
+            });
             match e.window {
                 0 => return Err(self.doc.error(&key, "window must be at least 1")),
                 1 => self.add_edges(e.level, &from, &to, latency, commands),
