@@ -352,6 +352,7 @@ fn last_opening(device: &Device, effect: Effect, scope: Scope) -> u32 {
 fn defect_of(device: &Device, d: &Declared, from: CommandId, to: CommandId) -> Option<Defect> {
     let (a, b) = (&device.commands[usize::from(from)], &device.commands[usize::from(to)]);
     let wide = a.scope != Scope::Bank || b.scope != Scope::Bank;
+    // The reference has it, in this form or in one of the same strength.
     let same = |other: &Declared| {
         other.set == ConstraintSet::Reference
             && other.window == d.window
@@ -360,14 +361,17 @@ fn defect_of(device: &Device, d: &Declared, from: CommandId, to: CommandId) -> O
             && other.to.contains(&to)
     };
     if a.effect == Effect::Refresh && b.effect == Effect::Refresh {
-        Some(Defect::DoubleRefresh)
-    } else if d.power {
-        wide.then_some(Defect::WideActivationPower)
-    } else if d.set == ConstraintSet::Completed && !device.declared.iter().any(same) {
-        Some(Defect::CrossForm)
-    } else if b.effect == Effect::Softmax {
-        Some(Defect::FreeSoftmax)
-    } else {
-        wide.then_some(Defect::PathOnly)
+        return Some(Defect::DoubleRefresh);
+    }
+    if d.power {
+        return wide.then_some(Defect::WideActivationPower);
+    }
+    let Some(known) = device.declared.iter().find(|other| same(other)) else {
+        return Some(Defect::CrossForm);
+    };
+    match b.effect {
+        Effect::Softmax => Some(Defect::FreeSoftmax),
+        // At the channel, no path leaves anything out.
+        _ => (wide && known.level != Level::Channel).then_some(Defect::PathOnly),
     }
 }
