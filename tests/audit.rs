@@ -1,4 +1,4 @@
-//! The audit against the engine: legal logs are clean, and a constraint that the engine forgets is missed.
+//! The audit against the engine: legal logs are clean, and a constraint that the engine shortens is caught.
 //!
 //! `PIMATTN_AUDIT_CASES` says how many random traces are replayed (10,000 for a long run), `PIMATTN_AUDIT_FIRST` from
 //! which seed on; `PIMATTN_SHARED` where the
@@ -234,13 +234,14 @@ fn logs_are_in_order_of_time() {
     assert_eq!((0..100u64).filter(late).count(), 0);
 }
 
-/// Device files in which one constraint does not hold, with the line that declares it.
+/// Device files in which one constraint is a cycle short, with the line that declares it.
 fn mutations(text: &str) -> Vec<(usize, String)> {
     let lines: Vec<&str> = text.lines().collect();
     let declares = |i: &usize| lines[*i].starts_with("  { level = ");
     let mutate = |i: usize| {
         let (head, tail) = lines[i].split_once("latency = \"").unwrap();
-        let line = format!("{head}latency = \"0\"{}", tail.split_once('"').unwrap().1);
+        let (latency, tail) = tail.split_once('"').unwrap();
+        let line = format!("{head}latency = \"{latency} - 1\"{tail}");
         let all: Vec<&str> = lines.iter().enumerate().map(|(j, l)| if i == j { line.as_str() } else { *l }).collect();
         (i + 1, all.join("\n"))
     };
@@ -277,7 +278,7 @@ fn name_of(system: &System, line: usize) -> String {
 }
 
 #[test]
-fn every_constraint_that_the_engine_forgets_is_missed() {
+fn every_constraint_that_the_engine_shortens_is_caught() {
     let folder = tempfile::tempdir().unwrap();
     let base = often_refreshed(&device_file(), 1200);
     let file = |name: &str, text: &str| {
@@ -329,12 +330,15 @@ fn every_constraint_that_the_engine_forgets_is_missed() {
             false => never.push(name_of(&truth[0], line)),
         }
     }
-    println!("{caught} constraints missed when forgotten; bound by others together: {never:#?}");
+    println!("{caught} constraints caught when a cycle short; bound by others together: {never:#?}");
     assert_eq!(never, BOUND_BY_OTHERS);
 }
 
-/// Constraints that no single other one covers, but several together: without them every log is the same.
-const BOUND_BY_OTHERS: [&str; 0] = [];
+/// Constraints that no single other one covers, but several together: with a cycle less every log is the same.
+/// Single ACTs are among those that the window of `completed` counts, and a bank must be closed and opened in between,
+/// which takes nRAS + nRP, no less than nRC in any preset.
+const BOUND_BY_OTHERS: [&str; 2] =
+    ["Reference Rank: ACT -> ACT nFAW window 4", "Completed Bank: ACT -> ACT nRC window 1"];
 
 fn golden_logs(folder: &Path) -> Vec<PathBuf> {
     let mut logs: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
