@@ -30,6 +30,7 @@ pub mod kv;
 pub mod map;
 pub mod select;
 
+pub mod audit;
 pub mod engine;
 pub mod report;
 pub mod stats;

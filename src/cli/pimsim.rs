@@ -1,6 +1,7 @@
 //! `pimsim`: traces in, tables out.
 
 use super::{Common, EXIT_CODES, Progress};
+use crate::audit;
 use crate::engine::{self, probe::Probe};
 use crate::error::{Error, Result};
 use crate::fsio::{self, Output};
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Replay traces on a system
     Run(Run),
+    /// Check command logs against the device's constraints
+    Audit(Audit),
     /// Compare result tables: ratios and changes against the first
     Compare(Compare),
     /// Put runs and their accuracy metrics side by side, per decode step
@@ -54,6 +57,25 @@ struct Run {
     /// Also write every command to this file (one trace only); - is standard output
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Audit {
+    /// Command logs, ours or Ramulator's, plain or zstd; - is standard input
+    #[arg(required = true, value_name = "LOG")]
+    logs: Vec<PathBuf>,
+    /// System that they must be possible on
+    #[arg(long, value_name = "SYSTEM.toml")]
+    config: PathBuf,
+    /// Override a key of the system file; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print so many violations of each log; all are counted
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    max: usize,
+    /// Print how close each constraint came, as -v does
+    #[arg(long)]
+    slack: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -101,6 +123,7 @@ enum Format {
 pub fn main() -> ExitCode {
     super::run(|cli: Cli| match cli.command {
         Command::Run(args) => run(&args, &cli.common),
+        Command::Audit(args) => audit(&args, &cli.common),
         Command::Compare(args) => compare(&args),
         Command::Summary(args) => summary(&args),
         Command::Schema => super::print(&super::tables_document()),
@@ -167,6 +190,21 @@ fn simulate<P: Probe>(
         other => other,
     })?;
     Ok(probe)
+}
+
+fn audit(args: &Audit, common: &Common) -> Result<()> {
+    let system = System::load(&args.config, &args.set)?;
+    let (mut broken, mut logs) = (0, 0);
+    for path in &args.logs {
+        let report = audit::audit(path, &system, args.max)?;
+        super::print(&report.render(&system.device, &path.display().to_string(), args.slack || common.verbose))?;
+        broken += report.broken;
+        logs += u32::from(report.broken > 0);
+    }
+    match broken {
+        0 => Ok(()),
+        n => Err(Error::Check(format!("{n} violations in {logs} of {} logs", args.logs.len()))),
+    }
 }
 
 fn compare(args: &Compare) -> Result<()> {

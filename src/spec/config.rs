@@ -49,6 +49,11 @@ impl Document {
         Ok(doc)
     }
 
+    /// The line of `key` (dotted).
+    pub fn line(&self, key: &str) -> Option<usize> {
+        self.lines.get(key).copied()
+    }
+
     /// The file that this came from.
     pub fn file(&self) -> &Path {
         &self.file

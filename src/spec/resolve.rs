@@ -184,6 +184,32 @@ impl Window {
     }
 }
 
+/// A constraint as the device file declares it, before it becomes [`Edge`]s and [`Window`]s: what `audit` holds logs
+/// against, so that a mistake in making those is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// Its set.
+    pub set: ConstraintSet,
+    /// Line of the device file.
+    pub line: usize,
+    /// Where both commands meet.
+    pub level: Level,
+    /// Earlier commands.
+    pub from: Vec<CommandId>,
+    /// Later commands.
+    pub to: Vec<CommandId>,
+    /// Cycles.
+    pub latency: u32,
+    /// The latency as written.
+    pub expression: String,
+    /// Counts back this many `from` commands.
+    pub window: u32,
+    /// Whether it belongs to some power policies only.
+    pub power: bool,
+    /// Whether a command counts as often as it has banks in the node; else once.
+    pub by_bank: bool,
+}
+
 /// How a trace operation becomes commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -229,6 +255,10 @@ pub struct Device {
     pub commands: Vec<Command>,
     /// Sliding windows.
     pub windows: Vec<Window>,
+    /// The constraints that hold, as declared.
+    pub declared: Vec<Declared>,
+    /// How activations share the supply.
+    pub power: PowerPolicy,
     /// How each trace operation becomes commands; indexed by `Op as usize`.
     pub plans: [Option<Plan>; Op::COUNT],
     /// The refresh command and the one that closes all banks before it.
@@ -327,6 +357,7 @@ impl Device {
             power: choice.power,
             lift: choice.constraints == ConstraintSet::Completed,
             doc,
+            declared: Vec::new(),
         };
         for (i, set) in file.constraints.iter().enumerate() {
             if choice.constraints == ConstraintSet::Reference && set.set != ConstraintSet::Reference {
@@ -334,8 +365,9 @@ impl Device {
             }
             builder.add(i, set, &mut commands, &mut windows)?;
         }
+        let (longest, mut declared) = (builder.longest, builder.declared);
         if choice.power == PowerPolicy::Charge {
-            charge(file, doc, choice, chooser, (clock, builder.longest), &mut commands, &mut windows)?;
+            charge(file, doc, choice, chooser, (clock, longest), (&mut commands, &mut windows, &mut declared))?;
         }
         for id in 0..commands.len() {
             let mut incoming: Vec<Level> =
@@ -382,6 +414,8 @@ impl Device {
             clock,
             commands,
             windows,
+            declared,
+            power: choice.power,
             plans,
             refresh,
             nrefi,
@@ -483,8 +517,7 @@ fn charge(
     choice: &Selection<'_>,
     chooser: &Document,
     (clock, longest): (ClockPeriod, Cycle),
-    commands: &mut [Command],
-    windows: &mut Vec<Window>,
+    (commands, windows, declared): (&mut [Command], &mut Vec<Window>, &mut Vec<Declared>),
 ) -> Result<()> {
     let given = file.power_budget.as_ref();
     let activations = choice.budget.activations.or(given.map(|b| b.activations));
@@ -507,6 +540,20 @@ fn charge(
         return Err(error("window", choice.budget.window.is_some(), what));
     }
     let id = windows.len() as u8;
+    let openers = (0..).zip(commands.iter()).filter(|(_, c)| c.effect == Effect::Open).map(|(i, _)| i);
+    let openers: Vec<CommandId> = openers.collect();
+    declared.push(Declared {
+        set: ConstraintSet::Completed,
+        line: 0,
+        level: Level::Rank,
+        from: openers.clone(),
+        to: openers,
+        latency: latency as u32,
+        expression: "power_budget.window".into(),
+        window: count,
+        power: true,
+        by_bank: true,
+    });
     windows.push(Window { level: Level::Rank, count, latency: latency as u32, by_bank: true });
     for c in commands.iter_mut().filter(|c| c.effect == Effect::Open) {
         c.counted_in.push(id);
@@ -631,6 +678,7 @@ struct EdgeBuilder<'a> {
     power: PowerPolicy,
     lift: bool,
     doc: &'a Document,
+    declared: Vec<Declared>,
 }
 
 impl EdgeBuilder<'_> {
@@ -664,6 +712,19 @@ impl EdgeBuilder<'_> {
                     .collect()
             };
             let (from, to) = (ids(&e.from)?, ids(&e.to)?);
+            let command_ids = |ids: &[usize]| ids.iter().map(|i| *i as CommandId).collect();
+            self.declared.push(Declared {
+                set: set.set,
+                line: self.doc.line(&key).unwrap_or(0),
+                level: e.level,
+                from: command_ids(&from),
+                to: command_ids(&to),
+                latency,
+                expression: e.latency.clone(),
+                window: e.window,
+                power: !e.power.is_empty(),
+                by_bank: false,
+            });
             match e.window {
                 0 => return Err(self.doc.error(&key, "window must be at least 1")),
                 n if n > MAX_WINDOW => {
