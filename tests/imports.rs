@@ -15,13 +15,13 @@ const HOUSE: &[&[&[&str]]] = &[
     // L2: where the chains meet
     &[&["trace"]],
     // L3a and L3b: the chain of tracegen and the chain of pimsim
-    &[&["kv", "cluster", "select", "accuracy", "map", "generate", "attacc"], &["engine", "stats", "report"]],
+    &[&["kv", "cluster", "select", "accuracy", "map", "generate", "attacc"], &["engine", "stats", "report", "audit"]],
     // L4: the command line
     &[&["cli"]],
 ];
 
 /// Imports that the order would allow, and that must not be all the same.
-const NEVER: &[(&str, &str)] = &[("report", "engine")];
+const NEVER: &[(&str, &str)] = &[("report", "engine"), ("audit", "engine"), ("audit", "stats"), ("audit", "report")];
 
 /// The room that prints.
 const FRONT_ROOM: &str = "cli";

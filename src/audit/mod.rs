@@ -253,7 +253,9 @@ impl<'s> Auditor<'s> {
                         PowerPolicy::PerCommand | PowerPolicy::Ignore | PowerPolicy::Charge => wanted,
                     };
                     for place in 0..places {
-                        counted.push_back((e.clock + opening(device, place as u32), id));
+                        let after =
+                            if device.power == PowerPolicy::Stagger { opening(device, place as u32) } else { 0 };
+                        counted.push_back((e.clock + after, id));
                         if counted.len() > n {
                             counted.pop_front();
                         }

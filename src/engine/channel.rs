@@ -139,6 +139,8 @@ pub struct Channel<'d> {
     recheck_wanted: bool,
     /// Refreshes since the last request was completed.
     fruitless: u32,
+    /// Cycle of the last command: what becomes possible now cannot issue before.
+    now: Cycle,
 }
 
 impl<'d> Channel<'d> {
@@ -177,6 +179,7 @@ impl<'d> Channel<'d> {
             units_wanted: 0,
             recheck_wanted: false,
             fruitless: 0,
+            now: 0,
         }
     }
 
@@ -501,7 +504,7 @@ impl<'d> Channel<'d> {
         let item = &self.classes[class][index];
         let bus = self.device.commands[usize::from(command)].bus as usize;
         let mut at = self.state.earliest(command, &target).max(self.bus_free[bus]).max(self.last[class]);
-        at = at.max(self.arrival(item));
+        at = at.max(self.arrival(item)).max(self.now);
         // Only row commands may come before their epoch.
         if self.device.commands[usize::from(command)].bus == Bus::Column {
             at = at.max(self.epoch_open);
@@ -613,13 +616,14 @@ impl<'d> Channel<'d> {
         let (refresh, close) = self.device.refresh?;
         let command = if self.state.open_banks() > 0 { close } else { refresh };
         let target = self.state.target(crate::addr::Address { channel: self.id, ..Default::default() });
-        let at = self.state.earliest(command, &target).max(self.bus_free[Bus::Row as usize]).max(due);
+        let at = self.state.earliest(command, &target).max(self.bus_free[Bus::Row as usize]).max(due).max(self.now);
         Some(Candidate { at, order: 0, class: usize::MAX, index: 0, command, target })
     }
 
     fn issue_refresh<P: Probe>(&mut self, c: &Candidate, probe: &mut P) {
         self.bus_free[Bus::Row as usize] = c.at + 1;
         self.state.issue(c.command, &c.target, c.at);
+        self.now = self.now.max(c.at);
         if self.device.commands[usize::from(c.command)].effect == Effect::Refresh {
             self.next_refresh = self.next_refresh.map(|due| due + self.device.nrefi);
             // Waiting for requests that are still to arrive is no livelock.
@@ -650,6 +654,7 @@ impl<'d> Channel<'d> {
         self.bus_free[command.bus as usize] = c.at + 1;
         self.last[c.class] = c.at;
         self.state.issue(c.command, &c.target, c.at);
+        self.now = self.now.max(c.at);
         let item = &mut self.classes[c.class][c.index];
         let segment = item.segment;
         let completes = c.command == item.plan.last;
