@@ -113,6 +113,31 @@ impl Geometry {
             .sum()
     }
 
+    /// Lowest bit and width of each field of a byte address, from the top.
+    pub fn fields(&self) -> [(&'static str, u32, u32); 8] {
+        let mut fields = [
+            ("channel", 0, bits(self.channels)),
+            ("pseudo_channel", 0, bits(self.pseudo_channels)),
+            ("rank", 0, bits(self.ranks)),
+            ("bank_group", 0, bits(self.bank_groups)),
+            ("bank", 0, bits(self.banks)),
+            ("row", 0, bits(self.rows)),
+            ("column", 0, bits(self.columns)),
+            ("offset", 0, bits(self.column_bytes)),
+        ];
+        let mut lowest = 0;
+        for (_, at, width) in fields.iter_mut().rev() {
+            *at = lowest;
+            lowest += *width;
+        }
+        fields
+    }
+
+    /// The unit (bank group counted over the channel) of an address.
+    pub fn unit_of(&self, a: &Address) -> u32 {
+        (a.pseudo_channel * self.ranks + a.rank) * self.bank_groups + a.bank_group
+    }
+
     /// The channel of a byte address.
     #[inline]
     pub fn channel_of(&self, addr: u64) -> u32 {
@@ -206,6 +231,8 @@ mod tests {
         assert_eq!(PAPER.decode(0x0100_0000).bank, 1);
         assert_eq!(PAPER.decode(0x0080_0000).row, 8192);
         assert_eq!(PAPER.decode(0x40).column, 2);
+        assert_eq!(PAPER.fields()[0], ("channel", 30, 4));
+        assert_eq!(PAPER.fields()[5], ("row", 10, 14));
         assert_eq!(PAPER.capacity(), 16 << 30);
         assert_eq!(PAPER.check(), Ok(()));
     }
@@ -219,6 +246,7 @@ mod tests {
         for unit in 0..PAPER.units() {
             let a = PAPER.unit_address(3, unit);
             assert_eq!((a.pseudo_channel * 2 + a.rank) * 4 + a.bank_group, unit);
+            assert_eq!(PAPER.unit_of(&a), unit);
         }
     }
 

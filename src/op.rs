@@ -76,6 +76,12 @@ impl Op {
         Op::ALL.iter().map(|o| o.mnemonic())
     }
 
+    /// Whether it multiplies and accumulates.
+    #[inline]
+    pub fn is_mac(self) -> bool {
+        matches!(self, Op::MacAb | Op::MacSb | Op::MacPb | Op::MacBg)
+    }
+
     /// Whether it is an ordering mark rather than work.
     #[inline]
     pub fn is_mark(self) -> bool {

@@ -141,7 +141,7 @@ impl Write for Shared {
 fn text(name: &str) -> Vec<u8> {
     let (schedule, out) = (schedule(name), Shared::default());
     let format = trace::format("attacc").unwrap();
-    let mut sink = (format.create)(Box::new(out.clone()), &schedule.header()).unwrap();
+    let mut sink = (format.create)(Box::new(out.clone()), &schedule.header(), trace::Options::default()).unwrap();
     schedule.run(sink.as_mut(), &mut |_| {}).unwrap();
     std::mem::take(&mut out.0.lock().unwrap())
 }

@@ -101,10 +101,15 @@ fn info_convert_list_and_schema_say_what_they_should() {
         assert!(text(&info).contains(words), "no {words:?} in\n{}", text(&info));
     }
 
-    let out = run(&mut tracegen(d), &["convert", "t.ptrace", "t.txt", "--to", "attacc"], 0);
+    let out = run(&mut tracegen(d), &["convert", "t.ptrace", "t.txt", "--to", "text"], 0);
     assert!(out.stdout.is_empty());
-    assert!(text(&out.stderr).contains("warning: 24 segment marks dropped"), "{}", text(&out.stderr));
-    assert!(text(&out.stderr).contains("does not know PIM_ACT_BG, PIM_MAC_BG, PIM_PRE_BG, PIM_SYNC"));
+    assert!(
+        text(&out.stderr).contains("warning: 0 requests were lowered or dropped, and 24 segment marks"),
+        "{}",
+        text(&out.stderr)
+    );
+    let lowered = run(&mut tracegen(d), &["convert", "t.ptrace", "a.txt", "--to", "attacc"], 0).stderr;
+    assert!(text(&lowered).contains("a.txt.manifest.json says how"), "{}", text(&lowered));
     let lines = read(d.join("t.txt"));
     assert!(text(&lines).lines().all(|l| l.split_once(" 0x").is_some_and(|(op, a)| {
         op.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') && a.len() == 8 && u64::from_str_radix(a, 16).is_ok()
@@ -119,7 +124,7 @@ fn info_convert_list_and_schema_say_what_they_should() {
     assert_eq!(count(&from_text), count(&info));
     assert_eq!(text(&lines).lines().count().to_string(), count(&info));
     run(&mut tracegen(d), &["convert", "t.txt", "u.ptrace", "--to", "ptrace", "--config", SYSTEM], 0);
-    let out = run(&mut tracegen(d), &["convert", "u.ptrace", "-", "--to", "attacc", "-q"], 0);
+    let out = run(&mut tracegen(d), &["convert", "u.ptrace", "-", "--to", "text", "-q"], 0);
     assert_eq!(out.stdout, lines);
     assert!(out.stderr.is_empty(), "-q silences warnings");
 
@@ -211,7 +216,7 @@ fn programs_work_through_pipes() {
     let d = dir.path();
     generate(d, "t.ptrace", &[]);
     let from_file = run(&mut pimsim(d), &["run", "--config", SYSTEM, "t.ptrace"], 0).stdout;
-    for to in ["ptrace", "attacc"] {
+    for to in ["ptrace", "text"] {
         let mut source = tracegen(d);
         source.args(["run", "--config", DEMO, "--set", "steps=4", "-o", "-", "--to", to]).stdout(Stdio::piped());
         let mut source = source.spawn().unwrap();
@@ -253,8 +258,8 @@ fn a_closed_pipe_is_not_an_error() {
     let d = dir.path();
     generate(d, "t.ptrace", &[]);
     // text, so that there is far more than a pipe holds
-    let run_args = ["run", "--config", DEMO, "--set", "steps=16", "-o", "-", "--to", "attacc"];
-    let convert = ["convert", "t.ptrace", "-", "--to", "attacc", "-q"];
+    let run_args = ["run", "--config", DEMO, "--set", "steps=16", "-o", "-", "--to", "text", "-q"];
+    let convert = ["convert", "t.ptrace", "-", "--to", "text", "-q"];
     let log = ["run", "t.ptrace", "--config", SYSTEM, "-o", "tables", "--log", "-"];
     for take in [0, 1, 1000] {
         assert_eq!(close_early(tracegen(d), &run_args, take), (Some(0), String::new()));

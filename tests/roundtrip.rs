@@ -24,7 +24,8 @@ impl Write for Shared {
 
 fn write(format: &str, header: &Header, records: &[Record]) -> Vec<u8> {
     let out = Shared::default();
-    let mut sink = (trace::format(format).unwrap().create)(Box::new(out.clone()), header).unwrap();
+    let mut sink =
+        (trace::format(format).unwrap().create)(Box::new(out.clone()), header, trace::Options::default()).unwrap();
     records.iter().for_each(|r| sink.push(*r).unwrap());
     sink.finish().unwrap();
     let bytes = out.0.lock().unwrap();
@@ -133,13 +134,13 @@ proptest! {
     ) {
         records.push(Record::Request(Request::one(Op::Sync, 0)));
         let header = Header::foreign(GEOMETRY, "t");
-        let text = write("attacc", &header, &records);
+        let text = write("text", &header, &records);
         let (_, read_records) = read(&text, &GEOMETRY);
         prop_assert!(expand(&read_records) == expand(&records));
         for r in &read_records {
             prop_assert_eq!(trace::check(r, &GEOMETRY), Ok(()));
         }
-        prop_assert!(write("attacc", &header, &read_records) == text);
+        prop_assert!(write("text", &header, &read_records) == text);
         // what was read goes into the other format, too
         let (_, again) = read(&write("ptrace", &header, &read_records), &GEOMETRY);
         prop_assert!(again == read_records);
@@ -157,7 +158,7 @@ fn lines_become_runs_again() {
         run(Op::Sfm, 0, 3, 0),
     ];
     let header = Header::foreign(GEOMETRY, "t");
-    let (_, back) = read(&write("attacc", &header, &records), &GEOMETRY);
+    let (_, back) = read(&write("text", &header, &records), &GEOMETRY);
     assert_eq!(back, records);
 }
 
@@ -241,7 +242,7 @@ fn a_generated_trace_takes_the_same_cycles_in_every_form() {
             let system = System::load(&config("system/hbm3-pim.toml"), &overrides).unwrap();
             let direct = replay(&system, &write("ptrace", &header, &records));
             assert!(direct.0 > 1000);
-            let text = write("attacc", &header, &records);
+            let text = write("text", &header, &records);
             let (text_header, joined) = read(&text, &header.geometry);
             for (what, bytes) in [
                 ("text", text),
@@ -312,7 +313,7 @@ proptest! {
         let system = System::load(&config("system/hbm3-pim.toml"), &[format!("queue_depth={depth}")]).unwrap();
         let header = Header::foreign(system.device.geometry, "t");
         let (cycles, log) = replay(&system, &write("ptrace", &header, &records));
-        let text = write("attacc", &header, &records);
+        let text = write("text", &header, &records);
         for (what, bytes) in [("single", write("ptrace", &header, &singles(&records))), ("text", text)] {
             let (other_cycles, other_log) = replay(&system, &bytes);
             prop_assert_eq!(other_cycles, cycles, "{}", what);

@@ -20,7 +20,7 @@ use crate::addr::{Address, Geometry};
 use crate::error::Result;
 use crate::interrupt;
 use crate::op::Op;
-use crate::trace::attacc::extend;
+use crate::trace::text::extend;
 use crate::trace::{Record, Request, Sink};
 use std::ops::Range;
 

@@ -9,7 +9,7 @@ use crate::op::Op;
 use crate::spec::System;
 use crate::spec::workload::Workload;
 use crate::table::{self, Value};
-use crate::trace::{self, FORMATS, Header, Record, Source};
+use crate::trace::{self, FORMATS, Format, Header, MacReads, Options, Record, Sink, Source};
 use clap::{Parser, Subcommand};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -69,6 +69,8 @@ struct Run {
     /// Worker threads; 0 is one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    #[command(flatten)]
+    export: Export,
 }
 
 #[derive(Debug, clap::Args)]
@@ -103,6 +105,8 @@ struct Attacc {
     /// Trace format
     #[arg(long, value_name = "FORMAT", default_value = "attacc")]
     to: String,
+    #[command(flatten)]
+    export: Export,
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,18 +118,40 @@ struct Convert {
     /// Format to write
     #[arg(long, value_name = "FORMAT")]
     to: String,
+    /// Format to read, instead of what the first bytes say
+    #[arg(long, value_name = "FORMAT")]
+    from: Option<String>,
     /// System whose device a text trace is for
     #[arg(long, value_name = "SYSTEM.toml")]
     config: Option<PathBuf>,
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE", requires = "config")]
     set: Vec<String>,
+    #[command(flatten)]
+    export: Export,
+}
+
+/// How to write a format that does not hold everything.
+#[derive(Debug, clap::Args)]
+struct Export {
+    /// Where to say what the format could not express, instead of TRACE.manifest.json
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Refuse what the format cannot express instead of lowering it
+    #[arg(long)]
+    strict: bool,
+    /// Reads that a PIM multiply-accumulate becomes for plain DRAM: in all its banks, one in each unit, or one
+    #[arg(long, value_name = "banks|units|one", default_value = "banks")]
+    mac_reads: String,
 }
 
 #[derive(Debug, clap::Args)]
 struct Info {
     /// Trace to read; - is standard input
     trace: PathBuf,
+    /// Format to read, instead of what the first bytes say
+    #[arg(long, value_name = "FORMAT")]
+    from: Option<String>,
     /// System whose device a text trace is for
     #[arg(long, value_name = "SYSTEM.toml")]
     config: Option<PathBuf>,
@@ -173,6 +199,61 @@ impl Write for Shared {
     }
 }
 
+/// A trace that is being written, with its manifest if its format needs one.
+struct Destination {
+    sink: Box<dyn Sink + Send>,
+    output: Shared,
+    manifest: Option<PathBuf>,
+}
+
+impl Destination {
+    /// Begins a trace.
+    fn create(format: &Format, path: &Path, header: &Header, export: &Export) -> Result<Self> {
+        let options = Options { strict: export.strict, mac_reads: MacReads::parse(&export.mac_reads)? };
+        let to_stdout = path.as_os_str() == "-";
+        let manifest = match (&export.manifest, format.keeps_all) {
+            (Some(_), true) => {
+                return Err(Error::Usage(format!("--manifest: {} keeps everything, and has no manifest", format.name)));
+            }
+            (Some(file), false) if file == path => {
+                return Err(Error::Usage("the trace and its manifest cannot go to the same place".into()));
+            }
+            (Some(file), false) => Some(file.clone()),
+            (None, false) if !to_stdout => {
+                let mut name = path.as_os_str().to_owned();
+                name.push(".manifest.json");
+                Some(PathBuf::from(name))
+            }
+            (None, _) => None,
+        };
+        let output = Shared::create(path)?;
+        let sink = (format.create)(Box::new(output.clone()), header, options)?;
+        Ok(Destination { sink, output, manifest })
+    }
+
+    /// Puts the finished trace and its manifest in their places.
+    fn commit(self, common: &Common) -> Result<()> {
+        let Some(manifest) = self.sink.manifest() else { return self.output.commit() };
+        if let Some(file) = &self.manifest {
+            let mut out = Output::create(file)?;
+            out.write_all(manifest.json()?.as_bytes()).map_err(|e| Error::io(file, e))?;
+            self.output.commit()?;
+            out.commit()?;
+        } else {
+            self.output.commit()?;
+        }
+        let (lowered, segments) = (manifest.lowered(), manifest.segments_dropped);
+        if lowered + segments > 0 {
+            let how = match &self.manifest {
+                Some(file) => format!("{} says how", file.display()),
+                None => "--manifest FILE would say how".into(),
+            };
+            common.warn(&format!("{lowered} requests were lowered or dropped, and {segments} segment marks: {how}"));
+        }
+        Ok(())
+    }
+}
+
 fn run(mut args: Run, common: &Common) -> Result<()> {
     args.set.extend(args.policy.iter().map(|p| format!("policy={p}")));
     args.set.extend(args.budget.iter().map(|b| format!("budget={b}")));
@@ -199,18 +280,18 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
             generator.steps()
         )
     });
-    let trace_out = Shared::create(&args.output)?;
-    let mut sink = (format.create)(Box::new(trace_out.clone()), generator.header())?;
+    let mut trace = Destination::create(format, &args.output, generator.header(), &args.export)?;
     let mut progress = common.progress("generating", Some(generator.steps() as u64));
     match &args.metrics {
-        None => generator.run(sink.as_mut(), None, &mut |n| progress.at(n))?,
+        None => generator.run(trace.sink.as_mut(), None, &mut |n| progress.at(n))?,
         Some(path) => {
             let mut writer = table::Writer::new(Output::create(path)?, &path.display().to_string(), METRICS)?;
-            generator.run(sink.as_mut(), Some(&mut |row: &[Value]| writer.row(row)), &mut |n| progress.at(n))?;
+            generator.run(trace.sink.as_mut(), Some(&mut |row: &[Value]| writer.row(row)), &mut |n| progress.at(n))?;
             writer.finish()?.commit()?;
         }
     }
-    trace_out.commit()
+    drop(progress);
+    trace.commit(common)
 }
 
 fn attacc(args: &Attacc, common: &Common) -> Result<()> {
@@ -220,55 +301,43 @@ fn attacc(args: &Attacc, common: &Common) -> Result<()> {
     let &Attacc { heads, len, dim, bytes, kv_budget, .. } = args;
     let attention = Attention { mode: Mode::parse(&args.mode)?, heads, len, dim, bytes, kv_budget };
     let schedule = Schedule::new(attention, geometry)?;
-    let output = Shared::create(&args.output)?;
-    let mut sink = (format.create)(Box::new(output.clone()), &schedule.header())?;
+    let mut trace = Destination::create(format, &args.output, &schedule.header(), &args.export)?;
     let mut progress = common.progress("generating", Some(schedule.rounds()));
-    schedule.run(sink.as_mut(), &mut |n| progress.at(n))?;
-    output.commit()
+    schedule.run(trace.sink.as_mut(), &mut |n| progress.at(n))?;
+    drop(progress);
+    trace.commit(common)
 }
 
-fn open(path: &Path, config: Option<&Path>, set: &[String]) -> Result<Box<dyn Source + Send>> {
+fn open(path: &Path, from: Option<&str>, config: Option<&Path>, set: &[String]) -> Result<Box<dyn Source + Send>> {
     let system = config.map(|c| System::load(c, set)).transpose()?;
-    trace::open(fsio::open(path)?, &path.display().to_string(), system.as_ref().map(|s| &s.device.geometry))
+    let format = from.map(trace::format).transpose()?;
+    let (input, name) = (fsio::open(path)?, path.display().to_string());
+    let geometry = system.as_ref().map(|s| &s.device.geometry);
+    match format {
+        Some(format) => (format.open)(input, &name, geometry),
+        None => trace::open(input, &name, geometry),
+    }
 }
 
 fn convert(args: &Convert, common: &Common) -> Result<()> {
     let format = trace::format(&args.to)?;
-    let mut source = open(&args.input, args.config.as_deref(), &args.set)?;
-    let output = Shared::create(&args.output)?;
-    let mut sink = (format.create)(Box::new(output.clone()), source.header())?;
+    let mut source = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;
+    let mut trace = Destination::create(format, &args.output, source.header(), &args.export)?;
     let mut progress = common.progress("converting", None);
-    let (mut block, mut records, mut segments) = (Vec::new(), 0, 0u64);
-    let mut foreign = BTreeSet::new();
+    let (mut block, mut records) = (Vec::new(), 0);
     while source.next_block(&mut block)? {
         crate::interrupt::check()?;
-        for r in &block {
-            match r {
-                Record::Segment(_) => segments += 1,
-                Record::Request(r) if !r.op.in_attacc() => drop(foreign.insert(r.op.mnemonic())),
-                Record::Request(_) => {}
-            }
-            sink.push(*r)?;
-        }
+        block.iter().try_for_each(|r| trace.sink.push(*r))?;
         records += block.len() as u64;
         progress.at(records);
     }
-    sink.finish()?;
-    output.commit()?;
-    if args.to == "attacc" {
-        if segments > 0 {
-            common.warn(&format!("{segments} segment marks dropped: the text form has no place for them"));
-        }
-        if !foreign.is_empty() {
-            let names: Vec<_> = foreign.into_iter().collect();
-            common.warn(&format!("AttAcc's simulator does not know {}; this program does", names.join(", ")));
-        }
-    }
-    Ok(())
+    trace.sink.finish()?;
+    drop(progress);
+    trace.commit(common)
 }
 
 fn info(args: &Info, common: &Common) -> Result<()> {
-    let mut source = open(&args.trace, args.config.as_deref(), &[])?;
+    let mut source = open(&args.trace, args.from.as_deref(), args.config.as_deref(), &[])?;
     let mut requests = [0u64; Op::COUNT];
     let (mut runs, mut segments, mut block) = (0u64, 0u64, Vec::new());
     let (mut steps, mut layers, mut heads, mut channels) =
@@ -326,8 +395,8 @@ fn info(args: &Info, common: &Common) -> Result<()> {
 
 fn list() -> String {
     let mut out = String::from("policies\n");
-    crate::select::REGISTRY.iter().for_each(|e| out.push_str(&format!("  {:<10} {}\n", e.name, e.summary)));
+    crate::select::REGISTRY.iter().for_each(|e| out.push_str(&format!("  {:<12} {}\n", e.name, e.summary)));
     out.push_str("trace formats\n");
-    FORMATS.iter().for_each(|f| out.push_str(&format!("  {:<10} {}\n", f.name, f.summary)));
+    FORMATS.iter().for_each(|f| out.push_str(&format!("  {:<12} {}\n", f.name, f.summary)));
     out
 }

@@ -1,163 +1,131 @@
 //! The text form of AttAcc's simulator: one request a line, `PIM_MAC_AB 0x00000040`.
 //!
-//! The address is in bytes, hexadecimal with `0x` or decimal. Operations that AttAcc's simulator does not know are
-//! written with mnemonics of the same shape. Segments are not written. Blank lines and comments are errors, as they
-//! are there.
+//! The address is in bytes, hexadecimal with `0x` or decimal. Segments are not written. Blank lines and comments are
+//! errors, as they are there. Operations that AttAcc's simulator does not know are put into those that it knows:
+//! its device opens one row in all banks, so a PIM_MAC_BG is a PIM_MAC_AB for each different row that the units have
+//! open. Reading takes all our operations.
 
-use super::{BLOCK, Format, Header, Op, Record, Request, Sink, Source, check};
-use crate::addr::Geometry;
-use crate::error::{Error, Result, suggest};
-use nom::branch::alt;
-use nom::bytes::complete::{tag_no_case, take_while1};
-use nom::character::complete::{char, digit1, hex_digit1};
-use nom::combinator::{eof, map_res};
-use nom::sequence::{preceded, separated_pair, terminated};
-use nom::{IResult, Parser};
-use std::io::{BufRead, BufReader, Read, Write};
+use super::lower::{OpenUnits, write_error};
+use super::manifest::{KEPT, Ledger, Manifest, Options, address_bits};
+use super::text::{self, number, word};
+use super::{Format, Header, Op, Record, Request, Sink};
+use crate::addr::{Address, Geometry};
+use crate::error::{Result, suggest};
+use nom::character::complete::char;
+use nom::sequence::separated_pair;
+use serde_json::json;
+use std::io::{BufWriter, Write};
+
+const PROGRAM: &str = "AttAcc's Ramulator (PIMLoadStoreTrace)";
 
 /// Registry line.
 pub const FORMAT: Format = Format {
     name: "attacc",
-    summary: "text of AttAcc's simulator, one request a line; drops segments",
+    summary: "text of AttAcc's simulator, one request a line",
     detect: |head| {
         Op::names().any(|n| head.starts_with(n.as_bytes()) && matches!(head.get(n.len()), Some(b' ') | None))
     },
-    open: |input, name, geometry| {
-        let geometry = geometry.ok_or_else(|| {
-            Error::Usage(format!("{name} is a text trace, which does not say its device: name one with --config"))
-        })?;
-        Ok(Box::new(Reader::new(input, name, *geometry)))
-    },
-    create: |output, _| Ok(Box::new(Writer { out: output })),
+    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Some)),
+    create: |output, header, options| Ok(Box::new(Writer::new(output, header, options))),
+    keeps_all: false,
 };
 
-/// No valid line is longer.
-const MAX_LINE: u64 = 256;
-
 /// Writes a trace.
-pub struct Writer {
-    out: Box<dyn Write + Send>,
+struct Writer {
+    out: BufWriter<Box<dyn Write + Send>>,
+    geometry: Geometry,
+    open: OpenUnits,
+    ledger: Ledger,
 }
 
-impl Sink for Writer {
-    fn push(&mut self, record: Record) -> Result<()> {
-        let Record::Request(r) = record else { return Ok(()) };
-        for i in 0..u64::from(r.count) {
-            writeln!(self.out, "{} 0x{:08x}", r.op.mnemonic(), r.addr + i * u64::from(r.stride))
-                .map_err(|e| Error::Io { path: "trace output".into(), source: e })?;
+impl Writer {
+    fn new(out: Box<dyn Write + Send>, header: &Header, options: Options) -> Self {
+        Writer {
+            out: BufWriter::with_capacity(1 << 16, out),
+            geometry: header.geometry,
+            open: OpenUnits::default(),
+            ledger: Ledger::new(header, options, false),
+        }
+    }
+
+    /// Writes a run as operations `op`, on the account of `of`.
+    fn run(&mut self, of: Op, op: Op, run: Request) -> Result<()> {
+        self.ledger.count(of, 0, run.count.into());
+        for i in 0..u64::from(run.count) {
+            writeln!(self.out, "{} 0x{:08x}", op.mnemonic(), run.addr + i * u64::from(run.stride))
+                .map_err(write_error)?;
         }
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<()> {
-        self.out.flush().map_err(|e| Error::Io { path: "trace output".into(), source: e })
+    fn request(&mut self, r: Request) -> Result<()> {
+        self.ledger.count(r.op, r.count.into(), 0);
+        if !r.op.in_attacc() {
+            self.ledger.allow(r.op, PROGRAM)?;
+        }
+        self.open.see(r.op, r.addr, &self.geometry);
+        match r.op {
+            Op::ActBg | Op::PreBg => Ok(()),
+            Op::MacBg => {
+                let at = self.geometry.decode(r.addr);
+                let mut rows: Vec<u32> = self.open.of(at.channel)?.into_iter().map(|(_, row)| row).collect();
+                rows.sort_unstable();
+                rows.dedup();
+                // The whole run at one row, then at the next: fewest row openings.
+                rows.into_iter().try_for_each(|row| {
+                    let addr = self.geometry.encode(&Address { row, ..at });
+                    self.run(r.op, Op::MacAb, Request { addr, ..r })
+                })
+            }
+            Op::Sync => (0..self.geometry.channels).try_for_each(|channel| {
+                let addr = self.geometry.encode(&Address { channel, ..Address::default() });
+                self.run(r.op, Op::Barrier, Request { addr, stride: 0, ..r })
+            }),
+            _ => self.run(r.op, r.op, r),
+        }
     }
 }
 
-/// Reads a trace.
-pub struct Reader {
-    input: BufReader<Box<dyn Read + Send>>,
-    name: String,
-    header: Header,
-    line: Vec<u8>,
-    number: u64,
-    pending: Option<Request>,
-    ended: bool,
-}
-
-impl Reader {
-    fn new(input: Box<dyn Read + Send>, name: &str, geometry: Geometry) -> Self {
-        Reader {
-            input: BufReader::with_capacity(1 << 16, input),
-            name: name.into(),
-            header: Header::foreign(geometry, name),
-            line: Vec::new(),
-            number: 0,
-            pending: None,
-            ended: false,
-        }
-    }
-
-    fn next_line(&mut self) -> Result<Option<Request>> {
-        self.line.clear();
-        let read = self
-            .input
-            .by_ref()
-            .take(MAX_LINE)
-            .read_until(b'\n', &mut self.line)
-            .map_err(|e| Error::io(&self.name, e))?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.number += 1;
-        let at = |what: String| Error::data(format!("{}:{}", self.name, self.number), what);
-        if read as u64 == MAX_LINE && self.line.last() != Some(&b'\n') {
-            return Err(at(format!("a line of over {MAX_LINE} bytes")));
-        }
-        let text = std::str::from_utf8(&self.line).map_err(|_| at("not text".into()))?;
-        let text = text.trim_end_matches(['\n', '\r']);
-        let (op, addr) = parse_line(text).map_err(at)?;
-        let request = Request::one(op, addr);
-        check(&Record::Request(request), &self.header.geometry).map_err(at)?;
-        Ok(Some(request))
+fn how(op: Op) -> &'static str {
+    match op {
+        Op::ActBg | Op::PreBg => "dropped: PIM_MAC_AB opens and closes its row itself",
+        Op::MacBg => "a PIM_MAC_AB for each different row that the units have open",
+        Op::Sync => "a PIM_BARRIER in every channel, none of which waits for the others",
+        _ => KEPT,
     }
 }
 
-impl Source for Reader {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
-        out.clear();
-        while !self.ended && out.len() < BLOCK {
-            match self.next_line()? {
-                Some(next) => {
-                    let joined = self.pending.as_mut().is_some_and(|run| extend(run, &next, &self.header.geometry));
-                    if !joined {
-                        out.extend(self.pending.replace(next).map(Record::Request));
-                    }
-                }
-                None => {
-                    self.ended = true;
-                    out.extend(self.pending.take().map(Record::Request));
-                }
+impl Sink for Writer {
+    fn push(&mut self, record: Record) -> Result<()> {
+        match record {
+            Record::Request(r) => self.request(r),
+            Record::Segment(_) => {
+                self.ledger.segments += 1;
+                Ok(())
             }
         }
-        Ok(!out.is_empty())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.out.flush().map_err(write_error)
+    }
+
+    fn manifest(&self) -> Option<Manifest> {
+        let settings = json!({
+            "frontend": "PIMLoadStoreTrace",
+            "dram": "HBM3-PIM",
+            "address_mapper": "HBM3-PIM",
+            "channels": self.geometry.channels,
+            "address_bits": address_bits(&self.geometry),
+        });
+        Some(self.ledger.manifest(FORMAT.name, PROGRAM, how, settings, Vec::new()))
     }
 }
 
-/// Makes `next` part of `run` if it is the same operation, evenly spaced, in the same row.
-pub(crate) fn extend(run: &mut Request, next: &Request, geometry: &Geometry) -> bool {
-    let Some(step) = next.addr.checked_sub(run.last_addr()).and_then(|s| u32::try_from(s).ok()) else { return false };
-    let fits = run.op == next.op
-        && !run.op.is_mark()
-        && run.count < u32::MAX
-        && (run.count == 1 || step == run.stride)
-        && geometry.same_row(run.addr, next.addr);
-    if fits {
-        run.stride = step;
-        run.count += 1;
-    }
-    fits
-}
-
-fn parse_line(text: &str) -> Result<(Op, u64), String> {
-    let address = alt((
-        map_res(preceded(tag_no_case("0x"), hex_digit1), |h: &str| u64::from_str_radix(h, 16)),
-        map_res(digit1, |d: &str| d.parse::<u64>()),
-    ));
-    let word = take_while1(|c: char| c.is_ascii_alphanumeric() || c == '_');
-    let parsed: IResult<&str, (&str, u64)> = terminated(separated_pair(word, char(' '), address), eof).parse(text);
-    let Ok((_, (name, addr))) = parsed else {
-        let shown: String = text.chars().take(40).collect();
-        return Err(format!("\"{shown}\" is not \"OPERATION 0xADDRESS\""));
-    };
-    match Op::parse(name) {
-        Some(op) => Ok((op, addr)),
-        None => Err(format!("unknown operation \"{name}\"{}", suggest(name, Op::names()))),
-    }
+fn parse_line(line: &str) -> Result<(Op, u64), String> {
+    let (name, addr) = text::whole(line, "OPERATION 0xADDRESS", separated_pair(word, char(' '), number))?;
+    let op = Op::parse(name);
+    op.map(|op| (op, addr)).ok_or_else(|| format!("unknown operation \"{name}\"{}", suggest(name, Op::names())))
 }
 
 #[cfg(test)]

@@ -7,8 +7,17 @@
 //! A format is one file here and one line in [`FORMATS`].
 
 pub mod attacc;
+pub mod dramsim3;
+pub mod dramsys;
+mod full_text;
 pub mod header;
+mod lower;
+pub mod manifest;
 pub mod ptrace;
+pub mod ramulator_ls;
+pub mod ramulator_rw;
+pub mod sait;
+pub(crate) mod text;
 
 use crate::addr::Geometry;
 use crate::error::{Error, Result, suggest};
@@ -16,6 +25,7 @@ use std::io::{Read, Write};
 
 pub use crate::op::Op;
 pub use header::Header;
+pub use manifest::{MacReads, Manifest, Options};
 
 /// A run of one operation: `count` requests, the i-th at byte address `addr + i * stride`, all in one row of one bank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -94,6 +104,10 @@ pub trait Sink {
     fn push(&mut self, record: Record) -> Result<()>;
     /// Completes the trace. A trace that is not finished is not valid.
     fn finish(&mut self) -> Result<()>;
+    /// What was lost, once finished; none when the format keeps everything.
+    fn manifest(&self) -> Option<Manifest> {
+        None
+    }
 }
 
 /// Records in one block of a trace, at most.
@@ -133,7 +147,7 @@ pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
 /// Opens a reader.
 pub type OpenFn = fn(Box<dyn Read + Send>, name: &str, geometry: Option<&Geometry>) -> Result<Box<dyn Source + Send>>;
 /// Opens a writer.
-pub type CreateFn = fn(Box<dyn Write + Send>, header: &Header) -> Result<Box<dyn Sink + Send>>;
+pub type CreateFn = fn(Box<dyn Write + Send>, header: &Header, options: Options) -> Result<Box<dyn Sink + Send>>;
 
 /// A trace format.
 pub struct Format {
@@ -147,10 +161,21 @@ pub struct Format {
     pub open: OpenFn,
     /// Opens a writer.
     pub create: CreateFn,
+    /// Whether nothing of a trace is lost in it; what loses writes a manifest.
+    pub keeps_all: bool,
 }
 
 /// All formats.
-pub const FORMATS: &[Format] = &[ptrace::FORMAT, attacc::FORMAT];
+pub const FORMATS: &[Format] = &[
+    ptrace::FORMAT,
+    attacc::FORMAT,
+    full_text::FORMAT,
+    ramulator_ls::FORMAT,
+    ramulator_rw::FORMAT,
+    dramsim3::FORMAT,
+    dramsys::FORMAT,
+    sait::FORMAT,
+];
 
 /// The format of this name.
 pub fn format(name: &str) -> Result<&'static Format> {

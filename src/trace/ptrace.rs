@@ -19,7 +19,8 @@ pub const FORMAT: Format = Format {
     summary: "binary, compressed, checksummed; keeps everything",
     detect: |head| head.starts_with(MAGIC),
     open: |input, name, _| Ok(Box::new(Reader::open(input, name)?)),
-    create: |output, header| Ok(Box::new(Writer::create(output, header)?)),
+    create: |output, header, _| Ok(Box::new(Writer::create(output, header)?)),
+    keeps_all: true,
 };
 
 const MAGIC: &[u8; 8] = b"PTRACE\x1a\n";

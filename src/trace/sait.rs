@@ -1,0 +1,118 @@
+//! Memory trace of SAIT's PIMSimulator: an array of its structure `MemTraceData`, as `execute_kernel` takes it.
+//! Written only.
+//!
+//! ```text
+//! data [u8; 32] | address u64 | block i32 | thread i32 | command u8: R, W, B | padding [u8; 7]
+//! ```
+//!
+//! Little-endian. A B is a barrier in channel `block`. Its PIM modes are entered by writes to special rows that carry
+//! microcode, of which our traces know nothing, so that a multiply-accumulate becomes reads here too.
+
+use super::Format;
+use super::lower::{Exporter, Target, powers_of_two};
+use super::manifest::address_bits;
+use crate::addr::Geometry;
+use crate::error::Error;
+use serde_json::{Value, json};
+
+/// Registry line.
+pub const FORMAT: Format = Format {
+    name: Sait::FORMAT,
+    summary: "memory trace of SAIT's PIMSimulator: binary, with barriers; written only",
+    detect: |_| false,
+    open: |_, name, _| Err(Error::Usage(format!("{name}: {} is written, not read", Sait::FORMAT))),
+    create: |output, header, options| {
+        powers_of_two(&header.geometry, Sait::FORMAT)?;
+        Ok(Box::new(Exporter::new(Sait(header.geometry), output, header, options)))
+    },
+    keeps_all: false,
+};
+
+/// Bytes of one structure.
+pub const RECORD: usize = 56;
+
+/// A burst has four beats.
+const BURST: u32 = 4;
+
+struct Sait(Geometry);
+
+impl Sait {
+    fn record(out: &mut Vec<u8>, addr: u64, channel: u32, command: u8) {
+        let start = out.len();
+        out.resize(start + 32, 0);
+        out.extend(addr.to_le_bytes());
+        out.extend(channel.to_le_bytes());
+        out.extend(0u32.to_le_bytes());
+        out.push(command);
+        out.resize(start + RECORD, 0);
+    }
+
+    /// Channel of the target: each of our pseudo-channels is one.
+    fn channel(&self, addr: u64) -> u32 {
+        let a = self.0.decode(addr);
+        a.channel * self.0.pseudo_channels + a.pseudo_channel
+    }
+}
+
+/// PIMSimulator exchanges bits 32 and 33 of every address before it uses it; exchanged here, they come out right.
+fn exchange_bits(addr: u64) -> u64 {
+    let differ = (addr >> 32 ^ addr >> 33) & 1;
+    addr ^ (differ << 32 | differ << 33)
+}
+
+impl Target for Sait {
+    const FORMAT: &'static str = "sait-pimsim";
+    const PROGRAM: &'static str = "SAIT PIMSimulator (emulator API)";
+    const BARRIERS: bool = true;
+
+    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool) {
+        let channel = self.channel(addr);
+        Sait::record(out, exchange_bits(addr), channel, if write { b'W' } else { b'R' });
+    }
+
+    fn barrier(&mut self, out: &mut Vec<u8>, channel: u32) -> u64 {
+        let n = self.0.pseudo_channels;
+        (channel * n..(channel + 1) * n).for_each(|c| Sait::record(out, 0, c, b'B'));
+        n.into()
+    }
+
+    fn settings(&self) -> (Value, Vec<String>) {
+        let g = &self.0;
+        let settings = json!({
+            "structure_bytes": RECORD,
+            "system": {
+                "NUM_CHANS": g.channels * g.pseudo_channels,
+                "JEDEC_DATA_BUS_BITS": g.column_bytes * 8 / BURST,
+                "ADDRESS_MAPPING_SCHEME": "Scheme4",
+            },
+            "device": {
+                "NUM_BANK_GROUPS": g.bank_groups,
+                "NUM_BANKS": g.bank_groups * g.banks,
+                "NUM_ROWS": g.rows,
+                "NUM_COLS": g.columns * BURST,
+                "BL": BURST,
+            },
+            "ranks": g.ranks,
+            "address_bits": address_bits(g),
+        });
+        let notes = [
+            "bits 32 and 33 of the addresses are exchanged, because PIMSimulator exchanges them again",
+            "writes carry zeros",
+            "a pseudo-channel is a channel of PIMSimulator",
+        ];
+        (settings, notes.map(String::from).to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exchange_bits;
+
+    #[test]
+    fn exchanging_twice_is_nothing() {
+        for (addr, exchanged) in [(0, 0), (1 << 32, 2 << 32), (2 << 32, 1 << 32), (3 << 32 | 5, 3 << 32 | 5)] {
+            assert_eq!(exchange_bits(addr), exchanged);
+            assert_eq!(exchange_bits(exchanged), addr);
+        }
+    }
+}

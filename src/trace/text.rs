@@ -1,0 +1,163 @@
+//! Text traces, one request a line: what their readers have in common.
+
+use super::{BLOCK, Header, Op, Record, Request, Source, check};
+use crate::addr::Geometry;
+use crate::error::{Error, Result};
+use nom::branch::alt;
+use nom::bytes::complete::{tag_no_case, take_while1};
+use nom::character::complete::{digit1, hex_digit1};
+use nom::combinator::{eof, map_res};
+use nom::sequence::{preceded, terminated};
+use nom::{IResult, Parser};
+use std::io::{BufRead, BufReader, Read};
+
+/// Reads one line: a request, or nothing for the mark that ends the trace.
+pub type ParseLine = fn(&str, &Geometry) -> Result<Option<(Op, u64)>, String>;
+
+/// No valid line is longer.
+const MAX_LINE: u64 = 256;
+
+/// Reads a text trace. Evenly spaced requests of one kind in one row become one record.
+pub struct Reader {
+    input: BufReader<Box<dyn Read + Send>>,
+    name: String,
+    header: Header,
+    parse: ParseLine,
+    line: Vec<u8>,
+    number: u64,
+    pending: Option<Request>,
+    marked: bool,
+    ended: bool,
+}
+
+impl Reader {
+    /// A reader. Text does not say its device, so the geometry must be known.
+    pub fn open(
+        input: Box<dyn Read + Send>,
+        name: &str,
+        geometry: Option<&Geometry>,
+        parse: ParseLine,
+    ) -> Result<Box<dyn Source + Send>> {
+        let geometry = geometry.ok_or_else(|| {
+            Error::Usage(format!("{name} is a text trace, which does not say its device: name one with --config"))
+        })?;
+        Ok(Box::new(Reader {
+            input: BufReader::with_capacity(1 << 16, input),
+            name: name.into(),
+            header: Header::foreign(*geometry, name),
+            parse,
+            line: Vec::new(),
+            number: 0,
+            pending: None,
+            marked: false,
+            ended: false,
+        }))
+    }
+
+    fn next_request(&mut self) -> Result<Option<Request>> {
+        self.line.clear();
+        let read = self
+            .input
+            .by_ref()
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut self.line)
+            .map_err(|e| Error::io(&self.name, e))?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        let at = |what: String| Error::data(format!("{}:{}", self.name, self.number), what);
+        if self.marked {
+            return Err(at("a line behind the end mark".into()));
+        }
+        if read as u64 == MAX_LINE && self.line.last() != Some(&b'\n') {
+            return Err(at(format!("a line of over {MAX_LINE} bytes")));
+        }
+        let text = std::str::from_utf8(&self.line).map_err(|_| at("not text".into()))?;
+        let text = text.trim_end_matches(['\n', '\r']);
+        match (self.parse)(text, &self.header.geometry).map_err(at)? {
+            Some((op, addr)) => {
+                let request = Request::one(op, addr);
+                check(&Record::Request(request), &self.header.geometry).map_err(at)?;
+                Ok(Some(request))
+            }
+            None => {
+                self.marked = true;
+                self.next_request()
+            }
+        }
+    }
+}
+
+impl Source for Reader {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
+        out.clear();
+        while !self.ended && out.len() < BLOCK {
+            match self.next_request()? {
+                Some(next) => {
+                    let joined = self.pending.as_mut().is_some_and(|run| extend(run, &next, &self.header.geometry));
+                    if !joined {
+                        out.extend(self.pending.replace(next).map(Record::Request));
+                    }
+                }
+                None => {
+                    self.ended = true;
+                    out.extend(self.pending.take().map(Record::Request));
+                }
+            }
+        }
+        Ok(!out.is_empty())
+    }
+}
+
+/// Makes `next` part of `run` if it is the same operation, evenly spaced, in the same row.
+pub(crate) fn extend(run: &mut Request, next: &Request, geometry: &Geometry) -> bool {
+    let Some(step) = next.addr.checked_sub(run.last_addr()).and_then(|s| u32::try_from(s).ok()) else { return false };
+    let fits = run.op == next.op
+        && !run.op.is_mark()
+        && run.count < u32::MAX
+        && (run.count == 1 || step == run.stride)
+        && geometry.same_row(run.addr, next.addr);
+    if fits {
+        run.stride = step;
+        run.count += 1;
+    }
+    fits
+}
+
+/// A number: hexadecimal with `0x`, or decimal. No sign, at most 64 bits.
+pub fn number(input: &str) -> IResult<&str, u64> {
+    alt((preceded(tag_no_case("0x"), hexadecimal), decimal)).parse(input)
+}
+
+/// Hexadecimal digits.
+pub fn hexadecimal(input: &str) -> IResult<&str, u64> {
+    map_res(hex_digit1, |digits: &str| u64::from_str_radix(digits, 16)).parse(input)
+}
+
+/// Decimal digits.
+pub fn decimal(input: &str) -> IResult<&str, u64> {
+    map_res(digit1, str::parse).parse(input)
+}
+
+/// The name of an operation.
+pub fn word(input: &str) -> IResult<&str, &str> {
+    take_while1(|c: char| c.is_ascii_alphanumeric() || c == '_').parse(input)
+}
+
+/// All of `line` as `parser` reads it, or that it is not of the `form`.
+pub fn whole<'a, T>(
+    line: &'a str,
+    form: &str,
+    parser: impl Parser<&'a str, Output = T, Error = nom::error::Error<&'a str>>,
+) -> Result<T, String> {
+    match terminated(parser, eof).parse(line) {
+        Ok((_, read)) => Ok(read),
+        Err(_) if line.is_empty() => Err(format!("a blank line where \"{form}\" should be")),
+        Err(_) => Err(format!("\"{}\" is not \"{form}\"", line.chars().take(40).collect::<String>())),
+    }
+}
