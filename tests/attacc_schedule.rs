@@ -295,7 +295,7 @@ fn senseless_parameters_are_usage_errors_and_leave_no_file() {
         ("--mode bank --heads 1 --len 1 --dim 0", "--dim is 0"),
         ("--mode bank --heads 1 --len 1 --bytes 3", "--bytes 3 does not divide a column"),
         ("--mode bnak --heads 1 --len 1", "did you mean \"bank\""),
-        ("--mode bank --heads 1 --len 1 --to text", "unknown trace format"),
+        ("--mode bank --heads 1 --len 1 --to prose", "unknown trace format"),
         ("--mode bg --heads 1 --len 1 --kv-budget 16", "--mode bank only"),
         ("--mode bank --heads 1 --len 4000000", "do not fit"),
         ("--mode bank --heads 40000 --len 1", "do not fit"),

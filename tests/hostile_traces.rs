@@ -298,7 +298,7 @@ fn hostile_text() {
         tally.read(&format!("bit {bit}"), &bytes);
     }
     tally.must_say("a wrong name", b"LD 0x0\nPIM_MAC_AX 0x0\n", "did you mean \"PIM_MAC_AB\"?");
-    tally.must_say("an empty file", b"", "not a trace of a known format (ptrace, attacc)");
+    tally.must_say("an empty file", b"", "not a trace of a known format (ptrace, attacc, text, ");
     tally.must_say(
         "a line too long",
         &[b"LD 0x0\nLD ", &[b'0'; 300][..]].concat(),

@@ -219,6 +219,12 @@ impl Destination {
                 return Err(Error::Usage("the trace and its manifest cannot go to the same place".into()));
             }
             (Some(file), false) => Some(file.clone()),
+            (None, false) if to_stdout && !format.pim => {
+                return Err(Error::Usage(format!(
+                    "{} does not hold everything: say with --manifest where to put what was lost",
+                    format.name
+                )));
+            }
             (None, false) if !to_stdout => {
                 let mut name = path.as_os_str().to_owned();
                 name.push(".manifest.json");

@@ -28,6 +28,7 @@ pub const FORMAT: Format = Format {
     open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Some)),
     create: |output, header, options| Ok(Box::new(Writer::new(output, header, options))),
     keeps_all: false,
+    pim: true,
 };
 
 /// Writes a trace.

@@ -29,6 +29,7 @@ pub const FORMAT: Format = Format {
         Ok(Box::new(Exporter::new(target, output, header, options)))
     },
     keeps_all: false,
+    pim: false,
 };
 
 struct Dramsim3 {

@@ -20,6 +20,7 @@ pub const FORMAT: Format = Format {
         Ok(Box::new(Exporter::new(Stl(header.geometry), output, header, options)))
     },
     keeps_all: false,
+    pim: false,
 };
 
 struct Stl(Geometry);

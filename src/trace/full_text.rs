@@ -16,6 +16,7 @@ pub const FORMAT: Format = Format {
     open: attacc::FORMAT.open,
     create: |output, header, options| Ok(Box::new(Writer::new(output, header, options))),
     keeps_all: false,
+    pim: true,
 };
 
 struct Writer {

@@ -163,6 +163,8 @@ pub struct Format {
     pub create: CreateFn,
     /// Whether nothing of a trace is lost in it; what loses writes a manifest.
     pub keeps_all: bool,
+    /// Whether it has PIM operations; one that has not always loses, and never goes without its manifest.
+    pub pim: bool,
 }
 
 /// All formats.

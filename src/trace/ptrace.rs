@@ -21,6 +21,7 @@ pub const FORMAT: Format = Format {
     open: |input, name, _| Ok(Box::new(Reader::open(input, name)?)),
     create: |output, header, _| Ok(Box::new(Writer::create(output, header)?)),
     keeps_all: true,
+    pim: true,
 };
 
 const MAGIC: &[u8; 8] = b"PTRACE\x1a\n";

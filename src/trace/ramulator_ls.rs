@@ -23,6 +23,7 @@ pub const FORMAT: Format = Format {
         Ok(Box::new(Exporter::new(LoadStore(header.geometry), output, header, options)))
     },
     keeps_all: false,
+    pim: false,
 };
 
 struct LoadStore(Geometry);

@@ -20,6 +20,7 @@ pub const FORMAT: Format = Format {
     open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, g| parse_line(line, g).map(Some)),
     create: |output, header, options| Ok(Box::new(Exporter::new(ReadWrite(header.geometry), output, header, options))),
     keeps_all: false,
+    pim: false,
 };
 
 struct ReadWrite(Geometry);

@@ -26,6 +26,7 @@ pub const FORMAT: Format = Format {
         Ok(Box::new(Exporter::new(Sait(header.geometry), output, header, options)))
     },
     keeps_all: false,
+    pim: false,
 };
 
 /// Bytes of one structure.
