@@ -212,7 +212,7 @@ fn golden_folder() -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    eprintln!("SKIPPED: no {}; set PIMATTN_SHARED to the shared folder", folder.display());
+    loudly(&format!("SKIPPED: no {}; set PIMATTN_SHARED to the shared folder", folder.display()));
     None
 }
 
@@ -309,4 +309,9 @@ fn senseless_parameters_are_usage_errors_and_leave_no_file() {
         assert!(said.contains(why), "{flags}: {said}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Straight to standard error: what is skipped shows even where the output of passing tests does not.
+fn loudly(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
 }

@@ -192,6 +192,37 @@ fn random_legal_traces_audit_clean() {
     assert!(wrong.is_empty(), "{} of {cases} traces:\n{}", wrong.len(), shown.join("\n"));
 }
 
+/// The other devices, with the requests that they know; PIMATTN_AUDIT_CASES is the number of traces for each.
+#[test]
+fn random_legal_traces_of_every_device_audit_clean() {
+    let cases = std::env::var("PIMATTN_AUDIT_CASES").map_or(60, |n| n.parse().expect("a number"));
+    let mut devices = 0;
+    for entry in std::fs::read_dir(root().join("configs/system")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.ends_with("attacc-compat.toml") {
+            continue;
+        }
+        let system = System::load(&path, &[]).unwrap();
+        let known = |r: &Request| {
+            r.op.is_mark()
+                || system.device.plans[r.op as usize].is_some()
+                    && system.device.geometry.same_row(r.addr, r.last_addr())
+        };
+        for seed in 0..cases {
+            let mut r = Random(seed);
+            let mut work = random_trace(&mut r, &system.device.geometry);
+            work.retain(known);
+            let text = log(&system, &work).unwrap_or_else(|e| panic!("{}, seed {seed}: {e}", path.display()));
+            let report = audit_text(&system, text.as_bytes());
+            let report = report.unwrap_or_else(|e| panic!("{}, seed {seed}: {e}", path.display()));
+            let shown = report.render(&system.device, "log", false);
+            assert_eq!(report.broken, 0, "{}, seed {seed}: {shown}", path.display());
+        }
+        devices += 1;
+    }
+    assert!(devices >= 5, "{devices}");
+}
+
 /// Device files in which one constraint is a cycle short, with the line that declares it.
 fn mutations(text: &str) -> Vec<(usize, String)> {
     let lines: Vec<&str> = text.lines().collect();
@@ -340,7 +371,7 @@ fn all_golden_logs_show_the_references_known_defects_only() {
     let folder = shared.join("golden/logs");
     match folder.is_dir() {
         true => check_golden(&folder),
-        false => eprintln!("SKIPPED: no golden logs at {} (set PIMATTN_SHARED)", folder.display()),
+        false => loudly(&format!("SKIPPED: no golden logs at {} (set PIMATTN_SHARED)", folder.display())),
     }
 }
 
@@ -409,4 +440,9 @@ fn each_rule_of_banks_bus_and_refresh_is_checked() {
     assert!(
         broken(&format!("{open}1, ACTAB, 1, 0, 0, 0, 0, 7, 0\n20, MACAB, 0, 0, 0, 0, 0, 7, 0\n")).contains("clean")
     );
+}
+
+/// Straight to standard error: what is skipped shows even where the output of passing tests does not.
+fn loudly(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
 }

@@ -185,7 +185,7 @@ fn full_dump() -> Option<PathBuf> {
     if dir.is_dir() {
         return Some(dir);
     }
-    eprintln!("SKIPPED: {} is missing; set PIMATTN_SHARED to the folder that holds kv/", dir.display());
+    loudly(&format!("SKIPPED: {} is missing; set PIMATTN_SHARED to the folder that holds kv/", dir.display()));
     None
 }
 
@@ -225,4 +225,9 @@ fn full_dump_agrees_with_reference_values() {
             assert!((sum / n - expected).abs() < 2e-4, "{policy} at {b}: {} instead of {expected}", sum / n);
         }
     }
+}
+
+/// Straight to standard error: what is skipped shows even where the output of passing tests does not.
+fn loudly(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
 }

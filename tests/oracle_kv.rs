@@ -30,7 +30,7 @@ fn folder() -> Option<PathBuf> {
     if folder.join("oracle.csv").exists() {
         return Some(folder);
     }
-    eprintln!("SKIPPED: no {}; set PIMATTN_SHARED to the shared folder", folder.join("oracle.csv").display());
+    loudly(&format!("SKIPPED: no {}; set PIMATTN_SHARED to the shared folder", folder.join("oracle.csv").display()));
     None
 }
 
@@ -166,4 +166,9 @@ fn both_kmeans_agree_on_real_keys() {
         }
         check(keys.range(0..1024).data, 32, Start::PlusPlus);
     }
+}
+
+/// Straight to standard error: what is skipped shows even where the output of passing tests does not.
+fn loudly(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
 }
