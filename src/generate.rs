@@ -15,7 +15,7 @@ use crate::select::{self, HeadState, HeadView, Policy, StepView};
 use crate::spec::System;
 use crate::spec::config::Document;
 use crate::spec::workload::{Addressing, Workload};
-use crate::table::{Column, Value};
+use crate::table::{Column, Value, column};
 use crate::trace::header::spec_hash;
 use crate::trace::{Header, Record, Request, Segment, Sink};
 use rayon::prelude::*;
@@ -23,10 +23,6 @@ use std::path::Path;
 
 /// Decode steps that a head works through at a time.
 const CHUNK: usize = 8;
-
-const fn column(name: &'static str, unit: &'static str, meaning: &'static str) -> Column {
-    Column { name, unit, meaning }
-}
 
 /// Columns of the metrics table; a row is a query head of a layer at a decode step.
 pub const METRICS: &[Column] = &[

@@ -14,6 +14,11 @@ pub struct Column {
     pub meaning: &'static str,
 }
 
+/// A column; short, for lists of them.
+pub const fn column(name: &'static str, unit: &'static str, meaning: &'static str) -> Column {
+    Column { name, unit, meaning }
+}
+
 /// Columns as a Markdown table.
 pub fn markdown(columns: &[Column]) -> String {
     let mut out = String::from("\n| column | unit | meaning |\n|-|-|-|\n");

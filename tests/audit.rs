@@ -4,6 +4,9 @@
 //! which seed on; `PIMATTN_SHARED` where the
 //! full set of golden logs is.
 
+mod common;
+
+use common::Memory;
 use pimattn::addr::{Address, Geometry};
 use pimattn::audit::{self, report::Defect, report::Report, report::Rule};
 use pimattn::engine;
@@ -11,7 +14,7 @@ use pimattn::error::{EXIT_DATA, Result};
 use pimattn::op::Op;
 use pimattn::spec::System;
 use pimattn::stats::log::LogProbe;
-use pimattn::trace::{Header, Record, Request, Source};
+use pimattn::trace::{Header, Record, Request};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -40,22 +43,6 @@ fn root() -> PathBuf {
 
 fn system(set: &[String]) -> System {
     System::load(&root().join("configs/system/hbm3-pim.toml"), set).unwrap_or_else(|e| panic!("{set:?}: {e}"))
-}
-
-struct Memory {
-    header: Header,
-    records: Vec<Record>,
-}
-
-impl Source for Memory {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
-        out.clear();
-        out.append(&mut self.records);
-        Ok(!out.is_empty())
-    }
 }
 
 /// SplitMix64.

@@ -1,13 +1,15 @@
 //! The engine against closed forms: what a designer can work out with a pencil must come out to the cycle, on every
 //! timing preset.
 
+mod common;
+
+use common::Memory;
 use pimattn::addr::{Address, Geometry};
 use pimattn::engine;
-use pimattn::error::Result;
 use pimattn::op::Op;
 use pimattn::spec::System;
 use pimattn::stats::Collector;
-use pimattn::trace::{Header, Record, Request, Source};
+use pimattn::trace::{Header, Record, Request};
 use std::path::Path;
 
 const PRESETS: [&str; 10] = [
@@ -26,22 +28,6 @@ const PRESETS: [&str; 10] = [
 fn system(set: &[&str]) -> System {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/system/hbm3-pim.toml");
     System::load(&file, &set.iter().map(|s| s.to_string()).collect::<Vec<_>>()).unwrap()
-}
-
-struct Memory {
-    header: Header,
-    records: Vec<Record>,
-}
-
-impl Source for Memory {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
-        out.clear();
-        out.append(&mut self.records);
-        Ok(!out.is_empty())
-    }
 }
 
 fn run(system: &System, requests: &[Request]) -> (u64, Collector) {

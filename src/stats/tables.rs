@@ -4,12 +4,8 @@ use super::energy::Energy;
 use super::{Account, Collector, Counters};
 use crate::op::Op;
 use crate::spec::{Effect, System};
-use crate::table::{Column, Value, markdown as markdown_of};
+use crate::table::{Column, Value, column, markdown as markdown_of};
 use crate::units::Cycle;
-
-const fn column(name: &'static str, unit: &'static str, meaning: &'static str) -> Column {
-    Column { name, unit, meaning }
-}
 
 /// Columns that say which run a row is of; first in every table.
 pub const RUN_KEYS: &[Column] = &[

@@ -24,9 +24,10 @@ pub fn system(name: &str, set: &[&str]) -> System {
     load(&root().join(format!("configs/system/{name}.toml")), set).unwrap_or_else(|e| panic!("{name} {set:?}: {e}"))
 }
 
-struct Memory {
-    header: Header,
-    records: Vec<Record>,
+/// A trace in memory, read in one block.
+pub struct Memory {
+    pub header: Header,
+    pub records: Vec<Record>,
 }
 
 impl Source for Memory {
