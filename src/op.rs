@@ -63,6 +63,8 @@ ops! {
     MacBg = "PIM_MAC_BG", false;
     /// All channels meet: nothing behind it starts before everything ahead of it in every channel.
     Sync = "PIM_SYNC", false;
+    /// The host works for one tCK, between what is ahead in the channel and what is behind: a barrier that takes time.
+    Host = "PIM_HOST", false;
 }
 
 impl Op {
@@ -85,6 +87,6 @@ impl Op {
     /// Whether it is an ordering mark rather than work.
     #[inline]
     pub fn is_mark(self) -> bool {
-        matches!(self, Op::Barrier | Op::Sync)
+        matches!(self, Op::Barrier | Op::Sync | Op::Host)
     }
 }

@@ -158,7 +158,7 @@ impl Sink for Records {
         trace::check(&record, &DEVICE).unwrap();
         match record {
             Record::Request(r) => self.requests.push(r),
-            Record::Segment(s) => panic!("{s:?}: the schedule has no segments"),
+            label => panic!("{label:?}: the schedule has no segments"),
         }
         Ok(())
     }

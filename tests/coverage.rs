@@ -197,6 +197,7 @@ fn by_segment(records: &[Record], g: &Geometry) -> Vec<(Segment, Touched)> {
     let mut now: BTreeMap<u32, usize> = BTreeMap::new();
     for record in records {
         match record {
+            Record::Mark(_) => {}
             Record::Segment(s) => {
                 now.insert(s.channel, out.len());
                 out.push((*s, Touched::default()));

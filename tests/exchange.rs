@@ -52,7 +52,7 @@ fn import(format: &str, bytes: &[u8]) -> pimattn::error::Result<Vec<(Op, u64)>> 
     while source.next_block(&mut block)? {
         all.extend(block.iter().flat_map(|r| match r {
             Record::Request(r) => expand(r),
-            Record::Segment(_) => Vec::new(),
+            Record::Segment(_) | Record::Mark(_) => Vec::new(),
         }));
     }
     Ok(all)
@@ -86,6 +86,7 @@ fn everything() -> Vec<Record> {
         run(Op::MacBg, at(1, 0, 0, 0, 30), 1),
         run(Op::MvSb, at(1, 0, 0, 0, 0), 5),
         run(Op::Barrier, at(1, 0, 0, 0, 0), 1),
+        Record::Request(Request { op: Op::Host, addr: at(1, 0, 0, 0, 0), count: 9, stride: 0 }),
         run(Op::Sfm, at(1, 0, 0, 0, 0), 1),
         run(Op::MvGb, at(1, 0, 0, 0, 0), 6),
         run(Op::MacSb, at(2, 0, 3, 1, 1), 1),
@@ -141,9 +142,10 @@ fn attacc_takes_every_line() {
     }
     assert_eq!(lines.len() as u64, manifest.lines);
     assert_eq!(manifest.requests, manifest.lines);
-    // Two rows are open at the first two PIM_MAC_BG, two at the third; a sync is a barrier in each channel.
+    // Two rows are open at the first two PIM_MAC_BG, two at the third; a sync is a barrier in each channel, and the
+    // host's work one.
     assert_eq!(counts["PIM_MAC_AB"], 3 + 2 * 2 + 2);
-    assert_eq!(counts["PIM_BARRIER"], 1 + 16);
+    assert_eq!(counts["PIM_BARRIER"], 1 + 1 + 16);
     assert!(text.contains(&format!("PIM_MAC_AB 0x{:08x}\n", at(1, 0, 0, 4, 8))));
     assert!(text.contains(&format!("PIM_MAC_AB 0x{:08x}\n", at(1, 0, 0, 9, 30))));
 }
@@ -290,7 +292,7 @@ fn sait_structures_have_their_fields_where_c_puts_them() {
     }
     assert_eq!((requests, manifest.requests), (READS + 1, READS + 1));
     assert_eq!(bytes.len() as u64 / 56, manifest.lines);
-    assert_eq!(barriers, [2, 3].into_iter().chain(0..32).collect::<Vec<u32>>());
+    assert_eq!(barriers, [2, 3, 2, 3].into_iter().chain(0..32).collect::<Vec<u32>>());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use pimattn::addr::Geometry;
 use pimattn::error::{EXIT_DATA, EXIT_USAGE, Error};
-use pimattn::trace::{self, Header, Op, Record, Request, Segment, Sink};
+use pimattn::trace::{self, Header, Mark, Op, Phase, Record, Request, Segment, Sink};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Cursor, Read, Write};
@@ -404,7 +404,7 @@ impl File {
         let header = Header { config: "seed = 1\n".into(), ..Header::foreign(GEOMETRY, "test") };
         File {
             magic: b"PTRACE\x1a\n".to_vec(),
-            version: 1,
+            version: 2,
             header_length: None,
             header: encode(&header),
             header_crc: None,
@@ -601,8 +601,8 @@ fn crafted() -> Vec<(String, File, &'static str)> {
     let mut out: Vec<(String, File, &'static str)> = Vec::new();
     let mut add = |what: String, file: File, words: &'static str| out.push((what, file, words));
 
-    for version in [0, 2, 3, 255, 256, u32::MAX] {
-        let words = if version == 0 { "write the trace again" } else { "use a newer version" };
+    for version in [0, 1, 3, 255, 256, u32::MAX] {
+        let words = if version < 2 { "write the trace again" } else { "use a newer version" };
         add(format!("version {version}"), File { version, ..good() }, words);
     }
     for magic in ["PTRACE\r\n", "ptrace\x1a\n", "PTRACE\x1a\r", "XTRACE\x1a\n"] {
@@ -720,7 +720,7 @@ fn crafted() -> Vec<(String, File, &'static str)> {
 
     // records that mean nothing
     let bad_raw: &[(&str, &[u8])] = &[
-        ("an unknown record", &[2, 0, 0, 1, 0]),
+        ("an unknown record", &[3, 0, 0, 1, 0]),
         ("a record of number 255", &[255]),
         ("a record of number 2^32-1", &[252, 255, 255, 255, 255]),
         ("an unknown operation", &[0, 16, 0, 1, 0]),
@@ -756,6 +756,11 @@ fn crafted() -> Vec<(String, File, &'static str)> {
     }
     for channel in [16, 17, 4096, most] {
         bad_records.push((Record::Segment(Segment { channel, ..Segment::default() }), "does not exist"));
+        bad_records.push((Record::Mark(Mark { channel, lane: 0, phase: Phase::Other }), "does not exist"));
+    }
+    for lane in [2, 255] {
+        bad_records.push((Record::Segment(Segment { lane, ..Segment::default() }), "does not exist"));
+        bad_records.push((Record::Mark(Mark { channel: 0, lane, phase: Phase::Other }), "does not exist"));
     }
     for (record, words) in bad_records {
         let with = [&records[..2], &[record]].concat();

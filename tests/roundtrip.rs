@@ -4,7 +4,7 @@ use pimattn::addr::Geometry;
 use pimattn::engine;
 use pimattn::engine::probe::{CommandEvent, Probe};
 use pimattn::spec::System;
-use pimattn::trace::{self, Header, Op, Record, Request, Segment};
+use pimattn::trace::{self, Header, Mark, Op, Phase, Record, Request, Segment};
 use proptest::prelude::*;
 use std::io::{Cursor, Write};
 use std::path::Path;
@@ -88,10 +88,16 @@ fn requests(longest: u32) -> impl Strategy<Value = Record> {
     })
 }
 
+fn marks() -> impl Strategy<Value = Record> {
+    (0u32..5, 0u8..2, prop::sample::select(&Phase::ALL[..]))
+        .prop_map(|(channel, lane, phase)| Record::Mark(Mark { channel, lane, phase }))
+}
+
 fn segments() -> impl Strategy<Value = Record> {
-    (0u32..5, any::<[u32; 9]>(), any::<[u64; 2]>()).prop_map(|(channel, n, m)| {
+    (0u32..5, 0u8..2, any::<[u32; 10]>(), any::<[u64; 2]>()).prop_map(|(channel, lane, n, m)| {
         Record::Segment(Segment {
             channel,
+            lane,
             step: n[0],
             position: n[1],
             layer: n[2],
@@ -101,6 +107,7 @@ fn segments() -> impl Strategy<Value = Record> {
             distinct: n[6],
             row_blocks: n[7],
             fullest_unit: n[8],
+            row_tokens: n[9],
             slots_used: m[0],
             bytes_useful: m[1],
         })
@@ -112,7 +119,7 @@ proptest! {
 
     #[test]
     fn ptrace_keeps_everything(
-        records in prop::collection::vec(prop_oneof![4 => requests(u32::MAX), 1 => segments()], 0..200),
+        records in prop::collection::vec(prop_oneof![4 => requests(u32::MAX), 1 => segments(), 1 => marks()], 0..200),
         copies in 1usize..60,
         words in prop::array::uniform3(".{0,40}"),
         seed: u64,
@@ -130,7 +137,7 @@ proptest! {
 
     #[test]
     fn attacc_text_keeps_every_request(
-        mut records in prop::collection::vec(prop_oneof![6 => requests(60), 1 => segments()], 0..200),
+        mut records in prop::collection::vec(prop_oneof![6 => requests(60), 1 => segments(), 1 => marks()], 0..200),
     ) {
         records.push(Record::Request(Request::one(Op::Sync, 0)));
         let header = Header::foreign(GEOMETRY, "t");

@@ -366,6 +366,7 @@ fn info(args: &Info, common: &Common) -> Result<()> {
                     layers.insert(s.layer);
                     heads.insert((s.request, s.kv_head));
                 }
+                Record::Mark(_) => {}
             }
         }
         progress.at(runs);

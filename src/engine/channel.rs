@@ -22,7 +22,7 @@ use crate::op::Op;
 use crate::spec::device::Bus;
 use crate::spec::system::Refresh;
 use crate::spec::{CommandId, Device, Effect, Plan, Scope, System};
-use crate::trace::{Record, Request, Segment};
+use crate::trace::{LANES, Phase, Record, Request, Segment};
 use crate::units::Cycle;
 use std::collections::VecDeque;
 
@@ -42,13 +42,41 @@ struct Item {
     scope: Scope,
     target: Target,
     epoch: u32,
-    segment: u32,
+    label: Label,
     order: u64,
     /// Requests of the channel before its current one.
     number: u64,
     /// Commands that its current request has had of those that complete it.
     pass: u32,
     row: RowOutcome,
+}
+
+/// Whose work an item is, and what for.
+#[derive(Clone, Copy, Default)]
+struct Label {
+    segment: u32,
+    phase: Phase,
+}
+
+/// A segment that is not complete.
+#[derive(Default)]
+struct Owed {
+    items: u32,
+    /// Whether its lane has gone on to another.
+    closed: bool,
+    done: Cycle,
+}
+
+/// Items between two barriers.
+#[derive(Default)]
+struct Epoch {
+    /// Whether it has had any.
+    used: bool,
+    /// Those not completed.
+    left: u32,
+    /// Cycles that the host works before it opens, and for whom.
+    host: Cycle,
+    label: Label,
 }
 
 /// What a class could do next.
@@ -121,13 +149,16 @@ pub struct Channel<'d> {
     epoch: u32,
     epoch_open: Cycle,
     epoch_done: Cycle,
-    /// Items not completed, per epoch from `epoch` on; the last one is being filled.
-    left: VecDeque<u32>,
-    /// Segments that begin with an epoch still to come.
-    segments: VecDeque<(u32, Segment)>,
-    segments_seen: u32,
-    segment_now: u32,
-    in_segment: bool,
+    /// From `epoch` on; the last one is being filled.
+    epochs: VecDeque<Epoch>,
+    /// Segments taken up.
+    segments: u32,
+    /// The last of them that are not complete.
+    owed: VecDeque<Owed>,
+    /// Segment of each lane.
+    lanes: [u32; LANES],
+    /// Of the requests that come now.
+    label: Label,
     bus_free: [Cycle; 2],
     last: [Cycle; 3],
     done: Cycle,
@@ -165,11 +196,11 @@ impl<'d> Channel<'d> {
             epoch: 0,
             epoch_open: 0,
             epoch_done: 0,
-            left: VecDeque::from([0]),
-            segments: VecDeque::new(),
-            segments_seen: 0,
-            segment_now: 0,
-            in_segment: false,
+            epochs: VecDeque::from([Epoch::default()]),
+            segments: 0,
+            owed: VecDeque::new(),
+            lanes: [0; LANES],
+            label: Label::default(),
             bus_free: [0; 2],
             last: [0; 3],
             done: 0,
@@ -218,11 +249,40 @@ impl<'d> Channel<'d> {
         self.input_ended = false;
     }
 
-    /// Ends the current segment with the work done so far.
-    pub fn end_segment<P: Probe>(&mut self, probe: &mut P) {
-        if std::mem::take(&mut self.in_segment) {
-            probe.segment_end(self.id, self.segment_now, self.epoch_open.max(self.epoch_done));
+    /// Ends all segments with the work done so far.
+    pub fn end_segments<P: Probe>(&mut self, probe: &mut P) {
+        self.lanes = [0; LANES];
+        self.label = Label::default();
+        self.owed.iter_mut().for_each(|o| o.closed = true);
+        self.settle_segments(probe);
+    }
+
+    /// Reports the segments that are complete, in order.
+    fn settle_segments<P: Probe>(&mut self, probe: &mut P) {
+        while let Some(first) = self.owed.front().filter(|o| o.closed && o.items == 0) {
+            let id = self.segments + 1 - self.owed.len() as u32;
+            probe.segment_end(self.id, id, first.done);
+            self.owed.pop_front();
         }
+    }
+
+    fn owed(&mut self, segment: u32) -> Option<&mut Owed> {
+        let behind = (self.segments - segment) as usize;
+        if segment == 0 { None } else { self.owed.iter_mut().rev().nth(behind) }
+    }
+
+    /// The lane's segment is a new one.
+    fn take_segment<P: Probe>(&mut self, s: &Segment, probe: &mut P) {
+        let before = self.lanes[usize::from(s.lane)];
+        if let Some(owed) = self.owed(before) {
+            owed.closed = true;
+        }
+        self.settle_segments(probe);
+        self.segments += 1;
+        self.owed.push_back(Owed::default());
+        self.lanes[usize::from(s.lane)] = self.segments;
+        self.label = Label { segment: self.segments, phase: Phase::Other };
+        probe.segment_begin(self.segments, s);
     }
 
     /// Works until it passes `horizon`, needs input, or has no work left.
@@ -273,15 +333,14 @@ impl<'d> Channel<'d> {
         while self.held < self.depth {
             match self.input.pop_front() {
                 None => return Ok(()),
-                Some(Record::Segment(s)) => {
-                    self.left.push_back(0);
-                    self.segments_seen += 1;
-                    self.segments.push_back((self.epoch + self.left.len() as u32 - 1, s));
-                    self.held += 1;
+                Some(Record::Segment(s)) => self.take_segment(&s, probe),
+                Some(Record::Mark(m)) => {
+                    self.label = Label { segment: self.lanes[usize::from(m.lane)], phase: m.phase };
                 }
-                Some(Record::Request(r)) if r.op == Op::Barrier => {
-                    if self.left.back() != Some(&0) {
-                        self.left.push_back(0);
+                Some(Record::Request(r)) if r.op == Op::Barrier || r.op == Op::Host => {
+                    let host = if r.op == Op::Host { Cycle::from(r.count) } else { 0 };
+                    if host > 0 || self.epochs.back().is_none_or(|e| e.used) {
+                        self.epochs.push_back(Epoch { host, label: self.label, ..Epoch::default() });
                     }
                 }
                 Some(Record::Request(r)) => {
@@ -312,9 +371,13 @@ impl<'d> Channel<'d> {
         };
         self.held += u64::from(request.count);
         self.order += 1;
-        let epoch = self.epoch + self.left.len() as u32 - 1;
-        if let Some(n) = self.left.back_mut() {
-            *n += 1;
+        let epoch = self.epoch + self.epochs.len() as u32 - 1;
+        if let Some(e) = self.epochs.back_mut() {
+            e.used = true;
+            e.left += 1;
+        }
+        if let Some(owed) = self.owed(self.label.segment) {
+            owed.items += 1;
         }
         self.classes[class].push_back(Item {
             target: self.state.target(self.device.geometry.decode(request.addr)),
@@ -323,7 +386,7 @@ impl<'d> Channel<'d> {
             effect,
             scope,
             epoch,
-            segment: self.segments_seen,
+            label: self.label,
             order: self.order,
             number: self.requests,
             pass: 0,
@@ -335,20 +398,22 @@ impl<'d> Channel<'d> {
 
     /// Opens the next epoch if this one is complete and its end is known.
     fn next_epoch<P: Probe>(&mut self, probe: &mut P) -> bool {
-        if self.left.len() < 2 || self.left[0] > 0 {
+        if self.epochs.len() < 2 || self.epochs[0].left > 0 {
             return false;
         }
-        self.left.pop_front();
+        self.epochs.pop_front();
         self.epoch += 1;
         self.epoch_open = self.epoch_open.max(self.epoch_done);
-        if self.segments.front().is_some_and(|(epoch, _)| *epoch == self.epoch)
-            && let Some((_, segment)) = self.segments.pop_front()
-        {
-            self.end_segment(probe);
-            self.segment_now += 1;
-            self.in_segment = true;
-            self.held -= 1;
-            probe.segment_begin(self.segment_now, &segment, self.epoch_open);
+        let Epoch { host, label, .. } = self.epochs[0];
+        if host > 0 {
+            probe.host(self.id, label.segment, label.phase, self.epoch_open, host);
+            self.epoch_open += host;
+            self.done = self.done.max(self.epoch_open);
+            self.worked = self.worked.max(self.epoch_open);
+            let open = self.epoch_open;
+            if let Some(owed) = self.owed(label.segment) {
+                owed.done = owed.done.max(open);
+            }
         }
         true
     }
@@ -632,16 +697,17 @@ impl<'d> Channel<'d> {
         }
         self.recheck_wanted = true;
         let banks = self.device.geometry.banks_per_channel();
-        self.report(c, banks, 0, None, probe);
+        self.report(c, banks, Label::default(), None, probe);
     }
 
-    fn report<P: Probe>(&self, c: &Candidate, banks: u32, segment: u32, completes: Option<Completion>, probe: &mut P) {
+    fn report<P: Probe>(&self, c: &Candidate, banks: u32, label: Label, completes: Option<Completion>, probe: &mut P) {
         probe.command(&CommandEvent {
             cycle: c.at,
             command: c.command,
             address: c.target.address,
             banks,
-            segment,
+            segment: label.segment,
+            phase: label.phase,
             completes,
         });
     }
@@ -656,7 +722,7 @@ impl<'d> Channel<'d> {
         self.state.issue(c.command, &c.target, c.at);
         self.now = self.now.max(c.at);
         let item = &mut self.classes[c.class][c.index];
-        let segment = item.segment;
+        let label = item.label;
         let completes = c.command == item.plan.last;
         let passes = command.passes;
         // MACs at one row end the bank groups' own rounds: those that go on must be asked for their rows again.
@@ -671,7 +737,7 @@ impl<'d> Channel<'d> {
             };
             self.recheck_wanted = true;
             let banks = command.scope.banks(&self.device.geometry);
-            return self.report(c, banks, segment, None, probe);
+            return self.report(c, banks, label, None, probe);
         }
         let banks = match command.effect {
             Effect::MacOpen => {
@@ -682,14 +748,14 @@ impl<'d> Channel<'d> {
         };
         if item.pass + 1 < passes {
             item.pass += 1;
-            return self.report(c, banks, segment, None, probe);
+            return self.report(c, banks, label, None, probe);
         }
         // An ACT_BG is a request to open: it found its row closed, or another one open.
         if matches!(command.effect, Effect::Open) && item.row == RowOutcome::Hit {
             item.row = RowOutcome::Miss;
         }
         let completion = Completion { op: item.request.op, row: item.row };
-        self.report(c, banks, segment, Some(completion), probe);
+        self.report(c, banks, label, Some(completion), probe);
         self.complete(c.class, c.index, c.at + command.done, Some(completion), probe);
     }
 
@@ -697,11 +763,11 @@ impl<'d> Channel<'d> {
     fn complete<P: Probe>(&mut self, class: usize, index: usize, done: Cycle, by: Option<Completion>, probe: &mut P) {
         let item = &mut self.classes[class][index];
         if by.is_none() {
-            probe.silent(self.id, item.segment, item.request.op);
+            probe.silent(self.id, item.label.segment, item.label.phase, item.request.op);
         }
         if let Some(cycles) = self.interval {
             let arrived = (item.number as f64 * cycles) as Cycle;
-            probe.latency(self.id, item.segment, item.request.op, done.saturating_sub(arrived));
+            probe.latency(self.id, item.label.segment, item.request.op, done.saturating_sub(arrived));
         }
         if matches!(item.effect, Effect::Open | Effect::Close) {
             let g = &self.device.geometry;
@@ -728,9 +794,14 @@ impl<'d> Channel<'d> {
             item.request.addr += u64::from(item.request.stride);
             item.target = self.state.target(self.device.geometry.decode(item.request.addr));
         } else {
-            let slot = (item.epoch - self.epoch) as usize;
-            self.left[slot] -= 1;
+            let (slot, segment) = ((item.epoch - self.epoch) as usize, item.label.segment);
+            self.epochs[slot].left -= 1;
             self.classes[class].remove(index);
+            if let Some(owed) = self.owed(segment) {
+                owed.items -= 1;
+                owed.done = owed.done.max(done);
+            }
+            self.settle_segments(probe);
         }
     }
 }

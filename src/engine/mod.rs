@@ -122,7 +122,8 @@ fn run_faithful<P: Probe>(
         }
         let met = channels.iter().map(Channel::done_at).max().unwrap_or(0);
         for (id, channel) in (0..).zip(&mut channels) {
-            channel.end_segment(probe);
+            channel.end_segments(probe);
+            probe.channel_waits(id, channel.worked_until(), met);
             if stop == Stop::End {
                 probe.channel_end(id, channel.worked_until());
             }
@@ -145,6 +146,7 @@ fn feed(reader: &mut Reader<'_>, channels: &mut [Channel<'_>]) -> Result<Stop> {
                 reader.source.header().geometry.channel_of(r.addr)
             }
             Record::Segment(s) => s.channel,
+            Record::Mark(m) => m.channel,
         };
         if channels[channel as usize].give(record) >= WAITING {
             return Ok(Stop::Full);

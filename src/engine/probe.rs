@@ -3,7 +3,7 @@
 use crate::addr::Address;
 use crate::op::Op;
 use crate::spec::CommandId;
-use crate::trace::Segment;
+use crate::trace::{Phase, Segment};
 use crate::units::Cycle;
 
 /// How a request found its row.
@@ -40,6 +40,8 @@ pub struct CommandEvent {
     pub banks: u32,
     /// The channel's segment that it works for, counted from 1; 0 before the first and for refresh.
     pub segment: u32,
+    /// What it is for within the segment.
+    pub phase: Phase,
     /// The request that it completed, if any.
     pub completes: Option<Completion>,
 }
@@ -51,13 +53,17 @@ pub trait Probe {
     /// A barrier took a cycle of its channel's bus, as in the reference; other controllers let barriers cost nothing.
     fn barrier(&mut self, _cycle: Cycle, _address: &Address) {}
     /// A request needed no command (its row was open, or closed, already, or a waiting write had its data).
-    fn silent(&mut self, _channel: u32, _segment: u32, _op: Op) {}
+    fn silent(&mut self, _channel: u32, _segment: u32, _phase: Phase, _op: Op) {}
+    /// The host worked so many cycles, from `begin` on, while the channel waited.
+    fn host(&mut self, _channel: u32, _segment: u32, _phase: Phase, _begin: Cycle, _cycles: Cycle) {}
     /// A request got its result so many cycles after it arrived; only where the system times arrivals.
     fn latency(&mut self, _channel: u32, _segment: u32, _op: Op, _cycles: Cycle) {}
-    /// A channel began a segment, its `id`-th.
-    fn segment_begin(&mut self, _id: u32, _segment: &Segment, _cycle: Cycle) {}
-    /// A channel has completed a segment.
+    /// A channel took up a segment, its `id`-th; commands for it follow.
+    fn segment_begin(&mut self, _id: u32, _segment: &Segment) {}
+    /// A channel has completed a segment: its last result was there at `cycle`.
     fn segment_end(&mut self, _channel: u32, _id: u32, _cycle: Cycle) {}
+    /// A channel, whose own work was done at `done`, waits for the others until `met`.
+    fn channel_waits(&mut self, _channel: u32, _done: Cycle, _met: Cycle) {}
     /// All channels met.
     fn sync(&mut self, _cycle: Cycle) {}
     /// The run is over; a channel's own work was done at `done`.
@@ -79,21 +85,29 @@ impl<A: Probe, B: Probe> Probe for (A, B) {
         self.0.barrier(cycle, address);
         self.1.barrier(cycle, address);
     }
-    fn silent(&mut self, channel: u32, segment: u32, op: Op) {
-        self.0.silent(channel, segment, op);
-        self.1.silent(channel, segment, op);
+    fn silent(&mut self, channel: u32, segment: u32, phase: Phase, op: Op) {
+        self.0.silent(channel, segment, phase, op);
+        self.1.silent(channel, segment, phase, op);
+    }
+    fn host(&mut self, channel: u32, segment: u32, phase: Phase, begin: Cycle, cycles: Cycle) {
+        self.0.host(channel, segment, phase, begin, cycles);
+        self.1.host(channel, segment, phase, begin, cycles);
     }
     fn latency(&mut self, channel: u32, segment: u32, op: Op, cycles: Cycle) {
         self.0.latency(channel, segment, op, cycles);
         self.1.latency(channel, segment, op, cycles);
     }
-    fn segment_begin(&mut self, id: u32, segment: &Segment, cycle: Cycle) {
-        self.0.segment_begin(id, segment, cycle);
-        self.1.segment_begin(id, segment, cycle);
+    fn segment_begin(&mut self, id: u32, segment: &Segment) {
+        self.0.segment_begin(id, segment);
+        self.1.segment_begin(id, segment);
     }
     fn segment_end(&mut self, channel: u32, id: u32, cycle: Cycle) {
         self.0.segment_end(channel, id, cycle);
         self.1.segment_end(channel, id, cycle);
+    }
+    fn channel_waits(&mut self, channel: u32, done: Cycle, met: Cycle) {
+        self.0.channel_waits(channel, done, met);
+        self.1.channel_waits(channel, done, met);
     }
     fn sync(&mut self, cycle: Cycle) {
         self.0.sync(cycle);

@@ -8,7 +8,7 @@ use crate::engine::probe::{CommandEvent, Probe, RowOutcome};
 use crate::op::Op;
 use crate::spec::resolve::MAX_COMMANDS;
 use crate::spec::{Device, Effect};
-use crate::trace::Segment;
+use crate::trace::{Phase, Segment};
 use crate::units::Cycle;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -149,7 +149,7 @@ impl Account {
 struct Open {
     id: u32,
     segment: Segment,
-    begin: Cycle,
+    begin: Option<Cycle>,
     counters: Counters,
     begun: bool,
 }
@@ -200,7 +200,7 @@ impl Collector {
             open.push_back(Open {
                 id: next,
                 segment: Segment::default(),
-                begin: 0,
+                begin: None,
                 counters: Counters::default(),
                 begun: false,
             });
@@ -214,6 +214,9 @@ impl Probe for Collector {
         let channel = e.address.channel as usize;
         let needs_row = self.needs_row[usize::from(e.command)];
         self.channels[channel].counters.command(e, needs_row);
+        if let Some(o) = self.open[channel].iter_mut().find(|o| o.id == e.segment) {
+            o.begin.get_or_insert(e.cycle);
+        }
         match self.account(channel, e.segment) {
             Some(c) => c.command(e, needs_row),
             // Refreshes of channels without work belong to the step that the others are in.
@@ -221,7 +224,7 @@ impl Probe for Collector {
         }
     }
 
-    fn silent(&mut self, channel: u32, segment: u32, op: Op) {
+    fn silent(&mut self, channel: u32, segment: u32, _phase: Phase, op: Op) {
         let hit = u64::from(op == Op::ActBg);
         let count = |c: &mut Counters| {
             c.requests[op as usize] += 1;
@@ -250,12 +253,12 @@ impl Probe for Collector {
         }
     }
 
-    fn segment_begin(&mut self, id: u32, segment: &Segment, cycle: Cycle) {
+    fn segment_begin(&mut self, id: u32, segment: &Segment) {
         let channel = segment.channel as usize;
         self.account(channel, id);
         self.step = self.step.max(segment.step);
         if let Some(o) = self.open[channel].iter_mut().find(|o| o.id == id) {
-            (o.segment, o.begin, o.begun) = (*segment, cycle, true);
+            (o.segment, o.begun) = (*segment, true);
         }
         // What came before the channel's first segment has none to count for.
         while self.open[channel].front().is_some_and(|o| o.id < id && !o.begun) {
@@ -276,12 +279,12 @@ impl Probe for Collector {
         for account in [step, head] {
             account.counters.add(&o.counters);
             account.wanted.segment(s);
-            account.span(o.begin, cycle);
+            account.span(o.begin.unwrap_or(cycle), cycle);
         }
         self.run.wanted.segment(s);
         let channel = &mut self.channels[index];
         channel.wanted.segment(s);
-        channel.span(o.begin, cycle);
+        channel.span(o.begin.unwrap_or(cycle), cycle);
     }
 
     fn channel_end(&mut self, channel: u32, done: Cycle) {

@@ -78,6 +78,8 @@ impl Writer {
                     self.run(r.op, Op::MacAb, Request { addr, ..r })
                 })
             }
+            // However long the host works, the text can only say that what follows waits.
+            Op::Host => self.run(r.op, Op::Barrier, Request { count: 1, ..r }),
             Op::Sync => (0..self.geometry.channels).try_for_each(|channel| {
                 let addr = self.geometry.encode(&Address { channel, ..Address::default() });
                 self.run(r.op, Op::Barrier, Request { addr, stride: 0, ..r })
@@ -92,6 +94,7 @@ fn how(op: Op) -> &'static str {
         Op::ActBg | Op::PreBg => "dropped: PIM_MAC_AB opens and closes its row itself",
         Op::MacBg => "a PIM_MAC_AB for each different row that the units have open",
         Op::Sync => "a PIM_BARRIER in every channel, none of which waits for the others",
+        Op::Host => "a PIM_BARRIER: the host takes no time",
         _ => KEPT,
     }
 }
@@ -104,6 +107,7 @@ impl Sink for Writer {
                 self.ledger.segments += 1;
                 Ok(())
             }
+            Record::Mark(_) => Ok(()),
         }
     }
 

@@ -35,7 +35,7 @@ impl Writer {
 impl Sink for Writer {
     fn push(&mut self, record: Record) -> Result<()> {
         let Record::Request(r) = record else {
-            self.ledger.segments += 1;
+            self.ledger.segments += u64::from(matches!(record, Record::Segment(_)));
             return Ok(());
         };
         self.ledger.count(r.op, r.count.into(), r.count.into());

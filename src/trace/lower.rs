@@ -156,7 +156,8 @@ impl<T: Target> Exporter<T> {
                 }
                 Ok(())
             }
-            Op::Barrier | Op::Sync => {
+            Op::Barrier | Op::Sync | Op::Host => {
+                let steps = steps.take(if r.op == Op::Host { 1 } else { usize::MAX });
                 let channels = match r.op {
                     Op::Sync => 0..self.geometry.channels,
                     _ => self.geometry.channel_of(r.addr)..self.geometry.channel_of(r.addr) + 1,
@@ -187,7 +188,8 @@ impl<T: Target> Exporter<T> {
             Op::ActBg | Op::PreBg => "dropped: the reads open and close rows themselves",
             Op::Barrier if T::BARRIERS => "a barrier in each channel of the target that a pseudo-channel became",
             Op::Sync if T::BARRIERS => "a barrier in every channel, none of which waits for the others",
-            Op::Barrier | Op::Sync => "dropped: the target orders nothing",
+            Op::Host if T::BARRIERS => "a barrier as for PIM_BARRIER: the host takes no time",
+            Op::Barrier | Op::Sync | Op::Host => "dropped: the target orders nothing",
             Op::WrGb | Op::MvSb | Op::MvGb => "dropped: it fills or empties a buffer and touches no row",
             Op::Sfm | Op::SetModel | Op::SetHead => "dropped: it accesses no memory",
         }
@@ -206,6 +208,7 @@ impl<T: Target> Sink for Exporter<T> {
                 self.ledger.segments += 1;
                 Ok(())
             }
+            Record::Mark(_) => Ok(()),
         }
     }
 

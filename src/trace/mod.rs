@@ -1,8 +1,10 @@
 //! Traces: what a decode step accesses, in order.
 //!
 //! A trace is a stream of [`Record`]s. A [`Request`] is one operation, or a run of the same operation at evenly
-//! spaced addresses; a run of n means the same as n requests of one. A [`Segment`] says whose work follows in its
-//! channel, for the tables; it carries what the generator knows and the engine cannot (which bytes were wanted).
+//! spaced addresses; a run of n means the same as n requests of one. A [`Segment`] says whose work a channel does, for
+//! the tables; it carries what the generator knows and the engine cannot (which bytes were wanted). A channel works for
+//! two segments at most at the same time, one in each of its lanes, and a [`Mark`] says for which of them, and for which
+//! [`Phase`] of a decode step, the requests behind it are. Neither orders anything: they are labels.
 //!
 //! A format is one file here and one line in [`FORMATS`].
 
@@ -52,11 +54,79 @@ impl Request {
     }
 }
 
-/// Whose work follows in one channel, up to the channel's next segment or the next sync. Implies a barrier.
+/// Segments that a channel can have at the same time: a head may work in the shadow of another one.
+pub const LANES: usize = 2;
+
+/// What requests are for, within a decode step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord, bincode::Encode, bincode::Decode)]
+#[repr(u8)]
+pub enum Phase {
+    /// Not said.
+    #[default]
+    Other,
+    /// The new key and value, and what a policy keeps of them, go to their rows.
+    Append,
+    /// K-means of keys.
+    Cluster,
+    /// Keys and values move to the order of their clusters.
+    Remap,
+    /// What the policy must read and compute to choose tokens.
+    Select,
+    /// Scores of the chosen keys.
+    AttendScore,
+    /// Softmax.
+    Softmax,
+    /// Probabilities times values.
+    AttendContext,
+}
+
+impl Phase {
+    /// All phases, in the order in which a step goes through them.
+    pub const ALL: [Phase; 8] = [
+        Phase::Other,
+        Phase::Append,
+        Phase::Cluster,
+        Phase::Remap,
+        Phase::Select,
+        Phase::AttendScore,
+        Phase::Softmax,
+        Phase::AttendContext,
+    ];
+
+    /// Name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Other => "other",
+            Phase::Append => "append",
+            Phase::Cluster => "cluster",
+            Phase::Remap => "remap",
+            Phase::Select => "select",
+            Phase::AttendScore => "attend-score",
+            Phase::Softmax => "softmax",
+            Phase::AttendContext => "attend-context",
+        }
+    }
+}
+
+/// What the requests behind it in one channel are for, up to the channel's next mark or segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Mark {
+    /// The channel.
+    pub channel: u32,
+    /// The lane whose segment they belong to.
+    pub lane: u8,
+    /// The phase.
+    pub phase: Phase,
+}
+
+/// Whose work follows in one lane of one channel, up to the lane's next segment or the next sync. Requests behind it
+/// belong to it, to no phase, until a [`Mark`] says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
 pub struct Segment {
     /// The channel.
     pub channel: u32,
+    /// The lane, below [`LANES`].
+    pub lane: u8,
     /// Decode step, from 0.
     pub step: u32,
     /// Token index that is decoded.
@@ -75,6 +145,8 @@ pub struct Segment {
     pub row_blocks: u32,
     /// Row-blocks of K in the unit that has most.
     pub fullest_unit: u32,
+    /// Tokens that lie in the row-blocks of K, wanted or not.
+    pub row_tokens: u32,
     /// Unit-columns multiplied for a selected token, K and V, summed over the query heads.
     pub slots_used: u64,
     /// Bytes of K and V of the distinct tokens.
@@ -88,6 +160,8 @@ pub enum Record {
     Request(Request),
     /// Whose work follows.
     Segment(Segment),
+    /// What it is for.
+    Mark(Mark),
 }
 
 /// A stream of records.
@@ -137,10 +211,15 @@ pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
             }
             Ok(())
         }
-        Record::Segment(s) if s.channel >= geometry.channels => {
-            Err(format!("channel {} does not exist ({} channels)", s.channel, geometry.channels))
+        Record::Segment(Segment { channel, lane, .. }) | Record::Mark(Mark { channel, lane, .. }) => {
+            if *channel >= geometry.channels {
+                return Err(format!("channel {channel} does not exist ({} channels)", geometry.channels));
+            }
+            if usize::from(*lane) >= LANES {
+                return Err(format!("lane {lane} does not exist (a channel has {LANES})"));
+            }
+            Ok(())
         }
-        Record::Segment(_) => Ok(()),
     }
 }
 

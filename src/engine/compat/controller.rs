@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::op::Op;
 use crate::spec::device::Bus;
 use crate::spec::{Device, Effect, Plan};
+use crate::trace::Phase;
 use crate::units::Cycle;
 use std::collections::VecDeque;
 
@@ -132,7 +133,7 @@ impl<'d> Controller<'d> {
         self.wake = self.wake.min(now);
         if forwarded {
             self.data.push_back(now);
-            probe.silent(self.id, 0, op);
+            probe.silent(self.id, 0, Phase::Other, op);
             return Ok(true);
         }
         let entry = self.entry(op, addr, now - 1)?;
@@ -289,6 +290,7 @@ impl<'d> Controller<'d> {
             address: place.address,
             banks: self.nodes.reach(command),
             segment: 0,
+            phase: Phase::Other,
             completes: completion,
         });
         if !completes {

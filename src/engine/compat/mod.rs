@@ -9,7 +9,7 @@
 //! - [`controller`]: the cycle of a channel;
 //! - here: the one in-order stream that feeds all channels, and the clock.
 //!
-//! Segments are skipped: the reference has none, nor the barrier that they imply. Operations that the reference does
+//! Segments and marks are skipped: the reference has none. Operations that the reference does
 //! not know are errors. Its clock counts from 1, and a run is as long as the number of its last cycle. Cycles in which
 //! no channel can do anything are passed over.
 
@@ -66,7 +66,7 @@ impl Frontend<'_> {
             match self.reader.next()? {
                 None => return Ok(None),
                 Some(Record::Request(request)) => self.run = Some(request),
-                Some(Record::Segment(_)) => {}
+                Some(Record::Segment(_) | Record::Mark(_)) => {}
             }
         }
         Ok(self.run)
