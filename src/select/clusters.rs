@@ -1,7 +1,7 @@
 //! One KV head whose keys are clustered group by group and selected by cluster: what STARC's versions share.
 
 use super::topk::TopK;
-use super::{HeadState, HeadView, SlotOrder, StepView, select_all};
+use super::{Clustering, HeadState, HeadView, Scan, SlotOrder, StepView, select_all};
 use crate::cluster::{Config, kmeans::KMeans};
 use crate::kv::Rows;
 use crate::linalg;
@@ -29,6 +29,9 @@ pub struct ClusteredHead<'a> {
     next_slot: Vec<u32>,
     scores: Vec<f32>,
     topk: TopK,
+    scan: Scan<'static>,
+    /// Since the last `grow`.
+    clusterings: Vec<Clustering>,
 }
 
 impl<'a> ClusteredHead<'a> {
@@ -46,6 +49,8 @@ impl<'a> ClusteredHead<'a> {
             next_slot: Vec::new(),
             scores: Vec::new(),
             topk: TopK::default(),
+            scan: Scan::Nothing,
+            clusterings: Vec::new(),
         }
     }
 
@@ -77,6 +82,12 @@ impl<'a> ClusteredHead<'a> {
             *next += 1;
         }
         self.order.clustered = start;
+        self.clusterings.push(Clustering {
+            first,
+            tokens: count as u32,
+            clusters: config.clusters as u32,
+            iterations: self.kmeans.iterations() as u32,
+        });
     }
 
     /// Frees the memory that clustering used, which is much after a large group.
@@ -102,6 +113,7 @@ impl<'a> ClusteredHead<'a> {
 
 impl HeadState for ClusteredHead<'_> {
     fn grow(&mut self, len: usize) {
+        self.clusterings.clear();
         self.order.version += u32::from(self.append_groups(len));
     }
 
@@ -111,6 +123,10 @@ impl HeadState for ClusteredHead<'_> {
         let mut scores = std::mem::take(&mut self.scores);
         let mut topk = std::mem::take(&mut self.topk);
         scores.resize(self.order.cluster_starts.len(), 0.0);
+        self.scan = match step.len <= step.budget {
+            true => Scan::Nothing,
+            false => Scan::vectors(1, scores.len(), self.keys.dim),
+        };
         for (query, out) in step.queries.iter().zip(out) {
             if step.len <= step.budget {
                 select_all(step.len, out);
@@ -137,6 +153,14 @@ impl HeadState for ClusteredHead<'_> {
 
     fn order(&self) -> &SlotOrder {
         &self.order
+    }
+
+    fn scan(&self) -> Scan<'_> {
+        self.scan
+    }
+
+    fn clusterings(&self) -> &[Clustering] {
+        &self.clusterings
     }
 }
 

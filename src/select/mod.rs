@@ -110,6 +110,50 @@ pub struct StepView<'a> {
     pub scores: &'a [Vec<f32>],
 }
 
+/// What selecting reads of memory, per KV head and step, beyond the tokens selected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scan<'a> {
+    /// Nothing: the choice follows from positions, or from probabilities that the softmax has seen anyway.
+    Nothing,
+    /// Every cached key, whole, against every query of the group.
+    Keys,
+    /// Vectors of the policy's own, in rows of their own.
+    Vectors {
+        /// Matrices; each is multiplied by one vector per query head.
+        matrices: u32,
+        /// Vectors of a matrix.
+        vectors: u32,
+        /// Elements of a vector.
+        elements: u32,
+    },
+    /// These elements of every key, the same for all query heads of the group, from a second copy of K that lies
+    /// dimension by dimension.
+    Dimensions(&'a [u32]),
+}
+
+impl Scan<'_> {
+    /// One or more matrices of `vectors` vectors of `elements` elements; nothing to read when there are no vectors.
+    fn vectors(matrices: u32, vectors: usize, elements: usize) -> Self {
+        match vectors {
+            0 => Scan::Nothing,
+            _ => Scan::Vectors { matrices, vectors: vectors as u32, elements: elements as u32 },
+        }
+    }
+}
+
+/// A K-means that a policy ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clustering {
+    /// First token (tokens are consecutive).
+    pub first: u32,
+    /// Tokens that were clustered.
+    pub tokens: u32,
+    /// Clusters asked for.
+    pub clusters: u32,
+    /// Lloyd iterations it took.
+    pub iterations: u32,
+}
+
 /// A configured policy.
 pub trait Policy: Send + Sync {
     /// Name in the registry.
@@ -135,6 +179,19 @@ pub trait HeadState {
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]);
     /// The order in which tokens lie in memory.
     fn order(&self) -> &SlotOrder;
+    /// What the last `select` had to read to choose: nothing where all tokens fit the budget.
+    fn scan(&self) -> Scan<'_> {
+        Scan::Nothing
+    }
+    /// What the last `grow` clustered; before the first one, what `prepare` did.
+    fn clusterings(&self) -> &[Clustering] {
+        &[]
+    }
+    /// Per query head, the share `a` (0 to 1) of the selected tokens' attention in the output of the last step:
+    /// `a · attention(selected) + (1 - a) · mean(V of tokens 0..len)`. Empty means 1 for all.
+    fn blend(&self) -> &[f32] {
+        &[]
+    }
 }
 
 /// The order in which tokens `0..len` lie in memory: a permutation, and its cluster boundaries.
@@ -204,7 +261,11 @@ mod tests {
         let policy = build(name, "").unwrap();
         let mut version = None;
         let mut slots = Vec::new();
-        testing::run(policy.as_ref(), case, |step, selected, order| {
+        testing::run(policy.as_ref(), case, |step, selected, state| {
+            let order = state.order();
+            if step.len <= step.budget {
+                prop_assert_eq!(state.scan(), Scan::Nothing);
+            }
             for tokens in selected {
                 prop_assert!(tokens.is_sorted_by(|a, b| a < b), "{name}: not ascending");
                 prop_assert!(tokens.iter().all(|t| (*t as usize) < step.len));
@@ -240,12 +301,35 @@ mod tests {
         Ok(())
     }
 
+    /// What is clustered is said once, in order, when it happens.
+    fn check_clusterings(name: &str, case: &Case) -> Result<(), TestCaseError> {
+        let keys = Rows { data: &case.keys, dim: case.dim };
+        let policy = build(name, "").unwrap();
+        let mut state = policy.prepare(HeadView { keys, prefill: case.prefill, seed: 11 });
+        let (mut clustered, mut clusters) = (0, 0);
+        for len in case.prefill..=case.prefill + case.steps {
+            if len > case.prefill {
+                state.grow(len);
+            }
+            for Clustering { first, tokens, clusters: asked, iterations } in state.clusterings().iter().copied() {
+                prop_assert_eq!(first, clustered);
+                prop_assert!(asked > 0 && asked <= tokens && iterations > 0, "{name}");
+                clustered += tokens;
+                clusters += asked as usize;
+            }
+            prop_assert_eq!(clustered, state.order().clustered);
+            prop_assert!(clusters >= state.order().cluster_starts.len());
+        }
+        Ok(())
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn policies_honour_their_laws(case in testing::cases()) {
             for entry in REGISTRY {
                 check_laws(entry.name, &case)?;
+                check_clusterings(entry.name, &case)?;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `oracle`: the tokens with the highest true scores, the upper bound of token-wise selection.
 
 use super::topk::{TopK, rank};
-use super::{Entry, HeadState, HeadView, Policy, SlotOrder, StepView, parse};
+use super::{Entry, HeadState, HeadView, Policy, Scan, SlotOrder, StepView, parse};
 use serde::{Deserialize, Serialize};
 
 /// The registry's line.
@@ -32,6 +32,8 @@ impl Policy for Oracle {
 
 #[derive(Default)]
 struct Head {
+    /// Whether the last step had to choose.
+    chose: bool,
     order: SlotOrder,
     topk: TopK,
 }
@@ -40,6 +42,7 @@ impl HeadState for Head {
     fn grow(&mut self, _: usize) {}
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
+        self.chose = step.len > step.budget;
         for (scores, out) in step.scores.iter().zip(out) {
             let scores = &scores[..step.len];
             let threshold = self.topk.threshold(scores, step.budget);
@@ -50,6 +53,10 @@ impl HeadState for Head {
 
     fn order(&self) -> &SlotOrder {
         &self.order
+    }
+
+    fn scan(&self) -> Scan<'_> {
+        if self.chose { Scan::Keys } else { Scan::Nothing }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `quest`: pages of consecutive tokens, ranked by an upper bound of their scores.
 
 use super::topk::{TopK, rank};
-use super::{Entry, HeadState, HeadView, Policy, SlotOrder, StepView, parse, require, select_all};
+use super::{Entry, HeadState, HeadView, Policy, Scan, SlotOrder, StepView, parse, require, select_all};
 use crate::kv::Rows;
 use crate::linalg::{self, LANES, simd};
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,7 @@ impl Policy for Quest {
             ranges: Vec::with_capacity(head.keys.len() / self.page * 2 * head.keys.dim),
             scores: Vec::new(),
             topk: TopK::default(),
+            scan: Scan::Nothing,
             order: SlotOrder::default(),
         };
         state.grow(head.prefill);
@@ -66,6 +67,7 @@ struct Head<'a> {
     ranges: Vec<f32>,
     scores: Vec<f32>,
     topk: TopK,
+    scan: Scan<'static>,
     order: SlotOrder,
 }
 
@@ -93,6 +95,11 @@ impl HeadState for Head<'_> {
         let unfinished = full_pages * page..step.len;
         let slots = (step.budget / page).max(self.quest.min_pages) - usize::from(!unfinished.is_empty());
         self.scores.resize(full_pages, 0.0);
+        self.scan = match step.len <= step.budget {
+            true => Scan::Nothing,
+            // With q+ and q- the positive and the negative part of q, a page's score is q+·max + q-·min.
+            false => Scan::vectors(2, full_pages, self.keys.dim),
+        };
         for (query, out) in step.queries.iter().zip(out) {
             if step.len <= step.budget {
                 select_all(step.len, out);
@@ -113,6 +120,10 @@ impl HeadState for Head<'_> {
 
     fn order(&self) -> &SlotOrder {
         &self.order
+    }
+
+    fn scan(&self) -> Scan<'_> {
+        self.scan
     }
 }
 
@@ -171,6 +182,23 @@ mod tests {
         }
         tokens.sort_unstable();
         tokens
+    }
+
+    #[test]
+    fn reads_both_vectors_of_every_full_page() {
+        let case = testing::Case {
+            dim: 2,
+            prefill: 83,
+            steps: 1,
+            budget: 48,
+            keys: vec![1.0; 2 * 84],
+            queries: vec![vec![1.0, -1.0]; 3],
+        };
+        testing::run(&Quest::default(), &case, |_, _, state| {
+            prop_assert_eq!(state.scan(), Scan::Vectors { matrices: 2, vectors: 5, elements: 2 });
+            Ok(())
+        })
+        .unwrap();
     }
 
     proptest! {

@@ -62,7 +62,7 @@ impl Policy for Starc {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{clusters::plain, testing};
+    use super::super::{Scan, clusters::plain, testing};
     use super::*;
     use proptest::prelude::*;
 
@@ -87,7 +87,8 @@ mod tests {
         fn slots_are_in_cluster_order(case in testing::cases()) {
             let config = Config { clusters: 4, max_iterations: 16, start: Start::First };
             let mut version = 0;
-            testing::run(&Starc::default(), &case, |step, _, order| {
+            testing::run(&Starc::default(), &case, |step, _, state| {
+                let order = state.order();
                 let clusters = plain::clusters(&case, step.len, None, (64, config));
                 let mut slot = 0;
                 for (cluster, start) in clusters.iter().zip(&order.cluster_starts) {
@@ -101,6 +102,10 @@ mod tests {
                 prop_assert_eq!((order.clustered, step.len / 64 * 64), (slot, slot as usize));
                 version += u32::from(step.len % 64 == 0);
                 prop_assert_eq!(order.version, version);
+                let centroids = clusters.len() as u32;
+                let all = step.len <= step.budget || centroids == 0;
+                let scan = Scan::Vectors { matrices: 1, vectors: centroids, elements: case.dim as u32 };
+                prop_assert_eq!(state.scan(), if all { Scan::Nothing } else { scan });
                 Ok(())
             })?;
         }

@@ -1,6 +1,6 @@
 //! Random heads to try policies on, and plain versions of what they compute.
 
-use super::{HeadView, Policy, SlotOrder, StepView};
+use super::{HeadState, HeadView, Policy, StepView};
 use crate::kv::Rows;
 use crate::linalg;
 use proptest::prelude::*;
@@ -46,7 +46,7 @@ pub fn cases() -> impl Strategy<Value = Case> {
 pub fn run(
     policy: &dyn Policy,
     case: &Case,
-    mut check: impl FnMut(StepView<'_>, &[Vec<u32>], &SlotOrder) -> Result<(), TestCaseError>,
+    mut check: impl FnMut(StepView<'_>, &[Vec<u32>], &dyn HeadState) -> Result<(), TestCaseError>,
 ) -> Result<(), TestCaseError> {
     let keys = Rows { data: &case.keys, dim: case.dim };
     let mut state = policy.prepare(HeadView { keys, prefill: case.prefill, seed: 11 });
@@ -58,7 +58,7 @@ pub fn run(
         state.grow(len);
         let step = StepView { len, budget: case.budget, queries: &queries, scores: &scores };
         state.select(step, &mut selected);
-        check(step, &selected, state.order())?;
+        check(step, &selected, state.as_ref())?;
     }
     Ok(())
 }
