@@ -723,7 +723,7 @@ fn crafted() -> Vec<(String, File, &'static str)> {
         ("an unknown record", &[3, 0, 0, 1, 0]),
         ("a record of number 255", &[255]),
         ("a record of number 2^32-1", &[252, 255, 255, 255, 255]),
-        ("an unknown operation", &[0, 16, 0, 1, 0]),
+        ("an unknown operation", &[0, 17, 0, 1, 0]),
         ("operation 250", &[0, 250, 0, 1, 0]),
         ("a number cut short", &[0, 0, 253, 1, 2]),
         ("a count of 2^64", &[0, 0, 0, 253, 255, 255, 255, 255, 255, 255, 255, 255, 0]),
