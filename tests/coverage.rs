@@ -8,7 +8,10 @@ use pimattn::engine::probe::Probe;
 use pimattn::error::Result;
 use pimattn::generate::Generator;
 use pimattn::kv::KvCache;
-use pimattn::map::layout::{Positions, Shape};
+use pimattn::map::layout::{Shape, Side};
+use pimattn::map::placement::{Heads, homes};
+use pimattn::map::positions::Positions;
+use pimattn::map::rows::Rows;
 use pimattn::select::{self, HeadView, SlotOrder, StepView};
 use pimattn::spec::System;
 use pimattn::spec::workload::{Addressing, Workload};
@@ -154,29 +157,34 @@ fn expected(
     let g = system.device.geometry;
     let values = workload.mapping.values;
     let shape = Shape::new(&g, cache.dim, cache.element_bytes, system.device.entry_bytes, values).unwrap();
-    // a head of a layer on channel head mod channels; layers and heads of a channel share its rows evenly
-    let per_channel = (cache.kv_heads as u32).div_ceil(g.channels);
-    let rows = g.rows / (2 * cache.layers.len() as u32 * per_channel);
+    let heads = Heads { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
+    let homes = homes(heads, &[cache.tokens], &workload.placement, &g).unwrap();
     let mut out = BTreeMap::new();
-    let mut positions = Positions::new(&workload.mapping, &shape);
+    let none = || Positions::new(&workload.mapping, workload.placement.units, &shape, shape.units);
+    let (mut positions, mut rows) = (none(), Rows::new(0, 0, 0));
     for s in selections {
+        let home = homes[s.layer * cache.kv_heads + s.head];
         if s.step == 0 {
-            positions = Positions::new(&workload.mapping, &shape);
+            positions = none();
+            rows = Rows::new(home.first_row, home.rows, 1 + shape.value_stripes as usize);
         }
-        positions.update(&s.order);
-        let key_row = (s.layer as u32 * per_channel + s.head as u32 / g.channels) * 2 * rows;
-        let value_row = key_row + rows;
+        let len = cache.decode_positions().start + s.step + 1;
+        positions.update(&s.order, len as u32, &[], &mut Vec::new());
+        rows.reserve(0, positions.rows(Side::Keys)).unwrap();
+        for stripe in 1..=shape.value_stripes as usize {
+            rows.reserve(stripe, positions.rows(Side::Values)).unwrap();
+        }
         let mut spots: BTreeMap<Spot, u32> = BTreeMap::new();
         for token in s.tokens.iter().flatten() {
             let position = positions.position(&s.order, *token);
-            let k = positions.place(position, shape.keys_per_row);
+            let k = positions.place(position, Side::Keys);
             for column in k.index * shape.columns..(k.index + 1) * shape.columns {
-                *spots.entry((k.unit, key_row + k.row, column)).or_default() += 1;
+                *spots.entry((k.unit, rows.at(0, k.row), column)).or_default() += 1;
             }
             // V: a column in each of the stripes, which have rows of their own or share one
-            let v = positions.place(position, shape.values_per_row);
+            let v = positions.place(position, Side::Values);
             for stripe in 0..shape.value_stripes {
-                let row = value_row + stripe * (rows / shape.value_stripes) + v.row;
+                let row = rows.at(1 + stripe as usize, v.row);
                 for part in 0..shape.columns / shape.value_stripes {
                     *spots.entry((v.unit, row, part * shape.values_per_row + v.index)).or_default() += 1;
                 }
@@ -194,14 +202,18 @@ fn expected(
 /// Requests of each segment, by the channel that they go to.
 fn by_segment(records: &[Record], g: &Geometry) -> Vec<(Segment, Touched)> {
     let mut out: Vec<(Segment, Touched)> = Vec::new();
+    let mut lanes: BTreeMap<(u32, u8), usize> = BTreeMap::new();
     let mut now: BTreeMap<u32, usize> = BTreeMap::new();
     for record in records {
         match record {
-            Record::Mark(_) => {}
+            Record::Mark(m) => {
+                now.insert(m.channel, lanes[&(m.channel, m.lane)]);
+            }
             Record::Segment(s) => {
-                now.insert(s.channel, out.len());
+                lanes.insert((s.channel, s.lane), out.len());
                 out.push((*s, Touched::default()));
             }
+            Record::Request(r) if r.op == Op::Barrier => {}
             Record::Request(r) if r.op == Op::Sync => now.clear(),
             Record::Request(r) => {
                 let at = now.get(&g.channel_of(r.addr)).expect("a request outside of a segment");
@@ -246,6 +258,7 @@ fn check(file: &Path, overrides: &[String], known: &mut Option<Vec<Selection>>) 
         for (spot, heads) in &want.spots {
             let times = touched.spots.get(spot).copied().unwrap_or(0);
             assert!(times >= *heads, "{at}: {spot:?} multiplied {times} times for {heads} query heads");
+            assert!(times <= cache.group() as u32, "{at}: {spot:?} multiplied {times} times, more than once for a head");
         }
         for place in &touched.opened {
             assert!(want.rows.contains(place), "{at}: unit and row {place:?} opened for nobody");
@@ -278,6 +291,9 @@ fn check_policy(policy: &str) {
                     let set = [
                         ("steps", "2"),
                         ("policy", policy),
+                        ("selection_cost", "free"),
+                        ("append_cost", "free"),
+                        ("clustering_cost", "free"),
                         // how good the clusters are does not matter here
                         ("policies.starc-v1.max_iterations", "2"),
                         ("mapping.addressing", addressing),
@@ -354,6 +370,9 @@ fn wide_vectors_and_crowded_channels_are_covered() {
                         let set = [
                             ("policy", policy),
                             ("budget", "64"),
+                            ("selection_cost", "free"),
+                            ("append_cost", "free"),
+                            ("clustering_cost", "free"),
                             // blocks that fill up while decoding
                             ("policies.starc.block", "8"),
                             ("policies.starc.clusters", "2"),
