@@ -8,7 +8,7 @@
 
 use pimattn::attacc::{Attention, DEVICE, Mode, Schedule};
 use pimattn::op::Op;
-use pimattn::trace::{self, Record, Request, Sink};
+use pimattn::trace::{self, Phase, Record, Request, Segment, Sink};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -202,6 +202,77 @@ fn a_channel_alone_makes_runs() {
     // A chunk of scores is one row of 32 columns, and the query of a bank two entries.
     assert!(requests.iter().any(|r| (r.op, r.count, r.stride) == (Op::MacAb, 32, 32)));
     assert!(requests.iter().any(|r| (r.op, r.count, r.stride) == (Op::WrGb, 2, 1)));
+}
+
+/// Everything that is written.
+#[derive(Default)]
+struct All(Vec<Record>);
+
+impl Sink for All {
+    fn push(&mut self, record: Record) -> pimattn::error::Result<()> {
+        trace::check(&record, &DEVICE).unwrap();
+        self.0.push(record);
+        Ok(())
+    }
+    fn finish(&mut self) -> pimattn::error::Result<()> {
+        panic!("another step may follow");
+    }
+}
+
+#[test]
+fn labels_say_what_each_request_is_for_and_change_none() {
+    for name in ["attacc_bank_nh1_L1000_dh128_db2", "starc_bank_nh35_L1001_kv2000", "attacc_bg_nh18_L1000_dh64_db2"] {
+        let schedule = schedule(name);
+        let mut all = All::default();
+        schedule.run_labelled(&schedule.segments(&Segment::default()), &mut all).unwrap();
+        let (mut requests, mut phases) = (Vec::new(), [Phase::Other; 16]);
+        for record in all.0 {
+            match record {
+                Record::Segment(s) => assert!(requests.is_empty() && s.lane == 0),
+                Record::Mark(m) => {
+                    assert_ne!(std::mem::replace(&mut phases[m.channel as usize], m.phase), m.phase, "a mark in vain");
+                }
+                Record::Request(r) => {
+                    let (at, phase) = (DEVICE.decode(r.addr), phases[DEVICE.channel_of(r.addr) as usize]);
+                    // Of heads this short, keys are in the lower half of each bank and values in the upper half.
+                    let matrix = if at.row < DEVICE.rows / 2 { Phase::AttendScore } else { Phase::AttendContext };
+                    match r.op {
+                        Op::Barrier => {}
+                        Op::Sfm => assert_eq!(phase, Phase::Softmax),
+                        _ => assert_eq!(phase, matrix, "{name}: {r:?}"),
+                    }
+                    requests.push(r);
+                }
+            }
+        }
+        assert_eq!(requests, records(name), "{name}");
+    }
+}
+
+#[test]
+fn segments_add_up_the_heads_of_each_channel() {
+    let template = Segment { step: 3, position: 999, layer: 7, request: 2, ..Segment::default() };
+    let segments = schedule("starc_bank_nh35_L1000_kv500").segments(&template);
+    let (tokens, attended) = (500, 512);
+    for (channel, s) in (0..).zip(&segments) {
+        let heads = if channel < 3 { 3 } else { 2 };
+        let wanted = Segment {
+            channel,
+            kv_head: channel,
+            selected: heads * tokens,
+            distinct: heads * tokens,
+            row_blocks: heads * attended / 16,
+            // 32 positions of 2 columns, in rows of 32 columns.
+            fullest_unit: heads * 2,
+            row_tokens: heads * attended,
+            slots_used: u64::from(heads * tokens * 2 * 2),
+            bytes_useful: u64::from(heads * tokens * 2 * 256),
+            ..template
+        };
+        assert_eq!(*s, wanted);
+    }
+    assert_eq!(segments.len(), 16);
+    assert_eq!(schedule("attacc_bank_nh5_L128").segments(&template).len(), 5, "only channels with work");
 }
 
 /// The folder of the golden traces, if it is there.

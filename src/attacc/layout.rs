@@ -6,6 +6,7 @@
 use super::{Attention, Mode};
 use crate::addr::{Address, Geometry};
 use crate::op::Op;
+use crate::trace::Phase;
 use std::ops::Range;
 
 /// Positions that a unit multiplies before it moves their results out. AttAcc fixes 16, for any element size.
@@ -30,6 +31,8 @@ pub struct Round {
 /// The product of a vector with a matrix, in chunks whose results are moved out together.
 #[derive(Debug)]
 pub struct Product {
+    /// What the product is for.
+    pub phase: Phase,
     /// MACs of one head.
     pub macs: u64,
     /// MACs of one chunk; the last chunk may have fewer.
@@ -53,6 +56,8 @@ impl Product {
 /// A vector on its way to the GEMV buffers.
 #[derive(Debug)]
 pub struct Transfer {
+    /// What the vector is for.
+    pub phase: Phase,
     /// The command.
     pub op: Op,
     /// The buffers, as bank addresses without a channel.
@@ -100,6 +105,10 @@ pub struct Layout {
     pub probabilities: Transfer,
     /// Probabilities by values.
     pub outputs: Product,
+    /// Units of a channel that hold different tokens.
+    pub units: u64,
+    /// Columns of one key or value in one unit.
+    pub dim_columns: u64,
 }
 
 impl Layout {
@@ -122,9 +131,21 @@ impl Layout {
             // a round reach into the next one's from half the reserved length on, and longer ones further still.
             round_bytes: (max_len * u64::from(attention.dim)).div_ceil(geometry.banks_per_channel().into()),
             values: bank_bytes(geometry) / 2,
-            queries: Transfer { op: Op::WrGb, targets: targets.queries, entries: dim_columns, paced: dim_columns },
-            scores: Product { macs: positions * dim_columns, per_chunk: CHUNK * dim_columns, results: targets.scores },
+            queries: Transfer {
+                phase: Phase::AttendScore,
+                op: Op::WrGb,
+                targets: targets.queries,
+                entries: dim_columns,
+                paced: dim_columns,
+            },
+            scores: Product {
+                phase: Phase::AttendScore,
+                macs: positions * dim_columns,
+                per_chunk: CHUNK * dim_columns,
+                results: targets.scores,
+            },
             probabilities: Transfer {
+                phase: Phase::AttendContext,
                 op: Op::MvGb,
                 targets: targets.probabilities,
                 entries: entries(tokens),
@@ -132,7 +153,14 @@ impl Layout {
                 // crowd into the first chunks.
                 paced: entries(attention.len.into()),
             },
-            outputs: Product { macs: dim_columns * positions, per_chunk: positions, results: targets.outputs },
+            outputs: Product {
+                phase: Phase::AttendContext,
+                macs: dim_columns * positions,
+                per_chunk: positions,
+                results: targets.outputs,
+            },
+            units,
+            dim_columns,
         };
         layout.check_fit(attention, geometry)?;
         Ok(layout)

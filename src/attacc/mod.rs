@@ -15,7 +15,7 @@ mod schedule;
 use crate::addr::Geometry;
 use crate::error::{Error, Result, suggest};
 use crate::trace::header::spec_hash;
-use crate::trace::{Header, Sink};
+use crate::trace::{Header, Record, Segment, Sink};
 use layout::Layout;
 
 /// The device of the paper, one stack of 16 channels, "HBM3_8Gb_2R" in AttAcc's simulator.
@@ -158,9 +158,51 @@ impl Schedule {
         self.attention.heads.div_ceil(self.geometry.channels).into()
     }
 
-    /// Writes the trace to `sink`, without holding more of it than one run. `progress` hears how many rounds are done.
+    /// Writes the trace to `sink`, without holding more of it than one run, and finishes it. `progress` hears how many
+    /// rounds are done. The trace has requests only.
     pub fn run(&self, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        schedule::run(self, sink, progress)
+        schedule::run(self, false, sink, progress)?;
+        sink.finish()
+    }
+
+    /// Writes the same requests as [`Schedule::run`], labelled: `segments` first, which say whose work the channels do
+    /// (see [`Schedule::segments`]; all in lane 0), then a mark ahead of each request whose phase differs from the one
+    /// before it in its channel. Does not finish `sink`, so that other schedules can follow; who wants them apart puts
+    /// [`Op::Sync`](crate::op::Op::Sync) between.
+    pub fn run_labelled(&self, segments: &[Segment], sink: &mut dyn Sink) -> Result<()> {
+        segments.iter().try_for_each(|s| sink.push(Record::Segment(*s)))?;
+        schedule::run(self, true, sink, &mut |_| {})
+    }
+
+    /// A segment for each channel with work, `template` with everything set that the schedule knows. One segment stands
+    /// for all heads of its channel, and has the channel's number as KV head. Wanted are as many tokens as the budget
+    /// has, or all; a unit's rows are filled in order, so that no row-block is shared between heads.
+    pub fn segments(&self, template: &Segment) -> Vec<Segment> {
+        let Attention { heads, len, dim, bytes, kv_budget, .. } = self.attention;
+        let channels = self.geometry.channels;
+        let columns = u64::from(self.geometry.columns);
+        let wanted = u64::from(kv_budget.map_or(len, |b| b.min(len)));
+        let attended = self.attention.attended();
+        let dim_columns = self.layout.dim_columns;
+        let segment = |channel| {
+            let here = u64::from(heads / channels + u32::from(channel < heads % channels));
+            // Beyond what a segment holds lie only devices that hold nothing else.
+            let sum = |n: u64| u32::try_from(n * here).unwrap_or(u32::MAX);
+            Segment {
+                channel,
+                lane: 0,
+                kv_head: channel,
+                selected: sum(wanted),
+                distinct: sum(wanted),
+                row_blocks: sum((attended * dim_columns).div_ceil(columns)),
+                fullest_unit: sum((attended.div_ceil(self.layout.units) * dim_columns).div_ceil(columns)),
+                row_tokens: sum(attended),
+                slots_used: 2 * here * wanted * dim_columns,
+                bytes_useful: 2 * here * wanted * u64::from(dim) * u64::from(bytes),
+                ..*template
+            }
+        };
+        (0..heads.min(channels)).map(segment).collect()
     }
 }
 

@@ -21,11 +21,11 @@ use crate::error::Result;
 use crate::interrupt;
 use crate::op::Op;
 use crate::trace::text::extend;
-use crate::trace::{Record, Request, Sink};
+use crate::trace::{Mark, Phase, Record, Request, Sink};
 use std::ops::Range;
 
-/// Writes the whole schedule.
-pub fn run(schedule: &Schedule, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
+/// Writes the whole schedule, its requests marked with their phases if they are to be. Does not finish `sink`.
+pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
     let Schedule { attention, geometry, layout } = schedule;
     let rounds = schedule.rounds();
     let round = |index: u64| {
@@ -33,7 +33,8 @@ pub fn run(schedule: &Schedule, sink: &mut dyn Sink, progress: &mut dyn FnMut(u6
         let left = u64::from(attention.heads) - before;
         layout.round(index, left.min(geometry.channels.into()) as u32)
     };
-    let mut writer = Writer { geometry, layout, sink, run: None };
+    let phases = marked.then(|| vec![Phase::Other; geometry.channels as usize]);
+    let mut writer = Writer { geometry, layout, sink, run: None, phases };
     for first in (0..rounds).step_by(2) {
         if first + 1 < rounds {
             writer.pair(&round(first), &round(first + 1), first == 0)?;
@@ -42,7 +43,7 @@ pub fn run(schedule: &Schedule, sink: &mut dyn Sink, progress: &mut dyn FnMut(u6
         }
         progress(rounds.min(first + 2));
     }
-    writer.finish()
+    writer.flush()
 }
 
 /// What goes on beside the MACs of a product.
@@ -96,6 +97,8 @@ struct Writer<'a> {
     sink: &'a mut dyn Sink,
     /// The run that further requests may join.
     run: Option<Request>,
+    /// The phase that each channel was last marked with, if requests are marked.
+    phases: Option<Vec<Phase>>,
 }
 
 impl Writer<'_> {
@@ -106,7 +109,7 @@ impl Writer<'_> {
         if opening {
             // Quirk: a dummy MAC opens the first row of keys while the very first query is written. It is counted
             // and it takes its time like any other. A schedule that starts with a single head has none.
-            self.macs(first.keys, first.channels, 0..1)?;
+            self.macs(scores.phase, first.keys, first.channels, 0..1)?;
         }
         self.barrier()?;
 
@@ -143,7 +146,7 @@ impl Writer<'_> {
     fn product(&mut self, product: &Product, base: u64, channels: u32, beside: &Beside<'_>) -> Result<()> {
         for chunk in 0..product.chunks() {
             interrupt::check()?;
-            self.macs(base, channels, product.chunk(chunk))?;
+            self.macs(product.phase, base, channels, product.chunk(chunk))?;
             if chunk == 0 {
                 beside.softmax.map_or(Ok(()), |head| self.softmax(head))?;
             } else {
@@ -158,9 +161,9 @@ impl Writer<'_> {
     }
 
     /// MACs of the matrix at `base`.
-    fn macs(&mut self, base: u64, channels: u32, indices: Range<u64>) -> Result<()> {
+    fn macs(&mut self, phase: Phase, base: u64, channels: u32, indices: Range<u64>) -> Result<()> {
         for index in indices {
-            self.broadcast(self.layout.mac, base + self.layout.cell(self.geometry, index), channels)?;
+            self.broadcast(phase, self.layout.mac, base + self.layout.cell(self.geometry, index), channels)?;
         }
         Ok(())
     }
@@ -169,11 +172,11 @@ impl Writer<'_> {
     ///
     /// Quirk: the addresses carry the matrix's place in the bank, which means nothing to a buffer.
     fn results(&mut self, product: &Product, base: u64, channels: u32) -> Result<()> {
-        product.results.iter().try_for_each(|unit| self.broadcast(Op::MvSb, base + unit, channels))
+        product.results.iter().try_for_each(|unit| self.broadcast(product.phase, Op::MvSb, base + unit, channels))
     }
 
     fn softmax(&mut self, head: &Round) -> Result<()> {
-        self.broadcast(Op::Sfm, 0, head.channels)
+        self.broadcast(Phase::Softmax, Op::Sfm, 0, head.channels)
     }
 
     /// All moves of a transfer.
@@ -185,23 +188,33 @@ impl Writer<'_> {
     fn moves(&mut self, transfer: &Transfer, base: u64, channels: u32, part: Range<u64>) -> Result<()> {
         for i in part {
             let address = base + transfer.address(i / u64::from(channels));
-            self.request(transfer.op, address, (i % u64::from(channels)) as u32)?;
+            self.request(transfer.phase, transfer.op, address, (i % u64::from(channels)) as u32)?;
         }
         Ok(())
     }
 
-    /// Every channel of the device waits, also those that have no head.
+    /// Every channel of the device waits, also those that have no head. A barrier is for no phase of its own.
     fn barrier(&mut self) -> Result<()> {
-        self.broadcast(Op::Barrier, 0, self.geometry.channels)
+        (0..self.geometry.channels).try_for_each(|channel| self.unmarked(Op::Barrier, 0, channel))
     }
 
     /// A request to each of the first `channels` channels.
-    fn broadcast(&mut self, op: Op, address: u64, channels: u32) -> Result<()> {
-        (0..channels).try_for_each(|channel| self.request(op, address, channel))
+    fn broadcast(&mut self, phase: Phase, op: Op, address: u64, channels: u32) -> Result<()> {
+        (0..channels).try_for_each(|channel| self.request(phase, op, address, channel))
+    }
+
+    /// A request to one channel, behind a mark where requests are marked and the channel's phase is another.
+    fn request(&mut self, phase: Phase, op: Op, address: u64, channel: u32) -> Result<()> {
+        let last = self.phases.as_mut().map(|phases| &mut phases[channel as usize]);
+        if last.is_some_and(|last| std::mem::replace(last, phase) != phase) {
+            self.flush()?;
+            self.sink.push(Record::Mark(Mark { channel, lane: 0, phase }))?;
+        }
+        self.unmarked(op, address, channel)
     }
 
     /// A request to one channel. Joins the run before it where it can, which is where only one channel has a head.
-    fn request(&mut self, op: Op, address: u64, channel: u32) -> Result<()> {
+    fn unmarked(&mut self, op: Op, address: u64, channel: u32) -> Result<()> {
         let base = self.geometry.encode(&Address { channel, ..Address::default() });
         let next = Request::one(op, base + address);
         if self.run.as_mut().is_some_and(|run| extend(run, &next, self.geometry)) {
@@ -213,10 +226,7 @@ impl Writer<'_> {
         }
     }
 
-    fn finish(mut self) -> Result<()> {
-        if let Some(run) = self.run.take() {
-            self.sink.push(Record::Request(run))?;
-        }
-        self.sink.finish()
+    fn flush(&mut self) -> Result<()> {
+        self.run.take().map_or(Ok(()), |run| self.sink.push(Record::Request(run)))
     }
 }
