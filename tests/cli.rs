@@ -403,7 +403,7 @@ fn a_failed_run_leaves_older_files_alone() {
     std::fs::write(d.join("small.toml"), system).unwrap();
     let args = [&["run", "--config", DEMO, "-o", "t.ptrace", "--metrics", "m.csv"], &rows[..], &small].concat();
     let out = run(&mut tracegen(d), &args, 78);
-    assert!(text(&out.stderr).contains("needs row"), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("rows in each bank, but its share"), "{}", text(&out.stderr));
     // a trace that ends too early
     run(&mut tracegen(d), &["convert", "bad.ptrace", "t.txt", "--to", "attacc"], 65);
     run(&mut pimsim(d), &["run", "good.ptrace", "bad.ptrace", "--config", SYSTEM, "-o", "."], 65);

@@ -238,8 +238,12 @@ fn check(file: &Path, overrides: &[String], known: &mut Option<Vec<Selection>>) 
     }
 
     let segments = by_segment(&records, &g);
-    let heads = generator.cache().layers.len() * generator.cache().kv_heads;
-    assert_eq!(segments.len(), generator.steps() * heads, "{what}");
+    let heads = match workload.mapping.addressing {
+        // One segment stands for all heads of a channel.
+        Addressing::Ideal => generator.cache().query_heads.min(g.channels as usize),
+        _ => generator.cache().kv_heads,
+    };
+    assert_eq!(segments.len(), generator.steps() * generator.cache().layers.len() * heads, "{what}");
     let mut ends = Ends::default();
     let mut replay = Replay { header: generator.header().clone(), records };
     let cycles = engine::run(system, &mut replay, &mut ends, &mut |_| {}).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -258,7 +262,10 @@ fn check(file: &Path, overrides: &[String], known: &mut Option<Vec<Selection>>) 
         for (spot, heads) in &want.spots {
             let times = touched.spots.get(spot).copied().unwrap_or(0);
             assert!(times >= *heads, "{at}: {spot:?} multiplied {times} times for {heads} query heads");
-            assert!(times <= cache.group() as u32, "{at}: {spot:?} multiplied {times} times, more than once for a head");
+            assert!(
+                times <= cache.group() as u32,
+                "{at}: {spot:?} multiplied {times} times, more than once for a head"
+            );
         }
         for place in &touched.opened {
             assert!(want.rows.contains(place), "{at}: unit and row {place:?} opened for nobody");

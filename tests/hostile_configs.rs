@@ -553,7 +553,7 @@ fn a_synthetic_source_is_checked() {
         ("topic_score = -1.0", "out of range"),
         ("seed = -1", "invalid value"),
         (
-            "layers = 9000\nkv_heads = 1\nquery_heads = 1\ndim = 2\nprefill = 4\ndecode_steps = 1\nsinks = 0",
+            "layers = 20000\nkv_heads = 1\nquery_heads = 1\ndim = 2\nprefill = 4\ndecode_steps = 1\nsinks = 0",
             "do not fit into",
         ),
     ] {

@@ -49,8 +49,8 @@ impl Generator {
         }
         let heads = Heads { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
         let lengths: Vec<usize> = requests.iter().map(|r| caches[*r].tokens).collect();
-        let homes = placement::homes(heads, &lengths, &workload.placement, &geometry)
-            .map_err(|e| doc.error("placement", e))?;
+        let homes =
+            placement::homes(heads, &lengths, &workload.placement, &geometry).map_err(|e| doc.error("placement", e))?;
         let header = Header {
             generator: concat!("tracegen ", env!("CARGO_PKG_VERSION")).into(),
             geometry,
@@ -92,12 +92,12 @@ fn caches(workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<(Vec
     let make = |r: usize| {
         // A large odd factor keeps the seeds of neighbouring requests apart.
         let seed = spec.seed ^ (r as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
-        kv::synthetic::generate(&kv::synthetic::SyntheticSpec { prefill: prefill(r), seed, ..spec.clone() }).map_err(|e| {
-            match e {
+        kv::synthetic::generate(&kv::synthetic::SyntheticSpec { prefill: prefill(r), seed, ..spec.clone() }).map_err(
+            |e| match e {
                 Error::Config { at, what } => doc.error(&at, what),
                 other => other,
-            }
-        })
+            },
+        )
     };
     Ok(((0..requests).map(make).collect::<Result<_>>()?, (0..requests).collect()))
 }

@@ -74,8 +74,8 @@ impl Part<'_> {
         let mut enabled = vec![false; self.units as usize];
         self.rounds(|round| {
             let same_row = round.iter().all(|c| c.row == round[0].row);
-            let together = self.mapping.addressing == Addressing::Broadcast
-                || round.len() == self.units as usize && same_row;
+            let together =
+                self.mapping.addressing == Addressing::Broadcast || round.len() == self.units as usize && same_row;
             let (op, row) = match together {
                 true => (Op::MacAb, rows.at(matrix.id, round[0].row)),
                 false => (Op::MacBg, 0),
@@ -91,6 +91,8 @@ impl Part<'_> {
                 emit.macs(op, row, self.places(round, head), matrix, results, units);
             }
         });
+        // A unit that stayed open would take part in the next sweep's MACs.
+        (0..).zip(enabled).filter(|(_, on)| *on).for_each(|(unit, _)| emit.close(unit));
     }
 
     /// Opens the rows of a round, and takes units without one out of the work.

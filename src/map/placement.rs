@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn balanced_heads_have_like_loads() {
         let balanced = Placement { heads: HeadPlacement::Balanced, ..Placement::default() };
-        assert_eq!(channels(balanced, 1, &[100, 10, 40, 60], 2), [0, 1, 1, 1]);
+        assert_eq!(channels(balanced, 1, &[100, 10, 40, 60], 2), [0, 0, 1, 1]);
     }
 
     #[test]

@@ -221,7 +221,8 @@ mod tests {
             let mut p = positions(layout, Align::None, placement);
             p.update(&SlotOrder::default(), 1024, &[], &mut Vec::new());
             for (side, rows, per_row) in [(Side::Keys, 4, 16), (Side::Values, 2, 32)] {
-                let mut places: Vec<_> = (0..1024).map(|i| p.place(i, side)).map(|p| (p.row, p.unit, p.index)).collect();
+                let mut places: Vec<_> =
+                    (0..1024).map(|i| p.place(i, side)).map(|p| (p.row, p.unit, p.index)).collect();
                 places.sort_unstable();
                 places.dedup();
                 assert_eq!(places.len(), 1024);

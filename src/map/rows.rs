@@ -55,7 +55,9 @@ mod tests {
         rows.reserve(0, 3).unwrap();
         rows.reserve(0, 1).unwrap();
         assert_eq!([rows.at(0, 0), rows.at(0, 1), rows.at(1, 0), rows.at(0, 2)], [100, 101, 102, 103]);
-        assert!(rows.reserve(1, 3).unwrap_err().contains("needs 6 rows in each bank, but its share of the device is 5"));
+        assert!(
+            rows.reserve(1, 3).unwrap_err().contains("needs 6 rows in each bank, but its share of the device is 5")
+        );
         rows.reserve(1, 2).unwrap();
         assert_eq!(rows.at(1, 1), 104);
     }

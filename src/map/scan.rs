@@ -185,9 +185,9 @@ impl Scanner<'_> {
 pub fn rows(target: &Target, units: u32, scan: Scan<'_>, len: u32) -> Vec<u32> {
     match scan {
         Scan::Nothing | Scan::Keys => Vec::new(),
-        Scan::Vectors { matrices, vectors: count, elements } => vectors(target, 0, matrices, elements)
-            .map(|m| count.div_ceil(units).div_ceil(m.per_row))
-            .collect(),
+        Scan::Vectors { matrices, vectors: count, elements } => {
+            vectors(target, 0, matrices, elements).map(|m| count.div_ceil(units).div_ceil(m.per_row)).collect()
+        }
         Scan::Dimensions(_) => {
             let (tokens, tile_rows) = tile(target, units, target.dim());
             vec![len.div_ceil(tokens) * tile_rows]

@@ -28,14 +28,7 @@ pub struct Means {
 }
 
 /// K-means of the keys at `places`.
-pub fn cluster(
-    means: &Means,
-    places: &[Place],
-    rows: &Rows,
-    keys: &Matrix,
-    target: &Target,
-    channel: u32,
-) -> Stage {
+pub fn cluster(means: &Means, places: &[Place], rows: &Rows, keys: &Matrix, target: &Target, channel: u32) -> Stage {
     let mut emit = Emitter::new(target, channel, Phase::Cluster);
     let (g, columns) = (&target.geometry, target.shape.columns);
     let results = |emit: &mut Emitter<'_>, n: u32| {

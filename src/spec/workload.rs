@@ -175,12 +175,7 @@ pub struct Host {
 impl Default for Host {
     fn default() -> Self {
         let ns = |value| Duration { value, in_ns: true, source: Some("assumed".into()) };
-        Host {
-            select_latency: ns(20.0),
-            select_score: ns(0.05),
-            cluster_latency: ns(500.0),
-            cluster_score: ns(0.05),
-        }
+        Host { select_latency: ns(20.0), select_score: ns(0.05), cluster_latency: ns(500.0), cluster_score: ns(0.05) }
     }
 }
 
