@@ -115,7 +115,7 @@ mod tests {
     fn the_papers_platform_has_as_many_heads_a_stack() {
         for (kv_heads, most) in [(32, 13), (40, 16)] {
             let platform = Placement { devices: 8, stacks: 5, ..Placement::default() };
-            let mut count = vec![0; 40];
+            let mut count = [0; 40];
             channels(platform, kv_heads, &[9; 16], 640).iter().for_each(|c| count[*c as usize / 16] += 1);
             assert_eq!(count.iter().max(), Some(&most));
             assert_eq!(count.iter().sum::<u32>(), kv_heads * 16);

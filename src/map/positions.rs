@@ -168,12 +168,11 @@ impl Positions {
 
 impl Chosen {
     fn grow(&mut self, end: u32, per_row: [u32; 2], load: &[u64]) {
-        for side in 0..2 {
-            let rows = &mut self.rows[side];
-            while (self.blocks[side].len() as u32) < end.div_ceil(per_row[side]) {
+        for ((blocks, rows), per_row) in self.blocks.iter_mut().zip(&mut self.rows).zip(per_row) {
+            while (blocks.len() as u32) < end.div_ceil(per_row) {
                 let least = (0..rows.len()).min_by_key(|u| (load.get(*u).copied().unwrap_or(0), rows[*u], *u));
                 let unit = least.unwrap_or(0);
-                self.blocks[side].push((unit as u32, rows[unit]));
+                blocks.push((unit as u32, rows[unit]));
                 rows[unit] += 1;
             }
         }
