@@ -47,7 +47,11 @@ pub const METRICS: &[Column] = &[
     ),
     column("mass_recall", "1", "true softmax mass on the selected tokens"),
     column("top_recall", "1", "share of the budget's tokens of highest score that is selected"),
-    column("output_rel_err", "1", "|o_selected - o| / |o|, the softmax renormalised over the selected tokens"),
+    column(
+        "output_rel_err",
+        "1",
+        "|o_selected - o| / |o|, the softmax renormalised over the selected tokens; sparq blends in the mean of all values",
+    ),
 ];
 
 /// A loaded workload: everything that generation needs.
@@ -254,7 +258,13 @@ impl<'g> HeadWork<'g> {
             layer,
             kv_head,
             dense,
-            state: policy.prepare(HeadView { keys: g.cache.keys(layer, kv_head), prefill: g.cache.prefill, seed }),
+            state: policy.prepare(HeadView {
+                keys: g.cache.keys(layer, kv_head),
+                prefill: g.cache.prefill,
+                queries: g.cache.group_queries(layer, kv_head),
+                query_start: g.cache.query_start,
+                seed,
+            }),
             scheduler: Scheduler::new(g.system.device.geometry, &g.workload.mapping, g.shape, g.homes[index], group),
             scores: vec![Vec::new(); group],
             tokens: vec![Vec::new(); group],
@@ -301,9 +311,12 @@ impl<'g> HeadWork<'g> {
         if measure {
             let scale = 1.0 / (cache.dim as f32).sqrt();
             let values = cache.values(self.layer, self.kv_head);
+            let shares = self.state.blend();
             let accuracies = (0..group)
                 .map(|h| {
-                    self.scratch.attend(&self.scores[h], scale, values).measure(&self.tokens[h], budget, order, shape)
+                    let share = shares.get(h).copied().unwrap_or(1.0);
+                    let mut attention = self.scratch.attend(&self.scores[h], scale, values);
+                    attention.measure_blend(&self.tokens[h], share, budget, order, shape)
                 })
                 .collect();
             self.measured.push(Measured { step, accuracies });
