@@ -129,7 +129,8 @@ fn selections(workload: &Workload, cache: &KvCache, steps: usize) -> Vec<Selecti
         let index = (layer * cache.kv_heads + head) as u64;
         let seed = workload.seed ^ (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let keys = cache.keys(layer, head);
-        let mut state = policy.prepare(HeadView { keys, prefill: cache.prefill, seed });
+        let (queries, query_start) = (cache.group_queries(layer, head), cache.query_start);
+        let mut state = policy.prepare(HeadView { keys, prefill: cache.prefill, queries, query_start, seed });
         for step in 0..steps {
             let position = cache.decode_positions().start + step;
             let group = cache.group();
@@ -290,9 +291,13 @@ fn overrides(list: &[(&str, &str)]) -> Vec<String> {
 
 /// All combinations of one policy. (Vectors of the sample have one column, so both layouts of values are one.)
 fn check_policy(policy: &str) {
+    check_layouts(policy, &["interleaved", "row-block", "cluster-striped"]);
+}
+
+fn check_layouts(policy: &str, layouts: &[&str]) {
     let mut known = None;
     for addressing in ["bank-group", "broadcast", "ideal"] {
-        for layout in ["interleaved", "row-block", "cluster-striped"] {
+        for layout in layouts {
             for (align, values) in [("none", "stripe"), ("row", "vector")] {
                 for skip in ["true", "false"] {
                     let set = [
@@ -303,6 +308,7 @@ fn check_policy(policy: &str) {
                         ("clustering_cost", "free"),
                         // how good the clusters are does not matter here
                         ("policies.starc-v1.max_iterations", "2"),
+                        ("policies.clusterkv.max_iterations", "2"),
                         ("mapping.addressing", addressing),
                         ("mapping.layout", layout),
                         ("mapping.align", align),
@@ -337,6 +343,29 @@ fn quest_covers_what_it_selects() {
 }
 
 #[test]
+fn sparq_covers_what_it_selects() {
+    // To the mapping it is as oracle, tokens in order of position.
+    check_layouts("sparq", &["interleaved"]);
+}
+
+#[test]
+fn infinigen_covers_what_it_selects() {
+    // To the mapping it is as oracle, tokens in order of position.
+    check_layouts("infinigen", &["row-block"]);
+}
+
+#[test]
+fn h2o_covers_what_it_selects() {
+    // To the mapping it is as oracle, tokens in order of position.
+    check_layouts("h2o", &["cluster-striped"]);
+}
+
+#[test]
+fn clusterkv_covers_what_it_selects() {
+    check_policy("clusterkv");
+}
+
+#[test]
 fn starc_covers_what_it_selects() {
     check_policy("starc");
 }
@@ -349,7 +378,9 @@ fn starc_v1_covers_what_it_selects() {
 #[test]
 fn every_policy_is_tested() {
     let names: Vec<&str> = select::REGISTRY.iter().map(|e| e.name).collect();
-    assert_eq!(names, ["full", "oracle", "streaming", "quest", "starc", "starc-v1"], "add a test of the new policy");
+    let tested =
+        ["full", "oracle", "streaming", "quest", "sparq", "infinigen", "h2o", "clusterkv", "starc", "starc-v1"];
+    assert_eq!(names, tested, "add a test of the new policy");
 }
 
 /// Vectors of several columns, more heads than channels, and a cache that grows past cluster blocks: what the sample
@@ -369,7 +400,7 @@ fn wide_vectors_and_crowded_channels_are_covered() {
         let device = config("dram/hbm3-pim.toml").display().to_string();
         let system = system.replace("../dram/hbm3-pim.toml", &device).replace("channels = 16", "channels = 2");
         std::fs::write(dir.path().join("system.toml"), system).unwrap();
-        for policy in ["starc", "starc-v1", "quest"] {
+        for policy in ["starc", "starc-v1", "clusterkv", "quest"] {
             let mut known = None;
             for addressing in ["bank-group", "broadcast", "ideal"] {
                 for (layout, align) in [("row-block", "none"), ("cluster-striped", "none"), ("interleaved", "row")] {

@@ -631,7 +631,9 @@ fn overrides_are_checked_like_files() {
 #[test]
 fn budgets_below_what_a_policy_needs_are_refused() {
     let mut house = House::new();
-    for (policy, budget) in [("quest", 47), ("streaming", 4), ("starc", 15), ("starc-v1", 31)] {
+    for (policy, budget) in
+        [("quest", 47), ("streaming", 4), ("starc", 15), ("starc-v1", 31), ("sparq", 15), ("clusterkv", 16), ("h2o", 1)]
+    {
         let set = [format!("policy={policy}"), format!("budget={budget}")];
         let set: Vec<&str> = set.iter().map(String::as_str).collect();
         let entry = pimattn::select::find(policy).unwrap();

@@ -40,7 +40,13 @@ impl<'g> HeadWork<'g> {
         let seed = g.workload.seed ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let (group, home) = (cache.group(), g.homes[index]);
         let policy = g.policy_of(cache.layers[layer]);
-        let state = policy.prepare(HeadView { keys: cache.keys(layer, kv_head), prefill: cache.prefill, seed });
+        let state = policy.prepare(HeadView {
+            keys: cache.keys(layer, kv_head),
+            prefill: cache.prefill,
+            queries: cache.group_queries(layer, kv_head),
+            query_start: cache.query_start,
+            seed,
+        });
         let mut scheduler = Scheduler::new(g.target, &g.workload, g.costs, home, group);
         if g.workload.prefill_clustering_cost == Cost::Pim {
             scheduler.owe(state.clusterings());
@@ -92,9 +98,12 @@ impl<'g> HeadWork<'g> {
         if measure {
             let scale = 1.0 / (cache.dim as f32).sqrt();
             let values = cache.values(self.layer, self.kv_head);
+            let shares = self.state.blend();
             let accuracies = (0..group)
                 .map(|h| {
-                    self.scratch.attend(&self.scores[h], scale, values).measure(&self.tokens[h], budget, order, shape)
+                    let share = shares.get(h).copied().unwrap_or(1.0);
+                    let mut attention = self.scratch.attend(&self.scores[h], scale, values);
+                    attention.measure_blend(&self.tokens[h], share, budget, order, shape)
                 })
                 .collect();
             self.measured.push(Measured { step, accuracies });

@@ -29,7 +29,11 @@ pub const METRICS: &[Column] = &[
     ),
     column("mass_recall", "1", "true softmax mass on the selected tokens"),
     column("top_recall", "1", "share of the budget's tokens of highest score that is selected"),
-    column("output_rel_err", "1", "|o_selected - o| / |o|, the softmax renormalised over the selected tokens"),
+    column(
+        "output_rel_err",
+        "1",
+        "|o_selected - o| / |o|, the softmax renormalised over the selected tokens; sparq blends in the mean of all values",
+    ),
 ];
 
 /// Where rows of the metrics table go.
