@@ -81,19 +81,6 @@ pub enum Cost {
     Free,
 }
 
-/// What clustering costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ClusteringCost {
-    /// Commands of the K-means and of the move into cluster order, whenever a step clusters.
-    #[default]
-    Pim,
-    /// Nothing.
-    Free,
-    /// What the STARC artifact's trace holds of it, at the last step (only with `addressing = "ideal"`).
-    Artifact,
-}
-
 /// How the heads of a channel follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -243,9 +230,9 @@ pub struct Workload {
     /// What writing the new token costs.
     #[serde(default)]
     pub append_cost: Cost,
-    /// What clustering costs.
+    /// What clustering costs: the K-means, and the move into cluster order.
     #[serde(default)]
-    pub clustering_cost: ClusteringCost,
+    pub clustering_cost: Cost,
     /// What clustering the prefill costs, at the first step.
     #[serde(default = "free")]
     pub prefill_clustering_cost: Cost,
@@ -306,10 +293,6 @@ impl Workload {
             return refuse("placement.units", what.into());
         }
         let ideal = self.mapping.addressing == Addressing::Ideal;
-        if self.clustering_cost == ClusteringCost::Artifact && !ideal {
-            let what = "\"artifact\" has no addresses: it needs addressing = \"ideal\"";
-            return refuse("clustering_cost", what.into());
-        }
         if ideal && (split, devices, units) != (1, 1, UnitPlacement::RoundRobin) {
             return refuse("placement", "addressing = \"ideal\" has no placement: its heads are all alike".into());
         }
