@@ -1,10 +1,13 @@
 //! The command line: flags, progress, messages, exit codes. The only room that prints.
 
 pub mod pimsim;
+mod sweep;
 pub mod tracegen;
 
 use crate::error::{EXIT_INTERRUPTED, EXIT_OK, Error, Result};
 use crate::interrupt;
+use crate::report::sheet::Style;
+use crate::sweep::store;
 use clap::{Args, ColorChoice, Parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::process::ExitCode;
@@ -36,9 +39,37 @@ impl Common {
         }
     }
 
+    /// What was done, on stderr, that only -q silences.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
     /// Progress of `total` units of work, shown on a terminal once a second has passed.
     pub fn progress(&self, what: &str, total: Option<u64>) -> Progress {
         Progress { bar: None, what: what.into(), total, began: Instant::now(), quiet: self.quiet }
+    }
+}
+
+/// How a report is printed.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Format {
+    /// Aligned columns
+    Text,
+    /// Markdown tables
+    Markdown,
+    /// CSV
+    Csv,
+}
+
+impl From<Format> for Style {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Style::Text,
+            Format::Markdown => Style::Markdown,
+            Format::Csv => Style::Csv,
+        }
     }
 }
 
@@ -132,5 +163,7 @@ pub fn tables_document() -> String {
     let mut out = crate::stats::tables::markdown();
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
     out.push_str(&crate::table::markdown(crate::generate::METRICS));
+    out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");
+    out.push_str(&crate::table::markdown(&[&[store::POINT, store::KEY][..], &crate::sweep::point::columns()].concat()));
     out
 }

@@ -1,13 +1,12 @@
 //! `pimsim`: traces in, tables out.
 
-use super::{Common, EXIT_CODES, Progress};
+use super::{Common, EXIT_CODES, Format, Progress};
 use crate::audit;
 use crate::engine::{self, probe::Probe};
 use crate::error::{Error, Result};
 use crate::fsio::{self, Output};
 use crate::report::compare;
 use crate::report::explain::Explanation;
-use crate::report::sheet::Style;
 use crate::report::summary::Summary;
 use crate::spec::System;
 use crate::stats::Collector;
@@ -39,6 +38,12 @@ enum Command {
     Summary(SummaryArgs),
     /// Say where the time of each run goes, and what was fetched for what was asked
     Explain(Explain),
+    /// Run a grid of workloads and systems, without traces between; goes on where it was stopped
+    Sweep(super::sweep::Sweep),
+    /// Say which points of a sweep no other beats in time, energy and error
+    Frontier(super::sweep::Frontier),
+    /// Put the tables of a sweep's shards together
+    Merge(super::sweep::Merge),
     /// Print the documentation of every table column, as Markdown
     Schema,
 }
@@ -125,23 +130,6 @@ struct Explain {
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Text,
-    Markdown,
-    Csv,
-}
-
-impl From<Format> for Style {
-    fn from(format: Format) -> Self {
-        match format {
-            Format::Text => Style::Text,
-            Format::Markdown => Style::Markdown,
-            Format::Csv => Style::Csv,
-        }
-    }
-}
-
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
     super::run(|cli: Cli| match cli.command {
@@ -150,6 +138,9 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare(&args),
         Command::Summary(args) => summary(&args),
         Command::Explain(args) => explain(&args),
+        Command::Sweep(args) => super::sweep::sweep(&args, &cli.common),
+        Command::Frontier(args) => super::sweep::frontier(&args),
+        Command::Merge(args) => super::sweep::merged(&args, &cli.common),
         Command::Schema => super::print(&super::tables_document()),
     })
 }

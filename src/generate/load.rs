@@ -16,13 +16,14 @@ use crate::trace::header::spec_hash;
 use std::path::Path;
 
 impl Generator {
-    /// Loads the workload's KV cache (or `kv` instead), system and policy, and checks that they fit together.
+    /// Loads the workload's system, KV cache (or `kv` instead) and policy, and checks that they fit together.
     pub fn load(workload: Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
-        let system = System::load(&workload.system_path(doc), &[]).map_err(|e| match e {
-            Error::NoInput(p) => doc.error("system", format!("system file {} does not exist", p.display())),
-            Error::Io { path, source } => doc.error("system", format!("{}: {source}", path.display())),
-            other => other,
-        })?;
+        let system = workload.load_system(doc, &[])?;
+        Generator::load_for(system, workload, doc, kv)
+    }
+
+    /// As [`Generator::load`], for a system that is loaded already.
+    pub fn load_for(system: System, workload: Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
         let policy = policy(&workload, doc, &workload.policy)?;
         let full = self::policy(&workload, doc, "full")?;
         for name in workload.policies.keys() {
@@ -80,7 +81,7 @@ fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Pol
 /// The caches, and which of them each request has. A dump is everybody's; a synthetic source makes each request its own.
 fn caches(workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<(Vec<KvCache>, Vec<usize>)> {
     let requests = workload.batch.requests;
-    let dump = kv.map(Path::to_path_buf).or_else(|| workload.kv.as_ref().map(|p| doc.resolve_path("kv", p)));
+    let dump = kv.map(Path::to_path_buf).or_else(|| workload.kv_path(doc));
     if let Some(path) = dump {
         return Ok((vec![kv::load(path)?], vec![0; requests]));
     }

@@ -119,8 +119,11 @@ struct Section {
     title: &'static str,
     /// Heading and unit.
     columns: Vec<(&'static str, &'static str)>,
-    rows: Vec<(String, Vec<Option<(f64, usize)>>)>,
+    rows: Vec<(String, Vec<Cell>)>,
 }
+
+/// A number with its decimals, where it is known.
+type Cell = Option<(f64, usize)>;
 
 /// Reads a further table of the runs.
 pub type AddDetail = fn(&mut Explanation, Box<dyn Read + Send>, &str) -> Result<()>;
@@ -184,11 +187,11 @@ fn each(
     })
 }
 
-fn share(part: f64, whole: f64) -> Option<(f64, usize)> {
+fn share(part: f64, whole: f64) -> Cell {
     (whole > 0.0).then(|| (100.0 * part / whole, 1))
 }
 
-fn ratio(a: Option<f64>, b: Option<f64>) -> Option<(f64, usize)> {
+fn ratio(a: Option<f64>, b: Option<f64>) -> Cell {
     a.zip(b).filter(|(_, b)| *b > 0.0).map(|(a, b)| (a / b, 3))
 }
 
@@ -370,7 +373,7 @@ impl Section {
             unit => format!("{name} {unit}"),
         };
         let first = std::iter::once(String::new()).chain(self.columns.iter().map(heading)).collect();
-        let cell = |c: &Option<(f64, usize)>| c.map_or(String::new(), |(x, decimals)| format!("{x:.decimals$}"));
+        let cell = |c: &Cell| c.map_or(String::new(), |(x, decimals)| format!("{x:.decimals$}"));
         let row =
             |(name, cells): &(String, Vec<_>)| std::iter::once(name.clone()).chain(cells.iter().map(cell)).collect();
         std::iter::once(first).chain(self.rows.iter().map(row)).collect()

@@ -5,7 +5,8 @@
 
 use super::config::Document;
 use super::quantity::Duration;
-use crate::error::Result;
+use super::system::System;
+use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -299,8 +300,17 @@ impl Workload {
         Ok(())
     }
 
-    /// The system file.
-    pub fn system_path(&self, doc: &Document) -> PathBuf {
-        doc.resolve_path("system", &self.system)
+    /// Loads the system whose device the addresses are for, with overrides of its own.
+    pub fn load_system(&self, doc: &Document, overrides: &[String]) -> Result<System> {
+        System::load(&doc.resolve_path("system", &self.system), overrides).map_err(|e| match e {
+            Error::NoInput(p) => doc.error("system", format!("system file {} does not exist", p.display())),
+            Error::Io { path, source } => doc.error("system", format!("{}: {source}", path.display())),
+            other => other,
+        })
+    }
+
+    /// The dump that the workload names.
+    pub fn kv_path(&self, doc: &Document) -> Option<PathBuf> {
+        self.kv.as_ref().map(|path| doc.resolve_path("kv", path))
     }
 }

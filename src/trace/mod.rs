@@ -15,6 +15,7 @@ mod full_text;
 pub mod header;
 mod lower;
 pub mod manifest;
+pub mod pipe;
 pub mod ptrace;
 pub mod ramulator_ls;
 pub mod ramulator_rw;

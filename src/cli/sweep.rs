@@ -1,0 +1,122 @@
+//! `pimsim sweep`, `pimsim merge` and `pimsim frontier`.
+
+use super::{Common, Format};
+use crate::error::{Error, Result};
+use crate::fsio;
+use crate::report::frontier;
+use crate::sweep::grid::Grid;
+use crate::sweep::store::{Store, merge};
+use crate::sweep::{self, Outcome};
+use std::path::PathBuf;
+
+/// Arguments of `sweep`.
+#[derive(Debug, clap::Args)]
+pub struct Sweep {
+    /// Grid of workloads, systems and keys of both
+    #[arg(value_name = "GRID.toml")]
+    grid: PathBuf,
+    /// Folder for sweep.csv; points that are finished there are not run again
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Folder of finished points, instead of DIR/points; several sweeps may share one
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Run the i-th of n parts only, from 1/n to n/n; merge puts their tables together
+    #[arg(long, value_name = "I/N")]
+    shard: Option<String>,
+    /// Points that are run at the same time; 0 is one per processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// List the points and run nothing
+    #[arg(long)]
+    list: bool,
+}
+
+/// Arguments of `merge`.
+#[derive(Debug, clap::Args)]
+pub struct Merge {
+    /// sweep.csv of each shard
+    #[arg(required = true, value_name = "SWEEP.csv")]
+    tables: Vec<PathBuf>,
+    /// Table to write
+    #[arg(short, long, value_name = "CSV")]
+    output: PathBuf,
+}
+
+/// Arguments of `frontier`.
+#[derive(Debug, clap::Args)]
+pub struct Frontier {
+    /// sweep.csv of a sweep that measured accuracy
+    #[arg(value_name = "SWEEP.csv")]
+    table: PathBuf,
+    /// Column that says what is lost, or 1-COLUMN for one that says what is kept (1-top_recall)
+    #[arg(long, value_name = "COLUMN", default_value = "output_rel_err")]
+    error: String,
+    /// Axis to choose from, instead of policy and budget; may be given again
+    #[arg(long, value_name = "AXIS")]
+    choice: Vec<String>,
+    /// Print the fastest point of each policy with at most this error instead; may be given again
+    #[arg(long, value_name = "ERROR")]
+    at_most: Vec<f64>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// The `i` and `n` of `i/n`.
+fn shard(text: &str) -> Result<(usize, usize)> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parts {
+        Some((i, n)) if 1 <= i && i <= n => Ok((i, n)),
+        _ => Err(Error::Usage(format!("--shard {text}: expected I/N with 1 <= I <= N, such as 2/8"))),
+    }
+}
+
+/// `pimsim sweep`.
+pub fn sweep(args: &Sweep, common: &Common) -> Result<()> {
+    let grid = Grid::load(&args.grid)?;
+    let (i, n) = args.shard.as_deref().map_or(Ok((1, 1)), shard)?;
+    let mut points = grid.points();
+    // Neighbours cost alike: dealt out in turn, the shards take about the same time.
+    let mut place = 0..;
+    points.retain(|_| place.next().is_some_and(|at: usize| at % n == i - 1));
+    if args.list {
+        return super::print(&points.iter().map(|p| format!("{}\n", p.name(&grid))).collect::<String>());
+    }
+    let cache = args.cache.clone().unwrap_or_else(|| args.output.join("points"));
+    let mut store = Store::open(&grid, &args.output, &cache)?;
+    let workers = match args.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let mut progress = common.progress(&format!("sweeping {}", grid.name), Some(points.len() as u64));
+    let outcome = sweep::run(&grid, &points, &mut store, workers, &mut |n| progress.at(n));
+    drop(progress);
+    let Outcome { run, kept, failed } = outcome?;
+    common.note(&format!("{}: {run} points run, {kept} kept, {} failed", grid.name, failed.len()));
+    let mut failed = failed.into_iter().map(|(index, e)| {
+        let name = points.iter().find(|p| p.index == index).map_or(String::new(), |p| p.name(&grid));
+        (name, e)
+    });
+    let Some((name, first)) = failed.next() else { return Ok(()) };
+    common.warn(&format!("point {name} failed"));
+    failed.for_each(|(name, e)| common.warn(&format!("point {name} failed: {e}")));
+    Err(first)
+}
+
+/// `pimsim merge`.
+pub fn merged(args: &Merge, common: &Common) -> Result<()> {
+    let points = merge(&args.tables, &args.output)?;
+    common.note(&format!("{points} points"));
+    Ok(())
+}
+
+/// `pimsim frontier`.
+pub fn frontier(args: &Frontier) -> Result<()> {
+    let table = fsio::open(&args.table)?;
+    let frontier = frontier::Frontier::read(table, &args.table.display().to_string(), &args.error, &args.choice)?;
+    super::print(&match args.at_most.as_slice() {
+        [] => frontier.points(args.format.into()),
+        limits => frontier.at_equal_error(limits, args.format.into()),
+    })
+}

@@ -1,0 +1,210 @@
+//! What is worth choosing among the points of a sweep: those that no other point beats in time, energy and error alike;
+//! and the cheapest of each policy where accuracy is held equal.
+
+use super::sheet::{Style, layout, number};
+use crate::error::{Error, Result, suggest};
+use std::collections::BTreeMap;
+use std::io::Read;
+
+/// What is chosen, unless the caller says otherwise: points that differ in nothing else are set against each other.
+pub const CHOICES: [&str; 2] = ["policy", "budget"];
+
+/// First column of a sweep's table, and the one behind its axes.
+const BEFORE_AXES: &str = "point";
+const BEHIND_AXES: &str = "key";
+
+/// What a point costs: time (ns) and energy (pJ) per step, and its error.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cost([f64; 3]);
+
+impl Cost {
+    /// Whether it is nowhere worse and somewhere better.
+    fn beats(&self, other: &Cost) -> bool {
+        let pairs = || self.0.iter().zip(&other.0);
+        pairs().all(|(a, b)| a <= b) && pairs().any(|(a, b)| a < b)
+    }
+}
+
+struct Entry {
+    /// What it shares with those that it is set against.
+    group: Vec<String>,
+    choice: Vec<String>,
+    cost: Cost,
+}
+
+/// The points of a sweep, as far as they are known in time, energy and error.
+pub struct Frontier {
+    group: Vec<String>,
+    choice: Vec<String>,
+    error: String,
+    entries: Vec<Entry>,
+}
+
+impl Frontier {
+    /// Reads a sweep's table. `error` is the column that says what is lost, or `1-COLUMN` for one that says what is kept.
+    /// Points without it (accuracy was not measured) are an error.
+    pub fn read(input: impl Read, file: &str, error: &str, choices: &[String]) -> Result<Self> {
+        let mut csv = csv::Reader::from_reader(input);
+        let header: Vec<String> =
+            csv.headers().map_err(|e| Error::data(file, e.to_string()))?.iter().map(String::from).collect();
+        let find = |name: &str| {
+            let what = || format!("no column \"{name}\"{}", suggest(name, header.iter().map(String::as_str)));
+            header.iter().position(|h| h == name).ok_or_else(|| Error::data(file, what()))
+        };
+        let axes = find(BEFORE_AXES)? + 1..find(BEHIND_AXES)?;
+        let choice: Vec<usize> = match choices {
+            [] => axes.clone().filter(|i| CHOICES.contains(&header[*i].as_str())).collect(),
+            names => names.iter().map(|n| find(n)).collect::<Result<_>>()?,
+        };
+        if let Some(i) = choice.iter().find(|i| !axes.contains(i)) {
+            return Err(Error::Usage(format!("--choice {}: not an axis of the sweep", header[*i])));
+        }
+        let group: Vec<usize> = axes.filter(|i| !choice.contains(i)).collect();
+        let kept = error.strip_prefix("1-");
+        let columns = [find("steps")?, find("time_ns")?, find("energy_pj")?, find(kept.unwrap_or(error))?];
+        let name = |i: &usize| header[*i].clone();
+        let mut frontier = Frontier {
+            group: group.iter().map(name).collect(),
+            choice: choice.iter().map(name).collect(),
+            error: error.into(),
+            entries: Vec::new(),
+        };
+        for record in csv.records() {
+            let record = record.map_err(|e| Error::data(file, e.to_string()))?;
+            let line = record.position().map_or(0, csv::Position::line);
+            let cell = |i: usize| {
+                number(record.get(i).unwrap_or(""))
+                    .map_err(|e| Error::data(format!("{file}:{line}"), format!("{}: {e}", header[i])))
+            };
+            let [steps, ns, pj, error] = columns;
+            let steps = cell(steps)?.max(1.0);
+            let error = cell(error)?;
+            let error = if kept.is_some() { 1.0 - error } else { error };
+            let cost = Cost([cell(ns)? / steps, cell(pj)? / steps, error]);
+            let texts = |of: &[usize]| of.iter().map(|i| record.get(*i).unwrap_or("").to_string()).collect();
+            frontier.entries.push(Entry { group: texts(&group), choice: texts(&choice), cost });
+        }
+        Ok(frontier)
+    }
+
+    /// Columns in which groups differ; what all points share is not worth a column.
+    fn told(&self) -> Vec<usize> {
+        let differs = |i: &usize| self.entries.iter().any(|e| e.group[*i] != self.entries[0].group[*i]);
+        (0..self.group.len()).filter(differs).collect()
+    }
+
+    fn beaten_by(&self, entry: &Entry) -> Option<&Entry> {
+        self.entries.iter().find(|e| e.group == entry.group && e.cost.beats(&entry.cost))
+    }
+
+    /// All points, by group and rising error, with whether they are on the frontier and one that beats them if not.
+    pub fn points(&self, style: Style) -> String {
+        let told = self.told();
+        let mut order: Vec<&Entry> = self.entries.iter().collect();
+        // Stable: equal points stay in the order of the sweep.
+        order.sort_by(|a, b| a.cost.0[2].total_cmp(&b.cost.0[2]));
+        let first = |e: &Entry| self.entries.iter().position(|f| f.group == e.group);
+        order.sort_by_key(|e| first(e));
+        let heading = told.iter().map(|i| self.group[*i].clone()).chain(self.choice.iter().cloned());
+        let measures = ["time/step us", "energy/step uJ", &self.error, "frontier", "beaten by"].map(String::from);
+        let row = |e: &&Entry| {
+            let by = self.beaten_by(e);
+            let [ns, pj, error] = e.cost.0;
+            let cells = [
+                format!("{:.3}", ns / 1e3),
+                format!("{:.3}", pj / 1e6),
+                format!("{error:.4}"),
+                if by.is_none() { "yes" } else { "no" }.into(),
+                by.map_or(String::new(), |b| b.choice.join(" ")),
+            ];
+            told.iter().map(|i| e.group[*i].clone()).chain(e.choice.iter().cloned()).chain(cells).collect()
+        };
+        layout(
+            &std::iter::once(heading.chain(measures).collect()).chain(order.iter().map(row)).collect::<Vec<_>>(),
+            style,
+        )
+    }
+
+    /// For each first choice (the policy), its cheapest point in time with an error of at most each of `limits`.
+    pub fn at_equal_error(&self, limits: &[f64], style: Style) -> String {
+        let told = self.told();
+        let mut best: BTreeMap<(usize, usize), Vec<Option<&Entry>>> = BTreeMap::new();
+        for (at, e) in self.entries.iter().enumerate() {
+            let group = self.entries.iter().position(|f| f.group == e.group).unwrap_or(at);
+            let policy = self.entries.iter().position(|f| f.group == e.group && f.choice.first() == e.choice.first());
+            let cells = best.entry((group, policy.unwrap_or(at))).or_insert_with(|| vec![None; limits.len()]);
+            for (cell, limit) in cells.iter_mut().zip(limits) {
+                if e.cost.0[2] <= *limit && cell.is_none_or(|b| e.cost.0[0] < b.cost.0[0]) {
+                    *cell = Some(e);
+                }
+            }
+        }
+        let heading = told.iter().map(|i| self.group[*i].clone()).chain(self.choice.first().cloned());
+        let heading = heading.chain(limits.iter().map(|l| format!("us at {} <= {l}", self.error)));
+        let row = |((_, at), cells): (&(usize, usize), &Vec<Option<&Entry>>)| {
+            let e = &self.entries[*at];
+            let text = |c: &Option<&Entry>| {
+                c.map_or("-".into(), |c| match c.choice.get(1..) {
+                    Some(rest) if !rest.is_empty() => format!("{:.3} ({})", c.cost.0[0] / 1e3, rest.join(" ")),
+                    _ => format!("{:.3}", c.cost.0[0] / 1e3),
+                })
+            };
+            let names = told.iter().map(|i| e.group[*i].clone()).chain(e.choice.first().cloned());
+            names.chain(cells.iter().map(text)).collect()
+        };
+        layout(&std::iter::once(heading.collect()).chain(best.iter().map(row)).collect::<Vec<_>>(), style)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SWEEP: &str = "point,model,policy,budget,key,output_rel_err,steps,time_ns,energy_pj\n\
+        0,a,full,512,x,0,2,8000,8000000\n\
+        1,a,quest,128,x,0.3,2,2000,4000000\n\
+        2,a,quest,256,x,0.1,2,4000,5000000\n\
+        3,a,starc,128,x,0.2,2,2000,3000000\n\
+        4,b,quest,128,x,0.3,2,2000,4000000\n";
+
+    fn frontier(choices: &[&str]) -> Result<Frontier> {
+        let choices: Vec<String> = choices.iter().map(|c| c.to_string()).collect();
+        Frontier::read(SWEEP.as_bytes(), "s.csv", "output_rel_err", &choices)
+    }
+
+    #[test]
+    fn a_point_is_beaten_within_its_group_only() {
+        let text = frontier(&[]).unwrap().points(Style::Csv);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "model,policy,budget,time/step us,energy/step uJ,output_rel_err,frontier,beaten by");
+        assert_eq!(lines[1], "a,full,512,4.000,4.000,0.0000,yes,");
+        assert_eq!(lines[4], "a,quest,128,1.000,2.000,0.3000,no,starc 128");
+        assert_eq!(lines[5], "b,quest,128,1.000,2.000,0.3000,yes,");
+    }
+
+    #[test]
+    fn at_equal_error_the_cheapest_budget_of_each_policy_counts() {
+        let text = frontier(&[]).unwrap().at_equal_error(&[0.05, 0.2], Style::Csv);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1], "a,full,4.000 (512),4.000 (512)");
+        assert_eq!(lines[2], "a,quest,-,2.000 (256)");
+        assert_eq!(lines[3], "a,starc,-,1.000 (128)");
+    }
+
+    #[test]
+    fn a_column_of_what_is_kept_is_turned_round() {
+        let kept = SWEEP.replace("output_rel_err", "top_recall");
+        let f = Frontier::read(kept.as_bytes(), "s.csv", "1-top_recall", &[]).unwrap();
+        let text = f.points(Style::Csv);
+        assert!(text.lines().nth(1).unwrap().starts_with("a,quest,128,1.000,2.000,0.7000,"), "{text}");
+    }
+
+    #[test]
+    fn unknown_choices_and_missing_errors_are_refused() {
+        assert!(frontier(&["polcy"]).err().unwrap().to_string().contains("did you mean \"policy\""));
+        assert!(frontier(&["steps"]).err().unwrap().to_string().contains("not an axis"));
+        let empty = SWEEP.replace(",0.3,", ",,");
+        let e = Frontier::read(empty.as_bytes(), "s.csv", "output_rel_err", &[]).err().unwrap().to_string();
+        assert_eq!(e, "s.csv:3: output_rel_err: \"\" is not a number");
+    }
+}
