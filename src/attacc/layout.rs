@@ -10,7 +10,7 @@ use crate::trace::Phase;
 use std::ops::Range;
 
 /// Positions that a unit multiplies before it moves their results out. AttAcc fixes 16, for any element size.
-const CHUNK: u64 = 16;
+pub const CHUNK: u64 = 16;
 
 /// Tokens that AttAcc's generators keep room for in each round (default of their flag `--maxlen`).
 const MAX_LEN: u64 = 4096;
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     fn attention(mode: Mode) -> Attention {
-        Attention { mode, heads: 16, len: 2048, dim: 128, bytes: 2, kv_budget: None }
+        Attention { mode, heads: 16, len: 2048, dim: 128, bytes: 2, kv_budget: None, clustering: false }
     }
 
     fn layout(mode: Mode) -> Layout {

@@ -2,13 +2,14 @@
 //!
 //! No KV data is involved: every head attends to the same number of tokens, which lie in consecutive columns. With a
 //! budget the schedule takes the row-budget form of the STARC artifact: a dense attention over as many tokens as the
-//! budget's rows hold. `layout` says where the matrices and buffers of a head are, `schedule` in which order they are
-//! used.
+//! budget's rows hold, with its clustering if wanted. `layout` says where the matrices and buffers of a head are,
+//! `schedule` in which order they are used, `clustering` what the artifact writes ahead of them.
 //!
 //! Written from the pipelining that AttAcc (ASPLOS '24) describes. Where its generators do something that the
 //! pipelining does not explain, this module does the same, so that the request streams are equal, and a comment marked
 //! "Quirk" says so.
 
+mod clustering;
 mod layout;
 mod schedule;
 
@@ -16,6 +17,7 @@ use crate::addr::Geometry;
 use crate::error::{Error, Result, suggest};
 use crate::trace::header::spec_hash;
 use crate::trace::{Header, Record, Segment, Sink};
+use clustering::Clustering;
 use layout::Layout;
 
 /// The device of the paper, one stack of 16 channels, "HBM3_8Gb_2R" in AttAcc's simulator.
@@ -82,6 +84,8 @@ pub struct Attention {
     pub bytes: u32,
     /// Tokens that a head may attend to, rounded up to whole rows of [`ROW_TOKENS`]; everything when there is none.
     pub kv_budget: Option<u32>,
+    /// Whether the keys are clustered first, as the artifact writes it in the last decode step. Takes a budget.
+    pub clustering: bool,
 }
 
 impl Attention {
@@ -111,16 +115,18 @@ impl Attention {
                 "--kv-budget is for --mode bank only: the artifact has no row budget for \"{}\"",
                 self.mode.name()
             )),
+            None if self.clustering => Err("--clustering is for a --kv-budget only: so it is in the artifact".into()),
             _ => Ok(()),
         }
     }
 
     /// The parameters as TOML, for the trace header.
     fn canonical(&self) -> String {
-        let Attention { mode, heads, len, dim, bytes, kv_budget } = self;
+        let Attention { mode, heads, len, dim, bytes, kv_budget, clustering } = self;
         let mode = mode.name();
         let budget = kv_budget.map_or_else(String::new, |b| format!("kv_budget = {b}\n"));
-        format!("mode = \"{mode}\"\nheads = {heads}\nlen = {len}\ndim = {dim}\nbytes = {bytes}\n{budget}")
+        let clustering = if *clustering { "clustering = true\n" } else { "" };
+        format!("mode = \"{mode}\"\nheads = {heads}\nlen = {len}\ndim = {dim}\nbytes = {bytes}\n{budget}{clustering}")
     }
 }
 
@@ -130,6 +136,7 @@ pub struct Schedule {
     attention: Attention,
     geometry: Geometry,
     layout: Layout,
+    clustering: Option<Clustering>,
 }
 
 impl Schedule {
@@ -138,7 +145,9 @@ impl Schedule {
         geometry.check().map_err(Error::Usage)?;
         attention.check(&geometry).map_err(Error::Usage)?;
         let layout = Layout::new(&attention, &geometry).map_err(Error::Usage)?;
-        Ok(Schedule { attention, geometry, layout })
+        let clustering = attention.clustering.then(|| Clustering::new(&attention, &layout, &geometry));
+        let clustering = clustering.transpose().map_err(Error::Usage)?;
+        Ok(Schedule { attention, geometry, layout, clustering })
     }
 
     /// The header of the trace.
@@ -151,6 +160,11 @@ impl Schedule {
             config: self.attention.canonical(),
             provenance: "no KV data: AttAcc's schedule, all heads alike".into(),
         }
+    }
+
+    /// MACs of the clustering, all heads together: those in the trace, and those that the artifact makes and mostly loses.
+    pub fn clustering_macs(&self) -> Option<(u64, u64)> {
+        self.clustering.as_ref().map(Clustering::macs)
     }
 
     /// Rounds: times that all channels work, each on a head of its own.
@@ -210,7 +224,8 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    const HEAD: Attention = Attention { mode: Mode::Bank, heads: 1, len: 128, dim: 128, bytes: 2, kv_budget: None };
+    const HEAD: Attention =
+        Attention { mode: Mode::Bank, heads: 1, len: 128, dim: 128, bytes: 2, kv_budget: None, clustering: false };
 
     fn refusal(attention: Attention) -> String {
         Schedule::new(attention, DEVICE).unwrap_err().to_string()
