@@ -5,9 +5,11 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use pimattn::addr::{Address, Geometry};
 use pimattn::engine;
+use pimattn::engine::probe::Probe;
 use pimattn::error::Result;
 use pimattn::op::Op;
-use pimattn::spec::System;
+use pimattn::spec::{Device, System};
+use pimattn::stats::Collector;
 use pimattn::trace::{BLOCK, Header, Record, Request, Source};
 use std::path::Path;
 
@@ -81,28 +83,40 @@ fn sparse(g: &Geometry, rounds: u32) -> Vec<Record> {
     out.into_iter().map(Record::Request).collect()
 }
 
-fn replay(bencher: Bencher<'_, '_>, make: impl Fn(&Geometry) -> Vec<Record>) {
+fn replay<P: Probe>(bencher: Bencher<'_, '_>, make: impl Fn(&Geometry) -> Vec<Record>, probe: fn(&Device) -> P) {
     let system = system();
     let records = make(&system.device.geometry);
     let requests: u64 = records.iter().map(|r| if let Record::Request(r) = r { u64::from(r.count) } else { 0 }).sum();
     bencher.counter(ItemsCount::new(requests)).bench(|| {
         let header = Header::foreign(system.device.geometry, "bench");
         let mut source = Memory { header, records: records.chunks(BLOCK) };
-        engine::run(&system, &mut source, &mut (), &mut |_| ())
+        engine::run(&system, &mut source, &mut probe(&system.device), &mut |_| ())
     });
 }
 
 #[divan::bench]
 fn dense_runs(bencher: Bencher<'_, '_>) {
-    replay(bencher, |g| dense(g, 400));
+    replay(bencher, |g| dense(g, 400), |_| ());
 }
 
 #[divan::bench]
 fn dense_singly(bencher: Bencher<'_, '_>) {
-    replay(bencher, |g| singly(&dense(g, 400)));
+    replay(bencher, |g| singly(&dense(g, 400)), |_| ());
 }
 
 #[divan::bench]
 fn bank_group_rounds(bencher: Bencher<'_, '_>) {
-    replay(bencher, |g| sparse(g, 1000));
+    replay(bencher, |g| sparse(g, 1000), |_| ());
+}
+
+/// What the tables cost.
+#[divan::bench]
+fn dense_runs_counted(bencher: Bencher<'_, '_>) {
+    replay(bencher, |g| dense(g, 400), Collector::new);
+}
+
+/// What the tables cost.
+#[divan::bench]
+fn bank_group_rounds_counted(bencher: Bencher<'_, '_>) {
+    replay(bencher, |g| sparse(g, 1000), Collector::new);
 }

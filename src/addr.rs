@@ -144,6 +144,11 @@ impl Geometry {
         (addr >> self.channel_shift()) as u32
     }
 
+    /// First address of a channel.
+    pub fn channel_base(&self, channel: u32) -> u64 {
+        u64::from(channel) << self.channel_shift()
+    }
+
     /// Whether two addresses lie in one row of one bank.
     #[inline]
     pub fn same_row(&self, a: u64, b: u64) -> bool {

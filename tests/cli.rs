@@ -129,7 +129,7 @@ fn info_convert_list_and_schema_say_what_they_should() {
     assert!(out.stderr.is_empty(), "-q silences warnings");
 
     let list = run(&mut tracegen(d), &["list"], 0).stdout;
-    for name in ["full", "oracle", "streaming", "quest", "starc", "starc-v1", "ptrace", "attacc"] {
+    for name in pimattn::select::REGISTRY.iter().map(|e| e.name).chain(["ptrace", "attacc"]) {
         assert!(text(&list).lines().any(|l| l.starts_with(&format!("  {name} "))), "{name}");
     }
     let schema = run(&mut pimsim(d), &["schema"], 0).stdout;
@@ -154,7 +154,7 @@ fn pimsim_tables_have_the_columns_that_the_schema_documents() {
         run(&mut pimsim(d), &["run", "--config", SYSTEM, "t.ptrace", "-o", "tables", "--log", "log.txt", "-q"], 0);
     assert!(out.stdout.is_empty() && out.stderr.is_empty());
     assert_eq!(names(d), ["log.txt", "t.ptrace", "tables"]);
-    assert_eq!(names(&d.join("tables")), ["channels.csv", "heads.csv", "run.csv", "steps.csv"]);
+    assert_eq!(names(&d.join("tables")), ["channels.csv", "heads.csv", "phases.csv", "run.csv", "steps.csv"]);
     let schema = run(&mut pimsim(d), &["schema"], 0).stdout;
     let rows = |name: &str| {
         let table = read(d.join("tables").join(name));
@@ -289,7 +289,10 @@ fn the_same_inputs_give_the_same_bytes() {
             run(&mut pimsim(&folder), &args, 0);
             let files: Vec<_> = names(&folder).into_iter().map(|n| (n.clone(), read(folder.join(&n)))).collect();
             let list: Vec<&str> = files.iter().map(|(n, _)| n.as_str()).collect();
-            assert_eq!(list, ["channels.csv", "heads.csv", "log.txt", "m.csv", "run.csv", "steps.csv", "t.ptrace"]);
+            assert_eq!(
+                list,
+                ["channels.csv", "heads.csv", "log.txt", "m.csv", "phases.csv", "run.csv", "steps.csv", "t.ptrace"]
+            );
             match &first {
                 None => first = Some(files),
                 Some(first) => {
@@ -403,7 +406,7 @@ fn a_failed_run_leaves_older_files_alone() {
     std::fs::write(d.join("small.toml"), system).unwrap();
     let args = [&["run", "--config", DEMO, "-o", "t.ptrace", "--metrics", "m.csv"], &rows[..], &small].concat();
     let out = run(&mut tracegen(d), &args, 78);
-    assert!(text(&out.stderr).contains("needs row"), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("rows in each bank, but its share"), "{}", text(&out.stderr));
     // a trace that ends too early
     run(&mut tracegen(d), &["convert", "bad.ptrace", "t.txt", "--to", "attacc"], 65);
     run(&mut pimsim(d), &["run", "good.ptrace", "bad.ptrace", "--config", SYSTEM, "-o", "."], 65);

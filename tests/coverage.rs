@@ -8,7 +8,10 @@ use pimattn::engine::probe::Probe;
 use pimattn::error::Result;
 use pimattn::generate::Generator;
 use pimattn::kv::KvCache;
-use pimattn::map::layout::{Positions, Shape};
+use pimattn::map::layout::{Shape, Side};
+use pimattn::map::placement::{Heads, homes};
+use pimattn::map::positions::Positions;
+use pimattn::map::rows::Rows;
 use pimattn::select::{self, HeadView, SlotOrder, StepView};
 use pimattn::spec::System;
 use pimattn::spec::workload::{Addressing, Workload};
@@ -126,7 +129,8 @@ fn selections(workload: &Workload, cache: &KvCache, steps: usize) -> Vec<Selecti
         let index = (layer * cache.kv_heads + head) as u64;
         let seed = workload.seed ^ (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let keys = cache.keys(layer, head);
-        let mut state = policy.prepare(HeadView { keys, prefill: cache.prefill, seed });
+        let (queries, query_start) = (cache.group_queries(layer, head), cache.query_start);
+        let mut state = policy.prepare(HeadView { keys, prefill: cache.prefill, queries, query_start, seed });
         for step in 0..steps {
             let position = cache.decode_positions().start + step;
             let group = cache.group();
@@ -154,29 +158,34 @@ fn expected(
     let g = system.device.geometry;
     let values = workload.mapping.values;
     let shape = Shape::new(&g, cache.dim, cache.element_bytes, system.device.entry_bytes, values).unwrap();
-    // a head of a layer on channel head mod channels; layers and heads of a channel share its rows evenly
-    let per_channel = (cache.kv_heads as u32).div_ceil(g.channels);
-    let rows = g.rows / (2 * cache.layers.len() as u32 * per_channel);
+    let heads = Heads { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
+    let homes = homes(heads, &[cache.tokens], &workload.placement, &g).unwrap();
     let mut out = BTreeMap::new();
-    let mut positions = Positions::new(&workload.mapping, &shape);
+    let none = || Positions::new(&workload.mapping, workload.placement.units, &shape, shape.units);
+    let (mut positions, mut rows) = (none(), Rows::new(0, 0, 0));
     for s in selections {
+        let home = homes[s.layer * cache.kv_heads + s.head];
         if s.step == 0 {
-            positions = Positions::new(&workload.mapping, &shape);
+            positions = none();
+            rows = Rows::new(home.first_row, home.rows, 1 + shape.value_stripes as usize);
         }
-        positions.update(&s.order);
-        let key_row = (s.layer as u32 * per_channel + s.head as u32 / g.channels) * 2 * rows;
-        let value_row = key_row + rows;
+        let len = cache.decode_positions().start + s.step + 1;
+        positions.update(&s.order, len as u32, &[], &mut Vec::new());
+        rows.reserve(0, positions.rows(Side::Keys)).unwrap();
+        for stripe in 1..=shape.value_stripes as usize {
+            rows.reserve(stripe, positions.rows(Side::Values)).unwrap();
+        }
         let mut spots: BTreeMap<Spot, u32> = BTreeMap::new();
         for token in s.tokens.iter().flatten() {
             let position = positions.position(&s.order, *token);
-            let k = positions.place(position, shape.keys_per_row);
+            let k = positions.place(position, Side::Keys);
             for column in k.index * shape.columns..(k.index + 1) * shape.columns {
-                *spots.entry((k.unit, key_row + k.row, column)).or_default() += 1;
+                *spots.entry((k.unit, rows.at(0, k.row), column)).or_default() += 1;
             }
             // V: a column in each of the stripes, which have rows of their own or share one
-            let v = positions.place(position, shape.values_per_row);
+            let v = positions.place(position, Side::Values);
             for stripe in 0..shape.value_stripes {
-                let row = value_row + stripe * (rows / shape.value_stripes) + v.row;
+                let row = rows.at(1 + stripe as usize, v.row);
                 for part in 0..shape.columns / shape.value_stripes {
                     *spots.entry((v.unit, row, part * shape.values_per_row + v.index)).or_default() += 1;
                 }
@@ -194,14 +203,18 @@ fn expected(
 /// Requests of each segment, by the channel that they go to.
 fn by_segment(records: &[Record], g: &Geometry) -> Vec<(Segment, Touched)> {
     let mut out: Vec<(Segment, Touched)> = Vec::new();
+    let mut lanes: BTreeMap<(u32, u8), usize> = BTreeMap::new();
     let mut now: BTreeMap<u32, usize> = BTreeMap::new();
     for record in records {
         match record {
-            Record::Mark(_) => {}
+            Record::Mark(m) => {
+                now.insert(m.channel, lanes[&(m.channel, m.lane)]);
+            }
             Record::Segment(s) => {
-                now.insert(s.channel, out.len());
+                lanes.insert((s.channel, s.lane), out.len());
                 out.push((*s, Touched::default()));
             }
+            Record::Request(r) if r.op == Op::Barrier => {}
             Record::Request(r) if r.op == Op::Sync => now.clear(),
             Record::Request(r) => {
                 let at = now.get(&g.channel_of(r.addr)).expect("a request outside of a segment");
@@ -226,8 +239,12 @@ fn check(file: &Path, overrides: &[String], known: &mut Option<Vec<Selection>>) 
     }
 
     let segments = by_segment(&records, &g);
-    let heads = generator.cache().layers.len() * generator.cache().kv_heads;
-    assert_eq!(segments.len(), generator.steps() * heads, "{what}");
+    let heads = match workload.mapping.addressing {
+        // One segment stands for all heads of a channel.
+        Addressing::Ideal => generator.cache().query_heads.min(g.channels as usize),
+        _ => generator.cache().kv_heads,
+    };
+    assert_eq!(segments.len(), generator.steps() * generator.cache().layers.len() * heads, "{what}");
     let mut ends = Ends::default();
     let mut replay = Replay { header: generator.header().clone(), records };
     let cycles = engine::run(system, &mut replay, &mut ends, &mut |_| {}).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -246,6 +263,10 @@ fn check(file: &Path, overrides: &[String], known: &mut Option<Vec<Selection>>) 
         for (spot, heads) in &want.spots {
             let times = touched.spots.get(spot).copied().unwrap_or(0);
             assert!(times >= *heads, "{at}: {spot:?} multiplied {times} times for {heads} query heads");
+            assert!(
+                times <= cache.group() as u32,
+                "{at}: {spot:?} multiplied {times} times, more than once for a head"
+            );
         }
         for place in &touched.opened {
             assert!(want.rows.contains(place), "{at}: unit and row {place:?} opened for nobody");
@@ -270,16 +291,24 @@ fn overrides(list: &[(&str, &str)]) -> Vec<String> {
 
 /// All combinations of one policy. (Vectors of the sample have one column, so both layouts of values are one.)
 fn check_policy(policy: &str) {
+    check_layouts(policy, &["interleaved", "row-block", "cluster-striped"]);
+}
+
+fn check_layouts(policy: &str, layouts: &[&str]) {
     let mut known = None;
     for addressing in ["bank-group", "broadcast", "ideal"] {
-        for layout in ["interleaved", "row-block", "cluster-striped"] {
+        for layout in layouts {
             for (align, values) in [("none", "stripe"), ("row", "vector")] {
                 for skip in ["true", "false"] {
                     let set = [
                         ("steps", "2"),
                         ("policy", policy),
+                        ("selection_cost", "free"),
+                        ("append_cost", "free"),
+                        ("clustering_cost", "free"),
                         // how good the clusters are does not matter here
                         ("policies.starc-v1.max_iterations", "2"),
+                        ("policies.clusterkv.max_iterations", "2"),
                         ("mapping.addressing", addressing),
                         ("mapping.layout", layout),
                         ("mapping.align", align),
@@ -314,6 +343,29 @@ fn quest_covers_what_it_selects() {
 }
 
 #[test]
+fn sparq_covers_what_it_selects() {
+    // To the mapping it is as oracle, tokens in order of position.
+    check_layouts("sparq", &["interleaved"]);
+}
+
+#[test]
+fn infinigen_covers_what_it_selects() {
+    // To the mapping it is as oracle, tokens in order of position.
+    check_layouts("infinigen", &["row-block"]);
+}
+
+#[test]
+fn h2o_covers_what_it_selects() {
+    // To the mapping it is as oracle, tokens in order of position.
+    check_layouts("h2o", &["cluster-striped"]);
+}
+
+#[test]
+fn clusterkv_covers_what_it_selects() {
+    check_policy("clusterkv");
+}
+
+#[test]
 fn starc_covers_what_it_selects() {
     check_policy("starc");
 }
@@ -326,7 +378,9 @@ fn starc_v1_covers_what_it_selects() {
 #[test]
 fn every_policy_is_tested() {
     let names: Vec<&str> = select::REGISTRY.iter().map(|e| e.name).collect();
-    assert_eq!(names, ["full", "oracle", "streaming", "quest", "starc", "starc-v1"], "add a test of the new policy");
+    let tested =
+        ["full", "oracle", "streaming", "quest", "sparq", "infinigen", "h2o", "clusterkv", "starc", "starc-v1"];
+    assert_eq!(names, tested, "add a test of the new policy");
 }
 
 /// Vectors of several columns, more heads than channels, and a cache that grows past cluster blocks: what the sample
@@ -346,7 +400,7 @@ fn wide_vectors_and_crowded_channels_are_covered() {
         let device = config("dram/hbm3-pim.toml").display().to_string();
         let system = system.replace("../dram/hbm3-pim.toml", &device).replace("channels = 16", "channels = 2");
         std::fs::write(dir.path().join("system.toml"), system).unwrap();
-        for policy in ["starc", "starc-v1", "quest"] {
+        for policy in ["starc", "starc-v1", "clusterkv", "quest"] {
             let mut known = None;
             for addressing in ["bank-group", "broadcast", "ideal"] {
                 for (layout, align) in [("row-block", "none"), ("cluster-striped", "none"), ("interleaved", "row")] {
@@ -354,6 +408,9 @@ fn wide_vectors_and_crowded_channels_are_covered() {
                         let set = [
                             ("policy", policy),
                             ("budget", "64"),
+                            ("selection_cost", "free"),
+                            ("append_cost", "free"),
+                            ("clustering_cost", "free"),
                             // blocks that fill up while decoding
                             ("policies.starc.block", "8"),
                             ("policies.starc.clusters", "2"),

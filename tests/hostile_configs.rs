@@ -192,7 +192,7 @@ fn line_by_line(kind: Kind) -> House {
             let line = with_line(&text, i, Some(format!("{key} = {wrong}")));
             let free_text = ["name", "kv"].contains(&key) || table == "[sources]";
             let fits = wrong == "[]" && key == "path"
-                || wrong == "true" && key == "skip_columns"
+                || wrong == "true" && ["skip_columns", "mean_value", "transposed"].contains(&key)
                 || wrong.starts_with("\"\\u") && free_text;
             if fits {
                 house.survive(kind, &at(wrong), &line);
@@ -553,7 +553,7 @@ fn a_synthetic_source_is_checked() {
         ("topic_score = -1.0", "out of range"),
         ("seed = -1", "invalid value"),
         (
-            "layers = 9000\nkv_heads = 1\nquery_heads = 1\ndim = 2\nprefill = 4\ndecode_steps = 1\nsinks = 0",
+            "layers = 20000\nkv_heads = 1\nquery_heads = 1\ndim = 2\nprefill = 4\ndecode_steps = 1\nsinks = 0",
             "do not fit into",
         ),
     ] {
@@ -631,7 +631,9 @@ fn overrides_are_checked_like_files() {
 #[test]
 fn budgets_below_what_a_policy_needs_are_refused() {
     let mut house = House::new();
-    for (policy, budget) in [("quest", 47), ("streaming", 4), ("starc", 15), ("starc-v1", 31)] {
+    for (policy, budget) in
+        [("quest", 47), ("streaming", 4), ("starc", 15), ("starc-v1", 31), ("sparq", 15), ("clusterkv", 16), ("h2o", 1)]
+    {
         let set = [format!("policy={policy}"), format!("budget={budget}")];
         let set: Vec<&str> = set.iter().map(String::as_str).collect();
         let entry = pimattn::select::find(policy).unwrap();

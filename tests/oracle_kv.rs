@@ -7,7 +7,11 @@ use pimattn::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
 use pimattn::cluster::kmeans::KMeans;
 use pimattn::cluster::{Config, Start, plain};
 use pimattn::kv::KvCache;
-use pimattn::select::{self, HeadState, HeadView, StepView};
+use pimattn::select::clusterkv::ClusterKv;
+use pimattn::select::h2o::H2o;
+use pimattn::select::infinigen::Infinigen;
+use pimattn::select::sparq::Sparq;
+use pimattn::select::{self, HeadState, HeadView, Policy, Scan, StepView};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use safetensors::SafeTensors;
@@ -15,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 const BUDGETS: [usize; 5] = [128, 256, 512, 1024, 2048];
-const POLICIES: [&str; 4] = ["oracle", "quest", "streaming", "starc"];
+const POLICIES: [&str; 5] = ["oracle", "quest", "streaming", "starc", "sparq"];
 /// Of the means of mass_recall, topB_recall and out_rel_err.
 const ABSOLUTE_TOLERANCE: f64 = 0.002;
 /// Of the means of row_tokens and unit_imbalance.
@@ -59,6 +63,16 @@ fn load(folder: &std::path::Path) -> KvCache {
     }
 }
 
+fn head(kv: &KvCache, layer: usize, kv_head: usize) -> HeadView<'_> {
+    HeadView {
+        keys: kv.keys(layer, kv_head),
+        prefill: kv.prefill,
+        queries: kv.group_queries(layer, kv_head),
+        query_start: kv.query_start,
+        seed: 0,
+    }
+}
+
 fn columns(a: &Accuracy) -> [f64; 6] {
     let Accuracy { mass_recall, top_recall, output_rel_err, selected, row_tokens, unit_imbalance } = *a;
     [mass_recall, top_recall, output_rel_err, row_tokens as f64, unit_imbalance, selected as f64]
@@ -72,8 +86,12 @@ fn means(kv: &KvCache) -> BTreeMap<(&'static str, usize), [f64; 6]> {
     let mut scores = vec![Vec::new(); kv.group()];
     let mut count = 0;
     for (layer, kv_head) in (0..kv.layers.len()).flat_map(|l| (0..kv.kv_heads).map(move |h| (l, h))) {
-        let head = HeadView { keys: kv.keys(layer, kv_head), prefill: kv.prefill, seed: 0 };
-        let policies = POLICIES.map(|name| (select::find(name).unwrap().build)(&toml::Table::new()).unwrap());
+        let head = head(kv, layer, kv_head);
+        let policies = POLICIES.map(|name| {
+            // The figures are of the selected tokens alone.
+            let table = if name == "sparq" { "mean_value = false" } else { "" };
+            (select::find(name).unwrap().build)(&table.parse().unwrap()).unwrap()
+        });
         let mut states: Vec<Box<dyn HeadState + Send>> = policies.iter().map(|p| p.prepare(head)).collect();
         for position in kv.decode_positions().step_by(16) {
             let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);
@@ -142,6 +160,91 @@ fn means_agree_with_the_independent_implementation() {
     println!("largest          {}", largest.map(|d| format!(" {d:.6}")).concat());
     assert_eq!(seen, POLICIES.len() * BUDGETS.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    for budget in BUDGETS {
+        let recall = |name| means[&(name, budget)][1];
+        assert!(recall("starc") > recall("quest").max(recall("streaming")), "{budget}");
+        assert!(recall("sparq") > recall("starc"), "{budget}");
+    }
+}
+
+/// A policy on one head, at some positions: each step with what it selected.
+fn select_at(
+    kv: &KvCache,
+    (layer, kv_head): (usize, usize),
+    policy: &dyn Policy,
+    positions: impl Iterator<Item = usize>,
+    mut check: impl FnMut(StepView<'_>, &[Vec<u32>], &dyn HeadState),
+) {
+    let mut state = policy.prepare(head(kv, layer, kv_head));
+    for position in positions {
+        let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);
+        let queries: Vec<&[f32]> = (0..kv.group()).map(query).collect();
+        let mut selected = vec![Vec::new(); queries.len()];
+        let step = StepView { len: position + 1, budget: 512, queries: &queries, scores: &[] };
+        state.grow(step.len);
+        state.select(step, &mut selected);
+        check(step, &selected, state.as_ref());
+    }
+}
+
+/// Layers 2 and 23, a KV head each.
+const SOME_HEADS: [(usize, usize); 2] = [(0, 1), (3, 2)];
+
+#[test]
+fn sparq_agrees_with_its_plain_version_on_real_keys() {
+    let Some(folder) = folder() else { return };
+    let (kv, policy) = (load(&folder), Sparq::default());
+    for at in SOME_HEADS {
+        select_at(&kv, at, &policy, [7936, 8001, 8191].into_iter(), |step, selected, state| {
+            let expected = select::plain::sparq(&policy, kv.keys(at.0, at.1), step);
+            assert_eq!(selected, expected.tokens);
+            assert_eq!(state.scan(), Scan::Dimensions(&expected.dims));
+            for (got, expected) in state.blend().iter().zip(&expected.shares) {
+                assert!((f64::from(*got) - expected).abs() < 1e-4 && *expected > 0.1, "{got} {expected}");
+            }
+        });
+    }
+}
+
+#[test]
+fn infinigen_agrees_with_its_plain_version_on_real_keys() {
+    let Some(folder) = folder() else { return };
+    let (kv, policy) = (load(&folder), Infinigen::default());
+    let mut sizes = Vec::new();
+    for at in SOME_HEADS {
+        select_at(&kv, at, &policy, [7936, 8191].into_iter(), |step, selected, _| {
+            assert_eq!(selected, select::plain::infinigen(&policy, head(&kv, at.0, at.1), step));
+            sizes.push(selected[0].len());
+        });
+    }
+    assert!(sizes.iter().any(|n| *n < 512), "the cap alone decides: {sizes:?}");
+}
+
+#[test]
+fn h2o_agrees_with_its_plain_version_on_real_keys() {
+    let Some(folder) = folder() else { return };
+    let (kv, policy) = (load(&folder), H2o::default());
+    for at in SOME_HEADS {
+        let mut expected = select::plain::H2o::new(&policy, head(&kv, at.0, at.1));
+        select_at(&kv, at, &policy, 7936..7946, |step, selected, _| {
+            assert_eq!(selected, expected.step(step));
+        });
+    }
+}
+
+#[test]
+fn clusterkv_agrees_with_its_plain_version_on_real_keys() {
+    let Some(folder) = folder() else { return };
+    // The plain K-means is slow.
+    let (kv, policy) = (load(&folder), ClusterKv { max_iterations: 4, ..ClusterKv::default() });
+    for at in SOME_HEADS {
+        let expected = select::plain::clusterkv(&policy, head(&kv, at.0, at.1));
+        assert!(expected.clusters.len() > 90);
+        select_at(&kv, at, &policy, [7936, 8000, 8191].into_iter(), |step, selected, _| {
+            assert_eq!(selected, expected.select(step));
+        });
+    }
 }
 
 #[test]

@@ -32,7 +32,8 @@ pub struct Accuracy {
     pub mass_recall: f64,
     /// Share of the `budget` tokens with the highest scores (all tokens, if they are fewer) that are selected.
     pub top_recall: f64,
-    /// `‖o_selected − o‖ / ‖o‖`, the softmax of `o_selected` being renormalised over the selected tokens.
+    /// `‖o_selected − o‖ / ‖o‖`, the softmax of `o_selected` being renormalised over the selected tokens (and the mean
+    /// of all values added, where a policy blends it in).
     pub output_rel_err: f64,
     /// Tokens selected.
     pub selected: usize,
@@ -68,6 +69,9 @@ pub struct Scratch {
     output: Vec<f64>,
     /// Output of the selected tokens `[dim]`.
     selected_output: Vec<f64>,
+    /// Sum of all values `[dim]`, and a weight of 1 for each token.
+    value_sum: Vec<f64>,
+    ones: Vec<f32>,
     /// Partial sums `[dim]`.
     partial: Vec<f32>,
     /// `0..len`.
@@ -149,17 +153,39 @@ impl Attention<'_> {
     /// # Panics
     /// When a selected token does not exist, or `shape` has a 0.
     pub fn measure(&mut self, selected: &[u32], budget: usize, order: &SlotOrder, shape: RowShape) -> Accuracy {
+        self.measure_blend(selected, 1.0, budget, order, shape)
+    }
+
+    /// As [`Self::measure`], of the output `share · attention(selected) + (1 − share) · mean of all values` (see
+    /// [`HeadState::blend`](crate::select::HeadState::blend)).
+    pub fn measure_blend(
+        &mut self,
+        selected: &[u32],
+        share: f32,
+        budget: usize,
+        order: &SlotOrder,
+        shape: RowShape,
+    ) -> Accuracy {
         let len = self.scores.len();
         let threshold = self.threshold(budget);
         let best = selected.iter().filter(|t| rank(self.scores[**t as usize], **t) >= threshold).count();
         let (blocks, fullest) = self.scratch.touch(selected, len, order, shape);
 
-        let Scratch { weights, mass, output, selected_output, partial, .. } = &mut *self.scratch;
+        let Scratch { weights, mass, output, selected_output, value_sum, ones, partial, all, .. } = &mut *self.scratch;
         let selected_mass: f64 = selected.iter().map(|t| f64::from(weights[*t as usize])).sum();
         weighted_sum(self.values.data, selected, weights, partial, selected_output);
         // A selection without mass has the output 0.
         let divisor = if selected_mass > 0.0 { selected_mass } else { 1.0 };
-        let squares = output.iter().zip(selected_output).map(|(o, s)| (o * o, (*s / divisor - o).powi(2)));
+        selected_output.iter_mut().for_each(|s| *s /= divisor);
+        if share < 1.0 {
+            let share = f64::from(share);
+            ones.resize(ones.len().max(len), 1.0);
+            value_sum.resize(self.values.dim, 0.0);
+            weighted_sum(self.values.data, &all[..len], ones, partial, value_sum);
+            let blend = |s: &mut f64, sum: &f64| *s = share * *s + (1.0 - share) * sum / len as f64;
+            selected_output.iter_mut().zip(value_sum).for_each(|(s, sum)| blend(s, sum));
+        }
+        let squares = output.iter().zip(selected_output).map(|(o, s)| (o * o, (*s - o).powi(2)));
         let (norm, error) = squares.fold((0.0, 0.0), |sum, term| (sum.0 + term.0, sum.1 + term.1));
         Accuracy {
             mass_recall: selected_mass / *mass,
@@ -215,11 +241,13 @@ mod tests {
     use proptest::prelude::*;
 
     /// All metrics, from their definitions.
+    #[allow(clippy::too_many_arguments)]
     fn plain(
         scores: &[f32],
         scale: f64,
         values: Rows<'_>,
         selected: &[u32],
+        share: f64,
         budget: usize,
         order: &SlotOrder,
         shape: RowShape,
@@ -233,7 +261,11 @@ mod tests {
         };
         let mut best: Vec<u32> = (0..scores.len() as u32).collect();
         let (mass, output) = attention(&best);
-        let (selected_mass, selected_output) = attention(selected);
+        let (selected_mass, mut selected_output) = attention(selected);
+        for (d, o) in selected_output.iter_mut().enumerate() {
+            let mean = (0..scores.len()).map(|t| f64::from(values.row(t)[d])).sum::<f64>() / scores.len() as f64;
+            *o = share * *o + (1.0 - share) * mean;
+        }
         best.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]));
         best.truncate(budget);
         let hits = best.iter().filter(|t| selected.contains(t)).count();
@@ -263,6 +295,7 @@ mod tests {
             permutation in Just((0..200u32).collect::<Vec<_>>()).prop_shuffle(),
             values in proptest::collection::vec(0.5f32..2.0, 200 * 20),
             budget in 1usize..220,
+            share in 0f32..1.0,
             row_block in 1usize..20,
             units in 1usize..20,
         ) {
@@ -277,9 +310,13 @@ mod tests {
             let shape = RowShape { row_block, units };
             let mut scratch = Scratch::default();
             let mut attention = scratch.attend(&scores, 0.25, values);
-            for (budget, order) in [(budget, &clustered), (budget, &SlotOrder::default()), (1, &clustered)] {
-                let got = attention.measure(&selected, budget, order, shape);
-                let expected = plain(&scores, 0.25, values, &selected, budget, order, shape);
+            let cases = [(budget, &clustered, 1.0), (budget, &SlotOrder::default(), share), (1, &clustered, 1.0)];
+            for (budget, order, share) in cases {
+                let got = match share {
+                    1.0 => attention.measure(&selected, budget, order, shape),
+                    _ => attention.measure_blend(&selected, share, budget, order, shape),
+                };
+                let expected = plain(&scores, 0.25, values, &selected, share.into(), budget, order, shape);
                 prop_assert!((got.mass_recall - expected.mass_recall).abs() < 1e-5);
                 prop_assert!((got.output_rel_err - expected.output_rel_err).abs() < 1e-4);
                 prop_assert_eq!(got.top_recall, expected.top_recall);

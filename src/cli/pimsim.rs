@@ -10,8 +10,7 @@ use crate::report::summary::{Style, Summary};
 use crate::spec::System;
 use crate::stats::Collector;
 use crate::stats::log::LogProbe;
-use crate::stats::tables::{SCHEMAS, rows};
-use crate::table;
+use crate::stats::write::{Tables, finish_run};
 use crate::trace;
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -51,7 +50,7 @@ struct Run {
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Folder for run.csv, steps.csv, heads.csv, channels.csv; without it run.csv goes to standard output
+    /// Folder for run.csv, steps.csv, phases.csv, heads.csv, channels.csv; without it run.csv goes to standard output
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Also write every command to this file (one trace only); - is standard output
@@ -141,41 +140,40 @@ fn run(args: &Run, common: &Common) -> Result<()> {
     }
     let system = System::load(&args.config, &args.set)?;
     common.detail(|| format!("{}: assumed, not sourced: {}", system.device.name, system.device.assumed.join(", ")));
-    let to_stdout = args.output.is_none();
     if let Some(dir) = &args.output {
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
     }
-    let schemas = if to_stdout { &SCHEMAS[..1] } else { SCHEMAS };
-    let mut writers = Vec::new();
-    for s in schemas {
-        let path = args.output.as_deref().map_or(PathBuf::from("-"), |dir| dir.join(s.file));
-        writers.push(table::Writer::new(Output::create(&path)?, s.file, &s.columns())?);
-    }
+    let mut tables = Tables::new(&system, args.output.is_some(), |schema| {
+        Output::create(&args.output.as_deref().map_or(PathBuf::from("-"), |dir| dir.join(schema.file)))
+    })?;
     for path in &args.traces {
-        let collector = replay(path, &system, args.log.as_deref(), common)?;
-        let name = path.display().to_string();
-        for (writer, rows) in writers.iter_mut().zip(rows(&collector, &system, &name)) {
-            rows.iter().try_for_each(|r| writer.row(r))?;
-        }
+        replay(path, &system, args.log.as_deref(), &mut tables, common)?;
     }
-    writers.into_iter().try_for_each(|w| w.finish()?.commit())
+    tables.finish()?.into_iter().try_for_each(Output::commit)
 }
 
-fn replay(path: &Path, system: &System, log: Option<&Path>, common: &Common) -> Result<Collector> {
+fn replay(
+    path: &Path,
+    system: &System,
+    log: Option<&Path>,
+    tables: &mut Tables<'_, Output>,
+    common: &Common,
+) -> Result<()> {
     let name = path.display().to_string();
     let mut source = trace::open(fsio::open(path)?, &name, Some(&system.device.geometry))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);
-    let collector = Collector::new(&system.device);
-    match log {
-        None => simulate(system, source.as_mut(), collector, &name, &mut progress),
+    let collector = Collector::with_steps(&system.device, tables.steps(&name));
+    let collector = match log {
+        None => simulate(system, source.as_mut(), collector, &name, &mut progress)?,
         Some(log) => {
             let log_probe = LogProbe::new(Output::create(log)?, &system.device);
             let (collector, log_probe) =
                 simulate(system, source.as_mut(), (collector, log_probe), &name, &mut progress)?;
             log_probe.finish().map_err(|e| Error::io(log, e))?.commit()?;
-            Ok(collector)
+            collector
         }
-    }
+    };
+    finish_run(collector)
 }
 
 fn simulate<P: Probe>(

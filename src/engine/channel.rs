@@ -15,6 +15,7 @@
 //! demand. Moves go on: they touch no bank.
 
 use super::probe::{CommandEvent, Completion, Probe, RowOutcome};
+use super::segments::{Label, Segments};
 use super::state::{CLOSED, ChannelState, Rows, Target};
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -22,7 +23,7 @@ use crate::op::Op;
 use crate::spec::device::Bus;
 use crate::spec::system::Refresh;
 use crate::spec::{CommandId, Device, Effect, Plan, Scope, System};
-use crate::trace::{LANES, Phase, Record, Request, Segment};
+use crate::trace::{Record, Request};
 use crate::units::Cycle;
 use std::collections::VecDeque;
 
@@ -49,22 +50,6 @@ struct Item {
     /// Commands that its current request has had of those that complete it.
     pass: u32,
     row: RowOutcome,
-}
-
-/// Whose work an item is, and what for.
-#[derive(Clone, Copy, Default)]
-struct Label {
-    segment: u32,
-    phase: Phase,
-}
-
-/// A segment that is not complete.
-#[derive(Default)]
-struct Owed {
-    items: u32,
-    /// Whether its lane has gone on to another.
-    closed: bool,
-    done: Cycle,
 }
 
 /// Items between two barriers.
@@ -151,14 +136,7 @@ pub struct Channel<'d> {
     epoch_done: Cycle,
     /// From `epoch` on; the last one is being filled.
     epochs: VecDeque<Epoch>,
-    /// Segments taken up.
-    segments: u32,
-    /// The last of them that are not complete.
-    owed: VecDeque<Owed>,
-    /// Segment of each lane.
-    lanes: [u32; LANES],
-    /// Of the requests that come now.
-    label: Label,
+    segments: Segments,
     bus_free: [Cycle; 2],
     last: [Cycle; 3],
     done: Cycle,
@@ -197,10 +175,7 @@ impl<'d> Channel<'d> {
             epoch_open: 0,
             epoch_done: 0,
             epochs: VecDeque::from([Epoch::default()]),
-            segments: 0,
-            owed: VecDeque::new(),
-            lanes: [0; LANES],
-            label: Label::default(),
+            segments: Segments::new(id),
             bus_free: [0; 2],
             last: [0; 3],
             done: 0,
@@ -251,38 +226,7 @@ impl<'d> Channel<'d> {
 
     /// Ends all segments with the work done so far.
     pub fn end_segments<P: Probe>(&mut self, probe: &mut P) {
-        self.lanes = [0; LANES];
-        self.label = Label::default();
-        self.owed.iter_mut().for_each(|o| o.closed = true);
-        self.settle_segments(probe);
-    }
-
-    /// Reports the segments that are complete, in order.
-    fn settle_segments<P: Probe>(&mut self, probe: &mut P) {
-        while let Some(first) = self.owed.front().filter(|o| o.closed && o.items == 0) {
-            let id = self.segments + 1 - self.owed.len() as u32;
-            probe.segment_end(self.id, id, first.done);
-            self.owed.pop_front();
-        }
-    }
-
-    fn owed(&mut self, segment: u32) -> Option<&mut Owed> {
-        let behind = (self.segments - segment) as usize;
-        if segment == 0 { None } else { self.owed.iter_mut().rev().nth(behind) }
-    }
-
-    /// The lane's segment is a new one.
-    fn take_segment<P: Probe>(&mut self, s: &Segment, probe: &mut P) {
-        let before = self.lanes[usize::from(s.lane)];
-        if let Some(owed) = self.owed(before) {
-            owed.closed = true;
-        }
-        self.settle_segments(probe);
-        self.segments += 1;
-        self.owed.push_back(Owed::default());
-        self.lanes[usize::from(s.lane)] = self.segments;
-        self.label = Label { segment: self.segments, phase: Phase::Other };
-        probe.segment_begin(self.segments, s);
+        self.segments.end(probe);
     }
 
     /// Works until it passes `horizon`, needs input, or has no work left.
@@ -333,14 +277,15 @@ impl<'d> Channel<'d> {
         while self.held < self.depth {
             match self.input.pop_front() {
                 None => return Ok(()),
-                Some(Record::Segment(s)) => self.take_segment(&s, probe),
-                Some(Record::Mark(m)) => {
-                    self.label = Label { segment: self.lanes[usize::from(m.lane)], phase: m.phase };
-                }
+                Some(Record::Segment(s)) => self.segments.take(&s, probe),
+                Some(Record::Mark(m)) => self.segments.mark(&m),
                 Some(Record::Request(r)) if r.op == Op::Barrier || r.op == Op::Host => {
                     let host = if r.op == Op::Host { Cycle::from(r.count) } else { 0 };
                     if host > 0 || self.epochs.back().is_none_or(|e| e.used) {
-                        self.epochs.push_back(Epoch { host, label: self.label, ..Epoch::default() });
+                        self.epochs.push_back(Epoch { host, label: self.segments.label(), ..Epoch::default() });
+                        if host > 0 {
+                            self.segments.owe();
+                        }
                     }
                 }
                 Some(Record::Request(r)) => {
@@ -376,9 +321,7 @@ impl<'d> Channel<'d> {
             e.used = true;
             e.left += 1;
         }
-        if let Some(owed) = self.owed(self.label.segment) {
-            owed.items += 1;
-        }
+        self.segments.owe();
         self.classes[class].push_back(Item {
             target: self.state.target(self.device.geometry.decode(request.addr)),
             request,
@@ -386,7 +329,7 @@ impl<'d> Channel<'d> {
             effect,
             scope,
             epoch,
-            label: self.label,
+            label: self.segments.label(),
             order: self.order,
             number: self.requests,
             pass: 0,
@@ -410,10 +353,7 @@ impl<'d> Channel<'d> {
             self.epoch_open += host;
             self.done = self.done.max(self.epoch_open);
             self.worked = self.worked.max(self.epoch_open);
-            let open = self.epoch_open;
-            if let Some(owed) = self.owed(label.segment) {
-                owed.done = owed.done.max(open);
-            }
+            self.segments.paid(label.segment, self.epoch_open, probe);
         }
         true
     }
@@ -767,7 +707,8 @@ impl<'d> Channel<'d> {
         }
         if let Some(cycles) = self.interval {
             let arrived = (item.number as f64 * cycles) as Cycle;
-            probe.latency(self.id, item.label.segment, item.request.op, done.saturating_sub(arrived));
+            let Label { segment, phase } = item.label;
+            probe.latency(self.id, segment, phase, item.request.op, done.saturating_sub(arrived));
         }
         if matches!(item.effect, Effect::Open | Effect::Close) {
             let g = &self.device.geometry;
@@ -797,11 +738,7 @@ impl<'d> Channel<'d> {
             let (slot, segment) = ((item.epoch - self.epoch) as usize, item.label.segment);
             self.epochs[slot].left -= 1;
             self.classes[class].remove(index);
-            if let Some(owed) = self.owed(segment) {
-                owed.items -= 1;
-                owed.done = owed.done.max(done);
-            }
-            self.settle_segments(probe);
+            self.segments.paid(segment, done, probe);
         }
     }
 }

@@ -12,6 +12,7 @@
 mod channel;
 mod compat;
 pub mod probe;
+mod segments;
 pub mod state;
 
 use crate::error::{Error, Result};

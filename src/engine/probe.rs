@@ -57,7 +57,7 @@ pub trait Probe {
     /// The host worked so many cycles, from `begin` on, while the channel waited.
     fn host(&mut self, _channel: u32, _segment: u32, _phase: Phase, _begin: Cycle, _cycles: Cycle) {}
     /// A request got its result so many cycles after it arrived; only where the system times arrivals.
-    fn latency(&mut self, _channel: u32, _segment: u32, _op: Op, _cycles: Cycle) {}
+    fn latency(&mut self, _channel: u32, _segment: u32, _phase: Phase, _op: Op, _cycles: Cycle) {}
     /// A channel took up a segment, its `id`-th; commands for it follow.
     fn segment_begin(&mut self, _id: u32, _segment: &Segment) {}
     /// A channel has completed a segment: its last result was there at `cycle`.
@@ -93,9 +93,9 @@ impl<A: Probe, B: Probe> Probe for (A, B) {
         self.0.host(channel, segment, phase, begin, cycles);
         self.1.host(channel, segment, phase, begin, cycles);
     }
-    fn latency(&mut self, channel: u32, segment: u32, op: Op, cycles: Cycle) {
-        self.0.latency(channel, segment, op, cycles);
-        self.1.latency(channel, segment, op, cycles);
+    fn latency(&mut self, channel: u32, segment: u32, phase: Phase, op: Op, cycles: Cycle) {
+        self.0.latency(channel, segment, phase, op, cycles);
+        self.1.latency(channel, segment, phase, op, cycles);
     }
     fn segment_begin(&mut self, id: u32, segment: &Segment) {
         self.0.segment_begin(id, segment);

@@ -74,6 +74,25 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Rows of several heads, as many of each: `[head, row, dim]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads<'a> {
+    /// All rows of the first head, then those of the next.
+    pub data: &'a [f32],
+    /// Length of one row.
+    pub dim: usize,
+    /// Number of heads.
+    pub heads: usize,
+}
+
+impl<'a> Heads<'a> {
+    /// Rows of one head.
+    pub fn head(&self, head: usize) -> Rows<'a> {
+        let n = self.data.len() / self.heads;
+        Rows { data: &self.data[head * n..(head + 1) * n], dim: self.dim }
+    }
+}
+
 /// Keys, values and queries of some layers of one sequence.
 ///
 /// Token index `t` of `k` and `v` counts the cached tokens from 0; query `i` is the query of token
@@ -127,6 +146,13 @@ impl KvCache {
     /// Queries `[query, dim]` of a query head.
     pub fn queries(&self, layer: usize, query_head: usize) -> Rows<'_> {
         self.slice(&self.q, layer * self.query_heads + query_head, self.queries)
+    }
+
+    /// Queries `[query head of the group, query, dim]` of the query heads that share a KV head.
+    pub fn group_queries(&self, layer: usize, kv_head: usize) -> Heads<'_> {
+        let n = self.group() * self.queries * self.dim;
+        let first = (layer * self.kv_heads + kv_head) * n;
+        Heads { data: &self.q[first..first + n], dim: self.dim, heads: self.group() }
     }
 
     /// Token indices that are decode steps: from the prefill length on, wherever there is a query.

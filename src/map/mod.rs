@@ -1,8 +1,18 @@
 //! From selected tokens to DRAM rows and columns, and to the requests of a decode step.
 //!
-//! [`layout`] says where a token lies, [`sweep`] collects the rows and columns that a selection touches, [`schedule`]
-//! turns them into requests in order.
+//! [`placement`] says which channels a head has, [`layout`], [`positions`] and [`rows`] where its tokens lie in them;
+//! [`sweep`] collects the rows and columns that a selection touches. [`attend`], [`scan`] and [`upkeep`] are the phases
+//! of a step, made of what [`emit`] knows to ask for; [`schedule`] puts them together for one head, and [`stage`] those
+//! of a channel's heads beside each other.
 
+pub mod attend;
+pub mod emit;
 pub mod layout;
+pub mod placement;
+pub mod positions;
+pub mod rows;
+pub mod scan;
 pub mod schedule;
+pub mod stage;
 pub mod sweep;
+pub mod upkeep;

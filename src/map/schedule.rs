@@ -1,383 +1,294 @@
-//! The requests of one KV head at one decode step.
-//!
-//! Phases in order, a barrier between: the queries go to the GEMV buffers; scores by sweeping the rows of K; softmax;
-//! probabilities to the GEMV buffers; outputs by sweeping the rows of V, once per stripe. In a sweep, every open row
-//! serves all query heads of the group before the next one opens, so the group opens the union of its rows once and
-//! each query head multiplies only for itself. (Assumed: the units keep one set of accumulators per query head.)
-//! Results are moved out while the next ones are computed: a unit fills one buffer entry while the entry before is on
-//! its way (AttAcc's double buffering).
+//! All that one KV head asks of its channels at one decode step.
 
-use super::layout::{Positions, Shape};
+use super::attend::{self, Part};
+use super::emit::{Emitter, Matrix, Target};
+use super::layout::{Place, Side};
+use super::placement::Home;
+use super::positions::{Moved, Positions};
+use super::rows::Rows;
+use super::scan::{self, Scanner};
+use super::stage::{Plan, Stage};
 use super::sweep::{Cell, Sweep};
-use crate::addr::{Address, Geometry};
+use super::upkeep::{self, Cache, Means};
 use crate::op::Op;
-use crate::select::SlotOrder;
-use crate::spec::workload::{Addressing, Mapping};
-use crate::trace::{Record, Request, Segment};
+use crate::select::{Clustering, Scan, SlotOrder};
+use crate::spec::workload::{Cost, Host, Mapping, Workload};
+use crate::trace::{Phase, Segment};
+use crate::units::ClockPeriod;
 
-/// Where a KV head lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Home {
-    /// Channel.
-    pub channel: u32,
-    /// First row of K.
-    pub key_row: u32,
-    /// First row of V.
-    pub value_row: u32,
-    /// Rows for each of K and V.
-    pub rows: u32,
+/// What a step costs besides attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Costs {
+    select: bool,
+    append: bool,
+    cluster: bool,
+    /// Cycles until the host has chosen, and for each score.
+    choose: (f64, f64),
+    /// Cycles until the host has compared, and for each score.
+    compare: (f64, f64),
 }
 
-/// The selections of a group at one step.
+impl Costs {
+    /// Those of a workload on a device of that clock.
+    pub fn new(workload: &Workload, clock: ClockPeriod) -> Self {
+        let Host { select_latency, select_score, cluster_latency, cluster_score } = &workload.host;
+        Costs {
+            select: workload.selection_cost == Cost::Pim,
+            append: workload.append_cost == Cost::Pim,
+            cluster: workload.clustering_cost == Cost::Pim,
+            choose: (select_latency.in_cycles(clock), select_score.in_cycles(clock)),
+            compare: (cluster_latency.in_cycles(clock), cluster_score.in_cycles(clock)),
+        }
+    }
+}
+
+/// Cycles of the host for so many scores.
+fn host((latency, score): (f64, f64), scores: u64) -> u32 {
+    (latency + score * scores as f64).ceil() as u32
+}
+
+/// What a group of query heads asks for at one step.
 pub struct Wanted<'a> {
     /// Tokens of each query head, ascending.
     pub tokens: &'a [Vec<u32>],
     /// Their order in memory.
     pub order: &'a SlotOrder,
-    /// Row-blocks that each query head touches by the metrics' account; only `ideal` uses them.
-    pub row_blocks: &'a [u32],
+    /// Tokens in the cache; the last one is new.
+    pub len: u32,
+    /// What was read to choose.
+    pub scan: Scan<'a>,
+    /// What is clustered before this step attends.
+    pub clusterings: &'a [Clustering],
 }
 
-/// Makes the requests of one KV head. Keeps its memory between steps.
+/// Plans the steps of one KV head. Keeps its memory between steps.
 pub struct Scheduler {
-    geometry: Geometry,
+    target: Target,
     mapping: Mapping,
-    shape: Shape,
+    costs: Costs,
     home: Home,
+    units: u32,
+    cache: Cache,
+    /// Number of the policy's first own matrix; the centroids of a K-means that goes on come last.
+    own: usize,
     positions: Positions,
+    moved: Vec<Moved>,
     keys: Sweep,
     values: Sweep,
-    seen: Vec<u64>,
+    rows: Rows,
+    /// Rows opened so far, by unit.
+    load: Vec<u64>,
+    /// Vectors of the policy's own matrices that are written, once it is known.
+    written: Option<u32>,
+    clustering: Vec<Clustering>,
 }
 
-/// What a sweep's requests look like.
-struct Matrix {
-    first_row: u32,
-    /// Vectors in a row.
-    per_row: u32,
-    /// Columns of one vector that lie side by side.
-    columns: u32,
-    /// Distance of the columns of one vector that do not, and how many of those there are.
-    stripes_in_row: u32,
-}
+/// Matrices that a policy may have of its own.
+const OWN: usize = 2;
 
 impl Scheduler {
     /// A scheduler for a KV head that `heads` query heads share.
-    pub fn new(geometry: Geometry, mapping: &Mapping, shape: Shape, home: Home, heads: usize) -> Self {
-        let stripe_rows = home.rows / shape.value_stripes;
+    pub fn new(target: Target, workload: &Workload, costs: Costs, home: Home, heads: usize) -> Self {
+        let (shape, mapping) = (target.shape, &workload.mapping);
+        let units = shape.units * home.channels;
+        let stripes = shape.value_stripes;
+        let matrix = |id, per_row, columns, stripes_in_row| Matrix { id, per_row, columns, stripes_in_row };
+        let value = |s| matrix(1 + s as usize, shape.values_per_row, 1, shape.columns / stripes);
+        let own = 1 + stripes as usize;
         Scheduler {
-            geometry,
+            target,
             mapping: mapping.clone(),
-            shape,
+            costs,
             home,
-            positions: Positions::new(mapping, &shape),
-            keys: Sweep::new(shape.units, home.rows, heads, shape.keys_per_row),
-            values: Sweep::new(shape.units, stripe_rows, heads, shape.values_per_row),
-            seen: Vec::new(),
+            units,
+            cache: Cache {
+                keys: vec![matrix(0, shape.keys_per_row, shape.columns, 1)],
+                values: (0..stripes).map(value).collect(),
+            },
+            own,
+            positions: Positions::new(mapping, workload.placement.units, &shape, units),
+            moved: Vec::new(),
+            keys: Sweep::new(Side::Keys, units, heads, shape.keys_per_row),
+            values: Sweep::new(Side::Values, units, heads, shape.values_per_row),
+            rows: Rows::new(home.first_row, home.rows, own + OWN + 1),
+            load: vec![0; units as usize],
+            written: None,
+            clustering: Vec::new(),
         }
     }
 
-    /// Appends the requests of one step, `segment` filled in and first. Fails when the head has outgrown its rows.
-    pub fn step(&mut self, wanted: &Wanted<'_>, mut segment: Segment, out: &mut Vec<Record>) -> Result<(), String> {
-        self.positions.update(wanted.order);
-        self.keys.clear();
-        self.values.clear();
-        for (head, tokens) in wanted.tokens.iter().enumerate() {
-            for (sweep, rows, what) in [
-                (&mut self.keys, self.home.rows, "K"),
-                (&mut self.values, self.home.rows / self.shape.value_stripes, "V"),
-            ] {
-                sweep.add(head, tokens, wanted.order, &self.positions).map_err(|row| {
-                    format!("needs row {row} of {what} in each bank, but its share of the device is {rows} rows: fewer layers or heads a channel, more channels, or less padding")
-                })?;
+    /// Charges a clustering to the next step.
+    pub fn owe(&mut self, clusterings: &[Clustering]) {
+        self.clustering.extend_from_slice(clusterings);
+    }
+
+    /// The plans of one step, one for each channel of the head. Fails when the head has outgrown its rows.
+    pub fn step(&mut self, wanted: &Wanted<'_>, segment: Segment) -> Result<Vec<Plan>, String> {
+        self.positions.update(wanted.order, wanted.len, &self.load, &mut self.moved);
+        if self.costs.cluster {
+            self.clustering.extend_from_slice(wanted.clusterings);
+        }
+        self.reserve(wanted)?;
+        for (sweep, rows) in [(&mut self.keys, true), (&mut self.values, false)] {
+            sweep.clear();
+            for (head, tokens) in wanted.tokens.iter().enumerate() {
+                sweep.add(head, tokens, wanted.order, &self.positions);
+            }
+            sweep.sort();
+            if rows {
+                sweep.cells().iter().for_each(|c| self.load[c.unit as usize] += 1);
             }
         }
-        self.keys.sort();
-        self.values.sort();
-
-        let selected: usize = wanted.tokens.iter().map(Vec::len).sum();
-        segment.channel = self.home.channel;
-        segment.selected = selected as u32;
-        segment.distinct = self.distinct(wanted.tokens);
-        segment.bytes_useful = 2 * u64::from(segment.distinct) * u64::from(self.shape.vector_bytes);
-        segment.slots_used = 2 * selected as u64 * u64::from(self.shape.columns);
-        (segment.row_blocks, segment.fullest_unit) = match self.mapping.addressing {
-            Addressing::Ideal => {
-                let most = wanted.row_blocks.iter().copied().max().unwrap_or(0);
-                (most, most.div_ceil(self.shape.units))
-            }
-            _ => (self.keys.cells().len() as u32, self.keys.fullest_unit()),
+        let plans = (0..self.home.channels).map(|c| self.plan(c, wanted, segment)).collect();
+        // What a policy has of its own at its first scan was written before, with the prefill.
+        self.written = match wanted.scan {
+            Scan::Nothing => self.written,
+            Scan::Vectors { vectors, .. } => Some(vectors),
+            Scan::Keys | Scan::Dimensions(_) => Some(0),
         };
-        out.push(Record::Segment(segment));
-        let mut emit = Emitter {
-            geometry: &self.geometry,
-            shape: &self.shape,
-            channel: self.home.channel,
-            out,
-            deferred: Vec::new(),
+        self.clustering.clear();
+        Ok(plans)
+    }
+
+    fn reserve(&mut self, wanted: &Wanted<'_>) -> Result<(), String> {
+        for side in [Side::Keys, Side::Values] {
+            let rows = self.positions.rows(side);
+            self.cache.side(side).iter().try_for_each(|m| self.rows.reserve(m.id, rows))?;
+        }
+        if self.costs.select {
+            for (i, rows) in scan::rows(&self.target, self.units, wanted.scan, wanted.len).into_iter().enumerate() {
+                self.rows.reserve(self.own + i, rows)?;
+            }
+        }
+        let most = self.clustering.iter().map(|c| c.clusters.div_ceil(self.target.shape.units)).max().unwrap_or(0);
+        self.rows.reserve(self.own + OWN, most.div_ceil(self.target.shape.keys_per_row))
+    }
+
+    fn plan(&self, part: u32, wanted: &Wanted<'_>, segment: Segment) -> Plan {
+        let channel = self.home.channel + part;
+        let (target, rows) = (&self.target, &self.rows);
+        let (key_cells, value_cells) = (self.cells(&self.keys, part), self.cells(&self.values, part));
+        let keys = self.part(&self.keys, &key_cells);
+        let values = self.part(&self.values, &value_cells);
+        let scanner = Scanner {
+            target,
+            channel,
+            units: self.units,
+            heads: wanted.tokens.len() as u32,
+            rows,
+            keys: self.cache.keys[0],
+            own: self.own,
         };
-        emit.queries(wanted.tokens.len());
-        let keys = Matrix {
-            first_row: self.home.key_row,
-            per_row: self.shape.keys_per_row,
-            columns: self.shape.columns,
-            stripes_in_row: 1,
+        let scan = if self.costs.select { wanted.scan } else { Scan::Nothing };
+        let mut queries = vec![scanner.multipliers(scan)];
+        if !scanner.loads_queries(scan) {
+            let mut emit = Emitter::new(target, channel, Phase::AttendScore);
+            (0..wanted.tokens.len()).for_each(|_| emit.vector(target.shape.columns));
+            queries.push(emit.finish());
+        }
+        let choose = |scores| host(self.costs.choose, scores);
+        Plan {
+            segment: self.segment(segment, channel, &keys),
+            upkeep: self.upkeep(part, wanted, &scanner),
+            queries,
+            scan: scanner.scan(scan, wanted.len, self.positions.end(wanted.len), choose),
+            scores: attend::scores(&keys, rows, &self.cache.keys[0], target, channel),
+            probabilities: attend::probabilities(&values, target, channel),
+            context: attend::context(&values, rows, &self.cache.values, target, channel),
+        }
+    }
+
+    fn cells(&self, sweep: &Sweep, part: u32) -> Vec<Cell> {
+        sweep.cells().iter().filter(|c| c.unit / self.target.shape.units == part).copied().collect()
+    }
+
+    fn part<'a>(&'a self, sweep: &'a Sweep, cells: &'a [Cell]) -> Part<'a> {
+        Part { sweep, cells, mapping: &self.mapping, units: self.target.shape.units }
+    }
+
+    fn segment(&self, template: Segment, channel: u32, keys: &Part<'_>) -> Segment {
+        let shape = &self.target.shape;
+        let selected: u32 = keys.cells.iter().map(|c| keys.sweep.wanted(*c)).sum();
+        let distinct: u32 = keys.cells.iter().map(|c| keys.sweep.distinct(*c)).sum();
+        Segment {
+            channel,
+            selected,
+            distinct,
+            row_blocks: keys.cells.len() as u32,
+            fullest_unit: keys.fullest_unit(),
+            row_tokens: keys.cells.len() as u32 * shape.keys_per_row,
+            slots_used: 2 * u64::from(selected) * u64::from(shape.columns),
+            bytes_useful: 2 * u64::from(distinct) * u64::from(shape.vector_bytes),
+            ..template
+        }
+    }
+
+    /// Writing the new token, clustering, moving: in this order.
+    fn upkeep(&self, part: u32, wanted: &Wanted<'_>, scanner: &Scanner<'_>) -> Vec<Stage> {
+        let mut stages = Vec::new();
+        if self.costs.append {
+            stages.push(self.append(part, scanner.channel));
+            let scan = if self.costs.select { wanted.scan } else { Scan::Nothing };
+            if let Some(mut written) = self.written {
+                stages.push(scanner.append(scan, wanted.len - 1, wanted.len, &mut written));
+            }
+        }
+        if self.costs.cluster {
+            // The K-means of a head that has several channels take turns among them.
+            for c in self.clustering.iter().skip(part as usize).step_by(self.home.channels as usize) {
+                stages.push(self.cluster(c, wanted.order, scanner.channel));
+            }
+            stages.extend(self.remap(part, wanted, scanner.channel));
+        }
+        stages
+    }
+
+    fn is_here(&self, place: Place, part: u32) -> bool {
+        place.unit / self.target.shape.units == part
+    }
+
+    fn append(&self, part: u32, channel: u32) -> Stage {
+        let mut emit = Emitter::new(&self.target, channel, Phase::Append);
+        let position = self.positions.appended();
+        for side in [Side::Keys, Side::Values] {
+            let place = self.positions.place(position, side);
+            if self.is_here(place, part) {
+                upkeep::vector(Op::St, self.cache.side(side), place, &self.rows, &mut emit);
+            }
+        }
+        emit.finish()
+    }
+
+    fn cluster(&self, c: &Clustering, order: &SlotOrder, channel: u32) -> Stage {
+        let place = |token| self.positions.place(self.positions.position(order, token), Side::Keys);
+        let places: Vec<Place> = (c.first..c.first + c.tokens).map(place).collect();
+        let means = Means {
+            clusters: c.clusters,
+            iterations: c.iterations,
+            host: host(self.costs.compare, u64::from(c.tokens) * u64::from(c.clusters)),
+            centroids: self.own + OWN,
         };
-        self.sweep(&self.keys, &keys, wanted, Results::Scores, &mut emit);
-        emit.settle();
-        let lines = self.lines(wanted);
-        emit.softmax(&lines);
-        let value_stripes = self.shape.value_stripes;
-        for stripe in 0..value_stripes {
-            let values = Matrix {
-                first_row: self.home.value_row + stripe * (self.home.rows / value_stripes),
-                per_row: self.shape.values_per_row,
-                columns: 1,
-                stripes_in_row: self.shape.columns / value_stripes,
-            };
-            self.sweep(&self.values, &values, wanted, Results::Outputs, &mut emit);
-            for _ in 0..self.shape.columns / value_stripes {
-                emit.outputs(wanted.tokens.len());
-            }
+        upkeep::cluster(&means, &places, &self.rows, &self.cache.keys[0], &self.target, channel)
+    }
+
+    /// Keys and values of the tokens that have another position now: all are read before the first is written.
+    fn remap(&self, part: u32, wanted: &Wanted<'_>, channel: u32) -> Option<Stage> {
+        if self.moved.is_empty() {
+            return None;
         }
-        emit.settle();
-        Ok(())
-    }
-
-    fn distinct(&mut self, heads: &[Vec<u32>]) -> u32 {
-        let words = heads.iter().filter_map(|t| t.last()).max().map_or(0, |t| *t as usize / 64 + 1);
-        self.seen.clear();
-        self.seen.resize(words, 0);
-        heads.iter().flatten().for_each(|t| self.seen[*t as usize / 64] |= 1 << (t % 64));
-        self.seen.iter().map(|w| w.count_ones()).sum()
-    }
-
-    /// Probabilities that each unit needs at most, per query head: one for each place of V that it multiplies.
-    fn lines(&self, wanted: &Wanted<'_>) -> Vec<u32> {
-        let mut lines = vec![0; wanted.tokens.len()];
-        match self.mapping.addressing {
-            Addressing::Ideal => lines.copy_from_slice(wanted.row_blocks),
-            _ => self.rounds(&self.values, |round| {
-                for (head, n) in lines.iter_mut().enumerate() {
-                    *n += self.places(&self.values, round, head).count_ones();
-                }
-            }),
-        }
-        lines
-    }
-
-    /// Calls `each` with the cells that are open at the same time.
-    fn rounds(&self, sweep: &Sweep, mut each: impl FnMut(&[Cell])) {
-        let cells = sweep.cells();
-        if self.mapping.addressing == Addressing::Broadcast {
-            return cells.chunk_by(|a, b| a.row == b.row).for_each(each);
-        }
-        let mut by_unit: Vec<Vec<Cell>> = vec![Vec::new(); self.shape.units as usize];
-        cells.iter().for_each(|c| by_unit[c.unit as usize].push(*c));
-        let rounds = by_unit.iter().map(Vec::len).max().unwrap_or(0);
-        let mut round = Vec::with_capacity(by_unit.len());
-        for r in 0..rounds {
-            round.clear();
-            round.extend(by_unit.iter().filter_map(|cells| cells.get(r)));
-            each(&round);
-        }
-    }
-
-    /// Places that all units multiply for a query head in a round: those that any unit wants.
-    fn places(&self, sweep: &Sweep, round: &[Cell], head: usize) -> u64 {
-        let any = round.iter().fold(0, |all, c| all | sweep.mask(*c, head));
-        match self.mapping.skip_columns || any == 0 {
-            true => any,
-            false => u64::MAX >> (64 - sweep.per_row()),
-        }
-    }
-
-    fn sweep(&self, sweep: &Sweep, matrix: &Matrix, wanted: &Wanted<'_>, results: Results, emit: &mut Emitter<'_>) {
-        let heads = wanted.tokens.len();
-        if self.mapping.addressing == Addressing::Ideal {
-            return self.ideal(matrix, wanted.row_blocks, results, emit);
-        }
-        let mut enabled = vec![false; self.shape.units as usize];
-        let mut filled = 0;
-        self.rounds(sweep, |round| {
-            let same_row = round.iter().all(|c| c.row == round[0].row);
-            let together = self.mapping.addressing == Addressing::Broadcast
-                || round.len() == self.shape.units as usize && same_row;
-            let op = if together { Op::MacAb } else { Op::MacBg };
-            let row = if together { matrix.first_row + round[0].row } else { 0 };
-            if together {
-                enabled.fill(false);
-            } else {
-                emit.open(round, matrix.first_row, &mut enabled);
-            }
-            let units = round.iter().fold(0, |all: u64, c| all | 1 << c.unit);
-            for head in 0..heads {
-                let places = self.places(sweep, round, head);
-                filled = emit.macs(op, row, places, matrix, results, if together { u64::MAX } else { units }, filled);
-            }
-        });
-        emit.scores_left(results, filled);
-    }
-
-    /// Dense attention over as many row-blocks as each query head touched, from the first row on.
-    fn ideal(&self, matrix: &Matrix, blocks: &[u32], results: Results, emit: &mut Emitter<'_>) {
-        let most = blocks.iter().copied().max().unwrap_or(0);
-        let mut filled = 0;
-        for row in 0..most.div_ceil(matrix.per_row) {
-            for n in blocks {
-                let places = n.saturating_sub(row * matrix.per_row).min(matrix.per_row);
-                let mask = if places == 0 { 0 } else { u64::MAX >> (64 - places) };
-                filled = emit.macs(Op::MacAb, matrix.first_row + row, mask, matrix, results, u64::MAX, filled);
-            }
-        }
-        emit.scores_left(results, filled);
-    }
-}
-
-/// Where the results of a sweep go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Results {
-    /// One per place: moved out whenever a buffer entry is full.
-    Scores,
-    /// Accumulated over the sweep.
-    Outputs,
-}
-
-struct Emitter<'a> {
-    geometry: &'a Geometry,
-    shape: &'a Shape,
-    channel: u32,
-    out: &'a mut Vec<Record>,
-    /// Moves of results that are ready behind the next barrier.
-    deferred: Vec<Request>,
-}
-
-impl Emitter<'_> {
-    fn push(&mut self, op: Op, address: Address, count: u32, stride: u32) {
-        let addr = self.geometry.encode(&Address { channel: self.channel, ..address });
-        self.out.push(Record::Request(Request { op, addr, count, stride }));
-    }
-
-    fn barrier(&mut self) {
-        self.push(Op::Barrier, Address::default(), 1, 0);
-        self.out.extend(self.deferred.drain(..).map(Record::Request));
-    }
-
-    /// Everything before is complete, results included.
-    fn settle(&mut self) {
-        if !self.deferred.is_empty() {
-            self.barrier();
-        }
-        self.barrier();
-    }
-
-    /// A query is broadcast over pseudo-channels, ranks and bank groups, a part for each bank.
-    fn queries(&mut self, heads: usize) {
-        for _ in 0..heads {
-            for bank in 0..self.geometry.banks {
-                self.push(Op::WrGb, Address { bank, ..Default::default() }, self.shape.columns, 1);
-            }
-        }
-        self.barrier();
-    }
-
-    /// Opens the rows of a round, and takes units without one out of the work.
-    fn open(&mut self, round: &[Cell], first_row: u32, enabled: &mut [bool]) {
-        for (unit, on) in (0..).zip(enabled) {
-            let cell = round.iter().find(|c| c.unit == unit);
-            let mut address = self.geometry.unit_address(self.channel, unit);
-            match cell {
-                Some(c) => {
-                    address.row = first_row + c.row;
-                    self.push(Op::ActBg, address, 1, 0);
-                }
-                None if *on => self.push(Op::PreBg, address, 1, 0),
-                None => {}
-            }
-            *on = cell.is_some();
-        }
-    }
-
-    /// Multiplies the places of `mask`; returns how many scores wait in each unit's entry.
-    #[allow(clippy::too_many_arguments)]
-    fn macs(&mut self, op: Op, row: u32, mask: u64, m: &Matrix, results: Results, units: u64, mut filled: u32) -> u32 {
-        let column_bytes = self.geometry.column_bytes;
-        for stripe in 0..m.stripes_in_row {
-            let mut rest = mask;
-            while rest != 0 {
-                let first = rest.trailing_zeros();
-                let mut run = (rest >> first).trailing_ones();
-                if results == Results::Scores {
-                    run = run.min(self.shape.entry - filled);
-                }
-                let column = stripe * m.per_row + first * m.columns;
-                self.push(op, Address { row, column, ..Default::default() }, run * m.columns, column_bytes);
-                rest &= !(u64::MAX >> (64 - run) << first);
-                if results == Results::Scores {
-                    filled += run;
-                    if filled == self.shape.entry {
-                        self.scores(units);
-                        filled = 0;
+        let mut emit = Emitter::new(&self.target, channel, Phase::Remap);
+        for op in [Op::Ld, Op::St] {
+            for side in [Side::Keys, Side::Values] {
+                for Moved { token, from } in &self.moved {
+                    let to = self.positions.position(wanted.order, *token);
+                    let place = self.positions.place(if op == Op::Ld { *from } else { to }, side);
+                    if self.is_here(place, part) {
+                        upkeep::vector(op, self.cache.side(side), place, &self.rows, &mut emit);
                     }
                 }
             }
+            emit.barrier();
         }
-        filled
-    }
-
-    fn scores_left(&mut self, results: Results, filled: u32) {
-        if results == Results::Scores && filled > 0 {
-            self.scores(u64::MAX);
-        }
-    }
-
-    /// A full entry of each of `units` goes to the softmax buffer, both pseudo-channels at a time, behind a barrier.
-    fn scores(&mut self, units: u64) {
-        self.barrier();
-        let half = self.shape.units / self.geometry.pseudo_channels;
-        let both = (0..self.geometry.pseudo_channels).fold(0, |all, p| all | units >> (p * half));
-        for bank_group in 0..self.geometry.bank_groups {
-            for rank in 0..self.geometry.ranks {
-                if both >> (rank * self.geometry.bank_groups + bank_group) & 1 == 1 {
-                    self.defer(Address { rank, bank_group, ..Default::default() });
-                }
-            }
-        }
-    }
-
-    /// The outputs of one stripe, both pseudo-channels and all bank groups at a time.
-    fn outputs(&mut self, heads: usize) {
-        self.barrier();
-        for _ in 0..heads {
-            for bank in 0..self.geometry.banks {
-                for rank in 0..self.geometry.ranks {
-                    self.defer(Address { rank, bank, ..Default::default() });
-                }
-            }
-        }
-    }
-
-    fn defer(&mut self, address: Address) {
-        let addr = self.geometry.encode(&Address { channel: self.channel, ..address });
-        self.deferred.push(Request::one(Op::MvSb, addr));
-    }
-
-    /// Softmax of each query head, then its probabilities to the GEMV buffers, `lines` for each unit.
-    fn softmax(&mut self, lines: &[u32]) {
-        for _ in lines {
-            self.push(Op::Sfm, Address::default(), 1, 0);
-        }
-        self.barrier();
-        for n in lines {
-            for rank in 0..self.geometry.ranks {
-                for bank_group in 0..self.geometry.bank_groups {
-                    let entries = n.div_ceil(self.shape.entry);
-                    if entries > 0 {
-                        self.push(Op::MvGb, Address { rank, bank_group, ..Default::default() }, entries, 1);
-                    }
-                }
-            }
-        }
-        self.barrier();
+        Some(emit.finish())
     }
 }

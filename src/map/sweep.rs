@@ -1,22 +1,23 @@
 //! The rows and places that a group's selections touch in one matrix: a set of cells (unit, row), each with a bit mask
 //! of places per query head.
 
-use super::layout::{Place, Positions};
+use super::layout::{Place, Side};
+use super::positions::Positions;
 use crate::select::SlotOrder;
 
 /// One row of one unit, with an index of its masks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cell {
-    /// Row within the region.
+    /// Row of the matrix.
     pub row: u32,
-    /// Unit.
+    /// Unit, counted over the channels of the head.
     pub unit: u32,
 }
 
 /// Touched cells of one matrix.
 pub struct Sweep {
+    side: Side,
     units: u32,
-    rows: u32,
     heads: usize,
     per_row: u32,
     masks: Vec<u64>,
@@ -24,9 +25,9 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// A region of `rows` rows in each of `units` units, `per_row` vectors (64 at most) in a row.
-    pub fn new(units: u32, rows: u32, heads: usize, per_row: u32) -> Self {
-        Sweep { units, rows, heads, per_row, masks: Vec::new(), cells: Vec::new() }
+    /// A matrix in `units` units, `per_row` vectors (64 at most) in a row, for `heads` query heads.
+    pub fn new(side: Side, units: u32, heads: usize, per_row: u32) -> Self {
+        Sweep { side, units, heads, per_row, masks: Vec::new(), cells: Vec::new() }
     }
 
     /// Forgets all selections.
@@ -38,13 +39,10 @@ impl Sweep {
         }
     }
 
-    /// Adds the selection of a query head. On overflow, the row that the region lacks.
-    pub fn add(&mut self, head: usize, tokens: &[u32], order: &SlotOrder, positions: &Positions) -> Result<(), u32> {
+    /// Adds the selection of a query head.
+    pub fn add(&mut self, head: usize, tokens: &[u32], order: &SlotOrder, positions: &Positions) {
         for &token in tokens {
-            let Place { unit, row, index } = positions.place(positions.position(order, token), self.per_row);
-            if row >= self.rows {
-                return Err(row);
-            }
+            let Place { unit, row, index } = positions.place(positions.position(order, token), self.side);
             let at = (row as usize * self.units as usize + unit as usize) * self.heads;
             if at + self.heads > self.masks.len() {
                 self.masks.resize((row as usize + 1) * self.units as usize * self.heads, 0);
@@ -54,7 +52,6 @@ impl Sweep {
             }
             self.masks[at + head] |= 1 << index;
         }
-        Ok(())
     }
 
     /// Vectors in a row.
@@ -78,10 +75,18 @@ impl Sweep {
         self.masks[(cell.row as usize * self.units as usize + cell.unit as usize) * self.heads + head]
     }
 
-    /// Touched cells of the unit that has most.
-    pub fn fullest_unit(&self) -> u32 {
-        let mut count = vec![0u32; self.units as usize];
-        self.cells.iter().for_each(|c| count[c.unit as usize] += 1);
-        count.into_iter().max().unwrap_or(0)
+    /// Query heads.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Tokens of a cell that any query head wants.
+    pub fn distinct(&self, cell: Cell) -> u32 {
+        (0..self.heads).fold(0, |all, h| all | self.mask(cell, h)).count_ones()
+    }
+
+    /// Tokens of a cell, summed over the query heads that want them.
+    pub fn wanted(&self, cell: Cell) -> u32 {
+        (0..self.heads).map(|h| self.mask(cell, h).count_ones()).sum()
     }
 }

@@ -1,17 +1,41 @@
-//! One KV head whose keys are clustered group by group and selected by cluster: what STARC's versions share.
+//! One KV head whose keys are clustered group by group and selected by cluster: what STARC's versions and ClusterKV
+//! share, their parameters' limits included.
 
 use super::topk::TopK;
-use super::{Clustering, HeadState, HeadView, Scan, SlotOrder, StepView, select_all};
-use crate::cluster::{Config, kmeans::KMeans};
+use super::{Clustering, HeadState, HeadView, PolicyError, Scan, SlotOrder, StepView, require, select_all};
+use crate::cluster::{Config, Start, kmeans::KMeans};
 use crate::kv::Rows;
 use crate::linalg;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+/// Checks a number of clusters or of tokens in one: at least 1, at most the tokens of a group, given with its key.
+pub fn sizes(key: &str, size: usize, group: Option<(&str, usize)>) -> Result<(), PolicyError> {
+    match group {
+        None => require(size > 0, key, "must be at least 1"),
+        Some((name, tokens)) => {
+            require(tokens > 0, name, "must be at least 1")?;
+            require((1..=tokens).contains(&size), key, format!("must be 1 to {tokens}, the {name}"))
+        }
+    }
+}
+
+/// Checks a limit of K-means iterations.
+pub fn iterations(max_iterations: usize) -> Result<(), PolicyError> {
+    require(max_iterations > 0, "max_iterations", "must be at least 1")
+}
+
+/// K-means of `tokens` tokens into clusters of a mean size, at least one.
+pub fn config(tokens: usize, cluster_size: usize, max_iterations: usize, start: Start) -> Config {
+    Config { clusters: (tokens / cluster_size).max(1), max_iterations, start }
+}
 
 /// Tokens `0..order.clustered` lie in clusters; later ones wait until there is a whole group of them.
 ///
 /// A query selects all waiting tokens, then clusters by descending q·centroid (of equal scores, the earlier cluster)
 /// while they fit into the budget; of the first that does not fit, its first tokens. Should the waiting tokens alone
 /// exceed the budget, only the most recent of them are taken.
+///
+/// The first tokens may be pinned: they are a cluster of their own that every query selects before all else.
 pub struct ClusteredHead<'a> {
     keys: Rows<'a>,
     /// Tokens that are clustered together.
@@ -23,7 +47,11 @@ pub struct ClusteredHead<'a> {
     order: SlotOrder,
     /// Token in each slot `0..order.clustered`; ascending within a cluster.
     tokens: Vec<u32>,
-    /// Of each (non-empty) cluster `[cluster, dim]`.
+    /// Tokens pinned.
+    pinned: usize,
+    /// Whether waiting tokens count against the budget; else they come on top of it.
+    charged: bool,
+    /// Of each (non-empty) cluster but the pinned one `[cluster, dim]`.
     centroids: Vec<f32>,
     /// Scratch of [`Self::append`]: size, then next free slot of each cluster of the group.
     next_slot: Vec<u32>,
@@ -45,6 +73,8 @@ impl<'a> ClusteredHead<'a> {
             rng: ChaCha8Rng::seed_from_u64(head.seed),
             order: SlotOrder::default(),
             tokens: Vec::with_capacity(head.keys.len()),
+            pinned: 0,
+            charged: true,
             centroids: Vec::new(),
             next_slot: Vec::new(),
             scores: Vec::new(),
@@ -54,8 +84,26 @@ impl<'a> ClusteredHead<'a> {
         }
     }
 
+    /// Pins the first tokens, before anything is clustered; says whether waiting tokens are charged to the budget.
+    pub fn pin(&mut self, tokens: usize, charged: bool) {
+        self.pinned = tokens;
+        self.charged = charged;
+        self.order.clustered = tokens as u32;
+        self.order.cluster_starts.extend((tokens > 0).then_some(0));
+        self.order.slot_of.extend(0..tokens as u32);
+        self.tokens.extend(0..tokens as u32);
+    }
+
+    /// Clusters the next `count` tokens, if any, and frees the memory that it took, which is much for a large group.
+    pub fn append_prefill(&mut self, count: usize, config: &Config) {
+        if count > 0 {
+            self.append(count, config);
+            self.kmeans = KMeans::default();
+        }
+    }
+
     /// Clusters the next `count` tokens.
-    pub fn append(&mut self, count: usize, config: &Config) {
+    fn append(&mut self, count: usize, config: &Config) {
         let first = self.order.clustered;
         let keys = self.keys.range(first as usize..first as usize + count);
         self.kmeans.fit(keys.data, keys.dim, config, &mut self.rng);
@@ -90,11 +138,6 @@ impl<'a> ClusteredHead<'a> {
         });
     }
 
-    /// Frees the memory that clustering used, which is much after a large group.
-    pub fn free_scratch(&mut self) {
-        self.kmeans = KMeans::default();
-    }
-
     /// Clusters all whole groups of tokens `0..len`; whether there were any.
     pub fn append_groups(&mut self, len: usize) -> bool {
         let groups = (len - self.order.clustered as usize) / self.group;
@@ -103,9 +146,9 @@ impl<'a> ClusteredHead<'a> {
         groups > 0
     }
 
-    /// Tokens of a cluster, ascending.
+    /// Tokens of a cluster that has a centroid, ascending.
     fn members(&self, cluster: usize) -> &[u32] {
-        let starts = &self.order.cluster_starts;
+        let starts = &self.order.cluster_starts[usize::from(self.pinned > 0)..];
         let end = starts.get(cluster + 1).copied().unwrap_or(self.order.clustered);
         &self.tokens[starts[cluster] as usize..end as usize]
     }
@@ -119,22 +162,31 @@ impl HeadState for ClusteredHead<'_> {
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
         let clustered = self.order.clustered as usize;
-        let waiting = clustered.max(step.len.saturating_sub(step.budget))..step.len;
+        let pinned = self.pinned.min(step.budget);
+        let mut room = step.budget - pinned;
+        let mut waiting = clustered..step.len;
+        let mut all = clustered <= step.budget;
+        if self.charged {
+            waiting.start = clustered.max(step.len.saturating_sub(room));
+            room -= waiting.len();
+            all = step.len <= step.budget;
+        }
         let mut scores = std::mem::take(&mut self.scores);
         let mut topk = std::mem::take(&mut self.topk);
-        scores.resize(self.order.cluster_starts.len(), 0.0);
-        self.scan = match step.len <= step.budget {
+        scores.resize(self.centroids.len() / self.keys.dim, 0.0);
+        self.scan = match all {
             true => Scan::Nothing,
             false => Scan::vectors(1, scores.len(), self.keys.dim),
         };
         for (query, out) in step.queries.iter().zip(out) {
-            if step.len <= step.budget {
+            if all {
                 select_all(step.len, out);
                 continue;
             }
             out.clear();
+            out.extend(0..pinned as u32);
             linalg::dots(query, &self.centroids, &mut scores);
-            let mut room = step.budget - waiting.len();
+            let mut room = room;
             for cluster in topk.sorted(&scores) {
                 let members = self.members(cluster as usize);
                 let taken = members.len().min(room);

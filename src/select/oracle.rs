@@ -1,6 +1,6 @@
 //! `oracle`: the tokens with the highest true scores, the upper bound of token-wise selection.
 
-use super::topk::{TopK, rank};
+use super::topk::TopK;
 use super::{Entry, HeadState, HeadView, Policy, Scan, SlotOrder, StepView, parse};
 use serde::{Deserialize, Serialize};
 
@@ -45,9 +45,8 @@ impl HeadState for Head {
         self.chose = step.len > step.budget;
         for (scores, out) in step.scores.iter().zip(out) {
             let scores = &scores[..step.len];
-            let threshold = self.topk.threshold(scores, step.budget);
             out.clear();
-            out.extend((0..).zip(scores).filter(|(t, score)| rank(**score, *t) >= threshold).map(|(t, _)| t));
+            self.topk.best(scores, step.budget, out);
         }
     }
 

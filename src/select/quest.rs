@@ -193,6 +193,7 @@ mod tests {
             budget: 48,
             keys: vec![1.0; 2 * 84],
             queries: vec![vec![1.0, -1.0]; 3],
+            early: Vec::new(),
         };
         testing::run(&Quest::default(), &case, |_, _, state| {
             prop_assert_eq!(state.scan(), Scan::Vectors { matrices: 2, vectors: 5, elements: 2 });

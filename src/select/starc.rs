@@ -1,7 +1,7 @@
 //! `starc`: clusters of similar keys within blocks of consecutive tokens (STARC as published at ASPLOS '26).
 
-use super::clusters::ClusteredHead;
-use super::{Entry, HeadState, HeadView, Policy, parse, require};
+use super::clusters::{self, ClusteredHead};
+use super::{Entry, HeadState, HeadView, Policy, parse};
 use crate::cluster::{Config, Start};
 use serde::{Deserialize, Serialize};
 
@@ -11,10 +11,8 @@ pub const ENTRY: Entry = Entry {
     summary: "clusters of similar keys, found within blocks of consecutive tokens, by q·centroid (STARC, ASPLOS '26)",
     build: |table| {
         let starc: Starc = parse(table)?;
-        let clusters_in_block = format!("must be 1 to {}, the block", starc.block);
-        require(starc.block > 0, "block", "must be at least 1")?;
-        require((1..=starc.block).contains(&starc.clusters), "clusters", clusters_in_block)?;
-        require(starc.max_iterations > 0, "max_iterations", "must be at least 1")?;
+        clusters::sizes("clusters", starc.clusters, Some(("block", starc.block)))?;
+        clusters::iterations(starc.max_iterations)?;
         Ok(Box::new(starc))
     },
 };

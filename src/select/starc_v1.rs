@@ -1,7 +1,7 @@
 //! `starc-v1`: clusters of similar keys of the whole prefill (STARC's first version).
 
-use super::clusters::ClusteredHead;
-use super::{Entry, HeadState, HeadView, Policy, parse, require};
+use super::clusters::{self, ClusteredHead};
+use super::{Entry, HeadState, HeadView, Policy, parse};
 use crate::cluster::{Config, Start};
 use serde::{Deserialize, Serialize};
 
@@ -11,10 +11,8 @@ pub const ENTRY: Entry = Entry {
     summary: "clusters of similar keys, found within the whole prefill, by q·centroid (STARC, arXiv 2505.05772v1)",
     build: |table| {
         let starc: StarcV1 = parse(table)?;
-        let cluster_in_buffer = format!("must be 1 to {}, the buffer", starc.buffer);
-        require(starc.buffer > 0, "buffer", "must be at least 1")?;
-        require((1..=starc.buffer).contains(&starc.cluster_size), "cluster_size", cluster_in_buffer)?;
-        require(starc.max_iterations > 0, "max_iterations", "must be at least 1")?;
+        clusters::sizes("cluster_size", starc.cluster_size, Some(("buffer", starc.buffer)))?;
+        clusters::iterations(starc.max_iterations)?;
         Ok(Box::new(starc))
     },
 };
@@ -42,8 +40,7 @@ impl Default for StarcV1 {
 
 impl StarcV1 {
     fn config(&self, tokens: usize) -> Config {
-        let clusters = (tokens / self.cluster_size).max(1);
-        Config { clusters, max_iterations: self.max_iterations, start: self.start }
+        clusters::config(tokens, self.cluster_size, self.max_iterations, self.start)
     }
 }
 
@@ -59,10 +56,7 @@ impl Policy for StarcV1 {
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
         let mut state = ClusteredHead::new(head, self.buffer, self.config(self.buffer));
-        if head.prefill > 0 {
-            state.append(head.prefill, &self.config(head.prefill));
-            state.free_scratch();
-        }
+        state.append_prefill(head.prefill, &self.config(head.prefill));
         Box::new(state)
     }
 }

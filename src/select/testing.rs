@@ -1,7 +1,8 @@
 //! Random heads to try policies on, and plain versions of what they compute.
 
+pub use super::plain::ranking;
 use super::{HeadState, HeadView, Policy, StepView};
-use crate::kv::Rows;
+use crate::kv::{Heads, Rows};
 use crate::linalg;
 use proptest::prelude::*;
 
@@ -22,21 +23,51 @@ pub struct Case {
     pub keys: Vec<f32>,
     /// One query per query head; the same at each step.
     pub queries: Vec<Vec<f32>>,
+    /// Queries of the last tokens of the prefill `[query head, query, dim]`.
+    pub early: Vec<f32>,
+}
+
+impl Case {
+    /// Queries of the prefill, per query head.
+    pub fn early_queries(&self) -> usize {
+        self.early.len() / (self.dim * self.queries.len())
+    }
+
+    /// All queries as a dump has them, but those of decode steps are NaN: to prepare from them shows.
+    pub fn dumped_queries(&self) -> Vec<f32> {
+        let early = self.early_queries() * self.dim;
+        let of_head = |h| self.early[h * early..(h + 1) * early].iter().copied();
+        let future = || std::iter::repeat_n(f32::NAN, self.steps * self.dim);
+        (0..self.queries.len()).flat_map(|h| of_head(h).chain(future())).collect()
+    }
+
+    /// What policies prepare from; `queries` are [`Self::dumped_queries`].
+    pub fn head<'a>(&'a self, queries: &'a [f32]) -> HeadView<'a> {
+        HeadView {
+            keys: Rows { data: &self.keys, dim: self.dim },
+            prefill: self.prefill,
+            queries: Heads { data: queries, dim: self.dim, heads: self.queries.len() },
+            query_start: self.prefill - self.early_queries(),
+            seed: 11,
+        }
+    }
 }
 
 /// Cases with up to 300 tokens of prefill and 200 steps.
 pub fn cases() -> impl Strategy<Value = Case> {
-    (1usize..9, 0usize..300, 1usize..200, 1usize..300, 1usize..4).prop_flat_map(
-        |(dim, prefill, steps, budget, group)| {
-            let vector = || proptest::collection::vec((-4i8..=4).prop_map(f32::from), dim);
-            let keys = proptest::collection::vec((-4i8..=4).prop_map(f32::from), dim * (prefill + steps));
-            (keys, proptest::collection::vec(vector(), group)).prop_map(move |(keys, queries)| Case {
+    (1usize..9, 0usize..300, 1usize..200, 1usize..300, 1usize..4, 0usize..12).prop_flat_map(
+        |(dim, prefill, steps, budget, group, early)| {
+            let elements = |n| proptest::collection::vec((-4i8..=4).prop_map(f32::from), n);
+            let queries = proptest::collection::vec(elements(dim), group);
+            let early = elements(dim * group * early.min(prefill));
+            (elements(dim * (prefill + steps)), queries, early).prop_map(move |(keys, queries, early)| Case {
                 dim,
                 prefill,
                 steps,
                 budget,
                 keys,
                 queries,
+                early,
             })
         },
     )
@@ -49,7 +80,8 @@ pub fn run(
     mut check: impl FnMut(StepView<'_>, &[Vec<u32>], &dyn HeadState) -> Result<(), TestCaseError>,
 ) -> Result<(), TestCaseError> {
     let keys = Rows { data: &case.keys, dim: case.dim };
-    let mut state = policy.prepare(HeadView { keys, prefill: case.prefill, seed: 11 });
+    let dumped = case.dumped_queries();
+    let mut state = policy.prepare(case.head(&dumped));
     let queries: Vec<&[f32]> = case.queries.iter().map(Vec::as_slice).collect();
     let mut selected = vec![vec![99]; queries.len()];
     for len in case.prefill + 1..=case.prefill + case.steps {
@@ -77,11 +109,4 @@ pub fn compare(
         }
         Ok(())
     })
-}
-
-/// Indices by descending score, ties by ascending index.
-pub fn ranking(scores: &[f32]) -> Vec<usize> {
-    let mut indices: Vec<usize> = (0..scores.len()).collect();
-    indices.sort_by(|a, b| scores[*b].partial_cmp(&scores[*a]).unwrap());
-    indices
 }

@@ -1,14 +1,21 @@
 //! Ranking by score, in one total order: higher scores first, of equal scores the lower index first.
 
+use crate::linalg::{LANES, simd};
+
 /// A score and its index as one integer; a higher rank comes first in the order. −0 equals 0, and the order of NaN is
 /// total but without meaning.
 #[inline]
 pub fn rank(score: f32, index: u32) -> u64 {
-    // Adding 0 turns −0 into 0. Flipping all bits of negative numbers and the sign bit of the others makes the order of
-    // the bits that of the numbers.
-    let bits = (score + 0.0).to_bits();
-    let ordered = bits ^ ((bits as i32 >> 31) as u32 | 0x8000_0000);
-    u64::from(ordered) << 32 | u64::from(!index)
+    u64::from(key(score) as u32 ^ 1 << 31) << 32 | u64::from(!index)
+}
+
+/// An integer that is larger where the score is higher.
+#[inline(always)]
+fn key(score: f32) -> i32 {
+    // Adding 0 turns −0 into 0. Flipping all bits of negative numbers but the sign makes the order of the bits that of
+    // the numbers.
+    let bits = (score + 0.0).to_bits() as i32;
+    bits ^ ((bits >> 31) as u32 >> 1) as i32
 }
 
 /// The index inside a rank.
@@ -17,10 +24,14 @@ pub fn index(rank: u64) -> u32 {
     !(rank as u32)
 }
 
+/// Scores in a sample.
+const SAMPLE: usize = 512;
+
 /// Finds the best of many scores.
 #[derive(Debug, Clone, Default)]
 pub struct TopK {
     ranks: Vec<u64>,
+    sample: Vec<i32>,
 }
 
 impl TopK {
@@ -33,10 +44,45 @@ impl TopK {
         if k >= scores.len() {
             return 0;
         }
-        self.ranks.clear();
-        self.ranks.extend(scores.iter().zip(0..).map(|(score, i)| rank(*score, i)));
+        self.gather(scores, k);
         let place = self.ranks.len() - k;
         *self.ranks.select_nth_unstable(place).1
+    }
+
+    /// Adds the indices of the `k` best scores to `out`, ascending; all when there are no more.
+    pub fn best(&mut self, scores: &[f32], k: usize, out: &mut Vec<u32>) {
+        let k = k.min(scores.len());
+        if k == 0 {
+            return;
+        }
+        self.gather(scores, k);
+        let place = self.ranks.len() - k;
+        self.ranks.select_nth_unstable(place);
+        let first = out.len();
+        out.extend(self.ranks[place..].iter().map(|rank| index(*rank)));
+        out[first..].sort_unstable();
+    }
+
+    /// Gathers ranks among which are the `k` best, `k` being at least 1 and at most their number: of many scores, those
+    /// that reach what a sample suggests.
+    fn gather(&mut self, scores: &[f32], k: usize) {
+        self.ranks.clear();
+        let step = scores.len() / SAMPLE;
+        let expected = k * SAMPLE / scores.len();
+        // Three standard deviations more, so that the guess is rarely too high.
+        let place = expected + 3 * expected.isqrt() + 4;
+        if step >= 4 && place < SAMPLE / 2 {
+            self.sample.clear();
+            self.sample.extend(scores.iter().step_by(step).map(|score| key(*score)));
+            let place = self.sample.len() - place;
+            let limit = *self.sample.select_nth_unstable(place).1;
+            gather_above(scores, limit, &mut self.ranks);
+            if self.ranks.len() >= k {
+                return;
+            }
+            self.ranks.clear();
+        }
+        self.ranks.extend(scores.iter().zip(0..).map(|(score, i)| rank(*score, i)));
     }
 
     /// All indices into `scores`, the best first.
@@ -45,6 +91,20 @@ impl TopK {
         self.ranks.extend(scores.iter().zip(0..).map(|(score, i)| rank(*score, i)));
         self.ranks.sort_unstable();
         self.ranks.iter().rev().map(|rank| index(*rank))
+    }
+}
+
+simd! {
+    /// Ranks of the scores whose key reaches `limit`.
+    fn gather_above(scores: &[f32], limit: i32, ranks: &mut Vec<u64>) {
+        for (chunk, first) in scores.chunks(LANES).zip((0u32..).step_by(LANES)) {
+            // Most chunks have none: that is seen without a branch for each.
+            let any = chunk.iter().fold(false, |any, score| any | (key(*score) >= limit));
+            if any {
+                let reaching = chunk.iter().zip(first..).filter(|(score, _)| key(**score) >= limit);
+                ranks.extend(reaching.map(|(score, i)| rank(*score, i)));
+            }
+        }
     }
 }
 
@@ -67,7 +127,33 @@ mod tests {
             let mut best: Vec<usize> = expected.into_iter().take(k).collect();
             best.sort_unstable();
             let reached = (0..scores.len()).filter(|i| rank(scores[*i], *i as u32) >= threshold);
-            prop_assert!(reached.eq(best));
+            prop_assert!(reached.eq(best.iter().copied()));
+            let mut out = vec![7];
+            topk.best(&scores, k, &mut out);
+            prop_assert!(out[1..].iter().map(|i| *i as usize).eq(best));
+        }
+
+        #[test]
+        fn finds_the_best_of_many_whatever_the_sample_says(
+            len in 2048usize..6000,
+            k in 1usize..1200,
+            period in 1usize..20,
+            levels in 1u32..2000,
+            seed in any::<u32>(),
+        ) {
+            // Periodic scores: the sample may see only high ones or only low ones.
+            let score = |i: usize| {
+                let noise = (i as u32 ^ seed).wrapping_mul(0x9E37_79B9) >> 16;
+                (noise % levels) as f32 - if i.is_multiple_of(period) { 500.0 } else { 0.0 }
+            };
+            let scores: Vec<f32> = (0..len).map(score).collect();
+            let mut expected: Vec<u32> = testing::ranking(&scores).into_iter().take(k).map(|i| i as u32).collect();
+            expected.sort_unstable();
+            let (mut topk, mut out) = (TopK::default(), Vec::new());
+            topk.best(&scores, k, &mut out);
+            let threshold = topk.threshold(&scores, k);
+            prop_assert!((0..).zip(&scores).filter(|(i, s)| rank(**s, *i) >= threshold).map(|(i, _)| i).eq(expected.iter().copied()));
+            prop_assert_eq!(out, expected);
         }
     }
 }

@@ -53,6 +53,11 @@ pub struct Duration {
 }
 
 impl Duration {
+    /// As clock cycles, not rounded.
+    pub fn in_cycles(&self, clock: ClockPeriod) -> f64 {
+        if self.in_ns { self.value / clock.ns(1) } else { self.value }
+    }
+
     /// As clock cycles; nanoseconds by JEDEC's rounding.
     pub fn cycles(&self, clock: ClockPeriod) -> Cycle {
         if self.in_ns { clock.cycles_jedec(self.value) } else { self.value as Cycle }

@@ -143,7 +143,6 @@ impl System {
         if s.refresh == Refresh::AllBank && device.refresh.is_none() {
             return Err(doc.error("refresh", format!("{} has no refresh command; use \"none\"", device.name)));
         }
-        let cycles = |d: Duration| if d.in_ns { d.value / device.clock.ns(1) } else { d.value };
         Ok(System {
             name: s.name,
             controller: s.controller,
@@ -151,7 +150,7 @@ impl System {
             refresh: s.refresh,
             energy: s.energy,
             writes: s.writes,
-            issue_interval: s.issue_interval.map(cycles),
+            issue_interval: s.issue_interval.map(|d| d.in_cycles(device.clock)),
             device,
         })
     }

@@ -4,6 +4,7 @@
 //! the rooms that use them and are checked there.
 
 use super::config::Document;
+use super::quantity::Duration;
 use crate::error::Result;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -69,6 +70,123 @@ pub struct Mapping {
     pub skip_columns: bool,
 }
 
+/// Whether something is done on the device, or left out as the published simulators leave it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cost {
+    /// It has its commands.
+    #[default]
+    Pim,
+    /// It costs nothing.
+    Free,
+}
+
+/// How the heads of a channel follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Schedule {
+    /// Heads in pairs: the transfers and the softmax of one beside the MACs of the other (AttAcc).
+    pub pipeline: bool,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Schedule { pipeline: true }
+    }
+}
+
+/// Which channels get a KV head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadPlacement {
+    /// In order of request and head, stack after stack, channel after channel (AttAcc).
+    #[default]
+    RoundRobin,
+    /// The longest caches first, each where the fewest tokens are.
+    Balanced,
+}
+
+/// Which units get the row-blocks of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnitPlacement {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// A new block where the fewest rows have been opened so far; the prefill goes round.
+    LoadAware,
+}
+
+/// Where heads and row-blocks go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// Channels of the heads.
+    pub heads: HeadPlacement,
+    /// Channels that a head's tokens spread over, side by side.
+    pub split: u32,
+    /// Units of the row-blocks.
+    pub units: UnitPlacement,
+    /// Devices that the channels are divided into; each has the same share of the KV heads of every request.
+    pub devices: u32,
+    /// Stacks of a device that its channels are divided into.
+    pub stacks: u32,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Placement {
+            heads: HeadPlacement::RoundRobin,
+            split: 1,
+            units: UnitPlacement::RoundRobin,
+            devices: 1,
+            stacks: 1,
+        }
+    }
+}
+
+/// What is done outside of the array.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Host {
+    /// From the last score of a selection to its result, besides the ranking.
+    pub select_latency: Duration,
+    /// Ranking one score of a selection.
+    pub select_score: Duration,
+    /// From the last score of a K-means assignment to its result, besides the comparing.
+    pub cluster_latency: Duration,
+    /// Comparing one score of a K-means assignment.
+    pub cluster_score: Duration,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        let ns = |value| Duration { value, in_ns: true, source: Some("assumed".into()) };
+        Host { select_latency: ns(20.0), select_score: ns(0.05), cluster_latency: ns(500.0), cluster_score: ns(0.05) }
+    }
+}
+
+/// The requests that are decoded together.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batch {
+    /// How many.
+    pub requests: usize,
+    /// Prefill tokens of each in turn, from the first again when there are more requests; a synthetic source makes
+    /// them. Empty: all as the source has it.
+    pub prefill: Vec<usize>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch { requests: 1, prefill: Vec::new() }
+    }
+}
+
+fn free() -> Cost {
+    Cost::Free
+}
+
 /// What the metrics call a row, whatever the device.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,6 +224,30 @@ pub struct Workload {
     pub seed: u64,
     /// Mapping.
     pub mapping: Mapping,
+    /// What selecting tokens costs.
+    #[serde(default)]
+    pub selection_cost: Cost,
+    /// What writing the new token costs.
+    #[serde(default)]
+    pub append_cost: Cost,
+    /// What clustering costs: the K-means, and the move into cluster order.
+    #[serde(default)]
+    pub clustering_cost: Cost,
+    /// What clustering the prefill costs, at the first step.
+    #[serde(default = "free")]
+    pub prefill_clustering_cost: Cost,
+    /// Schedule.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Placement.
+    #[serde(default)]
+    pub placement: Placement,
+    /// Host.
+    #[serde(default)]
+    pub host: Host,
+    /// Batch.
+    #[serde(default)]
+    pub batch: Batch,
     /// Metrics.
     pub metrics: MetricsFile,
     /// Parameters of policies, by policy.
@@ -125,10 +267,36 @@ impl Workload {
                 return Err(doc.error(key, format!("{key} = {n} is not in 1..={}", 1 << 30)));
             }
         }
+        w.check_combinations(&doc)?;
         if w.kv.is_none() && w.synthetic.is_none() {
             return Err(doc.error("", "neither kv (a dump) nor [synthetic] is given"));
         }
         Ok((w, doc))
+    }
+
+    fn check_combinations(&self, doc: &Document) -> Result<()> {
+        let refuse = |key: &str, what: String| Err(doc.error(key, what));
+        let Placement { split, devices, stacks, units, .. } = self.placement;
+        for (key, n) in [("split", split), ("devices", devices), ("stacks", stacks)] {
+            if n == 0 || n > 1 << 12 {
+                return refuse(&format!("placement.{key}"), format!("{key} = {n} is not in 1..=4096"));
+            }
+        }
+        if !(1..=1 << 16).contains(&self.batch.requests) {
+            return refuse("batch.requests", format!("requests = {} is not in 1..=65536", self.batch.requests));
+        }
+        if !self.batch.prefill.is_empty() && self.synthetic.is_none() {
+            return refuse("batch.prefill", "a dump has one length; only a [synthetic] source can make others".into());
+        }
+        if units == UnitPlacement::LoadAware && self.mapping.layout != Layout::RowBlock {
+            let what = "\"load-aware\" places row-blocks: it needs layout = \"row-block\"";
+            return refuse("placement.units", what.into());
+        }
+        let ideal = self.mapping.addressing == Addressing::Ideal;
+        if ideal && (split, devices, units) != (1, 1, UnitPlacement::RoundRobin) {
+            return refuse("placement", "addressing = \"ideal\" has no placement: its heads are all alike".into());
+        }
+        Ok(())
     }
 
     /// The system file.

@@ -1,305 +1,284 @@
-//! Probes that count: what a run, a step, a head and a channel cost.
+//! Probes that count: what a run, a step, a phase, a head and a channel cost, and where their time goes.
 
+pub mod account;
+pub mod books;
+pub mod counters;
 pub mod energy;
 pub mod log;
 pub mod tables;
+pub mod write;
 
-use crate::engine::probe::{CommandEvent, Probe, RowOutcome};
+use crate::engine::probe::{CommandEvent, Probe};
 use crate::op::Op;
 use crate::spec::resolve::MAX_COMMANDS;
 use crate::spec::{Device, Effect};
 use crate::trace::{Phase, Segment};
 use crate::units::Cycle;
-use std::collections::{BTreeMap, VecDeque};
+use account::{Durations, Sweep, Time};
+use books::{Books, Open, Parts};
+use std::collections::BTreeMap;
 
-/// Counted commands and requests.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Counters {
-    /// Commands issued, by id.
-    pub issued: [u64; MAX_COMMANDS],
-    /// Banks that they acted on, summed.
-    pub banks: [u64; MAX_COMMANDS],
-    /// Requests completed, by operation.
-    pub requests: [u64; Op::COUNT],
-    /// Requests that needed a row and found it open.
-    pub hits: u64,
-    /// Requests that found their bank closed.
-    pub misses: u64,
-    /// Requests that found another row open.
-    pub conflicts: u64,
-    /// Reads of which the latency is known.
-    pub timed_reads: u64,
-    /// Their latencies, summed.
-    pub read_latency: Cycle,
-    /// The longest of them.
-    pub longest_read: Cycle,
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        let none = [0; MAX_COMMANDS];
-        Counters {
-            issued: none,
-            banks: none,
-            requests: [0; Op::COUNT],
-            hits: 0,
-            misses: 0,
-            conflicts: 0,
-            timed_reads: 0,
-            read_latency: 0,
-            longest_read: 0,
-        }
-    }
-}
-
-impl Counters {
-    fn command(&mut self, e: &CommandEvent, needs_row: bool) {
-        let id = usize::from(e.command);
-        self.issued[id] += 1;
-        self.banks[id] += u64::from(e.banks);
-        if let Some(c) = e.completes {
-            self.requests[c.op as usize] += 1;
-            if needs_row {
-                match c.row {
-                    RowOutcome::Hit => self.hits += 1,
-                    RowOutcome::Miss => self.misses += 1,
-                    RowOutcome::Conflict => self.conflicts += 1,
-                }
-            }
-        }
-    }
-
-    /// Adds another count to this one.
-    pub fn add(&mut self, o: &Counters) {
-        let sum = |a: &mut [u64], b: &[u64]| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-        sum(&mut self.issued, &o.issued);
-        sum(&mut self.banks, &o.banks);
-        sum(&mut self.requests, &o.requests);
-        self.hits += o.hits;
-        self.misses += o.misses;
-        self.conflicts += o.conflicts;
-        self.timed_reads += o.timed_reads;
-        self.read_latency += o.read_latency;
-        self.longest_read = self.longest_read.max(o.longest_read);
-    }
-}
-
-/// What segments say of the work wanted, summed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Segments.
-    pub segments: u64,
-    /// Decode steps that they belong to.
-    pub steps: u64,
-    /// The last one's step, plus one.
-    next_step: u32,
-    /// Tokens selected, over query heads.
-    pub selected: u64,
-    /// Distinct tokens of each group.
-    pub distinct: u64,
-    /// Row-blocks of K touched.
-    pub row_blocks: u64,
-    /// Row-blocks in the fullest unit.
-    pub fullest_unit: u64,
-    /// Unit-columns multiplied for a selected token.
-    pub slots_used: u64,
-    /// Bytes of distinct tokens.
-    pub bytes_useful: u64,
-}
-
-impl Wanted {
-    fn segment(&mut self, s: &Segment) {
-        self.segments += 1;
-        if s.step >= self.next_step {
-            self.steps += 1;
-            self.next_step = s.step + 1;
-        }
-        self.selected += u64::from(s.selected);
-        self.distinct += u64::from(s.distinct);
-        self.row_blocks += u64::from(s.row_blocks);
-        self.fullest_unit += u64::from(s.fullest_unit);
-        self.slots_used += s.slots_used;
-        self.bytes_useful += s.bytes_useful;
-    }
-}
+pub use counters::{Counters, Wanted};
 
 /// One row of a table in the making.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Account {
     /// Counted commands.
     pub counters: Counters,
+    /// Time, summed over channels.
+    pub time: Time,
     /// Wanted work.
     pub wanted: Wanted,
-    /// First cycle.
-    pub begin: Option<Cycle>,
-    /// Last cycle.
-    pub end: Cycle,
-    /// Cycles within segments.
+    /// Cycles from a segment's first command to its last result, summed over segments.
     pub busy: Cycle,
 }
 
 impl Account {
-    fn span(&mut self, begin: Cycle, end: Cycle) {
-        self.begin = Some(self.begin.map_or(begin, |b| b.min(begin)));
-        self.end = self.end.max(end);
-        self.busy += end - begin;
+    fn parts(&mut self, parts: &Parts) {
+        for (_, part) in parts.used() {
+            self.counters.add(&part.counters);
+            self.time.add(&part.time);
+        }
     }
 }
 
-struct Open {
-    id: u32,
-    segment: Segment,
-    begin: Option<Cycle>,
-    counters: Counters,
-    begun: bool,
+/// A decode step that is over.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Step {
+    /// Which one, from 0.
+    pub step: u32,
+    /// Index of the token that was decoded.
+    pub position: u32,
+    /// Its share of the run's cycles.
+    pub cycles: Cycle,
+    /// Wanted work.
+    pub wanted: Wanted,
+    /// Cycles within segments, as in [`Account`].
+    pub busy: Cycle,
+    /// Counts and time by phase, summed over channels.
+    pub parts: Parts,
 }
 
-/// Counts everything that the tables need.
-pub struct Collector {
+/// Where steps go as soon as they are over.
+pub trait Steps {
+    /// Takes a step.
+    fn step(&mut self, step: Step);
+}
+
+/// Nobody asks for them.
+impl Steps for () {
+    fn step(&mut self, _: Step) {}
+}
+
+/// They are kept.
+impl Steps for Vec<Step> {
+    fn step(&mut self, step: Step) {
+        self.push(step);
+    }
+}
+
+/// Counts everything that the tables need. Steps are handed on when they are over: at a sync behind which a later one
+/// has begun, or once every channel works for later ones.
+pub struct Collector<S = ()> {
+    durations: Durations,
     needs_row: [bool; MAX_COMMANDS],
+    /// Length of the run in cycles.
+    pub cycles: Cycle,
     /// The whole run.
     pub run: Account,
-    /// By decode step: its token position and its account.
-    pub steps: BTreeMap<u32, (u32, Account)>,
     /// By request, layer and KV head.
     pub heads: BTreeMap<(u32, u32, u32), Account>,
     /// By channel.
     pub channels: Vec<Account>,
-    open: Vec<VecDeque<Open>>,
-    step: u32,
+    sweeps: Vec<Sweep>,
+    books: Vec<Books>,
+    /// Steps that are not over.
+    steps: BTreeMap<u32, Step>,
+    /// The latest step begun.
+    step: Option<u32>,
+    /// Bank-cycles of the steps that are over.
+    spent: u128,
+    over: S,
 }
 
 impl Collector {
-    /// Nothing counted yet.
+    /// Nothing counted yet; steps are not asked for.
     pub fn new(device: &Device) -> Self {
+        Collector::with_steps(device, ())
+    }
+}
+
+impl<S: Steps> Collector<S> {
+    /// Nothing counted yet; steps go to `over`.
+    pub fn with_steps(device: &Device, over: S) -> Self {
         let mut needs_row = [false; MAX_COMMANDS];
         for (n, c) in needs_row.iter_mut().zip(&device.commands) {
             *n = matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Open);
         }
         let channels = device.geometry.channels as usize;
         Collector {
+            durations: Durations::new(device),
             needs_row,
+            cycles: 0,
             run: Account::default(),
-            steps: BTreeMap::new(),
             heads: BTreeMap::new(),
             channels: vec![Account::default(); channels],
-            open: (0..channels).map(|_| VecDeque::new()).collect(),
-            step: 0,
+            sweeps: (0..channels).map(|_| Sweep::default()).collect(),
+            books: (0..channels).map(|_| Books::default()).collect(),
+            steps: BTreeMap::new(),
+            step: None,
+            spent: 0,
+            over,
         }
     }
 
-    /// The account of a channel's segment; commands may come for the one behind the current one (rows opened early),
-    /// and refreshes (id 0) count for the current one.
-    fn account(&mut self, channel: usize, id: u32) -> Option<&mut Counters> {
-        let open = &mut self.open[channel];
-        if id == 0 {
-            return open.front_mut().map(|o| &mut o.counters);
+    /// Where the steps went.
+    pub fn steps_taken(&self) -> &S {
+        &self.over
+    }
+
+    /// Where the steps went.
+    pub fn into_steps(self) -> S {
+        self.over
+    }
+
+    /// Writes off the channel's complete segments of which the account is closed, or all complete ones.
+    fn write_off(&mut self, channel: usize, all: bool) {
+        let at = self.sweeps[channel].frontier();
+        let closed = |o: &Open| o.closes.is_some_and(|c| all || c <= at);
+        while let Some(i) = self.books[channel].open.iter().position(closed) {
+            let Some(mut open) = self.books[channel].open.remove(i) else { return };
+            self.books[channel].complete -= 1;
+            open.parts.close(self.durations.banks());
+            let s = &open.segment;
+            let step = self.steps.entry(s.step).or_default();
+            (step.step, step.position) = (s.step, s.position);
+            step.parts.add(&open.parts);
+            self.heads.entry((s.request, s.layer, s.kv_head)).or_default().parts(&open.parts);
+            self.channels[channel].parts(&open.parts);
         }
-        while open.back().is_none_or(|o| o.id < id) {
-            let next = open.back().map_or(id, |o| o.id + 1);
-            open.push_back(Open {
-                id: next,
-                segment: Segment::default(),
-                begin: None,
-                counters: Counters::default(),
-                begun: false,
-            });
+    }
+
+    /// What channels did for no segment counts for the step that they are in.
+    fn write_loose(&mut self) {
+        for (books, channel) in self.books.iter_mut().zip(&mut self.channels) {
+            let mut loose = std::mem::take(&mut books.loose);
+            loose.close(self.durations.banks());
+            channel.parts(&loose);
+            if let Some(step) = self.step {
+                let entry = self.steps.entry(step).or_default();
+                entry.step = step;
+                entry.parts.add(&loose);
+            }
         }
-        open.iter_mut().find(|o| o.id == id).map(|o| &mut o.counters)
+    }
+
+    /// Hands on the steps before `end`.
+    fn hand_on(&mut self, end: Option<u32>) {
+        while let Some(first) = self.steps.first_entry().filter(|s| end.is_none_or(|end| *s.key() < end)) {
+            let mut step = first.remove();
+            // Rounded so that the steps' cycles add up to the run's.
+            let share = self.durations.banks() as u128 * self.channels.len() as u128;
+            let before = self.spent / share;
+            self.spent += step.parts.used().map(|(_, p)| u128::from(p.time.total())).sum::<u128>();
+            step.cycles = (self.spent / share - before) as Cycle;
+            self.over.step(step);
+        }
     }
 }
 
-impl Probe for Collector {
+impl<S: Steps> Probe for Collector<S> {
     fn command(&mut self, e: &CommandEvent) {
         let channel = e.address.channel as usize;
-        let needs_row = self.needs_row[usize::from(e.command)];
-        self.channels[channel].counters.command(e, needs_row);
-        if let Some(o) = self.open[channel].iter_mut().find(|o| o.id == e.segment) {
-            o.begin.get_or_insert(e.cycle);
-        }
-        match self.account(channel, e.segment) {
-            Some(c) => c.command(e, needs_row),
-            // Refreshes of channels without work belong to the step that the others are in.
-            None => self.steps.entry(self.step).or_default().1.counters.command(e, needs_row),
+        let (sweep, books) = (&mut self.sweeps[channel], &mut self.books[channel]);
+        let work = books.work(e.segment, e.phase);
+        sweep.command(e, work, &self.durations, books);
+        books.counters(work, e.cycle).command(e, self.needs_row[usize::from(e.command)]);
+        if books.complete > 0 {
+            self.write_off(channel, false);
         }
     }
 
-    fn silent(&mut self, channel: u32, segment: u32, _phase: Phase, op: Op) {
-        let hit = u64::from(op == Op::ActBg);
-        let count = |c: &mut Counters| {
-            c.requests[op as usize] += 1;
-            c.hits += hit;
-        };
-        count(&mut self.channels[channel as usize].counters);
-        match self.account(channel as usize, segment) {
-            Some(c) => count(c),
-            None => count(&mut self.steps.entry(self.step).or_default().1.counters),
-        }
+    fn silent(&mut self, channel: u32, segment: u32, phase: Phase, op: Op) {
+        let books = &mut self.books[channel as usize];
+        let work = books.work(segment, phase);
+        books.part(work).counters.silent(op);
     }
 
-    fn latency(&mut self, channel: u32, segment: u32, op: Op, cycles: Cycle) {
-        if op != Op::Ld {
-            return;
-        }
-        let count = |c: &mut Counters| {
-            c.timed_reads += 1;
-            c.read_latency += cycles;
-            c.longest_read = c.longest_read.max(cycles);
-        };
-        count(&mut self.channels[channel as usize].counters);
-        match self.account(channel as usize, segment) {
-            Some(c) => count(c),
-            None => count(&mut self.steps.entry(self.step).or_default().1.counters),
+    fn host(&mut self, channel: u32, segment: u32, phase: Phase, begin: Cycle, cycles: Cycle) {
+        let (sweep, books) = (&mut self.sweeps[channel as usize], &mut self.books[channel as usize]);
+        let work = books.work(segment, phase);
+        sweep.host(begin, cycles, work, &self.durations, books);
+    }
+
+    fn latency(&mut self, channel: u32, segment: u32, phase: Phase, op: Op, cycles: Cycle) {
+        if op == Op::Ld {
+            let books = &mut self.books[channel as usize];
+            let work = books.work(segment, phase);
+            books.part(work).counters.latency(cycles);
         }
     }
 
     fn segment_begin(&mut self, id: u32, segment: &Segment) {
-        let channel = segment.channel as usize;
-        self.account(channel, id);
-        self.step = self.step.max(segment.step);
-        if let Some(o) = self.open[channel].iter_mut().find(|o| o.id == id) {
-            (o.segment, o.begun) = (*segment, true);
+        if self.step.is_some_and(|s| s < segment.step) {
+            self.write_loose();
         }
-        // What came before the channel's first segment has none to count for.
-        while self.open[channel].front().is_some_and(|o| o.id < id && !o.begun) {
-            if let Some(o) = self.open[channel].pop_front() {
-                self.steps.entry(self.step).or_default().1.counters.add(&o.counters);
-            }
+        self.step = self.step.max(Some(segment.step));
+        let books = &mut self.books[segment.channel as usize];
+        books.open.push_back(Open { id, segment: *segment, begin: None, closes: None, parts: Parts::default() });
+        if books.step.replace(segment.step) != Some(segment.step) {
+            let first = self.books.iter().filter_map(Books::first_step).min();
+            self.hand_on(first);
         }
     }
 
     fn segment_end(&mut self, channel: u32, id: u32, cycle: Cycle) {
         let index = channel as usize;
-        let Some(at) = self.open[index].iter().position(|o| o.id == id) else { return };
-        let Some(o) = self.open[index].remove(at) else { return };
-        let s = &o.segment;
-        let (position, step) = self.steps.entry(s.step).or_default();
-        *position = s.position;
+        let (sweep, books) = (&self.sweeps[index], &mut self.books[index]);
+        let Some(open) = books.find(id) else { return };
+        open.closes = Some(sweep.owes_until(id, &self.durations));
+        let (s, busy) = (open.segment, cycle.saturating_sub(open.begin.unwrap_or(cycle)));
+        books.complete += 1;
+        let step = self.steps.entry(s.step).or_default();
+        (step.step, step.position) = (s.step, s.position);
+        step.wanted.segment(&s);
+        step.busy += busy;
         let head = self.heads.entry((s.request, s.layer, s.kv_head)).or_default();
-        for account in [step, head] {
-            account.counters.add(&o.counters);
-            account.wanted.segment(s);
-            account.span(o.begin.unwrap_or(cycle), cycle);
+        for account in [&mut self.run, head, &mut self.channels[index]] {
+            account.wanted.segment(&s);
+            account.busy += busy;
         }
-        self.run.wanted.segment(s);
-        let channel = &mut self.channels[index];
-        channel.wanted.segment(s);
-        channel.span(o.begin.unwrap_or(cycle), cycle);
+        self.write_off(index, false);
+    }
+
+    fn channel_waits(&mut self, channel: u32, done: Cycle, met: Cycle) {
+        let index = channel as usize;
+        let books = &mut self.books[index];
+        self.sweeps[index].wait(done, met, &self.durations, books);
+        books.met = met;
+        self.write_off(index, true);
+    }
+
+    fn sync(&mut self, _: Cycle) {
+        self.write_loose();
+        self.hand_on(self.step);
     }
 
     fn channel_end(&mut self, channel: u32, done: Cycle) {
         let account = &mut self.channels[channel as usize];
         if account.wanted.segments == 0 {
-            account.span(0, done);
+            account.busy = done;
+            self.run.busy += done;
         }
     }
 
     fn end(&mut self, cycle: Cycle) {
-        self.run.begin = Some(0);
-        self.run.end = cycle;
+        self.write_loose();
+        self.hand_on(None);
+        self.cycles = cycle;
         for c in &self.channels {
             self.run.counters.add(&c.counters);
-            self.run.busy += c.busy;
+            self.run.time.add(&c.time);
         }
     }
 }

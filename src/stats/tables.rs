@@ -1,10 +1,13 @@
 //! The tables of a run: their columns, and their rows from what was counted.
 
+use super::account::{CAUSES, Time, apportion};
+use super::books::{PARTS, Part, WAITING};
 use super::energy::Energy;
-use super::{Account, Collector, Counters};
+use super::{Account, Collector, Counters, Step, Wanted};
 use crate::op::Op;
-use crate::spec::{Effect, System};
+use crate::spec::{Device, Effect, System};
 use crate::table::{Column, Value, column, markdown as markdown_of};
+use crate::trace::Phase;
 use crate::units::Cycle;
 
 /// Columns that say which run a row is of; first in every table.
@@ -17,6 +20,17 @@ pub const RUN_KEYS: &[Column] = &[
 /// Key columns of `steps.csv`.
 pub const STEP_KEYS: &[Column] =
     &[column("step", "1", "decode step, from 0"), column("position", "tokens", "index of the token that is decoded")];
+
+/// Key columns of `phases.csv`.
+pub const PHASE_KEYS: &[Column] = &[
+    STEP_KEYS[0],
+    STEP_KEYS[1],
+    column(
+        "phase",
+        "-",
+        "what for: append, cluster, remap, select, attend-score, softmax, attend-context; other where the trace does not say, and for refreshes; waiting for channels that wait for others, and their refreshes meanwhile",
+    ),
+];
 
 /// Key columns of `heads.csv`.
 pub const HEAD_KEYS: &[Column] = &[
@@ -34,13 +48,46 @@ pub const MEASURES: &[Column] = &[
     column(
         "cycles",
         "tCK",
-        "length: of the run, of the step with its waits, of the head's segments summed, of the run for a channel",
+        "length: of the run, also for a channel; of a step the cycles that channels spent on it, waits included, mean over channels (from sync to sync where syncs part steps), of a phase likewise; of a head the cycles that its channel spent on it and nothing else",
     ),
     column("time_ns", "ns", "cycles in time"),
     column(
         "busy_cycles",
         "tCK",
-        "cycles within segments, summed over the row's segments (a channel without segments: until its last result)",
+        "from a segment's first command to its last result, summed over the row's segments, which may overlap (a channel without segments: until its last result)",
+    ),
+    column(
+        "time_mac",
+        "tCK",
+        "MAC bound: a MAC in progress, by the share of banks that multiply; with the columns down to time_stall it adds up to cycles",
+    ),
+    column(
+        "time_row_switch",
+        "tCK",
+        "rows closing and opening (or waiting for their turn to) and no MAC, move, softmax or refresh in progress; before a MAC by the share of banks that it is for",
+    ),
+    column("time_imbalance_units", "tCK", "banks that idle in the two above: units with nothing open for PIM_MAC_BG"),
+    column(
+        "time_imbalance_channels",
+        "tCK",
+        "waiting for other channels at a sync or at the end, whatever else goes on",
+    ),
+    column(
+        "time_data_movement",
+        "tCK",
+        "buffer moves, reads and writes in progress, or data on its way that nothing passes",
+    ),
+    column("time_softmax", "tCK", "softmax in progress"),
+    column("time_refresh", "tCK", "refresh, with the closing of rows that it demands"),
+    column(
+        "time_stall",
+        "tCK",
+        "nothing in progress: waiting for results, for arrivals, or for the host, whatever else goes on",
+    ),
+    column(
+        "bound_cycles",
+        "tCK",
+        "lower bound at perfect balance: the MACs of mac_slots_used spread over all units of all channels (heads, channels: of one), at the rate of PIM_MAC_AB",
     ),
     column("energy_pj", "pJ", "sum of the energy parts"),
     column("energy_activation_pj", "pJ", "row activations with their precharges"),
@@ -48,11 +95,7 @@ pub const MEASURES: &[Column] = &[
     column("energy_movement_pj", "pJ", "wires beyond the column decoder"),
     column("energy_compute_pj", "pJ", "multiply-accumulate units and buffers"),
     column("energy_refresh_pj", "pJ", "refresh"),
-    column(
-        "energy_background_pj",
-        "pJ",
-        "standing power: all channels in run and steps, one channel over its busy cycles in heads, one over the run in channels",
-    ),
+    column("energy_background_pj", "pJ", "standing power over the cycles of all channels that the row stands for"),
     column("activations", "1", "rows opened, one per bank"),
     column("activate_commands", "1", "commands that opened rows"),
     column("row_hits", "1", "requests that needed a row and found it open"),
@@ -81,6 +124,7 @@ pub const MEASURES: &[Column] = &[
     column("selected_tokens", "tokens", "tokens selected, summed over query heads, heads, layers and steps of the row"),
     column("distinct_tokens", "tokens", "tokens selected by at least one query head of their group, summed likewise"),
     column("row_blocks", "1", "row-blocks of K touched by a group (one row of one unit), summed likewise"),
+    column("row_tokens", "tokens", "tokens that lie in those row-blocks, wanted or not"),
     column("bytes_useful", "B", "bytes of K and V of the distinct tokens"),
     column("bytes_fetched", "B", "bytes that MACs and reads took from open rows"),
     column("mac_slots_used", "1", "unit-columns multiplied for a token that the query head selected"),
@@ -107,6 +151,11 @@ pub const SCHEMAS: &[Schema] = &[
         file: "steps.csv",
         keys: STEP_KEYS,
         row: "a decode step: all its layers, heads and channels, waits included",
+    },
+    Schema {
+        file: "phases.csv",
+        keys: PHASE_KEYS,
+        row: "a phase of a decode step; the rows of a step add up to its row in steps.csv, in cycles to the cycle",
     },
     Schema { file: "heads.csv", keys: HEAD_KEYS, row: "a KV head of a layer, over all steps" },
     Schema { file: "channels.csv", keys: CHANNEL_KEYS, row: "a channel, over the run" },
@@ -140,46 +189,104 @@ pub fn markdown() -> String {
     out
 }
 
-/// Rows of all tables, in the order of [`SCHEMAS`].
-pub fn rows(collector: &Collector, system: &System, trace: &str) -> [Vec<Vec<Value>>; 4] {
-    let make = |keys: Vec<Value>, account: &Account, extent: Extent| {
-        let mut row = vec![
-            Value::Text(trace.into()),
-            Value::Text(system.name.clone()),
-            Value::Text(format!("{} {}", system.device.name, system.device.preset)),
-        ];
-        row.extend(keys);
-        row.extend(measures(account, system, &extent));
-        row
-    };
-    let channels = u64::from(system.device.geometry.channels);
-    let span = |a: &Account| a.end - a.begin.unwrap_or(a.end);
-    let int = |n: u32| Value::Int(u64::from(n));
-    let run = &collector.run;
-    let busiest = collector.channels.iter().map(|c| c.busy).max().unwrap_or(0);
-    let imbalance = Value::ratio(busiest as f64 * channels as f64, run.busy as f64);
-    let whole = Extent { cycles: run.end, channels, imbalance_channels: imbalance };
-    let steps = collector.steps.iter().filter(|(_, (_, a))| a.wanted.segments > 0).map(|(step, (position, a))| {
-        make(
-            vec![int(*step), int(*position)],
-            a,
-            Extent { cycles: span(a), channels, imbalance_channels: Value::Unknown },
-        )
-    });
-    let heads = collector.heads.iter().map(|((request, layer, head), a)| {
-        let extent = Extent { cycles: a.busy, channels: 1, imbalance_channels: Value::Unknown };
-        make(vec![int(*request), int(*layer), int(*head)], a, extent)
-    });
-    let by_channel = (0..).zip(&collector.channels).map(|(id, a)| {
-        make(vec![int(id)], a, Extent { cycles: run.end, channels: 1, imbalance_channels: Value::Unknown })
-    });
-    [vec![make(vec![], run, whole)], steps.collect(), heads.collect(), by_channel.collect()]
+/// Makes the rows of one trace on one system.
+pub struct Rows<'s> {
+    system: &'s System,
+    trace: String,
 }
 
-struct Extent {
+/// What a row stands for.
+struct Row<'r> {
+    counters: &'r Counters,
+    time: &'r Time,
+    /// What segments wanted and how long they took; phases do not have it.
+    wanted: Option<(&'r Wanted, Cycle)>,
     cycles: Cycle,
+    /// Channels among which its work could be spread.
     channels: u64,
     imbalance_channels: Value,
+}
+
+impl<'s> Rows<'s> {
+    /// For a trace of this name.
+    pub fn new(system: &'s System, trace: &str) -> Self {
+        Rows { system, trace: trace.into() }
+    }
+
+    /// The row of `run.csv`.
+    pub fn run<S>(&self, c: &Collector<S>) -> Vec<Value> {
+        let channels = c.channels.len() as u64;
+        let busiest = c.channels.iter().map(|c| c.busy).max().unwrap_or(0);
+        let imbalance_channels = Value::ratio(busiest as f64 * channels as f64, c.run.busy as f64);
+        self.row(vec![], &Row { imbalance_channels, ..Row::of(&c.run, c.cycles, channels) })
+    }
+
+    /// The rows of `heads.csv`.
+    pub fn heads<S>(&self, c: &Collector<S>) -> Vec<Vec<Value>> {
+        let row = |((request, layer, head), a): (&(u32, u32, u32), &Account)| {
+            let cycles = a.time.total() / u64::from(self.system.device.geometry.banks_per_channel());
+            self.row([*request, *layer, *head].map(int).to_vec(), &Row::of(a, cycles, 1))
+        };
+        c.heads.iter().map(row).collect()
+    }
+
+    /// The rows of `channels.csv`.
+    pub fn channels<S>(&self, c: &Collector<S>) -> Vec<Vec<Value>> {
+        (0..).zip(&c.channels).map(|(id, a)| self.row(vec![int(id)], &Row::of(a, c.cycles, 1))).collect()
+    }
+
+    /// The row of `steps.csv`.
+    pub fn step(&self, step: &Step) -> Vec<Value> {
+        let Part { counters, time } = step.parts.sum();
+        let row = Row {
+            counters: &counters,
+            time: &time,
+            wanted: Some((&step.wanted, step.busy)),
+            cycles: step.cycles,
+            channels: u64::from(self.system.device.geometry.channels),
+            imbalance_channels: Value::Unknown,
+        };
+        self.row(vec![int(step.step), int(step.position)], &row)
+    }
+
+    /// The rows of `phases.csv` of a step.
+    pub fn phases(&self, step: &Step) -> Vec<Vec<Value>> {
+        let mut totals = [0; PARTS];
+        step.parts.used().for_each(|(i, p)| totals[i] = p.time.total());
+        let cycles = apportion(&totals, step.cycles);
+        let row = |(i, part): (usize, &Part)| {
+            let row = Row {
+                counters: &part.counters,
+                time: &part.time,
+                wanted: None,
+                cycles: cycles[i],
+                channels: u64::from(self.system.device.geometry.channels),
+                imbalance_channels: Value::Unknown,
+            };
+            let name = if i == WAITING { "waiting" } else { Phase::ALL[i].name() };
+            self.row(vec![int(step.step), int(step.position), Value::Text(name.into())], &row)
+        };
+        step.parts.used().map(row).collect()
+    }
+
+    fn row(&self, keys: Vec<Value>, row: &Row<'_>) -> Vec<Value> {
+        let device = format!("{} {}", self.system.device.name, self.system.device.preset);
+        let mut out = [self.trace.clone(), self.system.name.clone(), device].map(Value::Text).to_vec();
+        out.extend(keys);
+        out.extend(measures(row, self.system));
+        out
+    }
+}
+
+impl<'r> Row<'r> {
+    fn of(a: &'r Account, cycles: Cycle, channels: u64) -> Self {
+        let wanted = Some((&a.wanted, a.busy));
+        Row { counters: &a.counters, time: &a.time, wanted, cycles, channels, imbalance_channels: Value::Unknown }
+    }
+}
+
+fn int(n: u32) -> Value {
+    Value::Int(u64::from(n))
 }
 
 fn sum_of(counters: &Counters, system: &System, which: impl Fn(Effect) -> bool) -> (u64, u64) {
@@ -187,10 +294,21 @@ fn sum_of(counters: &Counters, system: &System, which: impl Fn(Effect) -> bool) 
     ids.fold((0, 0), |(n, banks), i| (n + counters.issued[i], banks + counters.banks[i]))
 }
 
-fn measures(a: &Account, system: &System, extent: &Extent) -> Vec<Value> {
-    let (device, c, w) = (&system.device, &a.counters, &a.wanted);
+/// Cycles of the MACs of `slots` unit-columns, spread over all units of so many channels.
+fn bound(device: &Device, slots: u64, channels: u64) -> Option<Cycle> {
     let g = &device.geometry;
-    let e = Energy::of(c, extent.cycles * extent.channels, device, system.energy);
+    let columns_per_cycle = device.peak_bytes_per_cycle()? / f64::from(g.column_bytes);
+    let command = &device.commands[usize::from(device.plans[Op::MacAb as usize]?.last)];
+    let banks = u64::from(g.banks_per_channel() / command.passes);
+    let gap = (banks as f64 / columns_per_cycle).round() as u64;
+    Some((slots * u64::from(g.banks)).div_ceil(banks * channels) * gap)
+}
+
+fn measures(row: &Row<'_>, system: &System) -> Vec<Value> {
+    let (device, c) = (&system.device, row.counters);
+    let g = &device.geometry;
+    let channel_cycles = row.time.total() / u64::from(g.banks_per_channel());
+    let e = Energy::of(c, channel_cycles, device, system.energy);
     let pj = |x: f64| Value::Float(x, 1);
     let (activates, activations) = sum_of(c, system, |e| e == Effect::Open);
     let (refreshes, _) = sum_of(c, system, |e| e == Effect::Refresh);
@@ -198,14 +316,25 @@ fn measures(a: &Account, system: &System, extent: &Extent) -> Vec<Value> {
     let (_, data_banks) = sum_of(c, system, |e| matches!(e, Effect::Read | Effect::Write));
     let rfc = device.timings.get("nRFC").copied().unwrap_or(0);
     let slots = mac_banks / u64::from(g.banks);
-    let known = w.segments > 0;
-    let wanted = |n: u64| if known { Value::Int(n) } else { Value::Unknown };
+    let known = row.wanted.map(|(w, _)| w).filter(|w| w.segments > 0);
+    let wanted = |of: fn(&Wanted) -> u64| known.map_or(Value::Unknown, |w| Value::Int(of(w)));
     let request = |op: Op| Value::Int(c.requests[op as usize]);
+    let [mac, row_switch, units, channels, movement, softmax, refresh, stall]: [Value; CAUSES] =
+        apportion(row.time.spent(), row.cycles).map(Value::Int);
     vec![
-        Value::Int(a.wanted.steps),
-        Value::Int(extent.cycles),
-        Value::Float(device.clock.ns(extent.cycles), 3),
-        Value::Int(a.busy),
+        Value::Int(row.wanted.map_or(1, |(w, _)| w.steps)),
+        Value::Int(row.cycles),
+        Value::Float(device.clock.ns(row.cycles), 3),
+        row.wanted.map_or(Value::Unknown, |(_, busy)| Value::Int(busy)),
+        mac,
+        row_switch,
+        units,
+        channels,
+        movement,
+        softmax,
+        refresh,
+        stall,
+        known.and_then(|w| bound(device, w.slots_used, row.channels)).map_or(Value::Unknown, Value::Int),
         pj(e.total()),
         pj(e.activation),
         pj(e.column),
@@ -219,7 +348,7 @@ fn measures(a: &Account, system: &System, extent: &Extent) -> Vec<Value> {
         Value::Int(c.misses),
         Value::Int(c.conflicts),
         Value::Int(refreshes),
-        Value::ratio((refreshes * rfc) as f64, (extent.cycles * extent.channels) as f64),
+        Value::ratio((refreshes * rfc) as f64, channel_cycles as f64),
         Value::ratio(c.read_latency as f64, c.timed_reads as f64),
         if c.timed_reads > 0 { Value::Int(c.longest_read) } else { Value::Unknown },
         request(Op::Ld),
@@ -234,19 +363,18 @@ fn measures(a: &Account, system: &System, extent: &Extent) -> Vec<Value> {
         request(Op::MvSb),
         request(Op::MvGb),
         request(Op::Sfm),
-        wanted(w.selected),
-        wanted(w.distinct),
-        wanted(w.row_blocks),
-        wanted(w.bytes_useful),
+        wanted(|w| w.selected),
+        wanted(|w| w.distinct),
+        wanted(|w| w.row_blocks),
+        wanted(|w| w.row_tokens),
+        wanted(|w| w.bytes_useful),
         Value::Int((mac_banks + data_banks) * u64::from(g.column_bytes)),
-        wanted(w.slots_used),
+        wanted(|w| w.slots_used),
         Value::Int(slots),
-        if known { Value::ratio(w.slots_used as f64, slots as f64) } else { Value::Unknown },
-        if known {
+        known.map_or(Value::Unknown, |w| Value::ratio(w.slots_used as f64, slots as f64)),
+        known.map_or(Value::Unknown, |w| {
             Value::ratio(w.fullest_unit as f64 * f64::from(g.units()), w.row_blocks as f64)
-        } else {
-            Value::Unknown
-        },
-        extent.imbalance_channels.clone(),
+        }),
+        row.imbalance_channels.clone(),
     ]
 }

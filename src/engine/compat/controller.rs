@@ -3,11 +3,11 @@
 use super::nodes::Nodes;
 use super::queue::{Entry, HitBanks, Queue};
 use crate::engine::probe::{CommandEvent, Completion, Probe, RowOutcome};
+use crate::engine::segments::{Label, Segments};
 use crate::error::{Error, Result};
 use crate::op::Op;
 use crate::spec::device::Bus;
 use crate::spec::{Device, Effect, Plan};
-use crate::trace::Phase;
 use crate::units::Cycle;
 use std::collections::VecDeque;
 
@@ -74,6 +74,8 @@ pub struct Controller<'d> {
     wake: Cycle,
     /// When the last request completed.
     done: Cycle,
+    /// Whose work its requests are.
+    pub segments: Segments,
 }
 
 impl<'d> Controller<'d> {
@@ -96,6 +98,7 @@ impl<'d> Controller<'d> {
             // A look at the empty queues turns an idle channel to writing.
             wake: 1,
             done: 0,
+            segments: Segments::new(id),
         }
     }
 
@@ -133,10 +136,14 @@ impl<'d> Controller<'d> {
         self.wake = self.wake.min(now);
         if forwarded {
             self.data.push_back(now);
-            probe.silent(self.id, 0, Phase::Other, op);
+            let Label { segment, phase } = self.segments.label();
+            probe.silent(self.id, segment, phase, op);
             return Ok(true);
         }
         let entry = self.entry(op, addr, now - 1)?;
+        if !entry.is_barrier() {
+            self.segments.owe();
+        }
         self.queues[queue].push(entry);
         Ok(true)
     }
@@ -145,7 +152,11 @@ impl<'d> Controller<'d> {
         let place = self.nodes.place(self.device.geometry.decode(addr));
         match (op, self.device.plans[op as usize]) {
             (Op::Barrier, _) => Ok(Entry::barrier(addr, place, arrived)),
-            (_, Some(plan)) if op.in_attacc() => Ok(Entry::new(Some(op), addr, place, plan, arrived)),
+            (_, Some(plan)) if op.in_attacc() => {
+                let mut entry = Entry::new(Some(op), addr, place, plan, arrived);
+                entry.label = self.segments.label();
+                Ok(entry)
+            }
             _ => {
                 let what = format!("the compat controller does not know {}, as its reference does not", op.mnemonic());
                 Err(Error::data("trace", what))
@@ -281,7 +292,7 @@ impl<'d> Controller<'d> {
             self.done = now;
             return;
         }
-        let (command, place, completes) = (entry.next(), entry.place, entry.completes());
+        let (command, place, completes, label) = (entry.next(), entry.place, entry.completes(), entry.label);
         let completion = entry.op.filter(|_| completes).map(|op| Completion { op, row: entry.row });
         self.nodes.issue(command, &place, now);
         probe.command(&CommandEvent {
@@ -289,20 +300,23 @@ impl<'d> Controller<'d> {
             command,
             address: place.address,
             banks: self.nodes.reach(command),
-            segment: 0,
-            phase: Phase::Other,
+            segment: label.segment,
+            phase: label.phase,
             completes: completion,
         });
         if !completes {
             return self.row_moved(pick);
         }
         self.queues[pick.queue].remove(pick.index);
+        let last = &self.device.commands[usize::from(command)];
+        let reads = last.effect == Effect::Read;
+        let there = if reads { now + last.done } else { now };
+        if reads {
+            self.data.push_back(there);
+        }
         if completion.is_some() {
             self.done = now;
-        }
-        let last = &self.device.commands[usize::from(command)];
-        if last.effect == Effect::Read {
-            self.data.push_back(now + last.done);
+            self.segments.paid(label.segment, there, probe);
         }
     }
 

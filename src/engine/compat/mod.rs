@@ -9,9 +9,9 @@
 //! - [`controller`]: the cycle of a channel;
 //! - here: the one in-order stream that feeds all channels, and the clock.
 //!
-//! Segments and marks are skipped: the reference has none. Operations that the reference does
-//! not know are errors. Its clock counts from 1, and a run is as long as the number of its last cycle. Cycles in which
-//! no channel can do anything are passed over.
+//! Segments and marks are labels that change no cycle: the reference has none. Operations that the reference does not
+//! know are errors. Its clock counts from 1, and a run is as long as the number of its last cycle. Cycles in which no
+//! channel can do anything are passed over.
 
 mod controller;
 mod nodes;
@@ -50,7 +50,7 @@ impl Frontend<'_> {
     /// Sends requests until one is refused or the stream ends, in which case it is true.
     fn send<P: Probe>(&mut self, channels: &mut [Controller<'_>], now: Cycle, probe: &mut P) -> Result<bool> {
         loop {
-            let Some(run) = self.current()? else { return Ok(true) };
+            let Some(run) = self.current(channels, probe)? else { return Ok(true) };
             let channel = self.reader.source.header().geometry.channel_of(run.addr);
             if !channels[channel as usize].offer(run.op, run.addr, now, probe)? {
                 return Ok(false);
@@ -61,12 +61,14 @@ impl Frontend<'_> {
         }
     }
 
-    fn current(&mut self) -> Result<Option<Request>> {
+    /// The run to send of; labels ahead of it go to their channels.
+    fn current<P: Probe>(&mut self, channels: &mut [Controller<'_>], probe: &mut P) -> Result<Option<Request>> {
         while self.run.is_none() {
             match self.reader.next()? {
                 None => return Ok(None),
                 Some(Record::Request(request)) => self.run = Some(request),
-                Some(Record::Segment(_) | Record::Mark(_)) => {}
+                Some(Record::Segment(s)) => channels[s.channel as usize].segments.take(&s, probe),
+                Some(Record::Mark(m)) => channels[m.channel as usize].segments.mark(&m),
             }
         }
         Ok(self.run)
@@ -112,7 +114,11 @@ pub fn run<P: Probe>(
         }
     }
     progress(frontend.sent);
-    (0..).zip(&channels).for_each(|(id, c)| probe.channel_end(id, c.done_at()));
+    for (id, channel) in (0..).zip(&mut channels) {
+        channel.segments.end(probe);
+        probe.channel_waits(id, channel.done_at(), now);
+        probe.channel_end(id, channel.done_at());
+    }
     probe.end(now);
     Ok(now)
 }

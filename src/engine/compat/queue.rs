@@ -2,6 +2,7 @@
 
 use super::nodes::{Nodes, Place};
 use crate::engine::probe::RowOutcome;
+use crate::engine::segments::Label;
 use crate::op::Op;
 use crate::spec::device::Bus;
 use crate::spec::{CommandId, Plan};
@@ -21,6 +22,8 @@ pub struct Entry {
     pub place: Place,
     /// How it found its row so far.
     pub row: RowOutcome,
+    /// Whose work it is.
+    pub label: Label,
     plan: Plan,
     arrived: Cycle,
     next: CommandId,
@@ -32,7 +35,8 @@ pub struct Entry {
 impl Entry {
     /// A request that arrived in cycle `arrived`.
     pub fn new(op: Option<Op>, addr: u64, place: Place, plan: Plan, arrived: Cycle) -> Self {
-        Entry { op, addr, place, row: RowOutcome::Hit, plan, arrived, next: plan.last, hits: false, version: 0 }
+        let (row, label) = (RowOutcome::Hit, Label::default());
+        Entry { op, addr, place, row, label, plan, arrived, next: plan.last, hits: false, version: 0 }
     }
 
     /// A barrier that arrived in cycle `arrived`.

@@ -1,8 +1,15 @@
-//! Dot products, in one documented order of summation.
+//! Dot products, softmax weights and eigenvectors, in documented orders of summation.
 //!
 //! Every kernel here and in the rooms above sums in an order that its documentation fixes, and never contracts a
 //! multiplication and an addition into one rounding (FMA). Results are therefore the same bits on every processor
 //! and for every vector width, and rankings built on them are reproducible.
+
+mod softmax;
+mod symmetric;
+
+pub use softmax::exp_weights;
+pub(crate) use softmax::highest;
+pub use symmetric::{add_gram, eigenvectors};
 
 /// Partial sums of a lane-ordered sum: element `i` goes to lane `i % LANES`.
 pub const LANES: usize = 16;

@@ -1,0 +1,118 @@
+//! Loading a workload: its system, policy and caches, and whether they fit together.
+
+use super::Generator;
+use crate::error::{Error, Result};
+use crate::kv::{self, KvCache};
+use crate::map::emit::Target;
+use crate::map::layout::Shape;
+use crate::map::placement::{self, Heads};
+use crate::map::schedule::Costs;
+use crate::select::{self, Policy};
+use crate::spec::System;
+use crate::spec::config::Document;
+use crate::spec::workload::{Addressing, Workload};
+use crate::trace::Header;
+use crate::trace::header::spec_hash;
+use std::path::Path;
+
+impl Generator {
+    /// Loads the workload's KV cache (or `kv` instead), system and policy, and checks that they fit together.
+    pub fn load(workload: Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
+        let system = System::load(&workload.system_path(doc), &[]).map_err(|e| match e {
+            Error::NoInput(p) => doc.error("system", format!("system file {} does not exist", p.display())),
+            Error::Io { path, source } => doc.error("system", format!("{}: {source}", path.display())),
+            other => other,
+        })?;
+        let policy = policy(&workload, doc, &workload.policy)?;
+        let full = self::policy(&workload, doc, "full")?;
+        for name in workload.policies.keys() {
+            self::policy(&workload, doc, name)?;
+        }
+        if workload.budget < policy.min_budget() {
+            let what = format!(
+                "budget {} is below the {} tokens that {} needs",
+                workload.budget,
+                policy.min_budget(),
+                policy.name()
+            );
+            return Err(doc.error("budget", what));
+        }
+        let (caches, requests) = caches(&workload, doc, kv)?;
+        let cache = &caches[0];
+        let geometry = system.device.geometry;
+        let entry_bytes = system.device.entry_bytes;
+        let shape = Shape::new(&geometry, cache.dim, cache.element_bytes, entry_bytes, workload.mapping.values)
+            .map_err(|e| doc.error("mapping", e))?;
+        if workload.mapping.addressing == Addressing::Ideal && caches.iter().any(|c| c.prefill != cache.prefill) {
+            let what = "addressing = \"ideal\" has one length for all heads; the requests have several";
+            return Err(doc.error("batch.prefill", what));
+        }
+        let heads = Heads { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
+        let lengths: Vec<usize> = requests.iter().map(|r| caches[*r].tokens).collect();
+        let homes =
+            placement::homes(heads, &lengths, &workload.placement, &geometry).map_err(|e| doc.error("placement", e))?;
+        let header = Header {
+            generator: concat!("tracegen ", env!("CARGO_PKG_VERSION")).into(),
+            geometry,
+            spec_hash: spec_hash(&geometry, &format!("{:?} {:?} {shape:?}", workload.mapping, workload.placement)),
+            seed: workload.seed,
+            config: doc.canonical(),
+            provenance: cache.provenance.clone(),
+        };
+        let costs = Costs::new(&workload, system.device.clock);
+        let target = Target { geometry, shape };
+        Ok(Generator { workload, system, caches, requests, policy, full, target, costs, homes, header })
+    }
+}
+
+fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Policy>> {
+    let at = if workload.policies.contains_key(name) && workload.policy != name {
+        format!("policies.{name}")
+    } else {
+        "policy".into()
+    };
+    let entry = select::find(name).map_err(|e| doc.error(&at, e))?;
+    let none = toml::Table::new();
+    let table = workload.policies.get(name).unwrap_or(&none);
+    (entry.build)(table).map_err(|e| doc.serde_error(&format!("policies.{name}.{}", e.key), &e.message))
+}
+
+/// The caches, and which of them each request has. A dump is everybody's; a synthetic source makes each request its own.
+fn caches(workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<(Vec<KvCache>, Vec<usize>)> {
+    let requests = workload.batch.requests;
+    let dump = kv.map(Path::to_path_buf).or_else(|| workload.kv.as_ref().map(|p| doc.resolve_path("kv", p)));
+    if let Some(path) = dump {
+        return Ok((vec![kv::load(path)?], vec![0; requests]));
+    }
+    let spec = synthetic(workload, doc)?;
+    let prefill = |r: usize| match workload.batch.prefill.as_slice() {
+        [] => spec.prefill,
+        lengths => lengths[r % lengths.len()],
+    };
+    let make = |r: usize| {
+        // A large odd factor keeps the seeds of neighbouring requests apart.
+        let seed = spec.seed ^ (r as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
+        kv::synthetic::generate(&kv::synthetic::SyntheticSpec { prefill: prefill(r), seed, ..spec.clone() }).map_err(
+            |e| match e {
+                Error::Config { at, what } => doc.error(&at, what),
+                other => other,
+            },
+        )
+    };
+    Ok(((0..requests).map(make).collect::<Result<_>>()?, (0..requests).collect()))
+}
+
+fn synthetic(workload: &Workload, doc: &Document) -> Result<kv::synthetic::SyntheticSpec> {
+    let table = workload.synthetic.clone().unwrap_or_default();
+    let own_seed = table.contains_key("seed");
+    let mut spec: kv::synthetic::SyntheticSpec =
+        serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
+            let at = format!("synthetic.{}", e.path()).replace("synthetic..", "synthetic");
+            doc.serde_error(&at, e.inner().message())
+        })?;
+    // The run's seed is the source's too, unless the source has one of its own.
+    if !own_seed {
+        spec.seed = workload.seed;
+    }
+    Ok(spec)
+}

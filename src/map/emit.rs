@@ -1,0 +1,199 @@
+//! What a channel can be asked for, one level above single requests.
+
+use super::layout::Shape;
+use super::rows::Rows;
+use super::stage::Stage;
+use crate::addr::{Address, Geometry};
+use crate::op::Op;
+use crate::trace::{Phase, Request};
+
+/// A device, and how a head's vectors lie on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Geometry of the device.
+    pub geometry: Geometry,
+    /// Shape of keys and values.
+    pub shape: Shape,
+}
+
+/// How the vectors of a matrix lie in the rows of a unit.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix {
+    /// Its number among the matrices of the head.
+    pub id: usize,
+    /// Vectors in a row.
+    pub per_row: u32,
+    /// Columns of one vector that lie side by side.
+    pub columns: u32,
+    /// How often such columns come in a row, `per_row` columns apart.
+    pub stripes_in_row: u32,
+}
+
+/// Where the results of MACs go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Results {
+    /// One per place: moved out whenever a buffer entry is full.
+    Scores,
+    /// Accumulated over the sweep.
+    Outputs,
+}
+
+/// Builds a stage of one channel.
+pub struct Emitter<'a> {
+    /// The device.
+    pub target: &'a Target,
+    channel: u32,
+    stage: Stage,
+    /// Moves of results that are ready behind the next barrier.
+    deferred: Vec<Request>,
+    /// Scores that wait in the buffer entry of the units that have worked most, and the units that have any.
+    filled: u32,
+    waiting: u64,
+}
+
+impl<'a> Emitter<'a> {
+    /// An empty stage of `phase` in `channel`.
+    pub fn new(target: &'a Target, channel: u32, phase: Phase) -> Self {
+        Emitter { target, channel, stage: Stage::new(phase), deferred: Vec::new(), filled: 0, waiting: 0 }
+    }
+
+    /// The stage: everything is complete, results included.
+    pub fn finish(mut self) -> Stage {
+        self.settle();
+        self.stage
+    }
+
+    /// Behind this, everything before is complete, results included.
+    pub fn settle(&mut self) {
+        if self.filled > 0 {
+            self.scores();
+        }
+        self.barrier();
+        self.barrier();
+    }
+
+    /// A run of requests.
+    pub fn push(&mut self, op: Op, address: Address, count: u32, stride: u32) {
+        let addr = self.target.geometry.encode(&Address { channel: self.channel, ..address });
+        self.stage.push(Request { op, addr, count, stride });
+    }
+
+    /// Ends an epoch. What the MACs before it have ready moves beside what follows.
+    pub fn barrier(&mut self) {
+        self.stage.barrier();
+        self.deferred.drain(..).for_each(|r| self.stage.push(r));
+    }
+
+    /// The host works so many cycles on what it has got.
+    pub fn host(&mut self, cycles: u32) {
+        self.settle();
+        if cycles > 0 {
+            self.push(Op::Host, Address::default(), cycles, 0);
+            self.barrier();
+        }
+    }
+
+    /// A vector of `entries` buffer entries a bank is broadcast over pseudo-channels, ranks and bank groups.
+    pub fn vector(&mut self, entries: u32) {
+        for bank in 0..self.target.geometry.banks {
+            self.push(Op::WrGb, Address { bank, ..Default::default() }, entries, 1);
+        }
+    }
+
+    /// Opens the row of a unit.
+    pub fn open(&mut self, unit: u32, row: u32) {
+        let address = self.target.geometry.unit_address(self.channel, unit);
+        self.push(Op::ActBg, Address { row, ..address }, 1, 0);
+    }
+
+    /// Takes a unit out of the work.
+    pub fn close(&mut self, unit: u32) {
+        let address = self.target.geometry.unit_address(self.channel, unit);
+        self.push(Op::PreBg, address, 1, 0);
+    }
+
+    /// Multiplies the places of `mask` in a row (a physical one), in `units`.
+    pub fn macs(&mut self, op: Op, row: u32, mask: u64, m: &Matrix, results: Results, units: u64) {
+        let column_bytes = self.target.geometry.column_bytes;
+        for stripe in 0..m.stripes_in_row {
+            let mut rest = mask;
+            while rest != 0 {
+                let first = rest.trailing_zeros();
+                let mut run = (rest >> first).trailing_ones();
+                if results == Results::Scores {
+                    run = run.min(self.target.shape.entry - self.filled);
+                }
+                let column = stripe * m.per_row + first * m.columns;
+                self.push(op, Address { row, column, ..Default::default() }, run * m.columns, column_bytes);
+                rest &= !(u64::MAX >> (64 - run) << first);
+                if results == Results::Scores {
+                    self.filled += run;
+                    self.waiting |= units;
+                    if self.filled == self.target.shape.entry {
+                        self.scores();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Multiplies the first `places[h]` places of every unit, row after row, for each query head `h`: a dense sweep.
+    pub fn dense(&mut self, rows: &Rows, m: &Matrix, places: &[u32]) {
+        let most = places.iter().copied().max().unwrap_or(0);
+        for row in 0..most.div_ceil(m.per_row) {
+            for n in places {
+                let n = n.saturating_sub(row * m.per_row).min(m.per_row);
+                let mask = if n == 0 { 0 } else { u64::MAX >> (64 - n) };
+                self.macs(Op::MacAb, rows.at(m.id, row), mask, m, Results::Scores, u64::MAX);
+            }
+        }
+    }
+
+    /// The buffer entry of each unit that has scores goes to the softmax buffer, both pseudo-channels at a time, behind
+    /// a barrier.
+    pub fn scores(&mut self) {
+        self.filled = 0;
+        let units = std::mem::take(&mut self.waiting);
+        self.barrier();
+        let g = &self.target.geometry;
+        let half = g.ranks * g.bank_groups;
+        let both = (0..g.pseudo_channels).fold(0, |all, p| all | units >> (p * half));
+        for bank_group in 0..g.bank_groups {
+            for rank in 0..g.ranks {
+                if both >> (rank * g.bank_groups + bank_group) & 1 == 1 {
+                    self.defer(Address { rank, bank_group, ..Default::default() });
+                }
+            }
+        }
+    }
+
+    /// An entry of every bank, both pseudo-channels and all bank groups at a time, for each query head, behind a barrier.
+    pub fn outputs(&mut self, heads: usize) {
+        self.barrier();
+        let g = self.target.geometry;
+        for _ in 0..heads {
+            for bank in 0..g.banks {
+                for rank in 0..g.ranks {
+                    self.defer(Address { rank, bank, ..Default::default() });
+                }
+            }
+        }
+    }
+
+    /// An entry of every bank, both pseudo-channels at a time, for each query head, behind a barrier.
+    pub fn lanes(&mut self, heads: usize) {
+        self.barrier();
+        let g = self.target.geometry;
+        for _ in 0..heads {
+            for (rank, bank_group) in (0..g.ranks).flat_map(|r| (0..g.bank_groups).map(move |b| (r, b))) {
+                (0..g.banks).for_each(|bank| self.defer(Address { rank, bank_group, bank, ..Default::default() }));
+            }
+        }
+    }
+
+    /// A move of one entry of results, behind the next barrier.
+    pub fn defer(&mut self, address: Address) {
+        let addr = self.target.geometry.encode(&Address { channel: self.channel, ..address });
+        self.deferred.push(Request::one(Op::MvSb, addr));
+    }
+}

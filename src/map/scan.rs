@@ -1,0 +1,196 @@
+//! What selecting costs: the reading, multiplying and ranking that the published simulators leave out.
+//!
+//! A policy says what it reads ([`Scan`]); here it becomes commands. The vectors of a policy's own matrices lie as keys
+//! do, vector j on unit j mod units, so that a dense sweep is balanced. A second copy of K lies in tiles: a tile has as
+//! many tokens as all banks of the head have lanes, and a column for each dimension, so that one MAC multiplies one
+//! dimension of all its tokens. Scores go to the softmax buffer, and the host (the buffer die) ranks them. (Assumed: the
+//! units multiply lane by lane as for outputs, and keep one set of accumulators per query head.)
+
+use super::emit::{Emitter, Matrix, Results, Target};
+use super::rows::Rows;
+use super::stage::Stage;
+use crate::addr::Address;
+use crate::op::Op;
+use crate::select::Scan;
+use crate::trace::Phase;
+
+/// Who scans, and where.
+pub struct Scanner<'a> {
+    /// The device.
+    pub target: &'a Target,
+    /// The head's channel.
+    pub channel: u32,
+    /// Units of the head, over all its channels.
+    pub units: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Rows of the head.
+    pub rows: &'a Rows,
+    /// K.
+    pub keys: Matrix,
+    /// Number of the policy's first own matrix.
+    pub own: usize,
+}
+
+/// Columns of a vector of `elements` elements in each bank.
+fn columns(target: &Target, elements: u32) -> u32 {
+    let lanes = target.lanes() * target.geometry.banks;
+    elements.div_ceil(lanes).max(1)
+}
+
+/// The policy's own matrices of vectors.
+pub fn vectors(target: &Target, own: usize, matrices: u32, elements: u32) -> impl Iterator<Item = Matrix> + use<> {
+    let columns = columns(target, elements);
+    let per_row = target.geometry.columns / columns;
+    (own..own + matrices as usize).map(move |id| Matrix { id, per_row, columns, stripes_in_row: 1 })
+}
+
+/// Tokens of a tile of the second copy of K, and rows of a tile.
+pub fn tile(target: &Target, units: u32, dim: u32) -> (u32, u32) {
+    (target.lanes() * target.geometry.banks * units, dim.div_ceil(target.geometry.columns))
+}
+
+impl Target {
+    /// Elements of one column.
+    pub fn lanes(&self) -> u32 {
+        self.geometry.column_bytes / self.shape.element_bytes
+    }
+
+    /// Elements of one vector.
+    pub fn dim(&self) -> u32 {
+        self.shape.vector_bytes / self.shape.element_bytes
+    }
+}
+
+impl Scanner<'_> {
+    /// Whether the scan multiplies by the queries themselves, so that attention finds them in the buffers.
+    pub fn loads_queries(&self, scan: Scan<'_>) -> bool {
+        match scan {
+            Scan::Nothing | Scan::Dimensions(_) => false,
+            Scan::Keys => true,
+            Scan::Vectors { matrices, elements, .. } => matrices == 1 && elements == self.target.dim(),
+        }
+    }
+
+    /// What the scan multiplies by goes to the GEMV buffers.
+    pub fn multipliers(&self, scan: Scan<'_>) -> Stage {
+        let mut emit = Emitter::new(self.target, self.channel, Phase::Select);
+        let (vectors, entries) = match scan {
+            Scan::Nothing => (0, 0),
+            Scan::Keys => (1, self.target.shape.columns),
+            Scan::Vectors { matrices, elements, .. } => (matrices, columns(self.target, elements)),
+            Scan::Dimensions(dims) => (1, (dims.len() as u32).div_ceil(self.target.lanes())),
+        };
+        (0..vectors * self.heads).for_each(|_| emit.vector(entries));
+        emit.finish()
+    }
+
+    /// The scores. `len` tokens end at position `end`; the host takes `host(scores)` cycles.
+    pub fn scan(&self, scan: Scan<'_>, len: u32, end: u32, host: impl Fn(u64) -> u32) -> Stage {
+        let mut emit = Emitter::new(self.target, self.channel, Phase::Select);
+        let scores = match scan {
+            Scan::Nothing => return emit.finish(),
+            Scan::Keys => {
+                emit.dense(self.rows, &self.keys, &vec![end.div_ceil(self.units); self.heads as usize]);
+                len
+            }
+            Scan::Vectors { matrices, vectors: count, elements } => {
+                for matrix in vectors(self.target, self.own, matrices, elements) {
+                    emit.dense(self.rows, &matrix, &vec![count.div_ceil(self.units); self.heads as usize]);
+                    emit.settle();
+                }
+                matrices * count
+            }
+            Scan::Dimensions(dims) => {
+                self.dimensions(dims, len, &mut emit);
+                len
+            }
+        };
+        emit.host(host(u64::from(scores) * u64::from(self.heads)));
+        emit.finish()
+    }
+
+    fn dimensions(&self, dims: &[u32], len: u32, emit: &mut Emitter<'_>) {
+        let g = &self.target.geometry;
+        let (tokens, tile_rows) = tile(self.target, self.units, self.target.dim());
+        for t in 0..len.div_ceil(tokens) {
+            for dim in dims {
+                let row = self.rows.at(self.own, t * tile_rows + dim / g.columns);
+                let place = Matrix { id: self.own, per_row: g.columns, columns: 1, stripes_in_row: 1 };
+                for _ in 0..self.heads {
+                    emit.macs(Op::MacAb, row, 1 << (dim % g.columns), &place, Results::Outputs, u64::MAX);
+                }
+            }
+            emit.lanes(self.heads as usize);
+        }
+    }
+
+    /// Writes to the policy's own matrices what came with the tokens `from..len`: vectors beyond those `written`, which
+    /// becomes their number; full groups of lanes of the second copy of K.
+    pub fn append(&self, scan: Scan<'_>, from: u32, len: u32, written: &mut u32) -> Stage {
+        let mut emit = Emitter::new(self.target, self.channel, Phase::Append);
+        let g = &self.target.geometry;
+        match scan {
+            Scan::Vectors { matrices, vectors: count, elements } => {
+                for matrix in vectors(self.target, self.own, matrices, elements) {
+                    for vector in *written..count {
+                        self.store(&matrix, vector, &mut emit);
+                    }
+                }
+                *written = count;
+            }
+            Scan::Dimensions(_) => {
+                let (tokens, tile_rows) = tile(self.target, self.units, self.target.dim());
+                let lanes = self.target.lanes();
+                for group in from / lanes..len / lanes {
+                    let (t, bank) = (group * lanes / tokens, group % (tokens / lanes));
+                    if !self.is_here(bank / g.banks) {
+                        continue;
+                    }
+                    let at = g.unit_address(0, bank / g.banks % g.units());
+                    for first in (0..self.target.dim()).step_by(g.columns as usize) {
+                        let row = self.rows.at(self.own, t * tile_rows + first / g.columns);
+                        let count = (self.target.dim() - first).min(g.columns);
+                        emit.push(Op::St, Address { row, bank: bank % g.banks, ..at }, count, g.column_bytes);
+                    }
+                }
+            }
+            Scan::Nothing | Scan::Keys => {}
+        }
+        emit.finish()
+    }
+
+    /// Whether a unit of the head is in this channel.
+    fn is_here(&self, unit: u32) -> bool {
+        let per_channel = self.target.geometry.units();
+        let channels = self.units / per_channel;
+        unit / per_channel == self.channel % channels
+    }
+
+    fn store(&self, m: &Matrix, vector: u32, emit: &mut Emitter<'_>) {
+        let g = &self.target.geometry;
+        let (unit, line) = (vector % self.units, vector / self.units);
+        if !self.is_here(unit) {
+            return;
+        }
+        let at = g.unit_address(0, unit % g.units());
+        let (row, column) = (self.rows.at(m.id, line / m.per_row), line % m.per_row * m.columns);
+        for bank in 0..g.banks {
+            emit.push(Op::St, Address { row, column, bank, ..at }, m.columns, g.column_bytes);
+        }
+    }
+}
+
+/// Rows that the policy's own matrices need, by matrix.
+pub fn rows(target: &Target, units: u32, scan: Scan<'_>, len: u32) -> Vec<u32> {
+    match scan {
+        Scan::Nothing | Scan::Keys => Vec::new(),
+        Scan::Vectors { matrices, vectors: count, elements } => {
+            vectors(target, 0, matrices, elements).map(|m| count.div_ceil(units).div_ceil(m.per_row)).collect()
+        }
+        Scan::Dimensions(_) => {
+            let (tokens, tile_rows) = tile(target, units, target.dim());
+            vec![len.div_ceil(tokens) * tile_rows]
+        }
+    }
+}

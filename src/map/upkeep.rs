@@ -1,0 +1,113 @@
+//! What keeps the cache in its order: writing the new token, clustering, moving tokens into the order of their clusters.
+//!
+//! K-means as PIM commands follows STARC (ASPLOS 2026), table 1, with T = columns of a vector in a bank and N keys:
+//! normalising takes 2 T MACs and a result for each key; an iteration broadcasts each key, multiplies it with the
+//! centroids (which are spread over the units) and moves the scores out; the host compares them; then the keys' weights
+//! go in, N T MACs add them up, and a centroid is written. Where the table counts a vector as one transfer, it is as
+//! many buffer entries as it has here. Moving a token reads and writes its key and value as plain DRAM does.
+
+use super::emit::{Emitter, Matrix, Results, Target};
+use super::layout::{Place, Side};
+use super::rows::Rows;
+use super::stage::Stage;
+use crate::addr::Address;
+use crate::op::Op;
+use crate::trace::Phase;
+
+/// A K-means of one block of keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Means {
+    /// Clusters.
+    pub clusters: u32,
+    /// Iterations.
+    pub iterations: u32,
+    /// Cycles that the host compares the scores of one iteration.
+    pub host: u32,
+    /// Number of the matrix that the centroids are kept in while iterating.
+    pub centroids: usize,
+}
+
+/// K-means of the keys at `places`.
+pub fn cluster(means: &Means, places: &[Place], rows: &Rows, keys: &Matrix, target: &Target, channel: u32) -> Stage {
+    let mut emit = Emitter::new(target, channel, Phase::Cluster);
+    let (g, columns) = (&target.geometry, target.shape.columns);
+    let results = |emit: &mut Emitter<'_>, n: u32| {
+        (0..n).for_each(|i| {
+            let at = g.unit_address(0, i % (g.ranks * g.bank_groups));
+            emit.defer(Address { pseudo_channel: 0, ..at });
+        });
+    };
+    let key = |emit: &mut Emitter<'_>, p: &Place, times: u32| {
+        let row = rows.at(keys.id, p.row);
+        (0..times).for_each(|_| emit.macs(Op::MacAb, row, 1 << p.index, keys, Results::Outputs, u64::MAX));
+    };
+    for p in places {
+        key(&mut emit, p, 2);
+        results(&mut emit, 1);
+        emit.barrier();
+    }
+    emit.settle();
+    let groups = means.clusters.div_ceil(g.units());
+    let centroids = Matrix { id: means.centroids, ..*keys };
+    for _ in 0..means.iterations {
+        emit.vector(columns);
+        emit.barrier();
+        for i in 0..places.len() {
+            // The next key comes in beside the MACs of this one.
+            if i + 1 < places.len() {
+                emit.vector(columns);
+            }
+            for group in 0..groups {
+                let (row, index) = (rows.at(centroids.id, group / keys.per_row), group % keys.per_row);
+                emit.macs(Op::MacAb, row, 1 << index, &centroids, Results::Outputs, u64::MAX);
+            }
+            results(&mut emit, groups);
+            emit.barrier();
+        }
+        emit.host(means.host);
+        for i in 0..places.len() as u32 {
+            let at = g.unit_address(0, i % (g.ranks * g.bank_groups));
+            emit.push(Op::MvGb, Address { pseudo_channel: 0, ..at }, 1, 0);
+        }
+        emit.barrier();
+        places.iter().for_each(|p| key(&mut emit, p, 1));
+        emit.barrier();
+        emit.vector(columns);
+        emit.settle();
+    }
+    emit.finish()
+}
+
+/// Reads (`LD`) or writes (`ST`) one vector, all its banks.
+pub fn vector(op: Op, matrices: &[Matrix], p: Place, rows: &Rows, emit: &mut Emitter<'_>) {
+    let g = emit.target.geometry;
+    let at = g.unit_address(0, p.unit % g.units());
+    for m in matrices {
+        let row = rows.at(m.id, p.row);
+        for bank in 0..g.banks {
+            for stripe in 0..m.stripes_in_row {
+                let column = stripe * m.per_row + p.index * m.columns;
+                emit.push(op, Address { row, column, bank, ..at }, m.columns, g.column_bytes);
+            }
+        }
+    }
+}
+
+/// Where the matrices of a head's keys and values are.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    /// K, a single matrix.
+    pub keys: Vec<Matrix>,
+    /// V, a matrix for each stripe.
+    pub values: Vec<Matrix>,
+}
+
+impl Cache {
+    /// The matrices of a side.
+    pub fn side(&self, side: Side) -> &[Matrix] {
+        match side {
+            Side::Keys => &self.keys,
+            Side::Values => &self.values,
+        }
+    }
+}

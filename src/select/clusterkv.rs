@@ -1,0 +1,106 @@
+//! `clusterkv`: attention sinks, and clusters of similar keys of the prefill.
+
+use super::clusters::{self, ClusteredHead};
+use super::{Entry, HeadState, HeadView, Policy, parse};
+use crate::cluster::Start;
+use serde::{Deserialize, Serialize};
+
+/// The registry's line.
+pub const ENTRY: Entry = Entry {
+    name: "clusterkv",
+    summary: "attention sinks, generated tokens, and clusters of similar prefill keys by q·centroid (ClusterKV)",
+    build: |table| {
+        let clusterkv: ClusterKv = parse(table)?;
+        clusters::sizes("cluster_size", clusterkv.cluster_size, None)?;
+        clusters::iterations(clusterkv.max_iterations)?;
+        Ok(Box::new(clusterkv))
+    },
+};
+
+/// Clusters the prefill behind its first `sinks` tokens once (Liu et al., arXiv 2412.03213). Selects the sinks, all
+/// generated tokens, and whole clusters by descending q·centroid, the last one cut to fill the budget.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterKv {
+    /// Attention sinks, in tokens (16 in the paper).
+    pub sinks: usize,
+    /// Mean cluster size, in tokens (80 in the paper): a prefill of `n` tokens makes `n / cluster_size` clusters, at
+    /// least 1.
+    pub cluster_size: usize,
+    /// Most K-means iterations (20 here).
+    pub max_iterations: usize,
+    /// First centroids (assumed: `random`).
+    pub start: Start,
+    /// Whether generated tokens count against the budget (assumed, as for all policies here). Should they outgrow it,
+    /// only the most recent of them are taken. Otherwise they all come on top of it.
+    pub charge_generated: bool,
+}
+
+impl Default for ClusterKv {
+    fn default() -> Self {
+        Self { sinks: 16, cluster_size: 80, max_iterations: 20, start: Start::Random, charge_generated: true }
+    }
+}
+
+impl Policy for ClusterKv {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    /// The sinks and the token being decoded.
+    fn min_budget(&self) -> usize {
+        self.sinks + 1
+    }
+
+    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+        let mut config = clusters::config(head.prefill, self.cluster_size, self.max_iterations, self.start);
+        let mut state = ClusteredHead::new(head, usize::MAX, config);
+        let sinks = self.sinks.min(head.prefill);
+        state.pin(sinks, self.charge_generated);
+        let rest = head.prefill - sinks;
+        config.clusters = config.clusters.min(rest);
+        state.append_prefill(rest, &config);
+        Box::new(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Scan, plain, testing};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn agrees_with_the_plain_version(
+            case in testing::cases(), sinks in 0usize..20, cluster_size in 1usize..40, charge_generated in any::<bool>(),
+        ) {
+            let policy = ClusterKv { sinks, cluster_size, charge_generated, ..ClusterKv::default() };
+            let queries = case.dumped_queries();
+            let clusters = plain::clusterkv(&policy, case.head(&queries));
+            testing::run(&policy, &case, |step, selected, state| {
+                prop_assert_eq!(selected, &clusters.select(step));
+                let scored = clusters.clusters.len() as u32;
+                let limit = if charge_generated { step.len } else { case.prefill };
+                let all = limit <= step.budget || scored == 0;
+                let scan = Scan::Vectors { matrices: 1, vectors: scored, elements: case.dim as u32 };
+                prop_assert_eq!(state.scan(), if all { Scan::Nothing } else { scan });
+                Ok(())
+            })?;
+        }
+
+        #[test]
+        fn generated_tokens_come_on_top_where_they_are_not_charged(case in testing::cases()) {
+            let policy = ClusterKv { charge_generated: false, ..ClusterKv::default() };
+            testing::run(&policy, &case, |step, selected, _| {
+                for tokens in selected {
+                    prop_assert!((case.prefill..step.len).all(|t| tokens.contains(&(t as u32))));
+                    let from_prefill = tokens.iter().filter(|t| (**t as usize) < case.prefill).count();
+                    prop_assert_eq!(from_prefill, case.prefill.min(case.budget));
+                }
+                Ok(())
+            })?;
+        }
+    }
+}

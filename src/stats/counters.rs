@@ -1,0 +1,136 @@
+//! What is counted: commands, requests, and what segments wanted of them.
+
+use crate::engine::probe::{CommandEvent, RowOutcome};
+use crate::op::Op;
+use crate::spec::resolve::MAX_COMMANDS;
+use crate::trace::Segment;
+use crate::units::Cycle;
+
+/// Counted commands and requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counters {
+    /// Commands issued, by id.
+    pub issued: [u64; MAX_COMMANDS],
+    /// Banks that they acted on, summed.
+    pub banks: [u64; MAX_COMMANDS],
+    /// Requests completed, by operation.
+    pub requests: [u64; Op::COUNT],
+    /// Requests that needed a row and found it open.
+    pub hits: u64,
+    /// Requests that found their bank closed.
+    pub misses: u64,
+    /// Requests that found another row open.
+    pub conflicts: u64,
+    /// Reads of which the latency is known.
+    pub timed_reads: u64,
+    /// Their latencies, summed.
+    pub read_latency: Cycle,
+    /// The longest of them.
+    pub longest_read: Cycle,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let none = [0; MAX_COMMANDS];
+        Counters {
+            issued: none,
+            banks: none,
+            requests: [0; Op::COUNT],
+            hits: 0,
+            misses: 0,
+            conflicts: 0,
+            timed_reads: 0,
+            read_latency: 0,
+            longest_read: 0,
+        }
+    }
+}
+
+impl Counters {
+    /// Counts a command; `needs_row` says whether the request that it completes needed a row.
+    pub fn command(&mut self, e: &CommandEvent, needs_row: bool) {
+        let id = usize::from(e.command);
+        self.issued[id] += 1;
+        self.banks[id] += u64::from(e.banks);
+        if let Some(c) = e.completes {
+            self.requests[c.op as usize] += 1;
+            if needs_row {
+                match c.row {
+                    RowOutcome::Hit => self.hits += 1,
+                    RowOutcome::Miss => self.misses += 1,
+                    RowOutcome::Conflict => self.conflicts += 1,
+                }
+            }
+        }
+    }
+
+    /// Counts a request that needed no command.
+    pub fn silent(&mut self, op: Op) {
+        self.requests[op as usize] += 1;
+        self.hits += u64::from(op == Op::ActBg);
+    }
+
+    /// Counts the latency of a read.
+    pub fn latency(&mut self, cycles: Cycle) {
+        self.timed_reads += 1;
+        self.read_latency += cycles;
+        self.longest_read = self.longest_read.max(cycles);
+    }
+
+    /// Adds another count to this one.
+    pub fn add(&mut self, o: &Counters) {
+        let sum = |a: &mut [u64], b: &[u64]| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        sum(&mut self.issued, &o.issued);
+        sum(&mut self.banks, &o.banks);
+        sum(&mut self.requests, &o.requests);
+        self.hits += o.hits;
+        self.misses += o.misses;
+        self.conflicts += o.conflicts;
+        self.timed_reads += o.timed_reads;
+        self.read_latency += o.read_latency;
+        self.longest_read = self.longest_read.max(o.longest_read);
+    }
+}
+
+/// What segments say of the work wanted, summed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Segments.
+    pub segments: u64,
+    /// Decode steps that they belong to.
+    pub steps: u64,
+    /// The last one's step, plus one.
+    next_step: u32,
+    /// Tokens selected, over query heads.
+    pub selected: u64,
+    /// Distinct tokens of each group.
+    pub distinct: u64,
+    /// Row-blocks of K touched.
+    pub row_blocks: u64,
+    /// Tokens in them.
+    pub row_tokens: u64,
+    /// Row-blocks in the fullest unit.
+    pub fullest_unit: u64,
+    /// Unit-columns multiplied for a selected token.
+    pub slots_used: u64,
+    /// Bytes of distinct tokens.
+    pub bytes_useful: u64,
+}
+
+impl Wanted {
+    /// Adds a segment.
+    pub fn segment(&mut self, s: &Segment) {
+        self.segments += 1;
+        if s.step >= self.next_step {
+            self.steps += 1;
+            self.next_step = s.step + 1;
+        }
+        self.selected += u64::from(s.selected);
+        self.distinct += u64::from(s.distinct);
+        self.row_blocks += u64::from(s.row_blocks);
+        self.row_tokens += u64::from(s.row_tokens);
+        self.fullest_unit += u64::from(s.fullest_unit);
+        self.slots_used += s.slots_used;
+        self.bytes_useful += s.bytes_useful;
+    }
+}
