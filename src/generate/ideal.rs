@@ -33,6 +33,7 @@ pub fn layer<'a>(
         dim: cache.dim as u32,
         bytes: cache.element_bytes,
         kv_budget: (!dense).then_some(tokens as u32),
+        clustering: false,
     };
     let schedule = Schedule::new(attention, generator.target.geometry).map_err(|e| {
         let what = format!("addressing = \"ideal\", layer {layer}, position {position}: {e}");
