@@ -7,23 +7,53 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 /// A file that appears under its name only when [`AtomicFile::commit`] is called; dropped before that, it is gone.
+///
+/// A device or a pipe that already bears the name (`/dev/null`, a FIFO) is written to as it is: put in its place, a
+/// file would destroy it.
 pub struct AtomicFile {
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<Target>,
     path: PathBuf,
+}
+
+enum Target {
+    Part(NamedTempFile),
+    Stream(File),
+}
+
+impl Write for Target {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Target::Part(part) => part.write(buf),
+            Target::Stream(stream) => stream.write(buf),
+        }
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Target::Part(part) => part.flush(),
+            Target::Stream(stream) => stream.flush(),
+        }
+    }
 }
 
 impl AtomicFile {
     /// Begins a file beside its final place.
     pub fn create(path: &Path) -> Result<Self> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new().prefix(".part-").tempfile_in(folder).map_err(|e| Error::io(path, e))?;
+        let stream = path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir());
+        let file = if stream {
+            Target::Stream(File::options().write(true).open(path).map_err(|e| Error::io(path, e))?)
+        } else {
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Target::Part(tempfile::Builder::new().prefix(".part-").tempfile_in(folder).map_err(|e| Error::io(path, e))?)
+        };
         Ok(AtomicFile { file: BufWriter::with_capacity(1 << 16, file), path: path.into() })
     }
 
     /// Puts the file in its place, replacing what was there.
     pub fn commit(self) -> Result<()> {
         let path = self.path;
-        let file = self.file.into_inner().map_err(|e| Error::io(&path, e.into_error()))?;
+        let Target::Part(file) = self.file.into_inner().map_err(|e| Error::io(&path, e.into_error()))? else {
+            return Ok(());
+        };
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -95,4 +125,22 @@ pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
         return Err(Error::data(path, "is a folder, not a file"));
     }
     Ok(Box::new(BufReader::with_capacity(1 << 16, file)))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// Through a link, so that a mistake costs the link and not the machine's device.
+    #[test]
+    fn a_device_is_written_to_and_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("sink");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        let mut file = AtomicFile::create(&link).unwrap();
+        file.write_all(b"gone").unwrap();
+        file.commit().unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

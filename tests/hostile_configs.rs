@@ -192,7 +192,7 @@ fn line_by_line(kind: Kind) -> House {
             let line = with_line(&text, i, Some(format!("{key} = {wrong}")));
             let free_text = ["name", "kv"].contains(&key) || table == "[sources]";
             let fits = wrong == "[]" && key == "path"
-                || wrong == "true" && ["skip_columns", "mean_value", "transposed"].contains(&key)
+                || wrong == "true" && (value.starts_with("true") || value.starts_with("false"))
                 || wrong.starts_with("\"\\u") && free_text;
             if fits {
                 house.survive(kind, &at(wrong), &line);
