@@ -64,12 +64,12 @@ impl Clustering {
     pub fn new(attention: &Attention, layout: &Layout, geometry: &Geometry) -> Result<Clustering, String> {
         if *geometry != DEVICE {
             return Err(
-                "--clustering: the artifact knows one device only, a stack of HBM3 \"8Gb 2R\" of 16 channels".into()
+                "the artifact clusters on one device only, a stack of HBM3 \"8Gb 2R\" of 16 channels".into()
             );
         }
         if attention.heads > geometry.channels {
             return Err(format!(
-                "--clustering of {} heads: of more than {}, one a channel, the artifact's trace is malformed (it writes the letters of requests line by line), so there is nothing to reproduce",
+                "clustering of {} heads: of more than {}, one a channel, the artifact's trace is malformed (it writes the letters of requests line by line), so there is nothing to reproduce",
                 attention.heads, geometry.channels
             ));
         }
@@ -125,7 +125,7 @@ impl Clustering {
         let end = (u128::from(places::NORMALISED) + macs).max(moved.into());
         if end > u128::from(geometry.channel_bytes()) {
             return Err(format!(
-                "--clustering of {} tokens of dimension {} does not fit: the artifact's addresses reach byte {end} of a channel of {} B",
+                "clustering of {} tokens of dimension {} does not fit: the artifact's addresses reach byte {end} of a channel of {} B",
                 attention.len,
                 attention.dim,
                 geometry.channel_bytes()
