@@ -63,9 +63,7 @@ impl Clustering {
     /// The clustering of these heads; says why the artifact's cannot be reproduced.
     pub fn new(attention: &Attention, layout: &Layout, geometry: &Geometry) -> Result<Clustering, String> {
         if *geometry != DEVICE {
-            return Err(
-                "the artifact clusters on one device only, a stack of HBM3 \"8Gb 2R\" of 16 channels".into()
-            );
+            return Err("the artifact clusters on one device only, a stack of HBM3 \"8Gb 2R\" of 16 channels".into());
         }
         if attention.heads > geometry.channels {
             return Err(format!(

@@ -61,8 +61,7 @@ impl Generator {
         };
         let costs = Costs::new(&workload, system.device.clock);
         let target = Target { geometry, shape };
-        let generator =
-            Generator { workload, system, caches, requests, policy, full, target, costs, homes, header };
+        let generator = Generator { workload, system, caches, requests, policy, full, target, costs, homes, header };
         ideal::check_clustering(&generator).map_err(|e| doc.error("clustering_cost", e.to_string()))?;
         Ok(generator)
     }
