@@ -6,7 +6,9 @@ use crate::engine::{self, probe::Probe};
 use crate::error::{Error, Result};
 use crate::fsio::{self, Output};
 use crate::report::compare;
-use crate::report::summary::{Style, Summary};
+use crate::report::explain::Explanation;
+use crate::report::sheet::Style;
+use crate::report::summary::Summary;
 use crate::spec::System;
 use crate::stats::Collector;
 use crate::stats::log::LogProbe;
@@ -35,6 +37,8 @@ enum Command {
     Compare(Compare),
     /// Put runs and their accuracy metrics side by side, per decode step
     Summary(SummaryArgs),
+    /// Say where the time of each run goes, and what was fetched for what was asked
+    Explain(Explain),
     /// Print the documentation of every table column, as Markdown
     Schema,
 }
@@ -111,11 +115,31 @@ struct SummaryArgs {
     format: Format,
 }
 
+#[derive(Debug, clap::Args)]
+struct Explain {
+    /// Folders that `run -o` wrote, or their run.csv
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Format {
     Text,
     Markdown,
     Csv,
+}
+
+impl From<Format> for Style {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Style::Text,
+            Format::Markdown => Style::Markdown,
+            Format::Csv => Style::Csv,
+        }
+    }
 }
 
 /// Entry point of the binary.
@@ -125,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit(&args, &cli.common),
         Command::Compare(args) => compare(&args),
         Command::Summary(args) => summary(&args),
+        Command::Explain(args) => explain(&args),
         Command::Schema => super::print(&super::tables_document()),
     })
 }
@@ -230,10 +255,19 @@ fn summary(args: &SummaryArgs) -> Result<()> {
     for path in &args.metrics {
         summary.add_metrics(fsio::open(path)?, &path.display().to_string())?;
     }
-    let style = match args.format {
-        Format::Text => Style::Text,
-        Format::Markdown => Style::Markdown,
-        Format::Csv => Style::Csv,
-    };
-    super::print(&summary.render(style)?)
+    super::print(&summary.render(args.format.into())?)
+}
+
+fn explain(args: &Explain) -> Result<()> {
+    let mut explanation = Explanation::default();
+    for path in &args.runs {
+        let folder = path.is_dir().then_some(path.as_path());
+        let run = folder.map_or(path.clone(), |dir| dir.join("run.csv"));
+        explanation.add_runs(fsio::open(&run)?, &run.display().to_string())?;
+        for (file, add) in Explanation::DETAILS {
+            let Some(detail) = folder.map(|dir| dir.join(file)).filter(|file| file.exists()) else { continue };
+            add(&mut explanation, fsio::open(&detail)?, &detail.display().to_string())?;
+        }
+    }
+    super::print(&explanation.render(args.format.into())?)
 }
