@@ -35,4 +35,7 @@ pub mod engine;
 pub mod report;
 pub mod stats;
 
+pub mod artifact;
+pub mod decode;
+
 pub mod cli;

@@ -201,6 +201,42 @@ fn check_sums_are_the_golden_traces() {
 }
 
 #[test]
+fn attentions_of_one_normal_form_write_the_same() {
+    for (names, count) in [
+        (
+            &[
+                "starc_bank_nh13_L20000_kv1539",
+                "starc_bank_nh13_L1549",
+                "attacc_bank_nh13_L1537",
+                "attacc_bank_nh13_L1552",
+            ][..],
+            1,
+        ),
+        (&["attacc_bank_nh16_L1000", "starc_bank_nh16_L1000_kv1000", "starc_bank_nh16_L1001_kv9000"], 1),
+        (&["attacc_bg_nh3_L97_dh64", "attacc_bg_nh3_L112_dh64", "attacc_bg_nh3_L113_dh64"], 2),
+        (&["attacc_buffer_nh16_L127", "attacc_buffer_nh16_L128", "attacc_buffer_nh16_L129"], 2),
+        // With more rounds the whole length sets the pace of the transfers, in steps of 256 tokens.
+        (&["starc_bank_nh33_L5121_kv1000", "starc_bank_nh33_L5376_kv1008", "starc_bank_nh33_L5377_kv1000"], 2),
+        (&["attacc_bank_nh33_L1000", "attacc_bank_nh33_L1008", "starc_bank_nh33_L1008_kv9000"], 2),
+        (
+            &["starc_bank_nh13_L512_kv256_cluster", "starc_bank_nh13_L511_kv256_cluster", "starc_bank_nh13_L512_kv256"],
+            3,
+        ),
+    ] {
+        let mut streams: Vec<(Attention, Vec<u8>)> = Vec::new();
+        for name in names {
+            let (form, stream) = (parse(name).normal_form(&DEVICE).unwrap(), text(name));
+            assert_eq!(form.normal_form(&DEVICE).unwrap(), form, "{name}");
+            match streams.iter().find(|(known, _)| *known == form) {
+                Some((_, known)) => assert!(*known == stream, "{name} is not like the others of {form:?}"),
+                None => streams.push((form, stream)),
+            }
+        }
+        assert_eq!(streams.len(), count, "{names:?}");
+    }
+}
+
+#[test]
 fn clustering_is_the_artifacts_line_by_line() {
     for (name, crc, lines) in CLUSTERED {
         let text = text(name);

@@ -18,7 +18,7 @@ use crate::error::{Error, Result, suggest};
 use crate::trace::header::spec_hash;
 use crate::trace::{Header, Record, Segment, Sink};
 use clustering::Clustering;
-use layout::Layout;
+use layout::{Layout, Shape};
 
 /// The device of the paper, one stack of 16 channels, "HBM3_8Gb_2R" in AttAcc's simulator.
 pub const DEVICE: Geometry = Geometry {
@@ -36,7 +36,7 @@ pub const DEVICE: Geometry = Geometry {
 pub const ROW_TOKENS: u32 = 16;
 
 /// Where the GEMV units are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// One in each bank: PIM_MAC_AB.
     Bank,
@@ -70,7 +70,7 @@ impl Mode {
 }
 
 /// What is attended to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attention {
     /// Where the GEMV units are.
     pub mode: Mode,
@@ -96,6 +96,44 @@ impl Attention {
             None => self.len.into(),
             Some(budget) => rows(budget).min(rows(self.len)) * u64::from(ROW_TOKENS),
         }
+    }
+
+    /// One attention for all whose requests are the same, request by request.
+    ///
+    /// A single round is dense over what is attended to, in whole positions of the units. With more of them the pace of
+    /// the transfers also counts, which the whole length sets.
+    ///
+    /// # Errors
+    /// When the parameters make no sense on the device.
+    pub fn normal_form(&self, geometry: &Geometry) -> Result<Attention> {
+        self.check(geometry).map_err(Error::Usage)?;
+        let Shape { units, lanes, .. } = Shape::new(self, geometry);
+        let attended = self.attended();
+        let (len, kv_budget) = match self.kv_budget {
+            Some(_) if self.rounds(geometry) > 1 => {
+                (u64::from(self.len).next_multiple_of(units * lanes), Some(attended))
+            }
+            _ => (attended.next_multiple_of(units), None),
+        };
+        let narrow = |n: u64| u32::try_from(n).ok();
+        match (narrow(len), kv_budget.map(narrow)) {
+            // Its length is also that of the clustering.
+            _ if self.clustering => Ok(*self),
+            (Some(len), None) => Ok(Attention { len, kv_budget: None, ..*self }),
+            (Some(len), Some(Some(budget))) => Ok(Attention { len, kv_budget: Some(budget), ..*self }),
+            _ => Ok(*self),
+        }
+    }
+
+    /// Rounds: times that all channels work, each on a head of its own.
+    pub fn rounds(&self, geometry: &Geometry) -> u32 {
+        self.heads.div_ceil(geometry.channels)
+    }
+
+    /// Whether every channel that has a head is asked for the same, request for request and in turn: a single round.
+    /// The clustering moves K and V two requests at a time, and not in turn.
+    pub fn is_in_lockstep(&self, geometry: &Geometry) -> bool {
+        self.rounds(geometry) == 1 && !self.clustering
     }
 
     fn check(&self, geometry: &Geometry) -> Result<(), String> {
@@ -169,7 +207,7 @@ impl Schedule {
 
     /// Rounds: times that all channels work, each on a head of its own.
     pub fn rounds(&self) -> u64 {
-        self.attention.heads.div_ceil(self.geometry.channels).into()
+        self.attention.rounds(&self.geometry).into()
     }
 
     /// Writes the trace to `sink`, without holding more of it than one run, and finishes it. `progress` hears how many

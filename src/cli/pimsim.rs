@@ -39,6 +39,8 @@ enum Command {
     Summary(SummaryArgs),
     /// Say where the time of each run goes, and what was fetched for what was asked
     Explain(Explain),
+    /// Simulate every decode step of the STARC artifact's experiment
+    Artifact(super::artifact::Artifact),
     /// Print the documentation of every table column, as Markdown
     Schema,
 }
@@ -150,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare(&args),
         Command::Summary(args) => summary(&args),
         Command::Explain(args) => explain(&args),
+        Command::Artifact(args) => super::artifact::run(&args, &cli.common),
         Command::Schema => super::print(&super::tables_document()),
     })
 }

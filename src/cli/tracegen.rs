@@ -270,10 +270,7 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
     if args.metrics.as_ref().is_some_and(|m| *m == args.output) {
         return Err(Error::Usage("the trace and the metrics cannot go to the same place".into()));
     }
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads)
-        .build_global()
-        .map_err(|e| Error::Usage(format!("--threads {}: {e}", args.threads)))?;
+    super::threads(args.threads)?;
     let (workload, doc) = Workload::load(&args.config, &args.set)?;
     let generator = Generator::load(workload, &doc, args.kv.as_deref())?;
     let c = generator.cache();
