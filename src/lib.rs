@@ -35,6 +35,8 @@ pub mod engine;
 pub mod report;
 pub mod stats;
 
+pub mod artifact;
+pub mod decode;
 pub mod sweep;
 
 pub mod cli;

@@ -78,6 +78,16 @@ const OTHER_SHAPES: [(&str, u32); 9] = [
     ("attacc_bank_nh17_L600_dh256_db4", 0x8c393b6d),
 ];
 
+/// The same, and the lines, of traces of the artifact's generator with its clustering.
+const CLUSTERED: [(&str, u32, usize); 6] = [
+    ("starc_bank_nh13_L512_dh128_db2_kv256_cluster", 0xcfe71e8e, 21645),
+    ("starc_bank_nh16_L1000_dh64_db2_kv777_cluster", 0x9bd3b236, 32960),
+    ("starc_bank_nh1_L17_dh128_db2_kv100_cluster", 0xc367abaf, 547),
+    ("starc_bank_nh5_L2048_dh80_db4_kv1539_cluster", 0xf1a206b2, 59095),
+    ("starc_bank_nh16_L4000_dh128_db1_kv1024_cluster", 0x95067623, 114752),
+    ("starc_bank_nh3_L300_dh256_db8_kv5_cluster", 0x2129a35c, 22907),
+];
+
 /// Operations counted in [`COUNTS`], in order; everything else is barriers.
 const COUNTED: [Op; 7] = [Op::MacAb, Op::MacSb, Op::MacPb, Op::WrGb, Op::MvSb, Op::MvGb, Op::Sfm];
 
@@ -104,8 +114,12 @@ fn parse(name: &str) -> Attention {
     let mut words = name.split('_');
     assert!(matches!(words.next(), Some("attacc" | "starc")), "{name}");
     let mode = Mode::parse(words.next().unwrap()).unwrap();
-    let mut attention = Attention { mode, heads: 0, len: 0, dim: 128, bytes: 2, kv_budget: None };
+    let mut attention = Attention { mode, heads: 0, len: 0, dim: 128, bytes: 2, kv_budget: None, clustering: false };
     for word in words {
+        if word == "cluster" {
+            attention.clustering = true;
+            continue;
+        }
         let (key, value) = word.split_at(word.find(|c: char| c.is_ascii_digit()).unwrap());
         let value = value.parse().unwrap();
         match key {
@@ -184,6 +198,74 @@ fn check_sums_are_the_golden_traces() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(wrong, [""; 0], "differ from the reference");
+}
+
+#[test]
+fn attentions_of_one_normal_form_write_the_same() {
+    for (names, count) in [
+        (
+            &[
+                "starc_bank_nh13_L20000_kv1539",
+                "starc_bank_nh13_L1549",
+                "attacc_bank_nh13_L1537",
+                "attacc_bank_nh13_L1552",
+            ][..],
+            1,
+        ),
+        (&["attacc_bank_nh16_L1000", "starc_bank_nh16_L1000_kv1000", "starc_bank_nh16_L1001_kv9000"], 1),
+        (&["attacc_bg_nh3_L97_dh64", "attacc_bg_nh3_L112_dh64", "attacc_bg_nh3_L113_dh64"], 2),
+        (&["attacc_buffer_nh16_L127", "attacc_buffer_nh16_L128", "attacc_buffer_nh16_L129"], 2),
+        // With more rounds the whole length sets the pace of the transfers, in steps of 256 tokens.
+        (&["starc_bank_nh33_L5121_kv1000", "starc_bank_nh33_L5376_kv1008", "starc_bank_nh33_L5377_kv1000"], 2),
+        (&["attacc_bank_nh33_L1000", "attacc_bank_nh33_L1008", "starc_bank_nh33_L1008_kv9000"], 2),
+        (
+            &["starc_bank_nh13_L512_kv256_cluster", "starc_bank_nh13_L511_kv256_cluster", "starc_bank_nh13_L512_kv256"],
+            3,
+        ),
+    ] {
+        let mut streams: Vec<(Attention, Vec<u8>)> = Vec::new();
+        for name in names {
+            let (form, stream) = (parse(name).normal_form(&DEVICE).unwrap(), text(name));
+            assert_eq!(form.normal_form(&DEVICE).unwrap(), form, "{name}");
+            match streams.iter().find(|(known, _)| *known == form) {
+                Some((_, known)) => assert!(*known == stream, "{name} is not like the others of {form:?}"),
+                None => streams.push((form, stream)),
+            }
+        }
+        assert_eq!(streams.len(), count, "{names:?}");
+    }
+}
+
+#[test]
+fn clustering_is_the_artifacts_line_by_line() {
+    for (name, crc, lines) in CLUSTERED {
+        let text = text(name);
+        let ours = (crc32fast::hash(&text), text.iter().filter(|b| **b == b'\n').count());
+        assert_eq!(ours, (crc, lines), "{name}");
+    }
+}
+
+#[test]
+fn the_clustering_loses_most_of_its_macs() {
+    let (schedule, mut all) = (schedule("starc_bank_nh13_L512_kv256_cluster"), All::default());
+    schedule.run_labelled(&[], &mut all).unwrap();
+    let (mut phases, mut macs, mut moved) = ([Phase::Other; 16], 0, 0);
+    for record in all.0 {
+        match record {
+            Record::Segment(s) => panic!("{s:?}: none were given"),
+            Record::Mark(m) => phases[m.channel as usize] = m.phase,
+            Record::Request(r) => match (phases[DEVICE.channel_of(r.addr) as usize], r.op) {
+                (Phase::Cluster, Op::MacAb) => macs += r.count,
+                (Phase::Remap, Op::MvGb | Op::WrGb) => moved += r.count,
+                (Phase::Remap, op) => assert_eq!(op, Op::Barrier, "the remap touches buffers only"),
+                _ => {}
+            },
+        }
+    }
+    assert_eq!((u64::from(macs), 108_160), schedule.clustering_macs().unwrap());
+    assert_eq!(macs, 936);
+    // Of K and V each: 32 rows of 8 entries, from and to, on 13 channels.
+    assert_eq!(moved, 2 * 32 * 8 * 2 * 13);
 }
 
 #[test]
@@ -368,6 +450,9 @@ fn senseless_parameters_are_usage_errors_and_leave_no_file() {
         ("--mode bnak --heads 1 --len 1", "did you mean \"bank\""),
         ("--mode bank --heads 1 --len 1 --to prose", "unknown trace format"),
         ("--mode bg --heads 1 --len 1 --kv-budget 16", "--mode bank only"),
+        ("--mode bank --heads 32 --len 512 --kv-budget 256 --clustering", "malformed"),
+        ("--mode bank --heads 13 --len 512 --clustering", "--kv-budget only"),
+        ("--mode bg --heads 13 --len 512 --kv-budget 256 --clustering", "--mode bank only"),
         ("--mode bank --heads 1 --len 4000000", "do not fit"),
         ("--mode bank --heads 40000 --len 1", "do not fit"),
         ("--mode bank --heads -1 --len 1", "unexpected argument"),

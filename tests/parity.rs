@@ -180,7 +180,7 @@ fn a_channel_that_has_waited_writes_first() {
 
 #[test]
 fn operations_that_the_reference_does_not_know_are_named() {
-    for op in Op::ALL.iter().filter(|op| !op.in_attacc()) {
+    for op in Op::ALL.iter().filter(|op| !op.in_attacc() && **op != Op::Sync) {
         let text = format!("{} 0x0\n", op.mnemonic());
         let error = replay(&system("HBM3_5.2Gbps", "none"), text, &mut ()).unwrap_err();
         assert!(error.to_string().contains(op.mnemonic()), "{error}");

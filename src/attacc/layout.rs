@@ -10,7 +10,7 @@ use crate::trace::Phase;
 use std::ops::Range;
 
 /// Positions that a unit multiplies before it moves their results out. AttAcc fixes 16, for any element size.
-const CHUNK: u64 = 16;
+pub const CHUNK: u64 = 16;
 
 /// Tokens that AttAcc's generators keep room for in each round (default of their flag `--maxlen`).
 const MAX_LEN: u64 = 4096;
@@ -237,17 +237,18 @@ fn bank_bytes(geometry: &Geometry) -> u64 {
 }
 
 /// How a channel shares the work of a head.
-struct Shape {
+pub struct Shape {
     /// Units that hold different tokens.
-    units: u64,
+    pub units: u64,
     /// Columns of one key or value in one GEMV unit: the MACs of a position, and the stripes of the values.
-    dim_columns: u64,
+    pub dim_columns: u64,
     /// Elements of one column: the lanes of a GEMV unit.
-    lanes: u64,
+    pub lanes: u64,
 }
 
 impl Shape {
-    fn new(attention: &Attention, geometry: &Geometry) -> Shape {
+    /// Of these heads, whose parameters make sense.
+    pub fn new(attention: &Attention, geometry: &Geometry) -> Shape {
         let lanes = u64::from(geometry.column_bytes / attention.bytes);
         // In bank mode the banks of a group share each vector, by dimension.
         let parts = if attention.mode == Mode::Bank { geometry.banks } else { 1 };
@@ -305,7 +306,7 @@ mod tests {
     use super::*;
 
     fn attention(mode: Mode) -> Attention {
-        Attention { mode, heads: 16, len: 2048, dim: 128, bytes: 2, kv_budget: None }
+        Attention { mode, heads: 16, len: 2048, dim: 128, bytes: 2, kv_budget: None, clustering: false }
     }
 
     fn layout(mode: Mode) -> Layout {

@@ -2,13 +2,14 @@
 //!
 //! No KV data is involved: every head attends to the same number of tokens, which lie in consecutive columns. With a
 //! budget the schedule takes the row-budget form of the STARC artifact: a dense attention over as many tokens as the
-//! budget's rows hold. `layout` says where the matrices and buffers of a head are, `schedule` in which order they are
-//! used.
+//! budget's rows hold, with its clustering if wanted. `layout` says where the matrices and buffers of a head are,
+//! `schedule` in which order they are used, `clustering` what the artifact writes ahead of them.
 //!
 //! Written from the pipelining that AttAcc (ASPLOS '24) describes. Where its generators do something that the
 //! pipelining does not explain, this module does the same, so that the request streams are equal, and a comment marked
 //! "Quirk" says so.
 
+mod clustering;
 mod layout;
 mod schedule;
 
@@ -16,7 +17,8 @@ use crate::addr::Geometry;
 use crate::error::{Error, Result, suggest};
 use crate::trace::header::spec_hash;
 use crate::trace::{Header, Record, Segment, Sink};
-use layout::Layout;
+use clustering::Clustering;
+use layout::{Layout, Shape};
 
 /// The device of the paper, one stack of 16 channels, "HBM3_8Gb_2R" in AttAcc's simulator.
 pub const DEVICE: Geometry = Geometry {
@@ -34,7 +36,7 @@ pub const DEVICE: Geometry = Geometry {
 pub const ROW_TOKENS: u32 = 16;
 
 /// Where the GEMV units are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// One in each bank: PIM_MAC_AB.
     Bank,
@@ -68,7 +70,7 @@ impl Mode {
 }
 
 /// What is attended to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attention {
     /// Where the GEMV units are.
     pub mode: Mode,
@@ -82,6 +84,8 @@ pub struct Attention {
     pub bytes: u32,
     /// Tokens that a head may attend to, rounded up to whole rows of [`ROW_TOKENS`]; everything when there is none.
     pub kv_budget: Option<u32>,
+    /// Whether the keys are clustered first, as the artifact writes it in the last decode step. Takes a budget.
+    pub clustering: bool,
 }
 
 impl Attention {
@@ -92,6 +96,44 @@ impl Attention {
             None => self.len.into(),
             Some(budget) => rows(budget).min(rows(self.len)) * u64::from(ROW_TOKENS),
         }
+    }
+
+    /// One attention for all whose requests are the same, request by request.
+    ///
+    /// A single round is dense over what is attended to, in whole positions of the units. With more of them the pace of
+    /// the transfers also counts, which the whole length sets.
+    ///
+    /// # Errors
+    /// When the parameters make no sense on the device.
+    pub fn normal_form(&self, geometry: &Geometry) -> Result<Attention> {
+        self.check(geometry).map_err(Error::Usage)?;
+        let Shape { units, lanes, .. } = Shape::new(self, geometry);
+        let attended = self.attended();
+        let (len, kv_budget) = match self.kv_budget {
+            Some(_) if self.rounds(geometry) > 1 => {
+                (u64::from(self.len).next_multiple_of(units * lanes), Some(attended))
+            }
+            _ => (attended.next_multiple_of(units), None),
+        };
+        let narrow = |n: u64| u32::try_from(n).ok();
+        match (narrow(len), kv_budget.map(narrow)) {
+            // Its length is also that of the clustering.
+            _ if self.clustering => Ok(*self),
+            (Some(len), None) => Ok(Attention { len, kv_budget: None, ..*self }),
+            (Some(len), Some(Some(budget))) => Ok(Attention { len, kv_budget: Some(budget), ..*self }),
+            _ => Ok(*self),
+        }
+    }
+
+    /// Rounds: times that all channels work, each on a head of its own.
+    pub fn rounds(&self, geometry: &Geometry) -> u32 {
+        self.heads.div_ceil(geometry.channels)
+    }
+
+    /// Whether every channel that has a head is asked for the same, request for request and in turn: a single round.
+    /// The clustering moves K and V two requests at a time, and not in turn.
+    pub fn is_in_lockstep(&self, geometry: &Geometry) -> bool {
+        self.rounds(geometry) == 1 && !self.clustering
     }
 
     fn check(&self, geometry: &Geometry) -> Result<(), String> {
@@ -111,16 +153,18 @@ impl Attention {
                 "--kv-budget is for --mode bank only: the artifact has no row budget for \"{}\"",
                 self.mode.name()
             )),
+            None if self.clustering => Err("--clustering is for a --kv-budget only: so it is in the artifact".into()),
             _ => Ok(()),
         }
     }
 
     /// The parameters as TOML, for the trace header.
     fn canonical(&self) -> String {
-        let Attention { mode, heads, len, dim, bytes, kv_budget } = self;
+        let Attention { mode, heads, len, dim, bytes, kv_budget, clustering } = self;
         let mode = mode.name();
         let budget = kv_budget.map_or_else(String::new, |b| format!("kv_budget = {b}\n"));
-        format!("mode = \"{mode}\"\nheads = {heads}\nlen = {len}\ndim = {dim}\nbytes = {bytes}\n{budget}")
+        let clustering = if *clustering { "clustering = true\n" } else { "" };
+        format!("mode = \"{mode}\"\nheads = {heads}\nlen = {len}\ndim = {dim}\nbytes = {bytes}\n{budget}{clustering}")
     }
 }
 
@@ -130,6 +174,7 @@ pub struct Schedule {
     attention: Attention,
     geometry: Geometry,
     layout: Layout,
+    clustering: Option<Clustering>,
 }
 
 impl Schedule {
@@ -138,7 +183,9 @@ impl Schedule {
         geometry.check().map_err(Error::Usage)?;
         attention.check(&geometry).map_err(Error::Usage)?;
         let layout = Layout::new(&attention, &geometry).map_err(Error::Usage)?;
-        Ok(Schedule { attention, geometry, layout })
+        let clustering = attention.clustering.then(|| Clustering::new(&attention, &layout, &geometry));
+        let clustering = clustering.transpose().map_err(Error::Usage)?;
+        Ok(Schedule { attention, geometry, layout, clustering })
     }
 
     /// The header of the trace.
@@ -153,9 +200,14 @@ impl Schedule {
         }
     }
 
+    /// MACs of the clustering, all heads together: those in the trace, and those that the artifact makes and mostly loses.
+    pub fn clustering_macs(&self) -> Option<(u64, u64)> {
+        self.clustering.as_ref().map(Clustering::macs)
+    }
+
     /// Rounds: times that all channels work, each on a head of its own.
     pub fn rounds(&self) -> u64 {
-        self.attention.heads.div_ceil(self.geometry.channels).into()
+        self.attention.rounds(&self.geometry).into()
     }
 
     /// Writes the trace to `sink`, without holding more of it than one run, and finishes it. `progress` hears how many
@@ -210,7 +262,8 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    const HEAD: Attention = Attention { mode: Mode::Bank, heads: 1, len: 128, dim: 128, bytes: 2, kv_budget: None };
+    const HEAD: Attention =
+        Attention { mode: Mode::Bank, heads: 1, len: 128, dim: 128, bytes: 2, kv_budget: None, clustering: false };
 
     fn refusal(attention: Attention) -> String {
         Schedule::new(attention, DEVICE).unwrap_err().to_string()

@@ -26,7 +26,7 @@ use std::ops::Range;
 
 /// Writes the whole schedule, its requests marked with their phases if they are to be. Does not finish `sink`.
 pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    let Schedule { attention, geometry, layout } = schedule;
+    let Schedule { attention, geometry, layout, clustering } = schedule;
     let rounds = schedule.rounds();
     let round = |index: u64| {
         let before = index * u64::from(geometry.channels);
@@ -35,6 +35,9 @@ pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mu
     };
     let phases = marked.then(|| vec![Phase::Other; geometry.channels as usize]);
     let mut writer = Writer { geometry, layout, sink, run: None, phases };
+    if let Some(clustering) = clustering {
+        writer.cluster(clustering, &round(0))?;
+    }
     for first in (0..rounds).step_by(2) {
         if first + 1 < rounds {
             writer.pair(&round(first), &round(first + 1), first == 0)?;
@@ -48,7 +51,7 @@ pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mu
 
 /// What goes on beside the MACs of a product.
 #[derive(Default)]
-struct Beside<'a> {
+pub struct Beside<'a> {
     /// The head whose softmax starts with the first chunk.
     softmax: Option<&'a Round>,
     /// The transfer that is spread over chunks.
@@ -91,7 +94,8 @@ impl<'a> Spread<'a> {
     }
 }
 
-struct Writer<'a> {
+/// Writes requests.
+pub struct Writer<'a> {
     geometry: &'a Geometry,
     layout: &'a Layout,
     sink: &'a mut dyn Sink,
@@ -143,7 +147,7 @@ impl Writer<'_> {
 
     /// All chunks of a product, a barrier behind each. The results of the last chunk come behind the last barrier,
     /// beside whatever follows.
-    fn product(&mut self, product: &Product, base: u64, channels: u32, beside: &Beside<'_>) -> Result<()> {
+    pub fn product(&mut self, product: &Product, base: u64, channels: u32, beside: &Beside<'_>) -> Result<()> {
         for chunk in 0..product.chunks() {
             interrupt::check()?;
             self.macs(product.phase, base, channels, product.chunk(chunk))?;
@@ -161,7 +165,7 @@ impl Writer<'_> {
     }
 
     /// MACs of the matrix at `base`.
-    fn macs(&mut self, phase: Phase, base: u64, channels: u32, indices: Range<u64>) -> Result<()> {
+    pub fn macs(&mut self, phase: Phase, base: u64, channels: u32, indices: Range<u64>) -> Result<()> {
         for index in indices {
             self.broadcast(phase, self.layout.mac, base + self.layout.cell(self.geometry, index), channels)?;
         }
@@ -171,7 +175,7 @@ impl Writer<'_> {
     /// The results of a chunk to the softmax buffer.
     ///
     /// Quirk: the addresses carry the matrix's place in the bank, which means nothing to a buffer.
-    fn results(&mut self, product: &Product, base: u64, channels: u32) -> Result<()> {
+    pub fn results(&mut self, product: &Product, base: u64, channels: u32) -> Result<()> {
         product.results.iter().try_for_each(|unit| self.broadcast(product.phase, Op::MvSb, base + unit, channels))
     }
 
@@ -180,7 +184,7 @@ impl Writer<'_> {
     }
 
     /// All moves of a transfer.
-    fn transfer(&mut self, transfer: &Transfer, base: u64, channels: u32) -> Result<()> {
+    pub fn transfer(&mut self, transfer: &Transfer, base: u64, channels: u32) -> Result<()> {
         self.moves(transfer, base, channels, 0..transfer.moves() * u64::from(channels))
     }
 
@@ -194,7 +198,7 @@ impl Writer<'_> {
     }
 
     /// Every channel of the device waits, also those that have no head. A barrier is for no phase of its own.
-    fn barrier(&mut self) -> Result<()> {
+    pub fn barrier(&mut self) -> Result<()> {
         (0..self.geometry.channels).try_for_each(|channel| self.unmarked(Op::Barrier, 0, channel))
     }
 
@@ -204,7 +208,7 @@ impl Writer<'_> {
     }
 
     /// A request to one channel, behind a mark where requests are marked and the channel's phase is another.
-    fn request(&mut self, phase: Phase, op: Op, address: u64, channel: u32) -> Result<()> {
+    pub fn request(&mut self, phase: Phase, op: Op, address: u64, channel: u32) -> Result<()> {
         let last = self.phases.as_mut().map(|phases| &mut phases[channel as usize]);
         if last.is_some_and(|last| std::mem::replace(last, phase) != phase) {
             self.flush()?;

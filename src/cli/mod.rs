@@ -1,5 +1,6 @@
 //! The command line: flags, progress, messages, exit codes. The only room that prints.
 
+mod artifact;
 pub mod pimsim;
 mod sweep;
 pub mod tracegen;
@@ -83,6 +84,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// So much is to be done, known only now.
+    pub fn of(&mut self, total: u64) {
+        self.total = Some(total);
+    }
+
     /// So much is done.
     pub fn at(&mut self, done: u64) {
         if self.bar.is_none() && !self.quiet && self.began.elapsed() > Duration::from_secs(1) {
@@ -148,6 +154,12 @@ pub fn color_help() -> ColorChoice {
     if std::env::var_os("NO_COLOR").is_some() { ColorChoice::Never } else { ColorChoice::Auto }
 }
 
+/// How many threads parallel work has; 0 is one per processor.
+fn threads(threads: usize) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    pool.map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))
+}
+
 /// Text of `--help` on exit codes.
 pub const EXIT_CODES: &str = "Exit codes: 0 done; 1 ran, but a check failed; 2 usage; 65 damaged input data; \
 66 input missing; 74 I/O error; 78 wrong configuration; 130 interrupted.";
@@ -161,6 +173,10 @@ pub fn print(text: &str) -> Result<()> {
 /// The documentation of every table, of both programs, as Markdown.
 pub fn tables_document() -> String {
     let mut out = crate::stats::tables::markdown();
+    out.push_str("\n# Tables of pimsim artifact\n\n## bars.csv\n\nA row is a model, a policy and a context.\n");
+    out.push_str(&crate::table::markdown(crate::artifact::BARS));
+    out.push_str("\n## steps.csv\n\nA row is a decode step: one layer, on one stack.\n");
+    out.push_str(&crate::table::markdown(crate::artifact::STEPS));
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
     out.push_str(&crate::table::markdown(crate::generate::METRICS));
     out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");

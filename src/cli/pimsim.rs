@@ -44,6 +44,8 @@ enum Command {
     Frontier(super::sweep::Frontier),
     /// Put the tables of a sweep's shards together
     Merge(super::sweep::Merge),
+    /// Simulate every decode step of the STARC artifact's experiment
+    Artifact(super::artifact::Artifact),
     /// Print the documentation of every table column, as Markdown
     Schema,
 }
@@ -141,6 +143,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => super::sweep::sweep(&args, &cli.common),
         Command::Frontier(args) => super::sweep::frontier(&args),
         Command::Merge(args) => super::sweep::merged(&args, &cli.common),
+        Command::Artifact(args) => super::artifact::run(&args, &cli.common),
         Command::Schema => super::print(&super::tables_document()),
     })
 }

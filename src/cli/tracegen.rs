@@ -93,6 +93,9 @@ struct Attacc {
     /// Tokens that a head may attend to, rounded up to rows of 16; for --mode bank
     #[arg(long, value_name = "TOKENS")]
     kv_budget: Option<u32>,
+    /// Cluster the keys first, as the artifact writes it in the last decode step
+    #[arg(long)]
+    clustering: bool,
     /// System whose device the trace is for, instead of one stack of HBM3 "8Gb 2R" with 16 channels
     #[arg(long, value_name = "SYSTEM.toml")]
     config: Option<PathBuf>,
@@ -267,10 +270,7 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
     if args.metrics.as_ref().is_some_and(|m| *m == args.output) {
         return Err(Error::Usage("the trace and the metrics cannot go to the same place".into()));
     }
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads)
-        .build_global()
-        .map_err(|e| Error::Usage(format!("--threads {}: {e}", args.threads)))?;
+    super::threads(args.threads)?;
     let (workload, doc) = Workload::load(&args.config, &args.set)?;
     let generator = Generator::load(workload, &doc, args.kv.as_deref())?;
     let c = generator.cache();
@@ -304,9 +304,12 @@ fn attacc(args: &Attacc, common: &Common) -> Result<()> {
     let format = trace::format(&args.to)?;
     let system = args.config.as_deref().map(|c| System::load(c, &args.set)).transpose()?;
     let geometry = system.map_or(attacc::DEVICE, |s| s.device.geometry);
-    let &Attacc { heads, len, dim, bytes, kv_budget, .. } = args;
-    let attention = Attention { mode: Mode::parse(&args.mode)?, heads, len, dim, bytes, kv_budget };
+    let &Attacc { heads, len, dim, bytes, kv_budget, clustering, .. } = args;
+    let attention = Attention { mode: Mode::parse(&args.mode)?, heads, len, dim, bytes, kv_budget, clustering };
     let schedule = Schedule::new(attention, geometry)?;
+    if let Some((written, made)) = schedule.clustering_macs() {
+        common.detail(|| format!("clustering: {written} MACs of {made} that the artifact makes are in its trace"));
+    }
     let mut trace = Destination::create(format, &args.output, &schedule.header(), &args.export)?;
     let mut progress = common.progress("generating", Some(schedule.rounds()));
     schedule.run(trace.sink.as_mut(), &mut |n| progress.at(n))?;

@@ -1,12 +1,14 @@
 //! `addressing = "ideal"`: the STARC artifact's account of a decode step.
 //!
 //! All query heads of the layer, of all requests, do a dense attention over as many row-blocks as they touch on average
-//! (rounded up), in AttAcc's published schedule: one row count for all, no rows of their own, no selection.
+//! (rounded up), in AttAcc's published schedule: one row count for all, no rows of their own, no selection. With
+//! `clustering_cost = "artifact"` the last step of a policy that clusters begins with the artifact's clustering.
 
 use super::Generator;
 use super::head::HeadWork;
 use crate::attacc::{Attention, Mode, Schedule};
 use crate::error::{Error, Result};
+use crate::spec::workload::ClusteringCost;
 use crate::trace::{Segment, Sink};
 
 /// Writes one layer at the `i`-th step of the chunk.
@@ -23,21 +25,47 @@ pub fn layer<'a>(
         count += head.row_blocks(i).len();
         (layer, dense) = (head.cache().layers[head.layer()], head.is_dense());
     }
-    let cache = generator.cache();
-    let position = (cache.decode_positions().start + step) as u32;
+    let position = generator.cache().decode_positions().start + step;
     let tokens = blocks.div_ceil(count.max(1)) * generator.workload.metrics.row_block;
-    let attention = Attention {
-        mode: Mode::Bank,
-        heads: count as u32,
-        len: position + 1,
-        dim: cache.dim as u32,
-        bytes: cache.element_bytes,
-        kv_budget: (!dense).then_some(tokens as u32),
+    let sparse = attention(generator, position + 1, tokens);
+    let attention = match dense {
+        true => Attention { kv_budget: None, ..sparse },
+        false => Attention { clustering: clusters(generator) && step + 1 == generator.steps(), ..sparse },
     };
     let schedule = Schedule::new(attention, generator.target.geometry).map_err(|e| {
         let what = format!("addressing = \"ideal\", layer {layer}, position {position}: {e}");
         Error::Config { at: generator.workload.name.clone(), what }
     })?;
-    let template = Segment { step: step as u32, position, layer, ..Segment::default() };
+    let template = Segment { step: step as u32, position: position as u32, layer, ..Segment::default() };
     schedule.run_labelled(&schedule.segments(&template), sink)
+}
+
+/// An error if the artifact's clustering is wanted where the artifact has none.
+pub fn check_clustering(generator: &Generator) -> Result<()> {
+    let cache = generator.cache();
+    let dense = cache.layers.iter().all(|layer| *layer < generator.workload.dense_layers);
+    if !clusters(generator) || dense || generator.steps() == 0 {
+        return Ok(());
+    }
+    let last = attention(generator, cache.prefill + generator.steps(), generator.workload.budget);
+    Schedule::new(Attention { clustering: true, ..last }, generator.target.geometry).map(drop)
+}
+
+/// Whether the artifact's clustering is wanted, and there is something to cluster.
+fn clusters(generator: &Generator) -> bool {
+    generator.workload.clustering_cost == ClusteringCost::Artifact && generator.policy.clusters()
+}
+
+/// The query heads of a layer, of all requests, over so many of `len` tokens.
+fn attention(generator: &Generator, len: usize, tokens: usize) -> Attention {
+    let cache = generator.cache();
+    Attention {
+        mode: Mode::Bank,
+        heads: (cache.query_heads * generator.requests()) as u32,
+        len: len as u32,
+        dim: cache.dim as u32,
+        bytes: cache.element_bytes,
+        kv_budget: Some(tokens as u32),
+        clustering: false,
+    }
 }

@@ -1,6 +1,6 @@
 //! Loading a workload: its system, policy and caches, and whether they fit together.
 
-use super::Generator;
+use super::{Generator, ideal};
 use crate::error::{Error, Result};
 use crate::kv::{self, KvCache};
 use crate::map::emit::Target;
@@ -62,7 +62,9 @@ impl Generator {
         };
         let costs = Costs::new(&workload, system.device.clock);
         let target = Target { geometry, shape };
-        Ok(Generator { workload, system, caches, requests, policy, full, target, costs, homes, header })
+        let generator = Generator { workload, system, caches, requests, policy, full, target, costs, homes, header };
+        ideal::check_clustering(&generator).map_err(|e| doc.error("clustering_cost", e.to_string()))?;
+        Ok(generator)
     }
 }
 

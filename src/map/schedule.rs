@@ -12,7 +12,7 @@ use super::sweep::{Cell, Sweep};
 use super::upkeep::{self, Cache, Means};
 use crate::op::Op;
 use crate::select::{Clustering, Scan, SlotOrder};
-use crate::spec::workload::{Cost, Host, Mapping, Workload};
+use crate::spec::workload::{ClusteringCost, Cost, Host, Mapping, Workload};
 use crate::trace::{Phase, Segment};
 use crate::units::ClockPeriod;
 
@@ -35,7 +35,7 @@ impl Costs {
         Costs {
             select: workload.selection_cost == Cost::Pim,
             append: workload.append_cost == Cost::Pim,
-            cluster: workload.clustering_cost == Cost::Pim,
+            cluster: workload.clustering_cost == ClusteringCost::Pim,
             choose: (select_latency.in_cycles(clock), select_score.in_cycles(clock)),
             compare: (cluster_latency.in_cycles(clock), cluster_score.in_cycles(clock)),
         }

@@ -52,6 +52,10 @@ impl Policy for ClusterKv {
         self.sinks + 1
     }
 
+    fn clusters(&self) -> bool {
+        true
+    }
+
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
         let mut config = clusters::config(head.prefill, self.cluster_size, self.max_iterations, self.start);
         let mut state = ClusteredHead::new(head, usize::MAX, config);

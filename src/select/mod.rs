@@ -199,6 +199,10 @@ pub trait Policy: Send + Sync {
     fn min_budget(&self) -> usize {
         1
     }
+    /// Whether it clusters keys.
+    fn clusters(&self) -> bool {
+        false
+    }
     /// Work on the prefill of one KV head (clustering happens here).
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a>;
 }
@@ -378,6 +382,7 @@ mod tests {
             }
             // A cluster of sinks alone is not the work of a K-means.
             let sinks = usize::from(name == "clusterkv");
+            prop_assert!(policy.clusters() || state.order().clustered == 0, "{name} clusters");
             prop_assert!(clustered == state.order().clustered || clusters == 0 && sinks == 1);
             prop_assert!(clusters + sinks >= state.order().cluster_starts.len());
         }

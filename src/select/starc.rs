@@ -50,6 +50,10 @@ impl Policy for Starc {
         self.block
     }
 
+    fn clusters(&self) -> bool {
+        true
+    }
+
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
         let config = Config { clusters: self.clusters, max_iterations: self.max_iterations, start: self.start };
         let mut state = ClusteredHead::new(head, self.block, config);

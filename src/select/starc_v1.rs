@@ -54,6 +54,10 @@ impl Policy for StarcV1 {
         self.buffer
     }
 
+    fn clusters(&self) -> bool {
+        true
+    }
+
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
         let mut state = ClusteredHead::new(head, self.buffer, self.config(self.buffer));
         state.append_prefill(head.prefill, &self.config(head.prefill));

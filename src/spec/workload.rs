@@ -82,6 +82,20 @@ pub enum Cost {
     Free,
 }
 
+/// What clustering costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClusteringCost {
+    /// It has its commands, in the step in which it happens.
+    #[default]
+    Pim,
+    /// It costs nothing.
+    Free,
+    /// What the STARC artifact's generator writes ahead of its last decode step, whatever was clustered when. For
+    /// [`Addressing::Ideal`] only.
+    Artifact,
+}
+
 /// How the heads of a channel follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -233,7 +247,7 @@ pub struct Workload {
     pub append_cost: Cost,
     /// What clustering costs: the K-means, and the move into cluster order.
     #[serde(default)]
-    pub clustering_cost: Cost,
+    pub clustering_cost: ClusteringCost,
     /// What clustering the prefill costs, at the first step.
     #[serde(default = "free")]
     pub prefill_clustering_cost: Cost,
@@ -296,6 +310,10 @@ impl Workload {
         let ideal = self.mapping.addressing == Addressing::Ideal;
         if ideal && (split, devices, units) != (1, 1, UnitPlacement::RoundRobin) {
             return refuse("placement", "addressing = \"ideal\" has no placement: its heads are all alike".into());
+        }
+        if self.clustering_cost == ClusteringCost::Artifact && !ideal {
+            let what = "\"artifact\" clusters at addresses of the artifact's own: it needs addressing = \"ideal\"";
+            return refuse("clustering_cost", what.into());
         }
         Ok(())
     }

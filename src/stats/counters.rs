@@ -3,6 +3,7 @@
 use crate::engine::probe::{CommandEvent, RowOutcome};
 use crate::op::Op;
 use crate::spec::resolve::MAX_COMMANDS;
+use crate::spec::{Device, Effect};
 use crate::trace::Segment;
 use crate::units::Cycle;
 
@@ -27,6 +28,15 @@ pub struct Counters {
     pub read_latency: Cycle,
     /// The longest of them.
     pub longest_read: Cycle,
+}
+
+/// By command, whether the request that it completes needed a row.
+pub fn needs_row(device: &Device) -> [bool; MAX_COMMANDS] {
+    let mut needs_row = [false; MAX_COMMANDS];
+    for (n, c) in needs_row.iter_mut().zip(&device.commands) {
+        *n = matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Open);
+    }
+    needs_row
 }
 
 impl Default for Counters {
@@ -79,15 +89,20 @@ impl Counters {
 
     /// Adds another count to this one.
     pub fn add(&mut self, o: &Counters) {
-        let sum = |a: &mut [u64], b: &[u64]| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        self.add_times(o, 1);
+    }
+
+    /// Adds another count so many times.
+    pub fn add_times(&mut self, o: &Counters, times: u64) {
+        let sum = |a: &mut [u64], b: &[u64]| a.iter_mut().zip(b).for_each(|(a, b)| *a += b * times);
         sum(&mut self.issued, &o.issued);
         sum(&mut self.banks, &o.banks);
         sum(&mut self.requests, &o.requests);
-        self.hits += o.hits;
-        self.misses += o.misses;
-        self.conflicts += o.conflicts;
-        self.timed_reads += o.timed_reads;
-        self.read_latency += o.read_latency;
+        self.hits += o.hits * times;
+        self.misses += o.misses * times;
+        self.conflicts += o.conflicts * times;
+        self.timed_reads += o.timed_reads * times;
+        self.read_latency += o.read_latency * times;
         self.longest_read = self.longest_read.max(o.longest_read);
     }
 }

@@ -6,12 +6,13 @@ pub mod counters;
 pub mod energy;
 pub mod log;
 pub mod tables;
+pub mod tally;
 pub mod write;
 
 use crate::engine::probe::{CommandEvent, Probe};
 use crate::op::Op;
+use crate::spec::Device;
 use crate::spec::resolve::MAX_COMMANDS;
-use crate::spec::{Device, Effect};
 use crate::trace::{Phase, Segment};
 use crate::units::Cycle;
 use account::{Durations, Sweep, Time};
@@ -111,14 +112,10 @@ impl Collector {
 impl<S: Steps> Collector<S> {
     /// Nothing counted yet; steps go to `over`.
     pub fn with_steps(device: &Device, over: S) -> Self {
-        let mut needs_row = [false; MAX_COMMANDS];
-        for (n, c) in needs_row.iter_mut().zip(&device.commands) {
-            *n = matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Open);
-        }
         let channels = device.geometry.channels as usize;
         Collector {
             durations: Durations::new(device),
-            needs_row,
+            needs_row: counters::needs_row(device),
             cycles: 0,
             run: Account::default(),
             heads: BTreeMap::new(),

@@ -157,6 +157,12 @@ impl<'d> Controller<'d> {
                 entry.label = self.segments.label();
                 Ok(entry)
             }
+            (Op::Host, _) => {
+                let what = "the compat controller does not know PIM_HOST: its reference has no host, and its one stream \
+                            would stall all channels for one; leave the host's work out (selection_cost and \
+                            clustering_cost \"free\"), or replay with controller = \"faithful\"";
+                Err(Error::data("trace", what))
+            }
             _ => {
                 let what = format!("the compat controller does not know {}, as its reference does not", op.mnemonic());
                 Err(Error::data("trace", what))

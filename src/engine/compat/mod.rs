@@ -9,18 +9,22 @@
 //! - [`controller`]: the cycle of a channel;
 //! - here: the one in-order stream that feeds all channels, and the clock.
 //!
-//! Segments and marks are labels that change no cycle: the reference has none. Operations that the reference does not
-//! know are errors. Its clock counts from 1, and a run is as long as the number of its last cycle. Cycles in which no
-//! channel can do anything are passed over.
+//! Segments and marks are labels that change no cycle: the reference has none. Nor has it PIM_SYNC, a run for each layer
+//! and step taking its place: the stream holds until every queue is empty, which is when a run ends, and goes on in the
+//! next cycle. Rows stay open and refreshes keep their phase, which a new run would not see. Other operations that the
+//! reference does not know are errors; PIM_HOST would stall one channel, and the one stream then all of them. Its clock
+//! counts from 1, and a run is as long as the number of its last cycle. Cycles in which no channel can do anything are
+//! passed over.
 
 mod controller;
 mod nodes;
 mod queue;
 
 use super::probe::Probe;
-use super::{Reader, needs_same_geometry};
+use super::{Reader, Stop, needs_same_geometry};
 use crate::error::{Error, Result};
 use crate::interrupt;
+use crate::op::Op;
 use crate::spec::System;
 use crate::spec::system::Refresh;
 use crate::trace::{Record, Request, Source};
@@ -47,17 +51,46 @@ struct Frontend<'s> {
 }
 
 impl Frontend<'_> {
-    /// Sends requests until one is refused or the stream ends, in which case it is true.
-    fn send<P: Probe>(&mut self, channels: &mut [Controller<'_>], now: Cycle, probe: &mut P) -> Result<bool> {
+    /// Sends requests until one is refused, all channels must meet, or the stream ends.
+    fn send<P: Probe>(&mut self, channels: &mut [Controller<'_>], now: Cycle, probe: &mut P) -> Result<Stop> {
         loop {
-            let Some(run) = self.current(channels, probe)? else { return Ok(true) };
+            let Some(run) = self.current(channels, probe)? else { return Ok(Stop::End) };
+            if run.op == Op::Sync {
+                return Ok(Stop::Sync);
+            }
             let channel = self.reader.source.header().geometry.channel_of(run.addr);
             if !channels[channel as usize].offer(run.op, run.addr, now, probe)? {
-                return Ok(false);
+                return Ok(Stop::Full);
             }
             self.sent += 1;
-            let rest = Request { addr: run.addr + u64::from(run.stride), count: run.count - 1, ..run };
-            self.run = (rest.count > 0).then_some(rest);
+            self.pass(run);
+        }
+    }
+
+    /// Goes on to the request behind the first of a run.
+    fn pass(&mut self, run: Request) {
+        let rest = Request { addr: run.addr + u64::from(run.stride), count: run.count - 1, ..run };
+        self.run = (rest.count > 0).then_some(rest);
+    }
+
+    /// Goes past the syncs at which all channels are idle ahead of cycle `now`, and sends what is behind them.
+    fn send_past_syncs<P: Probe>(
+        &mut self,
+        channels: &mut [Controller<'_>],
+        now: Cycle,
+        probe: &mut P,
+    ) -> Result<Sent> {
+        let mut met = false;
+        loop {
+            let stop = self.send(channels, now, probe)?;
+            let idle = stop != Stop::Full && !channels.iter().any(Controller::is_pending);
+            let Some(sync) = self.run.filter(|_| idle && stop == Stop::Sync) else {
+                return Ok(Sent { stop, over: met && idle });
+            };
+            met = true;
+            meet(channels, now - 1, probe);
+            probe.sync(now - 1);
+            self.pass(sync);
         }
     }
 
@@ -72,6 +105,22 @@ impl Frontend<'_> {
             }
         }
         Ok(self.run)
+    }
+}
+
+/// How far the stream got in a cycle.
+struct Sent {
+    /// What stopped it.
+    stop: Stop,
+    /// Whether a sync was the end of it, so that the cycle before was the last.
+    over: bool,
+}
+
+/// The channels have done all that they were given.
+fn meet<P: Probe>(channels: &mut [Controller<'_>], at: Cycle, probe: &mut P) {
+    for (id, channel) in (0..).zip(channels) {
+        channel.segments.end(probe);
+        probe.channel_waits(id, channel.done_at(), at);
     }
 }
 
@@ -91,7 +140,11 @@ pub fn run<P: Probe>(
     let patience = device.nrefi * if refresh { PATIENCE } else { PATIENCE_ALONE };
     let (mut now, mut rounds) = (1, 0u32);
     loop {
-        let sent_all = frontend.send(&mut channels, now, probe)?;
+        let Sent { stop, over } = frontend.send_past_syncs(&mut channels, now, probe)?;
+        if over {
+            now -= 1;
+            break;
+        }
         let (mut wake, mut done) = (Cycle::MAX, 0);
         for channel in &mut channels {
             if channel.wake() <= now {
@@ -100,8 +153,11 @@ pub fn run<P: Probe>(
             wake = wake.min(channel.wake());
             done = done.max(channel.done_at());
         }
-        if sent_all && !channels.iter().any(Controller::is_pending) {
-            break;
+        if stop != Stop::Full && !channels.iter().any(Controller::is_pending) {
+            if stop == Stop::End {
+                break;
+            }
+            wake = now + 1;
         }
         if wake == Cycle::MAX || now - done > patience {
             return Err(livelock(&channels, now, done));
@@ -114,11 +170,8 @@ pub fn run<P: Probe>(
         }
     }
     progress(frontend.sent);
-    for (id, channel) in (0..).zip(&mut channels) {
-        channel.segments.end(probe);
-        probe.channel_waits(id, channel.done_at(), now);
-        probe.channel_end(id, channel.done_at());
-    }
+    meet(&mut channels, now, probe);
+    (0..).zip(&channels).for_each(|(id, channel)| probe.channel_end(id, channel.done_at()));
     probe.end(now);
     Ok(now)
 }

@@ -1,0 +1,142 @@
+//! `pimsim artifact`: the STARC artifact's experiment.
+
+use super::Common;
+use crate::artifact::{BARS, Bar, Budgets, Experiment, MODELS, Model, POLICIES, Policy, STEPS};
+use crate::error::{Error, Result};
+use crate::fsio::Output;
+use crate::spec::System;
+use crate::table::{Column, Writer};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+#[derive(Debug, clap::Args)]
+pub struct Artifact {
+    /// System of a stack; attacc-compat.toml is the reference's
+    #[arg(long, value_name = "SYSTEM.toml")]
+    config: PathBuf,
+    /// Override a key of the system file; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Folder of the artifact's budget tables, kv_budget_<Llama|GPT|Mistral>_<Quest|SparQ|STARC>.txt
+    #[arg(long, value_name = "DIR")]
+    tables: Option<PathBuf>,
+    /// Budgets of one model and one policy: a number of tokens a line, one for each decode step
+    #[arg(long, value_name = "FILE", conflicts_with = "tables", requires_all = ["model", "policy"])]
+    kv_budget_table: Option<PathBuf>,
+    /// LLAMA-7B, GPT-13B or Mistral-7B; may be given again; all if not given
+    #[arg(long, value_name = "MODEL")]
+    model: Vec<String>,
+    /// full, quest, sparq or starc; may be given again; all if not given
+    #[arg(long, value_name = "POLICY")]
+    policy: Vec<String>,
+    /// Tokens generated of each request; may be given again
+    #[arg(long, value_name = "TOKENS", default_values_t = [16000, 24000, 32000])]
+    context: Vec<u32>,
+    /// Prompt of each request
+    #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
+    prefill: u32,
+    /// Requests that are decoded together
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch: u32,
+    /// Which policies pay for the artifact's clustering: those that cluster, all with a table (the artifact as it is
+    /// published), or none
+    #[arg(long, value_enum, default_value_t = Clustering::Own)]
+    clustering: Clustering,
+    /// Folder for bars.csv and steps.csv; without it bars.csv goes to standard output
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Worker threads; 0 is one per processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Clustering {
+    Own,
+    All,
+    None,
+}
+
+/// Runs the command.
+pub fn run(args: &Artifact, common: &Common) -> Result<()> {
+    let system = System::load(&args.config, &args.set)?;
+    let bars = bars(args)?;
+    super::threads(args.threads)?;
+    let mut experiment = simulate(&system, &bars, common)?;
+    common.detail(|| {
+        let steps: u64 = bars.iter().map(|b| u64::from(b.steps())).sum();
+        format!("{} bars, {steps} steps, {} different ones, each replayed once", bars.len(), experiment.replays())
+    });
+    let Some(folder) = &args.output else {
+        let mut bars = writer(Path::new("-"), BARS)?;
+        experiment.rows(&mut |row| bars.row(row), None)?;
+        return bars.finish()?.commit();
+    };
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let (mut bars, mut steps) = (writer(&folder.join("bars.csv"), BARS)?, writer(&folder.join("steps.csv"), STEPS)?);
+    experiment.rows(&mut |row| bars.row(row), Some(&mut |row| steps.row(row)))?;
+    steps.finish()?.commit()?;
+    bars.finish()?.commit()
+}
+
+fn simulate<'a>(system: &'a System, bars: &'a [Bar], common: &Common) -> Result<Experiment<'a>> {
+    let progress = Mutex::new(common.progress("simulating", None));
+    Experiment::new(system, bars, &|done, all| {
+        let mut progress = progress.lock().unwrap_or_else(|e| e.into_inner());
+        progress.of(all);
+        progress.at(done);
+    })
+}
+
+fn writer(path: &Path, columns: &[Column]) -> Result<Writer<Output>> {
+    Writer::new(Output::create(path)?, &path.display().to_string(), columns)
+}
+
+/// The bars asked for, by model, context and policy.
+fn bars(args: &Artifact) -> Result<Vec<Bar>> {
+    let models = all_or(&args.model, &MODELS, Model::find)?;
+    let policies = all_or(&args.policy, &POLICIES, Policy::find)?;
+    if args.kv_budget_table.is_some() && (models.len() > 1 || policies.len() > 1 || policies[0].table.is_none()) {
+        let what = "--kv-budget-table has the budgets of one --model and one --policy, other than full";
+        return Err(Error::Usage(what.into()));
+    }
+    let mut bars = Vec::new();
+    for model in models {
+        let mut budgets = Vec::new();
+        for policy in &policies {
+            let path = table(args, &model, policy)?;
+            budgets.push(path.map(|p| Budgets::read(&p).map(Arc::new)).transpose()?);
+        }
+        for context in &args.context {
+            for (policy, budgets) in policies.iter().zip(&budgets) {
+                let clustering = match args.clustering {
+                    Clustering::Own => policy.clusters,
+                    Clustering::All => policy.table.is_some(),
+                    Clustering::None => false,
+                };
+                let (batch, prefill) = (args.batch, args.prefill);
+                let (policy, context, budgets) = (*policy, *context, budgets.clone());
+                bars.push(Bar { model, policy, batch, prefill, context, budgets, clustering });
+            }
+        }
+    }
+    Ok(bars)
+}
+
+/// Those named, or all.
+fn all_or<T: Copy>(names: &[String], all: &[T], find: fn(&str) -> Result<T>) -> Result<Vec<T>> {
+    if names.is_empty() { Ok(all.to_vec()) } else { names.iter().map(|n| find(n)).collect() }
+}
+
+/// Where the budgets of a model and a policy are.
+fn table(args: &Artifact, model: &Model, policy: &Policy) -> Result<Option<PathBuf>> {
+    let Some(name) = policy.table_name(model) else { return Ok(None) };
+    let at = |dir: &Path| dir.join(&name);
+    match args.kv_budget_table.clone().or(args.tables.as_deref().map(at)) {
+        Some(path) => Ok(Some(path)),
+        None => Err(Error::Usage(format!(
+            "{} needs its budgets: say with --tables which folder has {name}, or with --kv-budget-table which file",
+            policy.name
+        ))),
+    }
+}
