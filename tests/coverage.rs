@@ -157,7 +157,8 @@ fn expected(
 ) -> BTreeMap<(u32, u32, u32), Expected> {
     let g = system.device.geometry;
     let values = workload.mapping.values;
-    let shape = Shape::new(&g, cache.dim, cache.element_bytes, system.device.entry_bytes, values).unwrap();
+    let bytes = workload.mapping.element_bytes(cache.element_bytes);
+    let shape = Shape::new(&g, cache.dim, bytes, system.device.entry_bytes, values).unwrap();
     let heads = Heads { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
     let homes = homes(heads, &[cache.tokens], &workload.placement, &g).unwrap();
     let mut out = BTreeMap::new();
@@ -424,6 +425,40 @@ fn wide_vectors_and_crowded_channels_are_covered() {
                         check(&file, &overrides(&set), &mut known);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Every head dimension, element size and group of query heads; addressing and layout of values take turns.
+#[test]
+fn every_shape_of_a_head_is_covered() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(config("workload/demo.toml")).unwrap();
+    let system = config("system/hbm3-pim.toml").display().to_string();
+    let text = text.replace("kv = ", "# kv = ").replace("../system/hbm3-pim.toml", &system);
+    let file = dir.path().join("w.toml");
+    for (i, dim) in [64, 80, 96, 128, 160, 256].into_iter().enumerate() {
+        for group in 1..=8 {
+            let heads = format!("kv_heads = 2\nquery_heads = {}\ndim = {dim}\n", 2 * group);
+            let source = format!("\n[synthetic]\nlayers = 1\n{heads}prefill = 70\ndecode_steps = 2\n");
+            std::fs::write(&file, format!("{text}{source}")).unwrap();
+            let mut known = None;
+            for (bytes, turn) in [("1", i + group), ("2", i + group + 1)] {
+                let set = [
+                    ("policy", "starc"),
+                    ("budget", "24"),
+                    ("dense_layers", "0"),
+                    ("policies.starc.block", "16"),
+                    ("policies.starc.clusters", "2"),
+                    ("selection_cost", "free"),
+                    ("append_cost", "free"),
+                    ("clustering_cost", "free"),
+                    ("mapping.element_bytes", bytes),
+                    ("mapping.addressing", ["bank-group", "broadcast"][turn % 2]),
+                    ("mapping.values", ["stripe", "vector"][turn / 2 % 2]),
+                ];
+                check(&file, &overrides(&set), &mut known);
             }
         }
     }

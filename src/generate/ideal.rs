@@ -64,7 +64,7 @@ fn attention(generator: &Generator, len: usize, tokens: usize) -> Attention {
         heads: (cache.query_heads * generator.requests()) as u32,
         len: len as u32,
         dim: cache.dim as u32,
-        bytes: cache.element_bytes,
+        bytes: generator.target.shape.element_bytes,
         kv_budget: Some(tokens as u32),
         clustering: false,
     }

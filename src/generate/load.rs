@@ -42,7 +42,8 @@ impl Generator {
         let cache = &caches[0];
         let geometry = system.device.geometry;
         let entry_bytes = system.device.entry_bytes;
-        let shape = Shape::new(&geometry, cache.dim, cache.element_bytes, entry_bytes, workload.mapping.values)
+        let element_bytes = workload.mapping.element_bytes(cache.element_bytes);
+        let shape = Shape::new(&geometry, cache.dim, element_bytes, entry_bytes, workload.mapping.values)
             .map_err(|e| doc.error("mapping", e))?;
         if workload.mapping.addressing == Addressing::Ideal && caches.iter().any(|c| c.prefill != cache.prefill) {
             let what = "addressing = \"ideal\" has one length for all heads; the requests have several";

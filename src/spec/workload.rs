@@ -69,6 +69,16 @@ pub struct Mapping {
     pub values: ValueLayout,
     /// Whether columns of an open row in which no unit has a selected token are left out.
     pub skip_columns: bool,
+    /// Bytes of an element in memory; 0 as the source has it. Accuracy is that of the source's numbers.
+    #[serde(default)]
+    pub element_bytes: u32,
+}
+
+impl Mapping {
+    /// Bytes of an element in memory, where the source has so many.
+    pub fn element_bytes(&self, of_source: u32) -> u32 {
+        if self.element_bytes == 0 { of_source } else { self.element_bytes }
+    }
 }
 
 /// Whether something is done on the device, or left out as the published simulators leave it out.
@@ -306,6 +316,10 @@ impl Workload {
         if units == UnitPlacement::LoadAware && self.mapping.layout != Layout::RowBlock {
             let what = "\"load-aware\" places row-blocks: it needs layout = \"row-block\"";
             return refuse("placement.units", what.into());
+        }
+        if ![0, 1, 2, 4].contains(&self.mapping.element_bytes) {
+            let what = format!("element_bytes = {} is not 1, 2, 4, or 0 for the source's", self.mapping.element_bytes);
+            return refuse("mapping.element_bytes", what);
         }
         let ideal = self.mapping.addressing == Addressing::Ideal;
         if ideal && (split, devices, units) != (1, 1, UnitPlacement::RoundRobin) {
