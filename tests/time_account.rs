@@ -248,7 +248,7 @@ fn plainly(s: &System, tape: &[Told]) -> Causes {
                 _ => banks,
             };
             let n = match cause {
-                Cause::Mac => active(events(begin).filter(|e| e.cycle <= cycle && rank(effect(e)) == 0).last()),
+                Cause::Mac => active(events(begin).rfind(|e| e.cycle <= cycle && rank(effect(e)) == 0)),
                 Cause::RowSwitch => active(events(begin).find(|e| e.cycle > cycle && access(effect(e)))),
                 _ => banks,
             };

@@ -104,7 +104,14 @@ pub(super) mod tests {
     }
 
     pub fn mapping(layout: Layout, align: Align) -> Mapping {
-        Mapping { addressing: Addressing::BankGroup, layout, align, values: ValueLayout::Stripe, skip_columns: true }
+        Mapping {
+            addressing: Addressing::BankGroup,
+            layout,
+            align,
+            values: ValueLayout::Stripe,
+            skip_columns: true,
+            element_bytes: 0,
+        }
     }
 
     #[test]
