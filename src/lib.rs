@@ -35,4 +35,6 @@ pub mod engine;
 pub mod report;
 pub mod stats;
 
+pub mod system;
+
 pub mod cli;

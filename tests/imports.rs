@@ -16,6 +16,8 @@ const HOUSE: &[&[&[&str]]] = &[
     &[&["trace"]],
     // L3a and L3b: the chain of tracegen and the chain of pimsim
     &[&["kv", "cluster", "select", "accuracy", "map", "attacc", "generate"], &["engine", "stats", "report", "audit"]],
+    // L3c: the machine around the device, which asks both chains
+    &[&["system"]],
     // L4: the command line
     &[&["cli"]],
 ];
