@@ -1,6 +1,7 @@
 //! The command line: flags, progress, messages, exit codes. The only room that prints.
 
 pub mod pimsim;
+mod system;
 pub mod tracegen;
 
 use crate::error::{EXIT_INTERRUPTED, EXIT_OK, Error, Result};
@@ -130,6 +131,10 @@ pub fn print(text: &str) -> Result<()> {
 /// The documentation of every table, of both programs, as Markdown.
 pub fn tables_document() -> String {
     let mut out = crate::stats::tables::markdown();
+    out.push_str("\n# Table of pimsim system\n\nA row is the mean decode step of a service, or one of its steps.\n");
+    out.push_str(&crate::table::markdown(crate::system::table::COLUMNS));
+    out.push_str("\n# Table of pimsim system --switches\n\nA row is a switch.\n");
+    out.push_str(&crate::table::markdown(crate::system::table::SWITCH_COLUMNS));
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
     out.push_str(&crate::table::markdown(crate::generate::METRICS));
     out

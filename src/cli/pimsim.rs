@@ -35,6 +35,8 @@ enum Command {
     Compare(Compare),
     /// Put runs and their accuracy metrics side by side, per decode step
     Summary(SummaryArgs),
+    /// Time and energy of a decode step end to end: GPUs, PIM devices, links
+    System(super::system::Args),
     /// Print the documentation of every table column, as Markdown
     Schema,
 }
@@ -125,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit(&args, &cli.common),
         Command::Compare(args) => compare(&args),
         Command::Summary(args) => summary(&args),
+        Command::System(args) => super::system::run(&args, &cli.common),
         Command::Schema => super::print(&super::tables_document()),
     })
 }
