@@ -38,5 +38,6 @@ pub mod stats;
 pub mod artifact;
 pub mod decode;
 pub mod sweep;
+pub mod system;
 
 pub mod cli;

@@ -205,6 +205,12 @@ impl Schedule {
         self.clustering.as_ref().map(Clustering::macs)
     }
 
+    /// What the schedule depends on besides the device: two that have it in common write the same requests, though
+    /// their lengths may differ by less than a column holds.
+    pub fn signature(&self) -> String {
+        format!("{} {:?} {}", self.attention.heads, self.layout, self.clustering.is_some())
+    }
+
     /// Rounds: times that all channels work, each on a head of its own.
     pub fn rounds(&self) -> u64 {
         self.attention.rounds(&self.geometry).into()

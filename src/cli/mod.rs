@@ -3,6 +3,7 @@
 mod artifact;
 pub mod pimsim;
 mod sweep;
+mod system;
 pub mod tracegen;
 
 use crate::error::{EXIT_INTERRUPTED, EXIT_OK, Error, Result};
@@ -177,6 +178,10 @@ pub fn tables_document() -> String {
     out.push_str(&crate::table::markdown(crate::artifact::BARS));
     out.push_str("\n## steps.csv\n\nA row is a decode step: one layer, on one stack.\n");
     out.push_str(&crate::table::markdown(crate::artifact::STEPS));
+    out.push_str("\n# Table of pimsim system\n\nA row is the mean decode step of a service, or one of its steps.\n");
+    out.push_str(&crate::table::markdown(crate::system::table::COLUMNS));
+    out.push_str("\n# Table of pimsim system --switches\n\nA row is a switch.\n");
+    out.push_str(&crate::table::markdown(crate::system::table::SWITCH_COLUMNS));
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
     out.push_str(&crate::table::markdown(crate::generate::METRICS));
     out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");

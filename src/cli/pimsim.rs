@@ -46,6 +46,8 @@ enum Command {
     Merge(super::sweep::Merge),
     /// Simulate every decode step of the STARC artifact's experiment
     Artifact(super::artifact::Artifact),
+    /// Time and energy of a decode step end to end: GPUs, PIM devices, links
+    System(super::system::Args),
     /// Print the documentation of every table column, as Markdown
     Schema,
 }
@@ -144,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::Frontier(args) => super::sweep::frontier(&args),
         Command::Merge(args) => super::sweep::merged(&args, &cli.common),
         Command::Artifact(args) => super::artifact::run(&args, &cli.common),
+        Command::System(args) => super::system::run(&args, &cli.common),
         Command::Schema => super::print(&super::tables_document()),
     })
 }

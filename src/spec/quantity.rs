@@ -29,6 +29,10 @@ dimension!(/** Density of one channel, base gigabit. */ Density: "Gb" = 1.0);
 dimension!(/** Energy of one event, base pJ. */ Energy: "pJ" = 1.0, "nJ" = 1000.0);
 dimension!(/** Energy per bit, base pJ/b. */ EnergyPerBit: "pJ/b" = 1.0, "pJ/B" = 0.125);
 dimension!(/** Power, base mW (= pJ/ns). */ Power: "mW" = 1.0, "W" = 1000.0);
+dimension!(/** Arithmetic, base operations per second. */ ComputeRate: "TFLOPS" = 1e12);
+dimension!(/** Bandwidth, base B/s. */ Bandwidth: "GB/s" = 1e9);
+dimension!(/** Latency of something large, base s. */ Latency: "us" = 1e-6, "ns" = 1e-9);
+dimension!(/** Time of one more byte, base s/B. */ LatencyPerByte: "ps/B" = 1e-12, "ns/B" = 1e-9);
 dimension!(/** Transfer rate of a data pin, base MT/s. */ Rate: "MT/s" = 1.0, "Gbps" = 1000.0);
 
 /// A value of one dimension, in its base unit.

@@ -1,0 +1,148 @@
+//! `pimsim system`: models and platforms in, the time and energy of decode steps out.
+
+use super::Common;
+use crate::attacc::Mode;
+use crate::error::{Error, Result};
+use crate::fsio::Output;
+use crate::system::{Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve, table};
+use crate::table::{Value, Writer};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Models to serve, each by itself
+    #[arg(long, value_name = "MODEL.toml", required = true, num_args = 1..)]
+    model: Vec<PathBuf>,
+    /// GPUs, PIM devices and links
+    #[arg(long, value_name = "PLATFORM.toml")]
+    platform: PathBuf,
+    /// Override a key of the platform file; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Requests decoded together
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch: u32,
+    /// Tokens of each prompt
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    prefill: u32,
+    /// Decode steps
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    steps: u32,
+    /// Bytes of an element: 1 or 2
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    bytes: u32,
+    /// Tokens that a head may attend to; PIM rounds them up to whole rows
+    #[arg(long, value_name = "N")]
+    kv_budget: Option<u32>,
+    /// Where the GEMV units are: bank, bg, buffer
+    #[arg(long, value_name = "MODE", default_value = "bank")]
+    mode: String,
+    /// Attention on the GPUs
+    #[arg(long, conflicts_with_all = ["mode", "no_power_limit", "pipeline", "coprocess"])]
+    gpu_only: bool,
+    /// The supply does not limit activations
+    #[arg(long)]
+    no_power_limit: bool,
+    /// Pipeline heads through projections and attention
+    #[arg(long)]
+    pipeline: bool,
+    /// Let the PIM devices take a part of the feed-forward matrices
+    #[arg(long)]
+    coprocess: bool,
+    /// Do as a published simulator does: attacc, starc, none
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    reference: String,
+    /// A row for each step, not for their mean
+    #[arg(long)]
+    each_step: bool,
+    /// Instead: what each switch of the published simulators changes
+    #[arg(long, conflicts_with_all = ["each_step", "reference"])]
+    switches: bool,
+    /// Table to write; - is standard output
+    #[arg(short, long, value_name = "CSV", default_value = "-")]
+    output: PathBuf,
+}
+
+pub(super) fn run(args: &Args, common: &Common) -> Result<()> {
+    let service = args.service()?;
+    let models: Vec<Model> = args.model.iter().map(|file| Model::load(file, &[])).collect::<Result<_>>()?;
+    let columns = if args.switches { table::SWITCH_COLUMNS } else { table::COLUMNS };
+    let mut bench = Bench { args, service: &service, stacks: BTreeMap::new() };
+    if let (true, [_, _, ..]) = (args.switches, models.as_slice()) {
+        return Err(Error::Usage("--switches takes one model".into()));
+    }
+    let mut out = Writer::new(Output::create(&args.output)?, &args.output.display().to_string(), columns)?;
+    for model in &models {
+        let rows = match args.switches {
+            true => bench.switch_rows(model)?,
+            false => bench.rows(model)?,
+        };
+        rows.iter().try_for_each(|row| out.row(row))?;
+    }
+    let replays: usize = bench.stacks.values().map(Replayed::replays).sum();
+    common.detail(|| format!("{replays} schedules replayed"));
+    out.finish()?.commit()
+}
+
+impl Args {
+    fn service(&self) -> Result<Service> {
+        Ok(Service {
+            batch: self.batch,
+            prefill: self.prefill,
+            steps: self.steps,
+            bytes: self.bytes,
+            budget: self.kv_budget.map_or(Budget::Full, Budget::Tokens),
+            mode: Mode::parse(&self.mode)?,
+            power_limit: !self.no_power_limit,
+            pipeline: self.pipeline,
+            coprocess: self.coprocess,
+        })
+    }
+
+    fn platform(&self, switches: Switches) -> Result<Platform> {
+        let platform = Platform::load(&self.platform, &self.set, switches)?;
+        Ok(if self.gpu_only { platform.gpus_only() } else { platform })
+    }
+}
+
+/// Serves models, and keeps what stacks have replayed.
+struct Bench<'a> {
+    args: &'a Args,
+    service: &'a Service,
+    stacks: BTreeMap<PathBuf, Replayed>,
+}
+
+impl Bench<'_> {
+    fn serve(&mut self, platform: &Platform, model: &Model) -> Result<Outcome> {
+        let Some(pim) = &platform.pim else { return serve(platform, model, self.service, None) };
+        if !self.stacks.contains_key(&pim.system) {
+            self.stacks.insert(pim.system.clone(), Replayed::new(pim.stack(self.service.power_limit)?));
+        }
+        let stacks = self.stacks.get_mut(&pim.system).map(|s| s as &mut dyn Attend);
+        serve(platform, model, self.service, stacks)
+    }
+
+    fn rows(&mut self, model: &Model) -> Result<Vec<Vec<Value>>> {
+        let platform = self.args.platform(Switches::parse(&self.args.reference)?)?;
+        let outcome = self.serve(&platform, model)?;
+        Ok(table::rows(&platform, model, self.service, &outcome, self.args.each_step))
+    }
+
+    fn with(&mut self, model: &Model, switches: Switches) -> Result<Outcome> {
+        let platform = self.args.platform(switches)?;
+        self.serve(&platform, model)
+    }
+
+    fn switch_rows(&mut self, model: &Model) -> Result<Vec<Vec<Value>>> {
+        let none = self.with(model, Switches::default())?;
+        let row = |switch: &Switch| {
+            let (mut alone, mut without) = (Switches::default(), Switches::of(switch.references()[0]));
+            let all = self.with(model, without)?;
+            alone.set(*switch, true);
+            without.set(*switch, false);
+            Ok(table::switch_row(*switch, &none, &self.with(model, alone)?, &all, &self.with(model, without)?))
+        };
+        Switch::ALL.iter().map(row).collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! Time and energy of layers, by part of the block and by component of the machine.
+
+use super::layer::Part;
+
+/// Where energy goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Component {
+    /// DRAM of the GPUs.
+    Dram,
+    /// Second-level caches.
+    L2,
+    /// First-level caches.
+    L1,
+    /// Registers.
+    Registers,
+    /// Arithmetic of the GPUs.
+    Alu,
+    /// Arrays, wires and buffers of the PIM devices.
+    PimMemory,
+    /// Arithmetic of the PIM devices.
+    PimCompute,
+    /// Between devices.
+    Communication,
+}
+
+impl Component {
+    /// Number of components.
+    pub const COUNT: usize = Component::Communication as usize + 1;
+    /// Memories.
+    pub const MEMORY: [Component; 2] = [Component::Dram, Component::PimMemory];
+    /// What computes, with the caches that feed it.
+    pub const COMPUTE: [Component; 5] =
+        [Component::L2, Component::L1, Component::Registers, Component::Alu, Component::PimCompute];
+}
+
+/// Energy by [`Component`], in pJ.
+pub type Energy = [f64; Component::COUNT];
+
+/// Time and energy by [`Part`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Cost {
+    /// Time in s, as far as it is not hidden behind another part.
+    pub seconds: [f64; Part::COUNT],
+    /// Energy of all devices in pJ.
+    pub energy: [Energy; Part::COUNT],
+    /// Cycles of one stack's attention; 0 where attention is not on PIM.
+    pub attention_cycles: f64,
+}
+
+impl Cost {
+    /// Time of some parts, in s.
+    pub fn time_of(&self, parts: &[Part]) -> f64 {
+        parts.iter().map(|p| self.seconds[*p as usize]).sum()
+    }
+
+    /// Time of all parts, in s.
+    pub fn time(&self) -> f64 {
+        self.seconds.iter().sum()
+    }
+
+    /// Energy of some components in some parts, in pJ.
+    pub fn energy_of(&self, parts: &[Part], components: &[Component]) -> f64 {
+        parts.iter().flat_map(|p| components.iter().map(|c| self.energy[*p as usize][*c as usize])).sum()
+    }
+
+    /// Energy of one component, in pJ.
+    pub fn component(&self, component: Component) -> f64 {
+        self.energy.iter().map(|e| e[component as usize]).sum()
+    }
+
+    /// Energy of everything, in pJ.
+    pub fn total_energy(&self) -> f64 {
+        self.energy.iter().flatten().sum()
+    }
+
+    /// Adds time and energy to a part.
+    pub fn add(&mut self, part: Part, seconds: f64, energy: &Energy) {
+        self.seconds[part as usize] += seconds;
+        self.energy[part as usize].iter_mut().zip(energy).for_each(|(a, b)| *a += b);
+    }
+
+    /// Adds `factor` times another cost.
+    pub fn add_scaled(&mut self, other: &Cost, factor: f64) {
+        self.seconds.iter_mut().zip(&other.seconds).for_each(|(a, b)| *a += factor * b);
+        let ours = self.energy.iter_mut().flatten();
+        ours.zip(other.energy.iter().flatten()).for_each(|(a, b)| *a += factor * b);
+        self.attention_cycles += factor * other.attention_cycles;
+    }
+}
