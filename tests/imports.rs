@@ -17,7 +17,7 @@ const HOUSE: &[&[&[&str]]] = &[
     // L3a and L3b: the chain of tracegen and the chain of pimsim
     &[&["kv", "cluster", "select", "accuracy", "map", "attacc", "generate"], &["engine", "stats", "report", "audit"]],
     // L3c: both chains in one process
-    &[&["sweep"], &["decode", "artifact"], &["system"]],
+    &[&["sweep"], &["decode", "artifact", "system"]],
     // L4: the command line
     &[&["cli"]],
 ];

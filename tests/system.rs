@@ -41,12 +41,14 @@ const SERVICE: Service = Service {
 };
 
 /// What stacks have replayed, for all tests, by system and power limit.
-static STACKS: Mutex<BTreeMap<(PathBuf, bool), Replayed>> = Mutex::new(BTreeMap::new());
+static STACKS: Mutex<BTreeMap<(PathBuf, bool), Replayed<'static>>> = Mutex::new(BTreeMap::new());
 
 fn on_pim(platform: &Platform, model: &Model, service: &Service) -> Outcome {
     let (pim, limit) = (platform.pim.as_ref().unwrap(), service.power_limit);
     let mut all = STACKS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let stacks = all.entry((pim.system.clone(), limit)).or_insert_with(|| Replayed::new(pim.stack(limit).unwrap()));
+    let stacks = all
+        .entry((pim.system.clone(), limit))
+        .or_insert_with(|| Replayed::new(Box::leak(Box::new(pim.stack(limit).unwrap()))));
     serve(platform, model, service, Some(stacks)).unwrap()
 }
 
@@ -225,7 +227,8 @@ fn a_budget_costs_what_its_rows_cost() {
 #[test]
 fn schedules_are_replayed_once() {
     let platform = h100();
-    let mut stacks = Replayed::new(platform.pim.as_ref().unwrap().stack(true).unwrap());
+    let system = platform.pim.as_ref().unwrap().stack(true).unwrap();
+    let mut stacks = Replayed::new(&system);
     // 16 units: lengths 2049 to 2064 fill the same columns.
     let service = Service { steps: 17, ..SERVICE };
     let outcome = serve(&platform, &model("llama-7b"), &service, Some(&mut stacks)).unwrap();

@@ -44,7 +44,7 @@ impl Row<'_> {
 }
 
 /// Stacks, by system and power limit, with what they have replayed.
-type Stacks = BTreeMap<(PathBuf, bool), Replayed>;
+type Stacks = BTreeMap<(PathBuf, bool), Replayed<'static>>;
 
 fn model(name: &str) -> Model {
     let file = root().join(format!("configs/model/{}.toml", name.to_lowercase()));
@@ -72,7 +72,8 @@ fn run(row: &Row<'_>, budgets: Option<Vec<u32>>, stacks: &mut Stacks) -> Outcome
     let attend = platform.pim.as_ref().map(|pim| {
         let limit = service.power_limit;
         let key = (pim.system.clone(), limit);
-        stacks.entry(key).or_insert_with(|| Replayed::new(pim.stack(limit).unwrap())) as &mut dyn Attend
+        stacks.entry(key).or_insert_with(|| Replayed::new(Box::leak(Box::new(pim.stack(limit).unwrap()))))
+            as &mut dyn Attend
     });
     serve(&platform, &model(row.model), &service, attend).unwrap()
 }

@@ -4,10 +4,11 @@ use super::Common;
 use crate::attacc::Mode;
 use crate::error::{Error, Result};
 use crate::fsio::Output;
+use crate::spec::System;
 use crate::system::{Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve, table};
 use crate::table::{Value, Writer};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -68,7 +69,9 @@ pub(super) fn run(args: &Args, common: &Common) -> Result<()> {
     let service = args.service()?;
     let models: Vec<Model> = args.model.iter().map(|file| Model::load(file, &[])).collect::<Result<_>>()?;
     let columns = if args.switches { table::SWITCH_COLUMNS } else { table::COLUMNS };
-    let mut bench = Bench { args, service: &service, stacks: BTreeMap::new() };
+    let systems = args.systems(&service)?;
+    let stacks = systems.iter().map(|(path, system)| (path.as_path(), Replayed::new(system))).collect();
+    let mut bench = Bench { args, service: &service, stacks };
     if let (true, [_, _, ..]) = (args.switches, models.as_slice()) {
         return Err(Error::Usage("--switches takes one model".into()));
     }
@@ -100,6 +103,18 @@ impl Args {
         })
     }
 
+    /// The systems that stacks are replayed on, whatever the switches.
+    fn systems(&self, service: &Service) -> Result<BTreeMap<PathBuf, System>> {
+        let mut out = BTreeMap::new();
+        let all = if self.switches { vec!["none", "starc"] } else { vec![self.reference.as_str()] };
+        for reference in all {
+            if let Some(pim) = self.platform(Switches::parse(reference)?)?.pim {
+                out.insert(pim.system.clone(), pim.stack(service.power_limit)?);
+            }
+        }
+        Ok(out)
+    }
+
     fn platform(&self, switches: Switches) -> Result<Platform> {
         let platform = Platform::load(&self.platform, &self.set, switches)?;
         Ok(if self.gpu_only { platform.gpus_only() } else { platform })
@@ -110,16 +125,13 @@ impl Args {
 struct Bench<'a> {
     args: &'a Args,
     service: &'a Service,
-    stacks: BTreeMap<PathBuf, Replayed>,
+    stacks: BTreeMap<&'a Path, Replayed<'a>>,
 }
 
 impl Bench<'_> {
     fn serve(&mut self, platform: &Platform, model: &Model) -> Result<Outcome> {
-        let Some(pim) = &platform.pim else { return serve(platform, model, self.service, None) };
-        if !self.stacks.contains_key(&pim.system) {
-            self.stacks.insert(pim.system.clone(), Replayed::new(pim.stack(self.service.power_limit)?));
-        }
-        let stacks = self.stacks.get_mut(&pim.system).map(|s| s as &mut dyn Attend);
+        let stacks = platform.pim.as_ref().and_then(|pim| self.stacks.get_mut(pim.system.as_path()));
+        let stacks = stacks.map(|s| s as &mut dyn Attend);
         serve(platform, model, self.service, stacks)
     }
 
