@@ -1,12 +1,13 @@
 # make demo: what each policy costs and keeps on the bundled real KV cache. make test, make lint, make bench.
-# make test-cluster: the Snakemake and Slurm scripts of tools/cluster.
+# make test-cluster: the Snakemake and Slurm scripts of tools/cluster. make test-kill: a sweep killed many times.
+# make scale: time and memory against size.
 
 CARGO ?= cargo
 OUT ?= out
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo test test-cluster lint bench
+.PHONY: build demo test test-cluster test-kill lint bench scale
 
 build:
 	$(CARGO) build --release --locked
@@ -30,6 +31,11 @@ test:
 test-cluster: build
 	tools/cluster/test.sh $(BIN)/pimsim $(BIN)/../cluster
 
+# A sweep killed at so many moments, not ten.
+KILLS ?= 200
+test-kill:
+	PIMATTN_KILLS=$(KILLS) $(CARGO) test --locked --test sweep a_sweep_killed_at_any_moment
+
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
@@ -37,3 +43,7 @@ lint:
 
 bench:
 	$(CARGO) bench --locked
+
+# Time and memory against size; SCALE="--most 1e9 --longest 1048576" for the largest. Needs Python 3.9 or newer.
+scale: build
+	tools/scale.py --bin $(BIN) -o $(OUT)/scale.csv $(SCALE)
