@@ -69,6 +69,24 @@ struct Run {
     /// Also write every command to this file (one trace only); - is standard output
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// fast: work that recurs is simulated once; plain: every command is simulated. Both come to the same
+    #[arg(long, value_enum, default_value_t = Engine::Fast)]
+    engine: Engine,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Engine {
+    Fast,
+    Plain,
+}
+
+impl From<Engine> for engine::Engine {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Fast => engine::Engine::Fast,
+            Engine::Plain => engine::Engine::Plain,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -169,7 +187,7 @@ fn run(args: &Run, common: &Common) -> Result<()> {
         Output::create(&args.output.as_deref().map_or(PathBuf::from("-"), |dir| dir.join(schema.file)))
     })?;
     for path in &args.traces {
-        replay(path, &system, args.log.as_deref(), &mut tables, common)?;
+        replay(path, &system, args, &mut tables, common)?;
     }
     tables.finish()?.into_iter().try_for_each(Output::commit)
 }
@@ -177,7 +195,7 @@ fn run(args: &Run, common: &Common) -> Result<()> {
 fn replay(
     path: &Path,
     system: &System,
-    log: Option<&Path>,
+    args: &Run,
     tables: &mut Tables<'_, Output>,
     common: &Common,
 ) -> Result<()> {
@@ -185,12 +203,13 @@ fn replay(
     let mut source = trace::open(fsio::open(path)?, &name, Some(&system.device.geometry))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);
     let collector = Collector::with_steps(&system.device, tables.steps(&name));
-    let collector = match log {
-        None => simulate(system, source.as_mut(), collector, &name, &mut progress)?,
+    let engine = args.engine.into();
+    let collector = match args.log.as_deref() {
+        None => simulate(engine, system, source.as_mut(), collector, &name, &mut progress)?,
         Some(log) => {
             let log_probe = LogProbe::new(Output::create(log)?, &system.device);
             let (collector, log_probe) =
-                simulate(system, source.as_mut(), (collector, log_probe), &name, &mut progress)?;
+                simulate(engine, system, source.as_mut(), (collector, log_probe), &name, &mut progress)?;
             log_probe.finish().map_err(|e| Error::io(log, e))?.commit()?;
             collector
         }
@@ -199,13 +218,14 @@ fn replay(
 }
 
 fn simulate<P: Probe>(
+    engine: engine::Engine,
     system: &System,
     source: &mut dyn trace::Source,
     mut probe: P,
     name: &str,
     progress: &mut Progress,
 ) -> Result<P> {
-    engine::run(system, source, &mut probe, &mut |n| progress.at(n)).map_err(|e| match e {
+    engine::run_with(engine, system, source, &mut probe, &mut |n| progress.at(n)).map_err(|e| match e {
         Error::Data { file, what } if file == "trace" => Error::data(name, what),
         other => other,
     })?;

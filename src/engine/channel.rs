@@ -14,6 +14,8 @@
 //! When a refresh is due, array work and data stop, the banks are closed, REFab is issued, and the rows open again on
 //! demand. Moves go on: they touch no bank.
 
+mod normal;
+
 use super::probe::{CommandEvent, Completion, Probe, RowOutcome};
 use super::segments::{Label, Segments};
 use super::state::{CLOSED, ChannelState, Rows, Target};
@@ -36,6 +38,7 @@ const ARRAY: usize = 0;
 const MOVES: usize = 1;
 const DATA: usize = 2;
 
+#[derive(Clone)]
 struct Item {
     request: Request,
     plan: Plan,
@@ -53,7 +56,7 @@ struct Item {
 }
 
 /// Items between two barriers.
-#[derive(Default)]
+#[derive(Clone, Default, PartialEq)]
 struct Epoch {
     /// Whether it has had any.
     used: bool,
@@ -107,6 +110,7 @@ pub enum Progress {
 }
 
 /// Reads and writes in turns.
+#[derive(Clone)]
 struct Turns {
     /// Writes waiting at which they go first, and at which reads do again.
     high: u64,
@@ -116,6 +120,7 @@ struct Turns {
 }
 
 /// One channel: its banks, its queues, its clock.
+#[derive(Clone)]
 pub struct Channel<'d> {
     device: &'d Device,
     id: u32,

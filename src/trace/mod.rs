@@ -21,6 +21,7 @@ pub mod ramulator_ls;
 pub mod ramulator_rw;
 pub mod sait;
 pub(crate) mod text;
+pub mod volley;
 
 use crate::addr::Geometry;
 use crate::error::{Error, Result, suggest};
@@ -29,6 +30,7 @@ use std::io::{Read, Write};
 pub use crate::op::Op;
 pub use header::Header;
 pub use manifest::{MacReads, Manifest, Options};
+pub use volley::{Item, Packer, Unpacker, Volley};
 
 /// A run of one operation: `count` requests, the i-th at byte address `addr + i * stride`, all in one row of one bank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -171,6 +173,17 @@ pub trait Source {
     fn header(&self) -> &Header;
     /// Replaces `out` by the next records; false (and nothing in `out`) at the end.
     fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool>;
+    /// The same trace with requests put together, for who can make use of that. Both calls may not be mixed.
+    fn next_items(&mut self, out: &mut Vec<Item>) -> Result<bool> {
+        out.clear();
+        let mut records = Vec::new();
+        let more = self.next_block(&mut records)?;
+        let geometry = self.header().geometry;
+        let mut packer = Packer::default();
+        records.into_iter().for_each(|r| packer.push(r, &geometry, |item| out.push(item)));
+        packer.flush(&geometry, |item| out.push(item));
+        Ok(more)
+    }
 }
 
 /// Where records go.
@@ -221,6 +234,25 @@ pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
             }
             Ok(())
         }
+    }
+}
+
+/// Checks that a volley means something on this geometry.
+pub fn check_volley(volley: &Volley, geometry: &Geometry) -> Result<(), String> {
+    let request = volley.request;
+    if matches!(request.op, Op::Sync | Op::Host) && volley.channels != 1 {
+        return Err(format!("{} is not for several channels", request.op.mnemonic()));
+    }
+    check(&Record::Request(request), geometry)?;
+    let first = geometry.channel_of(request.addr);
+    match volley.channels {
+        0 => Err("a volley to no channel".into()),
+        n if u64::from(first) + u64::from(n) > u64::from(geometry.channels) && request.op != Op::Sync => Err(format!(
+            "channels {first} to {} do not exist ({} channels)",
+            u64::from(first) + u64::from(n) - 1,
+            geometry.channels
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The reference's request queues and how it picks from them.
 
 use super::nodes::{Nodes, Place};
+use crate::addr::Geometry;
+use crate::engine::memo::{mix, shift::Shift};
 use crate::engine::probe::RowOutcome;
 use crate::engine::segments::Label;
 use crate::op::Op;
@@ -13,6 +15,7 @@ use std::collections::VecDeque;
 const BARRIER: CommandId = CommandId::MAX;
 
 /// A waiting request.
+#[derive(Clone, PartialEq)]
 pub struct Entry {
     /// What was asked for; a refresh when absent.
     pub op: Option<Op>,
@@ -98,6 +101,7 @@ impl Entry {
 }
 
 /// Banks for which a queue holds a row hit, filled when first asked for.
+#[derive(Clone)]
 pub struct HitBanks {
     marks: Vec<u32>,
     mark: u32,
@@ -126,6 +130,7 @@ impl HitBanks {
 }
 
 /// A queue of requests.
+#[derive(Clone, PartialEq)]
 pub struct Queue {
     entries: VecDeque<Entry>,
     /// Whether entries stand in the order of their arrival.
@@ -180,6 +185,35 @@ impl Queue {
             self.entries.pop_front();
         }
         at_head
+    }
+
+    /// Moves all entries to another time, with other rows; `nodes` are as they were.
+    pub fn shift(&mut self, nodes: &Nodes<'_>, shift: &mut Shift<'_>) {
+        for e in &mut self.entries {
+            e.update(nodes);
+            e.version = 1;
+            shift.exact(&mut e.arrived);
+            shift.row(&mut e.place.address.row);
+            if e.op.is_some() {
+                shift.addr(&mut e.addr, nodes.geometry());
+            }
+        }
+    }
+
+    /// Makes all entries those of another channel.
+    pub fn renumber(&mut self, channel: u32, geometry: &Geometry) {
+        for e in &mut self.entries {
+            e.place.address.channel = channel;
+            if e.op.is_some() {
+                e.addr = geometry.encode(&e.place.address);
+            }
+        }
+    }
+
+    /// Equal for equal queues.
+    pub fn digest(&self, digest: &mut u64) {
+        mix(digest, self.entries.len() as u64);
+        self.entries.iter().for_each(|e| mix(digest, e.addr ^ e.arrived << 20 ^ u64::from(e.next)));
     }
 
     /// The entry to serve, its command looked up: a ready one before an unready one, unless it would open or close a
