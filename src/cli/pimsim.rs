@@ -192,13 +192,7 @@ fn run(args: &Run, common: &Common) -> Result<()> {
     tables.finish()?.into_iter().try_for_each(Output::commit)
 }
 
-fn replay(
-    path: &Path,
-    system: &System,
-    args: &Run,
-    tables: &mut Tables<'_, Output>,
-    common: &Common,
-) -> Result<()> {
+fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Output>, common: &Common) -> Result<()> {
     let name = path.display().to_string();
     let mut source = trace::open(fsio::open(path)?, &name, Some(&system.device.geometry))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);

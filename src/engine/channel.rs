@@ -19,6 +19,7 @@ mod normal;
 use super::probe::{CommandEvent, Completion, Probe, RowOutcome};
 use super::segments::{Label, Segments};
 use super::state::{CLOSED, ChannelState, Rows, Target};
+use crate::addr::{Address, NOT_ADDRESSED};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::op::Op;
@@ -625,7 +626,8 @@ impl<'d> Channel<'d> {
     fn refresh_candidate(&self, due: Cycle) -> Option<Candidate> {
         let (refresh, close) = self.device.refresh?;
         let command = if self.state.open_banks() > 0 { close } else { refresh };
-        let target = self.state.target(crate::addr::Address { channel: self.id, ..Default::default() });
+        let (row, column) = (NOT_ADDRESSED, NOT_ADDRESSED);
+        let target = self.state.target(Address { channel: self.id, row, column, ..Address::default() });
         let at = self.state.earliest(command, &target).max(self.bus_free[Bus::Row as usize]).max(due).max(self.now);
         Some(Candidate { at, order: 0, class: usize::MAX, index: 0, command, target })
     }

@@ -127,7 +127,24 @@ impl Sink for Writer {
     }
 }
 
+/// A line as the generators write it, `OPERATION 0xADDRESS`: most lines of most traces. Whatever else it may be is for
+/// [`parse_line`].
+fn usual(line: &str) -> Option<(Op, u64)> {
+    let (name, digits) = line.split_once(" 0x")?;
+    if digits.is_empty() || digits.len() > 16 {
+        return None;
+    }
+    let mut addr = 0;
+    for digit in digits.bytes() {
+        addr = addr << 4 | u64::from(char::from(digit).to_digit(16)?);
+    }
+    Some((Op::parse(name)?, addr))
+}
+
 fn parse_line(line: &str) -> Result<(Op, u64), String> {
+    if let Some(found) = usual(line) {
+        return Ok(found);
+    }
     let (name, addr) = text::whole(line, "OPERATION 0xADDRESS", separated_pair(word, char(' '), number))?;
     let op = Op::parse(name);
     op.map(|op| (op, addr)).ok_or_else(|| format!("unknown operation \"{name}\"{}", suggest(name, Op::names())))
@@ -141,6 +158,8 @@ mod tests {
     fn lines_parse_or_say_why_not() {
         assert_eq!(parse_line("PIM_MAC_AB 0x00000040"), Ok((Op::MacAb, 0x40)));
         assert_eq!(parse_line("LD 64"), Ok((Op::Ld, 64)));
+        assert_eq!(parse_line("LD 0xFFFFFFFFFFFFFFFF"), Ok((Op::Ld, u64::MAX)));
+        assert_eq!((usual("LD 64"), usual("LD 0x0x4"), usual("LD 0x00000000000000001")), (None, None, None));
         assert!(parse_line("PIM_MAC_AX 0x0").unwrap_err().contains("did you mean \"PIM_MAC_AB\""));
         for bad in
             ["", "LD", "LD ", "LD 0x", "LD  0x0", "LD 0x0 ", "LD 0x0 1", "# LD 0x0", "LD 0x10000000000000000", "LD -1"]

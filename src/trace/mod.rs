@@ -210,7 +210,8 @@ pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
             }
             let span = u64::from(r.stride) * u64::from(r.count - 1);
             let last = r.addr.checked_add(span).ok_or("address overflow")?;
-            for addr in [r.addr, last] {
+            let ends = if last == r.addr { &[last][..] } else { &[r.addr, last] };
+            for &addr in ends {
                 if r.op != Op::Sync && !geometry.contains(addr) {
                     return Err(format!(
                         "{} address {addr:#x} is beyond the device ({} channels of {} MiB)",

@@ -105,6 +105,14 @@ pub struct Memo<K: Kernel> {
     simulated: u64,
 }
 
+impl<K: Kernel> Drop for Memo<K> {
+    fn drop(&mut self) {
+        if std::env::var_os("PIMATTN_DEBUG").is_some() {
+            eprintln!("looked up {} simulated {} states {} chunks {} bytes {}", self.looked_up, self.simulated, self.states.len(), self.chunks.len(), self.bytes);
+        }
+    }
+}
+
 impl<K: Kernel> Memo<K> {
     /// Nothing known yet.
     pub fn new(kernel: K) -> Self {

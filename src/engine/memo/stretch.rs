@@ -107,6 +107,13 @@ impl Stretch {
     }
 }
 
+impl Part {
+    /// Tells a probe what one of its channels did.
+    pub fn tell<P: Probe + ?Sized>(&self, place: &Place<'_>, channel: u32, probe: &mut P) {
+        self.events.iter().for_each(|e| e.tell(place, channel, probe));
+    }
+}
+
 impl Event {
     fn tell<P: Probe + ?Sized>(&self, place: &Place<'_>, channel: u32, probe: &mut P) {
         let row = place.rows.get(self.address.row as usize).copied().unwrap_or(self.address.row);
