@@ -1,5 +1,5 @@
 //! The normal form of a channel: time counted from its last command, requests and epochs from the first it holds, rows
-//! renamed.
+//! numbered.
 
 use super::{ARRAY, Channel, DATA, Item, MOVES};
 use crate::addr::Geometry;
@@ -16,9 +16,10 @@ impl Item {
 }
 
 impl<'d> Channel<'d> {
-    /// Whether what it does depends only on what it does next, and can be told without saying whose work it is.
-    pub fn is_plain(&self) -> bool {
-        self.interval.is_none() && self.input.is_empty() && !self.input_ended && self.segments.is_unused()
+    /// Whether it has nothing to do, and what comes is nobody's, and comes whenever there is room for it.
+    pub fn is_blank(&self) -> bool {
+        let idle = self.input.is_empty() && !self.input_ended && self.held == 0;
+        idle && self.interval.is_none() && self.segments.is_unused()
     }
 
     /// The cycle of its last command.
@@ -41,7 +42,7 @@ impl<'d> Channel<'d> {
         (self.worked, self.done) = (worked, done);
     }
 
-    /// Moves it to another time, with other rows. What it has done, and its next refresh, are left to the caller.
+    /// Moves it to another time, with other names. What it has done, and its next refresh, are left to the caller.
     pub fn shift(&mut self, shift: &mut Shift<'_>) {
         let geometry = &self.device.geometry;
         self.state.shift(shift);
@@ -53,8 +54,10 @@ impl<'d> Channel<'d> {
             item.epoch -= self.epoch;
             // Only arrivals count requests, and those are not plain.
             item.number = 0;
-            shift.addr(&mut item.request.addr, geometry);
-            item.target = self.state.target(geometry.decode(item.request.addr));
+            let mut at = item.target.address;
+            shift.address(Some(item.request.op), &mut at, geometry);
+            item.request.addr = geometry.encode(&at);
+            item.target = self.state.target(at);
         }
         (self.epoch, self.requests) = (0, 0);
         self.wanted.iter_mut().for_each(|row| shift.row(row));

@@ -352,7 +352,7 @@ impl<'d> Controller<'d> {
         data.min(legal.unwrap_or(Cycle::MAX))
     }
 
-    /// Moves it to another time, with other rows. When its last request completed, and its next refresh, are left to the
+    /// Moves it to another time, with other names. When its last request completed, and its next refresh, are left to the
     /// caller.
     pub fn shift(&mut self, shift: &mut Shift<'_>) {
         self.queues.iter_mut().for_each(|q| q.shift(&self.nodes, shift));
@@ -380,9 +380,9 @@ impl<'d> Controller<'d> {
             && self.segments.label() == other.segments.label()
     }
 
-    /// Whether all that it has to do can be told without saying whose it is.
-    pub fn is_anonymous(&self) -> bool {
-        self.segments.is_unused()
+    /// Whether it has nothing to do, and what comes is nobody's.
+    pub fn is_blank(&self) -> bool {
+        !self.is_pending() && self.segments.is_unused()
     }
 
     /// Bytes that it takes, about.

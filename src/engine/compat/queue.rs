@@ -187,15 +187,15 @@ impl Queue {
         at_head
     }
 
-    /// Moves all entries to another time, with other rows; `nodes` are as they were.
+    /// Moves all entries to another time, with other names; `nodes` are as they were.
     pub fn shift(&mut self, nodes: &Nodes<'_>, shift: &mut Shift<'_>) {
         for e in &mut self.entries {
             e.update(nodes);
             e.version = 1;
             shift.exact(&mut e.arrived);
-            shift.row(&mut e.place.address.row);
+            shift.address(e.op, &mut e.place.address, nodes.geometry());
             if e.op.is_some() {
-                shift.addr(&mut e.addr, nodes.geometry());
+                e.addr = nodes.geometry().encode(&e.place.address);
             }
         }
     }

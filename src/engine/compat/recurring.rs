@@ -8,7 +8,7 @@
 use super::controller::Controller;
 use super::{BREATH, Frontend};
 use crate::engine::memo::chunk::{self, Chunk, Renaming};
-use crate::engine::memo::shift::{self, Shift};
+use crate::engine::memo::shift::{Names, Shift};
 use crate::engine::memo::stretch::{Part, Place, Recorder, Stretch};
 use crate::engine::memo::{Kernel, Lane, Memo, NOW, Outcome, mix};
 use crate::engine::probe::Probe;
@@ -164,23 +164,22 @@ impl<'d> Kernel for Together<'d> {
             let done = (done > 0).then(|| (done + 1 - NOW) as u32);
             parts.push(Part { channels: group.channels.clone(), events: told.events, done, cycles });
         }
-        let rows = normal_form(groups, now)?;
+        let names = normal_form(groups, now)?;
         merge(groups);
         let holds_from = (refreshes == 0).then_some(cycles);
-        Some(Outcome { cycles, refreshes, holds_from, rows, stretch: Stretch { id: 0, parts } })
+        Some(Outcome { cycles, refreshes, holds_from, names, stretch: Stretch { id: 0, parts } })
     }
 }
 
-/// Counts time from now, and numbers the rows; none where something lies too far back.
-fn normal_form(groups: &mut [Group<'_>], now: Cycle) -> Option<Vec<u32>> {
-    let mut rows = Vec::new();
-    let mut rename = |row| shift::number(&mut rows, row);
-    let mut shift = Shift::new(now, NOW, &mut rename);
+/// Counts time from now, and numbers the names; none where that cannot be.
+fn normal_form(groups: &mut [Group<'_>], now: Cycle) -> Option<Names> {
+    let mut names = Names::default();
+    let mut shift = Shift::number(now, NOW, &mut names);
     for group in groups {
         group.controller.set(None, 0);
         group.controller.shift(&mut shift);
     }
-    (!shift.failed).then_some(rows)
+    (!shift.failed).then_some(names)
 }
 
 /// Makes neighbours that are the same one group.
@@ -235,12 +234,13 @@ impl<'d> Recurring<'d> {
                 self.off = true;
                 break;
             };
-            self.renaming.begin(self.chunk.iter().copied(), &lane.rows);
-            let Some((outcome, began, rows)) = self.memo.step(lane, &mut self.renaming, self.device.nrefi) else {
+            self.renaming.begin(self.chunk.iter().copied(), &lane.names);
+            let Some((outcome, began, names)) = self.memo.step(lane, &self.renaming, self.device.nrefi) else {
                 self.off = true;
                 break;
             };
-            let place = Place { begin: began - 1, channels: 0..channels.len() as u32, rows };
+            let place =
+                Place { begin: began - 1, channels: 0..channels.len() as u32, names, geometry: &self.device.geometry };
             probe.stretch(&outcome.stretch, &place);
             for part in &outcome.stretch.parts {
                 if let Some(at) = part.done {
@@ -261,10 +261,10 @@ impl<'d> Recurring<'d> {
         Ok(lane.now)
     }
 
-    /// Channels in normal form; none where they are not alike enough, or their work is not anonymous.
+    /// Channels in normal form; none where they are still at work, or for somebody.
     fn enter(&mut self, channels: &[Controller<'d>], now: Cycle) -> Option<Lane> {
         let next_refresh = channels.first()?.next_refresh();
-        if !channels.iter().all(|c| c.is_anonymous() && c.next_refresh() == next_refresh) {
+        if !channels.iter().all(|c| c.is_blank() && c.next_refresh() == next_refresh) {
             return None;
         }
         let group = |(id, channel): (u32, &Controller<'d>)| {
@@ -273,15 +273,14 @@ impl<'d> Recurring<'d> {
             Group { channels: id..id + 1, controller }
         };
         let mut groups: Vec<_> = (0..).zip(channels).map(group).collect();
-        let rows = normal_form(&mut groups, now)?;
+        let names = normal_form(&mut groups, now)?;
         merge(&mut groups);
-        Some(self.memo.enter(groups, now, next_refresh, rows))
+        Some(self.memo.enter(groups, now, next_refresh, names))
     }
 
     /// Brings the channels to where the lane is.
     fn leave(&self, lane: &Lane, done: &[Cycle], channels: &mut [Controller<'d>]) {
-        let mut rename = |number: u32| lane.rows[number as usize];
-        let mut shift = Shift::new(NOW, lane.now, &mut rename);
+        let mut shift = Shift::resolve(NOW, lane.now, &lane.names);
         for group in self.memo.state_of(lane) {
             for id in group.channels.clone() {
                 let channel = &mut channels[id as usize];

@@ -4,7 +4,7 @@
 use crate::engine::Reader;
 use crate::engine::channel::{Channel, Progress};
 use crate::engine::memo::chunk::{self, Chunk, Renaming};
-use crate::engine::memo::shift::{self, Shift};
+use crate::engine::memo::shift::{Names, Shift};
 use crate::engine::memo::stretch::{Part, Place, Recorder, Stretch};
 use crate::engine::memo::{Kernel, Lane, Memo, NOW, Outcome};
 use crate::engine::probe::Probe;
@@ -52,27 +52,26 @@ impl<'d> Kernel for Alone<'d> {
         let refreshes =
             channel.next_refresh().zip(refresh).map_or(0, |(next, before)| (next - before) / self.device.nrefi);
         let done = (channel.done_at() > 0).then(|| channel.done_at().saturating_sub(NOW) as u32);
-        let rows = normal_form(channel)?;
+        let names = normal_form(channel)?;
         let undisturbed = refresh_in.is_none_or(|due| cycles < due);
         Some(Outcome {
             cycles,
             refreshes: refreshes as u32,
             holds_from: undisturbed.then_some(cycles + 1),
-            rows,
+            names,
             stretch: Stretch { id: 0, parts: vec![Part { channels: 0..1, events: told.events, done, cycles }] },
         })
     }
 }
 
-/// Counts time from now, and numbers the rows; none where something lies too far back.
-fn normal_form(channel: &mut Channel<'_>) -> Option<Vec<u32>> {
-    let mut rows = Vec::new();
-    let mut rename = |row| shift::number(&mut rows, row);
-    let mut shift = Shift::new(channel.now(), NOW, &mut rename);
+/// Counts time from now, and numbers the names; none where that cannot be.
+fn normal_form(channel: &mut Channel<'_>) -> Option<Names> {
+    let mut names = Names::default();
+    let mut shift = Shift::number(channel.now(), NOW, &mut names);
     channel.shift(&mut shift);
     channel.set_refresh(None);
     channel.set_done(0, 0);
-    (!shift.failed).then_some(rows)
+    (!shift.failed).then_some(names)
 }
 
 /// Channels in the same state at the same time.
@@ -103,7 +102,7 @@ impl<'d> Recurring<'d> {
             memo: Memo::new(Alone { device }),
             renaming: Renaming::new(&device.geometry),
             chunk: Vec::new(),
-            off: system.issue_interval.is_some(),
+            off: false,
         }
     }
 
@@ -167,15 +166,14 @@ impl<'d> Recurring<'d> {
         let (geometry, first) = (&self.device.geometry, convoy.channels.start);
         let here = self.chunk.iter().filter(|v| v.channels_on(geometry).contains(&first));
         let own = here.map(|v| Volley { request: v.to_channel(geometry, 0), channels: 1 });
-        self.renaming.begin(own, &convoy.lane.rows);
-        if self.renaming.chunk().is_empty() {
+        self.renaming.begin(own, &convoy.lane.names);
+        if self.renaming.is_empty() {
             return true;
         }
-        let Some((outcome, begin, rows)) = self.memo.step(&mut convoy.lane, &mut self.renaming, self.device.nrefi)
-        else {
+        let Some((outcome, begin, names)) = self.memo.step(&mut convoy.lane, &self.renaming, self.device.nrefi) else {
             return false;
         };
-        probe.stretch(&outcome.stretch, &Place { begin, channels: convoy.channels.clone(), rows });
+        probe.stretch(&outcome.stretch, &Place { begin, channels: convoy.channels.clone(), names, geometry });
         if let Some(at) = outcome.stretch.parts[0].done {
             convoy.worked = convoy.worked.max(begin + Cycle::from(at));
             convoy.done = convoy.done.max(convoy.worked);
@@ -197,15 +195,15 @@ impl<'d> Recurring<'d> {
         }
     }
 
-    /// The channels in normal form; none where their work is not anonymous.
+    /// The channels in normal form; none where they are still at work, or for somebody.
     fn enter(&mut self, channels: &[Channel<'d>]) -> Option<Vec<Convoy>> {
         let convoy = |(id, channel): (u32, &Channel<'d>)| {
             let (now, next_refresh) = (channel.now(), channel.next_refresh());
             let (worked, done) = (channel.worked_until(), channel.done_at());
-            let mut state = channel.is_plain().then(|| channel.clone())?;
+            let mut state = channel.is_blank().then(|| channel.clone())?;
             state.renumber(0);
-            let rows = normal_form(&mut state)?;
-            Some(Convoy { channels: id..id + 1, lane: self.memo.enter(state, now, next_refresh, rows), worked, done })
+            let names = normal_form(&mut state)?;
+            Some(Convoy { channels: id..id + 1, lane: self.memo.enter(state, now, next_refresh, names), worked, done })
         };
         (0..).zip(channels).map(convoy).collect()
     }
@@ -213,8 +211,7 @@ impl<'d> Recurring<'d> {
     /// Brings the channels to where the convoys are.
     fn leave(&self, convoys: &[Convoy], channels: &mut [Channel<'d>]) {
         for Convoy { channels: own, lane, worked, done } in convoys {
-            let mut rename = |number: u32| lane.rows[number as usize];
-            let mut shift = Shift::new(NOW, lane.now, &mut rename);
+            let mut shift = Shift::resolve(NOW, lane.now, &lane.names);
             for id in own.clone() {
                 let channel = &mut channels[id as usize];
                 *channel = self.memo.state_of(lane).clone();

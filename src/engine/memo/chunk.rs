@@ -1,6 +1,6 @@
 //! What is simulated in one go, and its normal form.
 
-use super::shift;
+use super::shift::{Names, is_move, number};
 use crate::addr::Geometry;
 use crate::engine::Reader;
 use crate::error::Result;
@@ -33,11 +33,16 @@ pub(in crate::engine) fn fill(
             reader.put_back(item);
             return Ok(false);
         }
-        if request.count > REQUESTS {
-            let skipped = u64::from(REQUESTS) * u64::from(request.stride);
-            let rest = Request { addr: request.addr + skipped, count: request.count - REQUESTS, ..request };
+        let most = match is_move(request.op) {
+            // Such that the offsets from the first one fit into an address.
+            true => (reader.geometry.column_bytes - 1).checked_div(request.stride).map_or(REQUESTS, |n| n + 1),
+            false => REQUESTS,
+        };
+        if request.count > most {
+            let skipped = u64::from(most) * u64::from(request.stride);
+            let rest = Request { addr: request.addr + skipped, count: request.count - most, ..request };
             reader.put_back(Item::Volley(Volley { request: rest, ..volley }));
-            volley.request.count = REQUESTS;
+            volley.request.count = most;
         }
         requests += volley.request.count;
         chunk.push(volley);
@@ -48,33 +53,67 @@ pub(in crate::engine) fn fill(
     Ok(false)
 }
 
-/// A chunk with its rows renamed, and its key: equal for chunks that do the same.
+/// A chunk in normal form, and its key: equal for chunks that do the same.
 pub struct Renaming {
-    row_shift: u32,
-    row_mask: u64,
+    row: Field,
+    /// Column and offset, as one.
+    entry: Field,
+    column_shift: u32,
+    columns: u32,
     chunk: Vec<Volley>,
     key: Vec<u64>,
-    rows: Vec<u32>,
+    names: Names,
+    overflown: bool,
+}
+
+/// Bits of a byte address.
+#[derive(Clone, Copy)]
+struct Field {
+    shift: u32,
+    mask: u64,
+}
+
+impl Field {
+    fn of(self, addr: u64) -> u32 {
+        (addr >> self.shift & self.mask) as u32
+    }
+
+    fn set(self, addr: &mut u64, value: u64) {
+        *addr = *addr & !(self.mask << self.shift) | value << self.shift;
+    }
 }
 
 impl Renaming {
     /// For a device.
     pub fn new(geometry: &Geometry) -> Self {
-        let (_, shift, width) = geometry.fields()[5];
-        Renaming { row_shift: shift, row_mask: (1 << width) - 1, chunk: Vec::new(), key: Vec::new(), rows: Vec::new() }
+        let [.., (_, row, width), (_, column, columns), _] = geometry.fields();
+        Renaming {
+            row: Field { shift: row, mask: (1 << width) - 1 },
+            entry: Field { shift: 0, mask: (1 << (column + columns)) - 1 },
+            column_shift: column,
+            columns: geometry.columns,
+            chunk: Vec::new(),
+            key: Vec::new(),
+            names: Names::default(),
+            overflown: false,
+        }
     }
 
-    /// Takes up a chunk that meets a state whose rows are numbered so.
-    pub fn begin(&mut self, volleys: impl Iterator<Item = Volley>, numbered: &[u32]) {
-        self.rows.clear();
-        self.rows.extend_from_slice(numbered);
+    /// Takes up a chunk that meets a state with these names.
+    pub fn begin(&mut self, volleys: impl Iterator<Item = Volley>, names: &Names) {
+        self.names.copy(names);
         self.chunk.clear();
         self.key.clear();
+        self.overflown = false;
         for mut volley in volleys {
             let request = &mut volley.request;
-            let row = (request.addr >> self.row_shift & self.row_mask) as u32;
-            let number = u64::from(shift::number(&mut self.rows, row));
-            request.addr = request.addr & !(self.row_mask << self.row_shift) | number << self.row_shift;
+            let row = number(&mut self.names.rows, self.row.of(request.addr));
+            self.row.set(&mut request.addr, row.into());
+            if is_move(request.op) {
+                let entry = number(&mut self.names.entries, self.entry.of(request.addr));
+                self.entry.set(&mut request.addr, u64::from(entry) << self.column_shift);
+                self.overflown |= entry >= self.columns;
+            }
             self.key.push(u64::from(request.count) << 32 | u64::from(volley.channels) << 8 | request.op as u64);
             self.key.push(request.addr);
             self.key.push(request.stride.into());
@@ -82,9 +121,14 @@ impl Renaming {
         }
     }
 
-    /// The chunk, renamed.
-    pub fn chunk(&self) -> &Chunk {
-        &self.chunk
+    /// The chunk; none where there are more names than an address can number.
+    pub fn chunk(&self) -> Option<&Chunk> {
+        (!self.overflown).then_some(&self.chunk)
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.chunk.is_empty()
     }
 
     /// Its key.
@@ -92,8 +136,8 @@ impl Renaming {
         &self.key
     }
 
-    /// The row of each number, of the state's rows and those of the chunk.
-    pub fn rows(&self) -> &[u32] {
-        &self.rows
+    /// The names of the state and of the chunk.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Dense schedules do the same over and over: the same requests meet channels in the same state, at other rows and later.
 //! So the input is cut into chunks at barriers; the state of what is simulated is brought to a normal form, in which the
-//! time is counted from now and rows have the numbers in which they come up; and what a chunk does to a state is
+//! time is counted from now and rows are numbered as they come up; and what a chunk does to a state is
 //! remembered. Where the same chunk (its rows renamed alike) meets the same state, the outcome is looked up. States are
 //! compared in full: that a steady state has been reached is found, never assumed, and nothing is rounded.
 //!
@@ -22,6 +22,7 @@ pub mod stretch;
 use crate::units::Cycle;
 use chunk::{Chunk, Renaming};
 use foldhash::fast::FixedState;
+use shift::Names;
 use std::collections::HashMap;
 use stretch::Stretch;
 
@@ -56,8 +57,8 @@ pub struct Outcome {
     pub refreshes: u32,
     /// The shortest distance to the next refresh at which the same comes about; none where a refresh had a part in it.
     pub holds_from: Option<Cycle>,
-    /// The row of each number of the state's new normal form, as the old one and the chunk number them.
-    pub rows: Vec<u32>,
+    /// The numbers of the old normal form, and of the chunk, behind those of the new one.
+    pub names: Names,
     /// What the probes are told.
     pub stretch: Stretch,
 }
@@ -78,8 +79,8 @@ pub struct Lane {
     pub now: Cycle,
     /// When the next refresh falls due.
     pub next_refresh: Option<Cycle>,
-    /// The row of each number.
-    pub rows: Vec<u32>,
+    /// What is behind the numbers of its normal form.
+    pub names: Names,
 }
 
 /// Transitions from a state by a chunk.
@@ -103,14 +104,6 @@ pub struct Memo<K: Kernel> {
     bytes: usize,
     looked_up: u64,
     simulated: u64,
-}
-
-impl<K: Kernel> Drop for Memo<K> {
-    fn drop(&mut self) {
-        if std::env::var_os("PIMATTN_DEBUG").is_some() {
-            eprintln!("looked up {} simulated {} states {} chunks {} bytes {}", self.looked_up, self.simulated, self.states.len(), self.chunks.len(), self.bytes);
-        }
-    }
 }
 
 impl<K: Kernel> Memo<K> {
@@ -154,8 +147,8 @@ impl<K: Kernel> Memo<K> {
     }
 
     /// A lane in a state that is in normal form.
-    pub fn enter(&mut self, state: K::State, now: Cycle, next_refresh: Option<Cycle>, rows: Vec<u32>) -> Lane {
-        Lane { state: self.state(state), now, next_refresh, rows }
+    pub fn enter(&mut self, state: K::State, now: Cycle, next_refresh: Option<Cycle>, names: Names) -> Lane {
+        Lane { state: self.state(state), now, next_refresh, names }
     }
 
     /// The state of a lane, in normal form.
@@ -163,14 +156,15 @@ impl<K: Kernel> Memo<K> {
         &self.states[lane.state]
     }
 
-    /// Takes a lane past a chunk. Returns what came about and when it began, with the rows by number; none where the
+    /// Takes a lane past a chunk. Returns what came about and when it began, with the names; none where the
     /// kernel could not, and the lane is where it was.
     pub fn step<'a>(
         &'a mut self,
         lane: &mut Lane,
-        renaming: &'a mut Renaming,
+        renaming: &'a Renaming,
         interval: Cycle,
-    ) -> Option<(&'a Outcome, Cycle, &'a [u32])> {
+    ) -> Option<(&'a Outcome, Cycle, &'a Names)> {
+        let input = renaming.chunk()?;
         let chunk = match self.chunks.get(renaming.key()) {
             Some(chunk) => *chunk,
             None => {
@@ -186,17 +180,15 @@ impl<K: Kernel> Memo<K> {
                 self.looked_up += 1;
                 found
             }
-            None => self.simulate(lane.state, chunk, renaming.chunk(), refresh_in)?,
+            None => self.simulate(lane.state, chunk, input, refresh_in)?,
         };
         let Transition { outcome, to } = &self.transitions[transition];
         let began = lane.now;
         lane.state = *to;
         lane.now += outcome.cycles;
         lane.next_refresh = lane.next_refresh.map(|due| due + Cycle::from(outcome.refreshes) * interval);
-        let rows = renaming.rows();
-        lane.rows.clear();
-        lane.rows.extend(outcome.rows.iter().map(|number| rows[*number as usize]));
-        Some((outcome, began, rows))
+        lane.names.resolve(&outcome.names, renaming.names());
+        Some((outcome, began, renaming.names()))
     }
 
     fn recall(&self, state: usize, chunk: usize, refresh_in: Option<Cycle>) -> Option<usize> {

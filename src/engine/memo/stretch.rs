@@ -1,6 +1,7 @@
 //! What channels did over a stretch of time, told once or many times.
 
-use crate::addr::Address;
+use super::shift::Names;
+use crate::addr::{Address, Geometry};
 use crate::engine::probe::{CommandEvent, Completion, Probe};
 use crate::op::Op;
 use crate::spec::CommandId;
@@ -33,7 +34,7 @@ pub struct Event {
     pub at: u32,
     /// What.
     pub what: What,
-    /// Where; the row by its number, the channel as the kernel has it.
+    /// Where, in normal form; the channel as the kernel has it.
     pub address: Address,
     /// The phase that it was for.
     pub phase: Phase,
@@ -68,8 +69,10 @@ pub struct Place<'a> {
     pub begin: Cycle,
     /// Its channel 0 and how many there are.
     pub channels: Range<u32>,
-    /// The row of each number.
-    pub rows: &'a [u32],
+    /// What is behind the numbers of addresses.
+    pub names: &'a Names,
+    /// What the device consists of.
+    pub geometry: &'a Geometry,
 }
 
 impl Place<'_> {
@@ -116,8 +119,8 @@ impl Part {
 
 impl Event {
     fn tell<P: Probe + ?Sized>(&self, place: &Place<'_>, channel: u32, probe: &mut P) {
-        let row = place.rows.get(self.address.row as usize).copied().unwrap_or(self.address.row);
-        let address = Address { channel, row, ..self.address };
+        let op = if let What::Command { completes: Some(c), .. } = self.what { Some(c.op) } else { None };
+        let address = Address { channel, ..place.names.address(op, self.address, place.geometry) };
         let cycle = place.begin + Cycle::from(self.at);
         match self.what {
             What::Command { command, banks, completes } => probe.command(&CommandEvent {
