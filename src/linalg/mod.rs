@@ -4,9 +4,11 @@
 //! multiplication and an addition into one rounding (FMA). Results are therefore the same bits on every processor
 //! and for every vector width, and rankings built on them are reproducible.
 
+mod level;
 mod softmax;
 mod symmetric;
 
+pub use level::{LEVELS, Level, detect, level, limit};
 pub use softmax::exp_weights;
 pub(crate) use softmax::highest;
 pub use symmetric::{add_gram, eigenvectors};
@@ -14,11 +16,11 @@ pub use symmetric::{add_gram, eigenvectors};
 /// Partial sums of a lane-ordered sum: element `i` goes to lane `i % LANES`.
 pub const LANES: usize = 16;
 
-/// Defines a function whose body is compiled twice on x86-64, for the baseline (SSE2) and for AVX2, and chosen at run
-/// time. Both compilations execute the same additions and multiplications in the same order: AVX2 does not include
-/// FMA, and Rust does not let the compiler reorder floating-point arithmetic.
+/// Defines a function whose body is compiled once for each [`Level`], and chosen at run time. All compilations execute the
+/// same additions and multiplications in the same order: Rust does not let the compiler reorder floating-point
+/// arithmetic, nor contract it (AVX-512 includes FMA).
 ///
-/// Helpers that the body calls must be `#[inline(always)]` to be part of both compilations.
+/// Helpers that the body calls must be `#[inline(always)]` to be part of every compilation.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -33,9 +35,15 @@ macro_rules! simd {
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     portable($($arg),*)
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: `avx2` is a safe function but for the processor feature, which is there.
-                    return unsafe { avx2($($arg),*) };
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    portable($($arg),*)
+                }
+                // SAFETY: both are safe functions but for the processor's features, which the level says are there.
+                match $crate::linalg::level() {
+                    $crate::linalg::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::linalg::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::linalg::Level::Baseline => (),
                 }
             }
             portable($($arg),*)
@@ -111,12 +119,21 @@ simd! {
     }
 }
 
-/// Scales a vector to length 1. A zero vector stays zero.
-pub fn normalize(row: &mut [f32]) {
-    let norm = dot(row, row).sqrt();
+simd! {
+    /// Scales a vector to length 1. A zero vector stays zero.
+    pub fn normalize(row: &mut [f32]) {
+        normalize_row(row);
+    }
+}
+
+/// As [`normalize`], and the length that the vector had. Part of `simd` functions.
+#[inline(always)]
+pub(crate) fn normalize_row(row: &mut [f32]) -> f32 {
+    let norm = dot_rows(row, [row])[0].sqrt();
     if norm > 0.0 {
         row.iter_mut().for_each(|x| *x /= norm);
     }
+    norm
 }
 
 #[cfg(test)]
