@@ -32,6 +32,7 @@ pub mod select;
 
 pub mod audit;
 pub mod engine;
+pub mod plot;
 pub mod report;
 pub mod stats;
 

@@ -2,6 +2,7 @@
 
 mod artifact;
 pub mod pimsim;
+mod plot;
 mod sweep;
 mod system;
 pub mod tracegen;
