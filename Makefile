@@ -1,11 +1,12 @@
 # make demo: what each policy costs and keeps on the bundled real KV cache. make test, make lint, make bench.
+# make test-cluster: the Snakemake and Slurm scripts of tools/cluster.
 
 CARGO ?= cargo
 OUT ?= out
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo test lint bench
+.PHONY: build demo test test-cluster lint bench
 
 build:
 	$(CARGO) build --release --locked
@@ -24,6 +25,10 @@ demo: build
 
 test:
 	$(CARGO) test --locked
+
+# Needs Python 3.11 or newer with venv, and the network: Snakemake comes from PyPI.
+test-cluster: build
+	tools/cluster/test.sh $(BIN)/pimsim $(BIN)/../cluster
 
 lint:
 	$(CARGO) fmt --check
