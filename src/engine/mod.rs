@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::spec::System;
 use crate::spec::system::Controller;
-use crate::trace::{Item, Record, Source, Unpacker};
+use crate::trace::{Item, Packer, Record, Source, Unpacker};
 use crate::units::Cycle;
 use probe::Probe;
 
@@ -44,6 +44,8 @@ struct Reader<'s> {
     geometry: Geometry,
     volleys: bool,
     records: Vec<Record>,
+    raw: Vec<Item>,
+    packer: Packer,
     items: Vec<Item>,
     at: usize,
     /// Items that come before the others, the last one first.
@@ -60,6 +62,8 @@ impl<'s> Reader<'s> {
             geometry,
             volleys,
             records: Vec::new(),
+            raw: Vec::new(),
+            packer: Packer::default(),
             items: Vec::new(),
             at: 0,
             back: Vec::new(),
@@ -103,12 +107,18 @@ impl<'s> Reader<'s> {
         if let Some(item) = self.back.pop() {
             return Ok(Some(item));
         }
-        if self.at == self.items.len() {
+        while self.at == self.items.len() {
             interrupt::check()?;
             self.at = 0;
-            if !self.source.next_items(&mut self.items)? {
-                self.items.clear();
-                return Ok(None);
+            self.items.clear();
+            let more = self.source.next_items(&mut self.raw)?;
+            let (items, geometry) = (&mut self.items, &self.geometry);
+            self.raw.drain(..).for_each(|item| self.packer.push_item(item, geometry, |item| items.push(item)));
+            if !more {
+                self.packer.flush(geometry, |item| items.push(item));
+                if self.items.is_empty() {
+                    return Ok(None);
+                }
             }
         }
         self.at += 1;

@@ -173,15 +173,12 @@ pub trait Source {
     fn header(&self) -> &Header;
     /// Replaces `out` by the next records; false (and nothing in `out`) at the end.
     fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool>;
-    /// The same trace with requests put together, for who can make use of that. Both calls may not be mixed.
+    /// The same trace, with requests put together where the source has them so. Both calls may not be mixed.
     fn next_items(&mut self, out: &mut Vec<Item>) -> Result<bool> {
         out.clear();
         let mut records = Vec::new();
         let more = self.next_block(&mut records)?;
-        let geometry = self.header().geometry;
-        let mut packer = Packer::default();
-        records.into_iter().for_each(|r| packer.push(r, &geometry, |item| out.push(item)));
-        packer.flush(&geometry, |item| out.push(item));
+        out.extend(records.into_iter().map(Item::from));
         Ok(more)
     }
 }

@@ -83,6 +83,18 @@ impl Packer {
         }
     }
 
+    /// The same with what may be put together already.
+    #[inline]
+    pub fn push_item(&mut self, item: Item, geometry: &Geometry, mut out: impl FnMut(Item)) {
+        match item {
+            Item::Volley(Volley { request, channels: 1 }) => self.push(Record::Request(request), geometry, out),
+            other => {
+                self.flush(geometry, &mut out);
+                out(other);
+            }
+        }
+    }
+
     /// What is still open goes to `out`.
     pub fn flush(&mut self, geometry: &Geometry, mut out: impl FnMut(Item)) {
         let Some(open) = self.open.take() else { return };

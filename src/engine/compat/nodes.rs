@@ -94,6 +94,8 @@ pub struct Nodes<'d> {
     row: Vec<u32>,
     more: Vec<Vec<u32>>,
     open: u32,
+    /// Whether all banks have the same row open, and no other, or none.
+    uniform: bool,
     version: u32,
 }
 
@@ -127,6 +129,7 @@ impl<'d> Nodes<'d> {
             row: vec![CLOSED; banks],
             more: vec![Vec::new(); banks],
             open: 0,
+            uniform: true,
             version: 1,
         }
     }
@@ -185,6 +188,12 @@ impl<'d> Nodes<'d> {
             _ => None,
         };
         needed.unwrap_or(plan.last)
+    }
+
+    /// Whether what is legal at one place when is so at the other.
+    #[inline]
+    pub fn alike(&self, a: &Place, b: &Place) -> bool {
+        a.nodes == b.nodes
     }
 
     /// When a command is legal at a place.
@@ -355,6 +364,9 @@ impl<'d> Nodes<'d> {
             return Found::Closed;
         }
         let wanted = place.address.row;
+        if self.uniform {
+            return if self.row[0] == wanted { Found::Open } else { Found::Other };
+        }
         for bank in self.span(scope, place).iter() {
             match self.row[bank] {
                 CLOSED => return Found::Closed,
@@ -367,6 +379,7 @@ impl<'d> Nodes<'d> {
 
     fn open_rows(&mut self, span: Span, row: u32) {
         self.version += 1;
+        self.uniform = self.open == 0 && span.count == self.row.len();
         for bank in span.iter() {
             match self.row[bank] {
                 CLOSED => {
@@ -386,6 +399,7 @@ impl<'d> Nodes<'d> {
             self.row[bank] = CLOSED;
             self.more[bank].clear();
         }
+        self.uniform = self.open == 0;
     }
 }
 

@@ -100,6 +100,23 @@ impl Entry {
     }
 }
 
+/// When the command last looked up is legal: the next one is often the same at the same place.
+struct Seen {
+    next: CommandId,
+    place: Place,
+    ready_at: Cycle,
+}
+
+impl Seen {
+    #[inline]
+    fn ready_at(&mut self, e: &Entry, nodes: &Nodes<'_>) -> Cycle {
+        if e.next != self.next || !nodes.alike(&e.place, &self.place) {
+            *self = Seen { next: e.next, place: e.place, ready_at: e.ready_at(nodes) };
+        }
+        self.ready_at
+    }
+}
+
 /// Banks for which a queue holds a row hit, filled when first asked for.
 #[derive(Clone)]
 pub struct HitBanks {
@@ -223,7 +240,8 @@ impl Queue {
         hit_banks.filled = false;
         let head = self.entries.front_mut()?;
         head.update(nodes);
-        let (mut best, mut best_ready) = (0, head.ready_at(nodes) <= now);
+        let mut seen = Seen { next: head.next, place: head.place, ready_at: head.ready_at(nodes) };
+        let (mut best, mut best_ready) = (0, seen.ready_at <= now);
         let mut behind_barrier = false;
         for i in 1..self.entries.len() {
             if best_ready && self.in_order {
@@ -235,7 +253,7 @@ impl Queue {
             if behind_barrier && !e.passes_barriers(nodes) {
                 continue;
             }
-            let ready = e.ready_at(nodes) <= now;
+            let ready = seen.ready_at(e, nodes) <= now;
             let better = match (best_ready, ready) {
                 (false, true) if e.hits => true,
                 (false, true) => {
@@ -254,9 +272,12 @@ impl Queue {
 
     /// The next cycle after `now` at which the command of an entry becomes legal.
     pub fn next_ready(&mut self, nodes: &Nodes<'_>, now: Cycle) -> Cycle {
+        let Some(first) = self.entries.front_mut() else { return Cycle::MAX };
+        first.update(nodes);
+        let mut seen = Seen { next: first.next, place: first.place, ready_at: first.ready_at(nodes) };
         let at = |e: &mut Entry| {
             e.update(nodes);
-            e.ready_at(nodes)
+            seen.ready_at(e, nodes)
         };
         self.entries.iter_mut().map(at).filter(|at| *at > now).min().unwrap_or(Cycle::MAX)
     }
