@@ -536,12 +536,24 @@ impl<'d> Channel<'d> {
     /// The first ready among the moves of this epoch; softmax and mode settings neither pass others nor are passed.
     fn move_candidate(&self) -> Option<Candidate> {
         let mut best: Option<Candidate> = None;
+        // Where no command of this kind can come before the best, none of its items needs a closer look.
+        let mut hopeless: Option<CommandId> = None;
         for (index, item) in self.classes[MOVES].iter().enumerate() {
             let free = item.effect == Effect::Move;
             if item.epoch != self.epoch || !free && index > 0 {
                 break;
             }
-            let c = self.candidate(MOVES, index, item.plan.last, item.target);
+            let command = item.plan.last;
+            if let Some(best) = best.filter(|_| free && hopeless != Some(command)) {
+                let bus = self.bus_free[self.device.commands[usize::from(command)].bus as usize];
+                let floor = bus.max(self.last[MOVES]).max(self.now);
+                let soonest = self.state.earliest_anywhere(command).max(floor);
+                hopeless = (soonest >= best.at).then_some(command);
+            }
+            if free && hopeless == Some(command) {
+                continue;
+            }
+            let c = self.candidate(MOVES, index, command, item.target);
             if best.is_none_or(|b| c.at < b.at) {
                 best = Some(c);
             }

@@ -148,6 +148,14 @@ impl<'d> ChannelState<'d> {
         self.ready[usize::from(command)]
     }
 
+    /// A cycle before which `command` breaks a constraint of the channel, or of every pseudo-channel, wherever it goes.
+    pub fn earliest_anywhere(&self, command: CommandId) -> Cycle {
+        let at = |node: u32| self.ready[node as usize * self.commands + usize::from(command)];
+        let level = Level::PseudoChannel as usize;
+        let soonest = (self.base[level]..self.base[level] + self.nodes[level]).map(at).min();
+        self.earliest_in_channel(command).max(soonest.unwrap_or(0))
+    }
+
     /// Issues `command` at cycle `at`.
     #[inline]
     pub fn issue(&mut self, command: CommandId, target: &Target, at: Cycle) {
