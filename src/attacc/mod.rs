@@ -175,6 +175,8 @@ pub struct Schedule {
     geometry: Geometry,
     layout: Layout,
     clustering: Option<Clustering>,
+    /// Whether heads go in pairs.
+    pipeline: bool,
 }
 
 impl Schedule {
@@ -185,7 +187,12 @@ impl Schedule {
         let layout = Layout::new(&attention, &geometry).map_err(Error::Usage)?;
         let clustering = attention.clustering.then(|| Clustering::new(&attention, &layout, &geometry));
         let clustering = clustering.transpose().map_err(Error::Usage)?;
-        Ok(Schedule { attention, geometry, layout, clustering })
+        Ok(Schedule { attention, geometry, layout, clustering, pipeline: true })
+    }
+
+    /// With heads in pairs, as AttAcc has them, or one after the other.
+    pub fn pipelined(self, pipeline: bool) -> Self {
+        Schedule { pipeline, ..self }
     }
 
     /// The header of the trace.
@@ -195,7 +202,7 @@ impl Schedule {
             geometry: self.geometry,
             spec_hash: spec_hash(&self.geometry, &format!("{:?}", self.layout)),
             seed: 0,
-            config: self.attention.canonical(),
+            config: self.attention.canonical() + if self.pipeline { "" } else { "pipeline = false\n" },
             provenance: "no KV data: AttAcc's schedule, all heads alike".into(),
         }
     }
@@ -208,7 +215,7 @@ impl Schedule {
     /// What the schedule depends on besides the device: two that have it in common write the same requests, though
     /// their lengths may differ by less than a column holds.
     pub fn signature(&self) -> String {
-        format!("{} {:?} {}", self.attention.heads, self.layout, self.clustering.is_some())
+        format!("{} {:?} {} {}", self.attention.heads, self.layout, self.clustering.is_some(), self.pipeline)
     }
 
     /// Rounds: times that all channels work, each on a head of its own.
