@@ -63,7 +63,7 @@ impl KMeans {
             }
             std::mem::swap(&mut self.centroids, &mut self.previous);
             means(&self.keys, &self.labels, &mut self.centroids, &mut self.counts);
-            if stopped(&self.centroids, &self.previous) {
+            if stopped(&self.centroids, &self.previous, config.tolerance) {
                 return;
             }
         }
@@ -206,11 +206,12 @@ mod tests {
             max_iterations in 1usize..17,
             start in prop_oneof![Just(Start::First), Just(Start::Random), Just(Start::PlusPlus)],
             coarse in any::<bool>(),
+            tolerance in prop_oneof![Just(0f32), Just(crate::cluster::TOLERANCE), Just(0.2)],
             data in proptest::collection::vec(-3f32..3.0, 40 * 90),
         ) {
             // Rounded keys make duplicates, ties, zero keys and empty clusters.
             let data: Vec<f32> = if coarse { data.iter().map(|x| (x / 2.0).round()).collect() } else { data };
-            let config = Config { clusters: clusters.min(count), max_iterations, start };
+            let config = Config { clusters: clusters.min(count), max_iterations, tolerance, start };
             let mut fast = KMeans::default();
             check(&data[..dim * count], dim, &config, &mut fast);
             // Used again with another shape, nothing of the last problem is left.
@@ -223,7 +224,7 @@ mod tests {
     #[test]
     fn separates_two_directions_and_leaves_a_third_cluster_empty() {
         let keys = [1.0, 0.0, 0.0, 2.0, 0.0, 1.0, 3.0, 0.0, 5.0, 0.0];
-        let config = Config { clusters: 3, max_iterations: 16, start: Start::First };
+        let config = Config { clusters: 3, ..Config::default() };
         let mut kmeans = KMeans::default();
         kmeans.fit(&keys, 2, &config, &mut ChaCha8Rng::seed_from_u64(0));
         assert_eq!(kmeans.labels(), [0, 1, 1, 0, 0]);
