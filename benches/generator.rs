@@ -1,7 +1,7 @@
 //! Clustering and selection: the fast K-means beside the plain one, and each policy's decode step on a synthetic head.
 
 use divan::Bencher;
-use pimattn::cluster::{Config, Start, kmeans::KMeans, plain};
+use pimattn::cluster::{Config, Start, TOLERANCE, kmeans::KMeans, plain};
 use pimattn::kv::synthetic::{SyntheticSpec, generate};
 use pimattn::kv::{KvCache, Rows};
 use pimattn::select::{HeadView, REGISTRY, StepView};
@@ -28,7 +28,7 @@ fn cache() -> KvCache {
     generate(&spec()).expect("a valid specification")
 }
 
-const STARC: Config = Config { clusters: 4, max_iterations: 16, start: Start::First };
+const STARC: Config = Config { clusters: 4, max_iterations: 16, tolerance: TOLERANCE, start: Start::First };
 
 fn blocks(keys: Rows<'_>) -> impl Iterator<Item = Rows<'_>> {
     (0..keys.len() / 64).map(move |b| keys.range(b * 64..(b + 1) * 64))

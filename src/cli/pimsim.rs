@@ -5,6 +5,7 @@ use crate::audit;
 use crate::engine::{self, probe::Probe};
 use crate::error::{Error, Result};
 use crate::fsio::{self, Output};
+use crate::report::accuracy::{AccuracyTable, By};
 use crate::report::compare;
 use crate::report::explain::Explanation;
 use crate::report::summary::Summary;
@@ -36,6 +37,8 @@ enum Command {
     Compare(Compare),
     /// Put runs and their accuracy metrics side by side, per decode step
     Summary(SummaryArgs),
+    /// Say what policies keep by layer and query head, and where recall and the error of the output disagree
+    Accuracy(AccuracyArgs),
     /// Say where the time of each run goes, and what was fetched for what was asked
     Explain(Explain),
     /// Run a grid of workloads and systems, without traces between; goes on where it was stopped
@@ -144,6 +147,30 @@ struct SummaryArgs {
     format: Format,
 }
 
+/// Rows of `accuracy`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Rows {
+    /// A policy
+    Policy,
+    /// A policy in a layer
+    Layer,
+    /// A policy in a query head
+    Head,
+}
+
+#[derive(Debug, clap::Args)]
+struct AccuracyArgs {
+    /// Metrics that `tracegen run --metrics` wrote, of one or several policies and budgets
+    #[arg(required = true, value_name = "M.csv")]
+    metrics: Vec<PathBuf>,
+    /// What a row stands for
+    #[arg(long, value_enum, default_value_t = Rows::Layer)]
+    by: Rows,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
 #[derive(Debug, clap::Args)]
 struct Explain {
     /// Folders that `run -o` wrote, or their run.csv
@@ -161,6 +188,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit(&args, &cli.common),
         Command::Compare(args) => compare(&args),
         Command::Summary(args) => summary(&args),
+        Command::Accuracy(args) => accuracy(&args),
         Command::Explain(args) => explain(&args),
         Command::Sweep(args) => super::sweep::sweep(&args, &cli.common),
         Command::Frontier(args) => super::sweep::frontier(&args),
@@ -270,6 +298,19 @@ fn summary(args: &SummaryArgs) -> Result<()> {
         summary.add_metrics(fsio::open(path)?, &path.display().to_string())?;
     }
     super::print(&summary.render(args.format.into())?)
+}
+
+fn accuracy(args: &AccuracyArgs) -> Result<()> {
+    let by = match args.by {
+        Rows::Policy => By::Policy,
+        Rows::Layer => By::Layer,
+        Rows::Head => By::Head,
+    };
+    let mut table = AccuracyTable::new(by);
+    for path in &args.metrics {
+        table.add(fsio::open(path)?, &path.display().to_string())?;
+    }
+    super::print(&table.render(args.format.into()))
 }
 
 fn explain(args: &Explain) -> Result<()> {

@@ -80,7 +80,7 @@ impl KMeans {
             }
             std::mem::swap(&mut self.centroids, &mut self.previous);
             means(&self.keys, &self.labels, &mut self.centroids, &mut self.counts);
-            if stopped(&self.centroids, &self.previous) {
+            if stopped(&self.centroids, &self.previous, config.tolerance) {
                 return;
             }
         }
@@ -346,6 +346,7 @@ mod tests {
             max_iterations in 1usize..17,
             start in prop_oneof![Just(Start::First), Just(Start::Random), Just(Start::PlusPlus)],
             shape in 0..5,
+            tolerance in prop_oneof![Just(0f32), Just(crate::cluster::TOLERANCE), Just(0.2)],
             data in proptest::collection::vec(-3f32..3.0, 40 * 90),
         ) {
             let element = |(i, x): (usize, &f32)| match shape {
@@ -360,7 +361,7 @@ mod tests {
                 _ => *x,
             };
             let data: Vec<f32> = data.iter().enumerate().map(element).collect();
-            let config = Config { clusters: clusters.min(count), max_iterations, start };
+            let config = Config { clusters: clusters.min(count), max_iterations, tolerance, start };
             let mut fast = KMeans::default();
             check(&data[..dim * count], dim, &config, &mut fast);
             // Used again with another shape, nothing of the last problem is left.
@@ -373,7 +374,7 @@ mod tests {
     #[test]
     fn separates_two_directions_and_leaves_a_third_cluster_empty() {
         let keys = [1.0, 0.0, 0.0, 2.0, 0.0, 1.0, 3.0, 0.0, 5.0, 0.0];
-        let config = Config { clusters: 3, max_iterations: 16, start: Start::First };
+        let config = Config { clusters: 3, ..Config::default() };
         let mut kmeans = KMeans::default();
         kmeans.fit(&keys, 2, &config, &mut ChaCha8Rng::seed_from_u64(0));
         assert_eq!(kmeans.labels(), [0, 1, 1, 0, 0]);

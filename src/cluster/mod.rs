@@ -2,7 +2,8 @@
 //!
 //! The definition (STARC, ASPLOS '26): keys are L2-normalised; a key belongs to the centroid at the smallest squared
 //! Euclidean distance, on ties to the one with the lower label; a centroid is the plain mean of its keys, not
-//! renormalised, and 0 when it has none; Lloyd's iteration ends when no centroid moves, or at `max_iterations`.
+//! renormalised, and 0 when it has none; Lloyd's iteration ends when no centroid moves by more than the tolerance, or at
+//! `max_iterations`.
 //!
 //! [`plain`] says this in the obvious way and is the test's oracle; [`kmeans`] is the fast one. Both give the same bits,
 //! because both rank centroids `c` of a key `x` by the same expression in the same order, or by what proves its ranking
@@ -21,10 +22,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
-/// A centroid has stopped when `|new − old| <= ATOL + RTOL · |old|` in every element: STARC's 1e-4, in the form of
-/// `numpy.allclose(new, old, rtol=1e-5, atol=1e-4)`.
-pub const ATOL: f32 = 1e-4;
-/// See [`ATOL`].
+/// STARC's [`Config::tolerance`].
+pub const TOLERANCE: f32 = 1e-4;
+/// A centroid has stopped when `|new − old| <= tolerance + RTOL · |old|` in every element, as
+/// `numpy.allclose(new, old, rtol=1e-5, atol=tolerance)` has it.
 pub const RTOL: f32 = 1e-5;
 
 /// Which keys are the first centroids.
@@ -42,19 +43,28 @@ pub enum Start {
 }
 
 /// What K-means is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
     /// Number of clusters, at least 1 and at most the number of keys.
     pub clusters: usize,
     /// Most assignments of keys to centroids, at least 1.
     pub max_iterations: usize,
+    /// How far an element of a centroid may move for it to have stopped, at least 0.
+    pub tolerance: f32,
     /// The first centroids.
     pub start: Start,
 }
 
-/// Whether no centroid has moved (see [`ATOL`]).
-fn stopped(new: &[f32], old: &[f32]) -> bool {
-    new.iter().zip(old).all(|(new, old)| (new - old).abs() <= ATOL + RTOL * old.abs())
+/// STARC's block.
+impl Default for Config {
+    fn default() -> Self {
+        Config { clusters: 4, max_iterations: 16, tolerance: TOLERANCE, start: Start::First }
+    }
+}
+
+/// Whether no centroid has moved (see [`RTOL`]).
+fn stopped(new: &[f32], old: &[f32], tolerance: f32) -> bool {
+    new.iter().zip(old).all(|(new, old)| (new - old).abs() <= tolerance + RTOL * old.abs())
 }
 
 /// The keys that become the first centroids, as indices into the normalised `keys` `[key, dim]`; `integers`, if given,
@@ -228,6 +238,7 @@ mod tests {
 
     #[test]
     fn centroids_stop_within_the_tolerance() {
+        let stopped = |new, old| stopped(new, old, TOLERANCE);
         assert!(stopped(&[1.0, 0.5 + 0.9e-4], &[1.0, 0.5]));
         assert!(!stopped(&[1.0, 0.5 + 1.1e-4], &[1.0, 0.5]));
         assert!(!stopped(&[1.0, 0.5 - 1.1e-4], &[1.0, 0.5]));
@@ -238,7 +249,7 @@ mod tests {
     #[test]
     fn random_starts_are_different_keys() {
         let (keys, mut chosen) = ([1.0; 64], Vec::new());
-        let config = Config { clusters: 64, max_iterations: 1, start: Start::Random };
+        let config = Config { clusters: 64, max_iterations: 1, start: Start::Random, ..Config::default() };
         starts(&keys, 1, None, &config, &mut ChaCha8Rng::seed_from_u64(3), &mut chosen);
         assert!(!chosen.is_sorted());
         chosen.sort_unstable();
@@ -251,7 +262,7 @@ mod tests {
         keys.extend([0.0, 1.0, 0.0, -1.0, -1.0, 0.0]);
         for seed in 0..20 {
             let mut chosen = Vec::new();
-            let config = Config { clusters: 5, max_iterations: 1, start: Start::PlusPlus };
+            let config = Config { clusters: 5, max_iterations: 1, start: Start::PlusPlus, ..Config::default() };
             starts(&keys, 2, None, &config, &mut ChaCha8Rng::seed_from_u64(seed), &mut chosen);
             let mut directions: Vec<usize> = chosen[..4].iter().map(|key| (*key).max(60)).collect();
             directions.sort_unstable();

@@ -27,7 +27,7 @@ pub fn kmeans(keys: &[f32], dim: usize, config: &Config, rng: &mut ChaCha8Rng) -
         let labels: Vec<u32> = keys.chunks_exact(dim).map(|key| nearest(key, &centroids)).collect();
         let new = means(&keys, dim, &labels, config.clusters);
         let old = std::mem::replace(&mut centroids, new);
-        if iterations == config.max_iterations || stopped(&centroids, &old) {
+        if iterations == config.max_iterations || stopped(&centroids, &old, config.tolerance) {
             return Clustering { labels, centroids, iterations };
         }
     }

@@ -3,7 +3,7 @@
 
 use super::topk::TopK;
 use super::{Clustering, HeadState, HeadView, PolicyError, Scan, SlotOrder, StepView, require, select_all};
-use crate::cluster::{Config, Start, kmeans::KMeans};
+use crate::cluster::{Config, kmeans::KMeans};
 use crate::kv::Rows;
 use crate::linalg;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -24,9 +24,14 @@ pub fn iterations(max_iterations: usize) -> Result<(), PolicyError> {
     require(max_iterations > 0, "max_iterations", "must be at least 1")
 }
 
-/// K-means of `tokens` tokens into clusters of a mean size, at least one.
-pub fn config(tokens: usize, cluster_size: usize, max_iterations: usize, start: Start) -> Config {
-    Config { clusters: (tokens / cluster_size).max(1), max_iterations, start }
+/// Checks how far a centroid that has stopped may move.
+pub fn tolerance(tolerance: f32) -> Result<(), PolicyError> {
+    require(tolerance >= 0.0 && tolerance.is_finite(), "tolerance", "must be a number of at least 0")
+}
+
+/// Clusters of a mean size in `tokens` tokens, at least one.
+pub fn count(tokens: usize, cluster_size: usize) -> usize {
+    (tokens / cluster_size).max(1)
 }
 
 /// Tokens `0..order.clustered` lie in clusters; later ones wait until there is a whole group of them.
@@ -213,52 +218,5 @@ impl HeadState for ClusteredHead<'_> {
 
     fn clusterings(&self) -> &[Clustering] {
         &self.clusterings
-    }
-}
-
-#[cfg(test)]
-pub mod plain {
-    use super::super::testing::{Case, ranking};
-    use super::*;
-    use crate::cluster::plain;
-
-    /// Clusters of the tokens `0..len`, in order: a first group, then groups of equal size.
-    pub fn clusters(
-        case: &Case,
-        len: usize,
-        first: Option<(usize, Config)>,
-        (group, config): (usize, Config),
-    ) -> Vec<(Vec<u32>, Vec<f32>)> {
-        let mut rng = ChaCha8Rng::seed_from_u64(11);
-        let mut clusters = Vec::new();
-        let mut done = 0;
-        let mut next = first.unwrap_or((group, config));
-        while done + next.0 <= len {
-            let keys = &case.keys[done * case.dim..(done + next.0) * case.dim];
-            let found = plain::kmeans(keys, case.dim, &next.1, &mut rng);
-            for (label, centroid) in found.centroids.chunks_exact(case.dim).enumerate() {
-                let members = (0..next.0).filter(|i| found.labels[*i] == label as u32);
-                let members: Vec<u32> = members.map(|i| (done + i) as u32).collect();
-                if !members.is_empty() {
-                    clusters.push((members, centroid.to_vec()));
-                }
-            }
-            done += next.0;
-            next = (group, config);
-        }
-        clusters
-    }
-
-    /// The selection of one query head.
-    pub fn select(clusters: &[(Vec<u32>, Vec<f32>)], len: usize, budget: usize, query: &[f32]) -> Vec<u32> {
-        let clustered: usize = clusters.iter().map(|(members, _)| members.len()).sum();
-        let mut tokens: Vec<u32> = (clustered as u32..len as u32).rev().collect();
-        let scores: Vec<f32> = clusters.iter().map(|(_, centroid)| linalg::dot(query, centroid)).collect();
-        for cluster in ranking(&scores) {
-            tokens.extend(&clusters[cluster].0);
-        }
-        tokens.truncate(budget);
-        tokens.sort_unstable();
-        tokens
     }
 }
