@@ -38,6 +38,7 @@ pub mod stats;
 
 pub mod artifact;
 pub mod decode;
+pub mod reproduce;
 pub mod sweep;
 pub mod system;
 

@@ -21,6 +21,8 @@ const HOUSE: &[&[&[&str]]] = &[
     ],
     // L3c: both chains in one process
     &[&["sweep"], &["decode", "artifact", "system"]],
+    // L3d: an experiment, of all of them
+    &[&["reproduce"]],
     // L4: the command line
     &[&["cli"]],
 ];

@@ -5,9 +5,11 @@
 //! [`chart`] makes figures of tables, which [`crate::plot`] draws. Finished CSV files are all that it reads, and it never
 //! prints: a caller hands in the writer.
 
+pub mod cells;
 pub mod chart;
 pub mod compare;
 pub mod explain;
 pub mod frontier;
+pub mod paper;
 pub mod sheet;
 pub mod summary;
