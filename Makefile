@@ -1,5 +1,6 @@
 # make demo: what each policy costs and keeps on the bundled real KV cache. make reproduce: the paper's experiment, set
 # against its claims. make test, make lint, make bench.
+# make test-cluster: the Snakemake and Slurm scripts of tools/cluster.
 
 CARGO ?= cargo
 OUT ?= out
@@ -11,7 +12,7 @@ FULL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test lint bench
+.PHONY: build demo reproduce test test-cluster lint bench
 
 build:
 	$(CARGO) build --release --locked
@@ -34,6 +35,10 @@ reproduce: build
 
 test:
 	$(CARGO) test --locked
+
+# Needs Python 3.11 or newer with venv, and the network: Snakemake comes from PyPI.
+test-cluster: build
+	tools/cluster/test.sh $(BIN)/pimsim $(BIN)/../cluster
 
 lint:
 	$(CARGO) fmt --check

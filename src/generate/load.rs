@@ -114,6 +114,10 @@ fn synthetic(workload: &Workload, doc: &Document) -> Result<kv::synthetic::Synth
             let at = format!("synthetic.{}", e.path()).replace("synthetic..", "synthetic");
             doc.serde_error(&at, e.inner().message())
         })?;
+    if let Some(model) = workload.load_model(doc)? {
+        let [kv_heads, heads, dim] = [model.kv_heads, model.heads, model.head_dim].map(|n| n as usize);
+        (spec.kv_heads, spec.query_heads, spec.dim) = (kv_heads, heads, dim);
+    }
     // The run's seed is the source's too, unless the source has one of its own.
     if !own_seed {
         spec.seed = workload.seed;

@@ -18,7 +18,7 @@ use crate::report::cells::Cells;
 use crate::report::paper;
 use crate::sweep::grid::Grid;
 use crate::sweep::store::Store;
-use crate::sweep::{self, Outcome};
+use crate::sweep::{self, Event, Outcome};
 use plan::Plan;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -95,8 +95,10 @@ fn sweep_of(plan: &Plan, file: &Path, options: &Options, kv: Option<&Path>, prog
     let mut store = Store::open(&grid, &folder, &options.work.join("points"))?;
     let what = format!("{}: {}", plan.name, grid.name);
     let all = points.len() as u64;
-    let Outcome { failed, .. } =
-        sweep::run(&grid, &points, &mut store, options.workers, &mut |n| progress(&what, n, all))?;
+    let Outcome { failed, .. } = sweep::run(&grid, &points, &mut store, options.workers, &mut |event| match event {
+        Event::Kept(n) | Event::Done(n) => progress(&what, n, all),
+        Event::Damaged(_) => {}
+    })?;
     if let Some((_, e)) = failed.into_iter().next() {
         return Err(e);
     }

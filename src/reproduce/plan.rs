@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::report::paper::claims::Claim;
 use crate::spec::System;
 use crate::spec::config::Document;
-use crate::system::model::Model;
+use crate::spec::model::Model;
 use crate::system::platform::Platform;
 use crate::system::switches::{Reference, Switches};
 use serde::Deserialize;

@@ -4,6 +4,7 @@
 //! the rooms that use them and are checked there.
 
 use super::config::Document;
+use super::model::Model;
 use super::quantity::Duration;
 use super::system::System;
 use crate::error::{Error, Result};
@@ -234,6 +235,9 @@ pub struct Workload {
     /// Parameters of a synthetic KV cache.
     #[serde(default)]
     pub synthetic: Option<toml::Table>,
+    /// Model file: its heads and their dimension are those of the synthetic cache, instead of `synthetic`'s.
+    #[serde(default)]
+    pub model: Option<String>,
     /// System file whose device the addresses are for.
     pub system: String,
     /// Selection policy.
@@ -313,6 +317,9 @@ impl Workload {
         if !self.batch.prefill.is_empty() && self.synthetic.is_none() {
             return refuse("batch.prefill", "a dump has one length; only a [synthetic] source can make others".into());
         }
+        if self.model.is_some() && self.synthetic.is_none() {
+            return refuse("model", "a dump has its own shape; only a [synthetic] source takes that of a model".into());
+        }
         if units == UnitPlacement::LoadAware && self.mapping.layout != Layout::RowBlock {
             let what = "\"load-aware\" places row-blocks: it needs layout = \"row-block\"";
             return refuse("placement.units", what.into());
@@ -337,6 +344,15 @@ impl Workload {
         System::load(&doc.resolve_path("system", &self.system), overrides).map_err(|e| match e {
             Error::NoInput(p) => doc.error("system", format!("system file {} does not exist", p.display())),
             Error::Io { path, source } => doc.error("system", format!("{}: {source}", path.display())),
+            other => other,
+        })
+    }
+
+    /// Loads the model that a synthetic source has the shape of.
+    pub fn load_model(&self, doc: &Document) -> Result<Option<Model>> {
+        let load = |path: &String| Model::load(&doc.resolve_path("model", path), &[]);
+        self.model.as_ref().map(load).transpose().map_err(|e| match e {
+            Error::NoInput(p) => doc.error("model", format!("model file {} does not exist", p.display())),
             other => other,
         })
     }

@@ -17,6 +17,10 @@ const WORKLOAD: &str = "workload";
 const SYSTEM: &str = "system";
 /// The axis of KV dumps, instead of the workload's own.
 const KV: &str = "kv";
+/// The axis of model files, whose shapes a synthetic source takes.
+const MODEL: &str = "model";
+/// Axes whose values are files.
+const FILES: [&str; 4] = [WORKLOAD, SYSTEM, KV, MODEL];
 /// The axis of variants: keys that change together, under a name.
 const VARIANT: &str = "variant";
 /// Keys of the system file begin so; all others are keys of the workload file.
@@ -81,15 +85,36 @@ pub struct Job {
     pub system: System,
     /// The KV dump, if one is read.
     pub kv: Option<PathBuf>,
+    /// The model file whose shape the cache has, if so.
+    pub model: Option<PathBuf>,
+}
+
+impl Job {
+    /// What is read besides configurations, and what for.
+    pub fn inputs(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        let files = [("kv", &self.kv), ("model", &self.model)];
+        files.into_iter().filter_map(|(role, file)| Some((role, file.clone()?)))
+    }
 }
 
 impl Grid {
     /// Loads a grid file.
     pub fn load(file: &Path) -> Result<Self> {
-        let doc = Document::load(file, &[])?;
+        let doc = Document::load(file, &[]).map_err(|e| match e {
+            // TOML has no key that is a value and a table.
+            Error::Config { at, what } if what.contains("dotted key") => {
+                Error::Config { at, what: format!("{what}: put it in quotes, such as \"system.power\"") }
+            }
+            other => other,
+        })?;
         let GridFile { name, accuracy, axes, variants, skip } = doc.decode()?;
-        let axes = axes_of(&axes, "", &doc)?;
-        let variants = variants.into_iter().map(|(name, keys)| (name, leaves(&keys, ""))).collect();
+        let axes = axes_of(&axes, &doc)?;
+        let keys = |table: &toml::Table| {
+            let mut flat = Vec::new();
+            flatten(table, "", &mut flat);
+            flat.into_iter().map(|(key, value)| (key, value.clone())).collect()
+        };
+        let variants = variants.iter().map(|(name, table)| (name.clone(), keys(table))).collect();
         let mut grid = Grid { name, accuracy, kv: None, variants, axes, doc, skip: Vec::new() };
         grid.check_variants()?;
         // In the order of the file: the first axis changes slowest.
@@ -97,6 +122,11 @@ impl Grid {
         grid.axes.sort_by_cached_key(|axis| (line(axis), axis.key.clone()));
         if !grid.axes.iter().any(|a| a.key == WORKLOAD) {
             return Err(grid.doc.error("axes", "no axis \"workload\": a list of workload files"));
+        }
+        if [KV, MODEL].iter().all(|key| grid.axes.iter().any(|a| a.key == *key)) {
+            return Err(grid
+                .doc
+                .error("axes.model", "a dump of the axis \"kv\" has its own shape, not that of a model"));
         }
         let size = grid.axes.iter().try_fold(1usize, |n, axis| n.checked_mul(axis.values.len()));
         if size.is_none_or(|n| n > MAX_POINTS) {
@@ -129,22 +159,24 @@ impl Grid {
     /// One `[[skip]]`: by axis, the values that it speaks of.
     fn rule(&self, i: usize, table: &toml::Table) -> Result<Vec<(usize, Vec<String>)>> {
         let at = |key: &str| format!("skip[{i}].{key}");
-        let one = |(key, values): (&String, &Value)| {
-            let axis = self.axes.iter().position(|a| a.key == *key).ok_or_else(|| {
-                let hint = suggest(key, self.axes.iter().map(|a| a.key.as_str()));
-                self.doc.error(&at(key), format!("no axis \"{key}\"{hint}"))
+        let one = |(key, values): (String, &Value)| {
+            let axis = self.axes.iter().position(|a| a.key == key).ok_or_else(|| {
+                let hint = suggest(&key, self.axes.iter().map(|a| a.key.as_str()));
+                self.doc.error(&at(&key), format!("no axis \"{key}\"{hint}"))
             })?;
             let values = values.as_array().cloned().unwrap_or_else(|| vec![values.clone()]);
             let known = |v: &Value| self.axes[axis].values.contains(v);
             match values.iter().find(|v| !known(v)) {
                 None => Ok((axis, values.iter().map(shown).collect())),
-                Some(v) => Err(self.doc.error(&at(key), format!("the axis \"{key}\" has no value {}", shown(v)))),
+                Some(v) => Err(self.doc.error(&at(&key), format!("the axis \"{key}\" has no value {}", shown(v)))),
             }
         };
-        if table.is_empty() {
+        let mut flat = Vec::new();
+        flatten(table, "", &mut flat);
+        if flat.is_empty() {
             return Err(self.doc.error(&format!("skip[{i}]"), "an empty rule would leave nothing"));
         }
-        table.iter().map(one).collect()
+        flat.into_iter().map(one).collect()
     }
 
     /// Names of the axes.
@@ -180,7 +212,9 @@ impl Grid {
             match key {
                 WORKLOAD => workload = Some(path()),
                 KV => kv = Some(path()),
-                SYSTEM => of_workload.push(format!("system={}", Value::String(path().display().to_string()))),
+                SYSTEM | MODEL => {
+                    of_workload.push(format!("{key}={}", Value::String(path().display().to_string())));
+                }
                 key => match key.strip_prefix(OF_SYSTEM) {
                     Some(key) => of_system.push(format!("{key}={value}")),
                     None => of_workload.push(format!("{key}={value}")),
@@ -199,7 +233,8 @@ impl Grid {
             let (workload, doc) = Workload::load(&workload.clone().unwrap_or_default(), &of_workload)?;
             let system = workload.load_system(&doc, &of_system)?;
             let kv = kv.clone().or_else(|| workload.kv_path(&doc));
-            Ok(Job { workload, doc, system, kv })
+            let model = workload.model.as_ref().map(|path| doc.resolve_path("model", path));
+            Ok(Job { workload, doc, system, kv, model })
         };
         load().map_err(|e| match e {
             Error::Config { at, what } => Error::Config { at, what: format!("{what} (point {})", point.name(self)) },
@@ -217,17 +252,27 @@ impl Point {
     }
 }
 
-/// Keys with a list of values; a table holds keys of its own.
-fn axes_of(table: &toml::Table, prefix: &str, doc: &Document) -> Result<Vec<Axis>> {
-    let mut axes = Vec::new();
+/// Values by dotted key.
+fn flatten<'t>(table: &'t toml::Table, prefix: &str, out: &mut Vec<(String, &'t Value)>) {
     for (name, value) in table {
         let key = format!("{prefix}{name}");
+        match value {
+            Value::Table(inner) => flatten(inner, &format!("{key}."), out),
+            value => out.push((key, value)),
+        }
+    }
+}
+
+/// Keys with a list of values; a table holds keys of its own.
+fn axes_of(table: &toml::Table, doc: &Document) -> Result<Vec<Axis>> {
+    let (mut axes, mut flat) = (Vec::new(), Vec::new());
+    flatten(table, "", &mut flat);
+    for (key, value) in flat {
         let at = format!("axes.{key}");
         match value {
-            Value::Table(inner) => axes.extend(axes_of(inner, &format!("{key}."), doc)?),
             Value::Array(values) if values.is_empty() => return Err(doc.error(&at, "an axis without values")),
             Value::Array(values) => {
-                if [WORKLOAD, SYSTEM, KV].contains(&key.as_str()) && !values.iter().all(Value::is_str) {
+                if FILES.contains(&key.as_str()) && !values.iter().all(Value::is_str) {
                     return Err(doc.error(&at, format!("\"{key}\" is a list of files")));
                 }
                 if let Some(twice) = values.iter().enumerate().find(|(i, v)| values[..*i].contains(v)) {
@@ -239,15 +284,6 @@ fn axes_of(table: &toml::Table, prefix: &str, doc: &Document) -> Result<Vec<Axis
         }
     }
     Ok(axes)
-}
-
-/// Keys of a table and of those in it, dotted.
-fn leaves(table: &toml::Table, prefix: &str) -> Vec<(String, Value)> {
-    let of = |(name, value): (&String, &Value)| match value {
-        Value::Table(inner) => leaves(inner, &format!("{prefix}{name}.")),
-        value => vec![(format!("{prefix}{name}"), value.clone())],
-    };
-    table.iter().flat_map(of).collect()
 }
 
 fn shown(value: &Value) -> String {
