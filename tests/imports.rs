@@ -15,7 +15,10 @@ const HOUSE: &[&[&[&str]]] = &[
     // L2: where the chains meet
     &[&["trace"]],
     // L3a and L3b: the chain of tracegen and the chain of pimsim
-    &[&["kv", "cluster", "select", "accuracy", "map", "attacc", "generate"], &["engine", "stats", "report", "audit"]],
+    &[
+        &["kv", "cluster", "select", "accuracy", "fit", "map", "attacc", "generate"],
+        &["engine", "stats", "report", "audit"],
+    ],
     // L3c: both chains in one process
     &[&["sweep"], &["decode", "artifact", "system"]],
     // L4: the command line

@@ -32,8 +32,8 @@ impl Digests {
         part(&self.program);
         part(&job.doc.canonical());
         part(&format!("{:?}", job.system));
-        if let Some(file) = &job.kv {
-            part(&self.content(file)?);
+        if let Some(file) = job.kv.clone().or_else(|| job.workload.fit_path(&job.doc)) {
+            part(&self.content(&file)?);
         }
         Ok(hex(&hash.finalize()))
     }
