@@ -25,6 +25,7 @@ pub mod trace;
 pub mod accuracy;
 pub mod attacc;
 pub mod cluster;
+pub mod fit;
 pub mod generate;
 pub mod kv;
 pub mod map;

@@ -16,7 +16,7 @@ const HOUSE: &[&[&[&str]]] = &[
     &[&["trace"]],
     // L3a and L3b: the chain of tracegen and the chain of pimsim
     &[
-        &["kv", "cluster", "select", "accuracy", "map", "attacc", "generate"],
+        &["kv", "cluster", "select", "accuracy", "fit", "map", "attacc", "generate"],
         &["engine", "stats", "plot", "report", "audit"],
     ],
     // L3c: both chains in one process

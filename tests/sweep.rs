@@ -333,7 +333,7 @@ fn small_experiment() -> tempfile::TempDir {
     let at = |path: &str| folder.path().join(path);
     std::fs::create_dir_all(at("configs/report")).unwrap();
     std::fs::create_dir_all(at("configs/sweep")).unwrap();
-    for kept in ["workload", "model", "platform", "system", "dram"] {
+    for kept in ["workload", "synthetic", "model", "platform", "system", "dram"] {
         std::os::unix::fs::symlink(root().join("configs").join(kept), at("configs").join(kept)).unwrap();
     }
     std::os::unix::fs::symlink(root().join("traces"), at("traces")).unwrap();

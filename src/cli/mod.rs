@@ -1,6 +1,7 @@
 //! The command line: flags, progress, messages, exit codes. The only room that prints.
 
 mod artifact;
+mod fit;
 pub mod pimsim;
 mod plot;
 mod reproduce;

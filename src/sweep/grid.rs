@@ -87,12 +87,14 @@ pub struct Job {
     pub kv: Option<PathBuf>,
     /// The model file whose shape the cache has, if so.
     pub model: Option<PathBuf>,
+    /// The fitted statistics that a synthetic cache has, if so.
+    pub fit: Option<PathBuf>,
 }
 
 impl Job {
     /// What is read besides configurations, and what for.
     pub fn inputs(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
-        let files = [("kv", &self.kv), ("model", &self.model)];
+        let files = [("kv", &self.kv), ("model", &self.model), ("fit", &self.fit)];
         files.into_iter().filter_map(|(role, file)| Some((role, file.clone()?)))
     }
 }
@@ -234,7 +236,8 @@ impl Grid {
             let system = workload.load_system(&doc, &of_system)?;
             let kv = kv.clone().or_else(|| workload.kv_path(&doc));
             let model = workload.model.as_ref().map(|path| doc.resolve_path("model", path));
-            Ok(Job { workload, doc, system, kv, model })
+            let fit = workload.fit_path(&doc).filter(|_| kv.is_none());
+            Ok(Job { workload, doc, system, kv, model, fit })
         };
         load().map_err(|e| match e {
             Error::Config { at, what } => Error::Config { at, what: format!("{what} (point {})", point.name(self)) },
