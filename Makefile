@@ -1,12 +1,18 @@
-# make demo: what each policy costs and keeps on the bundled real KV cache. make test, make lint, make bench.
+# make demo: what each policy costs and keeps on the bundled real KV cache. make reproduce: the paper's experiment, set
+# against its claims. make test, make lint, make bench.
 # make test-cluster: the Snakemake and Slurm scripts of tools/cluster.
 
 CARGO ?= cargo
 OUT ?= out
+REPORT ?= report
+PLAN ?= configs/report/starc.toml
+# A dump for what is said of a real KV cache; FULL=1 has windows four times as dense, and all policies.
+KV ?=
+FULL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo test test-cluster lint bench
+.PHONY: build demo reproduce test test-cluster lint bench
 
 build:
 	$(CARGO) build --release --locked
@@ -22,6 +28,10 @@ demo: build
 	@echo "time and energy of the attention layers per step; accuracy is the mean over steps, layers and query heads:"
 	@$(BIN)/pimsim summary $(OUT)/run.csv --metrics $(POLICIES:%=$(OUT)/%.metrics.csv)
 	@echo "Tables: $(OUT)/run.csv, steps.csv, phases.csv, heads.csv, channels.csv; accuracy: $(OUT)/*.metrics.csv."
+
+reproduce: build
+	@$(BIN)/pimsim reproduce $(PLAN) -o $(REPORT) --work $(OUT)/reproduce $(if $(KV),--kv $(KV)) \
+	  $(if $(FULL),--set grids.masks=configs/sweep/paper-full.toml --set window_every=2000)
 
 test:
 	$(CARGO) test --locked

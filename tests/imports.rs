@@ -16,11 +16,13 @@ const HOUSE: &[&[&[&str]]] = &[
     &[&["trace"]],
     // L3a and L3b: the chain of tracegen and the chain of pimsim
     &[
-        &["kv", "cluster", "select", "accuracy", "map", "attacc", "generate"],
+        &["kv", "cluster", "select", "accuracy", "fit", "map", "attacc", "generate"],
         &["engine", "stats", "plot", "report", "audit"],
     ],
     // L3c: both chains in one process
     &[&["sweep"], &["decode", "artifact", "system"]],
+    // L3d: an experiment, of all of them
+    &[&["reproduce"]],
     // L4: the command line
     &[&["cli"]],
 ];

@@ -51,6 +51,8 @@ enum Command {
     Artifact(super::artifact::Artifact),
     /// Time and energy of a decode step end to end: GPUs, PIM devices, links
     System(super::system::Args),
+    /// Run an experiment of a paper, and set what it gives against what is claimed
+    Reproduce(super::reproduce::Args),
     /// Draw columns of any table as SVG
     Plot(super::plot::Args),
     /// Print the documentation of every table column, as Markdown
@@ -195,6 +197,7 @@ pub fn main() -> ExitCode {
         Command::Merge(args) => super::sweep::merged(&args, &cli.common),
         Command::Artifact(args) => super::artifact::run(&args, &cli.common),
         Command::System(args) => super::system::run(&args, &cli.common),
+        Command::Reproduce(args) => super::reproduce::run(&args, &cli.common),
         Command::Plot(args) => super::plot::run(&args),
         Command::Schema => super::print(&super::tables_document()),
     })

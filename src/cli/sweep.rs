@@ -22,6 +22,9 @@ pub struct Sweep {
     /// Folder of finished points, instead of DIR/points; several sweeps may share one
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// KV dump that all points read, instead of what the grid says
+    #[arg(long, value_name = "DUMP")]
+    kv: Option<PathBuf>,
     /// Run the i-th of n parts only, from 1/n to n/n; merge puts their tables together
     #[arg(long, value_name = "I/N")]
     shard: Option<String>,
@@ -81,7 +84,8 @@ fn shard(text: &str) -> Result<(usize, usize)> {
 
 /// `pimsim sweep`.
 pub fn sweep(args: &Sweep, common: &Common) -> Result<()> {
-    let grid = Grid::load(&args.grid)?;
+    let mut grid = Grid::load(&args.grid)?;
+    grid.kv = args.kv.clone();
     let (i, n) = args.shard.as_deref().map_or(Ok((1, 1)), shard)?;
     let mut points = grid.points();
     // Neighbours cost alike: dealt out in turn, the shards take about the same time.

@@ -1,6 +1,6 @@
 //! `tracegen`: KV cache in, trace out.
 
-use super::{Common, EXIT_CODES};
+use super::{Common, EXIT_CODES, fit};
 use crate::attacc::{self, Attention, Decode, Mode};
 use crate::error::{Error, Result};
 use crate::fsio::{self, Output};
@@ -36,6 +36,8 @@ enum Command {
     Convert(Convert),
     /// Say what a trace holds
     Info(Info),
+    Fit(fit::Fit),
+    Agree(fit::Agree),
     /// List selection policies and trace formats
     List,
 }
@@ -173,6 +175,8 @@ pub fn main() -> ExitCode {
         Command::Attacc(args) => attacc(&args, &cli.common),
         Command::Convert(args) => convert(&args, &cli.common),
         Command::Info(args) => info(&args, &cli.common),
+        Command::Fit(args) => fit::run_fit(&args, &cli.common),
+        Command::Agree(args) => fit::run_agree(&args, &cli.common),
         Command::List => super::print(&list()),
     })
 }

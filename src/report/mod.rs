@@ -6,9 +6,11 @@
 //! Finished CSV files are all that it reads, and it never prints: a caller hands in the writer.
 
 pub mod accuracy;
+pub mod cells;
 pub mod chart;
 pub mod compare;
 pub mod explain;
 pub mod frontier;
+pub mod paper;
 pub mod sheet;
 pub mod summary;

@@ -200,6 +200,10 @@ pub trait Policy: Send + Sync {
     fn min_budget(&self) -> usize {
         1
     }
+    /// Whether what a step selected changes what later steps can select.
+    fn remembers(&self) -> bool {
+        false
+    }
     /// Whether it clusters keys.
     fn clusters(&self) -> bool {
         false

@@ -412,4 +412,9 @@ impl Workload {
     pub fn kv_path(&self, doc: &Document) -> Option<PathBuf> {
         self.kv.as_ref().map(|path| doc.resolve_path("kv", path))
     }
+    /// The fitted model that the synthetic source is drawn from, if a dump does not take its place.
+    pub fn fit_path(&self, doc: &Document) -> Option<PathBuf> {
+        let path = self.synthetic.as_ref()?.get("fit")?.as_str()?;
+        Some(doc.resolve_path("synthetic.fit", path))
+    }
 }
