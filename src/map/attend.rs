@@ -125,7 +125,7 @@ pub fn probabilities(values: &Part<'_>, target: &Target, channel: u32) -> Vec<St
     let mut moves = Emitter::new(target, channel, Phase::AttendContext);
     for entries in lines.iter().map(|n| n.div_ceil(target.shape.entry)).filter(|n| *n > 0) {
         for (rank, bank_group) in (0..g.ranks).flat_map(|r| (0..g.bank_groups).map(move |b| (r, b))) {
-            moves.push(Op::MvGb, Address { rank, bank_group, ..Default::default() }, entries, 1);
+            moves.entries(Op::MvGb, Address { rank, bank_group, ..Default::default() }, entries);
         }
     }
     vec![softmax.finish(), moves.finish()]

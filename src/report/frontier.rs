@@ -26,8 +26,8 @@ impl Cost {
 }
 
 struct Entry {
-    /// What it shares with those that it is set against.
-    group: Vec<String>,
+    /// Place of what it shares with those that it is set against.
+    group: usize,
     choice: Vec<String>,
     cost: Cost,
     /// What it keeps, where that is asked for.
@@ -40,6 +40,8 @@ pub struct Frontier {
     choice: Vec<String>,
     error: String,
     entries: Vec<Entry>,
+    /// What the points of a group share, and which they are; groups as they come first, points as they come.
+    groups: Vec<(Vec<String>, Vec<usize>)>,
 }
 
 impl Frontier {
@@ -72,7 +74,9 @@ impl Frontier {
             choice: choice.iter().map(name).collect(),
             error: error.into(),
             entries: Vec::new(),
+            groups: Vec::new(),
         };
+        let mut known: BTreeMap<Vec<String>, usize> = BTreeMap::new();
         for record in csv.records() {
             let record = record.map_err(|e| Error::data(file, e.to_string()))?;
             let line = record.position().map_or(0, csv::Position::line);
@@ -87,19 +91,26 @@ impl Frontier {
             let kept = kept.map_or(Ok(0.0), cell)?;
             let cost = Cost([cell(ns)? / steps, cell(pj)? / steps, error]);
             let texts = |of: &[usize]| of.iter().map(|i| record.get(*i).unwrap_or("").to_string()).collect();
-            frontier.entries.push(Entry { group: texts(&group), choice: texts(&choice), cost, kept });
+            let shared: Vec<String> = texts(&group);
+            let group = *known.entry(shared).or_insert_with_key(|shared| {
+                frontier.groups.push((shared.clone(), Vec::new()));
+                frontier.groups.len() - 1
+            });
+            frontier.groups[group].1.push(frontier.entries.len());
+            frontier.entries.push(Entry { group, choice: texts(&choice), cost, kept });
         }
         Ok(frontier)
     }
 
     /// Columns in which groups differ; what all points share is not worth a column.
     fn told(&self) -> Vec<usize> {
-        let differs = |i: &usize| self.entries.iter().any(|e| e.group[*i] != self.entries[0].group[*i]);
+        let differs = |i: &usize| self.groups.iter().any(|(shared, _)| shared[*i] != self.groups[0].0[*i]);
         (0..self.group.len()).filter(differs).collect()
     }
 
     fn beaten_by(&self, entry: &Entry) -> Option<&Entry> {
-        self.entries.iter().find(|e| e.group == entry.group && e.cost.beats(&entry.cost))
+        let mut others = self.groups[entry.group].1.iter().map(|i| &self.entries[*i]);
+        others.find(|e| e.cost.beats(&entry.cost))
     }
 
     /// All points, by group and rising error, with whether they are on the frontier and one that beats them if not.
@@ -108,8 +119,7 @@ impl Frontier {
         let mut order: Vec<&Entry> = self.entries.iter().collect();
         // Stable: equal points stay in the order of the sweep.
         order.sort_by(|a, b| a.cost.0[2].total_cmp(&b.cost.0[2]));
-        let first = |e: &Entry| self.entries.iter().position(|f| f.group == e.group);
-        order.sort_by_key(|e| first(e));
+        order.sort_by_key(|e| e.group);
         let heading = told.iter().map(|i| self.group[*i].clone()).chain(self.choice.iter().cloned());
         let measures = ["time/step us", "energy/step uJ", &self.error, "frontier", "beaten by"].map(String::from);
         let row = |e: &&Entry| {
@@ -122,7 +132,8 @@ impl Frontier {
                 if by.is_none() { "yes" } else { "no" }.into(),
                 by.map_or(String::new(), |b| b.choice.join(" ")),
             ];
-            told.iter().map(|i| e.group[*i].clone()).chain(e.choice.iter().cloned()).chain(cells).collect()
+            let shared = &self.groups[e.group].0;
+            told.iter().map(|i| shared[*i].clone()).chain(e.choice.iter().cloned()).chain(cells).collect()
         };
         layout(
             &std::iter::once(heading.chain(measures).collect()).chain(order.iter().map(row)).collect::<Vec<_>>(),
@@ -155,7 +166,7 @@ impl Frontier {
                     let first = e.choice.first().cloned().unwrap_or_default();
                     [first, format!("{:.4}", e.kept), format!("{:.4}", e.cost.0[2])]
                 };
-                let shared = told.iter().map(|i| more.group[*i].clone()).chain(rest(more));
+                let shared = told.iter().map(|i| self.groups[more.group].0[*i].clone()).chain(rest(more));
                 shared.chain(cells(more)).chain(cells(less)).collect()
             })
         });
@@ -166,10 +177,11 @@ impl Frontier {
     pub fn at_equal_error(&self, limits: &[f64], style: Style) -> String {
         let told = self.told();
         let mut best: BTreeMap<(usize, usize), Vec<Option<&Entry>>> = BTreeMap::new();
+        // The first point of each group and first choice.
+        let mut firsts = BTreeMap::new();
         for (at, e) in self.entries.iter().enumerate() {
-            let group = self.entries.iter().position(|f| f.group == e.group).unwrap_or(at);
-            let policy = self.entries.iter().position(|f| f.group == e.group && f.choice.first() == e.choice.first());
-            let cells = best.entry((group, policy.unwrap_or(at))).or_insert_with(|| vec![None; limits.len()]);
+            let first = *firsts.entry((e.group, e.choice.first())).or_insert(at);
+            let cells = best.entry((e.group, first)).or_insert_with(|| vec![None; limits.len()]);
             for (cell, limit) in cells.iter_mut().zip(limits) {
                 if e.cost.0[2] <= *limit && cell.is_none_or(|b| e.cost.0[0] < b.cost.0[0]) {
                     *cell = Some(e);
@@ -186,7 +198,8 @@ impl Frontier {
                     _ => format!("{:.3}", c.cost.0[0] / 1e3),
                 })
             };
-            let names = told.iter().map(|i| e.group[*i].clone()).chain(e.choice.first().cloned());
+            let shared = &self.groups[e.group].0;
+            let names = told.iter().map(|i| shared[*i].clone()).chain(e.choice.first().cloned());
             names.chain(cells.iter().map(text)).collect()
         };
         layout(&std::iter::once(heading.collect()).chain(best.iter().map(row)).collect::<Vec<_>>(), style)

@@ -215,6 +215,10 @@ impl Sweep {
     pub fn command(&mut self, e: &CommandEvent, work: Work, durations: &Durations, ledger: &mut impl Ledger) {
         let event = Event { cycle: e.cycle, command: usize::from(e.command), banks: e.banks, work };
         if e.completes.is_none() && is_row(durations.effects[event.command]) {
+            // Time that is written down already cannot be another's: the refreshes of a channel that waits do not gather.
+            if self.waiting.is_empty() && event.cycle <= self.at {
+                return self.take(&event, durations, ledger);
+            }
             return self.waiting.push(event);
         }
         self.catch_up(Cycle::MAX, durations, ledger);
