@@ -1,11 +1,12 @@
 # make demo: what each policy costs and keeps on the bundled real KV cache. make test, make lint, make bench.
+# make guard: instructions of five fixed cases against benches/instructions.toml; needs valgrind, without it checks nothing.
 
 CARGO ?= cargo
 OUT ?= out
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo test lint bench
+.PHONY: build demo test lint bench guard record-instructions
 
 build:
 	$(CARGO) build --release --locked
@@ -32,3 +33,9 @@ lint:
 
 bench:
 	$(CARGO) bench --locked
+
+guard:
+	$(CARGO) bench --locked --bench instructions
+
+record-instructions:
+	$(CARGO) bench --locked --bench instructions -- --record

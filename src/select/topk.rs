@@ -85,12 +85,39 @@ impl TopK {
         self.ranks.extend(scores.iter().zip(0..).map(|(score, i)| rank(*score, i)));
     }
 
-    /// All indices into `scores`, the best first.
+    /// All indices into `scores`, the best first. They are ranked as they are asked for: the first few of many cost little.
     pub fn sorted(&mut self, scores: &[f32]) -> impl Iterator<Item = u32> + '_ {
         self.ranks.clear();
         self.ranks.extend(scores.iter().zip(0..).map(|(score, i)| rank(*score, i)));
-        self.ranks.sort_unstable();
-        self.ranks.iter().rev().map(|rank| index(*rank))
+        Descending { ranks: &mut self.ranks, sorted: 0, portion: SAMPLE / 8 }
+    }
+}
+
+/// Takes ranks from the highest to the lowest.
+struct Descending<'a> {
+    /// Those left; the highest last, as far as they are sorted.
+    ranks: &'a mut [u64],
+    sorted: usize,
+    /// How many to sort next.
+    portion: usize,
+}
+
+impl Iterator for Descending<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        if self.sorted == 0 {
+            let rest = self.ranks.len().saturating_sub(self.portion);
+            if rest > 0 {
+                self.ranks.select_nth_unstable(rest);
+            }
+            self.ranks[rest..].sort_unstable();
+            self.sorted = self.ranks.len() - rest;
+            self.portion *= 4;
+        }
+        let (last, left) = std::mem::take(&mut self.ranks).split_last_mut()?;
+        (self.ranks, self.sorted) = (left, self.sorted - 1);
+        Some(index(*last))
     }
 }
 
@@ -151,6 +178,8 @@ mod tests {
             expected.sort_unstable();
             let (mut topk, mut out) = (TopK::default(), Vec::new());
             topk.best(&scores, k, &mut out);
+            let all = testing::ranking(&scores);
+            prop_assert!(topk.sorted(&scores).eq(all.iter().map(|i| *i as u32)));
             let threshold = topk.threshold(&scores, k);
             prop_assert!((0..).zip(&scores).filter(|(i, s)| rank(**s, *i) >= threshold).map(|(i, _)| i).eq(expected.iter().copied()));
             prop_assert_eq!(out, expected);
