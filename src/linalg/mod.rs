@@ -5,11 +5,13 @@
 //! and for every vector width, and rankings built on them are reproducible.
 
 mod level;
+mod reaching;
 mod softmax;
 mod symmetric;
 
 pub(crate) use level::prefetch;
 pub use level::{LEVELS, Level, detect, level, limit};
+pub(crate) use reaching::reaching;
 pub use softmax::exp_weights;
 pub(crate) use softmax::highest;
 pub use symmetric::{add_gram, eigenvectors};

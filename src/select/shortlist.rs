@@ -9,7 +9,7 @@ use super::topk::{TopK, index, rank};
 use crate::kv::Rows;
 use crate::linalg::{self, LANES, Level, simd};
 
-/// Keys of a tile.
+/// Keys of a tile; [`linalg::reaching`] has a limit for as many.
 const TILE: usize = 64;
 /// Queries that share the loads of a tile.
 const QUERIES: usize = 4;
@@ -39,16 +39,17 @@ pub struct Shortlist {
     scales: Vec<f32>,
     /// Of each tile.
     errors: Vec<Errors>,
-    /// Bounds of each token's score, of up to four queries, filled up to whole tiles.
-    lower: [Vec<f32>; QUERIES],
-    upper: [Vec<f32>; QUERIES],
-    /// Tokens that may be among the best, ascending, with their upper bounds; and these as ranks.
-    candidates: Vec<(u32, f32)>,
+    /// Of each token, of up to four queries, what the integers make of its score; filled up to whole tiles.
+    scores: [Vec<f32>; QUERIES],
+    /// How far these may be from the scores, by tile.
+    doubts: [Vec<f32>; QUERIES],
+    /// Tokens that may be among the best, ascending; and the highest that they may score, as ranks.
+    candidates: Vec<u32>,
     ranks: Vec<u64>,
-    /// Tokens that are; and those that may be, with their scores.
+    /// Tokens that are; and those that may be, with their exact scores.
     certain: Vec<u32>,
     doubtful: Vec<u32>,
-    scores: Vec<f32>,
+    exact: Vec<f32>,
     topk: TopK,
 }
 
@@ -146,52 +147,56 @@ impl Shortlist {
                 std::array::from_fn(|q| i32::from(coded[q].pairs[p][1]) << 16 | i32::from(coded[q].pairs[p][0] as u16))
             })
             .collect();
-        let padded = self.scales.len();
-        for bounds in self.lower.iter_mut().chain(&mut self.upper).take(2 * QUERIES) {
-            bounds.resize(padded, 0.0);
+        for scores in &mut self.scores {
+            scores.resize(self.scales.len(), 0.0);
         }
+        self.doubts.iter_mut().for_each(Vec::clear);
         for (tile, keys) in self.keys.chunks_exact(pairs).enumerate() {
             let tokens = tile * TILE..(tile + 1) * TILE;
-            let sums = sums(keys, &weights, self.keys.get((tile + 1) * pairs..(tile + 2) * pairs).unwrap_or_default());
+            let next = self.keys.get((tile + 1) * pairs..(tile + 2) * pairs).unwrap_or_default();
+            let sums = sums(keys, &weights, next);
             for (i, query) in coded.iter().enumerate().take(queries.len()) {
-                let error = query.length * self.errors[tile].key + query.error * self.errors[tile].length;
-                let (lower, upper) = (&mut self.lower[i][tokens.clone()], &mut self.upper[i][tokens.clone()]);
-                bounds(&sums[i], &self.scales[tokens.clone()], query.scale, error, lower, upper);
+                scale_sums(&sums[i], &self.scales[tokens.clone()], query.scale, &mut self.scores[i][tokens.clone()]);
+                let errors = self.errors[tile];
+                self.doubts[i].push(query.length * errors.key + query.error * errors.length);
             }
         }
     }
 
     /// Selects for the `i`-th query whose scores are bounded.
     fn choose(&mut self, i: usize, keys: Rows<'_>, query: &[f32], k: usize, out: &mut Vec<u32>) {
-        let (lower, upper) = (&self.lower[i][..self.len], &self.upper[i][..self.len]);
-        // At least k tokens score this much.
-        let reached = lower[index(self.topk.threshold(lower, k)) as usize];
+        let (scores, doubts) = (&self.scores[i][..self.len], &self.doubts[i]);
+        let doubt = |token: u32| doubts[token as usize / TILE];
+        // The k tokens that seem best score at least this much, and so do the k best.
+        let reached = |rank: &u64| scores[index(*rank) as usize] - doubt(index(*rank));
+        let reached = self.topk.best_ranks(scores, k).iter().map(reached).fold(f32::INFINITY, f32::min);
         self.candidates.clear();
-        gather_reaching(upper, reached, &mut self.candidates);
+        linalg::reaching(scores, |tile| reached - doubts[tile], |token| self.candidates.push(token as u32));
         out.clear();
         if self.candidates.len() == k {
-            out.extend(self.candidates.iter().map(|(token, _)| *token));
+            out.extend_from_slice(&self.candidates);
             return;
         }
-        // A token that scores more than the upper bound of all but k is one of the best k.
+        // A token that scores more than all but k others may is one of the best k.
         self.ranks.clear();
-        self.ranks.extend(self.candidates.iter().map(|(token, upper)| rank(*upper, *token)));
+        self.ranks.extend(self.candidates.iter().map(|token| rank(scores[*token as usize] + doubt(*token), *token)));
         let place = self.ranks.len() - 1 - k;
-        let exceeded = upper[index(*self.ranks.select_nth_unstable(place).1) as usize];
+        let exceeded = index(*self.ranks.select_nth_unstable(place).1);
+        let exceeded = scores[exceeded as usize] + doubt(exceeded);
         self.certain.clear();
         self.doubtful.clear();
-        for (token, _) in &self.candidates {
-            let certain = lower[*token as usize] > exceeded;
+        for token in &self.candidates {
+            let certain = scores[*token as usize] - doubt(*token) > exceeded;
             if certain { &mut self.certain } else { &mut self.doubtful }.push(*token);
         }
-        self.scores.clear();
+        self.exact.clear();
         for (i, token) in self.doubtful.iter().enumerate() {
             if let Some(later) = self.doubtful.get(i + AHEAD) {
                 linalg::prefetch(keys.row(*later as usize));
             }
-            self.scores.push(linalg::dot(query, keys.row(*token as usize)));
+            self.exact.push(linalg::dot(query, keys.row(*token as usize)));
         }
-        self.topk.best(&self.scores, k - self.certain.len(), out);
+        self.topk.best(&self.exact, k - self.certain.len(), out);
         out.iter_mut().for_each(|place| *place = self.doubtful[*place as usize]);
         merge(&self.certain, out);
     }
@@ -252,24 +257,9 @@ simd! {
 }
 
 simd! {
-    fn bounds(sums: &[i32; TILE], scales: &[f32], scale: f32, error: f32, lower: &mut [f32], upper: &mut [f32]) {
-        for (((sum, of_key), lower), upper) in sums.iter().zip(scales).zip(lower).zip(upper) {
-            let score = *sum as f32 * (scale * of_key);
-            *lower = score - error;
-            *upper = score + error;
-        }
-    }
-}
-
-simd! {
-    /// The tokens whose bound reaches `limit`, with it.
-    fn gather_reaching(bounds: &[f32], limit: f32, out: &mut Vec<(u32, f32)>) {
-        for (chunk, first) in bounds.chunks(LANES).zip((0u32..).step_by(LANES)) {
-            // Most chunks have none: that is seen without a branch for each.
-            if chunk.iter().fold(false, |any, bound| any | (*bound >= limit)) {
-                let reaching = (first..).zip(chunk).filter(|(_, bound)| **bound >= limit);
-                out.extend(reaching.map(|(token, bound)| (token, *bound)));
-            }
+    fn scale_sums(sums: &[i32; TILE], scales: &[f32], scale: f32, out: &mut [f32]) {
+        for ((sum, of_key), out) in sums.iter().zip(scales).zip(out) {
+            *out = *sum as f32 * (scale * of_key);
         }
     }
 }
