@@ -2,6 +2,7 @@
 # against its claims. make test, make lint, make bench. make scale: time and memory against size.
 # make test-cluster: the Snakemake and Slurm scripts of tools/cluster. make test-kill: a sweep killed many times.
 # make test-long: the fast engine against the plain one on many random traces.
+# make guard: instructions of five fixed cases against benches/instructions.toml; needs valgrind, without it checks nothing.
 
 CARGO ?= cargo
 OUT ?= out
@@ -13,7 +14,7 @@ FULL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test test-cluster test-kill test-long lint bench scale
+.PHONY: build demo reproduce test test-cluster test-kill test-long lint bench guard record-instructions scale
 
 build:
 	$(CARGO) build --release --locked
@@ -58,6 +59,12 @@ lint:
 
 bench:
 	$(CARGO) bench --locked
+
+guard:
+	$(CARGO) bench --locked --bench instructions
+
+record-instructions:
+	$(CARGO) bench --locked --bench instructions -- --record
 
 # Time and memory against size; SCALE="--most 1e9 --longest 1048576" for the largest. Needs Python 3.9 or newer.
 scale: build

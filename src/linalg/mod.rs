@@ -5,10 +5,13 @@
 //! and for every vector width, and rankings built on them are reproducible.
 
 mod level;
+mod reaching;
 mod softmax;
 mod symmetric;
 
+pub(crate) use level::prefetch;
 pub use level::{LEVELS, Level, detect, level, limit};
+pub(crate) use reaching::reaching;
 pub use softmax::exp_weights;
 pub(crate) use softmax::highest;
 pub use symmetric::{add_gram, eigenvectors};
@@ -119,10 +122,58 @@ simd! {
     }
 }
 
+/// Elements of the rows that all queries of [`all_dots`] use before the next ones: 16 KiB.
+const CHUNK: usize = 4096;
+
+/// `query · row` of several queries and every row of `rows` `[row, dim]` into the beginning of `out` `[query][row]`; the
+/// same bits as [`dot`]. Rows are read from memory once for all queries.
+///
+/// # Panics
+/// When there are fewer vectors of results than queries, or fewer results than rows.
+pub fn all_dots(queries: &[&[f32]], rows: &[f32], out: &mut [Vec<f32>]) {
+    let Some(dim) = queries.first().map(|query| query.len()) else { return };
+    in_turns(queries.len(), rows, dim, |query, rows, chunk| dots(queries[query], chunk, &mut out[query][rows]));
+}
+
+/// Calls `work(query, rows, chunk)` for each query and each chunk of `rows` `[row, dim]` that stays in the processor's first
+/// cache, all queries in turn; asks for the next chunk meanwhile.
+pub(crate) fn in_turns(
+    queries: usize,
+    rows: &[f32],
+    dim: usize,
+    mut work: impl FnMut(usize, std::ops::Range<usize>, &[f32]),
+) {
+    // A multiple of the rows that `dots` takes at a time.
+    let count = (CHUNK / dim).next_multiple_of(4);
+    for (i, chunk) in rows.chunks(count * dim).enumerate() {
+        let next = &rows[(i * count * dim + chunk.len())..];
+        let mut parts = next[..next.len().min(count * dim)].chunks((count * dim).div_ceil(queries));
+        for query in 0..queries {
+            parts.next().into_iter().for_each(prefetch);
+            work(query, i * count..i * count + chunk.len() / dim, chunk);
+        }
+    }
+}
+
 simd! {
     /// Scales a vector to length 1. A zero vector stays zero.
     pub fn normalize(row: &mut [f32]) {
         normalize_row(row);
+    }
+}
+
+simd! {
+    /// The largest magnitude of an element; 0 of none.
+    pub fn largest_magnitude(row: &[f32]) -> f32 {
+        let (chunks, tail) = row.as_chunks::<LANES>();
+        let mut largest = [0f32; LANES];
+        let larger = |a: f32, b: f32| if b.abs() > a { b.abs() } else { a };
+        for chunk in chunks {
+            for l in 0..LANES {
+                largest[l] = larger(largest[l], chunk[l]);
+            }
+        }
+        largest.iter().chain(tail).fold(0.0, |a, b| larger(a, *b))
     }
 }
 
@@ -162,6 +213,9 @@ mod tests {
             let (query, rows_data) = (&data[..dim], &data[dim..dim * (rows + 1)]);
             let mut out = vec![0.0; rows];
             dots(query, rows_data, &mut out);
+            let mut twice = vec![vec![7.0; rows + 1]; 2];
+            all_dots(&[&data[dim..2 * dim], query], rows_data, &mut twice);
+            prop_assert_eq!(&twice[1][..rows], &out);
             for (row, got) in rows_data.chunks_exact(dim).zip(&out) {
                 let expected = dot_in_lanes(query, row);
                 prop_assert_eq!(expected.to_bits(), got.to_bits());

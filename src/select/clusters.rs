@@ -60,8 +60,11 @@ pub struct ClusteredHead<'a> {
     centroids: Vec<f32>,
     /// Scratch of [`Self::append`]: size, then next free slot of each cluster of the group.
     next_slot: Vec<u32>,
-    scores: Vec<f32>,
+    /// Of the centroids, per query head.
+    scores: Vec<Vec<f32>>,
     topk: TopK,
+    /// A bit for each clustered token that a query selects.
+    marks: Vec<u64>,
     scan: Scan<'static>,
     /// Since the last `grow`.
     clusterings: Vec<Clustering>,
@@ -84,6 +87,7 @@ impl<'a> ClusteredHead<'a> {
             next_slot: Vec::new(),
             scores: Vec::new(),
             topk: TopK::default(),
+            marks: Vec::new(),
             scan: Scan::Nothing,
             clusterings: Vec::new(),
         }
@@ -178,34 +182,46 @@ impl HeadState for ClusteredHead<'_> {
         }
         let mut scores = std::mem::take(&mut self.scores);
         let mut topk = std::mem::take(&mut self.topk);
-        scores.resize(self.centroids.len() / self.keys.dim, 0.0);
-        self.scan = match all {
-            true => Scan::Nothing,
-            false => Scan::vectors(1, scores.len(), self.keys.dim),
-        };
-        for (query, out) in step.queries.iter().zip(out) {
+        let mut marks = std::mem::take(&mut self.marks);
+        marks.resize(clustered.div_ceil(64), 0);
+        let count = self.centroids.len() / self.keys.dim;
+        scores.resize(step.queries.len(), Vec::new());
+        if all {
+            self.scan = Scan::Nothing;
+        } else {
+            self.scan = Scan::vectors(1, count, self.keys.dim);
+            scores.iter_mut().for_each(|scores| scores.resize(count, 0.0));
+            linalg::all_dots(step.queries, &self.centroids, &mut scores);
+        }
+        for (scores, out) in scores.iter().zip(out) {
             if all {
                 select_all(step.len, out);
                 continue;
             }
             out.clear();
             out.extend(0..pinned as u32);
-            linalg::dots(query, &self.centroids, &mut scores);
             let mut room = room;
-            for cluster in topk.sorted(&scores) {
+            for cluster in topk.sorted(scores) {
                 let members = self.members(cluster as usize);
                 let taken = members.len().min(room);
-                out.extend_from_slice(&members[..taken]);
+                members[..taken].iter().for_each(|token| marks[*token as usize / 64] |= 1 << (token % 64));
                 room -= taken;
                 if room == 0 {
                     break;
                 }
             }
-            out.sort_unstable();
+            for (marks, first) in marks.iter_mut().zip((0..).step_by(64)) {
+                let mut left = std::mem::take(marks);
+                while left != 0 {
+                    out.push(first + left.trailing_zeros());
+                    left &= left - 1;
+                }
+            }
             out.extend(waiting.start as u32..waiting.end as u32);
         }
         self.scores = scores;
         self.topk = topk;
+        self.marks = marks;
     }
 
     fn order(&self) -> &SlotOrder {

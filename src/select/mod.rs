@@ -20,6 +20,7 @@ pub mod infinigen;
 pub mod oracle;
 pub mod plain;
 pub mod quest;
+mod shortlist;
 pub mod sparq;
 pub mod starc;
 pub mod starc_v1;
@@ -139,8 +140,10 @@ pub struct StepView<'a> {
     pub budget: usize,
     /// Unscaled queries, one per query head of the group.
     pub queries: &'a [&'a [f32]],
-    /// True unscaled scores q·k of tokens `0..len`, one slice per query head. Empty unless
-    /// [`Policy::needs_scores`] or accuracy metrics ask for them.
+    /// True unscaled scores q·k of tokens `0..len`, one slice per query head, in the order of [`linalg::dot`]. Empty unless
+    /// accuracy metrics ask for them.
+    ///
+    /// [`linalg::dot`]: crate::linalg::dot
     pub scores: &'a [Vec<f32>],
 }
 
@@ -192,10 +195,6 @@ pub struct Clustering {
 pub trait Policy: Send + Sync {
     /// Name in the registry.
     fn name(&self) -> &'static str;
-    /// Whether [`StepView::scores`] must be filled.
-    fn needs_scores(&self) -> bool {
-        false
-    }
     /// The smallest budget (tokens) with which the policy can honour its definition.
     fn min_budget(&self) -> usize {
         1

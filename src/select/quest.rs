@@ -65,7 +65,8 @@ struct Head<'a> {
     keys: Rows<'a>,
     /// Minima and maxima of every full page `[page, 2, dim]`.
     ranges: Vec<f32>,
-    scores: Vec<f32>,
+    /// Of the full pages, per query head.
+    scores: Vec<Vec<f32>>,
     topk: TopK,
     scan: Scan<'static>,
     order: SlotOrder,
@@ -94,21 +95,23 @@ impl HeadState for Head<'_> {
         let full_pages = step.len / page;
         let unfinished = full_pages * page..step.len;
         let slots = (step.budget / page).max(self.quest.min_pages) - usize::from(!unfinished.is_empty());
-        self.scores.resize(full_pages, 0.0);
-        self.scan = match step.len <= step.budget {
-            true => Scan::Nothing,
-            // With q+ and q- the positive and the negative part of q, a page's score is q+·max + q-·min.
-            false => Scan::vectors(2, full_pages, self.keys.dim),
-        };
-        for (query, out) in step.queries.iter().zip(out) {
-            if step.len <= step.budget {
-                select_all(step.len, out);
-                continue;
-            }
-            upper_bounds(query, &self.ranges[..full_pages * 2 * query.len()], &mut self.scores);
-            let threshold = self.topk.threshold(&self.scores, slots);
+        if step.len <= step.budget {
+            self.scan = Scan::Nothing;
+            out.iter_mut().for_each(|out| select_all(step.len, out));
+            return;
+        }
+        // With q+ and q- the positive and the negative part of q, a page's score is q+·max + q-·min.
+        self.scan = Scan::vectors(2, full_pages, self.keys.dim);
+        self.scores.resize(step.queries.len(), Vec::new());
+        self.scores.iter_mut().for_each(|scores| scores.resize(full_pages, 0.0));
+        let range = 2 * self.keys.dim;
+        linalg::in_turns(step.queries.len(), &self.ranges[..full_pages * range], range, |query, pages, ranges| {
+            upper_bounds(step.queries[query], ranges, &mut self.scores[query][pages]);
+        });
+        for (scores, out) in self.scores.iter().zip(out) {
+            let threshold = self.topk.threshold(scores, slots);
             out.clear();
-            for (score, p) in self.scores.iter().zip(0..) {
+            for (score, p) in scores.iter().zip(0..) {
                 if rank(*score, p) >= threshold {
                     let first = p * page as u32;
                     out.extend(first..first + page as u32);
