@@ -15,15 +15,27 @@ const HOUSE: &[&[&[&str]]] = &[
     // L2: where the chains meet
     &[&["trace"]],
     // L3a and L3b: the chain of tracegen and the chain of pimsim
-    &[&["kv", "cluster", "select", "accuracy", "map", "attacc", "generate"], &["engine", "stats", "report", "audit"]],
+    &[
+        &["kv", "cluster", "select", "accuracy", "fit", "map", "attacc", "generate"],
+        &["engine", "stats", "plot", "report", "audit"],
+    ],
     // L3c: both chains in one process
     &[&["sweep"], &["decode", "artifact", "system"]],
+    // L3d: an experiment, of all of them
+    &[&["reproduce"]],
     // L4: the command line
     &[&["cli"]],
 ];
 
 /// Imports that the order would allow, and that must not be all the same.
-const NEVER: &[(&str, &str)] = &[("report", "engine"), ("audit", "engine"), ("audit", "stats"), ("audit", "report")];
+const NEVER: &[(&str, &str)] = &[
+    ("plot", "engine"),
+    ("plot", "stats"),
+    ("report", "engine"),
+    ("audit", "engine"),
+    ("audit", "stats"),
+    ("audit", "report"),
+];
 
 /// The room that prints.
 const FRONT_ROOM: &str = "cli";

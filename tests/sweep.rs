@@ -331,3 +331,139 @@ fn a_wrong_axis_names_the_nearest_key() {
     assert_eq!(out.status.code(), Some(78));
     assert!(String::from_utf8(out.stderr).unwrap().contains("did you mean \"policy\""));
 }
+
+/// The shipped experiment, made small: the same files, with fewer and shorter axes.
+fn small_experiment() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| folder.path().join(path);
+    std::fs::create_dir_all(at("configs/report")).unwrap();
+    std::fs::create_dir_all(at("configs/sweep")).unwrap();
+    for kept in ["workload", "synthetic", "model", "platform", "system", "dram"] {
+        std::os::unix::fs::symlink(root().join("configs").join(kept), at("configs").join(kept)).unwrap();
+    }
+    std::os::unix::fs::symlink(root().join("traces"), at("traces")).unwrap();
+    let copy = |file: &str, changes: &[(&str, &str)]| {
+        let mut text = std::fs::read_to_string(root().join(file)).unwrap();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{file} has no {from:?}");
+            text = text.replace(from, to);
+        }
+        std::fs::write(at(file), text).unwrap();
+    };
+    copy(
+        "configs/report/starc.toml",
+        &[("[16000, 24000, 32000]", "[96, 192]"), ("window_every = 8000", "window_every = 96"), ("0.05, 0.1, ", "")],
+    );
+    let short = ("[axes]\n", "[axes]\nsynthetic.dim = [64]\nsynthetic.decode_steps = [4]\n");
+    let positions = "[6016, 14016, 22016, 30016]";
+    copy("configs/sweep/paper.toml", &[short, (positions, "[2094, 2190]"), ("[1024] ", "[256] ")]);
+    copy(
+        "configs/sweep/choices.toml",
+        &[
+            ("synthetic.decode_steps = [16]", "synthetic.decode_steps = [2]"),
+            ("[4096, 8192, 16384, 32768]", "[1024]"),
+            ("\"starc-v1\", \"clusterkv\", \"h2o\"", "\"h2o\""),
+            ("[256, 512, 1024, 2048]", "[256, 1024]"),
+            ("budget = [256, 512, 1024]", "budget = [256]"),
+        ],
+    );
+    copy(
+        "configs/sweep/recall.toml",
+        &[
+            ("[axes]\n", "[axes]\nsteps = [2]\n"),
+            ("[64, 128, 256, 512, 1024]", "[128, 1024]"),
+            ("budget = [64, 128, 256, 512]", "budget = [128]"),
+            ("\"starc-v1\", \"clusterkv\", \"h2o\"", "\"h2o\""),
+        ],
+    );
+    let ablation = std::fs::read_to_string(root().join("configs/sweep/ablation.toml")).unwrap();
+    let few = ["\"base\"", "\"addressing: broadcast\"", "\"power: stagger\""];
+    let kept = ablation.lines().filter(|line| {
+        let variant = line.starts_with("  \"") || line.starts_with('"');
+        !variant || few.iter().any(|f| line.starts_with(&format!("{f} =")))
+    });
+    let text: String = kept.map(|line| format!("{line}\n")).collect();
+    let text = text.replace("variant = [\n", &format!("variant = [{}\n", few.join(", ")));
+    let text = text.replace("[8192]", "[1024]").replace("decode_steps = [64]", "decode_steps = [2]");
+    std::fs::write(at("configs/sweep/ablation.toml"), text).unwrap();
+    folder
+}
+
+/// Names and bytes of a folder's files.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entry = |e: std::io::Result<std::fs::DirEntry>| {
+        let path = e.unwrap().path();
+        (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap())
+    };
+    std::fs::read_dir(folder).unwrap().map(entry).collect()
+}
+
+/// Every `number [file:line column]` of a text is the cell that it names.
+fn check_citations(text: &str, tables: &BTreeMap<String, Vec<u8>>) -> usize {
+    let mut checked = 0;
+    for (i, _) in text.match_indices(" [") {
+        let Some((place, _)) = text[i + 2..].split_once(']') else { continue };
+        let Some((file, rest)) = place.split_once(".csv:") else { continue };
+        let (line, column) = rest.split_once(' ').unwrap();
+        let table = rows(&tables[&format!("{file}.csv")]);
+        let cell: f64 = table[line.parse::<usize>().unwrap() - 2][column].parse().unwrap();
+        let number = text[..i].trim_end_matches(" %").rsplit([' ', '(', '\n']).next().unwrap();
+        let decimals = number.split_once('.').map_or(0, |(_, d)| d.len());
+        assert_eq!(number, format!("{cell:.decimals$}"), "{place}");
+        checked += 1;
+    }
+    checked
+}
+
+#[test]
+fn the_papers_experiment_gives_the_same_bytes_and_names_the_cells_it_speaks_of() {
+    let folder = small_experiment();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let plan = at("configs/report/starc.toml");
+    let run = |out: &str, work: &str, threads: &str| {
+        vec![
+            "reproduce".to_string(),
+            plan.clone(),
+            "-o".into(),
+            at(out),
+            "--work".into(),
+            at(work),
+            "--threads".into(),
+            threads.into(),
+        ]
+    };
+    let args = |v: &[String]| v.iter().map(String::as_str).collect::<Vec<_>>().join("\u{1}");
+    let start = |v: &[String]| ok(&args(v).split('\u{1}').collect::<Vec<_>>());
+    // Killed on its way, and gone on with another number of threads.
+    let mut child =
+        Command::new(env!("CARGO_BIN_EXE_pimsim")).args(run("one", "work", "1")).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    start(&run("one", "work", "2"));
+    start(&run("two", "elsewhere", "1"));
+    let (one, two) = (files(&folder.path().join("one")), files(&folder.path().join("two")));
+    assert_eq!(one.keys().collect::<Vec<_>>(), two.keys().collect::<Vec<_>>());
+    for (name, bytes) in &one {
+        assert!(*bytes == two[name], "{name} differs");
+        let text = String::from_utf8_lossy(bytes);
+        assert!(!text.contains(&*folder.path().display().to_string()), "{name} has a path of this machine");
+    }
+    let report = String::from_utf8(one["REPORT.md"].clone()).unwrap();
+    assert!(check_citations(&report, &one) > 40);
+    for figure in report.split("](").skip(1).map(|rest| rest.split_once(')').unwrap().0) {
+        assert!(one.contains_key(figure), "{figure} is not there");
+    }
+    let claims = rows(&one["claims.csv"]);
+    assert_eq!(claims.len(), 15);
+    assert!(claims.iter().all(|c| !c["why"].is_empty() && !c["artifact"].is_empty() && !c["masks"].is_empty()));
+    // A reduction is what its two cells say, and those are of the tables that they are from.
+    let (reductions, artifact) = (rows(&one["reductions.csv"]), rows(&one["artifact.csv"]));
+    let number = |row: &BTreeMap<String, String>, column: &str| row[column].parse::<f64>().unwrap();
+    let same = |row: &BTreeMap<String, String>, key: &[(&str, &str)]| key.iter().all(|(c, v)| row[*c] == *v);
+    let row = reductions.iter().find(|r| same(r, &[("measure", "latency"), ("against", "sparq")])).unwrap();
+    let bar = |policy| artifact.iter().find(|r| same(r, &[("context", "96"), ("policy", policy)])).unwrap();
+    assert_eq!(number(row, "starc"), number(bar("starc"), "step_ms"));
+    let less = 100.0 * (1.0 - number(bar("starc"), "step_ms") / number(bar("sparq"), "step_ms"));
+    assert!((number(row, "reduction_percent") - less).abs() < 1e-4);
+}

@@ -1,7 +1,10 @@
 //! The command line: flags, progress, messages, exit codes. The only room that prints.
 
 mod artifact;
+mod fit;
 pub mod pimsim;
+mod plot;
+mod reproduce;
 mod sweep;
 mod system;
 pub mod tracegen;
@@ -221,6 +224,11 @@ pub fn tables_document() -> String {
     out.push_str(&crate::table::markdown(crate::system::table::COLUMNS));
     out.push_str("\n# Table of pimsim system --switches\n\nA row is a switch.\n");
     out.push_str(&crate::table::markdown(crate::system::table::SWITCH_COLUMNS));
+    out.push_str("\n# Tables of pimsim reproduce\n");
+    for (file, row, columns) in crate::reproduce::columns::all() {
+        out.push_str(&format!("\n## {file}\n\nA row is {row}.\n"));
+        out.push_str(&crate::table::markdown(&columns));
+    }
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
     out.push_str(&crate::table::markdown(crate::generate::METRICS));
     out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");

@@ -2,6 +2,8 @@
 
 use super::{Generator, ideal};
 use crate::error::{Error, Result};
+use crate::kv::fitted::{self, FittedSpec, Model};
+use crate::kv::synthetic::SyntheticSpec;
 use crate::kv::{self, KvCache};
 use crate::map::emit::Target;
 use crate::map::layout::Shape;
@@ -13,6 +15,7 @@ use crate::spec::config::Document;
 use crate::spec::workload::{Addressing, Workload};
 use crate::trace::Header;
 use crate::trace::header::spec_hash;
+use serde::de::DeserializeOwned;
 use std::path::Path;
 
 impl Generator {
@@ -53,6 +56,14 @@ impl Generator {
         let lengths: Vec<usize> = requests.iter().map(|r| caches[*r].tokens).collect();
         let homes =
             placement::homes(heads, &lengths, &workload.placement, &geometry).map_err(|e| doc.error("placement", e))?;
+        if workload.mapping.addressing != Addressing::Ideal {
+            for (i, home) in homes.iter().enumerate() {
+                let cache = &caches[requests[i / cache.kv_heads % requests.len()]];
+                let steps = cache.decode_positions();
+                let steps = if workload.steps == 0 { steps.len() } else { steps.len().min(workload.steps) };
+                home.holds(cache.decode_positions().start + steps, &shape).map_err(|e| doc.error("placement", e))?;
+            }
+        }
         let header = Header {
             generator: concat!("tracegen ", env!("CARGO_PKG_VERSION")).into(),
             geometry,
@@ -88,39 +99,72 @@ fn caches(workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<(Vec
     if let Some(path) = dump {
         return Ok((vec![kv::load(path)?], vec![0; requests]));
     }
-    let spec = synthetic(workload, doc)?;
-    let prefill = |r: usize| match workload.batch.prefill.as_slice() {
-        [] => spec.prefill,
-        lengths => lengths[r % lengths.len()],
-    };
+    let source = synthetic(workload, doc)?;
     let make = |r: usize| {
         // A large odd factor keeps the seeds of neighbouring requests apart.
-        let seed = spec.seed ^ (r as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
-        kv::synthetic::generate(&kv::synthetic::SyntheticSpec { prefill: prefill(r), seed, ..spec.clone() }).map_err(
-            |e| match e {
-                Error::Config { at, what } => doc.error(&at, what),
-                other => other,
-            },
-        )
+        let apart = (r as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
+        let prefill = match workload.batch.prefill.as_slice() {
+            [] => None,
+            lengths => Some(lengths[r % lengths.len()]),
+        };
+        let made = match &source {
+            Synthetic::Assumed(spec) => {
+                let (prefill, seed) = (prefill.unwrap_or(spec.prefill), spec.seed ^ apart);
+                kv::synthetic::generate(&SyntheticSpec { prefill, seed, ..spec.clone() })
+            }
+            Synthetic::Fitted(model, shape) => {
+                let (prefill, seed) = (prefill.unwrap_or(shape.prefill), shape.seed ^ apart);
+                let prefill_queries = shape.prefill_queries.min(prefill);
+                fitted::generate(model, &fitted::Shape { prefill, prefill_queries, seed, ..shape.clone() })
+            }
+        };
+        made.map_err(|e| match e {
+            Error::Config { at, what } => doc.error(&at, what),
+            other => other,
+        })
     };
     Ok(((0..requests).map(make).collect::<Result<_>>()?, (0..requests).collect()))
 }
 
-fn synthetic(workload: &Workload, doc: &Document) -> Result<kv::synthetic::SyntheticSpec> {
+/// A synthetic source.
+enum Synthetic {
+    /// Of assumed statistics.
+    Assumed(SyntheticSpec),
+    /// Of statistics fitted to a dump.
+    Fitted(Box<Model>, fitted::Shape),
+}
+
+fn synthetic(workload: &Workload, doc: &Document) -> Result<Synthetic> {
     let table = workload.synthetic.clone().unwrap_or_default();
-    let own_seed = table.contains_key("seed");
-    let mut spec: kv::synthetic::SyntheticSpec =
-        serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
-            let at = format!("synthetic.{}", e.path()).replace("synthetic..", "synthetic");
-            doc.serde_error(&at, e.inner().message())
+    let shape_of = workload.load_model(doc)?.map(|m| [m.kv_heads, m.heads, m.head_dim].map(|n| n as usize));
+    if table.contains_key("fit") {
+        let mut spec: FittedSpec = parameters(table, doc)?;
+        let model = Model::load(&doc.resolve_path("synthetic.fit", &spec.fit)).map_err(|e| match e {
+            Error::NoInput(p) => doc.error("synthetic.fit", format!("fitted model {} does not exist", p.display())),
+            Error::Io { path, source } => doc.error("synthetic.fit", format!("{}: {source}", path.display())),
+            other => other,
         })?;
-    if let Some(model) = workload.load_model(doc)? {
-        let [kv_heads, heads, dim] = [model.kv_heads, model.heads, model.head_dim].map(|n| n as usize);
+        if let Some([kv_heads, heads, dim]) = shape_of {
+            (spec.kv_heads, spec.query_heads, spec.dim) = (Some(kv_heads), Some(heads), Some(dim));
+        }
+        let shape = spec.shape(&model, workload.seed);
+        return Ok(Synthetic::Fitted(Box::new(model), shape));
+    }
+    let own_seed = table.contains_key("seed");
+    let mut spec: SyntheticSpec = parameters(table, doc)?;
+    if let Some([kv_heads, heads, dim]) = shape_of {
         (spec.kv_heads, spec.query_heads, spec.dim) = (kv_heads, heads, dim);
     }
     // The run's seed is the source's too, unless the source has one of its own.
     if !own_seed {
         spec.seed = workload.seed;
     }
-    Ok(spec)
+    Ok(Synthetic::Assumed(spec))
+}
+
+fn parameters<T: DeserializeOwned>(table: toml::Table, doc: &Document) -> Result<T> {
+    serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
+        let at = format!("synthetic.{}", e.path()).replace("synthetic..", "synthetic");
+        doc.serde_error(&at, e.inner().message())
+    })
 }

@@ -250,7 +250,7 @@ pub fn generate(spec: &SyntheticSpec) -> Result<KvCache> {
 }
 
 /// A vector of zeros, or an error where `vec!` would end the process.
-fn zeros(n: usize) -> Result<Vec<f32>> {
+pub(super) fn zeros(n: usize) -> Result<Vec<f32>> {
     let mut x = Vec::new();
     x.try_reserve_exact(n).map_err(|e| Error::Config {
         at: "synthetic".to_string(),
@@ -413,7 +413,7 @@ fn direction(rng: &mut ChaCha8Rng, weights: &[f64], length: f64) -> Vec<f32> {
     x.iter().map(|a| (a / norm * length) as f32).collect()
 }
 
-fn normal(rng: &mut ChaCha8Rng) -> f64 {
+pub(super) fn normal(rng: &mut ChaCha8Rng) -> f64 {
     StandardNormal.sample(rng)
 }
 

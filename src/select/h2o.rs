@@ -51,6 +51,10 @@ impl Policy for H2o {
         ENTRY.name
     }
 
+    fn remembers(&self) -> bool {
+        true
+    }
+
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
         let prefilled = |h| {
             let mut cache = Cache::default();

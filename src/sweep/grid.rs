@@ -5,6 +5,7 @@ use crate::spec::System;
 use crate::spec::config::Document;
 use crate::spec::workload::Workload;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::Value;
 
@@ -20,6 +21,8 @@ const KV: &str = "kv";
 const MODEL: &str = "model";
 /// Axes whose values are files.
 const FILES: [&str; 4] = [WORKLOAD, SYSTEM, KV, MODEL];
+/// The axis of variants: keys that change together, under a name.
+const VARIANT: &str = "variant";
 /// Keys of the system file begin so; all others are keys of the workload file.
 const OF_SYSTEM: &str = "system.";
 
@@ -30,6 +33,8 @@ struct GridFile {
     #[serde(default = "yes")]
     accuracy: bool,
     axes: toml::Table,
+    #[serde(default)]
+    variants: BTreeMap<String, toml::Table>,
     #[serde(default)]
     skip: Vec<toml::Table>,
 }
@@ -45,6 +50,9 @@ pub struct Grid {
     pub name: String,
     /// Whether accuracy is measured beside cost.
     pub accuracy: bool,
+    /// A dump that all points read instead of what the grid says.
+    pub kv: Option<PathBuf>,
+    variants: BTreeMap<String, Vec<(String, Value)>>,
     doc: Document,
     axes: Vec<Axis>,
     /// By rule, axes and those of their values that it speaks of.
@@ -78,12 +86,14 @@ pub struct Job {
     pub kv: Option<PathBuf>,
     /// The model file whose shape the cache has, if so.
     pub model: Option<PathBuf>,
+    /// The fitted statistics that a synthetic cache has, if so.
+    pub fit: Option<PathBuf>,
 }
 
 impl Job {
     /// What is read besides configurations, and what for.
     pub fn inputs(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
-        let files = [("kv", &self.kv), ("model", &self.model)];
+        let files = [("kv", &self.kv), ("model", &self.model), ("fit", &self.fit)];
         files.into_iter().filter_map(|(role, file)| Some((role, file.clone()?)))
     }
 }
@@ -98,8 +108,16 @@ impl Grid {
             }
             other => other,
         })?;
-        let GridFile { name, accuracy, axes, skip } = doc.decode()?;
-        let mut grid = Grid { name, accuracy, axes: axes_of(&axes, &doc)?, doc, skip: Vec::new() };
+        let GridFile { name, accuracy, axes, variants, skip } = doc.decode()?;
+        let axes = axes_of(&axes, &doc)?;
+        let keys = |table: &toml::Table| {
+            let mut flat = Vec::new();
+            flatten(table, "", &mut flat);
+            flat.into_iter().map(|(key, value)| (key, value.clone())).collect()
+        };
+        let variants = variants.iter().map(|(name, table)| (name.clone(), keys(table))).collect();
+        let mut grid = Grid { name, accuracy, kv: None, variants, axes, doc, skip: Vec::new() };
+        grid.check_variants()?;
         // In the order of the file: the first axis changes slowest.
         let line = |axis: &Axis| grid.doc.line(&format!("axes.{}", axis.key));
         grid.axes.sort_by_cached_key(|axis| (line(axis), axis.key.clone()));
@@ -117,6 +135,26 @@ impl Grid {
         }
         grid.skip = (0..).zip(&skip).map(|(i, table)| grid.rule(i, table)).collect::<Result<_>>()?;
         Ok(grid)
+    }
+
+    /// The axis names every variant, and no other.
+    fn check_variants(&self) -> Result<()> {
+        let none = Vec::new();
+        let named = self.axes.iter().find(|a| a.key == VARIANT).map_or(&none, |a| &a.values);
+        for name in named {
+            if !name.as_str().is_some_and(|n| self.variants.contains_key(n)) {
+                let hint = suggest(&shown(name), self.variants.keys().map(String::as_str));
+                let what = format!("no table [variants.{}]{hint}", shown(name));
+                return Err(self.doc.error("axes.variant", what));
+            }
+        }
+        match self.variants.keys().find(|n| !named.iter().any(|v| v.as_str() == Some(n))) {
+            Some(name) => {
+                let what = format!("the axis \"{VARIANT}\" does not name {name}");
+                Err(self.doc.error(&format!("variants.{name}"), what))
+            }
+            None => Ok(()),
+        }
     }
 
     /// One `[[skip]]`: by axis, the values that it speaks of.
@@ -175,27 +213,35 @@ impl Grid {
     /// Loads what a point runs; an error names the point.
     pub fn prepare(&self, point: &Point) -> Result<Job> {
         let (mut workload, mut kv, mut of_system, mut of_workload) = (None, None, Vec::new(), Vec::new());
-        for (axis, c) in self.axes.iter().zip(&point.choice) {
-            let value = &axis.values[*c];
-            let path = || self.doc.resolve_path("axes", value.as_str().unwrap_or_default());
-            match axis.key.as_str() {
+        let mut put = |at: &str, key: &str, value: &Value| {
+            let path = || self.doc.resolve_path(at, value.as_str().unwrap_or_default());
+            match key {
                 WORKLOAD => workload = Some(path()),
                 KV => kv = Some(path()),
                 SYSTEM | MODEL => {
-                    of_workload.push(format!("{}={}", axis.key, Value::String(path().display().to_string())));
+                    of_workload.push(format!("{key}={}", Value::String(path().display().to_string())));
                 }
                 key => match key.strip_prefix(OF_SYSTEM) {
                     Some(key) => of_system.push(format!("{key}={value}")),
                     None => of_workload.push(format!("{key}={value}")),
                 },
             }
+        };
+        let chosen = || self.axes.iter().zip(&point.choice).map(|(axis, c)| (axis, &axis.values[*c]));
+        chosen().filter(|(axis, _)| axis.key != VARIANT).for_each(|(axis, value)| put("axes", &axis.key, value));
+        // Behind the axes: of two settings of a key, the variant's holds.
+        for (_, name) in chosen().filter(|(axis, _)| axis.key == VARIANT) {
+            let keys = name.as_str().and_then(|name| self.variants.get(name));
+            keys.into_iter().flatten().for_each(|(key, value)| put("variants", key, value));
         }
+        let kv = self.kv.clone().or(kv);
         let load = || {
             let (workload, doc) = Workload::load(&workload.clone().unwrap_or_default(), &of_workload)?;
             let system = workload.load_system(&doc, &of_system)?;
             let kv = kv.clone().or_else(|| workload.kv_path(&doc));
             let model = workload.model.as_ref().map(|path| doc.resolve_path("model", path));
-            Ok(Job { workload, doc, system, kv, model })
+            let fit = workload.fit_path(&doc).filter(|_| kv.is_none());
+            Ok(Job { workload, doc, system, kv, model, fit })
         };
         load().map_err(|e| match e {
             Error::Config { at, what } => Error::Config { at, what: format!("{what} (point {})", point.name(self)) },
@@ -281,6 +327,20 @@ mod tests {
         let text = format!("{AXES}mapping.addressing = [\"ideal\"]\n\"system.power\" = [\"stagger\"]\n");
         let g = grid(&text).unwrap();
         assert_eq!(g.axes().skip(3).collect::<Vec<_>>(), ["mapping.addressing", "system.power"]);
+    }
+
+    #[test]
+    fn variants_set_several_keys_under_a_name() {
+        let text = format!(
+            "{AXES}variant = [\"a\", \"b\"]\n[variants.a]\n[variants.b]\nbudget = 7\nsystem.power = \"ignore\"\n"
+        );
+        let g = grid(&text).unwrap();
+        assert_eq!(g.points().len(), 8);
+        assert_eq!(g.variants["b"].iter().map(|(k, _)| k.as_str()).collect::<Vec<_>>(), ["budget", "system.power"]);
+        let e = grid(&text.replace("\"b\"]", "\"c\"]")).unwrap_err().to_string();
+        assert!(e.contains("no table [variants.c]"), "{e}");
+        let e = grid(&text.replace(", \"b\"]", "]")).unwrap_err().to_string();
+        assert!(e.contains("does not name b"), "{e}");
     }
 
     #[test]

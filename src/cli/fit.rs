@@ -1,0 +1,239 @@
+//! `tracegen fit` and `tracegen agree`: statistics of real caches for synthetic ones.
+
+use super::Common;
+use crate::error::{Error, Result};
+use crate::fit::agree::{Agreement, COLUMNS, layers_of, stand_in};
+use crate::fit::measure::Plan;
+use crate::fit::{Options, fit};
+use crate::fsio::Output;
+use crate::kv::fitted::{Model, Pairs};
+use crate::kv::{self, KvCache};
+use crate::select;
+use crate::table;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// How a model is fitted.
+#[derive(Debug, clap::Args)]
+pub struct Fitting {
+    /// Directions that are kept of keys, values and queries
+    #[arg(long, value_name = "N", default_value_t = Options::default().rank)]
+    rank: usize,
+    /// Base of the RoPE frequencies, instead of what the keys say
+    #[arg(long, value_name = "THETA")]
+    rope_theta: Option<f64>,
+    /// Elements that RoPE turns together: halves (i and i + dim/2) or interleaved (2i and 2i + 1), instead of what the
+    /// keys say
+    #[arg(long, value_name = "PAIRS")]
+    rope_pairs: Option<String>,
+    /// Layers of the model, instead of one more than the dump's last
+    #[arg(long, value_name = "N")]
+    model_layers: Option<u32>,
+    /// Positions of the dump's tokens in the text, as ranges (0-63,5952-8063), instead of 0, 1, 2, ...
+    #[arg(long, value_name = "RANGES")]
+    positions: Option<String>,
+}
+
+impl Fitting {
+    fn options(&self, layers: Vec<u32>) -> Result<Options> {
+        let rope_pairs = match self.rope_pairs.as_deref() {
+            None => None,
+            Some("halves") => Some(Pairs::Halves),
+            Some("interleaved") => Some(Pairs::Interleaved),
+            Some(other) => {
+                let hint = crate::error::suggest(other, ["halves", "interleaved"]);
+                return Err(Error::Usage(format!("--rope-pairs: unknown \"{other}\"{hint}")));
+            }
+        };
+        Ok(Options {
+            layers,
+            model_layers: self.model_layers,
+            rank: self.rank,
+            rope_theta: self.rope_theta,
+            rope_pairs,
+            positions: self.positions.as_deref().map_or(Ok(Vec::new()), |p| numbers("--positions", p))?,
+        })
+    }
+}
+
+/// Fit the parameters of synthetic caches to a real one
+#[derive(Debug, clap::Args)]
+pub struct Fit {
+    /// KV dump: .safetensors, .npz, or a folder of .npy
+    dump: PathBuf,
+    /// Model to write, for a workload's synthetic.fit; - is standard output
+    #[arg(short, long, value_name = "FITTED.toml")]
+    output: PathBuf,
+    /// Layers to fit (2,16,29), instead of all
+    #[arg(long, value_name = "LAYERS")]
+    layers: Option<String>,
+    #[command(flatten)]
+    fitting: Fitting,
+    /// Worker threads; 0 is one per processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+/// Say how synthetic caches agree with a real one
+#[derive(Debug, clap::Args)]
+pub struct Agree {
+    /// KV dump of the real cache
+    real: PathBuf,
+    /// Model to draw synthetic caches of; without it, one is fitted to the dump
+    #[arg(long, value_name = "FITTED.toml", conflicts_with_all = ["against", "hold_out"])]
+    fit: Option<PathBuf>,
+    /// KV dump to compare with, instead of drawing one
+    #[arg(long, value_name = "FILE", conflicts_with = "hold_out")]
+    against: Option<PathBuf>,
+    /// Layers to compare; the model is fitted to the dump's other layers
+    #[arg(long, value_name = "LAYERS")]
+    hold_out: Option<String>,
+    /// Layers to compare (9,23), instead of all
+    #[arg(long, value_name = "LAYERS", conflicts_with = "hold_out")]
+    layers: Option<String>,
+    /// Policies to compare, instead of all
+    #[arg(long, value_name = "POLICIES", value_delimiter = ',')]
+    policies: Vec<String>,
+    /// Budgets to compare
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = [128, 256, 512, 1024, 2048])]
+    budgets: Vec<usize>,
+    /// Measure every so many decode positions
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    every: usize,
+    /// Synthetic caches to draw; figures are their means
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    seeds: u64,
+    /// First seed
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    seed: u64,
+    /// Table to write
+    #[arg(short, long, value_name = "CSV")]
+    output: Option<PathBuf>,
+    /// Fail (exit code 1) where row tokens differ by more than this share, or policies swap by top_recall over all layers
+    #[arg(long, value_name = "SHARE")]
+    tolerance: Option<f64>,
+    #[command(flatten)]
+    fitting: Fitting,
+    /// Worker threads; 0 is one per processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+/// Numbers and ranges: `2,9` or `0-63,5952-8063`.
+fn numbers(option: &str, text: &str) -> Result<Vec<u32>> {
+    let bad = |part: &str| Error::Usage(format!("{option}: \"{part}\" is not a number or a range such as 2-9"));
+    let mut out = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) =
+            (first.trim().parse().map_err(|_| bad(part))?, last.trim().parse().map_err(|_| bad(part))?);
+        if last < first || last - first >= 1 << 28 {
+            return Err(bad(part));
+        }
+        out.extend(first..=last);
+    }
+    Ok(out)
+}
+
+fn layers(option: &str, text: Option<&str>) -> Result<Vec<u32>> {
+    text.map_or(Ok(Vec::new()), |t| numbers(option, t))
+}
+
+/// Runs `tracegen fit`.
+pub fn run_fit(args: &Fit, common: &Common) -> Result<()> {
+    super::threads(args.threads)?;
+    let options = args.fitting.options(layers("--layers", args.layers.as_deref())?)?;
+    let model = fit(&kv::load(&args.dump)?, &options)?;
+    common.detail(|| described(&model));
+    let mut out = Output::create(&args.output)?;
+    out.write_all(model.render().as_bytes()).map_err(|e| Error::io(&args.output, e))?;
+    out.commit()
+}
+
+fn described(model: &Model) -> String {
+    let layer = |l: &crate::kv::fitted::Layer| {
+        format!("{} ({} first sinks, {:.2} % later ones)", l.layer, l.first_sinks, 100.0 * l.sink_rate)
+    };
+    let layers: Vec<String> = model.layers.iter().map(layer).collect();
+    format!("RoPE base {}, {:?} pairs; layers {}", model.rope_theta, model.rope_pairs, layers.join(", "))
+}
+
+/// Runs `tracegen agree`.
+pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
+    super::threads(args.threads)?;
+    if args.every == 0 || args.seeds == 0 || args.budgets.contains(&0) {
+        return Err(Error::Usage("--every, --seeds and --budgets are at least 1".into()));
+    }
+    let named = args.policies.iter().map(|p| select::find(p).map(|e| e.name).map_err(Error::Usage));
+    let named = named.collect::<Result<Vec<_>>>()?;
+    let all = || select::REGISTRY.iter().map(|e| e.name).collect();
+    let plan = Plan {
+        policies: if named.is_empty() { all() } else { named },
+        budgets: args.budgets.clone(),
+        every: args.every,
+        seed: args.seed,
+    };
+    let whole = kv::load(&args.real)?;
+    let held = layers("--hold-out", args.hold_out.as_deref())?;
+    let mut compared = layers("--layers", args.layers.as_deref())?;
+    compared.extend(&held);
+    let real = if compared.is_empty() { whole.clone() } else { layers_of(&whole, &compared)? };
+    let agreement = match &args.against {
+        Some(path) => {
+            let other = layers_of(&kv::load(path)?, &real.layers)?;
+            compare(&real, 1, |_| Ok(other.clone()), &plan, common)?
+        }
+        None => {
+            let model = match &args.fit {
+                Some(path) => Model::load(path)?,
+                None => {
+                    let rest = whole.layers.iter().copied().filter(|l| !held.contains(l)).collect::<Vec<_>>();
+                    if rest.is_empty() {
+                        return Err(Error::Usage("--hold-out leaves no layer to fit".into()));
+                    }
+                    fit(&whole, &args.fitting.options(rest)?)?
+                }
+            };
+            common.detail(|| described(&model));
+            compare(&real, args.seeds, |i| stand_in(&model, &real, args.seed.wrapping_add(i)), &plan, common)?
+        }
+    };
+    if let Some(path) = &args.output {
+        let mut writer = table::Writer::new(Output::create(path)?, &path.display().to_string(), COLUMNS)?;
+        agreement.cells.iter().try_for_each(|c| writer.row(&c.row()))?;
+        writer.finish()?.commit()?;
+    }
+    super::print(&agreement.text())?;
+    if let Some(tolerance) = args.tolerance {
+        let beyond = agreement.beyond(tolerance);
+        let swapped =
+            agreement.orders.iter().filter(|o| o.layer.is_none() && o.measure == "top_recall" && !o.swapped.is_empty());
+        let swapped = swapped.count();
+        if beyond.len() + swapped > 0 {
+            return Err(Error::Check(format!(
+                "row tokens differ by more than {tolerance} in {} cells; policies swap at {swapped} budgets",
+                beyond.len()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn compare(
+    real: &KvCache,
+    caches: u64,
+    draw: impl Fn(u64) -> Result<KvCache>,
+    plan: &Plan,
+    common: &Common,
+) -> Result<Agreement> {
+    let heads = (real.layers.len() * real.kv_heads) as u64;
+    let progress = Mutex::new((common.progress("measuring", Some(heads * (caches + 1))), 0));
+    let tick = || {
+        let mut progress = progress.lock().unwrap_or_else(|e| e.into_inner());
+        progress.1 += 1;
+        let done = progress.1;
+        progress.0.at(done);
+    };
+    Agreement::new(real, (0..caches).map(draw), plan, &tick)
+}

@@ -1,0 +1,363 @@
+//! From a dump to the parameters of [`Model`].
+
+use super::rope::{self, Rope};
+use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::kv::KvCache;
+use crate::kv::fitted::{Component, Head, LAST_KNOT, Layer, Model, Pairs, Query, VERSION};
+use crate::linalg::{add_gram, eigenvectors};
+use rayon::prelude::*;
+
+/// Mean lengths (tokens) of the segments over which parts of a vector may last: phrases, sentences, paragraphs, sections
+/// (assumed; how much lasts for each is fitted).
+const LIFETIMES: [f64; 4] = [3.0, 16.0, 100.0, 1000.0];
+/// A token is a sink of a KV head where its key reaches less of the mean key than this share of what keys reach there
+/// usually (assumed: sinks have short keys, so the two are far apart).
+const SINK: f64 = 0.5;
+/// Sinks beyond the first tokens that are believed to be more than chance (assumed).
+const FEWEST: usize = 4;
+/// Directions of the vectors of sinks (assumed).
+const SINK_RANK: usize = 4;
+/// Knots of a marginal (assumed).
+const KNOTS: usize = 17;
+/// Vectors that a marginal needs: its last knots are the 1 in 741 extremes (assumed).
+const ENOUGH: usize = 256;
+/// Standard errors by which a correlation must differ from 0 to be believed (assumed: of 256, one is by chance).
+const BELIEVED: f64 = 3.0;
+
+/// How a model is fitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Layers of the dump to fit, by their numbers; all when empty.
+    pub layers: Vec<u32>,
+    /// Layers of the model; by default, one more than the dump's last.
+    pub model_layers: Option<u32>,
+    /// Directions of keys, values and queries that are kept.
+    pub rank: usize,
+    /// Base of the RoPE frequencies; found in the keys when not given.
+    pub rope_theta: Option<f64>,
+    /// Elements that RoPE turns together; found in the keys when not given.
+    pub rope_pairs: Option<Pairs>,
+    /// Position of each token in the text that the model saw; 0, 1, 2, ... when empty.
+    pub positions: Vec<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            layers: Vec::new(),
+            model_layers: None,
+            rank: 16,
+            rope_theta: None,
+            rope_pairs: None,
+            positions: Vec::new(),
+        }
+    }
+}
+
+/// Fits a model. The same dump gives the same bytes for any number of threads.
+///
+/// Errors: [`Error::Usage`] when an option does not fit the dump, [`Error::Data`] when RoPE cannot be told from the keys.
+pub fn fit(kv: &KvCache, options: &Options) -> Result<Model> {
+    let usage = |what: String| Err(Error::Usage(what));
+    let mut wanted = options.layers.clone();
+    wanted.sort_unstable();
+    wanted.dedup();
+    if let Some(missing) = wanted.iter().find(|l| !kv.layers.contains(l)) {
+        return usage(format!("the dump has no layer {missing}; it has {:?}", kv.layers));
+    }
+    if !kv.dim.is_multiple_of(2) {
+        return usage(format!("vectors of {} elements: RoPE turns pairs", kv.dim));
+    }
+    if options.rank == 0 || options.rank > kv.dim {
+        return usage(format!("rank {} is not in 1 to {}, the elements of a vector", options.rank, kv.dim));
+    }
+    let positions: Vec<u32> = match options.positions.as_slice() {
+        [] => (0..kv.tokens as u32).collect(),
+        p if p.len() == kv.tokens && p.is_sorted_by(|a, b| a < b) => p.to_vec(),
+        p => {
+            let what = "positions are not ascending";
+            return usage(match p.len() == kv.tokens {
+                true => what.into(),
+                false => format!("{} positions for {} tokens", p.len(), kv.tokens),
+            });
+        }
+    };
+    let last = kv.layers[kv.layers.len() - 1];
+    let model_layers = options.model_layers.unwrap_or(last + 1);
+    if model_layers <= last {
+        return usage(format!("a model of {model_layers} layers has no layer {last}"));
+    }
+    if kv.tokens < 4 * kv.dim || kv.queries < 4 {
+        return usage(format!(
+            "{} tokens and {} queries are too few to fit vectors of {} elements; expected {} tokens and 4 queries",
+            kv.tokens,
+            kv.queries,
+            kv.dim,
+            4 * kv.dim
+        ));
+    }
+    let fitted: Vec<usize> =
+        (0..kv.layers.len()).filter(|l| wanted.is_empty() || wanted.contains(&kv.layers[*l])).collect();
+    let (theta, pairs) = rope::settle(kv, &fitted, &positions, options.rope_theta, options.rope_pairs)?;
+    let rope = Rope::new(kv.dim, theta, pairs, &positions);
+    let layers: Vec<Layer> =
+        fitted.par_iter().map(|l| layer(kv, *l, &rope, options.rank)).collect::<Result<Vec<_>>>()?;
+    let numbers: Vec<String> = layers.iter().map(|l| l.layer.to_string()).collect();
+    let model = Model {
+        version: VERSION,
+        source: format!("{}; layers {}", kv.provenance, numbers.join(", ")),
+        model_layers,
+        dim: kv.dim,
+        element_bytes: kv.element_bytes,
+        rope_theta: theta,
+        rope_pairs: pairs,
+        tokens: kv.tokens,
+        queries: kv.queries,
+        lifetimes: LIFETIMES.to_vec(),
+        layers,
+    };
+    // What is written is what is used.
+    Ok(model.rounded())
+}
+
+fn layer(kv: &KvCache, layer: usize, rope: &Rope, rank: usize) -> Result<Layer> {
+    let keys: Vec<Vec<f32>> = (0..kv.kv_heads)
+        .map(|h| {
+            let mut keys = kv.keys(layer, h).data.to_vec();
+            rope.unturn(&mut keys, 0);
+            keys
+        })
+        .collect();
+    let sinks = sinks(&keys, kv.dim);
+    let first_sinks = sinks.iter().take_while(|s| **s).count();
+    let others = sinks.len() - first_sinks;
+    let count = sinks.iter().filter(|s| **s).count() - first_sinks;
+    let heads = keys.par_iter().enumerate().map(|(h, keys)| head(kv, layer, h, keys, &sinks, rope, rank));
+    Ok(Layer {
+        layer: kv.layers[layer],
+        first_sinks,
+        sink_rate: count as f64 / others.max(1) as f64,
+        heads: heads.collect::<Result<_>>()?,
+    })
+}
+
+/// Which tokens are sinks: those whose keys stand out in most KV heads of the layer.
+fn sinks(keys: &[Vec<f32>], dim: usize) -> Vec<bool> {
+    let tokens = keys[0].len() / dim;
+    let mut votes = vec![0; tokens];
+    for keys in keys {
+        let mut column = vec![0.0f32; tokens];
+        let typical: Vec<f32> = (0..dim)
+            .map(|d| {
+                column.iter_mut().zip(keys.chunks_exact(dim)).for_each(|(x, key)| *x = key[d]);
+                median(&mut column)
+            })
+            .collect();
+        let reach: Vec<f32> =
+            keys.chunks_exact(dim).map(|key| key.iter().zip(&typical).map(|(k, m)| k * m).sum()).collect();
+        let usual = f64::from(median(&mut reach.clone()));
+        votes.iter_mut().zip(&reach).for_each(|(n, x)| *n += usize::from(f64::from(*x) < SINK * usual));
+    }
+    let sinks: Vec<bool> = votes.iter().map(|n| n * 2 > keys.len()).collect();
+    // Where so many stand out, the mean key says nothing; of a few beyond the first there are no statistics.
+    let first = sinks.iter().take_while(|s| **s).count();
+    match sinks.iter().filter(|s| **s).count() {
+        n if n * 20 > tokens => vec![false; tokens],
+        n if n < first + FEWEST => (0..tokens).map(|t| t < first).collect(),
+        _ => sinks,
+    }
+}
+
+fn median(values: &mut [f32]) -> f32 {
+    let middle = values.len() / 2;
+    *values.select_nth_unstable_by(middle, f32::total_cmp).1
+}
+
+fn head(kv: &KvCache, layer: usize, h: usize, keys: &[f32], sinks: &[bool], rope: &Rope, rank: usize) -> Result<Head> {
+    let dim = kv.dim;
+    let pick = |rows: &[f32], sink: bool| -> Vec<f32> {
+        let rows = rows.chunks_exact(dim).zip(sinks).filter(|(_, s)| **s == sink);
+        rows.flat_map(|(row, _)| row).copied().collect()
+    };
+    let values = kv.values(layer, h).data;
+    let key = component(&pick(keys, false), dim, rank, true);
+    interrupt::check()?;
+    let value = component(&pick(values, false), dim, rank.div_ceil(2), false);
+    let sink = |rows: &[f32]| {
+        let mut c = component(&pick(rows, true), dim, SINK_RANK, false);
+        // Sinks are far between.
+        c.persistence.iter_mut().for_each(|p| p.fill(0.0));
+        c
+    };
+    let any = sinks.contains(&true);
+    let latents = scores(&key, &keys[kv.query_start * dim..]);
+    let queries = (0..kv.group()).map(|g| {
+        interrupt::check()?;
+        let mut queries = kv.queries(layer, h * kv.group() + g).data.to_vec();
+        rope.unturn(&mut queries, kv.query_start);
+        let vector = component(&queries, dim, rank, true);
+        let coupling = coupling(&scores(&vector, &queries), &latents, &sinks[kv.query_start..], [&vector, &key]);
+        Ok(Query { vector, coupling })
+    });
+    let queries = queries.collect::<Result<_>>()?;
+    Ok(Head { key, value, sink_key: any.then(|| sink(keys)), sink_value: any.then(|| sink(values)), queries })
+}
+
+/// Mean, leading directions, rest, persistence and, where wanted and there are enough vectors, marginals.
+fn component(rows: &[f32], dim: usize, rank: usize, marginals: bool) -> Component {
+    let n = rows.len() / dim;
+    let mut sums = vec![0.0f64; dim];
+    rows.chunks_exact(dim).for_each(|row| sums.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x)));
+    let mean: Vec<f64> = sums.iter().map(|s| s / n as f64).collect();
+    let centred: Vec<f32> =
+        rows.chunks_exact(dim).flat_map(|row| row.iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m) as f32)).collect();
+    let mut gram = vec![0.0; dim * dim];
+    add_gram(&centred, dim, &mut gram);
+    gram.iter_mut().for_each(|x| *x /= n as f64);
+    let variance: Vec<f64> = (0..dim).map(|d| gram[d * dim + d]).collect();
+    let (values, vectors) = eigenvectors(gram, dim);
+    // No more than the vectors can tell apart, and none along which they do not differ.
+    let floor = values[0].max(0.0) * 1e-9;
+    let rank = (0..rank.min(n.saturating_sub(1) / 2)).take_while(|r| values[*r] > floor && values[*r] > 0.0).count();
+    let directions: Vec<Vec<f64>> = vectors.chunks_exact(dim).take(rank).map(<[f64]>::to_vec).collect();
+    let explained = |d: usize| (0..rank).map(|r| values[r] * directions[r][d].powi(2)).sum::<f64>();
+    let mut c = Component {
+        diagonal: (0..dim).map(|d| (variance[d] - explained(d)).max(0.0).sqrt()).collect(),
+        persistence: Vec::new(),
+        scales: values[..rank].iter().map(|x| x.sqrt()).collect(),
+        mean,
+        directions,
+        marginals: Vec::new(),
+    };
+    let scores = scores(&c, rows);
+    let columns: Vec<Vec<f64>> = (0..rank).map(|r| scores.iter().skip(r).step_by(rank).copied().collect()).collect();
+    c.persistence = columns.iter().map(|x| persistence(x, 1)).collect();
+    c.persistence.push(persistence(&rest(&c, &centred, &scores), dim));
+    if marginals && n >= ENOUGH {
+        c.marginals = columns.into_iter().map(marginal).collect();
+    }
+    c
+}
+
+/// Along each direction, how many standard deviations each row is from the mean `[row, rank]`.
+fn scores(c: &Component, rows: &[f32]) -> Vec<f64> {
+    let along = |row: &[f32], direction: &[f64]| -> f64 {
+        row.iter().zip(&c.mean).zip(direction).map(|((x, m), d)| (f64::from(*x) - m) * d).sum()
+    };
+    rows.chunks_exact(c.mean.len())
+        .flat_map(|row| c.directions.iter().zip(&c.scales).map(move |(d, s)| along(row, d) / s))
+        .collect()
+}
+
+/// What the directions leave of centred rows.
+fn rest(c: &Component, centred: &[f32], scores: &[f64]) -> Vec<f64> {
+    let (dim, rank) = (c.mean.len(), c.scales.len());
+    let mut rest: Vec<f64> = centred.iter().map(|x| f64::from(*x)).collect();
+    for (i, row) in rest.chunks_exact_mut(dim).enumerate() {
+        for ((score, scale), direction) in scores[i * rank..][..rank].iter().zip(&c.scales).zip(&c.directions) {
+            row.iter_mut().zip(direction).for_each(|(x, d)| *x -= score * scale * d);
+        }
+    }
+    rest
+}
+
+/// What standard normal scores at the knots become, from a sample of the outcome.
+fn marginal(mut sample: Vec<f64>) -> Vec<f64> {
+    sample.sort_unstable_by(f64::total_cmp);
+    let last = (sample.len() - 1) as f64;
+    (0..KNOTS)
+        .map(|i| {
+            let score = LAST_KNOT * (2.0 * i as f64 / (KNOTS - 1) as f64 - 1.0);
+            // The plotting position of Hazen.
+            let place = (normal_below(score) * sample.len() as f64 - 0.5).clamp(0.0, last);
+            let low = place as usize;
+            let high = (low + 1).min(sample.len() - 1);
+            sample[low] + (place - low as f64) * (sample[high] - sample[low])
+        })
+        .collect()
+}
+
+/// Probability that a standard normal number is below `x`, within 1e-7 (Abramowitz and Stegun 26.2.17).
+fn normal_below(x: f64) -> f64 {
+    let t = 1.0 / (1.0 + 0.231_641_9 * x.abs());
+    let series = [0.319_381_530, -0.356_563_782, 1.781_477_937, -1.821_255_978, 1.330_274_429];
+    let sum = series.iter().rev().fold(0.0, |sum, c| (sum + c) * t);
+    let above = sum * (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt();
+    if x < 0.0 { above } else { 1.0 - above }
+}
+
+/// Shares of the variance that last for each of [`LIFETIMES`]: the combination of exponentials nearest to the measured
+/// autocorrelation, no share negative.
+fn persistence(rows: &[f64], dim: usize) -> Vec<f64> {
+    let n = rows.len() / dim;
+    let lags: Vec<usize> =
+        [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512].into_iter().filter(|l| l * 2 < n).collect();
+    let variance = rows.iter().map(|x| x * x).sum::<f64>() / n.max(1) as f64;
+    if variance <= 0.0 || lags.is_empty() {
+        return vec![0.0; LIFETIMES.len()];
+    }
+    let correlation = |lag: &usize| {
+        let sum: f64 = rows.iter().zip(&rows[lag * dim..]).map(|(a, b)| a * b).sum();
+        sum / (n - lag) as f64 / variance
+    };
+    let measured: Vec<f64> = lags.iter().map(correlation).collect();
+    let column = |t: f64| -> Vec<f64> { lags.iter().map(|l| (1.0 - 1.0 / t).powi(*l as i32)).collect() };
+    let columns: Vec<Vec<f64>> = LIFETIMES.iter().map(|t| column(*t)).collect();
+    let mut shares = nonnegative(&columns, &measured);
+    let sum: f64 = shares.iter().sum();
+    if sum > 1.0 {
+        shares.iter_mut().for_each(|s| *s /= sum);
+    }
+    shares
+}
+
+/// Non-negative weights of the columns whose sum is nearest to the target: coordinate descent, which for these few columns
+/// converges long before its last round.
+fn nonnegative(columns: &[Vec<f64>], target: &[f64]) -> Vec<f64> {
+    let mut weights = vec![0.0; columns.len()];
+    let mut left = target.to_vec();
+    for _ in 0..10_000 {
+        let mut moved = 0.0f64;
+        for (w, column) in weights.iter_mut().zip(columns) {
+            let square: f64 = column.iter().map(|x| x * x).sum();
+            let slope: f64 = column.iter().zip(&left).map(|(x, y)| x * y).sum();
+            let next = (*w + slope / square.max(f64::MIN_POSITIVE)).max(0.0);
+            left.iter_mut().zip(column).for_each(|(l, x)| *l -= (next - *w) * x);
+            moved = moved.max((next - *w).abs());
+            *w = next;
+        }
+        if moved < 1e-12 {
+            break;
+        }
+    }
+    weights
+}
+
+/// Correlations of query scores with the scores of their tokens' keys, sinks left out; 0 where they may be chance.
+fn coupling(queries: &[f64], keys: &[f64], sinks: &[bool], [query, key]: [&Component; 2]) -> Vec<Vec<f64>> {
+    let (rows, columns) = (query.scales.len(), key.scales.len());
+    let tokens: Vec<usize> = (0..queries.len() / rows.max(1)).filter(|t| !sinks[*t]).collect();
+    let n = tokens.len() as f64;
+    (0..rows)
+        .map(|r| {
+            let of = |values: &[f64], rank: usize, i: usize| -> Vec<f64> {
+                let x: Vec<f64> = tokens.iter().map(|t| values[t * rank + i]).collect();
+                let mean = x.iter().sum::<f64>() / n;
+                let sd = (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt().max(f64::MIN_POSITIVE);
+                x.iter().map(|x| (x - mean) / sd).collect()
+            };
+            let q = of(queries, rows, r);
+            let mut row: Vec<f64> = (0..columns)
+                .map(|c| q.iter().zip(of(keys, columns, c)).map(|(a, b)| a * b).sum::<f64>() / n)
+                .map(|c| if c.abs() < BELIEVED / n.sqrt() { 0.0 } else { c })
+                .collect();
+            // Scores of a few hundred tokens are not quite uncorrelated.
+            let norm = row.iter().map(|c| c * c).sum::<f64>().sqrt();
+            if norm > 0.95 {
+                row.iter_mut().for_each(|c| *c *= 0.95 / norm);
+            }
+            row
+        })
+        .collect()
+}

@@ -1,0 +1,9 @@
+//! Statistics of real KV caches: [`estimate`] fits the parameters of synthetic ones, [`measure`] says what matters of a
+//! cache, [`agree`] how two caches agree in it.
+
+pub mod agree;
+pub mod estimate;
+pub mod measure;
+pub mod rope;
+
+pub use estimate::{Options, fit};

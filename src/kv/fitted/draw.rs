@@ -1,0 +1,394 @@
+//! Caches drawn from fitted statistics.
+//!
+//! What the text decides is drawn once for all heads: where segments end, and which tokens are sinks. The rest is drawn by
+//! each head from a stream of its own, so that which thread fills it does not matter.
+
+use super::{Component, Head, LAST_KNOT, Model, rope_speeds};
+use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::kv::synthetic::{MAX_ELEMENTS, normal, zeros};
+use crate::kv::{KvCache, KvParts, Tensor, raw};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use rayon::prelude::*;
+
+/// What is drawn of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shape {
+    /// Layers, as numbered in the cache.
+    pub layers: Vec<u32>,
+    /// Layers of the model whose cache it is to be; depth counts in shares of it.
+    pub model_layers: u32,
+    /// KV heads per layer.
+    pub kv_heads: usize,
+    /// Query heads per layer, a multiple of `kv_heads`.
+    pub query_heads: usize,
+    /// Elements of a vector, a multiple of the model's.
+    pub dim: usize,
+    /// Tokens before decoding begins.
+    pub prefill: usize,
+    /// Tokens after them, each with its query.
+    pub decode_steps: usize,
+    /// Tokens at the end of the prefill that have queries, too.
+    pub prefill_queries: usize,
+    /// Bytes of one element: 2 (rounded to f16) or 4.
+    pub element_bytes: u32,
+    /// Seed of all random numbers.
+    pub seed: u64,
+}
+
+impl Shape {
+    /// The shape of the dump that a model was fitted on, with its fitted layers.
+    pub fn of(model: &Model) -> Self {
+        Shape {
+            layers: model.layers.iter().map(|l| l.layer).collect(),
+            model_layers: model.model_layers,
+            kv_heads: model.kv_heads(),
+            query_heads: model.kv_heads() * model.group(),
+            dim: model.dim,
+            prefill: model.tokens.saturating_sub(model.queries / 2).max(1),
+            decode_steps: model.queries.div_ceil(2).max(1),
+            prefill_queries: model.queries / 2,
+            element_bytes: model.element_bytes,
+            seed: 0,
+        }
+    }
+
+    /// Checks sizes and ranges.
+    ///
+    /// Errors: [`Error::Config`] at `synthetic.<field>`.
+    pub fn check(&self, model: &Model) -> Result<()> {
+        let bad = |field: &str, what: String| Err(Error::Config { at: format!("synthetic.{field}"), what });
+        for (field, n) in [
+            ("layers", self.layers.len()),
+            ("kv_heads", self.kv_heads),
+            ("query_heads", self.query_heads),
+            ("dim", self.dim),
+            ("prefill", self.prefill),
+            ("decode_steps", self.decode_steps),
+        ] {
+            if n == 0 || u32::try_from(n).is_err() {
+                return bad(field, format!("{n} is out of range; expected 1 to {}", u32::MAX));
+            }
+        }
+        if let Some(last) = self.layers.last().filter(|l| **l >= self.model_layers) {
+            return bad("layers", format!("layer {last} is not one of {} layers", self.model_layers));
+        }
+        if !self.layers.is_sorted_by(|a, b| a < b) {
+            return bad("layer_numbers", "expected ascending numbers".into());
+        }
+        if !self.query_heads.is_multiple_of(self.kv_heads) {
+            let what = format!("{} is not a multiple of kv_heads, {}", self.query_heads, self.kv_heads);
+            return bad("query_heads", what);
+        }
+        if !self.dim.is_multiple_of(model.dim) {
+            return bad("dim", format!("{} is not a multiple of the fitted model's, {}", self.dim, model.dim));
+        }
+        if self.prefill_queries > self.prefill {
+            let what = format!("{} queries do not fit a prefill of {} tokens", self.prefill_queries, self.prefill);
+            return bad("prefill_queries", what);
+        }
+        if self.element_bytes != 2 && self.element_bytes != 4 {
+            return bad("element_bytes", format!("{} is not supported; expected 2 or 4", self.element_bytes));
+        }
+        let of = |n: usize| n as u128;
+        let rows = 2 * of(self.kv_heads) * of(self.prefill + self.decode_steps)
+            + of(self.query_heads) * of(self.prefill_queries + self.decode_steps);
+        match rows * of(self.dim) * of(self.layers.len()) {
+            n if n <= u128::from(MAX_ELEMENTS) => Ok(()),
+            n => bad("prefill", format!("the cache has {n} elements; at most {MAX_ELEMENTS} are supported")),
+        }
+    }
+}
+
+/// Draws a cache. The same model and shape give the same values for any number of threads.
+///
+/// Errors: [`Error::Config`] when the shape does not fit the model, [`Error::Interrupted`] on Ctrl-C.
+pub fn generate(model: &Model, shape: &Shape) -> Result<KvCache> {
+    shape.check(model)?;
+    let (tokens, queries) = (shape.prefill + shape.decode_steps, shape.prefill_queries + shape.decode_steps);
+    let (heads, group) = (shape.layers.len() * shape.kv_heads, shape.query_heads / shape.kv_heads);
+    let mut k = zeros(heads * tokens * shape.dim)?;
+    let mut v = zeros(k.len())?;
+    let mut q = zeros(heads * group * queries * shape.dim)?;
+    let text = Text::draw(model, tokens, shape.seed);
+    let rope = Rope::new(model, tokens);
+    k.par_chunks_mut(tokens * shape.dim)
+        .zip(v.par_chunks_mut(tokens * shape.dim))
+        .zip(q.par_chunks_mut(group * queries * shape.dim))
+        .enumerate()
+        .try_for_each(|(i, ((k, v), q))| {
+            let (layer, head) = (shape.layers[i / shape.kv_heads], i % shape.kv_heads);
+            let mut rng = ChaCha8Rng::seed_from_u64(shape.seed);
+            rng.set_stream(u64::from(layer) << 32 | (head as u64 + 1));
+            let source = source(model, shape, layer, head);
+            let sinks = text.sinks(&model.layers[source.0]);
+            let drawing = Drawing { shape, text: &text, rope: &rope, sinks, group };
+            drawing.fill(&model.layers[source.0].heads[source.1], &mut rng, k, v, q)
+        })?;
+    let tensor = |name: &str, heads: usize, rows: usize, data| Tensor {
+        name: name.to_string(),
+        shape: vec![shape.layers.len(), heads, rows, shape.dim],
+        data,
+        element_bytes: shape.element_bytes,
+    };
+    let parts = KvParts {
+        k: tensor("k", shape.kv_heads, tokens, k),
+        v: tensor("v", shape.kv_heads, tokens, v),
+        q: tensor("q", shape.query_heads, queries, q),
+        layers: Some(shape.layers.iter().map(|l| i64::from(*l)).collect()),
+        prefill: shape.prefill as i64,
+        query_start: Some((shape.prefill - shape.prefill_queries) as i64),
+        positions: None,
+        provenance: format!("synthetic, seed {}, fitted to: {}", shape.seed, model.source),
+    };
+    KvCache::checked("synthetic", parts)
+}
+
+/// The fitted layer (an index) and head that stand for a layer and head of the shape.
+///
+/// A fitted layer stands for itself. For a layer between two fitted ones, of its heads as many are those of the deeper one
+/// as it is near to it; before the first and behind the last fitted layer, all are that one's.
+fn source(model: &Model, shape: &Shape, layer: u32, head: usize) -> (usize, usize) {
+    let depth = f64::from(layer) * f64::from(model.model_layers) / f64::from(shape.model_layers);
+    let above = model.layers.partition_point(|l| f64::from(l.layer) < depth);
+    let index = match (above.checked_sub(1), model.layers.get(above)) {
+        (_, Some(l)) if f64::from(l.layer) == depth => above,
+        (None, _) => 0,
+        (Some(below), None) => below,
+        (Some(below), Some(l)) => {
+            let (from, to) = (f64::from(model.layers[below].layer), f64::from(l.layer));
+            let share = (depth - from) / (to - from);
+            let deeper = |heads: usize| (heads as f64 * share + 0.5).floor();
+            if deeper(head + 1) > deeper(head) { above } else { below }
+        }
+    };
+    (index, head % model.layers[index].heads.len())
+}
+
+/// What all heads have in common.
+struct Text {
+    /// By token, a bit for each lifetime whose segment begins.
+    begins: Vec<u16>,
+    /// By token, a number of 0 to 1: sinks are those below the layer's rate.
+    chance: Vec<f32>,
+}
+
+impl Text {
+    fn draw(model: &Model, tokens: usize, seed: u64) -> Text {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        // Streams from 1 on belong to the heads.
+        rng.set_stream(0);
+        let uniform = |rng: &mut ChaCha8Rng| f64::from(rng.next_u32()) / 4_294_967_296.0;
+        let (mut begins, mut chance) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens));
+        for _ in 0..tokens {
+            let ends = |(i, t): (usize, &f64)| u16::from(uniform(&mut rng) * t < 1.0) << i;
+            begins.push(model.lifetimes.iter().enumerate().map(ends).sum());
+            chance.push(uniform(&mut rng) as f32);
+        }
+        Text { begins, chance }
+    }
+
+    /// Which tokens are sinks in a layer.
+    fn sinks(&self, layer: &super::Layer) -> Vec<bool> {
+        let is = |(t, x): (usize, &f32)| t < layer.first_sinks || f64::from(*x) < layer.sink_rate;
+        self.chance.iter().enumerate().map(is).collect()
+    }
+}
+
+/// Sines and cosines of the rotary embedding, in the model's dimension.
+struct Rope {
+    pairs: Vec<(usize, usize)>,
+    /// (sine, cosine) `[token, pair]`.
+    table: Vec<(f32, f32)>,
+}
+
+impl Rope {
+    fn new(model: &Model, tokens: usize) -> Rope {
+        let speeds = rope_speeds(model.dim, model.rope_theta);
+        let mut table = vec![(0.0, 0.0); tokens * speeds.len()];
+        table.par_chunks_mut(speeds.len()).enumerate().for_each(|(t, row)| {
+            for (entry, s) in row.iter_mut().zip(&speeds) {
+                let (sin, cos) = (t as f64 * s).sin_cos();
+                *entry = (sin as f32, cos as f32);
+            }
+        });
+        let pairs = (0..speeds.len()).map(|i| model.rope_pairs.elements(i, model.dim)).collect();
+        Rope { pairs, table }
+    }
+
+    fn turn(&self, x: &mut [f32], token: usize) {
+        let row = &self.table[token * self.pairs.len()..][..self.pairs.len()];
+        for ((a, b), (sin, cos)) in self.pairs.iter().zip(row) {
+            (x[*a], x[*b]) = (x[*a] * cos - x[*b] * sin, x[*a] * sin + x[*b] * cos);
+        }
+    }
+}
+
+/// A head's cache in the making.
+struct Drawing<'a> {
+    shape: &'a Shape,
+    text: &'a Text,
+    rope: &'a Rope,
+    sinks: Vec<bool>,
+    group: usize,
+}
+
+impl Drawing<'_> {
+    fn fill(&self, head: &Head, rng: &mut ChaCha8Rng, k: &mut [f32], v: &mut [f32], q: &mut [f32]) -> Result<()> {
+        let dim = self.shape.dim;
+        let first_query = self.shape.prefill - self.shape.prefill_queries;
+        let (mut key, mut value) = (Source::new(&head.key, rng), Source::new(&head.value, rng));
+        let mut sinks = [&head.sink_key, &head.sink_value].map(|c| c.as_ref().map(|c| Source::new(c, rng)));
+        let mut vector = vec![0.0; head.key.mean.len()];
+        let mut latents = Vec::new();
+        for (t, (k, v)) in k.chunks_exact_mut(dim).zip(v.chunks_exact_mut(dim)).enumerate() {
+            if t % 1024 == 0 {
+                interrupt::check()?;
+            }
+            key.step(self.text.begins[t], rng);
+            value.step(self.text.begins[t], rng);
+            if t >= first_query {
+                latents.extend_from_slice(&key.scores);
+            }
+            let [sink_key, sink_value] = &mut sinks;
+            let (key, value) = match (self.sinks[t], sink_key, sink_value) {
+                (true, Some(key), Some(value)) => {
+                    key.step(self.text.begins[t], rng);
+                    value.step(self.text.begins[t], rng);
+                    (&*key, &*value)
+                }
+                _ => (&key, &value),
+            };
+            key.vector(&mut vector);
+            self.rope.turn(&mut vector, t);
+            self.write(&vector, k);
+            value.vector(&mut vector);
+            self.write(&vector, v);
+        }
+        let rank = head.key.scales.len();
+        for (g, q) in q.chunks_exact_mut(q.len() / self.group).enumerate() {
+            let query = &head.queries[g % head.queries.len()];
+            let mut source = Source::new(&query.vector, rng);
+            let coupling = Coupling::new(&query.coupling);
+            for (i, q) in q.chunks_exact_mut(dim).enumerate() {
+                source.step(self.text.begins[first_query + i], rng);
+                coupling.apply(&latents[i * rank..][..rank], &mut source.scores);
+                source.vector(&mut vector);
+                self.rope.turn(&mut vector, first_query + i);
+                self.write(&vector, q);
+            }
+        }
+        Ok(())
+    }
+
+    /// Repeats a vector as often as the wanted dimension is that of the model, such that products stay the same once
+    /// divided by the root of the dimension; rounds to the cache's type.
+    fn write(&self, vector: &[f32], out: &mut [f32]) {
+        let factor = ((out.len() / vector.len()) as f32).powf(-0.25);
+        for copy in out.chunks_exact_mut(vector.len()) {
+            copy.iter_mut().zip(vector).for_each(|(to, x)| *to = x * factor);
+        }
+        if self.shape.element_bytes == 2 {
+            raw::round_to_f16(out);
+        }
+    }
+}
+
+/// A component at work.
+struct Source {
+    mean: Vec<f32>,
+    diagonal: Vec<f32>,
+    scales: Vec<f32>,
+    /// `[rank, dim]`.
+    directions: Vec<f32>,
+    /// `[rank, knots]`.
+    marginals: Vec<f32>,
+    /// By lifetime, of scores and then of the rest: the standard deviation of what lasts, and its value now.
+    lasting: Vec<Vec<(f32, f32)>>,
+    /// Of scores and then of the rest: the standard deviation of what is new at each token.
+    fresh: Vec<f32>,
+    /// `[rank]`.
+    scores: Vec<f32>,
+    /// `[dim]`.
+    rest: Vec<f32>,
+}
+
+impl Source {
+    fn new(c: &Component, rng: &mut ChaCha8Rng) -> Source {
+        let narrow = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<f32>>();
+        let rank = c.scales.len();
+        let n = rank + c.mean.len();
+        let shares = |i: usize| &c.persistence[i.min(rank)];
+        let fresh = (0..n).map(|i| (1.0 - shares(i).iter().sum::<f64>()).max(0.0).sqrt() as f32).collect();
+        let lifetimes = c.persistence[rank].len();
+        let mut lasts = |t: usize| (0..n).map(|i| (shares(i)[t].sqrt() as f32, normal(rng) as f32)).collect();
+        Source {
+            lasting: (0..lifetimes).map(&mut lasts).collect(),
+            mean: narrow(&c.mean),
+            diagonal: narrow(&c.diagonal),
+            scales: narrow(&c.scales),
+            directions: narrow(&c.directions.concat()),
+            marginals: narrow(&c.marginals.concat()),
+            fresh,
+            scores: vec![0.0; c.scales.len()],
+            rest: vec![0.0; c.mean.len()],
+        }
+    }
+
+    /// Goes to the next token, at which the segments of these lifetimes begin.
+    fn step(&mut self, begins: u16, rng: &mut ChaCha8Rng) {
+        let Source { lasting, fresh, scores, rest, .. } = self;
+        scores.iter_mut().chain(&mut *rest).zip(&*fresh).for_each(|(x, sd)| *x = sd * normal(rng) as f32);
+        for (i, lasting) in lasting.iter_mut().enumerate() {
+            if begins >> i & 1 == 1 {
+                lasting.iter_mut().for_each(|(_, value)| *value = normal(rng) as f32);
+            }
+            scores.iter_mut().chain(&mut *rest).zip(&*lasting).for_each(|(x, (sd, value))| *x += sd * value);
+        }
+    }
+
+    /// The vector of the token.
+    fn vector(&self, out: &mut [f32]) {
+        let dim = out.len();
+        for ((x, mean), (sd, rest)) in out.iter_mut().zip(&self.mean).zip(self.diagonal.iter().zip(&self.rest)) {
+            *x = mean + sd * rest;
+        }
+        let knots = self.marginals.len() / self.scales.len().max(1);
+        for (r, score) in self.scores.iter().enumerate() {
+            let score = if knots == 0 { *score } else { marginal(&self.marginals[r * knots..][..knots], *score) };
+            let weight = self.scales[r] * score;
+            out.iter_mut().zip(&self.directions[r * dim..]).for_each(|(x, d)| *x += weight * d);
+        }
+    }
+}
+
+/// Linear between knots, and beyond them.
+fn marginal(knots: &[f32], score: f32) -> f32 {
+    let last = LAST_KNOT as f32;
+    let place = (score + last) / (2.0 * last) * (knots.len() - 1) as f32;
+    let i = (place.max(0.0) as usize).min(knots.len() - 2);
+    knots[i] + (place - i as f32) * (knots[i + 1] - knots[i])
+}
+
+/// How a query's scores follow from those of its token's key.
+struct Coupling {
+    /// By query score: the key scores that matter with their weights, and the weight of its own.
+    rows: Vec<(Vec<(usize, f32)>, f32)>,
+}
+
+impl Coupling {
+    fn new(matrix: &[Vec<f64>]) -> Coupling {
+        let row = |row: &Vec<f64>| {
+            let weights = row.iter().enumerate().filter(|(_, c)| **c != 0.0).map(|(j, c)| (j, *c as f32)).collect();
+            (weights, (1.0 - row.iter().map(|c| c * c).sum::<f64>()).max(0.0).sqrt() as f32)
+        };
+        Coupling { rows: matrix.iter().map(row).collect() }
+    }
+
+    fn apply(&self, key: &[f32], query: &mut [f32]) {
+        for ((weights, own), x) in self.rows.iter().zip(query) {
+            *x = own * *x + weights.iter().map(|(j, c)| c * key[*j]).sum::<f32>();
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Synthetic KV caches whose statistics are fitted to a real dump: the parameters as data, and their file.
+//!
+//! [`Model`] is what `tracegen fit` writes and a workload's `synthetic.fit` names; [`draw`] makes caches of it.
+//! docs/synthetic.md says what the model claims, how it is fitted and how far it may be trusted.
+
+mod draw;
+mod spec;
+
+pub use draw::{Shape, generate};
+pub use spec::FittedSpec;
+
+use crate::error::Result;
+use crate::spec::config::Document;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Version of the file's format.
+pub const VERSION: u32 = 1;
+
+/// Largest standard normal score at which a [`Component`]'s marginals have a knot; the knots are evenly spaced from minus
+/// this to this.
+pub const LAST_KNOT: f64 = 3.0;
+
+/// Elements that one fitted vector may have, and directions of it.
+const MAX_DIM: usize = 4096;
+
+/// Which elements of a vector RoPE turns together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pairs {
+    /// Elements `i` and `i + dim/2`, as in Hugging Face's Llama.
+    Halves,
+    /// Elements `2i` and `2i + 1`, as in the original Llama and in GGUF files.
+    Interleaved,
+}
+
+impl Pairs {
+    /// The two elements of pair `i`.
+    #[inline]
+    pub fn elements(self, i: usize, dim: usize) -> (usize, usize) {
+        match self {
+            Pairs::Halves => (i, i + dim / 2),
+            Pairs::Interleaved => (2 * i, 2 * i + 1),
+        }
+    }
+}
+
+/// Radians by which RoPE turns each pair from one token to the next.
+pub fn rope_speeds(dim: usize, theta: f64) -> Vec<f64> {
+    let half = dim / 2;
+    (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect()
+}
+
+/// The statistics of a model's KV cache.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Version of the format.
+    pub version: u32,
+    /// Where the parameters come from.
+    pub source: String,
+    /// Layers that the model has; the fitted ones are some of them.
+    pub model_layers: u32,
+    /// Elements of a vector.
+    pub dim: usize,
+    /// Bytes of one element in the source.
+    pub element_bytes: u32,
+    /// Base of the RoPE frequencies.
+    pub rope_theta: f64,
+    /// Which elements RoPE turns together.
+    pub rope_pairs: Pairs,
+    /// Tokens that keys and values were fitted on.
+    pub tokens: usize,
+    /// Queries per head that queries were fitted on.
+    pub queries: usize,
+    /// Mean lengths (tokens) of the segments over which parts of a vector stay the same.
+    pub lifetimes: Vec<f64>,
+    /// The fitted layers, ascending.
+    #[serde(rename = "layer")]
+    pub layers: Vec<Layer>,
+}
+
+/// A fitted layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// Its number in the model.
+    pub layer: u32,
+    /// Tokens at the start of the text that are sinks.
+    pub first_sinks: usize,
+    /// Share of the other tokens that are sinks.
+    pub sink_rate: f64,
+    /// KV heads.
+    #[serde(rename = "head")]
+    pub heads: Vec<Head>,
+}
+
+/// A fitted KV head and the query heads that share it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// Keys before RoPE, of tokens that are not sinks.
+    pub key: Component,
+    /// Values, of tokens that are not sinks.
+    pub value: Component,
+    /// Keys before RoPE, of sinks; missing where the layer has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink_key: Option<Component>,
+    /// Values of sinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink_value: Option<Component>,
+    /// Queries before RoPE, by query head.
+    #[serde(rename = "query")]
+    pub queries: Vec<Query>,
+}
+
+/// A distribution of vectors, and of how they follow each other.
+///
+/// A vector is `mean + sum_r scales[r] · m_r(z_r) · directions[r] + diagonal ∘ e`, with `z` and `e` standard normal and
+/// `m_r` the marginal. Each of `z` and `e` is the sum of independent normal parts: one for each lifetime, with the variance
+/// that `persistence` says, which stays the same within a segment of the text, and the remainder, new at each token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Component {
+    /// `[dim]`.
+    pub mean: Vec<f64>,
+    /// Standard deviation of the rest in each dimension `[dim]`.
+    pub diagonal: Vec<f64>,
+    /// Standard deviation along each direction `[rank]`.
+    pub scales: Vec<f64>,
+    /// Share of the variance that lasts, by lifetime: of each direction, and then of the rest `[rank + 1][lifetimes]`.
+    pub persistence: Vec<Vec<f64>>,
+    /// Unit vectors `[rank][dim]`.
+    pub directions: Vec<Vec<f64>>,
+    /// By direction, what a standard normal score becomes, at evenly spaced knots `[rank][knots]`, linear between and
+    /// beyond them. Missing: scores stay as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marginals: Vec<Vec<f64>>,
+}
+
+/// The queries of a query head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    /// Their distribution.
+    pub vector: Component,
+    /// Correlation of each of their scores `z` with those of the key of the same token `[query rank][key rank]`.
+    pub coupling: Vec<Vec<f64>>,
+}
+
+impl Model {
+    /// Reads and checks a file.
+    ///
+    /// Errors: [`NoInput`](crate::error::Error::NoInput), [`Io`](crate::error::Error::Io);
+    /// [`Config`](crate::error::Error::Config) with file and line where a key is unknown or missing,
+    /// or a value does not fit.
+    pub fn load(path: &Path) -> Result<Self> {
+        let doc = Document::load(path, &[])?;
+        let model: Model = doc.decode()?;
+        model.check().map_err(|(key, what)| doc.error(&key, what))?;
+        Ok(model)
+    }
+
+    /// The file's text. Numbers have four significant digits.
+    pub fn render(&self) -> String {
+        let rounded = self.rounded();
+        let text = toml::to_string(&rounded).expect("a model is a table");
+        format!(
+            "# Statistics of a KV cache, written by `tracegen fit`; docs/synthetic.md says what they mean. Vectors are\n\
+             # unitless and before RoPE; lifetimes, tokens and queries are counts of tokens.\n\n{text}"
+        )
+    }
+
+    /// As it is read from its own file.
+    pub fn rounded(&self) -> Self {
+        let mut model = self.clone();
+        for layer in &mut model.layers {
+            layer.sink_rate = round(layer.sink_rate);
+            for head in &mut layer.heads {
+                let sinks = [&mut head.sink_key, &mut head.sink_value];
+                let parts = [&mut head.key, &mut head.value].into_iter().chain(sinks.into_iter().flatten());
+                parts.chain(head.queries.iter_mut().map(|q| &mut q.vector)).for_each(Component::round);
+                head.queries.iter_mut().for_each(|q| q.coupling.iter_mut().for_each(|row| round_all(row)));
+            }
+        }
+        model
+    }
+
+    /// What is wrong, and at which key.
+    fn check(&self) -> Result<(), (String, String)> {
+        let bad = |key: &str, what: String| Err((key.to_string(), what));
+        if self.version != VERSION {
+            return bad("version", format!("version {} is not supported; expected {VERSION}", self.version));
+        }
+        if self.dim == 0 || !self.dim.is_multiple_of(2) || self.dim > MAX_DIM {
+            return bad("dim", format!("{} is not an even number of 2 to {MAX_DIM}", self.dim));
+        }
+        if self.element_bytes != 2 && self.element_bytes != 4 {
+            return bad("element_bytes", format!("{} is not supported; expected 2 or 4", self.element_bytes));
+        }
+        if !(1.0..=1e12).contains(&self.rope_theta) {
+            return bad("rope_theta", format!("{} is out of range; expected 1 to 1e12", self.rope_theta));
+        }
+        if self.lifetimes.len() > 16 || !self.lifetimes.iter().all(|t| (1.0..=1e9).contains(t)) {
+            return bad("lifetimes", "expected at most 16 lengths of 1 to 1e9 tokens".into());
+        }
+        if self.layers.is_empty() || !self.layers.is_sorted_by(|a, b| a.layer < b.layer) {
+            return bad("layer", "expected one [[layer]] or more, in ascending order".into());
+        }
+        let last = self.layers[self.layers.len() - 1].layer;
+        if self.model_layers <= last {
+            return bad("model_layers", format!("{} layers cannot include layer {last}", self.model_layers));
+        }
+        let group = self.layers[0].heads.first().map_or(0, |h| h.queries.len());
+        let heads = self.layers[0].heads.len();
+        for layer in &self.layers {
+            let at = |what: String| ("layer".to_string(), format!("layer {}: {what}", layer.layer));
+            if layer.heads.is_empty() || layer.heads.len() != heads {
+                return Err(at("expected as many heads as the first layer has, and at least one".into()));
+            }
+            if !(0.0..=1.0).contains(&layer.sink_rate) {
+                return Err(at(format!("sink_rate {} is not in 0 to 1", layer.sink_rate)));
+            }
+            let has_sinks = layer.sink_rate > 0.0 || layer.first_sinks > 0;
+            for (h, head) in layer.heads.iter().enumerate() {
+                let at = |what: String| at(format!("head {h}: {what}"));
+                if head.queries.len() != group || group == 0 {
+                    return Err(at("expected as many query heads as the first head has, and at least one".into()));
+                }
+                if has_sinks && (head.sink_key.is_none() || head.sink_value.is_none()) {
+                    return Err(at("sink_key and sink_value are missing, and the layer has sinks".into()));
+                }
+                for (name, part) in head.parts() {
+                    part.check(self.dim, self.lifetimes.len()).map_err(|e| at(format!("{name}: {e}")))?;
+                }
+                for (q, query) in head.queries.iter().enumerate() {
+                    let at = |what: String| at(format!("query {q}: {what}"));
+                    query.vector.check(self.dim, self.lifetimes.len()).map_err(at)?;
+                    let (rows, columns) = (query.vector.scales.len(), head.key.scales.len());
+                    let shaped = query.coupling.len() == rows && query.coupling.iter().all(|r| r.len() == columns);
+                    if !shaped {
+                        return Err(at(format!("coupling is not {rows} rows of {columns}")));
+                    }
+                    // NaN fails as well.
+                    if !query.coupling.iter().all(|r| r.iter().map(|c| c * c).sum::<f64>() <= 1.0) {
+                        return Err(at("a row of coupling has a square above 1".into()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Query heads that share a KV head.
+    pub fn group(&self) -> usize {
+        self.layers[0].heads[0].queries.len()
+    }
+
+    /// KV heads of a layer.
+    pub fn kv_heads(&self) -> usize {
+        self.layers[0].heads.len()
+    }
+}
+
+impl Head {
+    fn parts(&self) -> impl Iterator<Item = (&'static str, &Component)> {
+        let sinks = [("sink_key", &self.sink_key), ("sink_value", &self.sink_value)];
+        [("key", &self.key), ("value", &self.value)]
+            .into_iter()
+            .chain(sinks.into_iter().filter_map(|(name, part)| part.as_ref().map(|p| (name, p))))
+    }
+}
+
+impl Component {
+    fn check(&self, dim: usize, lifetimes: usize) -> Result<(), String> {
+        let rank = self.scales.len();
+        for (name, got, expected) in [
+            ("mean", self.mean.len(), dim),
+            ("diagonal", self.diagonal.len(), dim),
+            ("persistence", self.persistence.len(), rank + 1),
+            ("directions", self.directions.len(), rank),
+        ] {
+            if got != expected {
+                return Err(format!("{name} has {got} entries; expected {expected}"));
+            }
+        }
+        if rank > dim {
+            return Err(format!("scales has {rank} entries; expected at most {dim}"));
+        }
+        if let Some(d) = self.directions.iter().find(|d| d.len() != dim) {
+            return Err(format!("a direction has {} entries; expected {dim}", d.len()));
+        }
+        if let Some(p) = self.persistence.iter().find(|p| p.len() != lifetimes) {
+            return Err(format!("a row of persistence has {} entries; expected {lifetimes}", p.len()));
+        }
+        let knots = self.marginals.first().map_or(2, Vec::len);
+        let shaped = self.marginals.is_empty() || self.marginals.len() == rank;
+        if !shaped || !(2..=257).contains(&knots) || self.marginals.iter().any(|m| m.len() != knots) {
+            return Err(format!("marginals is not {rank} rows of as many knots, 2 to 257"));
+        }
+        if self.marginals.iter().any(|m| !m.is_sorted()) {
+            return Err("a row of marginals is not ascending".into());
+        }
+        let every = [&self.mean, &self.diagonal, &self.scales].into_iter().chain(&self.persistence);
+        // Such that no sum of an f16 cache overflows.
+        if !every.chain(&self.directions).chain(&self.marginals).flatten().all(|x| x.abs() <= 1000.0) {
+            return Err("a number is not within -1000 to 1000".into());
+        }
+        if self.diagonal.iter().chain(&self.scales).chain(self.persistence.iter().flatten()).any(|x| *x < 0.0) {
+            return Err("a standard deviation or a share is negative".into());
+        }
+        // Four digits of each.
+        if self.persistence.iter().any(|p| p.iter().sum::<f64>() > 1.0 + 1e-3) {
+            return Err("a row of persistence sums to more than 1".into());
+        }
+        Ok(())
+    }
+
+    fn round(&mut self) {
+        let Component { mean, diagonal, scales, persistence, directions, marginals } = self;
+        let lists = [mean, diagonal, scales].into_iter().chain(persistence).chain(directions).chain(marginals);
+        lists.for_each(|v| round_all(v));
+    }
+}
+
+/// Four significant digits.
+fn round(x: f64) -> f64 {
+    format!("{x:.3e}").parse().expect("a number's own text")
+}
+
+fn round_all(v: &mut [f64]) {
+    v.iter_mut().for_each(|x| *x = round(*x));
+}
