@@ -45,12 +45,12 @@ test-cluster: build
 # A sweep killed at so many moments, not ten.
 KILLS ?= 200
 test-kill:
-	PIMATTN_KILLS=$(KILLS) $(CARGO) test --locked --test sweep a_sweep_killed_at_any_moment
+	PIMATTN_KILLS=$(KILLS) $(CARGO) test --locked --test all sweep::a_sweep_killed_at_any_moment
 
 # As many random traces through both engines, not a thousand; a million takes hours.
 CASES ?= 1000000
 test-long:
-	PIMATTN_FAST_CASES=$(CASES) $(CARGO) test --release --locked --test fast_path
+	PIMATTN_FAST_CASES=$(CASES) $(CARGO) test --release --locked --test all fast_path::
 
 lint:
 	$(CARGO) fmt --check
