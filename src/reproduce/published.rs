@@ -31,8 +31,11 @@ fn bars(plan: &Plan) -> Result<Vec<Bar>> {
     Ok(bars)
 }
 
+/// Rows of a table.
+type Rows = Vec<Vec<Value>>;
+
 /// Rows of the bars, and of the mean decode step end to end.
-pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Vec<Vec<Value>>, Vec<Vec<Value>>)> {
+pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Rows, Rows)> {
     let system = System::load(&plan.artifact_system, &[])?;
     let bars = bars(plan)?;
     let what = format!("{}: artifact mode", plan.name);

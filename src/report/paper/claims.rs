@@ -205,7 +205,7 @@ fn recall_order(t: &Tables) -> Result<[String; 4]> {
 }
 
 /// The longest context of the first model, where sentences take their examples.
-fn example<'t>(t: &'t Tables) -> Result<(&'t str, &'t str)> {
+fn example(t: &Tables) -> Result<(&str, &str)> {
     let row = t.masks.len().checked_sub(1).ok_or_else(|| Error::data(t.masks.name(), "no rows"))?;
     let context = t.masks.cell(row, "context")?;
     Ok((t.masks.cell(0, "model")?, context))
