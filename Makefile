@@ -8,9 +8,11 @@ CARGO ?= cargo
 OUT ?= out
 REPORT ?= report
 PLAN ?= configs/report/starc.toml
-# A dump for what is said of a real KV cache; FULL=1 has windows four times as dense, and all policies.
+# A dump for what is said of a real KV cache; FULL=1 has windows four times as dense, and nine policies;
+# MODEL=LLaMA-7B leaves out the others.
 KV ?=
 FULL ?=
+MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
@@ -32,7 +34,7 @@ demo: build
 	@echo "Tables: $(OUT)/run.csv, steps.csv, phases.csv, heads.csv, channels.csv; accuracy: $(OUT)/*.metrics.csv."
 
 reproduce: build
-	@$(BIN)/pimsim reproduce $(PLAN) -o $(REPORT) --work $(OUT)/reproduce $(if $(KV),--kv $(KV)) \
+	@$(BIN)/pimsim reproduce $(PLAN) -o $(REPORT) --work $(OUT)/reproduce $(if $(KV),--kv $(KV)) $(MODEL:%=--model %) \
 	  $(if $(FULL),--set grids.masks=configs/sweep/paper-full.toml --set window_every=2000)
 
 test:
@@ -45,12 +47,12 @@ test-cluster: build
 # A sweep killed at so many moments, not ten.
 KILLS ?= 200
 test-kill:
-	PIMATTN_KILLS=$(KILLS) $(CARGO) test --locked --test sweep a_sweep_killed_at_any_moment
+	PIMATTN_KILLS=$(KILLS) $(CARGO) test --locked --test all sweep::a_sweep_killed_at_any_moment
 
 # As many random traces through both engines, not a thousand; a million takes hours.
 CASES ?= 1000000
 test-long:
-	PIMATTN_FAST_CASES=$(CASES) $(CARGO) test --release --locked --test fast_path
+	PIMATTN_FAST_CASES=$(CASES) $(CARGO) test --release --locked --test all fast_path::
 
 lint:
 	$(CARGO) fmt --check

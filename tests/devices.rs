@@ -1,7 +1,7 @@
 //! Devices as data: every shipped system loads and replays with every organisation and timing preset of its device,
 //! closed forms hold on every device, one file is enough for a new one, and activations keep to the power policy.
 
-mod common;
+use crate::common;
 
 use common::{cycles, load, macs, one, root, run, system};
 use pimattn::addr::Address;

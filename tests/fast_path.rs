@@ -2,7 +2,7 @@
 //! random traces of every kind. Most of them repeat themselves, for what recurs is what the fast engine is about, and are
 //! disturbed now and then. PIMATTN_FAST_CASES is the number of traces, PIMATTN_FAST_FIRST the first seed.
 
-mod common;
+use crate::common;
 
 use common::Memory;
 use pimattn::addr::{Address, Geometry};

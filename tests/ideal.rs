@@ -4,7 +4,7 @@
 //! The full comparison takes golden.csv of the shared folder (`PIMATTN_SHARED`, or `../shared`), which is not part of the
 //! project; without it the test says so. A few of its figures stand here.
 
-mod common;
+use crate::common;
 
 use common::{Memory, one, root, system};
 use pimattn::addr::Address;

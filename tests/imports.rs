@@ -360,3 +360,17 @@ fn every_rule_has_a_complaint() {
         assert!(found.len() == 1 && found[0].contains(words), "{room}: {source}: {found:?}");
     }
 }
+
+/// Files of tests that no program includes would never fail.
+#[test]
+fn every_file_of_tests_is_run() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let all = std::fs::read_to_string(folder.join("tests/all.rs")).unwrap();
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    for entry in std::fs::read_dir(folder.join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let Some(name) = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".rs")) else { continue };
+        let alone = manifest.contains(&format!("path = \"tests/{name}.rs\""));
+        assert!(alone || all.contains(&format!("\nmod {name};\n")), "tests/{name}.rs is run by nothing");
+    }
+}

@@ -352,7 +352,7 @@ fn small_experiment() -> tempfile::TempDir {
     };
     copy(
         "configs/report/starc.toml",
-        &[("[16000, 24000, 32000]", "[96, 192]"), ("window_every = 8000", "window_every = 96"), ("0.05, 0.1, ", "")],
+        &[("[16000, 24000, 32000]", "[96, 192]"), ("window_every = 8000", "window_every = 96")],
     );
     let short = ("[axes]\n", "[axes]\nsynthetic.dim = [64]\nsynthetic.decode_steps = [4]\n");
     let positions = "[6016, 14016, 22016, 30016]";

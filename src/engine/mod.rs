@@ -51,6 +51,7 @@ struct Reader<'s> {
     /// Items that come before the others, the last one first.
     back: Vec<Item>,
     apart: Unpacker,
+    ended: bool,
     requests: u64,
 }
 
@@ -68,6 +69,7 @@ impl<'s> Reader<'s> {
             at: 0,
             back: Vec::new(),
             apart: Unpacker::default(),
+            ended: false,
             requests: 0,
         }
     }
@@ -81,8 +83,9 @@ impl<'s> Reader<'s> {
         if self.at == self.records.len() {
             interrupt::check()?;
             self.at = 0;
-            if !self.source.next_block(&mut self.records)? {
-                self.records.clear();
+            self.records.clear();
+            if self.ended || !self.source.next_block(&mut self.records)? {
+                self.ended = true;
                 return Ok(None);
             }
         }
@@ -111,14 +114,14 @@ impl<'s> Reader<'s> {
             interrupt::check()?;
             self.at = 0;
             self.items.clear();
-            let more = self.source.next_items(&mut self.raw)?;
+            if self.ended {
+                return Ok(None);
+            }
+            self.ended = !self.source.next_items(&mut self.raw)?;
             let (items, geometry) = (&mut self.items, &self.geometry);
             self.raw.drain(..).for_each(|item| self.packer.push_item(item, geometry, |item| items.push(item)));
-            if !more {
+            if self.ended {
                 self.packer.flush(geometry, |item| items.push(item));
-                if self.items.is_empty() {
-                    return Ok(None);
-                }
             }
         }
         self.at += 1;

@@ -6,7 +6,7 @@
 //! end:    kind u8 = 0 | records u64 | requests u64 | CRC-32 over all block CRCs
 //! ```
 //!
-//! Requests are put together to volleys (see [`super::volley`]). Version 2 had none, and is read too.
+//! Requests are put together to volleys (see [`super::volley`]).
 //! Integers are little-endian. A reader holds one block at a time, checks every length before it allocates, and
 //! takes a file without its end for damaged.
 
@@ -28,10 +28,8 @@ pub const FORMAT: Format = Format {
 };
 
 const MAGIC: &[u8; 8] = b"PTRACE\x1a\n";
-/// Version that this code writes.
+/// Version that this code writes, and the only one that it reads.
 pub const VERSION: u32 = 3;
-/// The oldest version that it reads.
-const OLDEST: u32 = 2;
 /// Well within the codec's limit, so that what is written can be read.
 const MAX_HEADER: u32 = 1 << 18;
 /// A record is at most this long in bincode (a segment of fourteen numbers).
@@ -190,12 +188,10 @@ impl Reader {
             return Err(bad("not a ptrace file (wrong magic)".into()));
         }
         let (version, length) = (u32_at(&fixed, 8), u32_at(&fixed, 12));
-        if !(OLDEST..=VERSION).contains(&version) {
+        if version != VERSION {
             let advice =
                 if version > VERSION { "use a newer version of this program" } else { "write the trace again" };
-            return Err(bad(format!(
-                "ptrace version {version}; this program reads versions {OLDEST} to {VERSION}: {advice}"
-            )));
+            return Err(bad(format!("ptrace version {version}; this program reads version {VERSION}: {advice}")));
         }
         if length > MAX_HEADER {
             return Err(bad(format!("header length {length} is over {MAX_HEADER}")));

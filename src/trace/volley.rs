@@ -208,7 +208,18 @@ impl Unpacker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attacc::DEVICE;
+    use crate::trace::check_volley;
+
+    const DEVICE: Geometry = Geometry {
+        channels: 16,
+        pseudo_channels: 2,
+        ranks: 2,
+        bank_groups: 4,
+        banks: 4,
+        rows: 1 << 14,
+        columns: 32,
+        column_bytes: 32,
+    };
 
     fn packed(records: &[Record]) -> Vec<Item> {
         let (mut packer, mut out) = (Packer::default(), Vec::new());
@@ -270,5 +281,20 @@ mod tests {
         let items = packed(&records);
         assert_eq!(items.len(), 4);
         assert_eq!(singly(&unpacked(&items)), records);
+    }
+
+    #[test]
+    fn volleys_that_mean_nothing_are_refused() {
+        let refusal = |op, channel: u64, channels, count| {
+            let request = Request { op, addr: channel << 30, count, stride: 32 };
+            check_volley(&Volley { request, channels }, &DEVICE).unwrap_err()
+        };
+        assert_eq!(refusal(Op::MacAb, 0, 0, 1), "a volley to no channel");
+        assert_eq!(refusal(Op::MacAb, 3, 14, 1), "channels 3 to 16 do not exist (16 channels)");
+        assert_eq!(refusal(Op::MacAb, 0, u32::MAX, 1), "channels 0 to 4294967294 do not exist (16 channels)");
+        assert_eq!(refusal(Op::MacAb, 0, 2, 0), "a run of no requests");
+        assert_eq!(refusal(Op::MacAb, 0, 2, 33), "a run of PIM_MAC_AB leaves its row");
+        assert_eq!(refusal(Op::Sync, 0, 2, 1), "PIM_SYNC is not for several channels");
+        assert!(check_volley(&Volley { request: Request::one(Op::Barrier, 3 << 30), channels: 13 }, &DEVICE).is_ok());
     }
 }
