@@ -5,13 +5,13 @@
 
 A row is a program on a size: seconds of wall clock and of processor time, and peak resident memory. Series:
 
-- requests: AttAcc's schedule (tracegen attacc), one step to many: a trace of runs of one; written, replayed from a
-  ptrace file, and as text from a pipe. `--most 1e9` takes the time that 1e9 requests take, and 1 GB of disk.
+- requests: decode steps of AttAcc's schedule (tracegen attacc): written, replayed from a ptrace file with its segments,
+  and as text from a pipe, without. `--most 1e9` takes the time that 1e9 requests take.
 - context: one layer of one KV head and 4 query heads of 128 dimensions, 2 decode steps, a budget of 1,024 tokens;
   generated, replayed, and both in one process (a sweep of one point). `--longest 1048576` needs 4 GB of memory.
 - heads: KV heads of the same at 4,096 tokens, on the 16 channels of a stack.
 - channels: 64 such heads on 1 to 64 channels.
-- stacks: 16 channels and 16 heads of AttAcc's schedule each.
+- stacks: 16 channels and 16 heads of AttAcc's schedule each, with segments and without.
 
 Prints, for each series and program, the exponent of its growth between the two largest sizes (1 is linear; what grows
 by less than a fixed part is below), and ends with exit code 1 where time or memory grow faster than linear. Needs the
@@ -34,7 +34,7 @@ COLUMNS = ["series", "size", "unit", "program", "requests", "wall_s", "cpu_s", "
 # Growth that is called linear: what is measured has noise, and caches of the processor end somewhere.
 LINEAR = 1.25
 # Shorter and smaller work says nothing of growth.
-LEAST_SECONDS, LEAST_MIB = 0.2, 20.0
+LEAST_SECONDS, LEAST_MIB = 0.1, 20.0
 
 WORKLOAD = """
 name = "scale"
@@ -130,8 +130,8 @@ class Bench:
 
     def series_requests(self):
         # Heads, tokens and steps of about so many requests.
-        cases = {1e4: (16, 2048, 1), 1e5: (16, 16384, 1), 1e6: (192, 16384, 1), 1e7: (1920, 16384, 1),
-                 1e8: (1920, 16384, 10), 1e9: (1920, 16384, 100)}
+        cases = {1e4: (16, 1024, 2), 1e5: (16, 8192, 2), 1e6: (192, 8192, 2), 1e7: (1920, 8192, 2),
+                 1e8: (1920, 8192, 20), 1e9: (1920, 8192, 200)}
         for size, case in cases.items():
             if size > self.args.most:
                 break
@@ -195,12 +195,14 @@ class Bench:
             trace = self.scratch / "trace.ptrace"
             channels = f"channels={16 * stacks}"
             device = ["--config", str(self.system), "--set", channels]
-            at = len(self.rows)
-            make = self.attacc(trace, 16 * stacks, 16384, 1, device)
-            self.add("stacks", stacks, "stacks", "tracegen attacc", make, requests=0)
-            self.rows[at][4] = self.add("stacks", stacks, "stacks", "pimsim run FILE.ptrace",
-                                        self.replay(trace, "--set", channels))
-            trace.unlink()
+            for steps, what in ((2, "FILE.ptrace"), (1, "FILE.ptrace, no segments")):
+                at = len(self.rows)
+                make = self.attacc(trace, 16 * stacks, 16384 // steps, steps, device)
+                made = "tracegen attacc" + what.removeprefix("FILE.ptrace")
+                self.add("stacks", stacks, "stacks", made, make, requests=0)
+                replay = self.replay(trace, "--set", channels)
+                self.rows[at][4] = self.add("stacks", stacks, "stacks", f"pimsim run {what}", replay)
+                trace.unlink()
 
     def exponents(self):
         """Growth between the two largest sizes, of time and of memory."""
