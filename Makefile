@@ -71,3 +71,5 @@ record-instructions:
 # Time and memory against size; SCALE="--most 1e9 --longest 1048576" for the largest. Needs Python 3.9 or newer.
 scale: build
 	tools/scale.py --bin $(BIN) -o $(OUT)/scale.csv $(SCALE)
+	$(BIN)/pimsim plot $(OUT)/scale.csv --x size --y cpu_s --y peak_mib --by program --panel series --log-x --log-y \
+	  --title "Processor time (s) and peak memory (MiB) against size" -o $(OUT)/scale.svg

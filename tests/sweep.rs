@@ -129,6 +129,11 @@ fn shards_make_the_whole_with_any_number_of_threads() {
     let said = String::from_utf8(out.stderr).unwrap();
     assert!(said.contains("4 of 12 points are missing, the first is point 1:"), "{said}");
     assert!(!Path::new(&scratch.path("part.csv")).exists());
+    let edited = std::fs::read_to_string(&grid).unwrap().replace("128, 192", "128, 200");
+    std::fs::write(scratch.path("edited.toml"), edited).unwrap();
+    let out = pimsim(&["merge", "--grid", &scratch.path("edited.toml"), "-o", &scratch.path("part.csv"), &merged]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8(out.stderr).unwrap().contains("another point 2: policy=full budget=200"));
     // A table that says otherwise is not merged in silence.
     let text = std::fs::read_to_string(&tables[0]).unwrap();
     let (head, last) = text.trim_end().rsplit_once(',').unwrap();
