@@ -1,6 +1,8 @@
 # make demo: what each policy costs and keeps on the bundled real KV cache. make reproduce: the paper's experiment, set
-# against its claims. make test, make lint, make bench.
-# make test-cluster: the Snakemake and Slurm scripts of tools/cluster.
+# against its claims. make test, make lint, make bench. make scale: time and memory against size.
+# make test-cluster: the Snakemake and Slurm scripts of tools/cluster. make test-kill: a sweep killed many times.
+# make test-long: the fast engine against the plain one on many random traces.
+# make guard: instructions of five fixed cases against benches/instructions.toml; needs valgrind, without it checks nothing.
 
 CARGO ?= cargo
 OUT ?= out
@@ -14,7 +16,7 @@ MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test test-cluster lint bench
+.PHONY: build demo reproduce test test-cluster test-kill test-long lint bench guard record-instructions scale
 
 build:
 	$(CARGO) build --release --locked
@@ -42,6 +44,16 @@ test:
 test-cluster: build
 	tools/cluster/test.sh $(BIN)/pimsim $(BIN)/../cluster
 
+# A sweep killed at so many moments, not ten.
+KILLS ?= 200
+test-kill:
+	PIMATTN_KILLS=$(KILLS) $(CARGO) test --locked --test sweep a_sweep_killed_at_any_moment
+
+# As many random traces through both engines, not a thousand; a million takes hours.
+CASES ?= 1000000
+test-long:
+	PIMATTN_FAST_CASES=$(CASES) $(CARGO) test --release --locked --test fast_path
+
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
@@ -49,3 +61,13 @@ lint:
 
 bench:
 	$(CARGO) bench --locked
+
+guard:
+	$(CARGO) bench --locked --bench instructions
+
+record-instructions:
+	$(CARGO) bench --locked --bench instructions -- --record
+
+# Time and memory against size; SCALE="--most 1e9 --longest 1048576" for the largest. Needs Python 3.9 or newer.
+scale: build
+	tools/scale.py --bin $(BIN) -o $(OUT)/scale.csv $(SCALE)

@@ -179,6 +179,8 @@ pub struct Schedule {
     geometry: Geometry,
     layout: Layout,
     clustering: Option<Clustering>,
+    /// Whether heads go in pairs.
+    pipeline: bool,
 }
 
 impl Schedule {
@@ -189,7 +191,12 @@ impl Schedule {
         let layout = Layout::new(&attention, &geometry).map_err(Error::Usage)?;
         let clustering = attention.clustering.then(|| Clustering::new(&attention, &layout, &geometry));
         let clustering = clustering.transpose().map_err(Error::Usage)?;
-        Ok(Schedule { attention, geometry, layout, clustering })
+        Ok(Schedule { attention, geometry, layout, clustering, pipeline: true })
+    }
+
+    /// With heads in pairs, as AttAcc has them, or one after the other.
+    pub fn pipelined(self, pipeline: bool) -> Self {
+        Schedule { pipeline, ..self }
     }
 
     /// The header of the trace.
@@ -199,7 +206,7 @@ impl Schedule {
             geometry: self.geometry,
             spec_hash: spec_hash(&self.geometry, &format!("{:?}", self.layout)),
             seed: 0,
-            config: self.attention.canonical(),
+            config: self.attention.canonical() + if self.pipeline { "" } else { "pipeline = false\n" },
             provenance: "no KV data: AttAcc's schedule, all heads alike".into(),
         }
     }
@@ -212,7 +219,7 @@ impl Schedule {
     /// What the schedule depends on besides the device: two that have it in common write the same requests, though
     /// their lengths may differ by less than a column holds.
     pub fn signature(&self) -> String {
-        format!("{} {:?} {}", self.attention.heads, self.layout, self.clustering.is_some())
+        format!("{} {:?} {} {}", self.attention.heads, self.layout, self.clustering.is_some(), self.pipeline)
     }
 
     /// Rounds: times that all channels work, each on a head of its own.
@@ -277,6 +284,7 @@ pub struct Decode {
     first: Attention,
     geometry: Geometry,
     steps: u32,
+    pipeline: bool,
     header: Header,
 }
 
@@ -297,7 +305,15 @@ impl Decode {
         if steps > 1 {
             header.config.push_str(&format!("steps = {steps}\n"));
         }
-        Ok(Decode { first, geometry, steps, header })
+        Ok(Decode { first, geometry, steps, pipeline: true, header })
+    }
+
+    /// Heads in pairs, as published, or one after the other.
+    pub fn pipelined(mut self, pipeline: bool) -> Self {
+        if !pipeline {
+            self.header.config.push_str("pipeline = false\n");
+        }
+        Decode { pipeline, ..self }
     }
 
     /// The header of the trace.
@@ -313,7 +329,8 @@ impl Decode {
     /// The schedule of a step, from 0.
     pub fn schedule(&self, step: u32) -> Result<Schedule> {
         let clustering = self.first.clustering && step + 1 == self.steps;
-        Schedule::new(Attention { len: self.first.len + step, clustering, ..self.first }, self.geometry)
+        let attention = Attention { len: self.first.len + step, clustering, ..self.first };
+        Ok(Schedule::new(attention, self.geometry)?.pipelined(self.pipeline))
     }
 
     /// Writes the trace to `sink` and finishes it; no more of it is held than a run. `progress` hears how many rounds

@@ -65,6 +65,9 @@ pub struct Frontier {
     /// Print the fastest point of each policy with at most this error instead; may be given again
     #[arg(long, value_name = "ERROR")]
     at_most: Vec<f64>,
+    /// Say where the error and this column of what is kept disagree: of two policies, one keeps more and errs more
+    #[arg(long, value_name = "COLUMN", conflicts_with = "at_most")]
+    against: Option<String>,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -131,9 +134,11 @@ pub fn merged(args: &Merge, common: &Common) -> Result<()> {
 /// `pimsim frontier`.
 pub fn frontier(args: &Frontier) -> Result<()> {
     let table = fsio::open(&args.table)?;
-    let frontier = frontier::Frontier::read(table, &args.table.display().to_string(), &args.error, &args.choice)?;
-    super::print(&match args.at_most.as_slice() {
-        [] => frontier.points(args.format.into()),
-        limits => frontier.at_equal_error(limits, args.format.into()),
+    let (file, against) = (args.table.display().to_string(), args.against.as_deref());
+    let frontier = frontier::Frontier::read(table, &file, &args.error, against, &args.choice)?;
+    super::print(&match (against, args.at_most.as_slice()) {
+        (Some(kept), _) => frontier.disagreements(kept, args.format.into()),
+        (None, []) => frontier.points(args.format.into()),
+        (None, limits) => frontier.at_equal_error(limits, args.format.into()),
     })
 }

@@ -101,6 +101,9 @@ struct Attacc {
     /// Cluster the keys first, as the artifact writes it in the last decode step
     #[arg(long)]
     clustering: bool,
+    /// Heads one after the other, instead of AttAcc's pairs
+    #[arg(long)]
+    no_pipeline: bool,
     /// System whose device the trace is for, instead of one stack of HBM3 "8Gb 2R" with 16 channels
     #[arg(long, value_name = "SYSTEM.toml")]
     config: Option<PathBuf>,
@@ -313,7 +316,7 @@ fn attacc(args: &Attacc, common: &Common) -> Result<()> {
     let geometry = system.map_or(attacc::DEVICE, |s| s.device.geometry);
     let &Attacc { heads, len, dim, bytes, kv_budget, clustering, .. } = args;
     let attention = Attention { mode: Mode::parse(&args.mode)?, heads, len, dim, bytes, kv_budget, clustering };
-    let decode = Decode::new(attention, geometry, args.steps)?;
+    let decode = Decode::new(attention, geometry, args.steps)?.pipelined(!args.no_pipeline);
     if let Some((written, made)) = decode.schedule(args.steps - 1)?.clustering_macs() {
         common.detail(|| format!("clustering: {written} MACs of {made} that the artifact makes are in its trace"));
     }

@@ -56,6 +56,14 @@ impl Generator {
         let lengths: Vec<usize> = requests.iter().map(|r| caches[*r].tokens).collect();
         let homes =
             placement::homes(heads, &lengths, &workload.placement, &geometry).map_err(|e| doc.error("placement", e))?;
+        if workload.mapping.addressing != Addressing::Ideal {
+            for (i, home) in homes.iter().enumerate() {
+                let cache = &caches[requests[i / cache.kv_heads % requests.len()]];
+                let steps = cache.decode_positions();
+                let steps = if workload.steps == 0 { steps.len() } else { steps.len().min(workload.steps) };
+                home.holds(cache.decode_positions().start + steps, &shape).map_err(|e| doc.error("placement", e))?;
+            }
+        }
         let header = Header {
             generator: concat!("tracegen ", env!("CARGO_PKG_VERSION")).into(),
             geometry,

@@ -73,9 +73,47 @@ pub struct Mapping {
     /// Bytes of an element in memory; 0 as the source has it. Accuracy is that of the source's numbers.
     #[serde(default)]
     pub element_bytes: u32,
+    /// Where the vectors lie that a policy keeps to select by: round the units one by one (`interleaved`, the default), or
+    /// a row of a unit at a time (`row-block`).
+    #[serde(default = "interleaved")]
+    pub selection_layout: Layout,
+    /// `addressing` of V, where it is not that of K.
+    #[serde(default)]
+    pub value_addressing: Option<Addressing>,
+    /// `layout` of V, where it is not that of K.
+    #[serde(default)]
+    pub value_layout: Option<Layout>,
+    /// `align` of V, where it is not that of K.
+    #[serde(default)]
+    pub value_align: Option<Align>,
+}
+
+/// How the tokens of K or of V lie, and are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrangement {
+    /// How much one row activation covers.
+    pub addressing: Addressing,
+    /// Which unit, row and column a slot lies in.
+    pub layout: Layout,
+    /// Where clusters begin.
+    pub align: Align,
 }
 
 impl Mapping {
+    /// Of K.
+    pub fn of_keys(&self) -> Arrangement {
+        Arrangement { addressing: self.addressing, layout: self.layout, align: self.align }
+    }
+
+    /// Of V.
+    pub fn of_values(&self) -> Arrangement {
+        Arrangement {
+            addressing: self.value_addressing.unwrap_or(self.addressing),
+            layout: self.value_layout.unwrap_or(self.layout),
+            align: self.value_align.unwrap_or(self.align),
+        }
+    }
+
     /// Bytes of an element in memory, where the source has so many.
     pub fn element_bytes(&self, of_source: u32) -> u32 {
         if self.element_bytes == 0 { of_source } else { self.element_bytes }
@@ -209,6 +247,10 @@ impl Default for Batch {
     }
 }
 
+fn interleaved() -> Layout {
+    Layout::Interleaved
+}
+
 fn free() -> Cost {
     Cost::Free
 }
@@ -320,9 +362,18 @@ impl Workload {
         if self.model.is_some() && self.synthetic.is_none() {
             return refuse("model", "a dump has its own shape; only a [synthetic] source takes that of a model".into());
         }
-        if units == UnitPlacement::LoadAware && self.mapping.layout != Layout::RowBlock {
-            let what = "\"load-aware\" places row-blocks: it needs layout = \"row-block\"";
+        let (keys, values) = (self.mapping.of_keys(), self.mapping.of_values());
+        if units == UnitPlacement::LoadAware && [keys, values].iter().any(|side| side.layout != Layout::RowBlock) {
+            let what = "\"load-aware\" places row-blocks: it needs layout = \"row-block\", of K and of V";
             return refuse("placement.units", what.into());
+        }
+        if self.mapping.selection_layout == Layout::ClusterStriped {
+            let what = "a policy's own vectors are in no clusters: \"interleaved\" or \"row-block\"";
+            return refuse("mapping.selection_layout", what.into());
+        }
+        if (keys.addressing == Addressing::Ideal) != (values.addressing == Addressing::Ideal) {
+            let what = "\"ideal\" is an account of K and V together: both have it, or neither";
+            return refuse("mapping.value_addressing", what.into());
         }
         if ![0, 1, 2, 4].contains(&self.mapping.element_bytes) {
             let what = format!("element_bytes = {} is not 1, 2, 4, or 0 for the source's", self.mapping.element_bytes);
