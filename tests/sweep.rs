@@ -369,6 +369,7 @@ fn small_experiment() -> tempfile::TempDir {
             ("[axes]\n", "[axes]\nsteps = [2]\n"),
             ("\"oracle\", \"streaming\", ", ""),
             (", \"starc-v1\", \"clusterkv\", \"h2o\"", ""),
+            ("policy = \"starc-v1\"\nbudget = 64", "policy = \"starc\"\nbudget = 256"),
             ("[64, 128, 256, 512, 1024]", "[128, 256]"),
             ("budget = [64, 128, 256, 512]", "budget = [128]"),
         ],
@@ -427,6 +428,8 @@ fn the_papers_experiment_gives_the_same_bytes_and_names_the_cells_it_speaks_of()
             at(work),
             "--threads".into(),
             threads.into(),
+            "--model".into(),
+            "LLaMA-7B".into(),
         ]
     };
     let args = |v: &[String]| v.iter().map(String::as_str).collect::<Vec<_>>().join("\u{1}");
