@@ -37,7 +37,8 @@ impl Document {
             what: e.message().to_string(),
         })?;
         let mut lines = BTreeMap::new();
-        record_lines(spanned.get_ref(), "", text, &mut lines);
+        let breaks: Vec<usize> = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at).collect();
+        record_lines(spanned.get_ref(), "", &breaks, &mut lines);
         let table: toml::Table = toml::from_str(text).map_err(|e| Error::Config {
             at: format!("{}:{}", file.display(), line_of(text, e.span().map_or(0, |s| s.start))),
             what: e.message().to_string(),
@@ -162,16 +163,21 @@ fn line_of(text: &str, byte: usize) -> usize {
     1 + text.as_bytes()[..byte.min(text.len())].iter().filter(|b| **b == b'\n').count()
 }
 
-fn record_lines(table: &toml::de::DeTable<'_>, prefix: &str, text: &str, out: &mut BTreeMap<String, usize>) {
+/// The line of a byte, given where lines end.
+fn line(breaks: &[usize], byte: usize) -> usize {
+    1 + breaks.partition_point(|at| *at < byte)
+}
+
+fn record_lines(table: &toml::de::DeTable<'_>, prefix: &str, breaks: &[usize], out: &mut BTreeMap<String, usize>) {
     use toml::de::DeValue;
-    fn value(v: &DeValue<'_>, path: &str, text: &str, out: &mut BTreeMap<String, usize>) {
+    fn value(v: &DeValue<'_>, path: &str, breaks: &[usize], out: &mut BTreeMap<String, usize>) {
         match v {
-            DeValue::Table(t) => record_lines(t, path, text, out),
+            DeValue::Table(t) => record_lines(t, path, breaks, out),
             DeValue::Array(items) => {
                 for (i, item) in items.iter().enumerate() {
                     let path = format!("{path}[{i}]");
-                    out.insert(path.clone(), line_of(text, item.span().start));
-                    value(item.get_ref(), &path, text, out);
+                    out.insert(path.clone(), line(breaks, item.span().start));
+                    value(item.get_ref(), &path, breaks, out);
                 }
             }
             _ => {}
@@ -179,8 +185,8 @@ fn record_lines(table: &toml::de::DeTable<'_>, prefix: &str, text: &str, out: &m
     }
     for (k, v) in table.iter() {
         let path = if prefix.is_empty() { k.get_ref().to_string() } else { format!("{prefix}.{}", k.get_ref()) };
-        out.insert(path.clone(), line_of(text, k.span().start));
-        value(v.get_ref(), &path, text, out);
+        out.insert(path.clone(), line(breaks, k.span().start));
+        value(v.get_ref(), &path, breaks, out);
     }
 }
 
