@@ -1,11 +1,20 @@
-# make demo: what each policy costs and keeps on the bundled real KV cache. make test, make lint, make bench.
+# make demo: what each policy costs and keeps on the bundled real KV cache. make reproduce: the paper's experiment, set
+# against its claims. make test, make lint, make bench. make scale: time and memory against size.
+# make test-cluster: the Snakemake and Slurm scripts of tools/cluster. make test-kill: a sweep killed many times.
+# make test-long: the fast engine against the plain one on many random traces.
+# make guard: instructions of five fixed cases against benches/instructions.toml; needs valgrind, without it checks nothing.
 
 CARGO ?= cargo
 OUT ?= out
+REPORT ?= report
+PLAN ?= configs/report/starc.toml
+# A dump for what is said of a real KV cache; FULL=1 has windows four times as dense, and all policies.
+KV ?=
+FULL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo test lint bench
+.PHONY: build demo reproduce test test-cluster test-kill test-long lint bench guard record-instructions scale
 
 build:
 	$(CARGO) build --release --locked
@@ -22,8 +31,26 @@ demo: build
 	@$(BIN)/pimsim summary $(OUT)/run.csv --metrics $(POLICIES:%=$(OUT)/%.metrics.csv)
 	@echo "Tables: $(OUT)/run.csv, steps.csv, phases.csv, heads.csv, channels.csv; accuracy: $(OUT)/*.metrics.csv."
 
+reproduce: build
+	@$(BIN)/pimsim reproduce $(PLAN) -o $(REPORT) --work $(OUT)/reproduce $(if $(KV),--kv $(KV)) \
+	  $(if $(FULL),--set grids.masks=configs/sweep/paper-full.toml --set window_every=2000)
+
 test:
 	$(CARGO) test --locked
+
+# Needs Python 3.11 or newer with venv, and the network: Snakemake comes from PyPI.
+test-cluster: build
+	tools/cluster/test.sh $(BIN)/pimsim $(BIN)/../cluster
+
+# A sweep killed at so many moments, not ten.
+KILLS ?= 200
+test-kill:
+	PIMATTN_KILLS=$(KILLS) $(CARGO) test --locked --test all sweep::a_sweep_killed_at_any_moment
+
+# As many random traces through both engines, not a thousand; a million takes hours.
+CASES ?= 1000000
+test-long:
+	PIMATTN_FAST_CASES=$(CASES) $(CARGO) test --release --locked --test all fast_path::
 
 lint:
 	$(CARGO) fmt --check
@@ -32,3 +59,13 @@ lint:
 
 bench:
 	$(CARGO) bench --locked
+
+guard:
+	$(CARGO) bench --locked --bench instructions
+
+record-instructions:
+	$(CARGO) bench --locked --bench instructions -- --record
+
+# Time and memory against size; SCALE="--most 1e9 --longest 1048576" for the largest. Needs Python 3.9 or newer.
+scale: build
+	tools/scale.py --bin $(BIN) -o $(OUT)/scale.csv $(SCALE)

@@ -15,6 +15,9 @@ pub struct AtomicFile {
     path: PathBuf,
 }
 
+/// Names of unfinished files begin so.
+const PART: &str = ".part-";
+
 enum Target {
     Part(NamedTempFile),
     Stream(File),
@@ -43,9 +46,20 @@ impl AtomicFile {
             Target::Stream(File::options().write(true).open(path).map_err(|e| Error::io(path, e))?)
         } else {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Target::Part(tempfile::Builder::new().prefix(".part-").tempfile_in(folder).map_err(|e| Error::io(path, e))?)
+            Target::Part(tempfile::Builder::new().prefix(PART).tempfile_in(folder).map_err(|e| Error::io(path, e))?)
         };
         Ok(AtomicFile { file: BufWriter::with_capacity(1 << 16, file), path: path.into() })
+    }
+
+    /// Removes the unfinished files that killed programs left in a folder; of running ones there must be none.
+    pub fn clear(folder: &Path) -> Result<()> {
+        for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
+            let entry = entry.map_err(|e| Error::io(folder, e))?;
+            if entry.file_name().as_encoded_bytes().starts_with(PART.as_bytes()) {
+                std::fs::remove_file(entry.path()).map_err(|e| Error::io(entry.path(), e))?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the file in its place, replacing what was there.

@@ -33,11 +33,13 @@ pub mod select;
 
 pub mod audit;
 pub mod engine;
+pub mod plot;
 pub mod report;
 pub mod stats;
 
 pub mod artifact;
 pub mod decode;
+pub mod reproduce;
 pub mod sweep;
 pub mod system;
 

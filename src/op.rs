@@ -22,6 +22,11 @@ macro_rules! ops {
                 match self { $(Op::$name => $text,)+ }
             }
 
+            /// The operation with this mnemonic.
+            pub fn parse(text: &str) -> Option<Op> {
+                match text { $($text => Some(Op::$name),)+ _ => None }
+            }
+
             /// Whether AttAcc's simulator knows the mnemonic.
             pub fn in_attacc(self) -> bool {
                 match self { $(Op::$name => $attacc,)+ }
@@ -68,11 +73,6 @@ ops! {
 }
 
 impl Op {
-    /// The operation with this mnemonic.
-    pub fn parse(text: &str) -> Option<Op> {
-        Op::ALL.iter().copied().find(|o| o.mnemonic() == text)
-    }
-
     /// All mnemonics.
     pub fn names() -> impl Iterator<Item = &'static str> {
         Op::ALL.iter().map(|o| o.mnemonic())

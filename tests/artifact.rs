@@ -3,7 +3,7 @@
 //! Figures of the artifact itself stand here where its tables are not needed. With the shared folder (`PIMATTN_SHARED`, or
 //! `../shared`), which is not part of the project, its own tables and results are compared; without it the test says so.
 
-mod common;
+use crate::common;
 
 use common::{root, system};
 use pimattn::artifact::{BARS, Budgets, MODELS, POLICIES, STEPS};

@@ -438,6 +438,58 @@ fn a_binary_trace_says_what_it_is_and_becomes_the_same_text() {
     assert_eq!(std::fs::read(&plain).unwrap(), text("starc_bank_nh26_L2000_kv1539"));
 }
 
+/// Requests of a binary trace, and the steps and positions of its segments.
+fn requests_and_steps(path: &str) -> (Vec<Request>, Vec<(u32, u32)>) {
+    let file = Box::new(std::fs::File::open(path).unwrap());
+    let mut source = trace::open(file, path, None).unwrap();
+    let (mut block, mut requests, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+    while source.next_block(&mut block).unwrap() {
+        for record in &block {
+            match record {
+                Record::Request(r) => requests.push(*r),
+                Record::Segment(s) => steps.push((s.step, s.position)),
+                Record::Mark(_) => {}
+            }
+        }
+    }
+    steps.dedup();
+    (requests, steps)
+}
+
+#[test]
+fn several_steps_are_the_schedules_of_growing_caches() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, len: u32, more: &str| {
+        let path = folder.path().join(name).to_str().unwrap().to_string();
+        let len = len.to_string();
+        let args = ["attacc", "--mode", "bank", "--len", &len, "--to", "ptrace", "-o", &path];
+        let out = tracegen(&[&args[..], &more.split_whitespace().collect::<Vec<_>>()].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        path
+    };
+    let decode = write("decode", 31, "--heads 20 --steps 3");
+    let (requests, steps) = requests_and_steps(&decode);
+    assert_eq!(steps, [(0, 30), (1, 31), (2, 32)]);
+    // Marks of phases end runs, so that the same requests may be cut into others.
+    let flat = |requests: &[Request]| -> Vec<(Op, u64)> {
+        let each = |r: &Request| (0..u64::from(r.count)).map(|i| (r.op, r.addr + i * u64::from(r.stride))).collect();
+        requests.iter().flat_map(|r| -> Vec<_> { each(r) }).collect()
+    };
+    let mut expected = Vec::new();
+    for len in 31..34 {
+        expected.extend(flat(&requests_and_steps(&write("single", len, "--heads 20")).0));
+        expected.push((Op::Sync, 0));
+    }
+    assert!(flat(&requests) == expected);
+    // The artifact clusters in the last step.
+    let clustered = requests_and_steps(&write("clustered", 511, "--heads 13 --kv-budget 256 --steps 2 --clustering")).0;
+    let last = requests_and_steps(&write("last", 512, "--heads 13 --kv-budget 256 --clustering")).0;
+    let first = clustered.iter().position(|r| r.op == Op::Sync).unwrap();
+    let budget = requests_and_steps(&write("budget", 511, "--heads 13 --kv-budget 256")).0;
+    assert!(flat(&clustered[..first]) == flat(&budget));
+    assert!(flat(&clustered[first + 1..clustered.len() - 1]) == flat(&last));
+}
+
 #[test]
 fn senseless_parameters_are_usage_errors_and_leave_no_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -455,6 +507,9 @@ fn senseless_parameters_are_usage_errors_and_leave_no_file() {
         ("--mode bg --heads 13 --len 512 --kv-budget 256 --clustering", "--mode bank only"),
         ("--mode bank --heads 1 --len 4000000", "do not fit"),
         ("--mode bank --heads 40000 --len 1", "do not fit"),
+        ("--mode bank --heads 1 --len 1 --steps 0", "--steps 0 is not in 1..="),
+        ("--mode bank --heads 1 --len 2097000 --steps 1000", "do not fit"),
+        ("--mode bank --heads 1 --len 4294967295 --steps 2", "too many"),
         ("--mode bank --heads -1 --len 1", "unexpected argument"),
         ("--mode bank --len 1", "--heads"),
     ] {

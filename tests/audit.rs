@@ -4,7 +4,7 @@
 //! which seed on; `PIMATTN_SHARED` where the
 //! full set of golden logs is.
 
-mod common;
+use crate::common;
 
 use common::Memory;
 use pimattn::addr::{Address, Geometry};

@@ -1,7 +1,7 @@
 //! Devices as data: every shipped system loads and replays with every organisation and timing preset of its device,
 //! closed forms hold on every device, one file is enough for a new one, and activations keep to the power policy.
 
-mod common;
+use crate::common;
 
 use common::{cycles, load, macs, one, root, run, system};
 use pimattn::addr::Address;
@@ -73,8 +73,8 @@ fn every_system_replays_with_every_organisation_and_timing_preset() {
         }
         seen += 1;
     });
-    // HBM3-PIM twice (its own system and the compatible one), and the others.
-    assert_eq!(seen, 2 * 12 * 10 + 4 + 1 + 1 + 1);
+    // HBM3-PIM three times (a stack, AttAcc's platform, and the compatible one), and the others.
+    assert_eq!(seen, 3 * 12 * 10 + 4 + 1 + 1 + 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The engine against closed forms: what a designer can work out with a pencil must come out to the cycle, on every
 //! timing preset.
 
-mod common;
+use crate::common;
 
 use common::Memory;
 use pimattn::addr::{Address, Geometry};

@@ -531,6 +531,11 @@ fn wrong_values_are_named_with_their_place() {
 fn a_synthetic_source_is_checked() {
     let base = Work.text().replace("kv = ", "# kv = ");
     let mut house = House::new();
+    let message = house.refuse(Work, "model of a dump", format!("model = \"m.toml\"\n{}", Work.text()).as_bytes());
+    assert!(message.contains("a dump has its own shape"), "{message}");
+    let text = format!("model = \"m.toml\"\n{base}\n[synthetic]\n");
+    let message = house.refuse(Work, "no model", text.as_bytes());
+    assert!(message.contains("demo.toml:1: model file") && message.contains("does not exist"), "{message}");
     let message = house.refuse(Work, "no source", base.as_bytes());
     assert!(message.contains("neither kv (a dump) nor [synthetic] is given"), "{message}");
     for (lines, words) in [

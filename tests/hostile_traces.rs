@@ -404,7 +404,7 @@ impl File {
         let header = Header { config: "seed = 1\n".into(), ..Header::foreign(GEOMETRY, "test") };
         File {
             magic: b"PTRACE\x1a\n".to_vec(),
-            version: 2,
+            version: trace::ptrace::VERSION,
             header_length: None,
             header: encode(&header),
             header_crc: None,
@@ -601,8 +601,8 @@ fn crafted() -> Vec<(String, File, &'static str)> {
     let mut out: Vec<(String, File, &'static str)> = Vec::new();
     let mut add = |what: String, file: File, words: &'static str| out.push((what, file, words));
 
-    for version in [0, 1, 3, 255, 256, u32::MAX] {
-        let words = if version < 2 { "write the trace again" } else { "use a newer version" };
+    for version in [0, 1, 2, 4, 255, 256, u32::MAX] {
+        let words = if version < trace::ptrace::VERSION { "write the trace again" } else { "use a newer version" };
         add(format!("version {version}"), File { version, ..good() }, words);
     }
     for magic in ["PTRACE\r\n", "ptrace\x1a\n", "PTRACE\x1a\r", "XTRACE\x1a\n"] {

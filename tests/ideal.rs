@@ -4,7 +4,7 @@
 //! The full comparison takes golden.csv of the shared folder (`PIMATTN_SHARED`, or `../shared`), which is not part of the
 //! project; without it the test says so. A few of its figures stand here.
 
-mod common;
+use crate::common;
 
 use common::{Memory, one, root, system};
 use pimattn::addr::Address;
@@ -202,6 +202,25 @@ fn generated_steps_take_the_golden_cycles() {
     }
     // Of the traces in bank mode, six have a single token and one has other elements.
     assert_eq!((budgets, dense), (4, 25));
+}
+
+/// Requests of an operation.
+fn count(records: &[Record], op: Op) -> u64 {
+    let of = |r: &Record| if let Record::Request(r) = r { Some(*r) } else { None };
+    records.iter().filter_map(of).filter(|r| r.op == op).map(|r| u64::from(r.count)).sum()
+}
+
+#[test]
+fn heads_in_pairs_are_an_option() {
+    let case = Case { heads: 128, len: 2048, budget: None };
+    let alone = generate(&[case.workload(), vec!["schedule.pipeline=false".into()]].concat());
+    let pairs = case.generated();
+    // The pairs have a MAC more in each channel, which opens the first row; their order hides transfers.
+    assert_eq!(count(&alone, Op::MacAb) + 16, count(&pairs, Op::MacAb));
+    assert_eq!(count(&alone, Op::Sfm), count(&pairs, Op::Sfm));
+    let system = compat("HBM3_5.2Gbps", "none");
+    let (alone, pairs) = (replay(&system, &alone, &mut ()), replay(&system, &pairs, &mut ()));
+    assert!(alone > pairs + pairs / 50, "{alone} one after the other, {pairs} in pairs");
 }
 
 /// Two layers and three steps of a small model.

@@ -1,7 +1,8 @@
-//! Selection and accuracy on a real KV cache, against the means of an independent numpy implementation.
+//! Selection and accuracy on real KV caches: against the means of an independent numpy implementation, and every policy
+//! against its plain version.
 //!
-//! Both are in the shared folder (`PIMATTN_SHARED`, or `../shared`), which is not part of the project: without it these
-//! tests do nothing but say so.
+//! The full dump and the means are in the shared folder (`PIMATTN_SHARED`, or `../shared`), which is not part of the
+//! project: without it all tests but that of the bundled sample do nothing but say so.
 
 use pimattn::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
 use pimattn::cluster::kmeans::KMeans;
@@ -11,13 +12,11 @@ use pimattn::fit::measure::Plan;
 use pimattn::fit::{Options, fit};
 use pimattn::kv::KvCache;
 use pimattn::kv::fitted::Pairs;
-use pimattn::select::clusterkv::ClusterKv;
-use pimattn::select::h2o::H2o;
-use pimattn::select::infinigen::Infinigen;
 use pimattn::select::sparq::Sparq;
 use pimattn::select::{self, HeadState, HeadView, Policy, Scan, StepView};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use rayon::prelude::*;
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -176,82 +175,87 @@ fn means_agree_with_the_independent_implementation() {
     }
 }
 
-/// A policy on one head, at some positions: each step with what it selected.
-fn select_at(
+/// Policies of the registry against their plain versions, each on the KV heads `heads` (layer, KV head); a decode that
+/// visits some positions. Returns how many selections of a query head were compared, and of how many tokens, by policy.
+fn compare_with_plain(
     kv: &KvCache,
-    (layer, kv_head): (usize, usize),
-    policy: &dyn Policy,
-    positions: impl Iterator<Item = usize>,
-    mut check: impl FnMut(StepView<'_>, &[Vec<u32>], &dyn HeadState),
-) {
-    let mut state = policy.prepare(head(kv, layer, kv_head));
-    for position in positions {
-        let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);
-        let queries: Vec<&[f32]> = (0..kv.group()).map(query).collect();
-        let mut selected = vec![Vec::new(); queries.len()];
-        let step = StepView { len: position + 1, budget: 512, queries: &queries, scores: &[] };
-        state.grow(step.len);
-        state.select(step, &mut selected);
-        check(step, &selected, state.as_ref());
+    heads: &[(usize, usize)],
+    budget: usize,
+    positions: &[usize],
+) -> BTreeMap<&'static str, Vec<usize>> {
+    let compare = |entry: &select::Entry, (layer, kv_head): (usize, usize)| -> Option<Vec<usize>> {
+        // The plain K-means is slow.
+        let brief = ["starc-v1", "clusterkv"].contains(&entry.name);
+        let table: toml::Table = if brief { "max_iterations = 2" } else { "" }.parse().unwrap();
+        let head = head(kv, layer, kv_head);
+        let mut plain = select::plain::of(entry.name, &table, head).unwrap()?;
+        let policy = (entry.build)(&table).unwrap();
+        let mut state = policy.prepare(head);
+        let mut sizes = Vec::new();
+        for position in positions {
+            let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);
+            let queries: Vec<&[f32]> = (0..kv.group()).map(query).collect();
+            let (mut scores, mut selected) = (vec![Vec::new(); queries.len()], vec![Vec::new(); queries.len()]);
+            exact_scores(head.keys, position + 1, &queries, &mut scores);
+            let step = StepView { len: position + 1, budget, queries: &queries, scores: &scores };
+            state.grow(step.len);
+            state.select(step, &mut selected);
+            assert!(selected == plain(step), "{}: layer {layer}, KV head {kv_head}, token {position}", entry.name);
+            sizes.extend(selected.iter().map(Vec::len));
+        }
+        Some(sizes)
+    };
+    let of_entry = |entry: &'static select::Entry| {
+        let sizes: Option<Vec<Vec<usize>>> = heads.par_iter().map(|at| compare(entry, *at)).collect();
+        sizes.map(|sizes| (entry.name, sizes.concat()))
+    };
+    select::REGISTRY.par_iter().filter_map(of_entry).collect()
+}
+
+/// On both layers of the bundled sample, around the token that fills a block.
+#[test]
+fn policies_agree_with_their_plain_versions_on_the_sample() {
+    let sample = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("traces/smollm2-135m-rustbook-cut.safetensors");
+    let kv = pimattn::kv::load(sample).unwrap();
+    for (layer, budget) in [(0, 128), (1, 400)] {
+        let heads = [0, 1, 2].map(|head| (layer, head));
+        let compared = compare_with_plain(&kv, &heads, budget, &[2048, 2049, 2110, 2111, 2112, 2175]);
+        assert!(compared.len() >= 10, "{:?}", compared.keys());
+        assert!(compared.values().all(|sizes| sizes.len() == 9 * 6));
     }
 }
 
-/// Layers 2 and 23, a KV head each.
-const SOME_HEADS: [(usize, usize); 2] = [(0, 1), (3, 2)];
-
+/// On every layer of the dump, the KV heads in turn.
 #[test]
-fn sparq_agrees_with_its_plain_version_on_real_keys() {
+fn policies_agree_with_their_plain_versions_on_every_layer_of_the_dump() {
+    let Some(folder) = folder() else { return };
+    let heads: Vec<_> = (0..5).map(|layer| (layer, layer % 3)).collect();
+    let compared = compare_with_plain(&load(&folder), &heads, 512, &[7936, 7937, 7999, 8191]);
+    assert!(compared.len() >= 10, "{:?}", compared.keys());
+    assert!(compared.values().all(|sizes| sizes.len() == 5 * 3 * 4));
+    assert!(compared["infinigen"].iter().any(|n| *n < 512), "the cap alone decides");
+}
+
+/// What `sparq` reads, and the share of the mean of all values.
+#[test]
+fn sparq_reads_and_blends_as_its_plain_version_on_real_keys() {
     let Some(folder) = folder() else { return };
     let (kv, policy) = (load(&folder), Sparq::default());
-    for at in SOME_HEADS {
-        select_at(&kv, at, &policy, [7936, 8001, 8191].into_iter(), |step, selected, state| {
-            let expected = select::plain::sparq(&policy, kv.keys(at.0, at.1), step);
-            assert_eq!(selected, expected.tokens);
+    for (layer, kv_head) in [(0, 1), (3, 2)] {
+        let mut state = policy.prepare(head(&kv, layer, kv_head));
+        for position in [7936, 8191] {
+            let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);
+            let queries: Vec<&[f32]> = (0..kv.group()).map(query).collect();
+            let step = StepView { len: position + 1, budget: 512, queries: &queries, scores: &[] };
+            let expected = select::plain::sparq(&policy, kv.keys(layer, kv_head), step);
+            state.grow(step.len);
+            state.select(step, &mut vec![Vec::new(); queries.len()]);
             assert_eq!(state.scan(), Scan::Dimensions(&expected.dims));
+            assert_eq!(state.blend().len(), expected.shares.len());
             for (got, expected) in state.blend().iter().zip(&expected.shares) {
                 assert!((f64::from(*got) - expected).abs() < 1e-4 && *expected > 0.1, "{got} {expected}");
             }
-        });
-    }
-}
-
-#[test]
-fn infinigen_agrees_with_its_plain_version_on_real_keys() {
-    let Some(folder) = folder() else { return };
-    let (kv, policy) = (load(&folder), Infinigen::default());
-    let mut sizes = Vec::new();
-    for at in SOME_HEADS {
-        select_at(&kv, at, &policy, [7936, 8191].into_iter(), |step, selected, _| {
-            assert_eq!(selected, select::plain::infinigen(&policy, head(&kv, at.0, at.1), step));
-            sizes.push(selected[0].len());
-        });
-    }
-    assert!(sizes.iter().any(|n| *n < 512), "the cap alone decides: {sizes:?}");
-}
-
-#[test]
-fn h2o_agrees_with_its_plain_version_on_real_keys() {
-    let Some(folder) = folder() else { return };
-    let (kv, policy) = (load(&folder), H2o::default());
-    for at in SOME_HEADS {
-        let mut expected = select::plain::H2o::new(&policy, head(&kv, at.0, at.1));
-        select_at(&kv, at, &policy, 7936..7946, |step, selected, _| {
-            assert_eq!(selected, expected.step(step));
-        });
-    }
-}
-
-#[test]
-fn clusterkv_agrees_with_its_plain_version_on_real_keys() {
-    let Some(folder) = folder() else { return };
-    // The plain K-means is slow.
-    let (kv, policy) = (load(&folder), ClusterKv { max_iterations: 4, ..ClusterKv::default() });
-    for at in SOME_HEADS {
-        let expected = select::plain::clusterkv(&policy, head(&kv, at.0, at.1));
-        assert!(expected.clusters.len() > 90);
-        select_at(&kv, at, &policy, [7936, 8000, 8191].into_iter(), |step, selected, _| {
-            assert_eq!(selected, expected.select(step));
-        });
+        }
     }
 }
 
@@ -261,7 +265,7 @@ fn both_kmeans_agree_on_real_keys() {
     let kv = load(&folder);
     let mut fast = KMeans::default();
     let mut check = |keys: &[f32], clusters, start| {
-        let config = Config { clusters, max_iterations: 16, start };
+        let config = Config { clusters, start, ..Config::default() };
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let expected = plain::kmeans(keys, kv.dim, &config, &mut rng.clone());
         fast.fit(keys, kv.dim, &config, &mut rng);

@@ -1,7 +1,7 @@
 //! Plain DRAM: latency and throughput of LD and ST against closed forms, row hits, misses and conflicts, and the turns
 //! of reads and writes.
 
-mod common;
+use crate::common;
 
 use common::{cycles, load, one, root, run, system};
 use pimattn::addr::Address;

@@ -62,5 +62,5 @@ fn the_documented_columns_are_the_columns() {
         std::fs::write(&file, &expected).unwrap();
     }
     let got = std::fs::read_to_string(&file).unwrap();
-    assert!(got == expected, "docs/tables.md is stale: run UPDATE_DOCS=1 cargo test --test readme");
+    assert!(got == expected, "docs/tables.md is stale: run UPDATE_DOCS=1 cargo test --test all readme::");
 }

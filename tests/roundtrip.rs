@@ -204,10 +204,12 @@ impl Probe for Log {
     }
 }
 
+/// Length and commands, channel by channel: how far one channel is ahead of another when it is simulated means nothing.
 fn replay(system: &System, bytes: &[u8]) -> (u64, Vec<(u64, u8, pimattn::addr::Address)>) {
     let mut source = trace::open(Box::new(Cursor::new(bytes.to_vec())), "t", Some(&system.device.geometry)).unwrap();
     let mut log = Log::default();
     let cycles = engine::run(system, source.as_mut(), &mut log, &mut |_| {}).unwrap();
+    log.0.sort_by_key(|(.., address)| address.channel);
     (cycles, log.0)
 }
 

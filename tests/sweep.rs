@@ -25,10 +25,27 @@ struct Scratch {
     folder: tempfile::TempDir,
 }
 
+/// Points of a few milliseconds each.
+const SMALL: &str = "name = \"small\"\nsystem = SYSTEM\npolicy = \"starc\"\nbudget = 64\ndense_layers = 0\nseed = 1\n\
+[mapping]\naddressing = \"bank-group\"\nlayout = \"row-block\"\nalign = \"none\"\nvalues = \"stripe\"\nskip_columns = true\n\
+[metrics]\nrow_block = 16\nunits = 16\n\
+[synthetic]\nlayers = 1\nkv_heads = 2\nquery_heads = 2\ndim = 32\nprefill = 96\ndecode_steps = 1\n";
+
 impl Scratch {
     fn new(axes: &str) -> Self {
+        Scratch::on(&root().join("configs/workload/demo.toml"), axes)
+    }
+
+    /// As `new`, on the small workload.
+    fn small(axes: &str) -> Self {
+        let scratch = Scratch::on(Path::new("small.toml"), axes);
+        let system = format!("{:?}", root().join("configs/system/hbm3-pim.toml").display().to_string());
+        std::fs::write(scratch.path("small.toml"), SMALL.replace("SYSTEM", &system)).unwrap();
+        scratch
+    }
+
+    fn on(workload: &Path, axes: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let workload = root().join("configs/workload/demo.toml");
         let text = format!("name = \"t\"\n[axes]\nworkload = [{:?}]\n{axes}\n", workload.display().to_string());
         std::fs::write(folder.path().join("grid.toml"), text).unwrap();
         Scratch { folder }
@@ -105,6 +122,13 @@ fn shards_make_the_whole_with_any_number_of_threads() {
     let inputs: Vec<&str> = tables.iter().rev().map(String::as_str).collect();
     ok(&[&["merge", "-o", &merged], &inputs[..]].concat());
     assert!(std::fs::read(&merged).unwrap() == whole);
+    let grid = scratch.path("grid.toml");
+    ok(&[&["merge", "--grid", &grid, "-o", &merged], &inputs[..]].concat());
+    let out = pimsim(&["merge", "--grid", &grid, "-o", &scratch.path("part.csv"), &tables[0], &tables[2]]);
+    assert_eq!(out.status.code(), Some(1));
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(said.contains("4 of 12 points are missing, the first is point 1:"), "{said}");
+    assert!(!Path::new(&scratch.path("part.csv")).exists());
     // A table that says otherwise is not merged in silence.
     let text = std::fs::read_to_string(&tables[0]).unwrap();
     let (head, last) = text.trim_end().rsplit_once(',').unwrap();
@@ -113,35 +137,145 @@ fn shards_make_the_whole_with_any_number_of_threads() {
     assert_eq!(out.status.code(), Some(65));
 }
 
+/// Moments after `PIMATTN_KILLS` (10) of which a sweep is killed, early and late within a point, and between points.
 #[test]
 fn a_sweep_killed_at_any_moment_goes_on_where_it_was() {
-    let scratch = Scratch::new(&GRID.replace("64, 128, 192", "64, 80, 96, 112, 128, 144, 160, 176, 192, 208"));
+    let kills: usize = std::env::var("PIMATTN_KILLS").map_or(10, |n| n.parse().unwrap());
+    let budgets: Vec<String> = (0..5 * kills).map(|i| (64 + i).to_string()).collect();
+    let scratch = Scratch::small(&format!(
+        "policy = [\"full\", \"streaming\", \"quest\", \"starc\"]\nbudget = [{}]",
+        budgets.join(", ")
+    ));
+    let points = 4 * budgets.len();
     scratch.sweep("whole", &[]);
     let (grid, out) = (scratch.path("grid.toml"), scratch.path("killed"));
-    let points = PathBuf::from(&out).join("points");
+    let kept = PathBuf::from(&out).join("points");
     let finished = || {
-        let files = std::fs::read_dir(&points).into_iter().flatten().flatten();
+        let files = std::fs::read_dir(&kept).into_iter().flatten().flatten();
         let whole = files.filter(|f| !f.file_name().to_string_lossy().starts_with(".part-"));
         whole.map(|f| (f.path(), f.metadata().unwrap().modified().unwrap())).collect::<BTreeMap<_, _>>()
     };
-    let mut before = BTreeMap::new();
-    for round in 0..10u64 {
+    // Xorshift: the moments differ, and are the same again.
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut random = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let (mut before, mut advances) = (BTreeMap::new(), 0);
+    for _ in 0..kills {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pimsim"))
-            .args(["sweep", &grid, "-o", &out])
+            .args(["sweep", &grid, "-o", &out, "-q"])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Moments that are not multiples of each other, early and late.
-        std::thread::sleep(Duration::from_millis(7 + (round * 61) % 97));
+        let goal = before.len() + random(6) as usize;
+        while finished().len() < goal && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_micros(random(20_000)));
         child.kill().unwrap();
         child.wait().unwrap();
         let now = finished();
         assert!(before.iter().all(|(file, time)| now.get(file) == Some(time)), "a finished point was lost or repeated");
+        advances += usize::from(now.len() > before.len());
+        // The table gained a row with each point, but for one that may have been about to be written.
+        let table = std::fs::read_to_string(PathBuf::from(&out).join("sweep.csv")).unwrap_or_default();
+        let rows = table.matches('\n').count().saturating_sub(1);
+        assert!(rows <= now.len() && now.len() <= rows + 1, "{rows} rows of {} points", now.len());
         before = now;
     }
+    assert!(advances > kills / 3, "{advances} of {kills} runs got anywhere: this tests little");
+    assert!(before.len() < points, "all done before the last kill: this tests little");
     let last = scratch.sweep("killed", &[]);
-    assert!(last.contains(&format!("{} kept", before.len())), "{last}: {} files", before.len());
+    let said = format!("{} points run, {} kept, 0 failed", points - before.len(), before.len());
+    assert!(last.contains(&said), "{last}: {said}");
     assert!(scratch.table("killed") == scratch.table("whole"));
+    let left = std::fs::read_dir(&kept).unwrap().flatten().filter(|f| f.file_name().to_string_lossy().starts_with('.'));
+    assert_eq!(left.count(), 0, "half-written files of the killed are still there");
+}
+
+#[test]
+fn what_is_torn_is_noticed_and_made_again() {
+    let scratch = Scratch::small("policy = [\"streaming\", \"quest\"]");
+    scratch.sweep("out", &[]);
+    let whole = scratch.table("out");
+    let (table, points) = (scratch.path("out/sweep.csv"), PathBuf::from(scratch.path("out/points")));
+    // A table is made of the points, whatever became of it. Shards are not merged while one of them is torn.
+    for cut in [0, 1, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&table, &whole[..cut]).unwrap();
+        let merged = pimsim(&["merge", "-o", &scratch.path("merged.csv"), &table]);
+        assert_eq!(merged.status.code(), Some(65), "cut at {cut}");
+        assert!(scratch.sweep("out", &[]).contains("0 points run, 2 kept"));
+        assert!(scratch.table("out") == whole, "cut at {cut}");
+    }
+    let file = std::fs::read_dir(&points).unwrap().next().unwrap().unwrap().path();
+    let result = std::fs::read(&file).unwrap();
+    for cut in [0, result.len() / 2, result.len() - 1] {
+        std::fs::write(&file, &result[..cut]).unwrap();
+        let said = scratch.sweep("out", &[]);
+        assert!(said.contains("is damaged") && said.contains("1 points run, 1 kept"), "cut at {cut}: {said}");
+        assert!(scratch.table("out") == whole && std::fs::read(&file).unwrap() == result, "cut at {cut}");
+    }
+}
+
+#[test]
+fn two_sweeps_do_not_write_to_one_folder() {
+    let scratch = Scratch::new(&GRID.replace("64, 128", "64, 72, 80, 88, 96, 104, 112, 120, 128"));
+    let (grid, out) = (scratch.path("grid.toml"), scratch.path("out"));
+    let mut first =
+        Command::new(env!("CARGO_BIN_EXE_pimsim")).args(["sweep", &grid, "-o", &out, "-q"]).spawn().unwrap();
+    while !Path::new(&out).join("sweep.csv").exists() && first.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let second = pimsim(&["sweep", &grid, "-o", &out]);
+    let running = first.try_wait().unwrap().is_none();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(running, "the first sweep was done too soon for this test");
+    assert_eq!(second.status.code(), Some(74));
+    assert!(String::from_utf8(second.stderr).unwrap().contains("another sweep is at work here"));
+}
+
+/// Models, contexts, policies, budgets, layouts, addressings, devices; and keys of the workload and the system.
+#[test]
+fn everything_can_be_an_axis() {
+    let scratch = Scratch::small("");
+    for (name, heads, kv_heads) in [("grouped", 4, 2), ("ungrouped", 4, 4)] {
+        let model = format!(
+            "name = \"{name}\"\nsource = \"assumed\"\nlayers = 2\nhidden = 128\nheads = {heads}\nhead_dim = 32\n\
+             kv_heads = {kv_heads}\nffn = 256\nactivation = \"swiglu\"\n"
+        );
+        std::fs::write(scratch.path(&format!("{name}.toml")), model).unwrap();
+    }
+    let config = |name: &str| format!("{:?}", root().join("configs").join(name).display().to_string());
+    let (hbm, aim) = (config("system/hbm3-pim.toml"), config("system/gddr6-aim.toml"));
+    let text = format!(
+        "name = \"all\"\naccuracy = false\n[axes]\nworkload = [\"small.toml\"]\nmodel = [\"grouped.toml\", \"ungrouped.toml\"]\nsystem = [{hbm}, {aim}]\n\
+         synthetic.prefill = [40, 160]\npolicy = [\"quest\", \"starc\"]\n\
+         budget = [64, 96]\nmapping.layout = [\"row-block\", \"interleaved\"]\n\
+         mapping.addressing = [\"bank-group\", \"broadcast\"]\n\"system.queue_depth\" = [16, 32]\n\
+         [[skip]]\nsystem = {aim}\nmapping.addressing = \"bank-group\"\n\
+         [[skip]]\nsynthetic.prefill = 40\nmapping.layout = \"interleaved\"\n",
+    );
+    std::fs::write(scratch.path("grid.toml"), text).unwrap();
+    scratch.sweep("out", &[]);
+    let table = rows(&scratch.table("out"));
+    // 2 models x 3 devices with their addressings x 3 contexts with their layouts x 2 policies x 2 budgets x 2 depths.
+    assert_eq!(table.len(), 2 * 3 * 3 * 2 * 2 * 2);
+    // Each axis changes what comes out.
+    let axes = ["model", "system", "synthetic.prefill", "policy", "budget", "mapping.layout", "mapping.addressing"];
+    for axis in axes.iter().chain(&["system.queue_depth"]) {
+        let others = |row: &BTreeMap<String, String>| {
+            let keys = axes.iter().chain(&["system.queue_depth"]).filter(|a| *a != axis);
+            keys.map(|a| row[*a].clone()).collect::<Vec<_>>()
+        };
+        let differ = table.iter().any(|a| {
+            table.iter().any(|b| others(a) == others(b) && a[*axis] != b[*axis] && a["cycles"] != b["cycles"])
+        });
+        assert!(differ, "{axis} makes no difference");
+    }
 }
 
 #[test]
@@ -162,11 +296,27 @@ fn what_a_result_depends_on_changes_its_key() {
     assert!(again.contains("0 points run, 1 kept"), "{again}");
     let grid = scratch.path("grid.toml");
     let text = std::fs::read_to_string(&grid).unwrap();
-    for more in ["budget = [65]", "\"system.queue_depth\" = [16]"] {
-        std::fs::write(&grid, format!("{text}{more}\n")).unwrap();
+    let more = |line: &str| format!("{text}{line}\n");
+    let changes = [more("budget = [65]"), more("\"system.queue_depth\" = [16]"), format!("accuracy = false\n{text}")];
+    for change in &changes {
+        std::fs::write(&grid, change).unwrap();
         let changed = scratch.sweep("out", &[]);
-        assert!(changed.contains("1 points run, 0 kept"), "{more}: {changed}");
+        assert!(changed.contains("1 points run, 0 kept"), "{change}: {changed}");
     }
+    // Each of them is still there.
+    for change in changes.iter().chain([&text]) {
+        std::fs::write(&grid, change).unwrap();
+        assert!(scratch.sweep("out", &[]).contains("0 points run, 1 kept"), "{change}");
+    }
+    // Another program is another matter, even if a single byte of it differs.
+    let other = scratch.folder.path().join("pimsim");
+    let mut program = std::fs::read(env!("CARGO_BIN_EXE_pimsim")).unwrap();
+    program.push(0);
+    std::fs::write(&other, program).unwrap();
+    std::fs::set_permissions(&other, std::fs::metadata(env!("CARGO_BIN_EXE_pimsim")).unwrap().permissions()).unwrap();
+    let out = Command::new(&other).args(["sweep", &grid, "-o", &scratch.path("out")]).output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(said.contains("1 points run, 0 kept"), "{said}");
 }
 
 #[test]
@@ -175,4 +325,140 @@ fn a_wrong_axis_names_the_nearest_key() {
     let out = pimsim(&["sweep", &scratch.path("grid.toml"), "-o", &scratch.path("out")]);
     assert_eq!(out.status.code(), Some(78));
     assert!(String::from_utf8(out.stderr).unwrap().contains("did you mean \"policy\""));
+}
+
+/// The shipped experiment, made small: the same files, with fewer and shorter axes.
+fn small_experiment() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| folder.path().join(path);
+    std::fs::create_dir_all(at("configs/report")).unwrap();
+    std::fs::create_dir_all(at("configs/sweep")).unwrap();
+    for kept in ["workload", "synthetic", "model", "platform", "system", "dram"] {
+        std::os::unix::fs::symlink(root().join("configs").join(kept), at("configs").join(kept)).unwrap();
+    }
+    std::os::unix::fs::symlink(root().join("traces"), at("traces")).unwrap();
+    let copy = |file: &str, changes: &[(&str, &str)]| {
+        let mut text = std::fs::read_to_string(root().join(file)).unwrap();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{file} has no {from:?}");
+            text = text.replace(from, to);
+        }
+        std::fs::write(at(file), text).unwrap();
+    };
+    copy(
+        "configs/report/starc.toml",
+        &[("[16000, 24000, 32000]", "[96, 192]"), ("window_every = 8000", "window_every = 96"), ("0.05, 0.1, ", "")],
+    );
+    let short = ("[axes]\n", "[axes]\nsynthetic.dim = [64]\nsynthetic.decode_steps = [4]\n");
+    let positions = "[6016, 14016, 22016, 30016]";
+    copy("configs/sweep/paper.toml", &[short, (positions, "[2094, 2190]"), ("[1024] ", "[256] ")]);
+    copy(
+        "configs/sweep/choices.toml",
+        &[
+            ("synthetic.decode_steps = [16]", "synthetic.decode_steps = [2]"),
+            ("[4096, 8192, 16384, 32768]", "[1024]"),
+            ("\"starc-v1\", \"clusterkv\", \"h2o\"", "\"h2o\""),
+            ("[256, 512, 1024, 2048]", "[256, 1024]"),
+            ("budget = [256, 512, 1024]", "budget = [256]"),
+        ],
+    );
+    copy(
+        "configs/sweep/recall.toml",
+        &[
+            ("[axes]\n", "[axes]\nsteps = [2]\n"),
+            ("[64, 128, 256, 512, 1024]", "[128, 1024]"),
+            ("budget = [64, 128, 256, 512]", "budget = [128]"),
+            ("\"starc-v1\", \"clusterkv\", \"h2o\"", "\"h2o\""),
+        ],
+    );
+    let ablation = std::fs::read_to_string(root().join("configs/sweep/ablation.toml")).unwrap();
+    let few = ["\"base\"", "\"addressing: broadcast\"", "\"power: stagger\""];
+    let kept = ablation.lines().filter(|line| {
+        let variant = line.starts_with("  \"") || line.starts_with('"');
+        !variant || few.iter().any(|f| line.starts_with(&format!("{f} =")))
+    });
+    let text: String = kept.map(|line| format!("{line}\n")).collect();
+    let text = text.replace("variant = [\n", &format!("variant = [{}\n", few.join(", ")));
+    let text = text.replace("[8192]", "[1024]").replace("decode_steps = [64]", "decode_steps = [2]");
+    std::fs::write(at("configs/sweep/ablation.toml"), text).unwrap();
+    folder
+}
+
+/// Names and bytes of a folder's files.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entry = |e: std::io::Result<std::fs::DirEntry>| {
+        let path = e.unwrap().path();
+        (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap())
+    };
+    std::fs::read_dir(folder).unwrap().map(entry).collect()
+}
+
+/// Every `number [file:line column]` of a text is the cell that it names.
+fn check_citations(text: &str, tables: &BTreeMap<String, Vec<u8>>) -> usize {
+    let mut checked = 0;
+    for (i, _) in text.match_indices(" [") {
+        let Some((place, _)) = text[i + 2..].split_once(']') else { continue };
+        let Some((file, rest)) = place.split_once(".csv:") else { continue };
+        let (line, column) = rest.split_once(' ').unwrap();
+        let table = rows(&tables[&format!("{file}.csv")]);
+        let cell: f64 = table[line.parse::<usize>().unwrap() - 2][column].parse().unwrap();
+        let number = text[..i].trim_end_matches(" %").rsplit([' ', '(', '\n']).next().unwrap();
+        let decimals = number.split_once('.').map_or(0, |(_, d)| d.len());
+        assert_eq!(number, format!("{cell:.decimals$}"), "{place}");
+        checked += 1;
+    }
+    checked
+}
+
+#[test]
+fn the_papers_experiment_gives_the_same_bytes_and_names_the_cells_it_speaks_of() {
+    let folder = small_experiment();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let plan = at("configs/report/starc.toml");
+    let run = |out: &str, work: &str, threads: &str| {
+        vec![
+            "reproduce".to_string(),
+            plan.clone(),
+            "-o".into(),
+            at(out),
+            "--work".into(),
+            at(work),
+            "--threads".into(),
+            threads.into(),
+        ]
+    };
+    let args = |v: &[String]| v.iter().map(String::as_str).collect::<Vec<_>>().join("\u{1}");
+    let start = |v: &[String]| ok(&args(v).split('\u{1}').collect::<Vec<_>>());
+    // Killed on its way, and gone on with another number of threads.
+    let mut child =
+        Command::new(env!("CARGO_BIN_EXE_pimsim")).args(run("one", "work", "1")).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    start(&run("one", "work", "2"));
+    start(&run("two", "elsewhere", "1"));
+    let (one, two) = (files(&folder.path().join("one")), files(&folder.path().join("two")));
+    assert_eq!(one.keys().collect::<Vec<_>>(), two.keys().collect::<Vec<_>>());
+    for (name, bytes) in &one {
+        assert!(*bytes == two[name], "{name} differs");
+        let text = String::from_utf8_lossy(bytes);
+        assert!(!text.contains(&*folder.path().display().to_string()), "{name} has a path of this machine");
+    }
+    let report = String::from_utf8(one["REPORT.md"].clone()).unwrap();
+    assert!(check_citations(&report, &one) > 40);
+    for figure in report.split("](").skip(1).map(|rest| rest.split_once(')').unwrap().0) {
+        assert!(one.contains_key(figure), "{figure} is not there");
+    }
+    let claims = rows(&one["claims.csv"]);
+    assert_eq!(claims.len(), 15);
+    assert!(claims.iter().all(|c| !c["why"].is_empty() && !c["artifact"].is_empty() && !c["masks"].is_empty()));
+    // A reduction is what its two cells say, and those are of the tables that they are from.
+    let (reductions, artifact) = (rows(&one["reductions.csv"]), rows(&one["artifact.csv"]));
+    let number = |row: &BTreeMap<String, String>, column: &str| row[column].parse::<f64>().unwrap();
+    let same = |row: &BTreeMap<String, String>, key: &[(&str, &str)]| key.iter().all(|(c, v)| row[*c] == *v);
+    let row = reductions.iter().find(|r| same(r, &[("measure", "latency"), ("against", "sparq")])).unwrap();
+    let bar = |policy| artifact.iter().find(|r| same(r, &[("context", "96"), ("policy", policy)])).unwrap();
+    assert_eq!(number(row, "starc"), number(bar("starc"), "step_ms"));
+    let less = 100.0 * (1.0 - number(bar("starc"), "step_ms") / number(bar("sparq"), "step_ms"));
+    assert!((number(row, "reduction_percent") - less).abs() < 1e-4);
 }

@@ -1,6 +1,6 @@
 //! `pimsim system` as it is by default: closed forms, sums, orders, and refusals.
 
-mod common;
+use crate::common;
 
 use common::root;
 use pimattn::attacc::{Attention, Mode};

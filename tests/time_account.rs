@@ -1,7 +1,7 @@
 //! Where time goes: against closed forms on every timing preset, and on random traces cycle by cycle against a plain
 //! account of the same rules.
 
-mod common;
+use crate::common;
 
 use common::{Memory, macs, one, root, system};
 use pimattn::addr::{Address, Geometry};

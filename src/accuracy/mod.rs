@@ -44,18 +44,9 @@ pub struct Accuracy {
 }
 
 /// True unscaled scores q·k of tokens `0..len` into `out`, one vector per query of the group that shares `keys`.
-///
-/// Keys are walked in chunks that stay in the cache while all queries of the group use them.
 pub fn exact_scores(keys: Rows<'_>, len: usize, queries: &[&[f32]], out: &mut [Vec<f32>]) {
-    const CHUNK: usize = 64;
     out.iter_mut().for_each(|scores| scores.resize(len, 0.0));
-    for first in (0..len).step_by(CHUNK) {
-        let tokens = first..len.min(first + CHUNK);
-        let chunk = keys.range(tokens.clone());
-        for (query, scores) in queries.iter().zip(&mut *out) {
-            linalg::dots(query, chunk.data, &mut scores[tokens.clone()]);
-        }
-    }
+    linalg::all_dots(queries, keys.range(0..len).data, out);
 }
 
 /// Memory to be used again for every query head and step.

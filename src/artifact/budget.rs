@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::fsio;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// Tokens that a head may attend to at each decode step, before they are rounded up to rows.
@@ -14,7 +14,7 @@ pub struct Budgets {
 
 impl Budgets {
     /// Reads a table: a whole number of tokens a line, the first for the first step; empty lines and lines that begin
-    /// with `#` are none.
+    /// with `#` are none. A file whose name ends in `.zst` is compressed.
     ///
     /// # Errors
     /// When a line is something else. The artifact leaves such lines out with a warning, which gives every later step
@@ -22,8 +22,13 @@ impl Budgets {
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let mut tokens = Vec::new();
-        for (i, line) in BufReader::new(fsio::open(path)?).split(b'\n').enumerate() {
-            let line = line.map_err(|e| Error::io(path, e))?;
+        let file = fsio::open(path)?;
+        let text: Box<dyn Read> = match path.extension().is_some_and(|e| e == "zst") {
+            true => Box::new(zstd::Decoder::new(file).map_err(|e| Error::io(path, e))?),
+            false => Box::new(file),
+        };
+        for (i, line) in BufReader::new(text).split(b'\n').enumerate() {
+            let line = line.map_err(|e| Error::data(&name, e.to_string()))?;
             let at = || format!("{name}:{}", i + 1);
             let text = std::str::from_utf8(&line).map_err(|_| Error::data(at(), "not text"))?.trim();
             if text.is_empty() || text.starts_with('#') {

@@ -18,6 +18,7 @@ use crate::spec::{Effect, System};
 use crate::table::Value;
 use crate::units::Cycle;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Devices beside the GPUs, and their stacks (AttAcc; STARC's platform has the same).
@@ -88,6 +89,13 @@ impl Policy {
         known.ok_or_else(|| {
             Error::Usage(format!("unknown policy \"{name}\"{}", suggest(name, POLICIES.map(|p| p.name))))
         })
+    }
+
+    /// Where the budgets for a model are in a folder: the artifact's file, or that compressed.
+    pub fn table_in(&self, folder: &Path, model: &Model) -> Option<PathBuf> {
+        let plain = folder.join(self.table_name(model)?);
+        let packed = folder.join(format!("{}.zst", self.table_name(model)?));
+        Some(if !plain.exists() && packed.exists() { packed } else { plain })
     }
 
     /// File name of its budgets for a model, as the artifact has it.
@@ -195,6 +203,11 @@ impl<'a> Experiment<'a> {
     /// Schedules that were replayed.
     pub fn replays(&self) -> usize {
         self.layers.replays()
+    }
+
+    /// What was replayed, for others that ask for the same.
+    pub fn into_layers(self) -> Layers<'a> {
+        self.layers
     }
 
     /// Writes a row of [`BARS`] for each bar to `bar_row`, and one of [`STEPS`] for each step to `step_row`, if it is

@@ -15,8 +15,9 @@ mod schedule;
 
 use crate::addr::Geometry;
 use crate::error::{Error, Result, suggest};
+use crate::op::Op;
 use crate::trace::header::spec_hash;
-use crate::trace::{Header, Record, Segment, Sink};
+use crate::trace::{Header, Record, Request, Segment, Sink};
 use clustering::Clustering;
 use layout::{Layout, Shape};
 
@@ -31,6 +32,9 @@ pub const DEVICE: Geometry = Geometry {
     columns: 32,
     column_bytes: 32,
 };
+
+/// Most decode steps of a trace.
+const MAX_STEPS: u32 = 1 << 20;
 
 /// Tokens in a row of the artifact's row budget: a head of 128 elements of 2 bytes, split over the banks of a group.
 pub const ROW_TOKENS: u32 = 16;
@@ -175,6 +179,8 @@ pub struct Schedule {
     geometry: Geometry,
     layout: Layout,
     clustering: Option<Clustering>,
+    /// Whether heads go in pairs.
+    pipeline: bool,
 }
 
 impl Schedule {
@@ -185,7 +191,12 @@ impl Schedule {
         let layout = Layout::new(&attention, &geometry).map_err(Error::Usage)?;
         let clustering = attention.clustering.then(|| Clustering::new(&attention, &layout, &geometry));
         let clustering = clustering.transpose().map_err(Error::Usage)?;
-        Ok(Schedule { attention, geometry, layout, clustering })
+        Ok(Schedule { attention, geometry, layout, clustering, pipeline: true })
+    }
+
+    /// With heads in pairs, as AttAcc has them, or one after the other.
+    pub fn pipelined(self, pipeline: bool) -> Self {
+        Schedule { pipeline, ..self }
     }
 
     /// The header of the trace.
@@ -195,7 +206,7 @@ impl Schedule {
             geometry: self.geometry,
             spec_hash: spec_hash(&self.geometry, &format!("{:?}", self.layout)),
             seed: 0,
-            config: self.attention.canonical(),
+            config: self.attention.canonical() + if self.pipeline { "" } else { "pipeline = false\n" },
             provenance: "no KV data: AttAcc's schedule, all heads alike".into(),
         }
     }
@@ -208,7 +219,7 @@ impl Schedule {
     /// What the schedule depends on besides the device: two that have it in common write the same requests, though
     /// their lengths may differ by less than a column holds.
     pub fn signature(&self) -> String {
-        format!("{} {:?} {}", self.attention.heads, self.layout, self.clustering.is_some())
+        format!("{} {:?} {} {}", self.attention.heads, self.layout, self.clustering.is_some(), self.pipeline)
     }
 
     /// Rounds: times that all channels work, each on a head of its own.
@@ -261,6 +272,81 @@ impl Schedule {
             }
         };
         (0..heads.min(channels)).map(segment).collect()
+    }
+}
+
+/// A decode: the schedule of one step behind the other, each with a token more in every cache.
+///
+/// A single step is the published schedule, requests alone. Of several, each is labelled (see [`Schedule::segments`])
+/// and all channels meet behind it, so that the tables have a row a step. Only the last has the clustering.
+#[derive(Debug)]
+pub struct Decode {
+    first: Attention,
+    geometry: Geometry,
+    steps: u32,
+    pipeline: bool,
+    header: Header,
+}
+
+impl Decode {
+    /// Plans `steps` decode steps, the first over [`Attention::len`] tokens.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`], for the longest step; when there is no step.
+    pub fn new(first: Attention, geometry: Geometry, steps: u32) -> Result<Decode> {
+        if !(1..=MAX_STEPS).contains(&steps) {
+            return Err(Error::Usage(format!("--steps {steps} is not in 1..={MAX_STEPS}")));
+        }
+        let len = first.len.checked_add(steps - 1);
+        let len = len.ok_or_else(|| Error::Usage(format!("--len {} and --steps {steps} are too many", first.len)))?;
+        // Addresses only grow with the length.
+        let mut header = Schedule::new(Attention { len, ..first }, geometry)?.header();
+        header.config = first.canonical();
+        if steps > 1 {
+            header.config.push_str(&format!("steps = {steps}\n"));
+        }
+        Ok(Decode { first, geometry, steps, pipeline: true, header })
+    }
+
+    /// Heads in pairs, as published, or one after the other.
+    pub fn pipelined(mut self, pipeline: bool) -> Self {
+        if !pipeline {
+            self.header.config.push_str("pipeline = false\n");
+        }
+        Decode { pipeline, ..self }
+    }
+
+    /// The header of the trace.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Rounds of all steps together.
+    pub fn rounds(&self) -> u64 {
+        u64::from(self.first.rounds(&self.geometry)) * u64::from(self.steps)
+    }
+
+    /// The schedule of a step, from 0.
+    pub fn schedule(&self, step: u32) -> Result<Schedule> {
+        let clustering = self.first.clustering && step + 1 == self.steps;
+        let attention = Attention { len: self.first.len + step, clustering, ..self.first };
+        Ok(Schedule::new(attention, self.geometry)?.pipelined(self.pipeline))
+    }
+
+    /// Writes the trace to `sink` and finishes it; no more of it is held than a run. `progress` hears how many rounds
+    /// are done.
+    pub fn run(&self, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        if self.steps == 1 {
+            return self.schedule(0)?.run(sink, progress);
+        }
+        for step in 0..self.steps {
+            let schedule = self.schedule(step)?;
+            let template = Segment { step, position: schedule.attention.len - 1, ..Segment::default() };
+            schedule.run_labelled(&schedule.segments(&template), sink)?;
+            sink.push(Record::Request(Request::one(Op::Sync, 0)))?;
+            progress(u64::from(step + 1) * schedule.rounds());
+        }
+        sink.finish()
     }
 }
 

@@ -26,7 +26,7 @@ use std::ops::Range;
 
 /// Writes the whole schedule, its requests marked with their phases if they are to be. Does not finish `sink`.
 pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    let Schedule { attention, geometry, layout, clustering } = schedule;
+    let Schedule { attention, geometry, layout, clustering, pipeline } = schedule;
     let rounds = schedule.rounds();
     let round = |index: u64| {
         let before = index * u64::from(geometry.channels);
@@ -38,13 +38,16 @@ pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mu
     if let Some(clustering) = clustering {
         writer.cluster(clustering, &round(0))?;
     }
-    for first in (0..rounds).step_by(2) {
-        if first + 1 < rounds {
-            writer.pair(&round(first), &round(first + 1), first == 0)?;
+    let mut done = 0;
+    while done < rounds {
+        if *pipeline && done + 1 < rounds {
+            writer.pair(&round(done), &round(done + 1), done == 0)?;
+            done += 2;
         } else {
-            writer.single(&round(first))?;
+            writer.single(&round(done))?;
+            done += 1;
         }
-        progress(rounds.min(first + 2));
+        progress(done);
     }
     writer.flush()
 }

@@ -17,7 +17,8 @@ pub struct Artifact {
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Folder of the artifact's budget tables, kv_budget_<Llama|GPT|Mistral>_<Quest|SparQ|STARC>.txt
+    /// Folder of the artifact's budget tables, kv_budget_<Llama|GPT|Mistral>_<Quest|SparQ|STARC>.txt, or
+    /// .txt.zst; traces/kv_budget has them
     #[arg(long, value_name = "DIR")]
     tables: Option<PathBuf>,
     /// Budgets of one model and one policy: a number of tokens a line, one for each decode step
@@ -131,8 +132,8 @@ fn all_or<T: Copy>(names: &[String], all: &[T], find: fn(&str) -> Result<T>) -> 
 /// Where the budgets of a model and a policy are.
 fn table(args: &Artifact, model: &Model, policy: &Policy) -> Result<Option<PathBuf>> {
     let Some(name) = policy.table_name(model) else { return Ok(None) };
-    let at = |dir: &Path| dir.join(&name);
-    match args.kv_budget_table.clone().or(args.tables.as_deref().map(at)) {
+    let at = |dir: &Path| policy.table_in(dir, model);
+    match args.kv_budget_table.clone().or(args.tables.as_deref().and_then(at)) {
         Some(path) => Ok(Some(path)),
         None => Err(Error::Usage(format!(
             "{} needs its budgets: say with --tables which folder has {name}, or with --kv-budget-table which file",

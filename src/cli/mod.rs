@@ -3,6 +3,8 @@
 mod artifact;
 mod fit;
 pub mod pimsim;
+mod plot;
+mod reproduce;
 mod sweep;
 mod system;
 pub mod tracegen;
@@ -12,7 +14,8 @@ use crate::interrupt;
 use crate::report::sheet::Style;
 use crate::sweep::store;
 use clap::{Args, ColorChoice, Parser};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -49,9 +52,10 @@ impl Common {
         }
     }
 
-    /// Progress of `total` units of work, shown on a terminal once a second has passed.
+    /// Progress of `total` units of work, shown on a terminal once a second has passed, in a log once a minute.
     pub fn progress(&self, what: &str, total: Option<u64>) -> Progress {
-        Progress { bar: None, what: what.into(), total, began: Instant::now(), quiet: self.quiet }
+        let now = Instant::now();
+        Progress { bar: None, what: what.into(), total, began: now, before: 0, said: now, quiet: self.quiet }
     }
 }
 
@@ -76,14 +80,21 @@ impl From<Format> for Style {
     }
 }
 
-/// Progress of one piece of work.
+/// Progress of one piece of work: a bar on a terminal, a line now and then in a log.
 pub struct Progress {
     bar: Option<ProgressBar>,
     what: String,
     total: Option<u64>,
     began: Instant,
+    /// Done before that: by whom does not say how fast this goes.
+    before: u64,
+    /// When a log last had a line.
+    said: Instant,
     quiet: bool,
 }
+
+/// A log has a line this often.
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 impl Progress {
     /// So much is to be done, known only now.
@@ -91,17 +102,31 @@ impl Progress {
         self.total = Some(total);
     }
 
+    /// So much was done before; the time left is that of the rest.
+    pub fn from(&mut self, done: u64) {
+        (self.before, self.began, self.said) = (done, Instant::now(), Instant::now());
+    }
+
     /// So much is done.
     pub fn at(&mut self, done: u64) {
-        if self.bar.is_none() && !self.quiet && self.began.elapsed() > Duration::from_secs(1) {
+        if self.quiet {
+            return;
+        }
+        if !std::io::stderr().is_terminal() {
+            return self.log(done);
+        }
+        if self.bar.is_none() && self.began.elapsed() > Duration::from_secs(1) {
             let target = ProgressDrawTarget::stderr_with_hz(5);
             let (bar, style) = match self.total {
-                Some(n) => (ProgressBar::new(n), "{msg} {wide_bar} {percent}% {eta} left"),
+                Some(n) => (ProgressBar::new(n), "{msg} {wide_bar} {pos} of {len} {percent}% {left} left"),
                 None => (ProgressBar::no_length(), "{msg} {human_pos} in {elapsed} {spinner}"),
             };
             bar.set_draw_target(target);
+            let (before, began) = (self.before, self.began);
             if let Ok(style) = ProgressStyle::with_template(style) {
-                bar.set_style(style);
+                bar.set_style(style.with_key("left", move |s: &ProgressState, w: &mut dyn std::fmt::Write| {
+                    let _ = w.write_str(&left(before, s.pos(), s.len().unwrap_or(0), began.elapsed()));
+                }));
             }
             bar.set_message(self.what.clone());
             self.bar = Some(bar);
@@ -109,6 +134,22 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_position(done);
         }
+    }
+
+    fn log(&mut self, done: u64) {
+        let Some(total) = self.total.filter(|_| self.said.elapsed() > LOG_EVERY) else { return };
+        self.said = Instant::now();
+        let left = left(self.before, done, total, self.began.elapsed());
+        eprintln!("{}: {done} of {total}, {left} left", self.what);
+    }
+}
+
+/// The time that the rest takes if it goes on as from `before` to `done` in `time`.
+fn left(before: u64, done: u64, total: u64, time: Duration) -> String {
+    let (new, rest) = (done.saturating_sub(before), total.saturating_sub(done));
+    match new {
+        0 => "?".into(),
+        n => format!("{:#}", HumanDuration(time.mul_f64(rest as f64 / n as f64))),
     }
 }
 
@@ -183,8 +224,15 @@ pub fn tables_document() -> String {
     out.push_str(&crate::table::markdown(crate::system::table::COLUMNS));
     out.push_str("\n# Table of pimsim system --switches\n\nA row is a switch.\n");
     out.push_str(&crate::table::markdown(crate::system::table::SWITCH_COLUMNS));
+    out.push_str("\n# Tables of pimsim reproduce\n");
+    for (file, row, columns) in crate::reproduce::columns::all() {
+        out.push_str(&format!("\n## {file}\n\nA row is {row}.\n"));
+        out.push_str(&crate::table::markdown(&columns));
+    }
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
     out.push_str(&crate::table::markdown(crate::generate::METRICS));
+    out.push_str("\n# Table of tracegen agree\n\nA row is a figure of a layer, or of all that are compared.\n");
+    out.push_str(&crate::table::markdown(crate::fit::agree::COLUMNS));
     out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");
     out.push_str(&crate::table::markdown(&[&[store::POINT, store::KEY][..], &crate::sweep::point::columns()].concat()));
     out

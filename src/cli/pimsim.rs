@@ -5,6 +5,7 @@ use crate::audit;
 use crate::engine::{self, probe::Probe};
 use crate::error::{Error, Result};
 use crate::fsio::{self, Output};
+use crate::report::accuracy::{AccuracyTable, By};
 use crate::report::compare;
 use crate::report::explain::Explanation;
 use crate::report::summary::Summary;
@@ -36,6 +37,8 @@ enum Command {
     Compare(Compare),
     /// Put runs and their accuracy metrics side by side, per decode step
     Summary(SummaryArgs),
+    /// Say what policies keep by layer and query head, and where recall and the error of the output disagree
+    Accuracy(AccuracyArgs),
     /// Say where the time of each run goes, and what was fetched for what was asked
     Explain(Explain),
     /// Run a grid of workloads and systems, without traces between; goes on where it was stopped
@@ -48,6 +51,10 @@ enum Command {
     Artifact(super::artifact::Artifact),
     /// Time and energy of a decode step end to end: GPUs, PIM devices, links
     System(super::system::Args),
+    /// Run an experiment of a paper, and set what it gives against what is claimed
+    Reproduce(super::reproduce::Args),
+    /// Draw columns of any table as SVG
+    Plot(super::plot::Args),
     /// Print the documentation of every table column, as Markdown
     Schema,
 }
@@ -69,6 +76,24 @@ struct Run {
     /// Also write every command to this file (one trace only); - is standard output
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// fast: work that recurs is simulated once; plain: every command is simulated. Both come to the same
+    #[arg(long, value_enum, default_value_t = Engine::Fast)]
+    engine: Engine,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Engine {
+    Fast,
+    Plain,
+}
+
+impl From<Engine> for engine::Engine {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Fast => engine::Engine::Fast,
+            Engine::Plain => engine::Engine::Plain,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -124,6 +149,30 @@ struct SummaryArgs {
     format: Format,
 }
 
+/// Rows of `accuracy`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Rows {
+    /// A policy
+    Policy,
+    /// A policy in a layer
+    Layer,
+    /// A policy in a query head
+    Head,
+}
+
+#[derive(Debug, clap::Args)]
+struct AccuracyArgs {
+    /// Metrics that `tracegen run --metrics` wrote, of one or several policies and budgets
+    #[arg(required = true, value_name = "M.csv")]
+    metrics: Vec<PathBuf>,
+    /// What a row stands for
+    #[arg(long, value_enum, default_value_t = Rows::Layer)]
+    by: Rows,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
 #[derive(Debug, clap::Args)]
 struct Explain {
     /// Folders that `run -o` wrote, or their run.csv
@@ -141,12 +190,15 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit(&args, &cli.common),
         Command::Compare(args) => compare(&args),
         Command::Summary(args) => summary(&args),
+        Command::Accuracy(args) => accuracy(&args),
         Command::Explain(args) => explain(&args),
         Command::Sweep(args) => super::sweep::sweep(&args, &cli.common),
         Command::Frontier(args) => super::sweep::frontier(&args),
         Command::Merge(args) => super::sweep::merged(&args, &cli.common),
         Command::Artifact(args) => super::artifact::run(&args, &cli.common),
         Command::System(args) => super::system::run(&args, &cli.common),
+        Command::Reproduce(args) => super::reproduce::run(&args, &cli.common),
+        Command::Plot(args) => super::plot::run(&args),
         Command::Schema => super::print(&super::tables_document()),
     })
 }
@@ -169,28 +221,23 @@ fn run(args: &Run, common: &Common) -> Result<()> {
         Output::create(&args.output.as_deref().map_or(PathBuf::from("-"), |dir| dir.join(schema.file)))
     })?;
     for path in &args.traces {
-        replay(path, &system, args.log.as_deref(), &mut tables, common)?;
+        replay(path, &system, args, &mut tables, common)?;
     }
     tables.finish()?.into_iter().try_for_each(Output::commit)
 }
 
-fn replay(
-    path: &Path,
-    system: &System,
-    log: Option<&Path>,
-    tables: &mut Tables<'_, Output>,
-    common: &Common,
-) -> Result<()> {
+fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Output>, common: &Common) -> Result<()> {
     let name = path.display().to_string();
     let mut source = trace::open(fsio::open(path)?, &name, Some(&system.device.geometry))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);
     let collector = Collector::with_steps(&system.device, tables.steps(&name));
-    let collector = match log {
-        None => simulate(system, source.as_mut(), collector, &name, &mut progress)?,
+    let engine = args.engine.into();
+    let collector = match args.log.as_deref() {
+        None => simulate(engine, system, source.as_mut(), collector, &name, &mut progress)?,
         Some(log) => {
             let log_probe = LogProbe::new(Output::create(log)?, &system.device);
             let (collector, log_probe) =
-                simulate(system, source.as_mut(), (collector, log_probe), &name, &mut progress)?;
+                simulate(engine, system, source.as_mut(), (collector, log_probe), &name, &mut progress)?;
             log_probe.finish().map_err(|e| Error::io(log, e))?.commit()?;
             collector
         }
@@ -199,13 +246,14 @@ fn replay(
 }
 
 fn simulate<P: Probe>(
+    engine: engine::Engine,
     system: &System,
     source: &mut dyn trace::Source,
     mut probe: P,
     name: &str,
     progress: &mut Progress,
 ) -> Result<P> {
-    engine::run(system, source, &mut probe, &mut |n| progress.at(n)).map_err(|e| match e {
+    engine::run_with(engine, system, source, &mut probe, &mut |n| progress.at(n)).map_err(|e| match e {
         Error::Data { file, what } if file == "trace" => Error::data(name, what),
         other => other,
     })?;
@@ -253,6 +301,19 @@ fn summary(args: &SummaryArgs) -> Result<()> {
         summary.add_metrics(fsio::open(path)?, &path.display().to_string())?;
     }
     super::print(&summary.render(args.format.into())?)
+}
+
+fn accuracy(args: &AccuracyArgs) -> Result<()> {
+    let by = match args.by {
+        Rows::Policy => By::Policy,
+        Rows::Layer => By::Layer,
+        Rows::Head => By::Head,
+    };
+    let mut table = AccuracyTable::new(by);
+    for path in &args.metrics {
+        table.add(fsio::open(path)?, &path.display().to_string())?;
+    }
+    super::print(&table.render(args.format.into()))
 }
 
 fn explain(args: &Explain) -> Result<()> {

@@ -5,8 +5,9 @@ use crate::error::{Error, Result};
 use crate::fsio;
 use crate::report::frontier;
 use crate::sweep::grid::Grid;
-use crate::sweep::store::{Store, merge};
-use crate::sweep::{self, Outcome};
+use crate::sweep::merge::Merged;
+use crate::sweep::store::Store;
+use crate::sweep::{self, Event, Outcome};
 use std::path::PathBuf;
 
 /// Arguments of `sweep`.
@@ -16,15 +17,18 @@ pub struct Sweep {
     #[arg(value_name = "GRID.toml")]
     grid: PathBuf,
     /// Folder for sweep.csv; points that are finished there are not run again
-    #[arg(short, long, value_name = "DIR")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "DIR", required_unless_present = "list")]
+    output: Option<PathBuf>,
     /// Folder of finished points, instead of DIR/points; several sweeps may share one
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// KV dump that all points read, instead of what the grid says
+    #[arg(long, value_name = "DUMP")]
+    kv: Option<PathBuf>,
     /// Run the i-th of n parts only, from 1/n to n/n; merge puts their tables together
     #[arg(long, value_name = "I/N")]
     shard: Option<String>,
-    /// Points that are run at the same time; 0 is one per processor
+    /// Points that are run at the same time, and threads that generate traces; 0 is one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// List the points and run nothing
@@ -41,6 +45,9 @@ pub struct Merge {
     /// Table to write
     #[arg(short, long, value_name = "CSV")]
     output: PathBuf,
+    /// Fail (exit 1) unless every point of this grid is there
+    #[arg(long, value_name = "GRID.toml")]
+    grid: Option<PathBuf>,
 }
 
 /// Arguments of `frontier`.
@@ -58,6 +65,9 @@ pub struct Frontier {
     /// Print the fastest point of each policy with at most this error instead; may be given again
     #[arg(long, value_name = "ERROR")]
     at_most: Vec<f64>,
+    /// Say where the error and this column of what is kept disagree: of two policies, one keeps more and errs more
+    #[arg(long, value_name = "COLUMN", conflicts_with = "at_most")]
+    against: Option<String>,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -74,7 +84,8 @@ fn shard(text: &str) -> Result<(usize, usize)> {
 
 /// `pimsim sweep`.
 pub fn sweep(args: &Sweep, common: &Common) -> Result<()> {
-    let grid = Grid::load(&args.grid)?;
+    let mut grid = Grid::load(&args.grid)?;
+    grid.kv = args.kv.clone();
     let (i, n) = args.shard.as_deref().map_or(Ok((1, 1)), shard)?;
     let mut points = grid.points();
     // Neighbours cost alike: dealt out in turn, the shards take about the same time.
@@ -83,14 +94,20 @@ pub fn sweep(args: &Sweep, common: &Common) -> Result<()> {
     if args.list {
         return super::print(&points.iter().map(|p| format!("{}\n", p.name(&grid))).collect::<String>());
     }
-    let cache = args.cache.clone().unwrap_or_else(|| args.output.join("points"));
-    let mut store = Store::open(&grid, &args.output, &cache)?;
+    let Some(output) = &args.output else { return Err(Error::Usage("no folder: -o DIR".into())) };
+    let cache = args.cache.clone().unwrap_or_else(|| output.join("points"));
+    let mut store = Store::open(&grid, output, &cache)?;
+    super::threads(args.threads)?;
     let workers = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
     let mut progress = common.progress(&format!("sweeping {}", grid.name), Some(points.len() as u64));
-    let outcome = sweep::run(&grid, &points, &mut store, workers, &mut |n| progress.at(n));
+    let outcome = sweep::run(&grid, &points, &mut store, workers, &mut |event| match event {
+        Event::Kept(n) => progress.from(n),
+        Event::Done(n) => progress.at(n),
+        Event::Damaged(file) => common.warn(&format!("{} is damaged: its point is run again", file.display())),
+    });
     drop(progress);
     let Outcome { run, kept, failed } = outcome?;
     common.note(&format!("{}: {run} points run, {kept} kept, {} failed", grid.name, failed.len()));
@@ -106,17 +123,22 @@ pub fn sweep(args: &Sweep, common: &Common) -> Result<()> {
 
 /// `pimsim merge`.
 pub fn merged(args: &Merge, common: &Common) -> Result<()> {
-    let points = merge(&args.tables, &args.output)?;
-    common.note(&format!("{points} points"));
+    let grid = args.grid.as_deref().map(Grid::load).transpose()?;
+    let merged = Merged::read(&args.tables)?;
+    grid.map_or(Ok(()), |grid| merged.check(&grid))?;
+    merged.write(&args.output)?;
+    common.note(&format!("{} points", merged.points()));
     Ok(())
 }
 
 /// `pimsim frontier`.
 pub fn frontier(args: &Frontier) -> Result<()> {
     let table = fsio::open(&args.table)?;
-    let frontier = frontier::Frontier::read(table, &args.table.display().to_string(), &args.error, &args.choice)?;
-    super::print(&match args.at_most.as_slice() {
-        [] => frontier.points(args.format.into()),
-        limits => frontier.at_equal_error(limits, args.format.into()),
+    let (file, against) = (args.table.display().to_string(), args.against.as_deref());
+    let frontier = frontier::Frontier::read(table, &file, &args.error, against, &args.choice)?;
+    super::print(&match (against, args.at_most.as_slice()) {
+        (Some(kept), _) => frontier.disagreements(kept, args.format.into()),
+        (None, []) => frontier.points(args.format.into()),
+        (None, limits) => frontier.at_equal_error(limits, args.format.into()),
     })
 }

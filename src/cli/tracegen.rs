@@ -1,7 +1,7 @@
 //! `tracegen`: KV cache in, trace out.
 
 use super::{Common, EXIT_CODES, fit};
-use crate::attacc::{self, Attention, Mode, Schedule};
+use crate::attacc::{self, Attention, Decode, Mode};
 use crate::error::{Error, Result};
 use crate::fsio::{self, Output};
 use crate::generate::{Generator, METRICS};
@@ -86,6 +86,9 @@ struct Attacc {
     /// Tokens in the cache of each head
     #[arg(long, value_name = "TOKENS")]
     len: u32,
+    /// Decode steps, each with a token more in every cache; more than one are labelled, for tables by step
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    steps: u32,
     /// Elements of one key or value
     #[arg(long, value_name = "ELEMENTS", default_value_t = 128)]
     dim: u32,
@@ -98,6 +101,9 @@ struct Attacc {
     /// Cluster the keys first, as the artifact writes it in the last decode step
     #[arg(long)]
     clustering: bool,
+    /// Heads one after the other, instead of AttAcc's pairs
+    #[arg(long)]
+    no_pipeline: bool,
     /// System whose device the trace is for, instead of one stack of HBM3 "8Gb 2R" with 16 channels
     #[arg(long, value_name = "SYSTEM.toml")]
     config: Option<PathBuf>,
@@ -310,13 +316,13 @@ fn attacc(args: &Attacc, common: &Common) -> Result<()> {
     let geometry = system.map_or(attacc::DEVICE, |s| s.device.geometry);
     let &Attacc { heads, len, dim, bytes, kv_budget, clustering, .. } = args;
     let attention = Attention { mode: Mode::parse(&args.mode)?, heads, len, dim, bytes, kv_budget, clustering };
-    let schedule = Schedule::new(attention, geometry)?;
-    if let Some((written, made)) = schedule.clustering_macs() {
+    let decode = Decode::new(attention, geometry, args.steps)?.pipelined(!args.no_pipeline);
+    if let Some((written, made)) = decode.schedule(args.steps - 1)?.clustering_macs() {
         common.detail(|| format!("clustering: {written} MACs of {made} that the artifact makes are in its trace"));
     }
-    let mut trace = Destination::create(format, &args.output, &schedule.header(), &args.export)?;
-    let mut progress = common.progress("generating", Some(schedule.rounds()));
-    schedule.run(trace.sink.as_mut(), &mut |n| progress.at(n))?;
+    let mut trace = Destination::create(format, &args.output, decode.header(), &args.export)?;
+    let mut progress = common.progress("generating", Some(decode.rounds()));
+    decode.run(trace.sink.as_mut(), &mut |n| progress.at(n))?;
     drop(progress);
     trace.commit(common)
 }

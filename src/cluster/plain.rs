@@ -20,14 +20,14 @@ pub fn kmeans(keys: &[f32], dim: usize, config: &Config, rng: &mut ChaCha8Rng) -
     let mut keys = keys.to_vec();
     keys.chunks_exact_mut(dim).for_each(linalg::normalize);
     let mut chosen = Vec::new();
-    starts(&keys, dim, config, rng, &mut chosen);
+    starts(&keys, dim, None, config, rng, &mut chosen);
     let mut centroids: Vec<f32> = chosen.iter().flat_map(|key| &keys[key * dim..][..dim]).copied().collect();
 
     for iterations in 1.. {
         let labels: Vec<u32> = keys.chunks_exact(dim).map(|key| nearest(key, &centroids)).collect();
         let new = means(&keys, dim, &labels, config.clusters);
         let old = std::mem::replace(&mut centroids, new);
-        if iterations == config.max_iterations || stopped(&centroids, &old) {
+        if iterations == config.max_iterations || stopped(&centroids, &old, config.tolerance) {
             return Clustering { labels, centroids, iterations };
         }
     }

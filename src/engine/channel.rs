@@ -14,9 +14,12 @@
 //! When a refresh is due, array work and data stop, the banks are closed, REFab is issued, and the rows open again on
 //! demand. Moves go on: they touch no bank.
 
+mod normal;
+
 use super::probe::{CommandEvent, Completion, Probe, RowOutcome};
 use super::segments::{Label, Segments};
 use super::state::{CLOSED, ChannelState, Rows, Target};
+use crate::addr::{Address, NOT_ADDRESSED};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::op::Op;
@@ -36,6 +39,7 @@ const ARRAY: usize = 0;
 const MOVES: usize = 1;
 const DATA: usize = 2;
 
+#[derive(Clone)]
 struct Item {
     request: Request,
     plan: Plan,
@@ -53,7 +57,7 @@ struct Item {
 }
 
 /// Items between two barriers.
-#[derive(Default)]
+#[derive(Clone, Default, PartialEq)]
 struct Epoch {
     /// Whether it has had any.
     used: bool,
@@ -107,6 +111,7 @@ pub enum Progress {
 }
 
 /// Reads and writes in turns.
+#[derive(Clone)]
 struct Turns {
     /// Writes waiting at which they go first, and at which reads do again.
     high: u64,
@@ -116,6 +121,7 @@ struct Turns {
 }
 
 /// One channel: its banks, its queues, its clock.
+#[derive(Clone)]
 pub struct Channel<'d> {
     device: &'d Device,
     id: u32,
@@ -530,12 +536,24 @@ impl<'d> Channel<'d> {
     /// The first ready among the moves of this epoch; softmax and mode settings neither pass others nor are passed.
     fn move_candidate(&self) -> Option<Candidate> {
         let mut best: Option<Candidate> = None;
+        // Where no command of this kind can come before the best, none of its items needs a closer look.
+        let mut hopeless: Option<CommandId> = None;
         for (index, item) in self.classes[MOVES].iter().enumerate() {
             let free = item.effect == Effect::Move;
             if item.epoch != self.epoch || !free && index > 0 {
                 break;
             }
-            let c = self.candidate(MOVES, index, item.plan.last, item.target);
+            let command = item.plan.last;
+            if let Some(best) = best.filter(|_| free && hopeless != Some(command)) {
+                let bus = self.bus_free[self.device.commands[usize::from(command)].bus as usize];
+                let floor = bus.max(self.last[MOVES]).max(self.now);
+                let soonest = self.state.earliest_anywhere(command).max(floor);
+                hopeless = (soonest >= best.at).then_some(command);
+            }
+            if free && hopeless == Some(command) {
+                continue;
+            }
+            let c = self.candidate(MOVES, index, command, item.target);
             if best.is_none_or(|b| c.at < b.at) {
                 best = Some(c);
             }
@@ -620,7 +638,8 @@ impl<'d> Channel<'d> {
     fn refresh_candidate(&self, due: Cycle) -> Option<Candidate> {
         let (refresh, close) = self.device.refresh?;
         let command = if self.state.open_banks() > 0 { close } else { refresh };
-        let target = self.state.target(crate::addr::Address { channel: self.id, ..Default::default() });
+        let (row, column) = (NOT_ADDRESSED, NOT_ADDRESSED);
+        let target = self.state.target(Address { channel: self.id, row, column, ..Address::default() });
         let at = self.state.earliest(command, &target).max(self.bus_free[Bus::Row as usize]).max(due).max(self.now);
         Some(Candidate { at, order: 0, class: usize::MAX, index: 0, command, target })
     }

@@ -7,30 +7,25 @@
 //! Order is total: a channel's commands in time, ties by the older request; channels by (cycle, id). Cycles count
 //! from 0; a run's length is the cycle at which its last result is there.
 //!
-//! `compat` is another engine, with the reference's clock and order, for systems that ask for it.
+//! `compat` is another engine, with the reference's clock and order, for systems that ask for it. Both simulate work that
+//! recurs once only ([`memo`]), unless the plain engine is asked for.
 
 mod channel;
 mod compat;
+mod faithful;
+pub mod memo;
 pub mod probe;
 mod segments;
 pub mod state;
 
+use crate::addr::Geometry;
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::op::Op;
 use crate::spec::System;
 use crate::spec::system::Controller;
-use crate::trace::{Record, Source};
+use crate::trace::{Item, Packer, Record, Source, Unpacker};
 use crate::units::Cycle;
-use channel::{Channel, Progress};
-use priority_queue::PriorityQueue;
 use probe::Probe;
-use std::cmp::Reverse;
-
-/// Records of one channel that wait at most; a channel that has this many runs before more are read.
-const WAITING: usize = 4096;
-/// Cycles that one channel may run ahead of the next.
-const QUANTUM: Cycle = 4096;
 
 /// What stopped the reading of records.
 #[derive(PartialEq, Eq, Clone, Copy)]
@@ -43,30 +38,117 @@ enum Stop {
     End,
 }
 
+/// The input: request by request, or as volleys where those are of use.
 struct Reader<'s> {
     source: &'s mut dyn Source,
-    block: Vec<Record>,
+    geometry: Geometry,
+    volleys: bool,
+    records: Vec<Record>,
+    raw: Vec<Item>,
+    packer: Packer,
+    items: Vec<Item>,
     at: usize,
+    /// Items that come before the others, the last one first.
+    back: Vec<Item>,
+    apart: Unpacker,
+    ended: bool,
     requests: u64,
 }
 
 impl<'s> Reader<'s> {
-    fn new(source: &'s mut dyn Source) -> Self {
-        Reader { source, block: Vec::new(), at: 0, requests: 0 }
+    fn new(source: &'s mut dyn Source, volleys: bool) -> Self {
+        let geometry = source.header().geometry;
+        Reader {
+            source,
+            geometry,
+            volleys,
+            records: Vec::new(),
+            raw: Vec::new(),
+            packer: Packer::default(),
+            items: Vec::new(),
+            at: 0,
+            back: Vec::new(),
+            apart: Unpacker::default(),
+            ended: false,
+            requests: 0,
+        }
     }
 
+    /// The next request, run or label.
+    #[inline]
     fn next(&mut self) -> Result<Option<Record>> {
-        if self.at == self.block.len() {
+        if self.volleys {
+            return self.next_of_items();
+        }
+        if self.at == self.records.len() {
             interrupt::check()?;
             self.at = 0;
-            if !self.source.next_block(&mut self.block)? {
-                self.block.clear();
+            self.records.clear();
+            if self.ended || !self.source.next_block(&mut self.records)? {
+                self.ended = true;
                 return Ok(None);
             }
         }
         self.at += 1;
-        Ok(Some(self.block[self.at - 1]))
+        Ok(Some(self.records[self.at - 1]))
     }
+
+    fn next_of_items(&mut self) -> Result<Option<Record>> {
+        loop {
+            if let Some(record) = self.apart.next(&self.geometry) {
+                return Ok(Some(record));
+            }
+            let Some(item) = self.next_item()? else { return Ok(None) };
+            if let Some(record) = self.apart.begin(item) {
+                return Ok(Some(record));
+            }
+        }
+    }
+
+    /// The next item, where [`Reader::takes_volleys`].
+    fn next_item(&mut self) -> Result<Option<Item>> {
+        if let Some(item) = self.back.pop() {
+            return Ok(Some(item));
+        }
+        while self.at == self.items.len() {
+            interrupt::check()?;
+            self.at = 0;
+            self.items.clear();
+            if self.ended {
+                return Ok(None);
+            }
+            self.ended = !self.source.next_items(&mut self.raw)?;
+            let (items, geometry) = (&mut self.items, &self.geometry);
+            self.raw.drain(..).for_each(|item| self.packer.push_item(item, geometry, |item| items.push(item)));
+            if self.ended {
+                self.packer.flush(geometry, |item| items.push(item));
+            }
+        }
+        self.at += 1;
+        Ok(Some(self.items[self.at - 1]))
+    }
+
+    /// Gives an item back, to be the next one.
+    fn put_back(&mut self, item: Item) {
+        self.back.push(item);
+    }
+
+    /// Whether there are volleys; makes [`Reader::next_item`] the next call that may be made.
+    fn takes_volleys(&mut self) -> bool {
+        let rest = self.apart.rest(&self.geometry);
+        self.back.extend(rest.into_iter().rev().flatten().map(Item::Volley));
+        self.volleys
+    }
+}
+
+/// How a trace is replayed. Both come to the same, command for command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// Work that recurs is simulated once ([`memo`]).
+    #[default]
+    Fast,
+    /// Every command is simulated.
+    Plain,
 }
 
 /// Replays a trace on a system and returns its length in cycles. `progress` hears how many requests were read.
@@ -76,9 +158,22 @@ pub fn run<P: Probe>(
     probe: &mut P,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Cycle> {
+    run_with(Engine::default(), system, source, probe, progress)
+}
+
+/// [`run`] in one of the two ways.
+pub fn run_with<P: Probe>(
+    engine: Engine,
+    system: &System,
+    source: &mut dyn Source,
+    probe: &mut P,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Cycle> {
+    needs_same_geometry(system, source)?;
+    let reader = Reader::new(source, engine == Engine::Fast);
     match system.controller {
-        Controller::Faithful => run_faithful(system, source, probe, progress),
-        Controller::Compat => compat::run(system, source, probe, progress),
+        Controller::Faithful => faithful::run(system, reader, probe, progress),
+        Controller::Compat => compat::run(system, reader, probe, progress),
     }
 }
 
@@ -90,68 +185,4 @@ fn needs_same_geometry(system: &System, source: &dyn Source) -> Result<()> {
     }
     let what = format!("the trace is for another device: {theirs:?}; {} is {ours:?}", system.name);
     Err(Error::data(&source.header().provenance, what))
-}
-
-fn run_faithful<P: Probe>(
-    system: &System,
-    source: &mut dyn Source,
-    probe: &mut P,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Cycle> {
-    needs_same_geometry(system, source)?;
-    let device = &system.device;
-    let mut channels: Vec<Channel<'_>> = (0..device.geometry.channels).map(|id| Channel::new(system, id)).collect();
-    let mut wakeups: PriorityQueue<u32, Reverse<(Cycle, u32)>> = PriorityQueue::with_capacity(channels.len());
-    let mut reader = Reader::new(source);
-    loop {
-        let stop = feed(&mut reader, &mut channels)?;
-        progress(reader.requests);
-        if stop != Stop::Full {
-            channels.iter_mut().for_each(Channel::close_input);
-        }
-        for (id, channel) in (0..).zip(&channels) {
-            wakeups.push(id, Reverse((channel.done_at(), id)));
-        }
-        while let Some((id, _)) = wakeups.pop() {
-            let horizon = wakeups.peek().map_or(Cycle::MAX, |(_, Reverse((next, _)))| next + QUANTUM);
-            if let Progress::Ahead(at) = channels[id as usize].advance(horizon, probe)? {
-                wakeups.push(id, Reverse((at, id)));
-            }
-        }
-        if stop == Stop::Full {
-            continue;
-        }
-        let met = channels.iter().map(Channel::done_at).max().unwrap_or(0);
-        for (id, channel) in (0..).zip(&mut channels) {
-            channel.end_segments(probe);
-            probe.channel_waits(id, channel.worked_until(), met);
-            if stop == Stop::End {
-                probe.channel_end(id, channel.worked_until());
-            }
-            channel.resume(met, probe);
-        }
-        if stop == Stop::End {
-            probe.end(met);
-            return Ok(met);
-        }
-        probe.sync(met);
-    }
-}
-
-fn feed(reader: &mut Reader<'_>, channels: &mut [Channel<'_>]) -> Result<Stop> {
-    while let Some(record) = reader.next()? {
-        let channel = match &record {
-            Record::Request(r) if r.op == Op::Sync => return Ok(Stop::Sync),
-            Record::Request(r) => {
-                reader.requests += u64::from(r.count);
-                reader.source.header().geometry.channel_of(r.addr)
-            }
-            Record::Segment(s) => s.channel,
-            Record::Mark(m) => m.channel,
-        };
-        if channels[channel as usize].give(record) >= WAITING {
-            return Ok(Stop::Full);
-        }
-    }
-    Ok(Stop::End)
 }

@@ -1,5 +1,6 @@
 //! What the engine tells about its work. Statistics and logs are probes; the engine knows none of them.
 
+use super::memo::stretch::{Place, Stretch};
 use crate::addr::Address;
 use crate::op::Op;
 use crate::spec::CommandId;
@@ -52,6 +53,11 @@ pub trait Probe {
     fn command(&mut self, _event: &CommandEvent) {}
     /// A barrier took a cycle of its channel's bus, as in the reference; other controllers let barriers cost nothing.
     fn barrier(&mut self, _cycle: Cycle, _address: &Address) {}
+    /// What channels did over a stretch of time that recurs. Says what [`Stretch::tell`] says, which it does unless the
+    /// probe knows better.
+    fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
+        stretch.tell(place, self);
+    }
     /// A request needed no command (its row was open, or closed, already, or a waiting write had its data).
     fn silent(&mut self, _channel: u32, _segment: u32, _phase: Phase, _op: Op) {}
     /// The host worked so many cycles, from `begin` on, while the channel waited.
@@ -73,7 +79,9 @@ pub trait Probe {
 }
 
 /// Nobody is watching.
-impl Probe for () {}
+impl Probe for () {
+    fn stretch(&mut self, _: &Stretch, _: &Place<'_>) {}
+}
 
 /// Two observers.
 impl<A: Probe, B: Probe> Probe for (A, B) {
@@ -84,6 +92,10 @@ impl<A: Probe, B: Probe> Probe for (A, B) {
     fn barrier(&mut self, cycle: Cycle, address: &Address) {
         self.0.barrier(cycle, address);
         self.1.barrier(cycle, address);
+    }
+    fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
+        self.0.stretch(stretch, place);
+        self.1.stretch(stretch, place);
     }
     fn silent(&mut self, channel: u32, segment: u32, phase: Phase, op: Op) {
         self.0.silent(channel, segment, phase, op);

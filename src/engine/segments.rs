@@ -15,7 +15,7 @@ pub struct Label {
 }
 
 /// A segment that is not complete.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Owed {
     items: u32,
     /// Whether its lane has gone on to another.
@@ -24,6 +24,7 @@ struct Owed {
 }
 
 /// The segments of one channel.
+#[derive(Clone)]
 pub struct Segments {
     channel: u32,
     /// Taken up so far.
@@ -44,6 +45,11 @@ impl Segments {
     /// Of the requests that come now.
     pub fn label(&self) -> Label {
         self.label
+    }
+
+    /// Whether there has been none, nor a mark.
+    pub fn is_unused(&self) -> bool {
+        self.taken == 0 && self.label == Label::default()
     }
 
     /// What follows is for a lane's segment, in some phase.

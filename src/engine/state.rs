@@ -1,5 +1,6 @@
 //! The state of one channel's banks, and when each command becomes legal.
 
+use super::memo::{mix, shift::Shift};
 use crate::addr::Address;
 use crate::spec::{CommandId, Device, Effect, Level, Scope};
 use crate::units::Cycle;
@@ -37,6 +38,7 @@ struct Span {
 }
 
 /// One channel's banks and timing.
+#[derive(Clone)]
 pub struct ChannelState<'d> {
     device: &'d Device,
     commands: usize,
@@ -146,6 +148,14 @@ impl<'d> ChannelState<'d> {
         self.ready[usize::from(command)]
     }
 
+    /// A cycle before which `command` breaks a constraint of the channel, or of every pseudo-channel, wherever it goes.
+    pub fn earliest_anywhere(&self, command: CommandId) -> Cycle {
+        let at = |node: u32| self.ready[node as usize * self.commands + usize::from(command)];
+        let level = Level::PseudoChannel as usize;
+        let soonest = (self.base[level]..self.base[level] + self.nodes[level]).map(at).min();
+        self.earliest_in_channel(command).max(soonest.unwrap_or(0))
+    }
+
     /// Issues `command` at cycle `at`.
     #[inline]
     pub fn issue(&mut self, command: CommandId, target: &Target, at: Cycle) {
@@ -232,6 +242,39 @@ impl<'d> ChannelState<'d> {
     /// Whether any bank in `scope` has a row open.
     pub fn any_open(&self, scope: Scope, target: &Target) -> bool {
         self.banks(scope, target).any(|bank| self.rows[bank] != CLOSED)
+    }
+
+    /// Moves it to another time, with other rows.
+    pub fn shift(&mut self, shift: &mut Shift<'_>) {
+        self.ready.iter_mut().for_each(|at| shift.bound(at));
+        let windows = self.device.windows.iter().zip(&mut self.rings).zip(&mut self.heads);
+        for ((window, rings), heads) in windows {
+            for (ring, head) in rings.chunks_mut(window.count as usize).zip(heads) {
+                ring.rotate_left(*head as usize);
+                *head = 0;
+                ring.iter_mut().for_each(|at| shift.bound(at));
+            }
+        }
+        self.rows.iter_mut().chain([&mut self.uniform]).for_each(|row| shift.row(row));
+    }
+
+    /// Equal for equal states.
+    pub fn digest(&self, digest: &mut u64) {
+        self.ready.iter().filter(|at| **at > 0).for_each(|at| mix(digest, *at));
+        self.rows.iter().for_each(|row| mix(digest, u64::from(*row)));
+    }
+
+    /// Whether two shifted states are the same.
+    pub fn same(&self, other: &Self) -> bool {
+        self.ready == other.ready
+            && self.rings == other.rings
+            && self.rows == other.rows
+            && self.uniform == other.uniform
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.ready.len() * size_of::<Cycle>() + self.rings.iter().map(Vec::len).sum::<usize>() * size_of::<Cycle>()
     }
 
     /// Banks with an open row.

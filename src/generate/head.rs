@@ -84,12 +84,11 @@ impl<'g> HeadWork<'g> {
         let queries: Vec<&[f32]> = (0..group)
             .map(|h| cache.queries(self.layer, self.kv_head * group + h).row(position - cache.query_start))
             .collect();
-        let scored = measure || g.policy_of(cache.layers[self.layer]).needs_scores();
-        if scored {
+        if measure {
             accuracy::exact_scores(keys, len, &queries, &mut self.scores);
         }
         let budget = g.workload.budget;
-        let scores = if scored { &self.scores[..] } else { &[] };
+        let scores = if measure { &self.scores[..] } else { &[] };
         self.state.grow(len);
         self.state.select(StepView { len, budget, queries: &queries, scores }, &mut self.tokens);
 

@@ -36,6 +36,7 @@ pub fn layer<'a>(
         let what = format!("addressing = \"ideal\", layer {layer}, position {position}: {e}");
         Error::Config { at: generator.workload.name.clone(), what }
     })?;
+    let schedule = schedule.pipelined(generator.workload.schedule.pipeline);
     let template = Segment { step: step as u32, position: position as u32, layer, ..Segment::default() };
     schedule.run_labelled(&schedule.segments(&template), sink)
 }

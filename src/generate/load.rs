@@ -56,6 +56,14 @@ impl Generator {
         let lengths: Vec<usize> = requests.iter().map(|r| caches[*r].tokens).collect();
         let homes =
             placement::homes(heads, &lengths, &workload.placement, &geometry).map_err(|e| doc.error("placement", e))?;
+        if workload.mapping.addressing != Addressing::Ideal {
+            for (i, home) in homes.iter().enumerate() {
+                let cache = &caches[requests[i / cache.kv_heads % requests.len()]];
+                let steps = cache.decode_positions();
+                let steps = if workload.steps == 0 { steps.len() } else { steps.len().min(workload.steps) };
+                home.holds(cache.decode_positions().start + steps, &shape).map_err(|e| doc.error("placement", e))?;
+            }
+        }
         let header = Header {
             generator: concat!("tracegen ", env!("CARGO_PKG_VERSION")).into(),
             geometry,
@@ -129,18 +137,25 @@ enum Synthetic {
 
 fn synthetic(workload: &Workload, doc: &Document) -> Result<Synthetic> {
     let table = workload.synthetic.clone().unwrap_or_default();
+    let shape_of = workload.load_model(doc)?.map(|m| [m.kv_heads, m.heads, m.head_dim].map(|n| n as usize));
     if table.contains_key("fit") {
-        let spec: FittedSpec = parameters(table, doc)?;
+        let mut spec: FittedSpec = parameters(table, doc)?;
         let model = Model::load(&doc.resolve_path("synthetic.fit", &spec.fit)).map_err(|e| match e {
             Error::NoInput(p) => doc.error("synthetic.fit", format!("fitted model {} does not exist", p.display())),
             Error::Io { path, source } => doc.error("synthetic.fit", format!("{}: {source}", path.display())),
             other => other,
         })?;
+        if let Some([kv_heads, heads, dim]) = shape_of {
+            (spec.kv_heads, spec.query_heads, spec.dim) = (Some(kv_heads), Some(heads), Some(dim));
+        }
         let shape = spec.shape(&model, workload.seed);
         return Ok(Synthetic::Fitted(Box::new(model), shape));
     }
     let own_seed = table.contains_key("seed");
     let mut spec: SyntheticSpec = parameters(table, doc)?;
+    if let Some([kv_heads, heads, dim]) = shape_of {
+        (spec.kv_heads, spec.query_heads, spec.dim) = (kv_heads, heads, dim);
+    }
     // The run's seed is the source's too, unless the source has one of its own.
     if !own_seed {
         spec.seed = workload.seed;

@@ -29,8 +29,10 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Decode steps that a channel works through at a time.
+/// Decode steps that a channel works through at a time, at most.
 const CHUNK: usize = 8;
+/// Records of all channels that a chunk holds until they are written, if it has more than a step: about 75 MB.
+const CHUNK_RECORDS: usize = 1 << 20;
 
 /// A loaded workload: everything that generation needs.
 pub struct Generator {
@@ -96,8 +98,10 @@ impl Generator {
         let mut work = self.work();
         interrupt::check()?;
         let steps = self.steps();
-        for first in (0..steps).step_by(CHUNK) {
-            let chunk = first..steps.min(first + CHUNK);
+        // How many records a step has shows at the first.
+        let (mut first, mut most) = (0, 1);
+        while first < steps {
+            let chunk = first..steps.min(first + most);
             work.par_iter_mut().map(|w| w.run(chunk.clone(), measure)).collect::<Result<Vec<()>>>()?;
             for (i, step) in chunk.clone().enumerate() {
                 for layer in work.chunk_by(|a, b| a.layer == b.layer) {
@@ -116,6 +120,9 @@ impl Generator {
                 }
                 progress(step as u64 + 1);
             }
+            let records: usize = work.iter().map(|w| w.records.len()).sum();
+            most = (CHUNK_RECORDS / (records / chunk.len()).max(1)).clamp(1, CHUNK);
+            first = chunk.end;
             interrupt::check()?;
         }
         sink.finish()

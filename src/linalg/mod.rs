@@ -4,9 +4,14 @@
 //! multiplication and an addition into one rounding (FMA). Results are therefore the same bits on every processor
 //! and for every vector width, and rankings built on them are reproducible.
 
+mod level;
+mod reaching;
 mod softmax;
 mod symmetric;
 
+pub(crate) use level::prefetch;
+pub use level::{LEVELS, Level, detect, level, limit};
+pub(crate) use reaching::reaching;
 pub use softmax::exp_weights;
 pub(crate) use softmax::highest;
 pub use symmetric::{add_gram, eigenvectors};
@@ -14,11 +19,11 @@ pub use symmetric::{add_gram, eigenvectors};
 /// Partial sums of a lane-ordered sum: element `i` goes to lane `i % LANES`.
 pub const LANES: usize = 16;
 
-/// Defines a function whose body is compiled twice on x86-64, for the baseline (SSE2) and for AVX2, and chosen at run
-/// time. Both compilations execute the same additions and multiplications in the same order: AVX2 does not include
-/// FMA, and Rust does not let the compiler reorder floating-point arithmetic.
+/// Defines a function whose body is compiled once for each [`Level`], and chosen at run time. All compilations execute the
+/// same additions and multiplications in the same order: Rust does not let the compiler reorder floating-point
+/// arithmetic, nor contract it (AVX-512 includes FMA).
 ///
-/// Helpers that the body calls must be `#[inline(always)]` to be part of both compilations.
+/// Helpers that the body calls must be `#[inline(always)]` to be part of every compilation.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -33,9 +38,15 @@ macro_rules! simd {
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     portable($($arg),*)
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: `avx2` is a safe function but for the processor feature, which is there.
-                    return unsafe { avx2($($arg),*) };
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    portable($($arg),*)
+                }
+                // SAFETY: both are safe functions but for the processor's features, which the level says are there.
+                match $crate::linalg::level() {
+                    $crate::linalg::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::linalg::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::linalg::Level::Baseline => (),
                 }
             }
             portable($($arg),*)
@@ -111,12 +122,69 @@ simd! {
     }
 }
 
-/// Scales a vector to length 1. A zero vector stays zero.
-pub fn normalize(row: &mut [f32]) {
-    let norm = dot(row, row).sqrt();
+/// Elements of the rows that all queries of [`all_dots`] use before the next ones: 16 KiB.
+const CHUNK: usize = 4096;
+
+/// `query · row` of several queries and every row of `rows` `[row, dim]` into the beginning of `out` `[query][row]`; the
+/// same bits as [`dot`]. Rows are read from memory once for all queries.
+///
+/// # Panics
+/// When there are fewer vectors of results than queries, or fewer results than rows.
+pub fn all_dots(queries: &[&[f32]], rows: &[f32], out: &mut [Vec<f32>]) {
+    let Some(dim) = queries.first().map(|query| query.len()) else { return };
+    in_turns(queries.len(), rows, dim, |query, rows, chunk| dots(queries[query], chunk, &mut out[query][rows]));
+}
+
+/// Calls `work(query, rows, chunk)` for each query and each chunk of `rows` `[row, dim]` that stays in the processor's first
+/// cache, all queries in turn; asks for the next chunk meanwhile.
+pub(crate) fn in_turns(
+    queries: usize,
+    rows: &[f32],
+    dim: usize,
+    mut work: impl FnMut(usize, std::ops::Range<usize>, &[f32]),
+) {
+    // A multiple of the rows that `dots` takes at a time.
+    let count = (CHUNK / dim).next_multiple_of(4);
+    for (i, chunk) in rows.chunks(count * dim).enumerate() {
+        let next = &rows[(i * count * dim + chunk.len())..];
+        let mut parts = next[..next.len().min(count * dim)].chunks((count * dim).div_ceil(queries));
+        for query in 0..queries {
+            parts.next().into_iter().for_each(prefetch);
+            work(query, i * count..i * count + chunk.len() / dim, chunk);
+        }
+    }
+}
+
+simd! {
+    /// Scales a vector to length 1. A zero vector stays zero.
+    pub fn normalize(row: &mut [f32]) {
+        normalize_row(row);
+    }
+}
+
+simd! {
+    /// The largest magnitude of an element; 0 of none.
+    pub fn largest_magnitude(row: &[f32]) -> f32 {
+        let (chunks, tail) = row.as_chunks::<LANES>();
+        let mut largest = [0f32; LANES];
+        let larger = |a: f32, b: f32| if b.abs() > a { b.abs() } else { a };
+        for chunk in chunks {
+            for l in 0..LANES {
+                largest[l] = larger(largest[l], chunk[l]);
+            }
+        }
+        largest.iter().chain(tail).fold(0.0, |a, b| larger(a, *b))
+    }
+}
+
+/// As [`normalize`], and the length that the vector had. Part of `simd` functions.
+#[inline(always)]
+pub(crate) fn normalize_row(row: &mut [f32]) -> f32 {
+    let norm = dot_rows(row, [row])[0].sqrt();
     if norm > 0.0 {
         row.iter_mut().for_each(|x| *x /= norm);
     }
+    norm
 }
 
 #[cfg(test)]
@@ -145,6 +213,9 @@ mod tests {
             let (query, rows_data) = (&data[..dim], &data[dim..dim * (rows + 1)]);
             let mut out = vec![0.0; rows];
             dots(query, rows_data, &mut out);
+            let mut twice = vec![vec![7.0; rows + 1]; 2];
+            all_dots(&[&data[dim..2 * dim], query], rows_data, &mut twice);
+            prop_assert_eq!(&twice[1][..rows], &out);
             for (row, got) in rows_data.chunks_exact(dim).zip(&out) {
                 let expected = dot_in_lanes(query, row);
                 prop_assert_eq!(expected.to_bits(), got.to_bits());

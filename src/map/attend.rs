@@ -11,7 +11,7 @@ use super::stage::Stage;
 use super::sweep::{Cell, Sweep};
 use crate::addr::Address;
 use crate::op::Op;
-use crate::spec::workload::{Addressing, Mapping};
+use crate::spec::workload::Addressing;
 use crate::trace::Phase;
 
 /// The touched cells of one matrix in one channel of the head.
@@ -20,8 +20,10 @@ pub struct Part<'a> {
     pub sweep: &'a Sweep,
     /// Those of this channel.
     pub cells: &'a [Cell],
-    /// How they are mapped.
-    pub mapping: &'a Mapping,
+    /// How much one row activation covers.
+    pub addressing: Addressing,
+    /// Whether columns that no unit wants are left out.
+    pub skip_columns: bool,
     /// Units of a channel.
     pub units: u32,
 }
@@ -29,7 +31,7 @@ pub struct Part<'a> {
 impl Part<'_> {
     /// Calls `each` with the cells that are open at the same time.
     fn rounds(&self, mut each: impl FnMut(&[Cell])) {
-        if self.mapping.addressing == Addressing::Broadcast {
+        if self.addressing == Addressing::Broadcast {
             return self.cells.chunk_by(|a, b| a.row == b.row).for_each(each);
         }
         let mut by_unit: Vec<Vec<Cell>> = vec![Vec::new(); self.units as usize];
@@ -46,7 +48,7 @@ impl Part<'_> {
     /// Places that all units multiply for a query head in a round: those that any unit wants.
     fn places(&self, round: &[Cell], head: usize) -> u64 {
         let any = round.iter().fold(0, |all, c| all | self.sweep.mask(*c, head));
-        match self.mapping.skip_columns || any == 0 {
+        match self.skip_columns || any == 0 {
             true => any,
             false => u64::MAX >> (64 - self.sweep.per_row()),
         }
@@ -74,8 +76,7 @@ impl Part<'_> {
         let mut enabled = vec![false; self.units as usize];
         self.rounds(|round| {
             let same_row = round.iter().all(|c| c.row == round[0].row);
-            let together =
-                self.mapping.addressing == Addressing::Broadcast || round.len() == self.units as usize && same_row;
+            let together = self.addressing == Addressing::Broadcast || round.len() == self.units as usize && same_row;
             let (op, row) = match together {
                 true => (Op::MacAb, rows.at(matrix.id, round[0].row)),
                 false => (Op::MacBg, 0),
@@ -124,7 +125,7 @@ pub fn probabilities(values: &Part<'_>, target: &Target, channel: u32) -> Vec<St
     let mut moves = Emitter::new(target, channel, Phase::AttendContext);
     for entries in lines.iter().map(|n| n.div_ceil(target.shape.entry)).filter(|n| *n > 0) {
         for (rank, bank_group) in (0..g.ranks).flat_map(|r| (0..g.bank_groups).map(move |b| (r, b))) {
-            moves.push(Op::MvGb, Address { rank, bank_group, ..Default::default() }, entries, 1);
+            moves.entries(Op::MvGb, Address { rank, bank_group, ..Default::default() }, entries);
         }
     }
     vec![softmax.finish(), moves.finish()]

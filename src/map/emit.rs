@@ -93,10 +93,19 @@ impl<'a> Emitter<'a> {
         }
     }
 
+    /// Entries of the buffers at an address, from the first. Their numbers count on from the offset into the column and
+    /// the row, as AttAcc's do, which mean nothing to a buffer; a run ends where a row does.
+    pub fn entries(&mut self, op: Op, address: Address, count: u32) {
+        let most = self.target.geometry.row_bytes();
+        for (row, first) in (0..).zip((0..count).step_by(most as usize)) {
+            self.push(op, Address { row, ..address }, (count - first).min(most), 1);
+        }
+    }
+
     /// A vector of `entries` buffer entries a bank is broadcast over pseudo-channels, ranks and bank groups.
     pub fn vector(&mut self, entries: u32) {
         for bank in 0..self.target.geometry.banks {
-            self.push(Op::WrGb, Address { bank, ..Default::default() }, entries, 1);
+            self.entries(Op::WrGb, Address { bank, ..Default::default() }, entries);
         }
     }
 
@@ -195,5 +204,39 @@ impl<'a> Emitter<'a> {
     pub fn defer(&mut self, address: Address) {
         let addr = self.target.geometry.encode(&Address { channel: self.channel, ..address });
         self.deferred.push(Request::one(Op::MvSb, addr));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::tests::geometry;
+    use super::super::stage::{self, Plan};
+    use super::*;
+    use crate::spec::workload::ValueLayout;
+    use crate::trace::{Record, Segment, check};
+
+    /// As the probabilities of over 262,144 tokens on one channel are.
+    #[test]
+    fn more_entries_than_a_row_has_bytes_are_several_runs() {
+        let g = geometry();
+        let target = Target { geometry: g, shape: Shape::new(&g, 128, 2, 32, ValueLayout::Stripe).unwrap() };
+        let mut emit = Emitter::new(&target, 3, Phase::AttendContext);
+        emit.entries(Op::MvGb, Address { rank: 1, bank_group: 2, ..Address::default() }, 2500);
+        let segment = Segment { channel: 3, ..Segment::default() };
+        let plan = Plan { segment, probabilities: vec![emit.finish()], ..Plan::default() };
+        let mut out = Vec::new();
+        stage::write(&[plan], &g, false, &mut out);
+        let mut counts = Vec::new();
+        for record in &out {
+            assert_eq!(check(record, &g), Ok(()));
+            if let Record::Request(r) = record
+                && r.op == Op::MvGb
+            {
+                let at = g.decode(r.addr);
+                assert_eq!((at.channel, at.rank, at.bank_group, at.bank), (3, 1, 2, 0));
+                counts.push(r.count);
+            }
+        }
+        assert_eq!(counts, [1024, 1024, 452]);
     }
 }

@@ -2,7 +2,7 @@
 //! `columns` columns of it.
 
 use crate::addr::Geometry;
-use crate::spec::workload::ValueLayout;
+use crate::spec::workload::{Arrangement, Mapping, ValueLayout};
 
 /// Shape of the vectors on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,16 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// Vectors that share a row of a unit.
+    pub fn per_row(&self, side: Side) -> u32 {
+        match side {
+            Side::Keys => self.keys_per_row,
+            Side::Values => self.values_per_row,
+        }
+    }
+}
+
 /// Keys or values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -72,6 +82,19 @@ pub enum Side {
     Keys,
     /// V.
     Values,
+}
+
+impl Side {
+    /// Both.
+    pub const BOTH: [Side; 2] = [Side::Keys, Side::Values];
+
+    /// How its tokens lie.
+    pub fn arrangement(self, mapping: &Mapping) -> Arrangement {
+        match self {
+            Side::Keys => mapping.of_keys(),
+            Side::Values => mapping.of_values(),
+        }
+    }
 }
 
 /// A place in the channels of a head: unit, row of the matrix, place within the row.
@@ -111,6 +134,10 @@ pub(super) mod tests {
             values: ValueLayout::Stripe,
             skip_columns: true,
             element_bytes: 0,
+            selection_layout: Layout::Interleaved,
+            value_addressing: None,
+            value_layout: None,
+            value_align: None,
         }
     }
 

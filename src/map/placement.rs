@@ -1,5 +1,6 @@
 //! Which channels, and which rows of them, a KV head has.
 
+use super::layout::{Shape, Side};
 use crate::addr::Geometry;
 use crate::spec::workload::{HeadPlacement, Placement};
 
@@ -29,8 +30,9 @@ pub struct Heads {
 ///
 /// The channels are divided into devices, those into stacks, and those into groups of `split` channels. A device has a
 /// consecutive share of the KV heads of every request; they go round its stacks first, then round the groups of a stack
-/// (AttAcc: heads per stack = ceil(heads / devices x batch / stacks)), or each to the group with the fewest tokens. All
-/// layers are placed alike, and the rows of a group are shared out evenly among its heads and layers.
+/// (AttAcc: heads per stack = ceil(heads / devices x batch / stacks)), or each to the group with the fewest tokens, of
+/// equal ones in the stack with the fewest. All layers are placed alike. The rows of a group are shared out evenly among
+/// its heads and layers; where requests differ in length, among its heads by length.
 pub fn homes(heads: Heads, lengths: &[usize], placement: &Placement, geometry: &Geometry) -> Result<Vec<Home>, String> {
     let Placement { heads: how, split, devices, stacks, .. } = *placement;
     let parts = devices * stacks * split;
@@ -46,14 +48,15 @@ pub fn homes(heads: Heads, lengths: &[usize], placement: &Placement, geometry: &
     let groups = geometry.channels / parts;
     let mut next = vec![0u32; devices as usize];
     let mut tokens = vec![0u64; (devices * stacks * groups) as usize];
-    let mut count = vec![0u32; tokens.len()];
+    let mut of_stack = vec![0u64; (devices * stacks) as usize];
+    let mut heads_of: Vec<Vec<usize>> = vec![Vec::new(); tokens.len()];
     let all: Vec<(usize, u32)> = (0..lengths.len()).flat_map(|r| (0..heads.kv_heads).map(move |h| (r, h))).collect();
     let mut order: Vec<usize> = (0..all.len()).collect();
     if how == HeadPlacement::Balanced {
         order.sort_by_key(|i| (std::cmp::Reverse(lengths[all[*i].0]), *i));
     }
-    // Group and place within the group of each head of a layer.
-    let mut placed = vec![(0usize, 0u32); all.len()];
+    // Group of each head of a layer.
+    let mut placed = vec![0usize; all.len()];
     for i in order {
         let (request, head) = all[i];
         let device = u64::from(head) * u64::from(devices) / u64::from(heads.kv_heads);
@@ -65,29 +68,67 @@ pub fn homes(heads: Heads, lengths: &[usize], placement: &Placement, geometry: &
                 first + n % stacks * groups + n / stacks % groups
             }
             HeadPlacement::Balanced => {
-                (first..first + stacks * groups).min_by_key(|g| (tokens[*g as usize], *g)).unwrap_or(first)
+                let load = |g: &u32| (tokens[*g as usize], of_stack[(*g / groups) as usize], *g);
+                (first..first + stacks * groups).min_by_key(load).unwrap_or(first)
             }
         } as usize;
-        placed[i] = (group, count[group]);
-        count[group] += 1;
+        placed[i] = group;
+        heads_of[group].push(i);
         tokens[group] += lengths[request] as u64;
+        of_stack[group / groups as usize] += lengths[request] as u64;
     }
-    let most = count.iter().copied().max().unwrap_or(0).max(1);
-    let rows = geometry.rows / (heads.layers * most).max(1);
-    if rows == 0 {
+    // First row and rows of each head within those of a layer.
+    let of_layer = geometry.rows / heads.layers.max(1);
+    let most = heads_of.iter().map(Vec::len).max().unwrap_or(0).max(1) as u32;
+    let mut shares = vec![(0, 0); all.len()];
+    for heads in &heads_of {
+        let weight = |i: &usize| lengths[all[*i].0] as u64 + SHORTEST;
+        let whole: u64 = heads.iter().map(weight).sum();
+        let alike = lengths.iter().all(|l| *l == lengths[0]);
+        let mut first = 0;
+        for i in heads {
+            let by_length = u64::from(of_layer) * weight(i) / whole;
+            let rows = if alike { of_layer / most } else { by_length as u32 };
+            shares[*i] = (first, rows);
+            first += rows;
+        }
+    }
+    if shares.iter().any(|(_, rows)| *rows == 0) {
         return Err(format!(
             "{} layers x {most} KV heads a channel do not fit into {} rows a bank",
             heads.layers, geometry.rows
         ));
     }
-    let home = |layer: u32, (group, place): (usize, u32)| Home {
+    let home = |layer: u32, (group, (first, rows)): (usize, (u32, u32))| Home {
         channel: group as u32 * split,
         channels: split,
-        first_row: (layer * most + place) * rows,
+        first_row: layer * of_layer + first,
         rows,
     };
+    let placed: Vec<(usize, (u32, u32))> = placed.into_iter().zip(shares).collect();
     Ok((0..heads.layers).flat_map(|layer| placed.iter().map(move |p| home(layer, *p))).collect())
 }
+
+impl Home {
+    /// Whether `tokens` tokens fit, in the best case: without gaps, and without anything else. Else what is wrong.
+    pub fn holds(&self, tokens: usize, shape: &Shape) -> Result<(), String> {
+        let units = u64::from(self.channels * shape.units);
+        let rows = |side| (tokens as u64).div_ceil(u64::from(shape.per_row(side)) * units);
+        let needed = rows(Side::Keys) + u64::from(shape.value_stripes) * rows(Side::Values);
+        if needed <= u64::from(self.rows) {
+            return Ok(());
+        }
+        Err(format!(
+            "{tokens} tokens of a KV head take {needed} rows in each bank or more; its share of the device is {}: fewer \
+             layers or heads a channel, more channels, or a head over several (split)",
+            self.rows
+        ))
+    }
+}
+
+/// Tokens that every head's share of the rows is larger by, for rows that are only begun and what a policy has of its
+/// own.
+const SHORTEST: u64 = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -126,6 +167,24 @@ mod tests {
     fn balanced_heads_have_like_loads() {
         let balanced = Placement { heads: HeadPlacement::Balanced, ..Placement::default() };
         assert_eq!(channels(balanced, 1, &[100, 10, 40, 60], 2), [0, 0, 1, 1]);
+        // 2 stacks of 2 channels: like channels of different stacks first.
+        assert_eq!(channels(Placement { stacks: 2, ..balanced }, 1, &[9, 9, 9, 5], 4), [0, 2, 1, 3]);
+    }
+
+    #[test]
+    fn long_caches_have_more_rows_and_too_long_ones_are_refused() {
+        let heads = Heads { layers: 2, kv_heads: 1 };
+        let g = Geometry { channels: 1, ..geometry() };
+        let homes = homes(heads, &[100_000, 1000], &Placement::default(), &g).unwrap();
+        assert_eq!(homes[0].rows + homes[1].rows, (1 << 13) - 1, "rounded down");
+        assert!(homes[1].rows > 100 && homes[0].rows > 8000, "{homes:?}");
+        assert_eq!((homes[1].first_row, homes[2].first_row), (homes[0].rows, 1 << 13));
+        let shape = Shape::new(&g, 128, 2, 32, crate::spec::workload::ValueLayout::Stripe).unwrap();
+        // 256 keys fill a row of all units, and 512 values one of each stripe.
+        let most = Home { rows: 12, ..homes[0] };
+        assert_eq!(most.holds(6 * 256, &shape), Ok(()));
+        let said = most.holds(6 * 256 + 1, &shape).unwrap_err();
+        assert!(said.contains("1537 tokens") && said.contains("15 rows") && said.contains("is 12"), "{said}");
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! Which place a token has: slot, position, unit, row.
+//! Which place a token has in K or in V: slot, position, unit, row.
 //!
 //! A token's slot (its place in the policy's order) becomes a position (gaps added by alignment), the position a unit, a
 //! row and a place in that row. Units are counted over all channels of the head.
 
 use super::layout::{Place, Shape, Side};
 use crate::select::SlotOrder;
-use crate::spec::workload::{Align, Layout, Mapping, UnitPlacement};
+use crate::spec::workload::{Align, Arrangement, Layout, Mapping, UnitPlacement};
 
-/// Positions of the tokens of one KV head.
+/// Positions of the tokens of one KV head in K or in V.
 pub struct Positions {
     layout: Layout,
     /// A cluster begins at a multiple of this.
     align: u32,
     units: u32,
-    per_row: [u32; 2],
+    per_row: u32,
     /// Position of each slot that belongs to a cluster.
     clustered: Vec<u32>,
     clusters_seen: usize,
@@ -30,10 +30,10 @@ pub struct Positions {
 
 /// Row-blocks that have been given units.
 struct Chosen {
-    /// Unit and row of each block, for keys and for values.
-    blocks: [Vec<(u32, u32)>; 2],
+    /// Unit and row of each block.
+    blocks: Vec<(u32, u32)>,
     /// Rows of each unit.
-    rows: [Vec<u32>; 2],
+    rows: Vec<u32>,
 }
 
 /// A token that has another position than before.
@@ -47,27 +47,28 @@ pub struct Moved {
 
 impl Positions {
     /// No tokens yet; the head has `units` units, over all its channels.
-    pub fn new(mapping: &Mapping, placement: UnitPlacement, shape: &Shape, units: u32) -> Self {
-        let row = match mapping.layout {
-            Layout::RowBlock => shape.keys_per_row,
-            Layout::Interleaved | Layout::ClusterStriped => shape.keys_per_row * units,
+    pub fn new(side: Side, mapping: &Mapping, placement: UnitPlacement, shape: &Shape, units: u32) -> Self {
+        let Arrangement { layout, align, .. } = side.arrangement(mapping);
+        let per_row = shape.per_row(side);
+        let row = match layout {
+            Layout::RowBlock => per_row,
+            Layout::Interleaved | Layout::ClusterStriped => per_row * units,
         };
-        let align = match (mapping.align, mapping.layout) {
+        let align = match (align, layout) {
             (Align::Row, _) => row,
             (Align::None, Layout::ClusterStriped) => units,
             (Align::None, _) => 1,
         };
-        let none = || [vec![0; units as usize], vec![0; units as usize]];
         Positions {
-            layout: mapping.layout,
+            layout,
             align,
             units,
-            per_row: [shape.keys_per_row, shape.values_per_row],
+            per_row,
             clustered: Vec::new(),
             clusters_seen: 0,
             tail: 0,
             chosen: (placement == UnitPlacement::LoadAware)
-                .then(|| Chosen { blocks: Default::default(), rows: none() }),
+                .then(|| Chosen { blocks: Vec::new(), rows: vec![0; units as usize] }),
             known: Vec::new(),
             version: 0,
             appended: 0,
@@ -128,10 +129,10 @@ impl Positions {
     }
 
     /// Rows that the unit with most has needed so far.
-    pub fn rows(&self, side: Side) -> u32 {
+    pub fn rows(&self) -> u32 {
         match &self.chosen {
-            Some(chosen) => chosen.rows[side as usize].iter().copied().max().unwrap_or(0),
-            None => self.most.div_ceil(self.per_row[side as usize] * self.units),
+            Some(chosen) => chosen.rows.iter().copied().max().unwrap_or(0),
+            None => self.most.div_ceil(self.per_row * self.units),
         }
     }
 
@@ -147,14 +148,14 @@ impl Positions {
 
     /// Place of a position.
     #[inline]
-    pub fn place(&self, position: u32, side: Side) -> Place {
-        let per_row = self.per_row[side as usize];
+    pub fn place(&self, position: u32) -> Place {
+        let per_row = self.per_row;
         match self.layout {
             Layout::RowBlock => {
                 let (block, index) = (position / per_row, position % per_row);
                 let (unit, row) = match &self.chosen {
                     None => (block % self.units, block / self.units),
-                    Some(chosen) => chosen.blocks[side as usize][block as usize],
+                    Some(chosen) => chosen.blocks[block as usize],
                 };
                 Place { unit, row, index }
             }
@@ -167,14 +168,13 @@ impl Positions {
 }
 
 impl Chosen {
-    fn grow(&mut self, end: u32, per_row: [u32; 2], load: &[u64]) {
-        for ((blocks, rows), per_row) in self.blocks.iter_mut().zip(&mut self.rows).zip(per_row) {
-            while (blocks.len() as u32) < end.div_ceil(per_row) {
-                let least = (0..rows.len()).min_by_key(|u| (load.get(*u).copied().unwrap_or(0), rows[*u], *u));
-                let unit = least.unwrap_or(0);
-                blocks.push((unit as u32, rows[unit]));
-                rows[unit] += 1;
-            }
+    fn grow(&mut self, end: u32, per_row: u32, load: &[u64]) {
+        let Chosen { blocks, rows } = self;
+        while (blocks.len() as u32) < end.div_ceil(per_row) {
+            let least = (0..rows.len()).min_by_key(|u| (load.get(*u).copied().unwrap_or(0), rows[*u], *u));
+            let unit = least.unwrap_or(0);
+            blocks.push((unit as u32, rows[unit]));
+            rows[unit] += 1;
         }
     }
 }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn positions(layout: Layout, align: Align, placement: UnitPlacement) -> Positions {
-        Positions::new(&mapping(layout, align), placement, &shape(), 16)
+        Positions::new(Side::Keys, &mapping(layout, align), placement, &shape(), 16)
     }
 
     #[test]
@@ -217,20 +217,19 @@ mod tests {
             (Layout::Interleaved, UnitPlacement::RoundRobin),
             (Layout::ClusterStriped, UnitPlacement::RoundRobin),
         ] {
-            let mut p = positions(layout, Align::None, placement);
-            p.update(&SlotOrder::default(), 1024, &[], &mut Vec::new());
             for (side, rows, per_row) in [(Side::Keys, 4, 16), (Side::Values, 2, 32)] {
-                let mut places: Vec<_> =
-                    (0..1024).map(|i| p.place(i, side)).map(|p| (p.row, p.unit, p.index)).collect();
+                let mut p = Positions::new(side, &mapping(layout, Align::None), placement, &shape(), 16);
+                p.update(&SlotOrder::default(), 1024, &[], &mut Vec::new());
+                let mut places: Vec<_> = (0..1024).map(|i| p.place(i)).map(|p| (p.row, p.unit, p.index)).collect();
                 places.sort_unstable();
                 places.dedup();
                 assert_eq!(places.len(), 1024);
                 assert_eq!(places.last(), Some(&(rows - 1, 15, per_row - 1)));
-                assert_eq!(p.rows(side), rows);
+                assert_eq!(p.rows(), rows);
             }
         }
         let p = positions(Layout::RowBlock, Align::None, UnitPlacement::RoundRobin);
-        assert_eq!(p.place(17, Side::Keys), Place { unit: 1, row: 0, index: 1 });
+        assert_eq!(p.place(17), Place { unit: 1, row: 0, index: 1 });
     }
 
     #[test]
@@ -239,10 +238,10 @@ mod tests {
         p.update(&SlotOrder::default(), 256, &load, &mut Vec::new());
         load[7] = 1;
         p.update(&SlotOrder::default(), 257, &load, &mut Vec::new());
-        assert_eq!(p.place(256, Side::Keys), Place { unit: 7, row: 1, index: 0 });
+        assert_eq!(p.place(256), Place { unit: 7, row: 1, index: 0 });
         load[7] = 9;
         p.update(&SlotOrder::default(), 258, &load, &mut Vec::new());
-        assert_eq!(p.place(257, Side::Keys), Place { unit: 7, row: 1, index: 1 });
+        assert_eq!(p.place(257), Place { unit: 7, row: 1, index: 1 });
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What selecting costs: the reading, multiplying and ranking that the published simulators leave out.
 //!
-//! A policy says what it reads ([`Scan`]); here it becomes commands. The vectors of a policy's own matrices lie as keys
-//! do, vector j on unit j mod units, so that a dense sweep is balanced. A second copy of K lies in tiles: a tile has as
+//! A policy says what it reads ([`Scan`]); here it becomes commands. The vectors of a policy's own matrices have rows of
+//! their own, in which they lie as keys do; `selection_layout` says whether they go round the units one by one, so that a
+//! dense sweep is balanced, or row by row. A second copy of K lies in tiles: a tile has as
 //! many tokens as all banks of the head have lanes, and a column for each dimension, so that one MAC multiplies one
 //! dimension of all its tokens. Scores go to the softmax buffer, and the host (the buffer die) ranks them. (Assumed: the
 //! units multiply lane by lane as for outputs, and keep one set of accumulators per query head.)
@@ -12,6 +13,7 @@ use super::stage::Stage;
 use crate::addr::Address;
 use crate::op::Op;
 use crate::select::Scan;
+use crate::spec::workload::Layout;
 use crate::trace::Phase;
 
 /// Who scans, and where.
@@ -30,6 +32,8 @@ pub struct Scanner<'a> {
     pub keys: Matrix,
     /// Number of the policy's first own matrix.
     pub own: usize,
+    /// How its vectors go round the units.
+    pub layout: Layout,
 }
 
 /// Columns of a vector of `elements` elements in each bank.
@@ -96,7 +100,7 @@ impl Scanner<'_> {
             }
             Scan::Vectors { matrices, vectors: count, elements } => {
                 for matrix in vectors(self.target, self.own, matrices, elements) {
-                    emit.dense(self.rows, &matrix, &vec![count.div_ceil(self.units); self.heads as usize]);
+                    emit.dense(self.rows, &matrix, &vec![self.places(&matrix, count); self.heads as usize]);
                     emit.settle();
                 }
                 matrices * count
@@ -108,6 +112,30 @@ impl Scanner<'_> {
         };
         emit.host(host(u64::from(scores) * u64::from(self.heads)));
         emit.finish()
+    }
+
+    /// Vectors, of `count`, in the channel's first unit; no other unit of the channel has more.
+    fn places(&self, m: &Matrix, count: u32) -> u32 {
+        let per_channel = self.target.geometry.units();
+        let unit = self.channel % (self.units / per_channel) * per_channel;
+        match self.layout {
+            Layout::RowBlock => {
+                let (rows, rest) = (count / (m.per_row * self.units), count % (m.per_row * self.units));
+                rows * m.per_row + rest.saturating_sub(unit * m.per_row).min(m.per_row)
+            }
+            Layout::Interleaved | Layout::ClusterStriped => count / self.units + u32::from(unit < count % self.units),
+        }
+    }
+
+    /// Unit of a vector, and its place among those of the unit.
+    fn place(&self, m: &Matrix, vector: u32) -> (u32, u32) {
+        match self.layout {
+            Layout::RowBlock => {
+                let block = vector / m.per_row;
+                (block % self.units, block / self.units * m.per_row + vector % m.per_row)
+            }
+            Layout::Interleaved | Layout::ClusterStriped => (vector % self.units, vector / self.units),
+        }
     }
 
     fn dimensions(&self, dims: &[u32], len: u32, emit: &mut Emitter<'_>) {
@@ -169,7 +197,7 @@ impl Scanner<'_> {
 
     fn store(&self, m: &Matrix, vector: u32, emit: &mut Emitter<'_>) {
         let g = &self.target.geometry;
-        let (unit, line) = (vector % self.units, vector / self.units);
+        let (unit, line) = self.place(m, vector);
         if !self.is_here(unit) {
             return;
         }
@@ -191,6 +219,38 @@ pub fn rows(target: &Target, units: u32, scan: Scan<'_>, len: u32) -> Vec<u32> {
         Scan::Dimensions(_) => {
             let (tokens, tile_rows) = tile(target, units, target.dim());
             vec![len.div_ceil(tokens) * tile_rows]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{Shape, tests::geometry};
+    use super::*;
+    use crate::spec::workload::ValueLayout;
+
+    #[test]
+    fn places_of_a_channel_are_those_of_its_fullest_unit() {
+        let geometry = geometry();
+        let target = Target { geometry, shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap() };
+        let rows = Rows::new(0, 1, 3);
+        let matrix = vectors(&target, 1, 1, 128).next().unwrap();
+        for layout in [Layout::Interleaved, Layout::RowBlock] {
+            for count in [0, 1, 16, 17, 40, 300, 512, 513, 1000] {
+                for channel in 6..8 {
+                    let keys = Matrix { id: 0, ..matrix };
+                    let s =
+                        Scanner { target: &target, channel, units: 32, heads: 1, rows: &rows, keys, own: 1, layout };
+                    let mut by_unit = [0; 32];
+                    (0..count).for_each(|v| {
+                        let (unit, place) = s.place(&matrix, v);
+                        assert_eq!(place, by_unit[unit as usize], "places of a unit follow each other");
+                        by_unit[unit as usize] += 1;
+                    });
+                    let of_channel = if s.is_here(0) { &by_unit[..16] } else { &by_unit[16..] };
+                    assert_eq!(Some(&s.places(&matrix, count)), of_channel.iter().max(), "{layout:?} {count}");
+                }
+            }
         }
     }
 }

@@ -71,16 +71,28 @@ pub struct Scheduler {
     cache: Cache,
     /// Number of the policy's first own matrix; the centroids of a K-means that goes on come last.
     own: usize,
-    positions: Positions,
-    moved: Vec<Moved>,
-    keys: Sweep,
-    values: Sweep,
+    /// Of K and of V.
+    sides: [Matrices; 2],
     rows: Rows,
-    /// Rows opened so far, by unit.
-    load: Vec<u64>,
     /// Vectors of the policy's own matrices that are written, once it is known.
     written: Option<u32>,
     clustering: Vec<Clustering>,
+}
+
+/// K or V: where its tokens lie, which of them moved in this step, and what is touched.
+struct Matrices {
+    side: Side,
+    positions: Positions,
+    moved: Vec<Moved>,
+    sweep: Sweep,
+    /// Rows opened so far, by unit.
+    load: Vec<u64>,
+}
+
+impl Matrices {
+    fn place(&self, order: &SlotOrder, token: u32) -> Place {
+        self.positions.place(self.positions.position(order, token))
+    }
 }
 
 /// Matrices that a policy may have of its own.
@@ -106,12 +118,14 @@ impl Scheduler {
                 values: (0..stripes).map(value).collect(),
             },
             own,
-            positions: Positions::new(mapping, workload.placement.units, &shape, units),
-            moved: Vec::new(),
-            keys: Sweep::new(Side::Keys, units, heads, shape.keys_per_row),
-            values: Sweep::new(Side::Values, units, heads, shape.values_per_row),
+            sides: Side::BOTH.map(|side| Matrices {
+                side,
+                positions: Positions::new(side, mapping, workload.placement.units, &shape, units),
+                moved: Vec::new(),
+                sweep: Sweep::new(units, heads, shape.per_row(side)),
+                load: vec![0; units as usize],
+            }),
             rows: Rows::new(home.first_row, home.rows, own + OWN + 1),
-            load: vec![0; units as usize],
             written: None,
             clustering: Vec::new(),
         }
@@ -124,20 +138,20 @@ impl Scheduler {
 
     /// The plans of one step, one for each channel of the head. Fails when the head has outgrown its rows.
     pub fn step(&mut self, wanted: &Wanted<'_>, segment: Segment) -> Result<Vec<Plan>, String> {
-        self.positions.update(wanted.order, wanted.len, &self.load, &mut self.moved);
+        for Matrices { positions, moved, load, .. } in &mut self.sides {
+            positions.update(wanted.order, wanted.len, load, moved);
+        }
         if self.costs.cluster {
             self.clustering.extend_from_slice(wanted.clusterings);
         }
         self.reserve(wanted)?;
-        for (sweep, rows) in [(&mut self.keys, true), (&mut self.values, false)] {
+        for Matrices { positions, sweep, load, .. } in &mut self.sides {
             sweep.clear();
             for (head, tokens) in wanted.tokens.iter().enumerate() {
-                sweep.add(head, tokens, wanted.order, &self.positions);
+                sweep.add(head, tokens, wanted.order, positions);
             }
             sweep.sort();
-            if rows {
-                sweep.cells().iter().for_each(|c| self.load[c.unit as usize] += 1);
-            }
+            sweep.cells().iter().for_each(|c| load[c.unit as usize] += 1);
         }
         let plans = (0..self.home.channels).map(|c| self.plan(c, wanted, segment)).collect();
         // What a policy has of its own at its first scan was written before, with the prefill.
@@ -151,9 +165,9 @@ impl Scheduler {
     }
 
     fn reserve(&mut self, wanted: &Wanted<'_>) -> Result<(), String> {
-        for side in [Side::Keys, Side::Values] {
-            let rows = self.positions.rows(side);
-            self.cache.side(side).iter().try_for_each(|m| self.rows.reserve(m.id, rows))?;
+        for Matrices { side, positions, .. } in &self.sides {
+            let rows = positions.rows();
+            self.cache.side(*side).iter().try_for_each(|m| self.rows.reserve(m.id, rows))?;
         }
         if self.costs.select {
             for (i, rows) in scan::rows(&self.target, self.units, wanted.scan, wanted.len).into_iter().enumerate() {
@@ -167,9 +181,8 @@ impl Scheduler {
     fn plan(&self, part: u32, wanted: &Wanted<'_>, segment: Segment) -> Plan {
         let channel = self.home.channel + part;
         let (target, rows) = (&self.target, &self.rows);
-        let (key_cells, value_cells) = (self.cells(&self.keys, part), self.cells(&self.values, part));
-        let keys = self.part(&self.keys, &key_cells);
-        let values = self.part(&self.values, &value_cells);
+        let cells = self.sides.each_ref().map(|side| self.cells(&side.sweep, part));
+        let [keys, values] = std::array::from_fn(|i| self.part(&self.sides[i], &cells[i]));
         let scanner = Scanner {
             target,
             channel,
@@ -178,6 +191,7 @@ impl Scheduler {
             rows,
             keys: self.cache.keys[0],
             own: self.own,
+            layout: self.mapping.selection_layout,
         };
         let scan = if self.costs.select { wanted.scan } else { Scan::Nothing };
         let mut queries = vec![scanner.multipliers(scan)];
@@ -191,7 +205,7 @@ impl Scheduler {
             segment: self.segment(segment, channel, &keys),
             upkeep: self.upkeep(part, wanted, &scanner),
             queries,
-            scan: scanner.scan(scan, wanted.len, self.positions.end(wanted.len), choose),
+            scan: scanner.scan(scan, wanted.len, self.sides[0].positions.end(wanted.len), choose),
             scores: attend::scores(&keys, rows, &self.cache.keys[0], target, channel),
             probabilities: attend::probabilities(&values, target, channel),
             context: attend::context(&values, rows, &self.cache.values, target, channel),
@@ -202,8 +216,14 @@ impl Scheduler {
         sweep.cells().iter().filter(|c| c.unit / self.target.shape.units == part).copied().collect()
     }
 
-    fn part<'a>(&'a self, sweep: &'a Sweep, cells: &'a [Cell]) -> Part<'a> {
-        Part { sweep, cells, mapping: &self.mapping, units: self.target.shape.units }
+    fn part<'a>(&'a self, matrices: &'a Matrices, cells: &'a [Cell]) -> Part<'a> {
+        Part {
+            sweep: &matrices.sweep,
+            cells,
+            addressing: matrices.side.arrangement(&self.mapping).addressing,
+            skip_columns: self.mapping.skip_columns,
+            units: self.target.shape.units,
+        }
     }
 
     fn segment(&self, template: Segment, channel: u32, keys: &Part<'_>) -> Segment {
@@ -249,19 +269,17 @@ impl Scheduler {
 
     fn append(&self, part: u32, channel: u32) -> Stage {
         let mut emit = Emitter::new(&self.target, channel, Phase::Append);
-        let position = self.positions.appended();
-        for side in [Side::Keys, Side::Values] {
-            let place = self.positions.place(position, side);
+        for Matrices { side, positions, .. } in &self.sides {
+            let place = positions.place(positions.appended());
             if self.is_here(place, part) {
-                upkeep::vector(Op::St, self.cache.side(side), place, &self.rows, &mut emit);
+                upkeep::vector(Op::St, self.cache.side(*side), place, &self.rows, &mut emit);
             }
         }
         emit.finish()
     }
 
     fn cluster(&self, c: &Clustering, order: &SlotOrder, channel: u32) -> Stage {
-        let place = |token| self.positions.place(self.positions.position(order, token), Side::Keys);
-        let places: Vec<Place> = (c.first..c.first + c.tokens).map(place).collect();
+        let places: Vec<Place> = (c.first..c.first + c.tokens).map(|t| self.sides[0].place(order, t)).collect();
         let means = Means {
             clusters: c.clusters,
             iterations: c.iterations,
@@ -273,17 +291,17 @@ impl Scheduler {
 
     /// Keys and values of the tokens that have another position now: all are read before the first is written.
     fn remap(&self, part: u32, wanted: &Wanted<'_>, channel: u32) -> Option<Stage> {
-        if self.moved.is_empty() {
+        if self.sides.iter().all(|s| s.moved.is_empty()) {
             return None;
         }
         let mut emit = Emitter::new(&self.target, channel, Phase::Remap);
         for op in [Op::Ld, Op::St] {
-            for side in [Side::Keys, Side::Values] {
-                for Moved { token, from } in &self.moved {
-                    let to = self.positions.position(wanted.order, *token);
-                    let place = self.positions.place(if op == Op::Ld { *from } else { to }, side);
+            for s in &self.sides {
+                for Moved { token, from } in &s.moved {
+                    let read = op == Op::Ld;
+                    let place = if read { s.positions.place(*from) } else { s.place(wanted.order, *token) };
                     if self.is_here(place, part) {
-                        upkeep::vector(op, self.cache.side(side), place, &self.rows, &mut emit);
+                        upkeep::vector(op, self.cache.side(s.side), place, &self.rows, &mut emit);
                     }
                 }
             }

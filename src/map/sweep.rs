@@ -1,7 +1,7 @@
 //! The rows and places that a group's selections touch in one matrix: a set of cells (unit, row), each with a bit mask
 //! of places per query head.
 
-use super::layout::{Place, Side};
+use super::layout::Place;
 use super::positions::Positions;
 use crate::select::SlotOrder;
 
@@ -16,7 +16,6 @@ pub struct Cell {
 
 /// Touched cells of one matrix.
 pub struct Sweep {
-    side: Side,
     units: u32,
     heads: usize,
     per_row: u32,
@@ -26,8 +25,8 @@ pub struct Sweep {
 
 impl Sweep {
     /// A matrix in `units` units, `per_row` vectors (64 at most) in a row, for `heads` query heads.
-    pub fn new(side: Side, units: u32, heads: usize, per_row: u32) -> Self {
-        Sweep { side, units, heads, per_row, masks: Vec::new(), cells: Vec::new() }
+    pub fn new(units: u32, heads: usize, per_row: u32) -> Self {
+        Sweep { units, heads, per_row, masks: Vec::new(), cells: Vec::new() }
     }
 
     /// Forgets all selections.
@@ -42,7 +41,7 @@ impl Sweep {
     /// Adds the selection of a query head.
     pub fn add(&mut self, head: usize, tokens: &[u32], order: &SlotOrder, positions: &Positions) {
         for &token in tokens {
-            let Place { unit, row, index } = positions.place(positions.position(order, token), self.side);
+            let Place { unit, row, index } = positions.place(positions.position(order, token));
             let at = (row as usize * self.units as usize + unit as usize) * self.heads;
             if at + self.heads > self.masks.len() {
                 self.masks.resize((row as usize + 1) * self.units as usize * self.heads, 0);

@@ -111,3 +111,44 @@ impl Cache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{Shape, tests::geometry};
+    use super::super::stage::{Plan, write};
+    use super::*;
+    use crate::spec::workload::ValueLayout;
+    use crate::trace::Record;
+
+    /// Requests of K-means, by operation: STARC's table 1, with a vector's buffer entries where it counts a transfer.
+    #[test]
+    fn kmeans_has_the_commands_of_the_paper() {
+        let geometry = geometry();
+        for (dim, tokens, clusters, iterations) in [(128, 64, 4, 7), (80, 64, 4, 1), (256, 128, 40, 3), (64, 5, 1, 2)] {
+            let target = Target { geometry, shape: Shape::new(&geometry, dim, 2, 32, ValueLayout::Stripe).unwrap() };
+            let (columns, per_row) = (target.shape.columns, target.shape.keys_per_row);
+            let keys = Matrix { id: 0, per_row, columns, stripes_in_row: 1 };
+            let mut rows = Rows::new(0, 9, 2);
+            (0..2).for_each(|m| rows.reserve(m, 4).unwrap());
+            let places: Vec<Place> =
+                (0..tokens).map(|t| Place { unit: t / per_row, row: 0, index: t % per_row }).collect();
+            let means = Means { clusters, iterations, host: 11, centroids: 1 };
+            let stage = cluster(&means, &places, &rows, &keys, &target, 0);
+            let mut records = Vec::new();
+            write(&[Plan { upkeep: vec![stage], ..Plan::default() }], &geometry, true, &mut records);
+            let count = |op: Op| -> u64 {
+                let runs = records.iter().filter_map(|r| if let Record::Request(r) = r { Some(r) } else { None });
+                runs.filter(|r| r.op == op).map(|r| u64::from(r.count)).sum()
+            };
+            let (n, i) = (u64::from(tokens), u64::from(iterations));
+            // A dot product of one key; K centroids lie over 16 units.
+            let (t_d, t_k) = (dim.div_ceil(64) as u64, u64::from(clusters.div_ceil(16)));
+            assert_eq!(count(Op::MacAb), 2 * n * t_d + i * (n * t_d * t_k + n * t_d), "{dim}");
+            assert_eq!(count(Op::MvSb), n + i * n * t_k, "{dim}");
+            assert_eq!(count(Op::WrGb), i * (n + 1) * t_d * u64::from(geometry.banks), "{dim}");
+            assert_eq!(count(Op::MvGb), i * n, "{dim}");
+            assert_eq!(count(Op::Host), i * 11, "{dim}");
+            assert_eq!(count(Op::Ld) + count(Op::St), 0, "{dim}");
+        }
+    }
+}

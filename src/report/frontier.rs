@@ -26,10 +26,12 @@ impl Cost {
 }
 
 struct Entry {
-    /// What it shares with those that it is set against.
-    group: Vec<String>,
+    /// Place of what it shares with those that it is set against.
+    group: usize,
     choice: Vec<String>,
     cost: Cost,
+    /// What it keeps, where that is asked for.
+    kept: f64,
 }
 
 /// The points of a sweep, as far as they are known in time, energy and error.
@@ -38,12 +40,15 @@ pub struct Frontier {
     choice: Vec<String>,
     error: String,
     entries: Vec<Entry>,
+    /// What the points of a group share, and which they are; groups as they come first, points as they come.
+    groups: Vec<(Vec<String>, Vec<usize>)>,
 }
 
 impl Frontier {
     /// Reads a sweep's table. `error` is the column that says what is lost, or `1-COLUMN` for one that says what is kept.
-    /// Points without it (accuracy was not measured) are an error.
-    pub fn read(input: impl Read, file: &str, error: &str, choices: &[String]) -> Result<Self> {
+    /// Points without it (accuracy was not measured) are an error. `kept` is a column of what is kept, for
+    /// [`Self::disagreements`].
+    pub fn read(input: impl Read, file: &str, error: &str, kept: Option<&str>, choices: &[String]) -> Result<Self> {
         let mut csv = csv::Reader::from_reader(input);
         let header: Vec<String> =
             csv.headers().map_err(|e| Error::data(file, e.to_string()))?.iter().map(String::from).collect();
@@ -60,15 +65,18 @@ impl Frontier {
             return Err(Error::Usage(format!("--choice {}: not an axis of the sweep", header[*i])));
         }
         let group: Vec<usize> = axes.filter(|i| !choice.contains(i)).collect();
-        let kept = error.strip_prefix("1-");
-        let columns = [find("steps")?, find("time_ns")?, find("energy_pj")?, find(kept.unwrap_or(error))?];
+        let turned = error.strip_prefix("1-");
+        let columns = [find("steps")?, find("time_ns")?, find("energy_pj")?, find(turned.unwrap_or(error))?];
+        let kept = kept.map(find).transpose()?;
         let name = |i: &usize| header[*i].clone();
         let mut frontier = Frontier {
             group: group.iter().map(name).collect(),
             choice: choice.iter().map(name).collect(),
             error: error.into(),
             entries: Vec::new(),
+            groups: Vec::new(),
         };
+        let mut known: BTreeMap<Vec<String>, usize> = BTreeMap::new();
         for record in csv.records() {
             let record = record.map_err(|e| Error::data(file, e.to_string()))?;
             let line = record.position().map_or(0, csv::Position::line);
@@ -79,22 +87,30 @@ impl Frontier {
             let [steps, ns, pj, error] = columns;
             let steps = cell(steps)?.max(1.0);
             let error = cell(error)?;
-            let error = if kept.is_some() { 1.0 - error } else { error };
+            let error = if turned.is_some() { 1.0 - error } else { error };
+            let kept = kept.map_or(Ok(0.0), cell)?;
             let cost = Cost([cell(ns)? / steps, cell(pj)? / steps, error]);
             let texts = |of: &[usize]| of.iter().map(|i| record.get(*i).unwrap_or("").to_string()).collect();
-            frontier.entries.push(Entry { group: texts(&group), choice: texts(&choice), cost });
+            let shared: Vec<String> = texts(&group);
+            let group = *known.entry(shared).or_insert_with_key(|shared| {
+                frontier.groups.push((shared.clone(), Vec::new()));
+                frontier.groups.len() - 1
+            });
+            frontier.groups[group].1.push(frontier.entries.len());
+            frontier.entries.push(Entry { group, choice: texts(&choice), cost, kept });
         }
         Ok(frontier)
     }
 
     /// Columns in which groups differ; what all points share is not worth a column.
     fn told(&self) -> Vec<usize> {
-        let differs = |i: &usize| self.entries.iter().any(|e| e.group[*i] != self.entries[0].group[*i]);
+        let differs = |i: &usize| self.groups.iter().any(|(shared, _)| shared[*i] != self.groups[0].0[*i]);
         (0..self.group.len()).filter(differs).collect()
     }
 
     fn beaten_by(&self, entry: &Entry) -> Option<&Entry> {
-        self.entries.iter().find(|e| e.group == entry.group && e.cost.beats(&entry.cost))
+        let mut others = self.groups[entry.group].1.iter().map(|i| &self.entries[*i]);
+        others.find(|e| e.cost.beats(&entry.cost))
     }
 
     /// All points, by group and rising error, with whether they are on the frontier and one that beats them if not.
@@ -103,8 +119,7 @@ impl Frontier {
         let mut order: Vec<&Entry> = self.entries.iter().collect();
         // Stable: equal points stay in the order of the sweep.
         order.sort_by(|a, b| a.cost.0[2].total_cmp(&b.cost.0[2]));
-        let first = |e: &Entry| self.entries.iter().position(|f| f.group == e.group);
-        order.sort_by_key(|e| first(e));
+        order.sort_by_key(|e| e.group);
         let heading = told.iter().map(|i| self.group[*i].clone()).chain(self.choice.iter().cloned());
         let measures = ["time/step us", "energy/step uJ", &self.error, "frontier", "beaten by"].map(String::from);
         let row = |e: &&Entry| {
@@ -117,7 +132,8 @@ impl Frontier {
                 if by.is_none() { "yes" } else { "no" }.into(),
                 by.map_or(String::new(), |b| b.choice.join(" ")),
             ];
-            told.iter().map(|i| e.group[*i].clone()).chain(e.choice.iter().cloned()).chain(cells).collect()
+            let shared = &self.groups[e.group].0;
+            told.iter().map(|i| shared[*i].clone()).chain(e.choice.iter().cloned()).chain(cells).collect()
         };
         layout(
             &std::iter::once(heading.chain(measures).collect()).chain(order.iter().map(row)).collect::<Vec<_>>(),
@@ -125,14 +141,47 @@ impl Frontier {
         )
     }
 
+    /// Where the error and what is kept (`name`) disagree: pairs of points, alike but for the first choice (the policy), of
+    /// which one keeps more and yet has the larger error. In the order of the sweep.
+    pub fn disagreements(&self, name: &str, style: Style) -> String {
+        let told = self.told();
+        let first = self.choice.first().map_or("", String::as_str);
+        let heading = told.iter().map(|i| self.group[*i].clone()).chain(self.choice.iter().skip(1).cloned());
+        let error = &self.error;
+        let measures = [
+            format!("{first} that keeps more"),
+            name.into(),
+            error.clone(),
+            format!("{first} that errs less"),
+            name.into(),
+            error.clone(),
+        ];
+        let rest = |e: &Entry| e.choice.iter().skip(1).cloned().collect::<Vec<_>>();
+        let rows = self.entries.iter().flat_map(|more| {
+            let (told, rest) = (&told, &rest);
+            let alike = self.entries.iter().filter(move |less| less.group == more.group && rest(less) == rest(more));
+            let against = alike.filter(|less| more.kept > less.kept && more.cost.0[2] > less.cost.0[2]);
+            against.map(move |less| {
+                let cells = |e: &Entry| {
+                    let first = e.choice.first().cloned().unwrap_or_default();
+                    [first, format!("{:.4}", e.kept), format!("{:.4}", e.cost.0[2])]
+                };
+                let shared = told.iter().map(|i| self.groups[more.group].0[*i].clone()).chain(rest(more));
+                shared.chain(cells(more)).chain(cells(less)).collect()
+            })
+        });
+        layout(&std::iter::once(heading.chain(measures).collect()).chain(rows).collect::<Vec<_>>(), style)
+    }
+
     /// For each first choice (the policy), its cheapest point in time with an error of at most each of `limits`.
     pub fn at_equal_error(&self, limits: &[f64], style: Style) -> String {
         let told = self.told();
         let mut best: BTreeMap<(usize, usize), Vec<Option<&Entry>>> = BTreeMap::new();
+        // The first point of each group and first choice.
+        let mut firsts = BTreeMap::new();
         for (at, e) in self.entries.iter().enumerate() {
-            let group = self.entries.iter().position(|f| f.group == e.group).unwrap_or(at);
-            let policy = self.entries.iter().position(|f| f.group == e.group && f.choice.first() == e.choice.first());
-            let cells = best.entry((group, policy.unwrap_or(at))).or_insert_with(|| vec![None; limits.len()]);
+            let first = *firsts.entry((e.group, e.choice.first())).or_insert(at);
+            let cells = best.entry((e.group, first)).or_insert_with(|| vec![None; limits.len()]);
             for (cell, limit) in cells.iter_mut().zip(limits) {
                 if e.cost.0[2] <= *limit && cell.is_none_or(|b| e.cost.0[0] < b.cost.0[0]) {
                     *cell = Some(e);
@@ -149,7 +198,8 @@ impl Frontier {
                     _ => format!("{:.3}", c.cost.0[0] / 1e3),
                 })
             };
-            let names = told.iter().map(|i| e.group[*i].clone()).chain(e.choice.first().cloned());
+            let shared = &self.groups[e.group].0;
+            let names = told.iter().map(|i| shared[*i].clone()).chain(e.choice.first().cloned());
             names.chain(cells.iter().map(text)).collect()
         };
         layout(&std::iter::once(heading.collect()).chain(best.iter().map(row)).collect::<Vec<_>>(), style)
@@ -169,7 +219,7 @@ mod tests {
 
     fn frontier(choices: &[&str]) -> Result<Frontier> {
         let choices: Vec<String> = choices.iter().map(|c| c.to_string()).collect();
-        Frontier::read(SWEEP.as_bytes(), "s.csv", "output_rel_err", &choices)
+        Frontier::read(SWEEP.as_bytes(), "s.csv", "output_rel_err", None, &choices)
     }
 
     #[test]
@@ -194,9 +244,30 @@ mod tests {
     #[test]
     fn a_column_of_what_is_kept_is_turned_round() {
         let kept = SWEEP.replace("output_rel_err", "top_recall");
-        let f = Frontier::read(kept.as_bytes(), "s.csv", "1-top_recall", &[]).unwrap();
+        let f = Frontier::read(kept.as_bytes(), "s.csv", "1-top_recall", None, &[]).unwrap();
         let text = f.points(Style::Csv);
         assert!(text.lines().nth(1).unwrap().starts_with("a,quest,128,1.000,2.000,0.7000,"), "{text}");
+    }
+
+    #[test]
+    fn who_keeps_more_and_errs_more_is_named() {
+        let sweep = "point,model,policy,budget,key,top_recall,output_rel_err,steps,time_ns,energy_pj\n\
+            0,a,quest,128,x,0.3,0.2,1,1,1\n\
+            1,a,starc,128,x,0.5,0.3,1,1,1\n\
+            2,a,starc,256,x,0.6,0.1,1,1,1\n\
+            3,b,starc,128,x,0.5,0.1,1,1,1\n\
+            4,b,quest,128,x,0.3,0.1,1,1,1\n";
+        let f = Frontier::read(sweep.as_bytes(), "s.csv", "output_rel_err", Some("top_recall"), &[]).unwrap();
+        let text = f.disagreements("top_recall", Style::Csv);
+        let lines: Vec<_> = text.lines().collect();
+        let measures = "top_recall,output_rel_err";
+        assert_eq!(
+            lines[0],
+            format!("model,budget,policy that keeps more,{measures},policy that errs less,{measures}")
+        );
+        assert_eq!(lines[1..], ["a,128,starc,0.5000,0.3000,quest,0.3000,0.2000"]);
+        let e = Frontier::read(sweep.as_bytes(), "s.csv", "output_rel_err", Some("recall"), &[]).err().unwrap();
+        assert!(e.to_string().contains("no column \"recall\""), "{e}");
     }
 
     #[test]
@@ -204,7 +275,7 @@ mod tests {
         assert!(frontier(&["polcy"]).err().unwrap().to_string().contains("did you mean \"policy\""));
         assert!(frontier(&["steps"]).err().unwrap().to_string().contains("not an axis"));
         let empty = SWEEP.replace(",0.3,", ",,");
-        let e = Frontier::read(empty.as_bytes(), "s.csv", "output_rel_err", &[]).err().unwrap().to_string();
+        let e = Frontier::read(empty.as_bytes(), "s.csv", "output_rel_err", None, &[]).err().unwrap().to_string();
         assert_eq!(e, "s.csv:3: output_rel_err: \"\" is not a number");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::clusters::{self, ClusteredHead};
 use super::{Entry, HeadState, HeadView, Policy, parse};
-use crate::cluster::Start;
+use crate::cluster::{Config, Start, TOLERANCE};
 use serde::{Deserialize, Serialize};
 
 /// The registry's line.
@@ -13,6 +13,7 @@ pub const ENTRY: Entry = Entry {
         let clusterkv: ClusterKv = parse(table)?;
         clusters::sizes("cluster_size", clusterkv.cluster_size, None)?;
         clusters::iterations(clusterkv.max_iterations)?;
+        clusters::tolerance(clusterkv.tolerance)?;
         Ok(Box::new(clusterkv))
     },
 };
@@ -29,6 +30,8 @@ pub struct ClusterKv {
     pub cluster_size: usize,
     /// Most K-means iterations (20 here).
     pub max_iterations: usize,
+    /// Largest move of an element of a centroid that has stopped (assumed: STARC's).
+    pub tolerance: f32,
     /// First centroids (assumed: `random`).
     pub start: Start,
     /// Whether generated tokens count against the budget (assumed, as for all policies here). Should they outgrow it,
@@ -38,7 +41,23 @@ pub struct ClusterKv {
 
 impl Default for ClusterKv {
     fn default() -> Self {
-        Self { sinks: 16, cluster_size: 80, max_iterations: 20, start: Start::Random, charge_generated: true }
+        Self {
+            sinks: 16,
+            cluster_size: 80,
+            max_iterations: 20,
+            tolerance: TOLERANCE,
+            start: Start::Random,
+            charge_generated: true,
+        }
+    }
+}
+
+impl ClusterKv {
+    /// K-means of a prefill, its sinks left out.
+    pub(super) fn config(&self, prefill: usize) -> Config {
+        let Self { cluster_size, max_iterations, tolerance, start, .. } = *self;
+        let clusters = clusters::count(prefill, cluster_size).min(prefill.saturating_sub(self.sinks).max(1));
+        Config { clusters, max_iterations, tolerance, start }
     }
 }
 
@@ -57,13 +76,11 @@ impl Policy for ClusterKv {
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
-        let mut config = clusters::config(head.prefill, self.cluster_size, self.max_iterations, self.start);
+        let config = self.config(head.prefill);
         let mut state = ClusteredHead::new(head, usize::MAX, config);
         let sinks = self.sinks.min(head.prefill);
         state.pin(sinks, self.charge_generated);
-        let rest = head.prefill - sinks;
-        config.clusters = config.clusters.min(rest);
-        state.append_prefill(rest, &config);
+        state.append_prefill(head.prefill - sinks, &config);
         Box::new(state)
     }
 }

@@ -3,7 +3,7 @@
 
 use super::topk::TopK;
 use super::{Clustering, HeadState, HeadView, PolicyError, Scan, SlotOrder, StepView, require, select_all};
-use crate::cluster::{Config, Start, kmeans::KMeans};
+use crate::cluster::{Config, kmeans::KMeans};
 use crate::kv::Rows;
 use crate::linalg;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -24,9 +24,14 @@ pub fn iterations(max_iterations: usize) -> Result<(), PolicyError> {
     require(max_iterations > 0, "max_iterations", "must be at least 1")
 }
 
-/// K-means of `tokens` tokens into clusters of a mean size, at least one.
-pub fn config(tokens: usize, cluster_size: usize, max_iterations: usize, start: Start) -> Config {
-    Config { clusters: (tokens / cluster_size).max(1), max_iterations, start }
+/// Checks how far a centroid that has stopped may move.
+pub fn tolerance(tolerance: f32) -> Result<(), PolicyError> {
+    require(tolerance >= 0.0 && tolerance.is_finite(), "tolerance", "must be a number of at least 0")
+}
+
+/// Clusters of a mean size in `tokens` tokens, at least one.
+pub fn count(tokens: usize, cluster_size: usize) -> usize {
+    (tokens / cluster_size).max(1)
 }
 
 /// Tokens `0..order.clustered` lie in clusters; later ones wait until there is a whole group of them.
@@ -55,8 +60,11 @@ pub struct ClusteredHead<'a> {
     centroids: Vec<f32>,
     /// Scratch of [`Self::append`]: size, then next free slot of each cluster of the group.
     next_slot: Vec<u32>,
-    scores: Vec<f32>,
+    /// Of the centroids, per query head.
+    scores: Vec<Vec<f32>>,
     topk: TopK,
+    /// A bit for each clustered token that a query selects.
+    marks: Vec<u64>,
     scan: Scan<'static>,
     /// Since the last `grow`.
     clusterings: Vec<Clustering>,
@@ -79,6 +87,7 @@ impl<'a> ClusteredHead<'a> {
             next_slot: Vec::new(),
             scores: Vec::new(),
             topk: TopK::default(),
+            marks: Vec::new(),
             scan: Scan::Nothing,
             clusterings: Vec::new(),
         }
@@ -173,34 +182,46 @@ impl HeadState for ClusteredHead<'_> {
         }
         let mut scores = std::mem::take(&mut self.scores);
         let mut topk = std::mem::take(&mut self.topk);
-        scores.resize(self.centroids.len() / self.keys.dim, 0.0);
-        self.scan = match all {
-            true => Scan::Nothing,
-            false => Scan::vectors(1, scores.len(), self.keys.dim),
-        };
-        for (query, out) in step.queries.iter().zip(out) {
+        let mut marks = std::mem::take(&mut self.marks);
+        marks.resize(clustered.div_ceil(64), 0);
+        let count = self.centroids.len() / self.keys.dim;
+        scores.resize(step.queries.len(), Vec::new());
+        if all {
+            self.scan = Scan::Nothing;
+        } else {
+            self.scan = Scan::vectors(1, count, self.keys.dim);
+            scores.iter_mut().for_each(|scores| scores.resize(count, 0.0));
+            linalg::all_dots(step.queries, &self.centroids, &mut scores);
+        }
+        for (scores, out) in scores.iter().zip(out) {
             if all {
                 select_all(step.len, out);
                 continue;
             }
             out.clear();
             out.extend(0..pinned as u32);
-            linalg::dots(query, &self.centroids, &mut scores);
             let mut room = room;
-            for cluster in topk.sorted(&scores) {
+            for cluster in topk.sorted(scores) {
                 let members = self.members(cluster as usize);
                 let taken = members.len().min(room);
-                out.extend_from_slice(&members[..taken]);
+                members[..taken].iter().for_each(|token| marks[*token as usize / 64] |= 1 << (token % 64));
                 room -= taken;
                 if room == 0 {
                     break;
                 }
             }
-            out.sort_unstable();
+            for (marks, first) in marks.iter_mut().zip((0..).step_by(64)) {
+                let mut left = std::mem::take(marks);
+                while left != 0 {
+                    out.push(first + left.trailing_zeros());
+                    left &= left - 1;
+                }
+            }
             out.extend(waiting.start as u32..waiting.end as u32);
         }
         self.scores = scores;
         self.topk = topk;
+        self.marks = marks;
     }
 
     fn order(&self) -> &SlotOrder {
@@ -213,52 +234,5 @@ impl HeadState for ClusteredHead<'_> {
 
     fn clusterings(&self) -> &[Clustering] {
         &self.clusterings
-    }
-}
-
-#[cfg(test)]
-pub mod plain {
-    use super::super::testing::{Case, ranking};
-    use super::*;
-    use crate::cluster::plain;
-
-    /// Clusters of the tokens `0..len`, in order: a first group, then groups of equal size.
-    pub fn clusters(
-        case: &Case,
-        len: usize,
-        first: Option<(usize, Config)>,
-        (group, config): (usize, Config),
-    ) -> Vec<(Vec<u32>, Vec<f32>)> {
-        let mut rng = ChaCha8Rng::seed_from_u64(11);
-        let mut clusters = Vec::new();
-        let mut done = 0;
-        let mut next = first.unwrap_or((group, config));
-        while done + next.0 <= len {
-            let keys = &case.keys[done * case.dim..(done + next.0) * case.dim];
-            let found = plain::kmeans(keys, case.dim, &next.1, &mut rng);
-            for (label, centroid) in found.centroids.chunks_exact(case.dim).enumerate() {
-                let members = (0..next.0).filter(|i| found.labels[*i] == label as u32);
-                let members: Vec<u32> = members.map(|i| (done + i) as u32).collect();
-                if !members.is_empty() {
-                    clusters.push((members, centroid.to_vec()));
-                }
-            }
-            done += next.0;
-            next = (group, config);
-        }
-        clusters
-    }
-
-    /// The selection of one query head.
-    pub fn select(clusters: &[(Vec<u32>, Vec<f32>)], len: usize, budget: usize, query: &[f32]) -> Vec<u32> {
-        let clustered: usize = clusters.iter().map(|(members, _)| members.len()).sum();
-        let mut tokens: Vec<u32> = (clustered as u32..len as u32).rev().collect();
-        let scores: Vec<f32> = clusters.iter().map(|(_, centroid)| linalg::dot(query, centroid)).collect();
-        for cluster in ranking(&scores) {
-            tokens.extend(&clusters[cluster].0);
-        }
-        tokens.truncate(budget);
-        tokens.sort_unstable();
-        tokens
     }
 }

@@ -10,15 +10,17 @@
 pub mod clusterkv;
 mod clusters;
 mod columns;
+/// The policy of docs/add-a-policy.md.
+#[cfg(test)]
+#[path = "../../docs/add-a-policy.rs"]
+mod documented;
 pub mod full;
 pub mod h2o;
 pub mod infinigen;
 pub mod oracle;
 pub mod plain;
 pub mod quest;
-/// The policy of docs/add-a-policy.md.
-#[cfg(test)]
-mod recent;
+mod shortlist;
 pub mod sparq;
 pub mod starc;
 pub mod starc_v1;
@@ -138,8 +140,10 @@ pub struct StepView<'a> {
     pub budget: usize,
     /// Unscaled queries, one per query head of the group.
     pub queries: &'a [&'a [f32]],
-    /// True unscaled scores q·k of tokens `0..len`, one slice per query head. Empty unless
-    /// [`Policy::needs_scores`] or accuracy metrics ask for them.
+    /// True unscaled scores q·k of tokens `0..len`, one slice per query head, in the order of [`linalg::dot`]. Empty unless
+    /// accuracy metrics ask for them.
+    ///
+    /// [`linalg::dot`]: crate::linalg::dot
     pub scores: &'a [Vec<f32>],
 }
 
@@ -191,10 +195,6 @@ pub struct Clustering {
 pub trait Policy: Send + Sync {
     /// Name in the registry.
     fn name(&self) -> &'static str;
-    /// Whether [`StepView::scores`] must be filled.
-    fn needs_scores(&self) -> bool {
-        false
-    }
     /// The smallest budget (tokens) with which the policy can honour its definition.
     fn min_budget(&self) -> usize {
         1
@@ -269,7 +269,7 @@ mod tests {
 
     /// Of the registry, or of the documentation.
     fn entry(name: &str) -> &'static Entry {
-        if name == recent::ENTRY.name { &recent::ENTRY } else { find(name).unwrap() }
+        if name == documented::ENTRY.name { &documented::ENTRY } else { find(name).unwrap() }
     }
 
     fn error(name: &str, table: &str) -> String {
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn the_documented_policy_is_the_one_that_is_tested_here() {
         let document = include_str!("../../docs/add-a-policy.md");
-        assert!(document.contains(&format!("```rust\n{}```\n", include_str!("recent.rs"))));
+        assert!(document.contains(&format!("```rust\n{}```\n", include_str!("../../docs/add-a-policy.rs"))));
         assert_eq!(build("recent", "older = 16").unwrap().min_budget(), 17);
         assert_eq!(error("recent", "older = 0"), "older: must be at least 1");
         assert_eq!(error("recent", "oldest = 1"), "oldest: unknown key; did you mean \"older\"?");
@@ -318,6 +318,11 @@ mod tests {
         assert_eq!(error("infinigen", "alpha = inf"), "alpha: must be a number of at least 0");
         assert_eq!(error("h2o", "heavy = 1.0"), "heavy: must be at least 0 and below 1, a share of the budget");
         assert_eq!(error("h2o", "heavy = -0.1"), "heavy: must be at least 0 and below 1, a share of the budget");
+        for policy in ["starc", "starc-v1", "clusterkv"] {
+            for wrong in ["-1e-4", "nan", "inf"] {
+                assert_eq!(error(policy, &format!("tolerance = {wrong}")), "tolerance: must be a number of at least 0");
+            }
+        }
         assert_eq!(error("clusterkv", "cluster_size = 0"), "cluster_size: must be at least 1");
         assert_eq!(error("clusterkv", "max_iterations = 0"), "max_iterations: must be at least 1");
         assert_eq!(error("starc-v1", "max_iterations = 0"), "max_iterations: must be at least 1");
@@ -397,7 +402,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn policies_honour_their_laws(case in testing::cases()) {
-            for entry in REGISTRY.iter().chain([&recent::ENTRY]) {
+            for entry in REGISTRY.iter().chain([&documented::ENTRY]) {
                 check_laws(entry.name, &case)?;
                 check_clusterings(entry.name, &case)?;
             }

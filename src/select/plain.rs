@@ -3,9 +3,13 @@
 
 use super::clusterkv::ClusterKv;
 use super::infinigen::Infinigen;
+use super::quest::Quest;
 use super::sparq::Sparq;
-use super::{HeadView, StepView};
-use crate::cluster::plain::kmeans;
+use super::starc::Starc;
+use super::starc_v1::StarcV1;
+use super::streaming::Streaming;
+use super::{HeadView, PolicyError, StepView, parse};
+use crate::cluster::{Config, plain::kmeans};
 use crate::kv::Rows;
 use crate::linalg;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -21,6 +25,99 @@ fn ascending(tokens: impl IntoIterator<Item = usize>) -> Vec<u32> {
     let mut tokens: Vec<u32> = tokens.into_iter().map(|t| t as u32).collect();
     tokens.sort_unstable();
     tokens
+}
+
+/// What each query head selects at a step; steps come in order.
+pub type Plain<'a> = Box<dyn FnMut(StepView<'_>) -> Vec<Vec<u32>> + 'a>;
+
+/// The plain version of a policy of the registry with the parameters of `table`; none for a policy that has its oracle in
+/// its own file.
+///
+/// # Errors
+/// Where the policy refuses its table.
+pub fn of<'a>(name: &str, table: &toml::Table, head: HeadView<'a>) -> Result<Option<Plain<'a>>, PolicyError> {
+    let keys = head.keys;
+    let mut chosen: Plain<'a> = match name {
+        "full" => Box::new(|step| each(step, |_| ascending(0..step.len))),
+        "oracle" => Box::new(move |step| oracle(keys, step)),
+        "streaming" => {
+            let policy: Streaming = parse(table)?;
+            Box::new(move |step| streaming(&policy, step))
+        }
+        "quest" => {
+            let policy: Quest = parse(table)?;
+            Box::new(move |step| quest(&policy, keys, step))
+        }
+        "sparq" => {
+            let policy: Sparq = parse(table)?;
+            Box::new(move |step| sparq(&policy, keys, step).tokens)
+        }
+        "infinigen" => {
+            let policy: Infinigen = parse(table)?;
+            Box::new(move |step| infinigen(&policy, head, step))
+        }
+        "h2o" => {
+            let mut state = H2o::new(&parse(table)?, head);
+            return Ok(Some(Box::new(move |step| state.step(step))));
+        }
+        "clusterkv" => {
+            let clustered = clusterkv(&parse(table)?, head);
+            return Ok(Some(Box::new(move |step| clustered.select(step))));
+        }
+        "starc" => {
+            let groups = starc(&parse(table)?, head);
+            Box::new(move |step| groups.select(step))
+        }
+        "starc-v1" => {
+            let groups = starc_v1(&parse(table)?, head);
+            Box::new(move |step| groups.select(step))
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Box::new(move |step| match step.len <= step.budget {
+        true => each(step, |_| ascending(0..step.len)),
+        false => chosen(step),
+    })))
+}
+
+fn each(step: StepView<'_>, select: impl Fn(&[f32]) -> Vec<u32>) -> Vec<Vec<u32>> {
+    step.queries.iter().map(|query| select(query)).collect()
+}
+
+/// `oracle`, one step.
+pub fn oracle(keys: Rows<'_>, step: StepView<'_>) -> Vec<Vec<u32>> {
+    each(step, |query| {
+        let scores: Vec<f32> = (0..step.len).map(|t| linalg::dot(query, keys.row(t))).collect();
+        ascending(ranking(&scores).into_iter().take(step.budget))
+    })
+}
+
+/// `streaming`, one step.
+pub fn streaming(policy: &Streaming, step: StepView<'_>) -> Vec<Vec<u32>> {
+    let sinks = policy.sinks.min(step.budget);
+    each(step, |_| ascending((0..step.len).filter(|t| *t < sinks || t + step.budget >= step.len + sinks)))
+}
+
+/// `quest`, one step.
+pub fn quest(policy: &Quest, keys: Rows<'_>, step: StepView<'_>) -> Vec<Vec<u32>> {
+    let Quest { page, min_pages } = *policy;
+    let pages: Vec<Vec<usize>> = (0..step.len / page).map(|p| (p * page..(p + 1) * page).collect()).collect();
+    let unfinished = pages.len() * page..step.len;
+    each(step, |query| {
+        let bound = |page: &Vec<usize>| {
+            let products = query.iter().enumerate().map(|(d, q)| {
+                let column = || page.iter().map(|t| keys.row(*t)[d]);
+                let (min, max) = (column().fold(f32::INFINITY, f32::min), column().fold(f32::NEG_INFINITY, f32::max));
+                (q * min).max(q * max)
+            });
+            // Their sum, in the documented order.
+            linalg::dot(&products.collect::<Vec<f32>>(), &vec![1.0; query.len()])
+        };
+        let scores: Vec<f32> = pages.iter().map(bound).collect();
+        let slots = (step.budget / page).max(min_pages) - usize::from(!unfinished.is_empty());
+        let best = ranking(&scores).into_iter().take(slots).flat_map(|p| pages[p].iter().copied());
+        ascending(best.chain(unfinished.clone()))
+    })
 }
 
 /// A step of [`sparq`].
@@ -123,12 +220,12 @@ impl<'a> H2o<'a> {
     pub fn step(&mut self, step: StepView<'_>) -> Vec<Vec<u32>> {
         let recent = step.budget - self.policy.heavy_hitters(step.budget);
         let answer = |(h, query): (usize, &&[f32])| {
-            while self.there(h, step.len).len() > step.budget {
-                let there = self.there(h, step.len);
-                let candidates = there[..there.len() - recent].iter().rev();
-                let sum = |t: &usize| self.sums[h][*t].expect("there");
-                let least = candidates.min_by(|a, b| sum(a).total_cmp(&sum(b))).expect("more than recent tokens");
-                self.sums[h][*least] = None;
+            let there = self.there(h, step.len);
+            if there.len() > step.budget {
+                let others = &there[..there.len() - recent];
+                let sums: Vec<f32> = others.iter().map(|t| self.sums[h][*t].expect("there")).collect();
+                let least = ranking(&sums).split_off(self.policy.heavy_hitters(step.budget));
+                least.into_iter().for_each(|i| self.sums[h][others[i]] = None);
             }
             self.attend(h, query, step.len);
             ascending(self.there(h, step.len))
@@ -151,50 +248,107 @@ impl<'a> H2o<'a> {
     }
 }
 
+/// Members and centroid of a cluster that has any.
+pub type Cluster = (Vec<usize>, Vec<f32>);
+
+/// K-means of the tokens `from..to`; the clusters without members are left out.
+fn cluster(keys: Rows<'_>, from: usize, to: usize, config: &Config, rng: &mut ChaCha8Rng) -> Vec<Cluster> {
+    let found = kmeans(keys.range(from..to).data, keys.dim, config, rng);
+    let members = |label: u32| (from..to).filter(|t| found.labels[t - from] == label).collect::<Vec<usize>>();
+    let clusters =
+        (0..).zip(found.centroids.chunks_exact(keys.dim)).map(|(l, centroid)| (members(l), centroid.to_vec()));
+    clusters.filter(|(members, _)| !members.is_empty()).collect()
+}
+
+/// Tokens of clusters, the best of these first.
+fn by_score<'c>(query: &[f32], clusters: &'c [Cluster]) -> impl Iterator<Item = usize> + use<'c> {
+    let scores: Vec<f32> = clusters.iter().map(|(_, centroid)| linalg::dot(query, centroid)).collect();
+    ranking(&scores).into_iter().flat_map(|c| clusters[c].0.iter().copied())
+}
+
+/// Clusters of `starc` and `starc-v1`: a first group of tokens, and groups of equal size.
+#[derive(Debug, Clone)]
+pub struct Groups {
+    first: usize,
+    size: usize,
+    /// In the order of their groups.
+    clusters: Vec<Cluster>,
+}
+
+impl Groups {
+    fn new(head: HeadView<'_>, (first, of_first): (usize, Config), (size, config): (usize, Config)) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(head.seed);
+        let mut clusters = Vec::new();
+        if first > 0 {
+            clusters.extend(cluster(head.keys, 0, first, &of_first, &mut rng));
+        }
+        for from in (first..head.keys.len()).step_by(size).filter(|from| from + size <= head.keys.len()) {
+            clusters.extend(cluster(head.keys, from, from + size, &config, &mut rng));
+        }
+        Groups { first, size, clusters }
+    }
+
+    /// Of `len` tokens, those in whole groups.
+    fn clustered(&self, len: usize) -> usize {
+        self.first + (len - self.first) / self.size * self.size
+    }
+
+    /// Clusters that there are when there are `len` tokens.
+    pub fn before(&self, len: usize) -> &[Cluster] {
+        &self.clusters[..self.clusters.partition_point(|(members, _)| members[0] < self.clustered(len))]
+    }
+
+    /// The selection of each query head.
+    pub fn select(&self, step: StepView<'_>) -> Vec<Vec<u32>> {
+        let waiting = self.clustered(step.len)..step.len;
+        each(step, |query| {
+            ascending(waiting.clone().rev().chain(by_score(query, self.before(step.len))).take(step.budget))
+        })
+    }
+}
+
+/// `starc`, clustered.
+pub fn starc(policy: &Starc, head: HeadView<'_>) -> Groups {
+    Groups::new(head, (0, policy.config()), (policy.block, policy.config()))
+}
+
+/// `starc-v1`, clustered.
+pub fn starc_v1(policy: &StarcV1, head: HeadView<'_>) -> Groups {
+    Groups::new(head, (head.prefill, policy.config(head.prefill)), (policy.buffer, policy.config(policy.buffer)))
+}
+
 /// The prefill of `clusterkv`.
 #[derive(Debug, Clone)]
 pub struct Clustered {
     policy: ClusterKv,
     prefill: usize,
-    /// Members and centroid of each.
-    pub clusters: Vec<(Vec<usize>, Vec<f32>)>,
+    /// All but the sinks.
+    pub clusters: Vec<Cluster>,
 }
 
 /// `clusterkv`, clustered.
 pub fn clusterkv(policy: &ClusterKv, head: HeadView<'_>) -> Clustered {
-    let (dim, sinks) = (head.keys.dim, policy.sinks.min(head.prefill));
-    let mut clusters = Vec::new();
-    if sinks < head.prefill {
-        let asked = (head.prefill / policy.cluster_size).max(1).min(head.prefill - sinks);
-        let config =
-            crate::cluster::Config { clusters: asked, max_iterations: policy.max_iterations, start: policy.start };
-        let keys = head.keys.range(sinks..head.prefill);
-        let found = kmeans(keys.data, dim, &config, &mut ChaCha8Rng::seed_from_u64(head.seed));
-        for (label, centroid) in found.centroids.chunks_exact(dim).enumerate() {
-            let members = (0..keys.len()).filter(|i| found.labels[*i] == label as u32);
-            let members: Vec<usize> = members.map(|i| sinks + i).collect();
-            if !members.is_empty() {
-                clusters.push((members, centroid.to_vec()));
-            }
-        }
-    }
+    let sinks = policy.sinks.min(head.prefill);
+    let mut rng = ChaCha8Rng::seed_from_u64(head.seed);
+    let clusters = match sinks < head.prefill {
+        true => cluster(head.keys, sinks, head.prefill, &policy.config(head.prefill), &mut rng),
+        false => Vec::new(),
+    };
     Clustered { policy: policy.clone(), prefill: head.prefill, clusters }
 }
 
 impl Clustered {
     /// The selection of each query head; also where all tokens fit.
     pub fn select(&self, step: StepView<'_>) -> Vec<Vec<u32>> {
-        let answer = |query: &&[f32]| {
-            let scores: Vec<f32> = self.clusters.iter().map(|(_, centroid)| linalg::dot(query, centroid)).collect();
+        each(step, |query| {
             let sinks = 0..self.policy.sinks.min(self.prefill);
             let generated = (self.prefill..step.len).rev();
-            let clustered = ranking(&scores).into_iter().flat_map(|c| self.clusters[c].0.iter().copied());
+            let clustered = by_score(query, &self.clusters);
             if self.policy.charge_generated {
                 ascending(sinks.chain(generated).chain(clustered).take(step.budget))
             } else {
                 ascending(sinks.chain(clustered).take(step.budget).chain(generated))
             }
-        };
-        step.queries.iter().map(answer).collect()
+        })
     }
 }

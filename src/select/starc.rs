@@ -2,7 +2,7 @@
 
 use super::clusters::{self, ClusteredHead};
 use super::{Entry, HeadState, HeadView, Policy, parse};
-use crate::cluster::{Config, Start};
+use crate::cluster::{Config, Start, TOLERANCE};
 use serde::{Deserialize, Serialize};
 
 /// The registry's line.
@@ -13,6 +13,7 @@ pub const ENTRY: Entry = Entry {
         let starc: Starc = parse(table)?;
         clusters::sizes("clusters", starc.clusters, Some(("block", starc.block)))?;
         clusters::iterations(starc.max_iterations)?;
+        clusters::tolerance(starc.tolerance)?;
         Ok(Box::new(starc))
     },
 };
@@ -30,13 +31,23 @@ pub struct Starc {
     pub clusters: usize,
     /// Most K-means iterations per block (16 in the paper).
     pub max_iterations: usize,
+    /// Largest move of an element of a centroid that has stopped (1e-4 in the paper).
+    pub tolerance: f32,
     /// First centroids (`first` in the artifact, `random` in the paper).
     pub start: Start,
 }
 
 impl Default for Starc {
     fn default() -> Self {
-        Self { block: 64, clusters: 4, max_iterations: 16, start: Start::First }
+        Self { block: 64, clusters: 4, max_iterations: 16, tolerance: TOLERANCE, start: Start::First }
+    }
+}
+
+impl Starc {
+    /// K-means of a block.
+    pub(super) fn config(&self) -> Config {
+        let Self { clusters, max_iterations, tolerance, start, .. } = *self;
+        Config { clusters, max_iterations, tolerance, start }
     }
 }
 
@@ -55,8 +66,7 @@ impl Policy for Starc {
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
-        let config = Config { clusters: self.clusters, max_iterations: self.max_iterations, start: self.start };
-        let mut state = ClusteredHead::new(head, self.block, config);
+        let mut state = ClusteredHead::new(head, self.block, self.config());
         state.append_groups(head.prefill);
         Box::new(state)
     }
@@ -64,7 +74,7 @@ impl Policy for Starc {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Scan, clusters::plain, testing};
+    use super::super::{Scan, plain, testing};
     use super::*;
     use proptest::prelude::*;
 
@@ -75,28 +85,23 @@ mod tests {
             case in testing::cases(), block in 1usize..70, clusters in 1usize..6, random in any::<bool>(),
         ) {
             let start = if random { Start::Random } else { Start::First };
-            let config = Config { clusters: clusters.min(block), max_iterations: 16, start };
-            let starc = Starc { block, clusters: config.clusters, start, ..Starc::default() };
-            let all = plain::clusters(&case, case.prefill + case.steps, None, (block, config));
-            testing::compare(&starc, &case, |case, len, query| {
-                let full_blocks: Vec<_> =
-                    all.iter().filter(|(tokens, _)| (tokens[0] as usize) < len / block * block).cloned().collect();
-                plain::select(&full_blocks, len, case.budget, query)
-            })?;
+            let starc = Starc { block, clusters: clusters.min(block), start, ..Starc::default() };
+            testing::compare(&starc, &case, &starc)?;
         }
 
         #[test]
         fn slots_are_in_cluster_order(case in testing::cases()) {
-            let config = Config { clusters: 4, max_iterations: 16, start: Start::First };
+            let queries = case.dumped_queries();
+            let all = plain::starc(&Starc::default(), case.head(&queries));
             let mut version = 0;
             testing::run(&Starc::default(), &case, |step, _, state| {
                 let order = state.order();
-                let clusters = plain::clusters(&case, step.len, None, (64, config));
+                let clusters = all.before(step.len);
                 let mut slot = 0;
                 for (cluster, start) in clusters.iter().zip(&order.cluster_starts) {
                     prop_assert_eq!(*start, slot);
                     for token in &cluster.0 {
-                        prop_assert_eq!(order.slot(*token), slot);
+                        prop_assert_eq!(order.slot(*token as u32), slot);
                         slot += 1;
                     }
                 }

@@ -1,10 +1,11 @@
 //! Random heads to try policies on, and plain versions of what they compute.
 
 pub use super::plain::ranking;
-use super::{HeadState, HeadView, Policy, StepView};
+use super::{HeadState, HeadView, Policy, StepView, plain};
 use crate::kv::{Heads, Rows};
 use crate::linalg;
 use proptest::prelude::*;
+use serde::Serialize;
 
 /// One KV head, a group of query heads, and decode steps.
 ///
@@ -95,18 +96,13 @@ pub fn run(
     Ok(())
 }
 
-/// Checks a policy against a plain version, which answers for one query head of one step.
-pub fn compare(
-    policy: &dyn Policy,
-    case: &Case,
-    plain: impl Fn(&Case, usize, &[f32]) -> Vec<u32>,
-) -> Result<(), TestCaseError> {
+/// Checks a policy with these parameters against its plain version.
+pub fn compare(policy: &dyn Policy, case: &Case, parameters: &impl Serialize) -> Result<(), TestCaseError> {
+    let queries = case.dumped_queries();
+    let table = toml::Table::try_from(parameters).expect("parameters are a table");
+    let mut plain = plain::of(policy.name(), &table, case.head(&queries)).unwrap().expect("a plain version");
     run(policy, case, |step, selected, _| {
-        for (query, tokens) in step.queries.iter().zip(selected) {
-            if step.len > step.budget {
-                prop_assert_eq!(tokens, &plain(case, step.len, query));
-            }
-        }
+        prop_assert_eq!(selected, &plain(step));
         Ok(())
     })
 }

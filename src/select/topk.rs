@@ -1,6 +1,6 @@
 //! Ranking by score, in one total order: higher scores first, of equal scores the lower index first.
 
-use crate::linalg::{LANES, simd};
+use crate::linalg;
 
 /// A score and its index as one integer; a higher rank comes first in the order. −0 equals 0, and the order of NaN is
 /// total but without meaning.
@@ -16,6 +16,11 @@ fn key(score: f32) -> i32 {
     // the numbers.
     let bits = (score + 0.0).to_bits() as i32;
     bits ^ ((bits >> 31) as u32 >> 1) as i32
+}
+
+/// A score that has this [`key`].
+fn score(key: i32) -> f32 {
+    f32::from_bits((key ^ ((key >> 31) as u32 >> 1) as i32) as u32)
 }
 
 /// The index inside a rank.
@@ -55,12 +60,17 @@ impl TopK {
         if k == 0 {
             return;
         }
+        let first = out.len();
+        out.extend(self.best_ranks(scores, k).iter().map(|rank| index(*rank)));
+        out[first..].sort_unstable();
+    }
+
+    /// Ranks of the `k` best scores, in no order; `k` is at least 1 and at most their number.
+    pub fn best_ranks(&mut self, scores: &[f32], k: usize) -> &[u64] {
         self.gather(scores, k);
         let place = self.ranks.len() - k;
         self.ranks.select_nth_unstable(place);
-        let first = out.len();
-        out.extend(self.ranks[place..].iter().map(|rank| index(*rank)));
-        out[first..].sort_unstable();
+        &self.ranks[place..]
     }
 
     /// Gathers ranks among which are the `k` best, `k` being at least 1 and at most their number: of many scores, those
@@ -76,7 +86,7 @@ impl TopK {
             self.sample.extend(scores.iter().step_by(step).map(|score| key(*score)));
             let place = self.sample.len() - place;
             let limit = *self.sample.select_nth_unstable(place).1;
-            gather_above(scores, limit, &mut self.ranks);
+            linalg::reaching(scores, |_| score(limit), |i| self.ranks.push(rank(scores[i], i as u32)));
             if self.ranks.len() >= k {
                 return;
             }
@@ -85,26 +95,39 @@ impl TopK {
         self.ranks.extend(scores.iter().zip(0..).map(|(score, i)| rank(*score, i)));
     }
 
-    /// All indices into `scores`, the best first.
+    /// All indices into `scores`, the best first. They are ranked as they are asked for: the first few of many cost little.
     pub fn sorted(&mut self, scores: &[f32]) -> impl Iterator<Item = u32> + '_ {
         self.ranks.clear();
         self.ranks.extend(scores.iter().zip(0..).map(|(score, i)| rank(*score, i)));
-        self.ranks.sort_unstable();
-        self.ranks.iter().rev().map(|rank| index(*rank))
+        Descending { ranks: &mut self.ranks, sorted: 0, portion: SAMPLE / 8 }
     }
 }
 
-simd! {
-    /// Ranks of the scores whose key reaches `limit`.
-    fn gather_above(scores: &[f32], limit: i32, ranks: &mut Vec<u64>) {
-        for (chunk, first) in scores.chunks(LANES).zip((0u32..).step_by(LANES)) {
-            // Most chunks have none: that is seen without a branch for each.
-            let any = chunk.iter().fold(false, |any, score| any | (key(*score) >= limit));
-            if any {
-                let reaching = chunk.iter().zip(first..).filter(|(score, _)| key(**score) >= limit);
-                ranks.extend(reaching.map(|(score, i)| rank(*score, i)));
+/// Takes ranks from the highest to the lowest.
+struct Descending<'a> {
+    /// Those left; the highest last, as far as they are sorted.
+    ranks: &'a mut [u64],
+    sorted: usize,
+    /// How many to sort next.
+    portion: usize,
+}
+
+impl Iterator for Descending<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        if self.sorted == 0 {
+            let rest = self.ranks.len().saturating_sub(self.portion);
+            if rest > 0 {
+                self.ranks.select_nth_unstable(rest);
             }
+            self.ranks[rest..].sort_unstable();
+            self.sorted = self.ranks.len() - rest;
+            self.portion *= 4;
         }
+        let (last, left) = std::mem::take(&mut self.ranks).split_last_mut()?;
+        (self.ranks, self.sorted) = (left, self.sorted - 1);
+        Some(index(*last))
     }
 }
 
@@ -151,6 +174,8 @@ mod tests {
             expected.sort_unstable();
             let (mut topk, mut out) = (TopK::default(), Vec::new());
             topk.best(&scores, k, &mut out);
+            let all = testing::ranking(&scores);
+            prop_assert!(topk.sorted(&scores).eq(all.iter().map(|i| *i as u32)));
             let threshold = topk.threshold(&scores, k);
             prop_assert!((0..).zip(&scores).filter(|(i, s)| rank(**s, *i) >= threshold).map(|(i, _)| i).eq(expected.iter().copied()));
             prop_assert_eq!(out, expected);

@@ -37,8 +37,7 @@ impl Document {
             what: e.message().to_string(),
         })?;
         let mut lines = BTreeMap::new();
-        let breaks: Vec<usize> = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at).collect();
-        record_lines(spanned.get_ref(), "", &breaks, &mut lines);
+        record_lines(spanned.get_ref(), "", &LineStarts::of(text), &mut lines);
         let table: toml::Table = toml::from_str(text).map_err(|e| Error::Config {
             at: format!("{}:{}", file.display(), line_of(text, e.span().map_or(0, |s| s.start))),
             what: e.message().to_string(),
@@ -163,21 +162,30 @@ fn line_of(text: &str, byte: usize) -> usize {
     1 + text.as_bytes()[..byte.min(text.len())].iter().filter(|b| **b == b'\n').count()
 }
 
-/// The line of a byte, given where lines end.
-fn line(breaks: &[usize], byte: usize) -> usize {
-    1 + breaks.partition_point(|at| *at < byte)
+/// Where the lines of a text begin.
+struct LineStarts(Vec<usize>);
+
+impl LineStarts {
+    fn of(text: &str) -> Self {
+        LineStarts(std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect())
+    }
+
+    /// The line that a byte is in, from 1.
+    fn line(&self, byte: usize) -> usize {
+        self.0.partition_point(|start| *start <= byte)
+    }
 }
 
-fn record_lines(table: &toml::de::DeTable<'_>, prefix: &str, breaks: &[usize], out: &mut BTreeMap<String, usize>) {
+fn record_lines(table: &toml::de::DeTable<'_>, prefix: &str, text: &LineStarts, out: &mut BTreeMap<String, usize>) {
     use toml::de::DeValue;
-    fn value(v: &DeValue<'_>, path: &str, breaks: &[usize], out: &mut BTreeMap<String, usize>) {
+    fn value(v: &DeValue<'_>, path: &str, text: &LineStarts, out: &mut BTreeMap<String, usize>) {
         match v {
-            DeValue::Table(t) => record_lines(t, path, breaks, out),
+            DeValue::Table(t) => record_lines(t, path, text, out),
             DeValue::Array(items) => {
                 for (i, item) in items.iter().enumerate() {
                     let path = format!("{path}[{i}]");
-                    out.insert(path.clone(), line(breaks, item.span().start));
-                    value(item.get_ref(), &path, breaks, out);
+                    out.insert(path.clone(), text.line(item.span().start));
+                    value(item.get_ref(), &path, text, out);
                 }
             }
             _ => {}
@@ -185,8 +193,8 @@ fn record_lines(table: &toml::de::DeTable<'_>, prefix: &str, breaks: &[usize], o
     }
     for (k, v) in table.iter() {
         let path = if prefix.is_empty() { k.get_ref().to_string() } else { format!("{prefix}.{}", k.get_ref()) };
-        out.insert(path.clone(), line(breaks, k.span().start));
-        value(v.get_ref(), &path, breaks, out);
+        out.insert(path.clone(), text.line(k.span().start));
+        value(v.get_ref(), &path, text, out);
     }
 }
 

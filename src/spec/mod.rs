@@ -2,11 +2,12 @@
 //!
 //! [`config`] reads TOML with line numbers and overrides, [`device`] is the schema of a device file, [`system`] that
 //! of a system file, [`resolve`] checks them and makes the tables that the engine runs on, [`workload`] is what
-//! `tracegen` runs on.
+//! `tracegen` runs on, [`model`] the shape of a transformer.
 
 pub mod config;
 pub mod device;
 pub mod expr;
+pub mod model;
 pub mod quantity;
 pub mod resolve;
 pub mod system;

@@ -4,6 +4,7 @@
 //! the rooms that use them and are checked there.
 
 use super::config::Document;
+use super::model::Model;
 use super::quantity::Duration;
 use super::system::System;
 use crate::error::{Error, Result};
@@ -72,9 +73,47 @@ pub struct Mapping {
     /// Bytes of an element in memory; 0 as the source has it. Accuracy is that of the source's numbers.
     #[serde(default)]
     pub element_bytes: u32,
+    /// Where the vectors lie that a policy keeps to select by: round the units one by one (`interleaved`, the default), or
+    /// a row of a unit at a time (`row-block`).
+    #[serde(default = "interleaved")]
+    pub selection_layout: Layout,
+    /// `addressing` of V, where it is not that of K.
+    #[serde(default)]
+    pub value_addressing: Option<Addressing>,
+    /// `layout` of V, where it is not that of K.
+    #[serde(default)]
+    pub value_layout: Option<Layout>,
+    /// `align` of V, where it is not that of K.
+    #[serde(default)]
+    pub value_align: Option<Align>,
+}
+
+/// How the tokens of K or of V lie, and are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrangement {
+    /// How much one row activation covers.
+    pub addressing: Addressing,
+    /// Which unit, row and column a slot lies in.
+    pub layout: Layout,
+    /// Where clusters begin.
+    pub align: Align,
 }
 
 impl Mapping {
+    /// Of K.
+    pub fn of_keys(&self) -> Arrangement {
+        Arrangement { addressing: self.addressing, layout: self.layout, align: self.align }
+    }
+
+    /// Of V.
+    pub fn of_values(&self) -> Arrangement {
+        Arrangement {
+            addressing: self.value_addressing.unwrap_or(self.addressing),
+            layout: self.value_layout.unwrap_or(self.layout),
+            align: self.value_align.unwrap_or(self.align),
+        }
+    }
+
     /// Bytes of an element in memory, where the source has so many.
     pub fn element_bytes(&self, of_source: u32) -> u32 {
         if self.element_bytes == 0 { of_source } else { self.element_bytes }
@@ -208,6 +247,10 @@ impl Default for Batch {
     }
 }
 
+fn interleaved() -> Layout {
+    Layout::Interleaved
+}
+
 fn free() -> Cost {
     Cost::Free
 }
@@ -234,6 +277,9 @@ pub struct Workload {
     /// Parameters of a synthetic KV cache.
     #[serde(default)]
     pub synthetic: Option<toml::Table>,
+    /// Model file: its heads and their dimension are those of the synthetic cache, instead of `synthetic`'s.
+    #[serde(default)]
+    pub model: Option<String>,
     /// System file whose device the addresses are for.
     pub system: String,
     /// Selection policy.
@@ -313,9 +359,21 @@ impl Workload {
         if !self.batch.prefill.is_empty() && self.synthetic.is_none() {
             return refuse("batch.prefill", "a dump has one length; only a [synthetic] source can make others".into());
         }
-        if units == UnitPlacement::LoadAware && self.mapping.layout != Layout::RowBlock {
-            let what = "\"load-aware\" places row-blocks: it needs layout = \"row-block\"";
+        if self.model.is_some() && self.synthetic.is_none() {
+            return refuse("model", "a dump has its own shape; only a [synthetic] source takes that of a model".into());
+        }
+        let (keys, values) = (self.mapping.of_keys(), self.mapping.of_values());
+        if units == UnitPlacement::LoadAware && [keys, values].iter().any(|side| side.layout != Layout::RowBlock) {
+            let what = "\"load-aware\" places row-blocks: it needs layout = \"row-block\", of K and of V";
             return refuse("placement.units", what.into());
+        }
+        if self.mapping.selection_layout == Layout::ClusterStriped {
+            let what = "a policy's own vectors are in no clusters: \"interleaved\" or \"row-block\"";
+            return refuse("mapping.selection_layout", what.into());
+        }
+        if (keys.addressing == Addressing::Ideal) != (values.addressing == Addressing::Ideal) {
+            let what = "\"ideal\" is an account of K and V together: both have it, or neither";
+            return refuse("mapping.value_addressing", what.into());
         }
         if ![0, 1, 2, 4].contains(&self.mapping.element_bytes) {
             let what = format!("element_bytes = {} is not 1, 2, 4, or 0 for the source's", self.mapping.element_bytes);
@@ -337,6 +395,15 @@ impl Workload {
         System::load(&doc.resolve_path("system", &self.system), overrides).map_err(|e| match e {
             Error::NoInput(p) => doc.error("system", format!("system file {} does not exist", p.display())),
             Error::Io { path, source } => doc.error("system", format!("{}: {source}", path.display())),
+            other => other,
+        })
+    }
+
+    /// Loads the model that a synthetic source has the shape of.
+    pub fn load_model(&self, doc: &Document) -> Result<Option<Model>> {
+        let load = |path: &String| Model::load(&doc.resolve_path("model", path), &[]);
+        self.model.as_ref().map(load).transpose().map_err(|e| match e {
+            Error::NoInput(p) => doc.error("model", format!("model file {} does not exist", p.display())),
             other => other,
         })
     }

@@ -62,8 +62,23 @@ impl Time {
 
     /// Adds other time to this.
     pub fn add(&mut self, other: &Time) {
-        self.spent.iter_mut().zip(&other.spent).for_each(|(a, b)| *a += b);
-        self.switching += other.switching;
+        self.add_times(other, 1);
+    }
+
+    /// Adds other time so many times.
+    pub fn add_times(&mut self, other: &Time, times: u64) {
+        self.spent.iter_mut().zip(&other.spent).for_each(|(a, b)| *a += b * times);
+        self.switching += other.switching * times;
+    }
+
+    /// The open row switches, which are taken out.
+    pub fn take_open(&mut self) -> u64 {
+        std::mem::take(&mut self.switching)
+    }
+
+    /// Puts open row switches in.
+    pub fn put_open(&mut self, switching: u64) {
+        self.switching += switching;
     }
 
     /// Splits the open row switches: `active` of `banks` banks were to work.
@@ -160,14 +175,14 @@ const REFRESH: usize = 1;
 const ROW: usize = 4;
 const IN_PROGRESS: [Cause; 5] = [Cause::Mac, Cause::Refresh, Cause::Softmax, Cause::Movement, Cause::RowSwitch];
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq)]
 struct Progress {
     until: Cycle,
     work: Work,
 }
 
 /// A command, as far as the account needs it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Event {
     cycle: Cycle,
     command: usize,
@@ -176,7 +191,7 @@ struct Event {
 }
 
 /// The account of one channel, up to a frontier that commands push ahead.
-#[derive(Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Sweep {
     /// All cycles before it are written down.
     at: Cycle,
@@ -200,6 +215,10 @@ impl Sweep {
     pub fn command(&mut self, e: &CommandEvent, work: Work, durations: &Durations, ledger: &mut impl Ledger) {
         let event = Event { cycle: e.cycle, command: usize::from(e.command), banks: e.banks, work };
         if e.completes.is_none() && is_row(durations.effects[event.command]) {
+            // Time that is written down already cannot be another's: the refreshes of a channel that waits do not gather.
+            if self.waiting.is_empty() && event.cycle <= self.at {
+                return self.take(&event, durations, ledger);
+            }
             return self.waiting.push(event);
         }
         self.catch_up(Cycle::MAX, durations, ledger);
@@ -228,6 +247,37 @@ impl Sweep {
         self.progress = Default::default();
         self.progress[REFRESH] = Progress { until: refresh.until, work: Work::default() };
         (self.data, self.last) = (Progress::default(), Work::default());
+    }
+
+    /// Moves it to another time, `from` becoming `to`. None where something lies too far back. What is over is forgotten.
+    pub fn shifted(mut self, from: Cycle, to: Cycle) -> Option<Sweep> {
+        let at = self.at;
+        let moved = |cycle: Cycle| (cycle + to).checked_sub(from);
+        for p in self.progress.iter_mut().chain([&mut self.data]) {
+            *p = if p.until <= at { Progress::default() } else { Progress { until: moved(p.until)?, ..*p } };
+        }
+        if self.progress[MAC].until == 0 {
+            self.mac_banks = 0;
+        }
+        self.host = if self.host.1 <= at { (0, 0) } else { (moved(self.host.0)?, moved(self.host.1)?) };
+        for event in &mut self.waiting {
+            event.cycle = moved(event.cycle)?;
+        }
+        self.at = moved(at)?;
+        Some(self)
+    }
+
+    /// Equal for equal accounts.
+    pub fn digest(&self) -> u64 {
+        let ends = self.progress.iter().chain([&self.data]).map(|p| p.until);
+        ends.chain(self.waiting.iter().map(|e| e.cycle))
+            .fold(self.at, |d, at| (d.rotate_left(7) ^ at).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// Whether all of it is for no segment.
+    pub fn is_loose(&self) -> bool {
+        let works = self.progress.iter().chain([&self.data]).map(|p| p.work).chain([self.last]);
+        works.chain(self.waiting.iter().map(|e| e.work)).all(|w| w.segment == 0)
     }
 
     /// How far the account is.

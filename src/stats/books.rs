@@ -23,8 +23,13 @@ pub struct Part {
 impl Part {
     /// Adds another one to this.
     pub fn add(&mut self, other: &Part) {
-        self.counters.add(&other.counters);
-        self.time.add(&other.time);
+        self.add_times(other, 1);
+    }
+
+    /// Adds another one so many times.
+    pub fn add_times(&mut self, other: &Part, times: u64) {
+        self.counters.add_times(&other.counters, times);
+        self.time.add_times(&other.time, times);
     }
 }
 

@@ -1,9 +1,9 @@
 //! What is counted: commands, requests, and what segments wanted of them.
 
-use crate::engine::probe::{CommandEvent, RowOutcome};
+use crate::engine::probe::{CommandEvent, Completion, RowOutcome};
 use crate::op::Op;
 use crate::spec::resolve::MAX_COMMANDS;
-use crate::spec::{Device, Effect};
+use crate::spec::{CommandId, Device, Effect};
 use crate::trace::Segment;
 use crate::units::Cycle;
 
@@ -59,10 +59,15 @@ impl Default for Counters {
 impl Counters {
     /// Counts a command; `needs_row` says whether the request that it completes needed a row.
     pub fn command(&mut self, e: &CommandEvent, needs_row: bool) {
-        let id = usize::from(e.command);
+        self.issue(e.command, e.banks, e.completes, needs_row);
+    }
+
+    /// The same of what matters of it.
+    pub fn issue(&mut self, command: CommandId, banks: u32, completes: Option<Completion>, needs_row: bool) {
+        let id = usize::from(command);
         self.issued[id] += 1;
-        self.banks[id] += u64::from(e.banks);
-        if let Some(c) = e.completes {
+        self.banks[id] += u64::from(banks);
+        if let Some(c) = completes {
             self.requests[c.op as usize] += 1;
             if needs_row {
                 match c.row {

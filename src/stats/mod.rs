@@ -5,10 +5,12 @@ pub mod books;
 pub mod counters;
 pub mod energy;
 pub mod log;
+mod recurring;
 pub mod tables;
 pub mod tally;
 pub mod write;
 
+use crate::engine::memo::stretch::{Place, Stretch};
 use crate::engine::probe::{CommandEvent, Probe};
 use crate::op::Op;
 use crate::spec::Device;
@@ -17,6 +19,7 @@ use crate::trace::{Phase, Segment};
 use crate::units::Cycle;
 use account::{Durations, Sweep, Time};
 use books::{Books, Open, Parts};
+use recurring::Recurring;
 use std::collections::BTreeMap;
 
 pub use counters::{Counters, Wanted};
@@ -93,6 +96,7 @@ pub struct Collector<S = ()> {
     pub channels: Vec<Account>,
     sweeps: Vec<Sweep>,
     books: Vec<Books>,
+    recurring: Recurring,
     /// Steps that are not over.
     steps: BTreeMap<u32, Step>,
     /// The latest step begun.
@@ -122,6 +126,7 @@ impl<S: Steps> Collector<S> {
             channels: vec![Account::default(); channels],
             sweeps: (0..channels).map(|_| Sweep::default()).collect(),
             books: (0..channels).map(|_| Books::default()).collect(),
+            recurring: Recurring::new(channels),
             steps: BTreeMap::new(),
             step: None,
             spent: 0,
@@ -137,6 +142,18 @@ impl<S: Steps> Collector<S> {
     /// Where the steps went.
     pub fn into_steps(self) -> S {
         self.over
+    }
+
+    /// Puts what recurred in a channel into its books.
+    #[inline]
+    fn settle(&mut self, channel: usize) {
+        if self.recurring.is_active() {
+            self.recurring.settle(channel, &mut self.sweeps[channel], &mut self.books[channel]);
+        }
+    }
+
+    fn settle_all(&mut self) {
+        (0..self.channels.len()).for_each(|channel| self.settle(channel));
     }
 
     /// Writes off the channel's complete segments of which the account is closed, or all complete ones.
@@ -187,6 +204,7 @@ impl<S: Steps> Collector<S> {
 impl<S: Steps> Probe for Collector<S> {
     fn command(&mut self, e: &CommandEvent) {
         let channel = e.address.channel as usize;
+        self.settle(channel);
         let (sweep, books) = (&mut self.sweeps[channel], &mut self.books[channel]);
         let work = books.work(e.segment, e.phase);
         sweep.command(e, work, &self.durations, books);
@@ -196,13 +214,32 @@ impl<S: Steps> Probe for Collector<S> {
         }
     }
 
+    fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
+        for (i, part) in stretch.parts.iter().enumerate() {
+            for channel in place.channels_of(stretch, part) {
+                let index = channel as usize;
+                let account = (&mut self.sweeps[index], &mut self.books[index]);
+                let rules = (&self.durations, &self.needs_row);
+                if !self.recurring.take((stretch, i), place, index, account, rules) {
+                    part.tell(place, channel, self);
+                }
+            }
+        }
+        if self.recurring.is_full() {
+            self.settle_all();
+            self.recurring.forget();
+        }
+    }
+
     fn silent(&mut self, channel: u32, segment: u32, phase: Phase, op: Op) {
+        self.settle(channel as usize);
         let books = &mut self.books[channel as usize];
         let work = books.work(segment, phase);
         books.part(work).counters.silent(op);
     }
 
     fn host(&mut self, channel: u32, segment: u32, phase: Phase, begin: Cycle, cycles: Cycle) {
+        self.settle(channel as usize);
         let (sweep, books) = (&mut self.sweeps[channel as usize], &mut self.books[channel as usize]);
         let work = books.work(segment, phase);
         sweep.host(begin, cycles, work, &self.durations, books);
@@ -210,6 +247,7 @@ impl<S: Steps> Probe for Collector<S> {
 
     fn latency(&mut self, channel: u32, segment: u32, phase: Phase, op: Op, cycles: Cycle) {
         if op == Op::Ld {
+            self.settle(channel as usize);
             let books = &mut self.books[channel as usize];
             let work = books.work(segment, phase);
             books.part(work).counters.latency(cycles);
@@ -217,6 +255,7 @@ impl<S: Steps> Probe for Collector<S> {
     }
 
     fn segment_begin(&mut self, id: u32, segment: &Segment) {
+        self.settle_all();
         if self.step.is_some_and(|s| s < segment.step) {
             self.write_loose();
         }
@@ -231,6 +270,7 @@ impl<S: Steps> Probe for Collector<S> {
 
     fn segment_end(&mut self, channel: u32, id: u32, cycle: Cycle) {
         let index = channel as usize;
+        self.settle(index);
         let (sweep, books) = (&self.sweeps[index], &mut self.books[index]);
         let Some(open) = books.find(id) else { return };
         open.closes = Some(sweep.owes_until(id, &self.durations));
@@ -250,6 +290,7 @@ impl<S: Steps> Probe for Collector<S> {
 
     fn channel_waits(&mut self, channel: u32, done: Cycle, met: Cycle) {
         let index = channel as usize;
+        self.settle(index);
         let books = &mut self.books[index];
         self.sweeps[index].wait(done, met, &self.durations, books);
         books.met = met;

@@ -1,7 +1,7 @@
 //! The tables of a run: their columns, and their rows from what was counted.
 
 use super::account::{CAUSES, Time, apportion};
-use super::books::{PARTS, Part, WAITING};
+use super::books::{PARTS, Part, Parts, WAITING};
 use super::energy::Energy;
 use super::{Account, Collector, Counters, Step, Wanted};
 use crate::op::Op;
@@ -267,6 +267,21 @@ impl<'s> Rows<'s> {
             self.row(vec![int(step.step), int(step.position), Value::Text(name.into())], &row)
         };
         step.parts.used().map(row).collect()
+    }
+
+    /// Time in ns and energy in pJ of each phase, and of waiting, that add up to those of a run of so many cycles.
+    pub fn phase_sums(&self, parts: &Parts, cycles: Cycle) -> [(f64, f64); PARTS] {
+        let device = &self.system.device;
+        let (mut totals, mut out) = ([0; PARTS], [(0.0, 0.0); PARTS]);
+        parts.used().for_each(|(i, p)| totals[i] = p.time.total());
+        for (out, cycles) in out.iter_mut().zip(apportion(&totals, cycles)) {
+            out.0 = device.clock.ns(cycles);
+        }
+        for (i, part) in parts.used() {
+            let channel_cycles = part.time.total() / u64::from(device.geometry.banks_per_channel());
+            out[i].1 = Energy::of(&part.counters, channel_cycles, device, self.system.energy).total();
+        }
+        out
     }
 
     fn row(&self, keys: Vec<Value>, row: &Row<'_>) -> Vec<Value> {

@@ -1,15 +1,24 @@
 //! The lightest probe that knows energy: commands and requests, channel by channel.
 
 use super::counters::{Counters, needs_row};
+use crate::engine::memo::stretch::{Part, Place, Stretch, What};
 use crate::engine::probe::{CommandEvent, Probe};
 use crate::op::Op;
 use crate::spec::Device;
 use crate::spec::resolve::MAX_COMMANDS;
 use crate::trace::Phase;
+use crate::units::Cycle;
+use foldhash::fast::FixedState;
+use std::collections::HashMap;
+
+/// Parts of stretches that are kept apart, at most.
+const MAX_STRETCHES: usize = 1 << 13;
 
 /// Counts what each channel does.
 pub struct Tally {
     needs_row: [bool; MAX_COMMANDS],
+    /// What each part of a stretch counts, and how often it was, by channel; counted at the end.
+    stretches: HashMap<(u64, usize), (Counters, Vec<u64>), FixedState>,
     /// By channel.
     pub channels: Vec<Counters>,
 }
@@ -18,7 +27,7 @@ impl Tally {
     /// Nothing counted yet.
     pub fn new(device: &Device) -> Self {
         let channels = vec![Counters::default(); device.geometry.channels as usize];
-        Tally { needs_row: needs_row(device), channels }
+        Tally { needs_row: needs_row(device), stretches: HashMap::default(), channels }
     }
 
     /// The sum over channels.
@@ -29,9 +38,50 @@ impl Tally {
     }
 }
 
+impl Tally {
+    fn count_stretches(&mut self) {
+        for (counters, times) in self.stretches.drain().map(|(_, counted)| counted) {
+            self.channels.iter_mut().zip(times).for_each(|(channel, times)| channel.add_times(&counters, times));
+        }
+    }
+}
+
+impl Part {
+    fn counted(&self, needs_row: &[bool; MAX_COMMANDS]) -> Counters {
+        let mut counters = Counters::default();
+        for event in &self.events {
+            match event.what {
+                What::Command { command, banks, completes } => {
+                    counters.issue(command, banks, completes, needs_row[usize::from(command)]);
+                }
+                What::Silent(op) => counters.silent(op),
+                What::Barrier => {}
+            }
+        }
+        counters
+    }
+}
+
 impl Probe for Tally {
     fn command(&mut self, e: &CommandEvent) {
         self.channels[e.address.channel as usize].command(e, self.needs_row[usize::from(e.command)]);
+    }
+
+    fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
+        if self.stretches.len() >= MAX_STRETCHES {
+            self.count_stretches();
+        }
+        for (i, part) in stretch.parts.iter().enumerate() {
+            let channels = self.channels.len();
+            let needs_row = &self.needs_row;
+            let (_, times) =
+                self.stretches.entry((stretch.id, i)).or_insert_with(|| (part.counted(needs_row), vec![0; channels]));
+            place.channels_of(stretch, part).for_each(|channel| times[channel as usize] += 1);
+        }
+    }
+
+    fn end(&mut self, _: Cycle) {
+        self.count_stretches();
     }
 
     fn silent(&mut self, channel: u32, _: u32, _: Phase, op: Op) {

@@ -5,6 +5,7 @@ use crate::spec::System;
 use crate::spec::config::Document;
 use crate::spec::workload::Workload;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::Value;
 
@@ -16,6 +17,12 @@ const WORKLOAD: &str = "workload";
 const SYSTEM: &str = "system";
 /// The axis of KV dumps, instead of the workload's own.
 const KV: &str = "kv";
+/// The axis of model files, whose shapes a synthetic source takes.
+const MODEL: &str = "model";
+/// Axes whose values are files.
+const FILES: [&str; 4] = [WORKLOAD, SYSTEM, KV, MODEL];
+/// The axis of variants: keys that change together, under a name.
+const VARIANT: &str = "variant";
 /// Keys of the system file begin so; all others are keys of the workload file.
 const OF_SYSTEM: &str = "system.";
 
@@ -26,6 +33,8 @@ struct GridFile {
     #[serde(default = "yes")]
     accuracy: bool,
     axes: toml::Table,
+    #[serde(default)]
+    variants: BTreeMap<String, toml::Table>,
     #[serde(default)]
     skip: Vec<toml::Table>,
 }
@@ -41,6 +50,9 @@ pub struct Grid {
     pub name: String,
     /// Whether accuracy is measured beside cost.
     pub accuracy: bool,
+    /// A dump that all points read instead of what the grid says.
+    pub kv: Option<PathBuf>,
+    variants: BTreeMap<String, Vec<(String, Value)>>,
     doc: Document,
     axes: Vec<Axis>,
     skip: Vec<Vec<(usize, Vec<String>)>>,
@@ -73,19 +85,50 @@ pub struct Job {
     pub system: System,
     /// The KV dump, if one is read.
     pub kv: Option<PathBuf>,
+    /// The model file whose shape the cache has, if so.
+    pub model: Option<PathBuf>,
+    /// The fitted statistics that a synthetic cache has, if so.
+    pub fit: Option<PathBuf>,
+}
+
+impl Job {
+    /// What is read besides configurations, and what for.
+    pub fn inputs(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        let files = [("kv", &self.kv), ("model", &self.model), ("fit", &self.fit)];
+        files.into_iter().filter_map(|(role, file)| Some((role, file.clone()?)))
+    }
 }
 
 impl Grid {
     /// Loads a grid file.
     pub fn load(file: &Path) -> Result<Self> {
-        let doc = Document::load(file, &[])?;
-        let GridFile { name, accuracy, axes, skip } = doc.decode()?;
-        let mut grid = Grid { name, accuracy, axes: axes_of(&axes, "", &doc)?, doc, skip: Vec::new() };
+        let doc = Document::load(file, &[]).map_err(|e| match e {
+            // TOML has no key that is a value and a table.
+            Error::Config { at, what } if what.contains("dotted key") => {
+                Error::Config { at, what: format!("{what}: put it in quotes, such as \"system.power\"") }
+            }
+            other => other,
+        })?;
+        let GridFile { name, accuracy, axes, variants, skip } = doc.decode()?;
+        let axes = axes_of(&axes, &doc)?;
+        let keys = |table: &toml::Table| {
+            let mut flat = Vec::new();
+            flatten(table, "", &mut flat);
+            flat.into_iter().map(|(key, value)| (key, value.clone())).collect()
+        };
+        let variants = variants.iter().map(|(name, table)| (name.clone(), keys(table))).collect();
+        let mut grid = Grid { name, accuracy, kv: None, variants, axes, doc, skip: Vec::new() };
+        grid.check_variants()?;
         // In the order of the file: the first axis changes slowest.
         let line = |axis: &Axis| grid.doc.line(&format!("axes.{}", axis.key));
         grid.axes.sort_by_cached_key(|axis| (line(axis), axis.key.clone()));
         if !grid.axes.iter().any(|a| a.key == WORKLOAD) {
             return Err(grid.doc.error("axes", "no axis \"workload\": a list of workload files"));
+        }
+        if [KV, MODEL].iter().all(|key| grid.axes.iter().any(|a| a.key == *key)) {
+            return Err(grid
+                .doc
+                .error("axes.model", "a dump of the axis \"kv\" has its own shape, not that of a model"));
         }
         let size = grid.axes.iter().try_fold(1usize, |n, axis| n.checked_mul(axis.values.len()));
         if size.is_none_or(|n| n > MAX_POINTS) {
@@ -95,25 +138,47 @@ impl Grid {
         Ok(grid)
     }
 
+    /// The axis names every variant, and no other.
+    fn check_variants(&self) -> Result<()> {
+        let none = Vec::new();
+        let named = self.axes.iter().find(|a| a.key == VARIANT).map_or(&none, |a| &a.values);
+        for name in named {
+            if !name.as_str().is_some_and(|n| self.variants.contains_key(n)) {
+                let hint = suggest(&shown(name), self.variants.keys().map(String::as_str));
+                let what = format!("no table [variants.{}]{hint}", shown(name));
+                return Err(self.doc.error("axes.variant", what));
+            }
+        }
+        match self.variants.keys().find(|n| !named.iter().any(|v| v.as_str() == Some(n))) {
+            Some(name) => {
+                let what = format!("the axis \"{VARIANT}\" does not name {name}");
+                Err(self.doc.error(&format!("variants.{name}"), what))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// One `[[skip]]`: by axis, the values that it speaks of.
     fn rule(&self, i: usize, table: &toml::Table) -> Result<Vec<(usize, Vec<String>)>> {
         let at = |key: &str| format!("skip[{i}].{key}");
-        let one = |(key, values): (&String, &Value)| {
-            let axis = self.axes.iter().position(|a| a.key == *key).ok_or_else(|| {
-                let hint = suggest(key, self.axes.iter().map(|a| a.key.as_str()));
-                self.doc.error(&at(key), format!("no axis \"{key}\"{hint}"))
+        let one = |(key, values): (String, &Value)| {
+            let axis = self.axes.iter().position(|a| a.key == key).ok_or_else(|| {
+                let hint = suggest(&key, self.axes.iter().map(|a| a.key.as_str()));
+                self.doc.error(&at(&key), format!("no axis \"{key}\"{hint}"))
             })?;
             let values = values.as_array().cloned().unwrap_or_else(|| vec![values.clone()]);
             let known = |v: &Value| self.axes[axis].values.contains(v);
             match values.iter().find(|v| !known(v)) {
                 None => Ok((axis, values.iter().map(shown).collect())),
-                Some(v) => Err(self.doc.error(&at(key), format!("the axis \"{key}\" has no value {}", shown(v)))),
+                Some(v) => Err(self.doc.error(&at(&key), format!("the axis \"{key}\" has no value {}", shown(v)))),
             }
         };
-        if table.is_empty() {
+        let mut flat = Vec::new();
+        flatten(table, "", &mut flat);
+        if flat.is_empty() {
             return Err(self.doc.error(&format!("skip[{i}]"), "an empty rule would leave nothing"));
         }
-        table.iter().map(one).collect()
+        flat.into_iter().map(one).collect()
     }
 
     /// Names of the axes.
@@ -144,24 +209,35 @@ impl Grid {
     /// Loads what a point runs; an error names the point.
     pub fn prepare(&self, point: &Point) -> Result<Job> {
         let (mut workload, mut kv, mut of_system, mut of_workload) = (None, None, Vec::new(), Vec::new());
-        for (axis, c) in self.axes.iter().zip(&point.choice) {
-            let value = &axis.values[*c];
-            let path = || self.doc.resolve_path("axes", value.as_str().unwrap_or_default());
-            match axis.key.as_str() {
+        let mut put = |at: &str, key: &str, value: &Value| {
+            let path = || self.doc.resolve_path(at, value.as_str().unwrap_or_default());
+            match key {
                 WORKLOAD => workload = Some(path()),
                 KV => kv = Some(path()),
-                SYSTEM => of_workload.push(format!("system={}", Value::String(path().display().to_string()))),
+                SYSTEM | MODEL => {
+                    of_workload.push(format!("{key}={}", Value::String(path().display().to_string())));
+                }
                 key => match key.strip_prefix(OF_SYSTEM) {
                     Some(key) => of_system.push(format!("{key}={value}")),
                     None => of_workload.push(format!("{key}={value}")),
                 },
             }
+        };
+        let chosen = || self.axes.iter().zip(&point.choice).map(|(axis, c)| (axis, &axis.values[*c]));
+        chosen().filter(|(axis, _)| axis.key != VARIANT).for_each(|(axis, value)| put("axes", &axis.key, value));
+        // Behind the axes: of two settings of a key, the variant's holds.
+        for (_, name) in chosen().filter(|(axis, _)| axis.key == VARIANT) {
+            let keys = name.as_str().and_then(|name| self.variants.get(name));
+            keys.into_iter().flatten().for_each(|(key, value)| put("variants", key, value));
         }
+        let kv = self.kv.clone().or(kv);
         let load = || {
             let (workload, doc) = Workload::load(&workload.clone().unwrap_or_default(), &of_workload)?;
             let system = workload.load_system(&doc, &of_system)?;
             let kv = kv.clone().or_else(|| workload.kv_path(&doc));
-            Ok(Job { workload, doc, system, kv })
+            let model = workload.model.as_ref().map(|path| doc.resolve_path("model", path));
+            let fit = workload.fit_path(&doc).filter(|_| kv.is_none());
+            Ok(Job { workload, doc, system, kv, model, fit })
         };
         load().map_err(|e| match e {
             Error::Config { at, what } => Error::Config { at, what: format!("{what} (point {})", point.name(self)) },
@@ -179,17 +255,27 @@ impl Point {
     }
 }
 
-/// Keys with a list of values; a table holds keys of its own.
-fn axes_of(table: &toml::Table, prefix: &str, doc: &Document) -> Result<Vec<Axis>> {
-    let mut axes = Vec::new();
+/// Values by dotted key.
+fn flatten<'t>(table: &'t toml::Table, prefix: &str, out: &mut Vec<(String, &'t Value)>) {
     for (name, value) in table {
         let key = format!("{prefix}{name}");
+        match value {
+            Value::Table(inner) => flatten(inner, &format!("{key}."), out),
+            value => out.push((key, value)),
+        }
+    }
+}
+
+/// Keys with a list of values; a table holds keys of its own.
+fn axes_of(table: &toml::Table, doc: &Document) -> Result<Vec<Axis>> {
+    let (mut axes, mut flat) = (Vec::new(), Vec::new());
+    flatten(table, "", &mut flat);
+    for (key, value) in flat {
         let at = format!("axes.{key}");
         match value {
-            Value::Table(inner) => axes.extend(axes_of(inner, &format!("{key}."), doc)?),
             Value::Array(values) if values.is_empty() => return Err(doc.error(&at, "an axis without values")),
             Value::Array(values) => {
-                if [WORKLOAD, SYSTEM, KV].contains(&key.as_str()) && !values.iter().all(Value::is_str) {
+                if FILES.contains(&key.as_str()) && !values.iter().all(Value::is_str) {
                     return Err(doc.error(&at, format!("\"{key}\" is a list of files")));
                 }
                 if let Some(twice) = values.iter().enumerate().find(|(i, v)| values[..*i].contains(v)) {
@@ -236,6 +322,20 @@ mod tests {
         let text = format!("{AXES}mapping.addressing = [\"ideal\"]\n\"system.power\" = [\"stagger\"]\n");
         let g = grid(&text).unwrap();
         assert_eq!(g.axes().skip(3).collect::<Vec<_>>(), ["mapping.addressing", "system.power"]);
+    }
+
+    #[test]
+    fn variants_set_several_keys_under_a_name() {
+        let text = format!(
+            "{AXES}variant = [\"a\", \"b\"]\n[variants.a]\n[variants.b]\nbudget = 7\nsystem.power = \"ignore\"\n"
+        );
+        let g = grid(&text).unwrap();
+        assert_eq!(g.points().len(), 8);
+        assert_eq!(g.variants["b"].iter().map(|(k, _)| k.as_str()).collect::<Vec<_>>(), ["budget", "system.power"]);
+        let e = grid(&text.replace("\"b\"]", "\"c\"]")).unwrap_err().to_string();
+        assert!(e.contains("no table [variants.c]"), "{e}");
+        let e = grid(&text.replace(", \"b\"]", "]")).unwrap_err().to_string();
+        assert!(e.contains("does not name b"), "{e}");
     }
 
     #[test]

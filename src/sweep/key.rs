@@ -3,50 +3,59 @@
 use super::grid::Job;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Digests of files, each read once, and of the running program.
 pub struct Digests {
     program: String,
-    files: RefCell<BTreeMap<PathBuf, String>>,
+    files: Mutex<BTreeMap<PathBuf, String>>,
 }
 
 impl Digests {
-    /// Knows the program: a rebuilt one may compute something else, so its results are its own.
+    /// Knows the program, byte for byte: what any change of the code, of a library or of the compiler may have made
+    /// compute something else keeps its results apart, whatever version number it bears.
     pub fn new() -> Result<Self> {
-        let program = std::env::current_exe().map_err(|e| Error::io("this program", e))?;
-        Ok(Digests { program: of_file(&program)?, files: RefCell::default() })
+        let program = match cfg!(target_os = "linux") {
+            // The file that runs, though another may have been built in its place.
+            true => PathBuf::from("/proc/self/exe"),
+            false => std::env::current_exe().map_err(|e| Error::io("this program", e))?,
+        };
+        Ok(Digests { program: of_file(&program)?, files: Mutex::default() })
     }
 
-    /// The key of a point: SHA-256 of the program, the workload with its overrides, the resolved system and the content
-    /// of the files that are read.
-    pub fn key(&self, job: &Job) -> Result<String> {
+    /// The key of a point: SHA-256 of the program, what is measured, the workload with its overrides, the resolved
+    /// system and the content of the files that are read.
+    pub fn key(&self, job: &Job, accuracy: bool) -> Result<String> {
         let mut hash = Sha256::new();
         let mut part = |text: &str| {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
         };
         part(&self.program);
+        part(if accuracy { "accuracy" } else { "cost" });
         part(&job.doc.canonical());
         part(&format!("{:?}", job.system));
-        if let Some(file) = job.kv.clone().or_else(|| job.workload.fit_path(&job.doc)) {
+        for (role, file) in job.inputs() {
+            part(role);
             part(&self.content(&file)?);
         }
         Ok(hex(&hash.finalize()))
     }
 
     fn content(&self, path: &Path) -> Result<String> {
-        if let Some(known) = self.files.borrow().get(path) {
+        // Whoever else asks for the same file waits for its digest.
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = files.get(path) {
             return Ok(known.clone());
         }
         let digest = match path.is_dir() {
             true => of_folder(path)?,
             false => of_file(path)?,
         };
-        self.files.borrow_mut().insert(path.into(), digest.clone());
+        files.insert(path.into(), digest.clone());
         Ok(digest)
     }
 }

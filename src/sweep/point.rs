@@ -4,8 +4,9 @@ use super::grid::Job;
 use crate::engine;
 use crate::error::Result;
 use crate::generate::{Generator, METRICS};
-use crate::stats::Collector;
+use crate::stats::books::{PARTS, Parts};
 use crate::stats::tables::{MEASURES, RUN_KEYS, Rows};
+use crate::stats::{Collector, Step, Steps};
 use crate::table::{Column, Value, column};
 use crate::trace::pipe::pipe;
 
@@ -23,9 +24,45 @@ const MEANS_OF: [&str; 5] = ["selected", "row_tokens", "mass_recall", "top_recal
 /// The device's name among the keys of a run.
 const DEVICE: usize = 2;
 
+/// Time and energy by phase, in the order of [`Phase::ALL`], and of waiting.
+const PHASES: [Column; 2 * PARTS] = [
+    column("other_ns", "ns", "time of requests of no phase, and of refreshes; the times by phase add up to time_ns"),
+    column(
+        "other_pj",
+        "pJ",
+        "energy of the same; the energies by phase add up to energy_pj, but for the rounding of background",
+    ),
+    column("append_ns", "ns", "time of phase append"),
+    column("append_pj", "pJ", "energy of phase append"),
+    column("cluster_ns", "ns", "time of phase cluster"),
+    column("cluster_pj", "pJ", "energy of phase cluster"),
+    column("remap_ns", "ns", "time of phase remap"),
+    column("remap_pj", "pJ", "energy of phase remap"),
+    column("select_ns", "ns", "time of phase select"),
+    column("select_pj", "pJ", "energy of phase select"),
+    column("attend_score_ns", "ns", "time of phase attend-score"),
+    column("attend_score_pj", "pJ", "energy of phase attend-score"),
+    column("softmax_ns", "ns", "time of phase softmax"),
+    column("softmax_pj", "pJ", "energy of phase softmax"),
+    column("attend_context_ns", "ns", "time of phase attend-context"),
+    column("attend_context_pj", "pJ", "energy of phase attend-context"),
+    column("waiting_ns", "ns", "time of waiting for channels that wait for others"),
+    column("waiting_pj", "pJ", "energy meanwhile"),
+];
+
 /// Columns of a point's result.
 pub fn columns() -> Vec<Column> {
-    ACCURACY.iter().chain([&RUN_KEYS[DEVICE]]).chain(MEASURES).copied().collect()
+    ACCURACY.iter().chain([&RUN_KEYS[DEVICE]]).chain(MEASURES).chain(&PHASES).copied().collect()
+}
+
+/// Phases of all steps together.
+#[derive(Default)]
+struct AllSteps(Parts);
+
+impl Steps for AllSteps {
+    fn step(&mut self, step: Step) {
+        self.0.add(&step.parts);
+    }
 }
 
 /// Runs a point; the cells of [`columns`]. Accuracy stays empty where it is not asked for.
@@ -33,7 +70,7 @@ pub fn run(job: &Job, accuracy: bool) -> Result<Vec<Value>> {
     let generator = Generator::load_for(job.system.clone(), job.workload.clone(), &job.doc, job.kv.as_deref())?;
     let mut means = Means::default();
     let (mut sink, mut source) = pipe(generator.header().clone());
-    let mut collector = Collector::new(&job.system.device);
+    let mut collector = Collector::with_steps(&job.system.device, AllSteps::default());
     let (made, replayed) = std::thread::scope(|scope| {
         let (generator, means) = (&generator, &mut means);
         let maker = scope.spawn(move || {
@@ -53,8 +90,11 @@ pub fn run(job: &Job, accuracy: bool) -> Result<Vec<Value>> {
     });
     made?;
     replayed?;
-    let run = Rows::new(&job.system, "").run(&collector);
-    Ok(means.cells().into_iter().chain(run.into_iter().skip(DEVICE)).collect())
+    let rows = Rows::new(&job.system, "");
+    let (run, cycles) = (rows.run(&collector), collector.cycles);
+    let phases = rows.phase_sums(&collector.into_steps().0, cycles);
+    let phases = phases.iter().flat_map(|(ns, pj)| [Value::Float(*ns, 3), Value::Float(*pj, 1)]);
+    Ok(means.cells().into_iter().chain(run.into_iter().skip(DEVICE)).chain(phases).collect())
 }
 
 #[derive(Default)]

@@ -42,6 +42,11 @@ impl<'s> Replayed<'s> {
         Replayed { system, layers: Layers::new(system) }
     }
 
+    /// With what was replayed on that system before.
+    pub fn knowing(system: &'s System, layers: Layers<'s>) -> Self {
+        Replayed { system, layers }
+    }
+
     /// Schedules replayed so far.
     pub fn replays(&self) -> usize {
         self.layers.replays()

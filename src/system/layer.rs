@@ -2,8 +2,7 @@
 //!
 //! Left out, as in the published simulators: embedding, language head, positions, residual additions.
 
-use super::model::{Activation, Model};
-
+use crate::spec::model::{Activation, Model};
 /// What a layer is for; time and energy are kept by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {

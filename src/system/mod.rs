@@ -6,7 +6,7 @@
 //! platform ──┘                                 ├──> step ──> table
 //! ```
 //!
-//! - [`model`], [`platform`] (its file: `schema`): configuration files;
+//! - [`Model`], [`platform`] (its file: `schema`): configuration files;
 //! - [`layer`]: a decoder block as the work of one device;
 //! - [`gpu`]: the roofline of AttAcc's published simulator, and its energies;
 //! - [`attention`], [`pim`]: attention of a stack, replayed by the engine; softmax, links, co-processing;
@@ -20,7 +20,6 @@ pub mod attention;
 pub mod cost;
 pub mod gpu;
 pub mod layer;
-pub mod model;
 pub mod pim;
 pub mod platform;
 mod schema;
@@ -28,8 +27,8 @@ pub mod step;
 pub mod switches;
 pub mod table;
 
+pub use crate::spec::model::Model;
 pub use attention::{Attend, Replayed};
-pub use model::Model;
 pub use platform::Platform;
 pub use step::{Budget, Outcome, Service, serve};
 pub use switches::{Reference, Switch, Switches};

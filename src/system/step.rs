@@ -1,10 +1,10 @@
 //! Decode steps and the prefill before them, put together of layers.
 
+use super::Model;
 use super::attention::{Attend, Stack};
 use super::cost::Cost;
 use super::gpu::Roofline;
 use super::layer::{Layer, Part, Split, Stage, block};
-use super::model::Model;
 use super::pim::PimDevices;
 use super::platform::Platform;
 use super::switches::{Switch, Switches};

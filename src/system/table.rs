@@ -1,8 +1,8 @@
 //! The tables of `pimsim system`.
 
+use super::Model;
 use super::cost::{Component, Cost};
 use super::layer::Part;
-use super::model::Model;
 use super::platform::Platform;
 use super::step::{Budget, Outcome, Service};
 use super::switches::{Reference, Switch};

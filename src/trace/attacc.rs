@@ -16,6 +16,11 @@ use nom::sequence::separated_pair;
 use serde_json::json;
 use std::io::{BufWriter, Write};
 
+/// Bytes of the longest mnemonic, or more.
+const MAX_NAME: usize = 32;
+/// Hexadecimal digits of the highest address.
+const MAX_DIGITS: usize = 16;
+
 const PROGRAM: &str = "AttAcc's Ramulator (PIMLoadStoreTrace)";
 
 /// Registry line.
@@ -25,7 +30,9 @@ pub const FORMAT: Format = Format {
     detect: |head| {
         Op::names().any(|n| head.starts_with(n.as_bytes()) && matches!(head.get(n.len()), Some(b' ') | None))
     },
-    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Some)),
+    open: |input, name, geometry| {
+        text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Some), Some(usual))
+    },
     create: |output, header, options| Ok(Box::new(Writer::new(output, header, options))),
     keeps_all: false,
     pim: true,
@@ -127,6 +134,23 @@ impl Sink for Writer {
     }
 }
 
+/// A line as the generators write it, `OPERATION 0xADDRESS` and the end of the line: most lines of most traces.
+fn usual(text: &[u8]) -> Option<(Op, u64, usize)> {
+    let name = text.iter().take(MAX_NAME).position(|b| *b == b' ')?;
+    let op = Op::parse(std::str::from_utf8(&text[..name]).ok()?)?;
+    let digits = text[name + 1..].strip_prefix(b"0x")?;
+    let mut addr = 0;
+    for (i, byte) in digits.iter().enumerate().take(MAX_DIGITS + 1) {
+        match byte {
+            b'0'..=b'9' => addr = addr << 4 | u64::from(byte - b'0'),
+            b'a'..=b'f' => addr = addr << 4 | u64::from(byte - b'a' + 10),
+            b'\n' if i > 0 => return Some((op, addr, name + 3 + i + 1)),
+            _ => return None,
+        }
+    }
+    None
+}
+
 fn parse_line(line: &str) -> Result<(Op, u64), String> {
     let (name, addr) = text::whole(line, "OPERATION 0xADDRESS", separated_pair(word, char(' '), number))?;
     let op = Op::parse(name);
@@ -141,6 +165,30 @@ mod tests {
     fn lines_parse_or_say_why_not() {
         assert_eq!(parse_line("PIM_MAC_AB 0x00000040"), Ok((Op::MacAb, 0x40)));
         assert_eq!(parse_line("LD 64"), Ok((Op::Ld, 64)));
+        assert_eq!(parse_line("LD 0xFFFFFFFFFFFFFFFF"), Ok((Op::Ld, u64::MAX)));
+    }
+
+    #[test]
+    fn usual_lines_are_read_as_all_lines_are() {
+        assert_eq!(usual(b"PIM_MAC_AB 0x00000040\nLD 0x0\n"), Some((Op::MacAb, 0x40, 22)));
+        assert_eq!(usual(b"ST 0xffffffffffffffff\n"), Some((Op::St, u64::MAX, 22)));
+        for line in [
+            "LD 64\n",
+            "LD 0x0x4\n",
+            "LD 0x\n",
+            "LD 0x4",
+            "LD 0x00000000000000001\n",
+            "LD 0x4\r\n",
+            "LE 0x4\n",
+            "\n",
+            "",
+        ] {
+            assert_eq!(usual(line.as_bytes()), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn other_lines_do_not_parse() {
         assert!(parse_line("PIM_MAC_AX 0x0").unwrap_err().contains("did you mean \"PIM_MAC_AB\""));
         for bad in
             ["", "LD", "LD ", "LD 0x", "LD  0x0", "LD 0x0 ", "LD 0x0 1", "# LD 0x0", "LD 0x10000000000000000", "LD -1"]

@@ -22,7 +22,7 @@ pub const FORMAT: Format = Format {
     name: Dramsim3::FORMAT,
     summary: "trace of DRAMsim3: reads and writes at byte addresses, with cycles",
     detect: |head| head.starts_with(b"0x"),
-    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line)),
+    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line), None),
     create: |output, header, options| {
         powers_of_two(&header.geometry, Dramsim3::FORMAT)?;
         let target = Dramsim3 { geometry: header.geometry, rows: Vec::new(), wrote: false, cycles: 0 };

@@ -21,6 +21,7 @@ pub mod ramulator_ls;
 pub mod ramulator_rw;
 pub mod sait;
 pub(crate) mod text;
+pub mod volley;
 
 use crate::addr::Geometry;
 use crate::error::{Error, Result, suggest};
@@ -29,6 +30,7 @@ use std::io::{Read, Write};
 pub use crate::op::Op;
 pub use header::Header;
 pub use manifest::{MacReads, Manifest, Options};
+pub use volley::{Item, Packer, Unpacker, Volley};
 
 /// A run of one operation: `count` requests, the i-th at byte address `addr + i * stride`, all in one row of one bank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -171,6 +173,14 @@ pub trait Source {
     fn header(&self) -> &Header;
     /// Replaces `out` by the next records; false (and nothing in `out`) at the end.
     fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool>;
+    /// The same trace, with requests put together where the source has them so. Both calls may not be mixed.
+    fn next_items(&mut self, out: &mut Vec<Item>) -> Result<bool> {
+        out.clear();
+        let mut records = Vec::new();
+        let more = self.next_block(&mut records)?;
+        out.extend(records.into_iter().map(Item::from));
+        Ok(more)
+    }
 }
 
 /// Where records go.
@@ -197,7 +207,8 @@ pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
             }
             let span = u64::from(r.stride) * u64::from(r.count - 1);
             let last = r.addr.checked_add(span).ok_or("address overflow")?;
-            for addr in [r.addr, last] {
+            let ends = if last == r.addr { &[last][..] } else { &[r.addr, last] };
+            for &addr in ends {
                 if r.op != Op::Sync && !geometry.contains(addr) {
                     return Err(format!(
                         "{} address {addr:#x} is beyond the device ({} channels of {} MiB)",
@@ -221,6 +232,25 @@ pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
             }
             Ok(())
         }
+    }
+}
+
+/// Checks that a volley means something on this geometry.
+pub fn check_volley(volley: &Volley, geometry: &Geometry) -> Result<(), String> {
+    let request = volley.request;
+    if matches!(request.op, Op::Sync | Op::Host) && volley.channels != 1 {
+        return Err(format!("{} is not for several channels", request.op.mnemonic()));
+    }
+    check(&Record::Request(request), geometry)?;
+    let first = geometry.channel_of(request.addr);
+    match volley.channels {
+        0 => Err("a volley to no channel".into()),
+        n if u64::from(first) + u64::from(n) > u64::from(geometry.channels) && request.op != Op::Sync => Err(format!(
+            "channels {first} to {} do not exist ({} channels)",
+            u64::from(first) + u64::from(n) - 1,
+            geometry.channels
+        )),
+        _ => Ok(()),
     }
 }
 

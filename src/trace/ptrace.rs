@@ -6,10 +6,13 @@
 //! end:    kind u8 = 0 | records u64 | requests u64 | CRC-32 over all block CRCs
 //! ```
 //!
+//! Requests are put together to volleys (see [`super::volley`]).
 //! Integers are little-endian. A reader holds one block at a time, checks every length before it allocates, and
 //! takes a file without its end for damaged.
 
-use super::{BLOCK, Format, Header, Record, Sink, Source, check};
+use super::volley::{Item, Packer, Unpacker, Volley};
+use super::{BLOCK, Format, Header, Mark, Record, Request, Segment, Sink, Source, check, check_volley};
+use crate::addr::Geometry;
 use crate::error::{Error, Result};
 use std::io::{Read, Write};
 
@@ -26,13 +29,33 @@ pub const FORMAT: Format = Format {
 
 const MAGIC: &[u8; 8] = b"PTRACE\x1a\n";
 /// Version that this code writes, and the only one that it reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Well within the codec's limit, so that what is written can be read.
 const MAX_HEADER: u32 = 1 << 18;
 /// A record is at most this long in bincode (a segment of fourteen numbers).
 const MAX_RECORD_BYTES: usize = 128;
 const MAX_BLOCK_BYTES: usize = BLOCK * MAX_RECORD_BYTES;
 const LEVEL: i32 = 3;
+
+/// A record as it is written. The order of the variants is part of the format.
+#[derive(Debug, Clone, Copy, bincode::Encode, bincode::Decode)]
+enum Packed {
+    Request(Request),
+    Segment(Segment),
+    Mark(Mark),
+    Volley(Volley),
+}
+
+impl From<Item> for Packed {
+    fn from(item: Item) -> Self {
+        match item {
+            Item::Volley(Volley { request, channels: 1 }) => Packed::Request(request),
+            Item::Volley(v) => Packed::Volley(v),
+            Item::Segment(s) => Packed::Segment(s),
+            Item::Mark(m) => Packed::Mark(m),
+        }
+    }
+}
 
 fn codec() -> bincode::config::Configuration<
     bincode::config::LittleEndian,
@@ -45,7 +68,9 @@ fn codec() -> bincode::config::Configuration<
 /// Writes a trace.
 pub struct Writer {
     out: Box<dyn Write + Send>,
-    block: Vec<Record>,
+    geometry: Geometry,
+    volleys: Packer,
+    block: Vec<Packed>,
     raw: Vec<u8>,
     packer: zstd::bulk::Compressor<'static>,
     records: u64,
@@ -69,6 +94,8 @@ impl Writer {
         let packer = zstd::bulk::Compressor::new(LEVEL).map_err(write_error)?;
         Ok(Writer {
             out,
+            geometry: header.geometry,
+            volleys: Packer::default(),
             block: Vec::with_capacity(BLOCK),
             raw: Vec::new(),
             packer,
@@ -86,6 +113,7 @@ impl Writer {
         for r in &self.block {
             bincode::encode_into_std_write(r, &mut self.raw, codec()).map_err(|e| encode_error(&e))?;
         }
+        self.records += self.block.len() as u64;
         let packed = self.packer.compress(&self.raw).map_err(write_error)?;
         let crc = crc32fast::hash(&packed);
         self.sum.update(&crc.to_le_bytes());
@@ -110,15 +138,18 @@ fn encode_error(e: &bincode::error::EncodeError) -> Error {
 
 impl Sink for Writer {
     fn push(&mut self, record: Record) -> Result<()> {
-        self.records += 1;
         if let Record::Request(r) = &record {
             self.requests += u64::from(r.count);
         }
-        self.block.push(record);
-        if self.block.len() == BLOCK { self.flush_block() } else { Ok(()) }
+        let (volleys, block) = (&mut self.volleys, &mut self.block);
+        volleys.push(record, &self.geometry, |item| block.push(item.into()));
+        // A record may end a volley and the round that it had begun.
+        if self.block.len() + 3 > BLOCK { self.flush_block() } else { Ok(()) }
     }
 
     fn finish(&mut self) -> Result<()> {
+        let block = &mut self.block;
+        self.volleys.flush(&self.geometry, |item| block.push(item.into()));
         self.flush_block()?;
         let mut end = vec![0u8];
         end.extend(self.records.to_le_bytes());
@@ -141,6 +172,10 @@ pub struct Reader {
     requests: u64,
     sum: crc32fast::Hasher,
     ended: bool,
+    /// For [`Source::next_block`]: items that are still to be taken apart.
+    items: Vec<Item>,
+    at: usize,
+    apart: Unpacker,
 }
 
 impl Reader {
@@ -187,7 +222,21 @@ impl Reader {
             requests: 0,
             sum: crc32fast::Hasher::new(),
             ended: false,
+            items: Vec::new(),
+            at: 0,
+            apart: Unpacker::default(),
         })
+    }
+
+    fn item(&self, packed: Packed) -> Result<Item, String> {
+        let geometry = &self.header.geometry;
+        let record = match packed {
+            Packed::Request(r) => Record::Request(r),
+            Packed::Segment(s) => Record::Segment(s),
+            Packed::Mark(m) => Record::Mark(m),
+            Packed::Volley(v) => return check_volley(&v, geometry).map(|()| Item::Volley(v)),
+        };
+        check(&record, geometry).map(|()| record.into())
     }
 
     fn bad(&self, what: impl std::fmt::Display) -> Error {
@@ -238,6 +287,27 @@ impl Source for Reader {
 
     fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
         out.clear();
+        while out.len() < BLOCK {
+            if let Some(record) = self.apart.next(&self.header.geometry) {
+                out.push(record);
+            } else if let Some(item) = self.items.get(self.at) {
+                self.at += 1;
+                out.extend(self.apart.begin(*item));
+            } else {
+                self.at = 0;
+                let mut items = std::mem::take(&mut self.items);
+                let more = self.next_items(&mut items)?;
+                self.items = items;
+                if !more {
+                    break;
+                }
+            }
+        }
+        Ok(!out.is_empty())
+    }
+
+    fn next_items(&mut self, out: &mut Vec<Item>) -> Result<bool> {
+        out.clear();
         if self.ended {
             return Ok(false);
         }
@@ -270,14 +340,14 @@ impl Source for Reader {
                 }
                 let mut at = 0;
                 for i in 0..count {
-                    let (record, used): (Record, usize) = bincode::decode_from_slice(&self.raw[at..], codec())
+                    let (packed, used): (Packed, usize) = bincode::decode_from_slice(&self.raw[at..], codec())
                         .map_err(|e| self.bad(format!("record {i}: {e}")))?;
                     at += used;
-                    check(&record, &self.header.geometry).map_err(|e| self.bad(format!("record {i}: {e}")))?;
-                    if let Record::Request(r) = &record {
-                        self.requests = self.requests.saturating_add(u64::from(r.count));
+                    let item = self.item(packed).map_err(|e| self.bad(format!("record {i}: {e}")))?;
+                    if let Item::Volley(v) = &item {
+                        self.requests = self.requests.saturating_add(v.requests());
                     }
-                    out.push(record);
+                    out.push(item);
                 }
                 if at != raw {
                     return Err(self.bad("bytes left over"));

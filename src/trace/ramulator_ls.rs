@@ -17,7 +17,7 @@ pub const FORMAT: Format = Format {
     summary: "LoadStoreTrace of Ramulator 2: reads and writes at byte addresses",
     // Its lines are lines of AttAcc's text too, which is read the same way; --from insists on this one.
     detect: |_| false,
-    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Some)),
+    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Some), None),
     create: |output, header, options| {
         powers_of_two(&header.geometry, LoadStore::FORMAT)?;
         Ok(Box::new(Exporter::new(LoadStore(header.geometry), output, header, options)))

@@ -17,7 +17,9 @@ pub const FORMAT: Format = Format {
     name: ReadWrite::FORMAT,
     summary: "ReadWriteTrace of Ramulator 2: reads and writes at address vectors",
     detect: |head| matches!(head, [b'R' | b'W', b' ', b'0'..=b'9', ..]),
-    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, g| parse_line(line, g).map(Some)),
+    open: |input, name, geometry| {
+        text::Reader::open(input, name, geometry, |line, g| parse_line(line, g).map(Some), None)
+    },
     create: |output, header, options| Ok(Box::new(Exporter::new(ReadWrite(header.geometry), output, header, options))),
     keeps_all: false,
     pim: false,

@@ -13,6 +13,9 @@ use std::io::{BufRead, BufReader, Read};
 
 /// Reads one line: a request, or nothing for the mark that ends the trace.
 pub type ParseLine = fn(&str, &Geometry) -> Result<Option<(Op, u64)>, String>;
+/// Reads a line as it usually is, from the beginning of more text: a request, and the bytes of the line. None of whatever
+/// is not quite usual, which is left to a [`ParseLine`].
+pub type ParseUsual = fn(&[u8]) -> Option<(Op, u64, usize)>;
 
 /// No valid line is longer.
 const MAX_LINE: u64 = 256;
@@ -23,6 +26,7 @@ pub struct Reader {
     name: String,
     header: Header,
     parse: ParseLine,
+    usual: Option<ParseUsual>,
     line: Vec<u8>,
     number: u64,
     pending: Option<Request>,
@@ -37,6 +41,7 @@ impl Reader {
         name: &str,
         geometry: Option<&Geometry>,
         parse: ParseLine,
+        usual: Option<ParseUsual>,
     ) -> Result<Box<dyn Source + Send>> {
         let geometry = geometry.ok_or_else(|| {
             Error::Usage(format!("{name} is a text trace, which does not say its device: name one with --config"))
@@ -46,6 +51,7 @@ impl Reader {
             name: name.into(),
             header: Header::foreign(*geometry, name),
             parse,
+            usual,
             line: Vec::new(),
             number: 0,
             pending: None,
@@ -55,6 +61,21 @@ impl Reader {
     }
 
     fn next_request(&mut self) -> Result<Option<Request>> {
+        if let Some(usual) = self.usual
+            && let Some((op, addr, bytes)) = usual(self.input.fill_buf().map_err(|e| Error::io(&self.name, e))?)
+        {
+            self.input.consume(bytes);
+            self.number += 1;
+            let request = Request::one(op, addr);
+            return match check(&Record::Request(request), &self.header.geometry) {
+                Ok(()) => Ok(Some(request)),
+                Err(what) => Err(Error::data(format!("{}:{}", self.name, self.number), what)),
+            };
+        }
+        self.unusual_request()
+    }
+
+    fn unusual_request(&mut self) -> Result<Option<Request>> {
         self.line.clear();
         let read = self
             .input

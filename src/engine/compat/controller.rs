@@ -2,6 +2,7 @@
 
 use super::nodes::Nodes;
 use super::queue::{Entry, HitBanks, Queue};
+use crate::engine::memo::{mix, shift::Shift};
 use crate::engine::probe::{CommandEvent, Completion, Probe, RowOutcome};
 use crate::engine::segments::{Label, Segments};
 use crate::error::{Error, Result};
@@ -56,6 +57,7 @@ impl Wanted {
 }
 
 /// The controller of one channel and what it controls.
+#[derive(Clone)]
 pub struct Controller<'d> {
     device: &'d Device,
     id: u32,
@@ -70,7 +72,7 @@ pub struct Controller<'d> {
     /// When the data of each read will be there.
     data: VecDeque<Cycle>,
     next_refresh: Option<Cycle>,
-    /// When it has to be looked at again, if nothing arrives.
+    /// When it has to be looked at again, if nothing arrives and no refresh falls due.
     wake: Cycle,
     /// When the last request completed.
     done: Cycle,
@@ -104,7 +106,7 @@ impl<'d> Controller<'d> {
 
     /// The next cycle in which it can do anything.
     pub fn wake(&self) -> Cycle {
-        self.wake
+        self.wake.min(self.next_refresh.unwrap_or(Cycle::MAX))
     }
 
     /// When its last request completed.
@@ -345,10 +347,64 @@ impl<'d> Controller<'d> {
     /// picked depends only on the queues, on the open rows and on which commands are legal.
     fn next_event(&mut self, now: Cycle) -> Cycle {
         let data = self.data.front().map_or(Cycle::MAX, |at| (*at).max(now + 1));
-        let refresh = self.next_refresh.unwrap_or(Cycle::MAX);
         let nodes = &self.nodes;
         let legal = self.queues.iter_mut().map(|q| q.next_ready(nodes, now)).min();
-        data.min(refresh).min(legal.unwrap_or(Cycle::MAX))
+        data.min(legal.unwrap_or(Cycle::MAX))
+    }
+
+    /// Moves it to another time, with other names. When its last request completed, and its next refresh, are left to the
+    /// caller.
+    pub fn shift(&mut self, shift: &mut Shift<'_>) {
+        self.queues.iter_mut().for_each(|q| q.shift(&self.nodes, shift));
+        self.nodes.shift(shift);
+        self.data.iter_mut().for_each(|at| shift.exact(at));
+        self.wake = match self.wake {
+            Cycle::MAX => Cycle::MAX,
+            due => due.max(shift.from) - shift.from + shift.to,
+        };
+    }
+
+    /// Equal for equal states.
+    pub fn digest(&self, digest: &mut u64) {
+        self.queues.iter().for_each(|q| q.digest(digest));
+        self.nodes.digest(digest);
+        mix(digest, self.wake);
+    }
+
+    /// Whether two shifted states are the same, whichever channel it is.
+    pub fn same(&self, other: &Self) -> bool {
+        self.queues == other.queues
+            && self.nodes.same(&other.nodes)
+            && self.data == other.data
+            && (self.write_mode, self.pim_found, self.wake) == (other.write_mode, other.pim_found, other.wake)
+            && self.segments.label() == other.segments.label()
+    }
+
+    /// Whether it has nothing to do, and what comes is nobody's.
+    pub fn is_blank(&self) -> bool {
+        !self.is_pending() && self.segments.is_unused()
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.nodes.bytes() + 4096
+    }
+
+    /// Makes it that of another channel.
+    pub fn renumber(&mut self, id: u32) {
+        self.id = id;
+        self.segments = Segments::new(id);
+        self.queues.iter_mut().for_each(|q| q.renumber(id, &self.device.geometry));
+    }
+
+    /// When its next refresh falls due.
+    pub fn next_refresh(&self) -> Option<Cycle> {
+        self.next_refresh
+    }
+
+    /// Sets when its next refresh falls due, and when its last request completed.
+    pub fn set(&mut self, next_refresh: Option<Cycle>, done: Cycle) {
+        (self.next_refresh, self.done) = (next_refresh, done);
     }
 
     /// What the oldest request of the first queue that has one waits for.

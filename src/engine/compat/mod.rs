@@ -7,6 +7,7 @@
 //! - [`nodes`]: banks, rows and timing of a channel, with the reference's reading of levels;
 //! - [`queue`]: the queues of a channel and the choice among requests;
 //! - [`controller`]: the cycle of a channel;
+//! - [`recurring`]: work that recurs, looked up;
 //! - here: the one in-order stream that feeds all channels, and the clock.
 //!
 //! Segments and marks are labels that change no cycle: the reference has none. Nor has it PIM_SYNC, a run for each layer
@@ -19,17 +20,19 @@
 mod controller;
 mod nodes;
 mod queue;
+mod recurring;
 
 use super::probe::Probe;
-use super::{Reader, Stop, needs_same_geometry};
+use super::{Reader, Stop};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::op::Op;
 use crate::spec::System;
 use crate::spec::system::Refresh;
-use crate::trace::{Record, Request, Source};
+use crate::trace::{Item, Record, Request, Volley};
 use crate::units::Cycle;
 use controller::Controller;
+use recurring::Recurring;
 
 /// Refresh intervals without a completed request after which the channels are taken to be in a livelock. Refreshes
 /// fall at ever other points of the commands that go round in circles, and may break the circle after dozens of
@@ -48,6 +51,8 @@ struct Frontend<'s> {
     run: Option<Request>,
     /// Requests sent.
     sent: u64,
+    /// Whether the channels have just met.
+    met: bool,
 }
 
 impl Frontend<'_> {
@@ -58,13 +63,23 @@ impl Frontend<'_> {
             if run.op == Op::Sync {
                 return Ok(Stop::Sync);
             }
-            let channel = self.reader.source.header().geometry.channel_of(run.addr);
+            let channel = self.reader.geometry.channel_of(run.addr);
             if !channels[channel as usize].offer(run.op, run.addr, now, probe)? {
                 return Ok(Stop::Full);
             }
             self.sent += 1;
             self.pass(run);
         }
+    }
+
+    /// Whether it is worth a look whether what comes recurs: at the beginning, and behind a sync.
+    fn may_recur(&mut self) -> bool {
+        if !std::mem::take(&mut self.met) || !self.reader.takes_volleys() {
+            return false;
+        }
+        let run = self.run.take();
+        self.reader.back.extend(run.map(|request| Item::Volley(Volley { request, channels: 1 })));
+        true
     }
 
     /// Goes on to the request behind the first of a run.
@@ -87,7 +102,7 @@ impl Frontend<'_> {
             let Some(sync) = self.run.filter(|_| idle && stop == Stop::Sync) else {
                 return Ok(Sent { stop, over: met && idle });
             };
-            met = true;
+            (met, self.met) = (true, true);
             meet(channels, now - 1, probe);
             probe.sync(now - 1);
             self.pass(sync);
@@ -127,19 +142,22 @@ fn meet<P: Probe>(channels: &mut [Controller<'_>], at: Cycle, probe: &mut P) {
 /// Replays a trace as the reference does and returns its length in cycles.
 pub fn run<P: Probe>(
     system: &System,
-    source: &mut dyn Source,
+    reader: Reader<'_>,
     probe: &mut P,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Cycle> {
-    needs_same_geometry(system, source)?;
     let device = &system.device;
     let refresh = system.refresh == Refresh::AllBank && device.refresh.is_some();
     let channels = 0..device.geometry.channels;
     let mut channels: Vec<_> = channels.map(|id| Controller::new(device, id, system.queue_depth, refresh)).collect();
-    let mut frontend = Frontend { reader: Reader::new(source), run: None, sent: 0 };
+    let mut frontend = Frontend { reader, run: None, sent: 0, met: true };
     let patience = device.nrefi * if refresh { PATIENCE } else { PATIENCE_ALONE };
+    let mut recurring = Recurring::new(device, patience);
     let (mut now, mut rounds) = (1, 0u32);
     loop {
+        if frontend.may_recur() {
+            now = recurring.run(&mut frontend, &mut channels, now, probe, progress)?;
+        }
         let Sent { stop, over } = frontend.send_past_syncs(&mut channels, now, probe)?;
         if over {
             now -= 1;

@@ -9,7 +9,8 @@
 //! - a bank may have several rows open, for opening a row adds to those that are open;
 //! - a same-bank precharge closes no more than a per-bank one.
 
-use crate::addr::{Address, NOT_ADDRESSED};
+use crate::addr::{Address, Geometry, NOT_ADDRESSED};
+use crate::engine::memo::{mix, shift::Shift};
 use crate::spec::device::Bus;
 use crate::spec::resolve::Window;
 use crate::spec::{Command, CommandId, Device, Effect, Level, Plan, Scope};
@@ -21,7 +22,7 @@ const CLOSED: u32 = u32::MAX;
 const LEVELS: usize = Level::ALL.len();
 
 /// An address with its node at each level that it gives.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The address.
     pub address: Address,
@@ -45,6 +46,7 @@ struct Lookup {
 }
 
 /// The last issues of the commands that one window counts.
+#[derive(Clone, PartialEq)]
 struct History {
     window: Window,
     /// Commands that it holds back.
@@ -78,6 +80,7 @@ impl Span {
 }
 
 /// One channel's banks and timing.
+#[derive(Clone)]
 pub struct Nodes<'d> {
     device: &'d Device,
     commands: usize,
@@ -91,6 +94,8 @@ pub struct Nodes<'d> {
     row: Vec<u32>,
     more: Vec<Vec<u32>>,
     open: u32,
+    /// Whether all banks have the same row open, and no other, or none.
+    uniform: bool,
     version: u32,
 }
 
@@ -124,6 +129,7 @@ impl<'d> Nodes<'d> {
             row: vec![CLOSED; banks],
             more: vec![Vec::new(); banks],
             open: 0,
+            uniform: true,
             version: 1,
         }
     }
@@ -145,6 +151,11 @@ impl<'d> Nodes<'d> {
             Address { channel, pseudo_channel, rank: no, bank_group: no, bank: no, row: no, column: no, offset: 0 };
         let own = self.base[Level::PseudoChannel as usize] + pseudo_channel;
         Place { address, nodes: [0, own, own, own, own], given: Level::PseudoChannel as usize + 1 }
+    }
+
+    /// What the device consists of.
+    pub fn geometry(&self) -> &Geometry {
+        &self.device.geometry
     }
 
     /// Changes whenever a row opens or closes.
@@ -177,6 +188,12 @@ impl<'d> Nodes<'d> {
             _ => None,
         };
         needed.unwrap_or(plan.last)
+    }
+
+    /// Whether what is legal at one place when is so at the other.
+    #[inline]
+    pub fn alike(&self, a: &Place, b: &Place) -> bool {
+        a.nodes == b.nodes
     }
 
     /// When a command is legal at a place.
@@ -247,6 +264,45 @@ impl<'d> Nodes<'d> {
         }
     }
 
+    /// Moves it to another time, with other rows.
+    pub fn shift(&mut self, shift: &mut Shift<'_>) {
+        self.ready.iter_mut().for_each(|at| shift.past(at));
+        for h in &mut self.histories {
+            let (count, latency) = (h.window.count as usize, Cycle::from(h.window.latency));
+            for (ring, oldest) in h.issued.chunks_mut(count).zip(&mut h.oldest) {
+                ring.rotate_left(*oldest as usize);
+                *oldest = 0;
+                for at in ring {
+                    // What has left the window holds nothing back any more.
+                    let mut until = if *at == 0 { 0 } else { *at + latency };
+                    shift.past(&mut until);
+                    *at = until.saturating_sub(latency);
+                }
+            }
+        }
+        self.row.iter_mut().chain(self.more.iter_mut().flatten()).for_each(|row| shift.row(row));
+        self.version = 1;
+    }
+
+    /// Equal for equal states.
+    pub fn digest(&self, digest: &mut u64) {
+        self.ready.iter().filter(|at| **at > 0).for_each(|at| mix(digest, *at));
+        self.row.iter().for_each(|row| mix(digest, u64::from(*row)));
+    }
+
+    /// Whether two shifted states are the same.
+    pub fn same(&self, other: &Self) -> bool {
+        self.ready == other.ready
+            && self.row == other.row
+            && self.more == other.more
+            && self.histories == other.histories
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.ready.len() * size_of::<Cycle>() + self.row.len() * (size_of::<u32>() + size_of::<Vec<u32>>())
+    }
+
     fn hold(&mut self, node: u32, command: CommandId, until: Cycle) {
         hold(&mut self.ready[node as usize * self.commands..], command, until);
     }
@@ -308,6 +364,9 @@ impl<'d> Nodes<'d> {
             return Found::Closed;
         }
         let wanted = place.address.row;
+        if self.uniform {
+            return if self.row[0] == wanted { Found::Open } else { Found::Other };
+        }
         for bank in self.span(scope, place).iter() {
             match self.row[bank] {
                 CLOSED => return Found::Closed,
@@ -320,6 +379,7 @@ impl<'d> Nodes<'d> {
 
     fn open_rows(&mut self, span: Span, row: u32) {
         self.version += 1;
+        self.uniform = self.open == 0 && span.count == self.row.len();
         for bank in span.iter() {
             match self.row[bank] {
                 CLOSED => {
@@ -339,6 +399,7 @@ impl<'d> Nodes<'d> {
             self.row[bank] = CLOSED;
             self.more[bank].clear();
         }
+        self.uniform = self.open == 0;
     }
 }
 

@@ -1,6 +1,8 @@
 //! The reference's request queues and how it picks from them.
 
 use super::nodes::{Nodes, Place};
+use crate::addr::Geometry;
+use crate::engine::memo::{mix, shift::Shift};
 use crate::engine::probe::RowOutcome;
 use crate::engine::segments::Label;
 use crate::op::Op;
@@ -13,6 +15,7 @@ use std::collections::VecDeque;
 const BARRIER: CommandId = CommandId::MAX;
 
 /// A waiting request.
+#[derive(Clone, PartialEq)]
 pub struct Entry {
     /// What was asked for; a refresh when absent.
     pub op: Option<Op>,
@@ -97,7 +100,25 @@ impl Entry {
     }
 }
 
+/// When the command last looked up is legal: the next one is often the same at the same place.
+struct Seen {
+    next: CommandId,
+    place: Place,
+    ready_at: Cycle,
+}
+
+impl Seen {
+    #[inline]
+    fn ready_at(&mut self, e: &Entry, nodes: &Nodes<'_>) -> Cycle {
+        if e.next != self.next || !nodes.alike(&e.place, &self.place) {
+            *self = Seen { next: e.next, place: e.place, ready_at: e.ready_at(nodes) };
+        }
+        self.ready_at
+    }
+}
+
 /// Banks for which a queue holds a row hit, filled when first asked for.
+#[derive(Clone)]
 pub struct HitBanks {
     marks: Vec<u32>,
     mark: u32,
@@ -126,6 +147,7 @@ impl HitBanks {
 }
 
 /// A queue of requests.
+#[derive(Clone, PartialEq)]
 pub struct Queue {
     entries: VecDeque<Entry>,
     /// Whether entries stand in the order of their arrival.
@@ -182,6 +204,35 @@ impl Queue {
         at_head
     }
 
+    /// Moves all entries to another time, with other names; `nodes` are as they were.
+    pub fn shift(&mut self, nodes: &Nodes<'_>, shift: &mut Shift<'_>) {
+        for e in &mut self.entries {
+            e.update(nodes);
+            e.version = 1;
+            shift.exact(&mut e.arrived);
+            shift.address(e.op, &mut e.place.address, nodes.geometry());
+            if e.op.is_some() {
+                e.addr = nodes.geometry().encode(&e.place.address);
+            }
+        }
+    }
+
+    /// Makes all entries those of another channel.
+    pub fn renumber(&mut self, channel: u32, geometry: &Geometry) {
+        for e in &mut self.entries {
+            e.place.address.channel = channel;
+            if e.op.is_some() {
+                e.addr = geometry.encode(&e.place.address);
+            }
+        }
+    }
+
+    /// Equal for equal queues.
+    pub fn digest(&self, digest: &mut u64) {
+        mix(digest, self.entries.len() as u64);
+        self.entries.iter().for_each(|e| mix(digest, e.addr ^ e.arrived << 20 ^ u64::from(e.next)));
+    }
+
     /// The entry to serve, its command looked up: a ready one before an unready one, unless it would open or close a
     /// row (or moves buffers) in a bank that still has a row hit waiting; else the older one. Behind a barrier that is
     /// not at the head only row opening and closing competes.
@@ -189,7 +240,8 @@ impl Queue {
         hit_banks.filled = false;
         let head = self.entries.front_mut()?;
         head.update(nodes);
-        let (mut best, mut best_ready) = (0, head.ready_at(nodes) <= now);
+        let mut seen = Seen { next: head.next, place: head.place, ready_at: head.ready_at(nodes) };
+        let (mut best, mut best_ready) = (0, seen.ready_at <= now);
         let mut behind_barrier = false;
         for i in 1..self.entries.len() {
             if best_ready && self.in_order {
@@ -201,7 +253,7 @@ impl Queue {
             if behind_barrier && !e.passes_barriers(nodes) {
                 continue;
             }
-            let ready = e.ready_at(nodes) <= now;
+            let ready = seen.ready_at(e, nodes) <= now;
             let better = match (best_ready, ready) {
                 (false, true) if e.hits => true,
                 (false, true) => {
@@ -220,9 +272,12 @@ impl Queue {
 
     /// The next cycle after `now` at which the command of an entry becomes legal.
     pub fn next_ready(&mut self, nodes: &Nodes<'_>, now: Cycle) -> Cycle {
+        let Some(first) = self.entries.front_mut() else { return Cycle::MAX };
+        first.update(nodes);
+        let mut seen = Seen { next: first.next, place: first.place, ready_at: first.ready_at(nodes) };
         let at = |e: &mut Entry| {
             e.update(nodes);
-            e.ready_at(nodes)
+            seen.ready_at(e, nodes)
         };
         self.entries.iter_mut().map(at).filter(|at| *at > now).min().unwrap_or(Cycle::MAX)
     }

@@ -1,7 +1,7 @@
 //! Schema of a model file (`configs/model/*.toml`).
 
+use super::config::Document;
 use crate::error::Result;
-use crate::spec::config::Document;
 use serde::Deserialize;
 use std::path::Path;
 

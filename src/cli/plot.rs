@@ -1,0 +1,73 @@
+//! `pimsim plot`.
+
+use crate::error::{Error, Result};
+use crate::fsio::{self, Output};
+use crate::plot::Scale;
+use crate::report::chart::Chart;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Table to draw; - is standard input
+    #[arg(value_name = "TABLE.csv")]
+    table: PathBuf,
+    /// Column to the right; with --bars, of groups of bars
+    #[arg(long, value_name = "COLUMN")]
+    x: String,
+    /// Column upwards; given again, a panel each, or with --bars the parts of a bar
+    #[arg(long, value_name = "COLUMN", required = true)]
+    y: Vec<String>,
+    /// Column that tells lines, or the bars of a group, apart; may be given again
+    #[arg(long, value_name = "COLUMN")]
+    by: Vec<String>,
+    /// Column that tells panels apart; may be given again
+    #[arg(long, value_name = "COLUMN")]
+    panel: Vec<String>,
+    /// Draw only rows with this cell; may be given again
+    #[arg(long = "where", value_name = "COLUMN=CELL")]
+    only: Vec<String>,
+    /// Stacked bars instead of lines
+    #[arg(long)]
+    bars: bool,
+    /// Equal factors to the right
+    #[arg(long, conflicts_with = "bars")]
+    log_x: bool,
+    /// Equal factors upwards
+    #[arg(long, conflicts_with = "bars")]
+    log_y: bool,
+    /// Title; by default, what is set against what
+    #[arg(long)]
+    title: Option<String>,
+    /// Panels side by side
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    columns: usize,
+    /// Figure to write, as SVG; - is standard output
+    #[arg(short, long, value_name = "FILE.svg")]
+    output: PathBuf,
+}
+
+/// `pimsim plot`.
+pub fn run(args: &Args) -> Result<()> {
+    let only = args.only.iter().map(|text| match text.split_once('=') {
+        Some((column, cell)) => Ok((column.to_string(), cell.to_string())),
+        None => Err(Error::Usage(format!("--where {text}: expected COLUMN=CELL"))),
+    });
+    let chart = Chart {
+        x: args.x.clone(),
+        y: args.y.clone(),
+        by: args.by.clone(),
+        panels: args.panel.clone(),
+        only: only.collect::<Result<_>>()?,
+        bars: args.bars,
+        x_scale: if args.log_x { Scale::Log } else { Scale::Linear },
+        y_scale: if args.log_y { Scale::Log } else { Scale::FromZero },
+        title: args.title.clone(),
+        columns: args.columns,
+    };
+    let svg = chart.figure(fsio::open(&args.table)?, &args.table.display().to_string())?.svg()?;
+    let mut out = Output::create(&args.output)?;
+    out.write_all(svg.as_bytes()).map_err(|e| Error::io(&args.output, e))?;
+    out.commit()
+}

@@ -1,0 +1,55 @@
+//! `pimsim reproduce`.
+
+use super::Common;
+use crate::error::Result;
+use crate::reproduce::plan::Plan;
+use crate::reproduce::{self, Options};
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Experiment, with what the paper claims of it
+    #[arg(value_name = "PLAN.toml")]
+    plan: PathBuf,
+    /// Override a key of the plan; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Folder for tables, figures and REPORT.md
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Folder of finished points: what is there is not run again
+    #[arg(long, value_name = "DIR")]
+    work: PathBuf,
+    /// KV dump for what is said of a real cache, instead of the bundled sample
+    #[arg(long, value_name = "DUMP")]
+    kv: Option<PathBuf>,
+    /// Worker threads; 0 is one per processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, common: &Common) -> Result<()> {
+    let plan = Plan::load(&args.plan, &args.set)?;
+    super::threads(args.threads)?;
+    let workers = match args.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let options = Options { output: args.output.clone(), work: args.work.clone(), kv: args.kv.clone(), workers };
+    let shown = Mutex::new((String::new(), None));
+    reproduce::run(&plan, &options, &|what, done, all| {
+        let mut shown = shown.lock().unwrap_or_else(|e| e.into_inner());
+        if shown.0 != what {
+            common.detail(|| what.to_string());
+            *shown = (what.into(), Some(common.progress(what, Some(all))));
+        }
+        if let Some(progress) = &mut shown.1 {
+            progress.at(done);
+        }
+    })?;
+    common.note(&format!("{}: {}", plan.name, args.output.join("REPORT.md").display()));
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Figures as SVG, for paper and screen.
+//!
+//! A [`Figure`] is panels in a grid under one legend; a panel has [`Lines`] or stacked [`Bars`]. Colours are Okabe and
+//! Ito's, which people with any colour vision tell apart; dashes, markers and hatching tell series apart in grey. Layout
+//! is arithmetic on the data alone, so the same figure is the same bytes.
+
+mod axis;
+mod bars;
+mod figure;
+mod lines;
+mod style;
+
+pub use axis::{Axis, Scale};
+pub use bars::{Bar, Bars, Group};
+pub use figure::{Content, Figure, Panel};
+pub use lines::{Lines, Series};

@@ -1,0 +1,32 @@
+//! All tests but those with an allocator of their own, as one program: each program more is linked once more.
+//!
+//! A file of tests is a line here; `imports::every_file_of_tests_is_run` notices one that is missing. To run one:
+//! `cargo test --test all parity::`.
+
+mod common;
+
+mod accounts;
+mod artifact;
+mod attacc_schedule;
+mod audit;
+mod cli;
+mod coverage;
+mod devices;
+mod engine_closed_forms;
+mod exchange;
+mod fast_path;
+mod hostile_configs;
+mod ideal;
+mod imports;
+mod kv_hostile;
+mod kv_sample;
+mod oracle_kv;
+mod parity;
+mod plain_dram;
+mod probes;
+mod readme;
+mod roundtrip;
+mod sweep;
+mod system;
+mod system_parity;
+mod time_account;

@@ -1,0 +1,240 @@
+//! The fast engine against the plain one: the same length, the same commands in every channel, the same tables, on
+//! random traces of every kind. Most of them repeat themselves, for what recurs is what the fast engine is about, and are
+//! disturbed now and then. PIMATTN_FAST_CASES is the number of traces, PIMATTN_FAST_FIRST the first seed.
+
+use crate::common;
+
+use common::Memory;
+use pimattn::addr::{Address, Geometry};
+use pimattn::engine::{self, Engine};
+use pimattn::op::Op;
+use pimattn::spec::System;
+use pimattn::spec::system::Controller;
+use pimattn::stats::log::LogProbe;
+use pimattn::stats::tally::Tally;
+use pimattn::stats::{Account, Collector, Step};
+use pimattn::trace::{Header, Mark, Phase, Record, Request, Segment};
+use std::collections::BTreeMap;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u32) -> u32 {
+        (self.next() % u64::from(n)) as u32
+    }
+
+    fn of<T: Copy>(&mut self, some: &[T]) -> T {
+        some[self.below(some.len() as u32) as usize]
+    }
+}
+
+/// What channels are asked for, the row aside.
+#[derive(Clone, Copy)]
+struct Act {
+    op: Op,
+    at: Address,
+    count: u32,
+    channels: (u32, u32),
+    /// All of it to one channel before the next one gets any.
+    by_channel: bool,
+    row: u32,
+}
+
+fn act(r: &mut Random, g: &Geometry, ops: &[Op]) -> Act {
+    let op = r.of(ops);
+    let column = r.below(g.columns);
+    let at = Address {
+        pseudo_channel: r.below(g.pseudo_channels),
+        rank: r.below(g.ranks),
+        bank_group: r.below(g.bank_groups),
+        bank: r.below(g.banks),
+        column,
+        ..Address::default()
+    };
+    let first = if r.below(6) == 0 { r.below(g.channels) } else { 0 };
+    let last = if r.below(5) == 0 { first + 1 + r.below(g.channels - first) } else { g.channels };
+    let channels = if op == Op::Barrier && r.below(8) > 0 { (0, g.channels) } else { (first, last) };
+    let count =
+        if matches!(op, Op::Barrier | Op::Sfm | Op::ActBg | Op::PreBg) { 1 } else { 1 + r.below(g.columns - column) };
+    Act { op, at, count, channels, by_channel: r.below(10) == 0, row: r.below(2) }
+}
+
+fn put(out: &mut Vec<Record>, g: &Geometry, act: &Act, row: u32) {
+    let one = |channel, i| {
+        let at = Address { channel, row: (row + act.row) % g.rows, column: act.at.column + i, ..act.at };
+        Request::one(act.op, g.encode(&at))
+    };
+    let channels = act.channels.0..act.channels.1;
+    if act.by_channel {
+        let stride = if act.count > 1 { g.column_bytes } else { 0 };
+        out.extend(channels.map(|c| Record::Request(Request { count: act.count, stride, ..one(c, 0) })));
+    } else {
+        out.extend((0..act.count).flat_map(|i| channels.clone().map(move |c| Record::Request(one(c, i)))));
+    }
+}
+
+/// Something that does not recur.
+fn disturb(r: &mut Random, g: &Geometry, faithful: bool, out: &mut Vec<Record>) {
+    let channel = r.below(g.channels);
+    let at = Address { channel, row: r.below(4), bank: r.below(g.banks), ..Address::default() };
+    let addr = g.encode(&at);
+    match r.below(7) {
+        0 => out.push(Record::Segment(Segment {
+            channel,
+            step: r.below(3),
+            lane: r.below(2) as u8,
+            ..Segment::default()
+        })),
+        1 => out.push(Record::Mark(Mark { channel, lane: 0, phase: r.of(&Phase::ALL) })),
+        2 | 3 => {
+            out.push(Record::Request(Request { op: r.of(&[Op::Ld, Op::St]), addr, count: 3, stride: g.column_bytes }))
+        }
+        4 if faithful => out.push(Record::Request(Request { op: Op::Host, addr, count: 1 + r.below(500), stride: 0 })),
+        _ => out.push(Record::Request(Request::one(Op::Sync, 0))),
+    }
+}
+
+fn trace(r: &mut Random, system: &System) -> Vec<Record> {
+    let g = &system.device.geometry;
+    let faithful = system.controller == Controller::Faithful;
+    // In the reference a same-bank MAC that meets another row never ends.
+    let macs: &[Op] = match r.below(8) {
+        0 => &[Op::MacPb],
+        1 if faithful => &[Op::MacSb],
+        2 if faithful => &[Op::MacAb, Op::MacSb, Op::MacPb],
+        _ => &[Op::MacAb],
+    };
+    let ops: Vec<Op> = [macs, macs, &[Op::WrGb, Op::MvSb, Op::MvGb, Op::Sfm, Op::Barrier, Op::Barrier]].concat();
+    let ops: Vec<Op> =
+        ops.into_iter().filter(|op| op.is_mark() || system.device.plans[*op as usize].is_some()).collect();
+    let quiet = r.below(3) > 0;
+    let mut out = Vec::new();
+    for _ in 0..1 + r.below(3) {
+        let mut motif: Vec<Act> = (0..1 + r.below(7)).map(|_| act(r, g, &ops)).collect();
+        if r.below(8) > 0 {
+            motif.push(Act { op: Op::Barrier, count: 1, channels: (0, g.channels), ..act(r, g, &ops) });
+        }
+        let (row, step) = (r.below(4), r.below(3));
+        for i in 0..1 + r.below(40) {
+            motif.iter().for_each(|a| put(&mut out, g, a, (row + i * step) % g.rows));
+            if !quiet && r.below(30) == 0 {
+                disturb(r, g, faithful, &mut out);
+            }
+        }
+    }
+    let known = |record: &Record| match record {
+        Record::Request(q) => q.op.is_mark() || system.device.plans[q.op as usize].is_some(),
+        _ => true,
+    };
+    out.retain(known);
+    out
+}
+
+/// A system of random choices; some refresh often.
+fn random_system(r: &mut Random) -> System {
+    let channels = format!("channels={}", r.of(&[1, 2, 3, 5, 16]));
+    let refresh = format!("refresh={}", r.of(&["all-bank", "all-bank", "none"]));
+    let depth = format!("queue_depth={}", r.of(&[1, 8, 32, 32, 32]));
+    let name = r.of(&[
+        "hbm3-pim",
+        "hbm3-pim",
+        "attacc-compat",
+        "attacc-compat",
+        "attacc-compat",
+        "hbm2-pim-samsung",
+        "gddr6-aim",
+    ]);
+    let mut set = vec![channels, refresh, depth];
+    if name == "hbm3-pim" {
+        set.push(format!("power={}", r.of(&["per-command", "stagger", "ignore", "charge"])));
+    }
+    if name.ends_with("pim") || name.ends_with("compat") {
+        let npc = r.of(&["", "_NPC"]);
+        set.push(format!("dram.timing=HBM3_{}Gbps{npc}", r.of(&["4.8", "5.2", "6.4"])));
+    }
+    let set: Vec<&str> = set.iter().map(String::as_str).collect();
+    common::system(name, &set)
+}
+
+/// All that can be told of a run.
+#[derive(PartialEq)]
+struct Told {
+    cycles: u64,
+    /// Commands, channel by channel.
+    log: Vec<String>,
+    run: Account,
+    channels: Vec<Account>,
+    heads: BTreeMap<(u32, u32, u32), Account>,
+    steps: Vec<Step>,
+    counted: Vec<pimattn::stats::Counters>,
+}
+
+fn told(engine: Engine, system: &System, records: &[Record]) -> Result<Told, String> {
+    let mut source = Memory { header: Header::foreign(system.device.geometry, "test"), records: records.to_vec() };
+    let collector = Collector::with_steps(&system.device, Vec::new());
+    let mut probe = (collector, (Tally::new(&system.device), LogProbe::new(Vec::new(), &system.device)));
+    let cycles = engine::run_with(engine, system, &mut source, &mut probe, &mut |_| {}).map_err(|e| e.to_string())?;
+    let (collector, (tally, log)) = probe;
+    let text = String::from_utf8(log.finish().unwrap()).unwrap();
+    let mut log: Vec<String> = text.lines().map(str::to_string).collect();
+    log.sort_by_key(|line| line.split(", ").nth(2).unwrap().parse::<u32>().unwrap());
+    Ok(Told {
+        cycles,
+        log,
+        run: collector.run.clone(),
+        channels: collector.channels.clone(),
+        heads: collector.heads.clone(),
+        counted: tally.channels,
+        steps: collector.into_steps(),
+    })
+}
+
+fn difference(a: &Told, b: &Told) -> Option<String> {
+    if let Some(i) = (0..a.log.len().max(b.log.len())).find(|i| a.log.get(*i) != b.log.get(*i)) {
+        return Some(format!("command {i}: plain {:?}, fast {:?}", a.log.get(i), b.log.get(i)));
+    }
+    let parts = [
+        ("cycles", a.cycles == b.cycles),
+        ("run", a.run == b.run),
+        ("channels", a.channels == b.channels),
+        ("heads", a.heads == b.heads),
+        ("steps", a.steps == b.steps),
+        ("tally", a.counted == b.counted),
+    ];
+    parts.iter().find(|(_, same)| !same).map(|(what, _)| format!("{what} differ"))
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |n| n.parse().expect("a number"))
+}
+
+#[test]
+fn fast_is_plain_on_random_traces() {
+    let (first, cases) = (setting("PIMATTN_FAST_FIRST", 0), setting("PIMATTN_FAST_CASES", 1000));
+    let (mut wrong, mut commands, mut errors) = (Vec::new(), 0, 0);
+    for seed in first..first + cases {
+        let mut r = Random(seed);
+        let system = random_system(&mut r);
+        let records = trace(&mut r, &system);
+        let about = || format!("seed {seed}: {} ({}), {} records", system.name, system.device.preset, records.len());
+        match (told(Engine::Plain, &system, &records), told(Engine::Fast, &system, &records)) {
+            (Ok(plain), Ok(fast)) => {
+                commands += plain.log.len();
+                wrong.extend(difference(&plain, &fast).map(|d| format!("{}: {d}", about())));
+            }
+            (Err(plain), Err(fast)) if plain == fast => errors += 1,
+            (plain, fast) => wrong.push(format!("{}: plain {:?}, fast {:?}", about(), plain.err(), fast.err())),
+        }
+    }
+    println!("{cases} traces, {commands} commands, {errors} errors alike");
+    assert!(wrong.is_empty(), "{} of {cases}:\n{}", wrong.len(), wrong[..wrong.len().min(8)].join("\n"));
+}
