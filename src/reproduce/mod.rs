@@ -93,7 +93,8 @@ fn sweep_of(plan: &Plan, file: &Path, options: &Options, kv: Option<&Path>, prog
     let mut points = grid.points();
     if file == plan.grids.masks {
         let variant = grid.axes().position(|axis| axis == masks::MODELS);
-        points.retain(|p| variant.is_none_or(|i| plan.models.iter().any(|m| m.name == p.shown[i])));
+        let wanted = |name: String| plan.models.iter().any(|m| m.name == name);
+        points.retain(|p| variant.is_none_or(|axis| grid.shown(p).nth(axis).is_some_and(wanted)));
     }
     let folder = options.work.join(&grid.name);
     let mut store = Store::open(&grid, &folder, &options.work.join("points"))?;
