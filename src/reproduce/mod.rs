@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::fsio::AtomicFile;
 use crate::report::cells::Cells;
 use crate::report::paper;
-use crate::sweep::grid::Grid;
+use crate::sweep::grid::{Grid, Point};
 use crate::sweep::store::Store;
 use crate::sweep::{self, Event, Outcome};
 use plan::Plan;
@@ -93,8 +93,8 @@ fn sweep_of(plan: &Plan, file: &Path, options: &Options, kv: Option<&Path>, prog
     let mut points = grid.points();
     if file == plan.grids.masks {
         let variant = grid.axes().position(|axis| axis == masks::MODELS);
-        let wanted = |name: String| plan.models.iter().any(|m| m.name == name);
-        points.retain(|p| variant.is_none_or(|axis| grid.shown(p).nth(axis).is_some_and(wanted)));
+        let shown = |p: &Point| variant.and_then(|i| grid.shown(p).nth(i));
+        points.retain(|p| shown(p).is_none_or(|name| plan.models.iter().any(|m| m.name == name)));
     }
     let folder = options.work.join(&grid.name);
     let mut store = Store::open(&grid, &folder, &options.work.join("points"))?;
