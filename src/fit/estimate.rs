@@ -421,8 +421,8 @@ mod tests {
                 }
             }
         }
-        let threads =
-            |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(|| fit(&kv, &options));
+        let known = Options { rope_theta: Some(50_000.0), rope_pairs: Some(Pairs::Halves), ..options };
+        let threads = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(|| fit(&kv, &known));
         assert_eq!(threads(1).unwrap().render(), got.render());
     }
 
