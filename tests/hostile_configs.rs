@@ -566,6 +566,29 @@ fn a_synthetic_source_is_checked() {
         let message = house.refuse(Work, lines, text.as_bytes());
         assert!(message.contains(words) && message.contains("demo.toml:"), "{lines}: {message}");
     }
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/synthetic/smollm2-135m.toml");
+    for (lines, words) in [
+        ("layer = 2", "did you mean \"layers\"?"),
+        ("topics = 3", "unknown key \"topics\""),
+        ("layers = -1", "invalid value"),
+        ("layers = 0", "out of range"),
+        ("layer_numbers = [30]", "not one of 30 layers"),
+        ("layer_numbers = [3, 2]", "ascending"),
+        ("kv_heads = 2\nquery_heads = 3", "not a multiple"),
+        ("dim = 96", "not a multiple of the fitted model's, 64"),
+        ("prefill = 0", "out of range"),
+        ("prefill = 10\nprefill_queries = 11", "do not fit"),
+        ("prefill = 4294967295\ndecode_steps = 4294967295", "elements; at most"),
+        ("element_bytes = 3", "not supported"),
+    ] {
+        let text = format!("{base}\n[synthetic]\nfit = \"{model}\"\n{lines}\n");
+        let message = house.refuse(Work, lines, text.as_bytes());
+        assert!(message.contains(words) && message.contains("demo.toml:"), "{lines}: {message}");
+    }
+    for (fit, words) in [("3", "invalid type"), ("\"absent.toml\"", "does not exist"), ("\".\"", "demo.toml:")] {
+        let message = house.refuse(Work, fit, format!("{base}\n[synthetic]\nfit = {fit}\n").as_bytes());
+        assert!(message.contains(words) && message.contains("demo.toml:"), "{fit}: {message}");
+    }
 }
 
 /// More bank groups than a mask of them has bits.

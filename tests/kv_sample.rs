@@ -1,5 +1,9 @@
 //! The bundled sample of a real KV cache, and the same data in every form of dump.
 
+use pimattn::fit::agree::{Agreement, stand_in};
+use pimattn::fit::measure::Plan;
+use pimattn::fit::{Options, fit};
+use pimattn::kv::fitted::Pairs;
 use pimattn::kv::{self, KvCache};
 use std::path::{Path, PathBuf};
 
@@ -230,4 +234,32 @@ fn full_dump_agrees_with_reference_values() {
 /// Straight to standard error: what is skipped shows even where the output of passing tests does not.
 fn loudly(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
+}
+
+/// The sample's own statistics make a cache that sparse attention cannot tell from it in what matters: rows, and the
+/// order of policies.
+#[test]
+fn a_fitted_cache_agrees_with_the_sample() {
+    let kv = sample();
+    let options = Options { positions: (0..64).chain(5952..8064).collect(), ..Options::default() };
+    let model = fit(&kv, &options).unwrap();
+    assert_eq!((model.rope_theta, model.rope_pairs), (100_000.0, Pairs::Interleaved), "traces/README.md");
+    // The very first token, and no more of its kind behind it.
+    assert_eq!(model.layers.iter().map(|l| l.first_sinks).collect::<Vec<_>>(), [1, 1]);
+    let plan =
+        Plan { policies: vec!["oracle", "sparq", "starc", "quest"], budgets: vec![256, 512], every: 16, seed: 1 };
+    let caches = (1..3).map(|seed| stand_in(&model, &kv, seed));
+    let agreement = Agreement::new(&kv, caches, &plan, &|| ()).unwrap();
+    for cell in agreement.cells.iter().filter(|c| c.layer.is_none()) {
+        let tolerance = match cell.measure {
+            "row_tokens" => 0.10,
+            "top_mass" => 0.03,
+            "cluster_size" => 0.03,
+            _ => 0.08,
+        };
+        assert!(cell.difference().abs() <= tolerance, "{cell:?}: {}", cell.difference());
+    }
+    for order in agreement.orders.iter().filter(|o| o.layer.is_none()) {
+        assert!(order.swapped.is_empty(), "{order:?}");
+    }
 }

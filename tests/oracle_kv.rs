@@ -7,7 +7,11 @@
 use pimattn::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
 use pimattn::cluster::kmeans::KMeans;
 use pimattn::cluster::{Config, Start, plain};
+use pimattn::fit::agree::{Agreement, Cell, layers_of, stand_in};
+use pimattn::fit::measure::Plan;
+use pimattn::fit::{Options, fit};
 use pimattn::kv::KvCache;
+use pimattn::kv::fitted::Pairs;
 use pimattn::select::sparq::Sparq;
 use pimattn::select::{self, HeadState, HeadView, Policy, Scan, StepView};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +29,10 @@ const ABSOLUTE_TOLERANCE: f64 = 0.002;
 const RELATIVE_TOLERANCE: f64 = 0.005;
 /// Half of the last digit in the file.
 const ROUNDING: f64 = 0.5e-4;
+
+/// Of row tokens of held-back layers, and of layers that the statistics are of.
+const HELD: f64 = 0.10;
+const OWN: f64 = 0.15;
 
 /// The folder of the dump, if it is there.
 fn folder() -> Option<PathBuf> {
@@ -278,4 +286,40 @@ fn both_kmeans_agree_on_real_keys() {
 /// Straight to standard error: what is skipped shows even where the output of passing tests does not.
 fn loudly(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
+}
+
+/// Statistics of a model's other layers make a cache whose rows are those of held-back layers, and whose policies come in
+/// the same order. docs/synthetic.md has all policies, budgets and splits, and what no statistics of other layers foretell:
+/// how far the best tokens of a layer lie apart.
+#[test]
+fn statistics_of_other_layers_foretell_the_rows_of_those_held_back() {
+    let Some(folder) = folder() else { return };
+    let kv = load(&folder);
+    let rope = (Some(100_000.0), Some(Pairs::Interleaved));
+    let options = |layers: &[u32]| Options {
+        layers: layers.to_vec(),
+        model_layers: Some(30),
+        rope_theta: rope.0,
+        rope_pairs: rope.1,
+        ..Options::default()
+    };
+    let agreement = |fitted: &[u32], held: &[u32], policies: &[&'static str]| {
+        let model = fit(&kv, &options(fitted)).unwrap();
+        let real = layers_of(&kv, held).unwrap();
+        let plan = Plan { policies: policies.to_vec(), budgets: BUDGETS.to_vec(), every: 32, seed: 1 };
+        Agreement::new(&real, (1..4).map(|seed| stand_in(&model, &real, seed)), &plan, &|| ()).unwrap()
+    };
+    let held = agreement(&[2, 16, 29], &[9, 23], &["starc", "quest", "streaming", "full"]);
+    let own = agreement(&[9, 23], &[9, 23], &["oracle", "sparq", "starc", "quest"]);
+    for (agreement, tolerance) in [(&held, HELD), (&own, OWN)] {
+        // Within 128 tokens, the few sinks of layer 9 decide, and where they happen to lie.
+        let decided = |c: &&Cell| c.measure == "row_tokens" && (tolerance == HELD || c.at > Some(128));
+        for cell in agreement.cells.iter().filter(|c| c.layer.is_none()).filter(decided) {
+            println!("{:?} {:?} {:+.3}", cell.policy, cell.at, cell.difference());
+            assert!(cell.difference().abs() <= tolerance, "{cell:?}: {}", cell.difference());
+        }
+    }
+    for order in own.orders.iter().filter(|o| o.layer.is_none() && o.measure == "top_recall") {
+        assert!(order.swapped.is_empty(), "{order:?}");
+    }
 }

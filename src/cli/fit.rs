@@ -2,7 +2,7 @@
 
 use super::Common;
 use crate::error::{Error, Result};
-use crate::fit::agree::{Agreement, COLUMNS, layers_of, stand_in};
+use crate::fit::agree::{Agreement, COLUMNS, before_decode, layers_of, stand_in};
 use crate::fit::measure::Plan;
 use crate::fit::{Options, fit};
 use crate::fsio::Output;
@@ -89,6 +89,9 @@ pub struct Agree {
     /// Layers to compare; the model is fitted to the dump's other layers
     #[arg(long, value_name = "LAYERS")]
     hold_out: Option<String>,
+    /// Fit to the prefill and its queries only, so that no decode step that is compared was seen
+    #[arg(long, conflicts_with_all = ["fit", "against"])]
+    before_decode: bool,
     /// Layers to compare (9,23), instead of all
     #[arg(long, value_name = "LAYERS", conflicts_with = "hold_out")]
     layers: Option<String>,
@@ -192,7 +195,14 @@ pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
                     if rest.is_empty() {
                         return Err(Error::Usage("--hold-out leaves no layer to fit".into()));
                     }
-                    fit(&whole, &args.fitting.options(rest)?)?
+                    let mut options = args.fitting.options(rest)?;
+                    let seen = if args.before_decode {
+                        options.positions.truncate(whole.prefill);
+                        before_decode(&whole)?
+                    } else {
+                        whole
+                    };
+                    fit(&seen, &options)?
                 }
             };
             common.detail(|| described(&model));

@@ -142,6 +142,29 @@ pub fn layers_of(kv: &KvCache, numbers: &[u32]) -> Result<KvCache> {
     })
 }
 
+/// What there was of a cache before decoding began: its prefill, and the queries of that.
+///
+/// Errors: [`Error::Usage`] when it has no such queries.
+pub fn before_decode(kv: &KvCache) -> Result<KvCache> {
+    let queries = kv.prefill.saturating_sub(kv.query_start).min(kv.queries);
+    if queries == 0 {
+        return Err(Error::Usage("the dump has no queries of its prefill".into()));
+    }
+    let cut = |data: &[f32], rows: usize, keep: usize| -> Vec<f32> {
+        data.chunks_exact(rows * kv.dim).flat_map(|head| &head[..keep * kv.dim]).copied().collect()
+    };
+    Ok(KvCache {
+        layers: kv.layers.clone(),
+        tokens: kv.prefill,
+        queries,
+        k: cut(&kv.k, kv.tokens, kv.prefill),
+        v: cut(&kv.v, kv.tokens, kv.prefill),
+        q: cut(&kv.q, kv.queries, queries),
+        provenance: format!("{}, before decoding", kv.provenance),
+        ..*kv
+    })
+}
+
 impl Agreement {
     /// Measures a real cache and synthetic ones of the same layers.
     pub fn new(

@@ -361,3 +361,114 @@ fn coupling(queries: &[f64], keys: &[f64], sinks: &[bool], [query, key]: [&Compo
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::fitted::{Shape, generate, testing};
+
+    /// Of a component's covariance.
+    fn covariance(c: &Component) -> Vec<f64> {
+        let dim = c.mean.len();
+        let at = |i: usize, j: usize| {
+            let shared: f64 = c.scales.iter().zip(&c.directions).map(|(s, d)| s * s * d[i] * d[j]).sum();
+            shared + if i == j { c.diagonal[i].powi(2) } else { 0.0 }
+        };
+        (0..dim * dim).map(|ij| at(ij / dim, ij % dim)).collect()
+    }
+
+    #[track_caller]
+    fn near(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
+        assert_eq!(got.len(), expected.len(), "{what}");
+        for (g, e) in got.iter().zip(expected) {
+            assert!((g - e).abs() <= tolerance, "{what}: {g}, not {e} +- {tolerance}");
+        }
+    }
+
+    /// Fitting what a model makes up finds the model. Standard errors of 20,000 tokens, of which segments of 50 leave some
+    /// hundreds of independent ones, are a few hundredths of a standard deviation; the bounds are some four of them.
+    #[test]
+    fn a_synthetic_cache_gives_its_parameters_back() {
+        let truth = testing::model(8);
+        let shape = Shape { prefill: 19_000, decode_steps: 1000, prefill_queries: 18_000, ..Shape::of(&truth) };
+        let kv = generate(&truth, &shape).unwrap();
+        let options = Options { rank: 2, model_layers: Some(8), ..Options::default() };
+        let got = fit(&kv, &options).unwrap();
+        assert_eq!((got.rope_theta, got.rope_pairs), (truth.rope_theta, truth.rope_pairs));
+        assert_eq!((got.dim, got.model_layers, got.tokens, got.queries), (8, 8, 20_000, 19_000));
+        let lasting = |c: &Component| c.persistence.iter().map(|p| p.iter().sum()).collect::<Vec<f64>>();
+        for (g, t) in got.layers.iter().zip(&truth.layers) {
+            assert_eq!((g.layer, g.first_sinks), (t.layer, t.first_sinks));
+            near("sink rate", &[g.sink_rate], &[t.sink_rate], 0.003);
+            for (g, t) in g.heads.iter().zip(&t.heads) {
+                let vectors = [(&g.key, &t.key), (&g.value, &t.value)];
+                let queries = g.queries.iter().zip(&t.queries);
+                for (g, t) in vectors.into_iter().chain(queries.clone().map(|(g, t)| (&g.vector, &t.vector))) {
+                    near("mean", &g.mean, &t.mean, 0.25);
+                    // Of values up to 9; a value's one direction at this rank leaves its second to the diagonal.
+                    if g.scales.len() == 2 {
+                        near("covariance", &covariance(g), &covariance(t), 0.8);
+                        near("persistence", &lasting(g), &lasting(t), 0.1);
+                    }
+                }
+                for (g, t) in queries {
+                    // A direction may come out the other way round.
+                    let size = |m: &Vec<Vec<f64>>| m.concat().iter().map(|c| c.abs()).collect::<Vec<f64>>();
+                    near("coupling", &size(&g.coupling), &size(&t.coupling), 0.1);
+                }
+                if let (Some(g), Some(t)) = (&g.sink_key, &t.sink_key) {
+                    near("sink", &g.mean, &t.mean, 0.1);
+                }
+            }
+        }
+        let known = Options { rope_theta: Some(50_000.0), rope_pairs: Some(Pairs::Halves), ..options };
+        let threads = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(|| fit(&kv, &known));
+        assert_eq!(threads(1).unwrap().render(), got.render());
+    }
+
+    #[test]
+    fn options_that_do_not_fit_are_refused() {
+        let kv = generate(&testing::model(8), &Shape::of(&testing::model(8))).unwrap();
+        let known = Options { rank: 2, rope_theta: Some(1e4), rope_pairs: Some(Pairs::Halves), ..Options::default() };
+        assert!(fit(&kv, &known).is_ok());
+        let refused = |edit: &dyn Fn(&mut Options)| {
+            let mut options = known.clone();
+            edit(&mut options);
+            match fit(&kv, &options) {
+                Err(e @ Error::Usage(_)) => e.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(refused(&|o| o.layers = vec![2]), "the dump has no layer 2; it has [1, 6]");
+        assert!(refused(&|o| o.rank = 9).starts_with("rank 9"));
+        assert!(refused(&|o| o.rank = 0).starts_with("rank 0"));
+        assert!(refused(&|o| o.model_layers = Some(6)).contains("has no layer 6"));
+        assert!(refused(&|o| o.positions = vec![1, 2]).contains("2 positions for 300 tokens"));
+        assert!(refused(&|o| o.positions = vec![1; 300]).contains("not ascending"));
+        assert!(refused(&|o| o.rope_theta = Some(f64::NAN)).contains("out of range"));
+    }
+
+    /// Keys that no embedding was applied to do not say which one it was.
+    #[test]
+    fn an_embedding_that_cannot_be_told_is_asked_for() {
+        let mut kv = generate(&testing::model(8), &Shape::of(&testing::model(8))).unwrap();
+        kv.k.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 12.9898).sin());
+        let e = fit(&kv, &Options { rank: 2, ..Options::default() }).unwrap_err();
+        assert!(e.to_string().contains("say --rope-theta and --rope-pairs"), "{e}");
+    }
+
+    #[test]
+    fn the_normal_distribution_is_that_of_tables() {
+        for (x, expected) in [(0.0, 0.5), (1.0, 0.841_344_7), (-1.96, 0.024_997_9), (3.0, 0.998_650_1)] {
+            assert!((normal_below(x) - expected).abs() < 1e-6, "{x}");
+        }
+    }
+
+    #[test]
+    fn nonnegative_weights_are_the_nearest() {
+        let columns = [vec![1.0, 0.0, 1.0], vec![0.0, 1.0, 1.0]];
+        near("inside", &nonnegative(&columns, &[0.3, 0.2, 0.5]), &[0.3, 0.2], 1e-9);
+        // Without the bound, the second would be negative.
+        near("at the edge", &nonnegative(&columns, &[1.0, -1.0, 0.0]), &[0.5, 0.0], 1e-9);
+    }
+}

@@ -113,8 +113,9 @@ fn caches(workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<(Vec
                 kv::synthetic::generate(&SyntheticSpec { prefill, seed, ..spec.clone() })
             }
             Synthetic::Fitted(model, shape) => {
+                // A request that is shorter than the source has as many queries of its prefill as fit.
+                let prefill_queries = prefill.map_or(shape.prefill_queries, |p| shape.prefill_queries.min(p));
                 let (prefill, seed) = (prefill.unwrap_or(shape.prefill), shape.seed ^ apart);
-                let prefill_queries = shape.prefill_queries.min(prefill);
                 fitted::generate(model, &fitted::Shape { prefill, prefill_queries, seed, ..shape.clone() })
             }
         };

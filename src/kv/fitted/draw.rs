@@ -147,23 +147,17 @@ pub fn generate(model: &Model, shape: &Shape) -> Result<KvCache> {
 
 /// The fitted layer (an index) and head that stand for a layer and head of the shape.
 ///
-/// A fitted layer stands for itself. For a layer between two fitted ones, of its heads as many are those of the deeper one
-/// as it is near to it; before the first and behind the last fitted layer, all are that one's.
+/// A fitted layer stands for itself. Any other has its heads from all fitted ones in turn, layer by layer, and others with
+/// each layer and seed: neighbours are no better at foretelling a layer than all together (docs/synthetic.md).
 fn source(model: &Model, shape: &Shape, layer: u32, head: usize) -> (usize, usize) {
     let depth = f64::from(layer) * f64::from(model.model_layers) / f64::from(shape.model_layers);
-    let above = model.layers.partition_point(|l| f64::from(l.layer) < depth);
-    let index = match (above.checked_sub(1), model.layers.get(above)) {
-        (_, Some(l)) if f64::from(l.layer) == depth => above,
-        (None, _) => 0,
-        (Some(below), None) => below,
-        (Some(below), Some(l)) => {
-            let (from, to) = (f64::from(model.layers[below].layer), f64::from(l.layer));
-            let share = (depth - from) / (to - from);
-            let deeper = |heads: usize| (heads as f64 * share + 0.5).floor();
-            if deeper(head + 1) > deeper(head) { above } else { below }
-        }
-    };
-    (index, head % model.layers[index].heads.len())
+    if let Some(l) = model.layers.iter().position(|l| f64::from(l.layer) == depth) {
+        return (l, head % model.kv_heads());
+    }
+    let (layers, heads) = (model.layers.len(), model.kv_heads());
+    let turn = shape.seed.wrapping_add(u64::from(layer)) % (layers * heads) as u64;
+    let i = turn as usize * shape.kv_heads + head;
+    (i % layers, (i / layers) % heads)
 }
 
 /// What all heads have in common.
@@ -389,6 +383,109 @@ impl Coupling {
     fn apply(&self, key: &[f32], query: &mut [f32]) {
         for ((weights, own), x) in self.rows.iter().zip(query) {
             *x = own * *x + weights.iter().map(|(j, c)| c * key[*j]).sum::<f32>();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::model;
+    use super::*;
+
+    #[test]
+    fn same_bytes_for_any_thread_count() {
+        let model = model(8);
+        let shape = Shape { seed: 3, ..Shape::of(&model) };
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| generate(&model, &shape).unwrap())
+        };
+        let one = with(1);
+        assert_eq!(one, with(3));
+        assert_ne!(one.k, generate(&model, &Shape { seed: 4, ..shape.clone() }).unwrap().k);
+        // A layer alone is the layer among others: a model's cache can be made layer by layer.
+        let alone = generate(&model, &Shape { layers: vec![6], ..shape.clone() }).unwrap();
+        assert_eq!(alone.k, one.k[one.k.len() / 2..]);
+        assert_eq!(alone.q, one.q[one.q.len() / 2..]);
+        // And a longer text begins as the shorter one does.
+        let longer = generate(&model, &Shape { prefill: 400, ..shape.clone() }).unwrap();
+        assert_eq!(longer.keys(0, 0).range(0..200).data, one.keys(0, 0).range(0..200).data);
+    }
+
+    #[test]
+    fn shape_follows_what_is_asked() {
+        let model = model(8);
+        let shape = Shape {
+            layers: vec![0, 3],
+            model_layers: 4,
+            kv_heads: 3,
+            query_heads: 12,
+            dim: 16,
+            prefill: 100,
+            decode_steps: 5,
+            prefill_queries: 7,
+            element_bytes: 2,
+            seed: 0,
+        };
+        let kv = generate(&model, &shape).unwrap();
+        assert_eq!((kv.layers.as_slice(), kv.kv_heads, kv.query_heads, kv.dim), (&[0, 3][..], 3, 12, 16));
+        assert_eq!((kv.tokens, kv.prefill, kv.query_start, kv.queries), (105, 100, 93, 12));
+        assert!(kv.k.iter().all(|x| half::f16::from_f32(*x).to_f32() == *x));
+        let at = |edit: &dyn Fn(&mut Shape)| {
+            let mut shape = shape.clone();
+            edit(&mut shape);
+            match generate(&model, &shape) {
+                Err(Error::Config { at, .. }) => at,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(at(&|s| s.dim = 12), "synthetic.dim");
+        assert_eq!(at(&|s| s.dim = 0), "synthetic.dim");
+        assert_eq!(at(&|s| s.query_heads = 4), "synthetic.query_heads");
+        assert_eq!(at(&|s| s.layers = vec![4]), "synthetic.layers");
+        assert_eq!(at(&|s| s.layers = vec![2, 1]), "synthetic.layer_numbers");
+        assert_eq!(at(&|s| s.layers.clear()), "synthetic.layers");
+        assert_eq!(at(&|s| s.prefill_queries = 101), "synthetic.prefill_queries");
+        assert_eq!(at(&|s| s.prefill = 1 << 31), "synthetic.prefill");
+        assert_eq!(at(&|s| s.element_bytes = 1), "synthetic.element_bytes");
+    }
+
+    /// Twice the dimension, the same scores once divided by its root.
+    #[test]
+    fn wider_vectors_keep_the_scores() {
+        let model = model(8);
+        let shape = Shape { element_bytes: 4, ..Shape::of(&model) };
+        let (narrow, wide) =
+            (generate(&model, &shape).unwrap(), generate(&model, &Shape { dim: 16, ..shape }).unwrap());
+        let score = |kv: &KvCache| {
+            let (q, k) = (kv.queries(1, 0).row(9), kv.keys(1, 0).row(50));
+            q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>() / (kv.dim as f32).sqrt()
+        };
+        assert!((score(&narrow) - score(&wide)).abs() < 1e-4 * score(&narrow).abs().max(1.0));
+    }
+
+    #[test]
+    fn every_fitted_head_stands_in_for_a_layer_of_its_own_sooner_or_later() {
+        let model = model(8);
+        let shape = Shape::of(&model);
+        assert_eq!((source(&model, &shape, 1, 1), source(&model, &shape, 6, 0)), ((0, 1), (1, 0)));
+        let mut seen: Vec<_> = (0..4)
+            .flat_map(|seed| {
+                let shape = Shape { seed, ..shape.clone() };
+                [source(&model, &shape, 3, 0), source(&model, &shape, 3, 1)]
+            })
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [(0, 0), (0, 0), (0, 1), (0, 1), (1, 0), (1, 0), (1, 1), (1, 1)]);
+    }
+
+    #[test]
+    fn marginals_are_linear_between_and_beyond_their_knots() {
+        let knots = [-2.0, 0.0, 4.0];
+        for (score, expected) in
+            [(-3.0, -2.0), (-1.5, -1.0), (0.0, 0.0), (1.5, 2.0), (3.0, 4.0), (6.0, 8.0), (-6.0, -4.0)]
+        {
+            assert_eq!(marginal(&knots, score), expected, "{score}");
         }
     }
 }

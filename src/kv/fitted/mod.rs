@@ -1,10 +1,12 @@
 //! Synthetic KV caches whose statistics are fitted to a real dump: the parameters as data, and their file.
 //!
-//! [`Model`] is what `tracegen fit` writes and a workload's `synthetic.fit` names; `draw` makes caches of it.
+//! [`Model`] is what `tracegen fit` writes and a workload's `synthetic.fit` names; [`generate`] makes caches of it.
 //! docs/synthetic.md says what the model claims, how it is fitted and how far it may be trusted.
 
 mod draw;
 mod spec;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use draw::{Shape, generate};
 pub use spec::FittedSpec;
@@ -213,37 +215,38 @@ impl Model {
         }
         let group = self.layers[0].heads.first().map_or(0, |h| h.queries.len());
         let heads = self.layers[0].heads.len();
-        for layer in &self.layers {
-            let at = |what: String| ("layer".to_string(), format!("layer {}: {what}", layer.layer));
+        for (l, layer) in self.layers.iter().enumerate() {
+            let key = format!("layer[{l}]");
             if layer.heads.is_empty() || layer.heads.len() != heads {
-                return Err(at("expected as many heads as the first layer has, and at least one".into()));
+                return bad(&key, "expected as many heads as the first layer has, and at least one".into());
             }
             if !(0.0..=1.0).contains(&layer.sink_rate) {
-                return Err(at(format!("sink_rate {} is not in 0 to 1", layer.sink_rate)));
+                return bad(&format!("{key}.sink_rate"), format!("{} is not in 0 to 1", layer.sink_rate));
             }
             let has_sinks = layer.sink_rate > 0.0 || layer.first_sinks > 0;
             for (h, head) in layer.heads.iter().enumerate() {
-                let at = |what: String| at(format!("head {h}: {what}"));
+                let key = format!("{key}.head[{h}]");
                 if head.queries.len() != group || group == 0 {
-                    return Err(at("expected as many query heads as the first head has, and at least one".into()));
+                    return bad(&key, "expected as many query heads as the first head has, and at least one".into());
                 }
                 if has_sinks && (head.sink_key.is_none() || head.sink_value.is_none()) {
-                    return Err(at("sink_key and sink_value are missing, and the layer has sinks".into()));
+                    return bad(&key, "sink_key and sink_value are missing, and the layer has sinks".into());
                 }
                 for (name, part) in head.parts() {
-                    part.check(self.dim, self.lifetimes.len()).map_err(|e| at(format!("{name}: {e}")))?;
+                    part.check(self.dim, self.lifetimes.len()).map_err(|e| (format!("{key}.{name}"), e))?;
                 }
                 for (q, query) in head.queries.iter().enumerate() {
-                    let at = |what: String| at(format!("query {q}: {what}"));
-                    query.vector.check(self.dim, self.lifetimes.len()).map_err(at)?;
-                    let (rows, columns) = (query.vector.scales.len(), head.key.scales.len());
-                    let shaped = query.coupling.len() == rows && query.coupling.iter().all(|r| r.len() == columns);
-                    if !shaped {
-                        return Err(at(format!("coupling is not {rows} rows of {columns}")));
+                    let key = format!("{key}.query[{q}]");
+                    let vector = &query.vector;
+                    vector.check(self.dim, self.lifetimes.len()).map_err(|e| (format!("{key}.vector"), e))?;
+                    let (rows, columns) = (vector.scales.len(), head.key.scales.len());
+                    if query.coupling.len() != rows || query.coupling.iter().any(|r| r.len() != columns) {
+                        return bad(&format!("{key}.coupling"), format!("expected {rows} rows of {columns}"));
                     }
-                    // NaN fails as well.
-                    if !query.coupling.iter().all(|r| r.iter().map(|c| c * c).sum::<f64>() <= 1.0) {
-                        return Err(at("a row of coupling has a square above 1".into()));
+                    // NaN is in no range.
+                    let square = |r: &Vec<f64>| r.iter().map(|c| c * c).sum::<f64>();
+                    if !query.coupling.iter().all(|r| (0.0..=1.0).contains(&square(r))) {
+                        return bad(&format!("{key}.coupling"), "a row's square is above 1".into());
                     }
                 }
             }
@@ -330,4 +333,65 @@ fn round(x: f64) -> f64 {
 
 fn round_all(v: &mut [f64]) {
     v.iter_mut().for_each(|x| *x = round(*x));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Model> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fitted.toml");
+        std::fs::write(&path, text).unwrap();
+        Model::load(&path)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let model = testing::model(8).rounded();
+        assert_eq!(load(&model.render()).unwrap(), model);
+        assert_eq!(model.rounded(), model);
+    }
+
+    #[test]
+    fn wrong_files_name_line_and_reason() {
+        let text = testing::model(8).rounded().render();
+        let line_of = |text: &str, needle: &str| 1 + text[..text.find(needle).unwrap()].matches('\n').count();
+        let edits = [
+            ("rope_theta", "rope_teta", "did you mean \"rope_theta\"?", Some("rope_teta")),
+            ("version = 1", "version = 2", "version 2 is not supported", Some("version")),
+            ("dim = 8", "dim = 7", "not an even number", Some("dim")),
+            ("\"halves\"", "\"half\"", "expected one of halves", None),
+            ("rope_theta = 50000.0", "rope_theta = nan", "out of range", None),
+            ("model_layers = 8", "model_layers = 6", "cannot include layer 6", None),
+            ("lifetimes = [3.0, 50.0]", "lifetimes = [3.0, 0.0]", "lengths of 1 to", None),
+            ("lifetimes = [3.0, 50.0]", "lifetimes = [3.0]", "row of persistence", Some("[layer.head.key]")),
+            ("layer = 6", "layer = 1", "ascending", None),
+            ("sink_rate = 0.01", "sink_rate = 2.0", "not in 0 to 1", Some("sink_rate = 2.0")),
+            ("coupling = [[0.6", "coupling = [[1.1", "square is above 1", Some("coupling")),
+            ("coupling = [[0.6", "coupling = [[nan", "square is above 1", None),
+            ("coupling = [[0.6, 0.0], [", "coupling = [[", "expected 2 rows of 2", None),
+            ("scales = [3.0, 1.5]", "scales = [3.0]", "entries; expected", Some("[layer.head.key]")),
+            ("scales = [3.0, 1.5]", "scales = [3.0, -1.5]", "negative", None),
+            ("scales = [3.0, 1.5]", "scales = [3.0, 1e9]", "within -1000 to 1000", None),
+            ("[layer.head.sink_key]", "[layer.head.sink]", "unknown key", None),
+        ];
+        for (from, to, words, line) in edits {
+            assert!(text.contains(from), "{from}");
+            let wrong = text.replacen(from, to, 1);
+            let e = load(&wrong).unwrap_err();
+            assert_eq!(e.exit_code(), crate::error::EXIT_CONFIG, "{to}");
+            assert!(e.to_string().contains(words), "{to}: {e}");
+            if let Some(needle) = line {
+                let place = format!("fitted.toml:{}:", line_of(&wrong, needle));
+                assert!(e.to_string().contains(&place), "{to}: {e}, not {place}");
+            }
+        }
+        assert!(load("").is_err() && load("version = 1").is_err() && load("[[layer]]").is_err());
+        let mut empty = testing::model(8);
+        empty.layers[1].heads.clear();
+        assert!(load(&empty.render()).is_err());
+        empty.layers.clear();
+        assert!(load(&empty.render()).is_err());
+    }
 }
