@@ -111,9 +111,12 @@ class Bench:
         row = [series, size, unit, program, requests, f"{wall:.4f}", f"{cpu:.4f}", f"{peak:.1f}", rate]
         self.rows.append(row)
         print(f"{series:9} {size:>10} {unit:9} {program:34} {wall:10.3f} s {cpu:10.3f} s {peak:8.1f} MiB", flush=True)
+        self.write()
+        return requests
+
+    def write(self):
         with open(self.args.output, "w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *self.rows])
-        return requests
 
     @staticmethod
     def requests(text):
@@ -241,6 +244,7 @@ def main():
         bench = Bench(args, Path(scratch).resolve())
         for series in args.series:
             getattr(bench, f"series_{series}")()
+            bench.write()
         return 1 if bench.exponents() else 0
 
 
