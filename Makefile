@@ -8,9 +8,11 @@ CARGO ?= cargo
 OUT ?= out
 REPORT ?= report
 PLAN ?= configs/report/starc.toml
-# A dump for what is said of a real KV cache; FULL=1 has windows four times as dense, and all policies.
+# A dump for what is said of a real KV cache; FULL=1 has windows four times as dense, and nine policies;
+# MODEL=LLaMA-7B leaves out the others.
 KV ?=
 FULL ?=
+MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
@@ -32,7 +34,7 @@ demo: build
 	@echo "Tables: $(OUT)/run.csv, steps.csv, phases.csv, heads.csv, channels.csv; accuracy: $(OUT)/*.metrics.csv."
 
 reproduce: build
-	@$(BIN)/pimsim reproduce $(PLAN) -o $(REPORT) --work $(OUT)/reproduce $(if $(KV),--kv $(KV)) \
+	@$(BIN)/pimsim reproduce $(PLAN) -o $(REPORT) --work $(OUT)/reproduce $(if $(KV),--kv $(KV)) $(MODEL:%=--model %) \
 	  $(if $(FULL),--set grids.masks=configs/sweep/paper-full.toml --set window_every=2000)
 
 test:
@@ -69,3 +71,5 @@ record-instructions:
 # Time and memory against size; SCALE="--most 1e9 --longest 1048576" for the largest. Needs Python 3.9 or newer.
 scale: build
 	tools/scale.py --bin $(BIN) -o $(OUT)/scale.csv $(SCALE)
+	$(BIN)/pimsim plot $(OUT)/scale.csv --x size --y cpu_s --y peak_mib --by program --panel series --log-x --log-y \
+	  --title "Processor time (s) and peak memory (MiB) against size" -o $(OUT)/scale.svg

@@ -129,6 +129,11 @@ fn shards_make_the_whole_with_any_number_of_threads() {
     let said = String::from_utf8(out.stderr).unwrap();
     assert!(said.contains("4 of 12 points are missing, the first is point 1:"), "{said}");
     assert!(!Path::new(&scratch.path("part.csv")).exists());
+    let edited = std::fs::read_to_string(&grid).unwrap().replace("128, 192", "128, 200");
+    std::fs::write(scratch.path("edited.toml"), edited).unwrap();
+    let out = pimsim(&["merge", "--grid", &scratch.path("edited.toml"), "-o", &scratch.path("part.csv"), &merged]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8(out.stderr).unwrap().contains("another point 2: policy=full budget=200"));
     // A table that says otherwise is not merged in silence.
     let text = std::fs::read_to_string(&tables[0]).unwrap();
     let (head, last) = text.trim_end().rsplit_once(',').unwrap();
@@ -347,18 +352,19 @@ fn small_experiment() -> tempfile::TempDir {
     };
     copy(
         "configs/report/starc.toml",
-        &[("[16000, 24000, 32000]", "[96, 192]"), ("window_every = 8000", "window_every = 96"), ("0.05, 0.1, ", "")],
+        &[("[16000, 24000, 32000]", "[32, 64]"), ("window_every = 8000", "window_every = 32")],
     );
     let short = ("[axes]\n", "[axes]\nsynthetic.dim = [64]\nsynthetic.decode_steps = [4]\n");
     let positions = "[6016, 14016, 22016, 30016]";
-    copy("configs/sweep/paper.toml", &[short, (positions, "[2094, 2190]"), ("[1024] ", "[256] ")]);
+    copy("configs/sweep/paper.toml", &[short, (positions, "[2062, 2094]"), ("[1024] ", "[256] ")]);
     copy(
         "configs/sweep/choices.toml",
         &[
             ("synthetic.decode_steps = [16]", "synthetic.decode_steps = [2]"),
             ("[4096, 8192, 16384, 32768]", "[1024]"),
-            ("\"starc-v1\", \"clusterkv\", \"h2o\"", "\"h2o\""),
-            ("[256, 512, 1024, 2048]", "[256, 1024]"),
+            ("\"streaming\", ", ""),
+            (", \"starc-v1\", \"clusterkv\", \"h2o\"", ""),
+            ("[256, 512, 1024, 2048]", "[256, 512]"),
             ("budget = [256, 512, 1024]", "budget = [256]"),
         ],
     );
@@ -366,13 +372,15 @@ fn small_experiment() -> tempfile::TempDir {
         "configs/sweep/recall.toml",
         &[
             ("[axes]\n", "[axes]\nsteps = [2]\n"),
-            ("[64, 128, 256, 512, 1024]", "[128, 1024]"),
+            ("\"oracle\", \"streaming\", ", ""),
+            (", \"starc-v1\", \"clusterkv\", \"h2o\"", ""),
+            ("policy = \"starc-v1\"\nbudget = 64", "policy = \"starc\"\nbudget = 256"),
+            ("[64, 128, 256, 512, 1024]", "[128, 256]"),
             ("budget = [64, 128, 256, 512]", "budget = [128]"),
-            ("\"starc-v1\", \"clusterkv\", \"h2o\"", "\"h2o\""),
         ],
     );
     let ablation = std::fs::read_to_string(root().join("configs/sweep/ablation.toml")).unwrap();
-    let few = ["\"base\"", "\"addressing: broadcast\"", "\"power: stagger\""];
+    let few = ["\"base\"", "\"addressing: broadcast\""];
     let kept = ablation.lines().filter(|line| {
         let variant = line.starts_with("  \"") || line.starts_with('"');
         !variant || few.iter().any(|f| line.starts_with(&format!("{f} =")))
@@ -425,6 +433,8 @@ fn the_papers_experiment_gives_the_same_bytes_and_names_the_cells_it_speaks_of()
             at(work),
             "--threads".into(),
             threads.into(),
+            "--model".into(),
+            "LLaMA-7B".into(),
         ]
     };
     let args = |v: &[String]| v.iter().map(String::as_str).collect::<Vec<_>>().join("\u{1}");
@@ -457,7 +467,7 @@ fn the_papers_experiment_gives_the_same_bytes_and_names_the_cells_it_speaks_of()
     let number = |row: &BTreeMap<String, String>, column: &str| row[column].parse::<f64>().unwrap();
     let same = |row: &BTreeMap<String, String>, key: &[(&str, &str)]| key.iter().all(|(c, v)| row[*c] == *v);
     let row = reductions.iter().find(|r| same(r, &[("measure", "latency"), ("against", "sparq")])).unwrap();
-    let bar = |policy| artifact.iter().find(|r| same(r, &[("context", "96"), ("policy", policy)])).unwrap();
+    let bar = |policy| artifact.iter().find(|r| same(r, &[("context", "32"), ("policy", policy)])).unwrap();
     assert_eq!(number(row, "starc"), number(bar("starc"), "step_ms"));
     let less = 100.0 * (1.0 - number(bar("starc"), "step_ms") / number(bar("sparq"), "step_ms"));
     assert!((number(row, "reduction_percent") - less).abs() < 1e-4);

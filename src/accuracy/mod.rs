@@ -1,10 +1,11 @@
 //! What a selection loses: attention over the selected tokens against attention over all of them.
 //!
-//! [`exact_scores`] gives the true scores of one step. [`Scratch::attend`] computes the true softmax and output of one
-//! query head once; [`Attention::measure`] then judges the selection of any number of policies against them.
+//! [`exact_scores`] gives the true scores of one step. [`Scratch::attend_all`] computes the true softmax and output of the
+//! query heads that share keys and values; [`Attention::measure`] then judges the selection of any number of policies against
+//! them.
 
 use crate::kv::Rows;
-use crate::linalg::{self, simd};
+use crate::linalg::{self, LANES, simd};
 use crate::select::SlotOrder;
 use crate::select::topk::{TopK, rank};
 
@@ -52,16 +53,13 @@ pub fn exact_scores(keys: Rows<'_>, len: usize, queries: &[&[f32]], out: &mut [V
 /// Memory to be used again for every query head and step.
 #[derive(Debug, Clone, Default)]
 pub struct Scratch {
-    /// `exp(scale · (score − highest score))` of each token.
-    weights: Vec<f32>,
-    /// Their sum.
-    mass: f64,
-    /// True output `[dim]`.
-    output: Vec<f64>,
+    /// Per query head.
+    truths: Vec<Truth>,
     /// Output of the selected tokens `[dim]`.
     selected_output: Vec<f64>,
-    /// Sum of all values `[dim]`, and a weight of 1 for each token.
+    /// Sum of all values `[dim]`, if it is known; and a weight of 1 for each token.
     value_sum: Vec<f64>,
+    summed: bool,
     ones: Vec<f32>,
     /// Partial sums `[dim]`.
     partial: Vec<f32>,
@@ -75,6 +73,17 @@ pub struct Scratch {
     units: Vec<u32>,
 }
 
+/// Attention of a query head over all tokens.
+#[derive(Debug, Clone, Default)]
+struct Truth {
+    /// `exp(scale · (score − highest score))` of each token.
+    weights: Vec<f32>,
+    /// Their sum.
+    mass: f64,
+    /// `[dim]`.
+    output: Vec<f64>,
+}
+
 impl Scratch {
     /// Row-blocks that hold a selected token; `len` is the number of tokens there are.
     pub fn row_blocks(&mut self, selected: &[u32], len: usize, order: &SlotOrder, shape: RowShape) -> usize {
@@ -84,18 +93,49 @@ impl Scratch {
     /// Computes attention over all tokens for one query head: `scores` are the unscaled q·k of tokens `0..len`, `scale`
     /// is the softmax's factor (1/√dim), `values` `[token, dim]` holds at least `len` tokens.
     pub fn attend<'a>(&'a mut self, scores: &'a [f32], scale: f32, values: Rows<'a>) -> Attention<'a> {
-        let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        self.weights.clear();
-        self.weights.extend(scores.iter().map(|score| (scale * (score - highest)).exp()));
-        self.mass = self.weights.iter().map(|w| f64::from(*w)).sum();
+        self.attend_each(&[scores], scale, values);
+        self.attention(0, scores, values)
+    }
+
+    /// As [`Self::attend`], for query heads that share the values, which are read from memory once;
+    /// [`Self::attention`] then gives each head's. All have scores of the same tokens.
+    pub fn attend_all(&mut self, scores: &[Vec<f32>], scale: f32, values: Rows<'_>) {
+        let scores: Vec<&[f32]> = scores.iter().map(Vec::as_slice).collect();
+        self.attend_each(&scores, scale, values);
+    }
+
+    fn attend_each(&mut self, scores: &[&[f32]], scale: f32, values: Rows<'_>) {
+        let len = scores.first().map_or(0, |scores| scores.len());
         let known = self.all.len();
-        self.all.extend(known as u32..scores.len().max(known) as u32);
+        self.all.extend(known as u32..len.max(known) as u32);
+        self.summed = false;
         self.partial.resize(values.dim, 0.0);
-        self.output.resize(values.dim, 0.0);
         self.selected_output.resize(values.dim, 0.0);
-        weighted_sum(values.data, &self.all[..scores.len()], &self.weights, &mut self.partial, &mut self.output);
-        self.output.iter_mut().for_each(|o| *o /= self.mass);
-        Attention { scratch: self, scores, values, threshold: None }
+        self.truths.resize(scores.len(), Truth::default());
+        for (truth, scores) in self.truths.iter_mut().zip(scores) {
+            truth.weights.resize(len, 0.0);
+            linalg::exp_weights(scores, scale, &mut truth.weights);
+            truth.mass = sum(&truth.weights);
+            truth.output.clear();
+            truth.output.resize(values.dim, 0.0);
+        }
+        for tokens in self.all[..len].chunks(TOGETHER) {
+            for truth in &mut self.truths {
+                add_weighted(values.data, tokens, &truth.weights, &mut self.partial, &mut truth.output);
+            }
+        }
+        for truth in &mut self.truths {
+            truth.output.iter_mut().for_each(|o| *o /= truth.mass);
+        }
+    }
+
+    /// Attention of a query head, of which `scores` and `values` are those given to [`Self::attend_all`].
+    ///
+    /// # Panics
+    /// When there is no such head.
+    pub fn attention<'a>(&'a mut self, query: usize, scores: &'a [f32], values: Rows<'a>) -> Attention<'a> {
+        assert!(query < self.truths.len(), "no attention of query head {query}");
+        Attention { scratch: self, query, scores, values, threshold: None }
     }
 
     /// Row blocks that hold a selected token: how many, and how many on the fullest unit.
@@ -127,6 +167,7 @@ impl Scratch {
 #[derive(Debug)]
 pub struct Attention<'a> {
     scratch: &'a mut Scratch,
+    query: usize,
     scores: &'a [f32],
     values: Rows<'a>,
     /// Budget, and the rank that its best tokens reach.
@@ -136,7 +177,7 @@ pub struct Attention<'a> {
 impl Attention<'_> {
     /// True output `[dim]`.
     pub fn output(&self) -> &[f64] {
-        &self.scratch.output
+        &self.scratch.truths[self.query].output
     }
 
     /// Judges a selection of distinct tokens, which lie in memory as `order` says; `budget` is at least 1.
@@ -162,7 +203,8 @@ impl Attention<'_> {
         let best = selected.iter().filter(|t| rank(self.scores[**t as usize], **t) >= threshold).count();
         let (blocks, fullest) = self.scratch.touch(selected, len, order, shape);
 
-        let Scratch { weights, mass, output, selected_output, value_sum, ones, partial, all, .. } = &mut *self.scratch;
+        let Scratch { truths, selected_output, value_sum, summed, ones, partial, all, .. } = &mut *self.scratch;
+        let Truth { weights, mass, output } = &truths[self.query];
         let selected_mass: f64 = selected.iter().map(|t| f64::from(weights[*t as usize])).sum();
         weighted_sum(self.values.data, selected, weights, partial, selected_output);
         // A selection without mass has the output 0.
@@ -170,9 +212,12 @@ impl Attention<'_> {
         selected_output.iter_mut().for_each(|s| *s /= divisor);
         if share < 1.0 {
             let share = f64::from(share);
-            ones.resize(ones.len().max(len), 1.0);
-            value_sum.resize(self.values.dim, 0.0);
-            weighted_sum(self.values.data, &all[..len], ones, partial, value_sum);
+            if !*summed {
+                ones.resize(ones.len().max(len), 1.0);
+                value_sum.resize(self.values.dim, 0.0);
+                weighted_sum(self.values.data, &all[..len], ones, partial, value_sum);
+                *summed = true;
+            }
             let blend = |s: &mut f64, sum: &f64| *s = share * *s + (1.0 - share) * sum / len as f64;
             selected_output.iter_mut().zip(value_sum).for_each(|(s, sum)| blend(s, sum));
         }
@@ -201,28 +246,49 @@ impl Attention<'_> {
     }
 }
 
+/// Tokens whose weighted values are summed in f32.
+const TOGETHER: usize = 64;
+
+/// `sum_t weights[t] · values[t]` over `tokens` into `out` `[dim]`. Sums 64 tokens one after the other in f32 (`partial`,
+/// `[dim]`), and these sums in f64.
+fn weighted_sum(values: &[f32], tokens: &[u32], weights: &[f32], partial: &mut [f32], out: &mut [f64]) {
+    out.fill(0.0);
+    tokens.chunks(TOGETHER).for_each(|tokens| add_weighted(values, tokens, weights, partial, out));
+}
+
 simd! {
-    /// `sum_t weights[t] · values[t]` over `tokens` into `out` `[dim]`. Sums 64 tokens one after the other in f32
-    /// (`partial`, `[dim]`), and these sums in f64.
-    fn weighted_sum(values: &[f32], tokens: &[u32], weights: &[f32], partial: &mut [f32], out: &mut [f64]) {
+    /// Adds up to 64 tokens of [`weighted_sum`].
+    fn add_weighted(values: &[f32], tokens: &[u32], weights: &[f32], partial: &mut [f32], out: &mut [f64]) {
         let dim = out.len();
         let row = |t: u32| (weights[t as usize], &values[t as usize * dim..][..dim]);
-        out.fill(0.0);
-        for tokens in tokens.chunks(64) {
-            partial.fill(0.0);
-            let (quads, rest) = tokens.as_chunks::<4>();
-            for quad in quads {
-                let [(wa, a), (wb, b), (wc, c), (wd, d)] = quad.map(row);
-                for (i, sum) in partial.iter_mut().enumerate() {
-                    *sum = *sum + wa * a[i] + wb * b[i] + wc * c[i] + wd * d[i];
-                }
+        partial.fill(0.0);
+        let (quads, rest) = tokens.as_chunks::<4>();
+        for quad in quads {
+            let [(wa, a), (wb, b), (wc, c), (wd, d)] = quad.map(row);
+            for (i, sum) in partial.iter_mut().enumerate() {
+                *sum = *sum + wa * a[i] + wb * b[i] + wc * c[i] + wd * d[i];
             }
-            for token in rest {
-                let (w, value) = row(*token);
-                partial.iter_mut().zip(value).for_each(|(sum, x)| *sum += w * x);
-            }
-            out.iter_mut().zip(&*partial).for_each(|(sum, x)| *sum += f64::from(*x));
         }
+        for token in rest {
+            let (w, value) = row(*token);
+            partial.iter_mut().zip(value).for_each(|(sum, x)| *sum += w * x);
+        }
+        out.iter_mut().zip(&*partial).for_each(|(sum, x)| *sum += f64::from(*x));
+    }
+}
+
+simd! {
+    /// The sum in f64: element `i` is added to lane `i % 16`, then the lanes one after the other.
+    fn sum(weights: &[f32]) -> f64 {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let mut lanes = [0f64; LANES];
+        for chunk in chunks {
+            for l in 0..LANES {
+                lanes[l] += f64::from(chunk[l]);
+            }
+        }
+        lanes.iter_mut().zip(tail).for_each(|(lane, w)| *lane += f64::from(*w));
+        lanes.iter().sum()
     }
 }
 
@@ -300,7 +366,8 @@ mod tests {
             let values = Rows { data: &values[..dim * 200], dim };
             let shape = RowShape { row_block, units };
             let mut scratch = Scratch::default();
-            let mut attention = scratch.attend(&scores, 0.25, values);
+            scratch.attend_all(&[scores.iter().map(|s| -s).collect(), scores.clone()], 0.25, values);
+            let mut attention = scratch.attention(1, &scores, values);
             let cases = [(budget, &clustered, 1.0), (budget, &SlotOrder::default(), share), (1, &clustered, 1.0)];
             for (budget, order, share) in cases {
                 let got = match share {

@@ -237,7 +237,7 @@ impl Schedule {
     /// Writes the same requests as [`Schedule::run`], labelled: `segments` first, which say whose work the channels do
     /// (see [`Schedule::segments`]; all in lane 0), then a mark ahead of each request whose phase differs from the one
     /// before it in its channel. Does not finish `sink`, so that other schedules can follow; who wants them apart puts
-    /// [`Op::Sync`](crate::op::Op::Sync) between.
+    /// [`Op::Sync`] between.
     pub fn run_labelled(&self, segments: &[Segment], sink: &mut dyn Sink) -> Result<()> {
         segments.iter().try_for_each(|s| sink.push(Record::Segment(*s)))?;
         schedule::run(self, true, sink, &mut |_| {})

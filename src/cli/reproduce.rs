@@ -16,6 +16,9 @@ pub struct Args {
     /// Override a key of the plan; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Leave out the models but this one; may be given again
+    #[arg(long, value_name = "MODEL")]
+    model: Vec<String>,
     /// Folder for tables, figures and REPORT.md
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
@@ -32,7 +35,8 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, common: &Common) -> Result<()> {
-    let plan = Plan::load(&args.plan, &args.set)?;
+    let mut plan = Plan::load(&args.plan, &args.set)?;
+    plan.only(&args.model)?;
     super::threads(args.threads)?;
     let workers = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),

@@ -1,6 +1,7 @@
 //! `pimsim system`: models and platforms in, the time and energy of decode steps out.
 
 use super::Common;
+use crate::artifact::Budgets;
 use crate::attacc::Mode;
 use crate::error::{Error, Result};
 use crate::fsio::Output;
@@ -36,6 +37,9 @@ pub(super) struct Args {
     /// Tokens that a head may attend to; PIM rounds them up to whole rows
     #[arg(long, value_name = "N")]
     kv_budget: Option<u32>,
+    /// Row budgets: a number of tokens a line, one for each decode step (traces/kv_budget has the STARC artifact's)
+    #[arg(long, value_name = "FILE", conflicts_with = "kv_budget")]
+    kv_budget_table: Option<PathBuf>,
     /// Where the GEMV units are: bank, bg, buffer
     #[arg(long, value_name = "MODE", default_value = "bank")]
     mode: String,
@@ -90,12 +94,16 @@ pub(super) fn run(args: &Args, common: &Common) -> Result<()> {
 
 impl Args {
     fn service(&self) -> Result<Service> {
+        let budget = match &self.kv_budget_table {
+            Some(file) => Budget::PerStep(Budgets::read(file)?.first(self.steps as usize)?.to_vec()),
+            None => self.kv_budget.map_or(Budget::Full, Budget::Tokens),
+        };
         Ok(Service {
             batch: self.batch,
             prefill: self.prefill,
             steps: self.steps,
             bytes: self.bytes,
-            budget: self.kv_budget.map_or(Budget::Full, Budget::Tokens),
+            budget,
             mode: Mode::parse(&self.mode)?,
             power_limit: !self.no_power_limit,
             pipeline: self.pipeline,

@@ -1,7 +1,7 @@
 //! K-means, fast: keys in tiles, so that one vector operation works on one dimension of many keys.
 //!
 //! The cost is the products `x·c` of all keys and centroids, a matrix product. Where the processor multiplies 16-bit
-//! integers faster than floats, [`integers`](super::integers) proves the nearest centroid of most keys, and only the
+//! integers faster than floats, `integers` proves the nearest centroid of most keys, and only the
 //! others are compared in floats. Else all are: keys are stored a second time as tiles of 16 keys `[tile, dim, 16]`,
 //! and the kernel keeps the sums of a tile with 4 centroids in vector registers and adds one dimension after the other,
 //! without a reduction across lanes. Nothing is allocated while iterating, and a [`KMeans`] used again allocates only

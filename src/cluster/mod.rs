@@ -7,7 +7,7 @@
 //!
 //! [`plain`] says this in the obvious way and is the test's oracle; [`kmeans`] is the fast one. Both give the same bits,
 //! because both rank centroids `c` of a key `x` by the same expression in the same order, or by what proves its ranking
-//! ([`integers`]). It is `|c|² − 2 x·c` (the squared distance without `|x|²`, which all centroids share), where
+//! (`integers`). It is `|c|² − 2 x·c` (the squared distance without `|x|²`, which all centroids share), where
 //! - `x·c` adds its products one after the other, dimension 0 first;
 //! - `|c|²` is [`linalg::dot`], lane-ordered;
 //! - means add keys one after the other, the first key first, and divide by their count.

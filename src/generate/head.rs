@@ -98,10 +98,11 @@ impl<'g> HeadWork<'g> {
             let scale = 1.0 / (cache.dim as f32).sqrt();
             let values = cache.values(self.layer, self.kv_head);
             let shares = self.state.blend();
+            self.scratch.attend_all(&self.scores, scale, values);
             let accuracies = (0..group)
                 .map(|h| {
                     let share = shares.get(h).copied().unwrap_or(1.0);
-                    let mut attention = self.scratch.attend(&self.scores[h], scale, values);
+                    let mut attention = self.scratch.attention(h, &self.scores[h], values);
                     attention.measure_blend(&self.tokens[h], share, budget, order, shape)
                 })
                 .collect();

@@ -84,7 +84,8 @@ impl Ruler {
     /// Powers of ten, with 2 and 5 or 3 between where there are few; the range ends just outside the values.
     fn of_factors(low: f64, high: f64) -> Self {
         let (from, to) = (low.log10().floor() as i32, high.log10().ceil() as i32);
-        let within = |x: &f64| (low / 1.3..=high * 1.3).contains(x);
+        let margin = (high / low).powf(0.04).max(1.1);
+        let within = |x: &f64| (low / margin..=high * margin).contains(x);
         let with = |between: &[f64]| -> Vec<f64> {
             let all = (from..=to).flat_map(|e| between.iter().map(move |m| m * 10f64.powi(e)));
             all.filter(within).collect()
@@ -92,12 +93,11 @@ impl Ruler {
         let every = (f64::from(to - from) / 8.0).ceil().max(1.0) as i32;
         let mut ticks =
             (from..=to).filter(|e| e % every == 0).map(|e| 10f64.powi(e)).filter(within).collect::<Vec<_>>();
-        for between in [&[1.0, 3.0][..], &[1.0, 2.0, 5.0], &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0]] {
+        for between in [&[1.0, 3.0][..], &[1.0, 2.0, 5.0], &[1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]] {
             if ticks.len() < FEW {
                 ticks = with(between);
             }
         }
-        let margin = (high / low).powf(0.04).max(1.1);
         Ruler { scale: Scale::Log, low: low / margin, high: high * margin, ticks }
     }
 
@@ -165,7 +165,8 @@ mod tests {
     #[test]
     fn factors_have_few_round_ticks() {
         assert_eq!(ruler(Scale::Log, &[1e4, 1e9]).ticks, [1e4, 1e5, 1e6, 1e7, 1e8, 1e9]);
-        assert_eq!(ruler(Scale::Log, &[100.0, 800.0]).ticks, [100.0, 200.0, 500.0, 1000.0]);
+        let near = ruler(Scale::Log, &[100.0, 800.0]);
+        assert!(near.ticks.len() >= FEW && near.ticks.iter().all(|t| (0.0..=1.0).contains(&near.place(*t))));
         let r = ruler(Scale::Log, &[1.0, 100.0]);
         assert!((r.place(10.0) - 0.5).abs() < 1e-12);
     }

@@ -54,7 +54,8 @@ impl Bars {
     /// Height that labels below the axis take.
     pub(super) fn footing(&self) -> f64 {
         let longest = self.groups.iter().flat_map(|g| &g.bars).map(|b| width(&b.label, TICK)).fold(0.0, f64::max);
-        longest + LABEL + 18.0
+        let labelled = self.groups.iter().any(|g| !g.label.is_empty());
+        longest + if labelled { LABEL + 18.0 } else { 12.0 }
     }
 
     pub(super) fn draw(&self, frame: &Frame, names: &Names) -> Result<el::Group> {
@@ -86,10 +87,12 @@ impl Bars {
                 out = out.add(upward(&bar.label, middle + TICK * 0.36, floor + 7.0, TICK, Anchor::End));
                 left += slot;
             }
-            let below = floor + self.footing() - 8.0;
-            out = out.add(text(&group.label, (begin + left) / 2.0, below, LABEL, Anchor::Middle));
-            let rule = below - LABEL - 2.0;
-            out = out.add(line((begin + 3.0, rule), (left - 3.0, rule), "#808080", 1.0));
+            if !group.label.is_empty() {
+                let below = floor + self.footing() - 8.0;
+                out = out.add(text(&group.label, (begin + left) / 2.0, below, LABEL, Anchor::Middle));
+                let rule = below - LABEL - 2.0;
+                out = out.add(line((begin + 3.0, rule), (left - 3.0, rule), "#808080", 1.0));
+            }
             left += slot * GROUP_GAP;
         }
         Ok(out)

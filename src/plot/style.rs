@@ -29,9 +29,15 @@ pub const HEADING: f64 = 14.0;
 pub const LABEL: f64 = 13.0;
 pub const TICK: f64 = 12.0;
 
-/// Colour of the series or part at this place.
+/// Instead of the yellow, which is too light for a line.
+const GREY: &str = "#7F7F7F";
+
+/// Colour of the series at this place.
 pub fn colour(i: usize) -> &'static str {
-    COLOURS[i % COLOURS.len()]
+    match i % COLOURS.len() {
+        7 => GREY,
+        i => COLOURS[i],
+    }
 }
 
 /// Dashes of the series at this place.

@@ -106,7 +106,7 @@ pub fn winners(choices: &Cells, errors: &[f64]) -> Result<Vec<Vec<Value>>> {
                 out.push(vec![
                     text(source),
                     text(prefill),
-                    Value::Float(*error, 2),
+                    Value::Float(*error, 3),
                     Value::Int(rank),
                     text(policy),
                     text(choices.cell(*row, "budget")?),

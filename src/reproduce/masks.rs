@@ -18,6 +18,9 @@ use crate::system::step::{Budget, serve};
 use crate::system::table::measures;
 use crate::table::Value;
 
+/// The axis of models in the grid of windows.
+pub const MODELS: &str = "variant";
+
 /// Columns of a sweep that phases of the report are sums of, without their unit.
 const PHASES: [&[&str]; 7] = [
     &["append"],
@@ -69,7 +72,7 @@ impl Window<'_> {
 
 /// Windows of a model and a policy, in the order of the decode; each must be where the plan has it.
 fn windows<'s>(plan: &Plan, swept: &'s Cells, model: &str, policy: &str) -> Result<Vec<Window<'s>>> {
-    let rows = swept.find(&[("variant", model), ("policy", policy)])?;
+    let rows = swept.find(&[(MODELS, model), ("policy", policy)])?;
     let windows: Vec<Window> = rows.into_iter().map(|row| Window { swept, row }).collect();
     let parts = plan.contexts.iter().max().map_or(0, |longest| longest / plan.window_every);
     let expected: Vec<f64> =

@@ -90,7 +90,12 @@ pub fn run(plan: &Plan, options: &Options, progress: Progress<'_>) -> Result<()>
 fn sweep_of(plan: &Plan, file: &Path, options: &Options, kv: Option<&Path>, progress: Progress<'_>) -> Result<Cells> {
     let mut grid = Grid::load(file)?;
     grid.kv = kv.map(Path::to_path_buf);
-    let points = grid.points();
+    let mut points = grid.points();
+    if file == plan.grids.masks {
+        let variant = grid.axes().position(|axis| axis == masks::MODELS);
+        let wanted = |name: String| plan.models.iter().any(|m| m.name == name);
+        points.retain(|p| variant.is_none_or(|axis| grid.shown(p).nth(axis).is_some_and(wanted)));
+    }
     let folder = options.work.join(&grid.name);
     let mut store = Store::open(&grid, &folder, &options.work.join("points"))?;
     let what = format!("{}: {}", plan.name, grid.name);

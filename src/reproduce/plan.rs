@@ -1,7 +1,7 @@
 //! Schema of a plan (`configs/report/*.toml`): the experiment, and what the paper claims of it.
 
 use crate::artifact;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, suggest};
 use crate::report::paper::claims::Claim;
 use crate::spec::System;
 use crate::spec::config::Document;
@@ -152,6 +152,19 @@ impl Plan {
             models,
             claims: f.claim,
         })
+    }
+
+    /// Leaves only the models of these names, if there are any.
+    ///
+    /// # Errors
+    /// When one is not of the plan.
+    pub fn only(&mut self, names: &[String]) -> Result<()> {
+        if let Some(name) = names.iter().find(|name| !self.models.iter().any(|m| m.name == **name)) {
+            let hint = suggest(name, self.models.iter().map(|m| m.name.as_str()));
+            return Err(Error::Usage(format!("the plan has no model \"{name}\"{hint}")));
+        }
+        self.models.retain(|m| names.is_empty() || names.contains(&m.name));
+        Ok(())
     }
 
     /// The platform, as the artifact's simulator has it or as it is, and a stack of it.

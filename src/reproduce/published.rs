@@ -31,16 +31,23 @@ fn bars(plan: &Plan) -> Result<Vec<Bar>> {
     Ok(bars)
 }
 
+/// Rows of a table.
+type Rows = Vec<Vec<Value>>;
+
 /// Rows of the bars, and of the mean decode step end to end.
-pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Vec<Vec<Value>>, Vec<Vec<Value>>)> {
+pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Rows, Rows)> {
     let system = System::load(&plan.artifact_system, &[])?;
     let bars = bars(plan)?;
     let what = format!("{}: artifact mode", plan.name);
     let mut experiment = Experiment::new(&system, &bars, &|done, all| progress(&what, done, all))?;
-    let mut rows = Vec::new();
+    let per_model = plan.contexts.len() * POLICIES.len();
+    let entry = |bar: usize| &plan.models[bar / per_model];
+    let mut rows: Vec<Vec<Value>> = Vec::new();
     experiment.rows(
         &mut |row| {
-            rows.push(row.to_vec());
+            // The first column has the model's name, the artifact's; the plan's stands in all tables.
+            let name = Value::Text(entry(rows.len()).name.clone());
+            rows.push([&[name][..], &row[1..]].concat());
             Ok(())
         },
         None,
@@ -56,7 +63,7 @@ pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Vec<Vec<Value>>, Vec<
             None => Budget::Full,
         };
         let service = service(plan, bar.prefill, steps, budget);
-        let entry = &plan.models[i / (plan.contexts.len() * POLICIES.len())];
+        let entry = entry(i);
         let outcome = serve(&platform, &entry.model, &service, Some(&mut stacks))?;
         let keys = ["artifact", &entry.name, &bar.context.to_string(), bar.policy.name];
         let values = measures(&outcome.mean()).map(|x| Value::Float(x, 9));

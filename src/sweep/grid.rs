@@ -55,7 +55,8 @@ pub struct Grid {
     variants: BTreeMap<String, Vec<(String, Value)>>,
     doc: Document,
     axes: Vec<Axis>,
-    skip: Vec<Vec<(usize, Vec<String>)>>,
+    /// By rule, axes and those of their values that it speaks of.
+    skip: Vec<Vec<(usize, Vec<usize>)>>,
 }
 
 /// One dimension of the grid.
@@ -71,8 +72,6 @@ pub struct Point {
     /// Place in the whole grid, from 0, whatever is left out.
     pub index: usize,
     choice: Vec<usize>,
-    /// The values, as the table shows them.
-    pub shown: Vec<String>,
 }
 
 /// A point made ready: everything that its result depends on, the dump's content aside.
@@ -159,7 +158,7 @@ impl Grid {
     }
 
     /// One `[[skip]]`: by axis, the values that it speaks of.
-    fn rule(&self, i: usize, table: &toml::Table) -> Result<Vec<(usize, Vec<String>)>> {
+    fn rule(&self, i: usize, table: &toml::Table) -> Result<Vec<(usize, Vec<usize>)>> {
         let at = |key: &str| format!("skip[{i}].{key}");
         let one = |(key, values): (String, &Value)| {
             let axis = self.axes.iter().position(|a| a.key == key).ok_or_else(|| {
@@ -167,11 +166,12 @@ impl Grid {
                 self.doc.error(&at(&key), format!("no axis \"{key}\"{hint}"))
             })?;
             let values = values.as_array().cloned().unwrap_or_else(|| vec![values.clone()]);
-            let known = |v: &Value| self.axes[axis].values.contains(v);
-            match values.iter().find(|v| !known(v)) {
-                None => Ok((axis, values.iter().map(shown).collect())),
-                Some(v) => Err(self.doc.error(&at(&key), format!("the axis \"{key}\" has no value {}", shown(v)))),
-            }
+            let which = |value: &Value| {
+                self.axes[axis].values.iter().position(|v| v == value).ok_or_else(|| {
+                    self.doc.error(&at(&key), format!("the axis \"{key}\" has no value {}", shown(value)))
+                })
+            };
+            Ok((axis, values.iter().map(which).collect::<Result<_>>()?))
         };
         let mut flat = Vec::new();
         flatten(table, "", &mut flat);
@@ -198,12 +198,16 @@ impl Grid {
             *c = rest % axis.values.len();
             rest /= axis.values.len();
         }
-        let shown = self.axes.iter().zip(&choice).map(|(axis, c)| shown(&axis.values[*c])).collect();
-        Point { index, choice, shown }
+        Point { index, choice }
+    }
+
+    /// The values of a point, as the table shows them.
+    pub fn shown(&self, point: &Point) -> impl Iterator<Item = String> {
+        self.axes.iter().zip(&point.choice).map(|(axis, c)| shown(&axis.values[*c]))
     }
 
     fn skips(&self, point: &Point) -> bool {
-        self.skip.iter().any(|rule| rule.iter().all(|(axis, values)| values.contains(&point.shown[*axis])))
+        self.skip.iter().any(|rule| rule.iter().all(|(axis, values)| values.contains(&point.choice[*axis])))
     }
 
     /// Loads what a point runs; an error names the point.
@@ -249,7 +253,7 @@ impl Grid {
 impl Point {
     /// The values that make it.
     pub fn name(&self, grid: &Grid) -> String {
-        let pairs = grid.axes.iter().zip(&self.shown).filter(|(a, _)| a.values.len() > 1 || grid.axes.len() == 1);
+        let pairs = grid.axes.iter().zip(grid.shown(self)).filter(|(a, _)| a.values.len() > 1 || grid.axes.len() == 1);
         let pairs: Vec<_> = pairs.map(|(axis, value)| format!("{}={value}", axis.key)).collect();
         format!("{}: {}", self.index, pairs.join(" "))
     }
@@ -311,7 +315,8 @@ mod tests {
     fn the_first_axis_changes_slowest_and_rules_leave_points_out() {
         let g = grid(AXES).unwrap();
         assert_eq!(g.axes().collect::<Vec<_>>(), ["workload", "policy", "budget"]);
-        let shown: Vec<_> = g.points().iter().map(|p| p.shown[1..].join(" ")).collect();
+        let values = |p| g.shown(p).skip(1).collect::<Vec<_>>().join(" ");
+        let shown: Vec<_> = g.points().iter().map(values).collect();
         assert_eq!(shown, ["full 64", "full 128", "starc 64", "starc 128"]);
         let g = grid(&format!("{AXES}[[skip]]\npolicy = \"full\"\nbudget = [128]\n")).unwrap();
         assert_eq!(g.points().iter().map(|p| p.index).collect::<Vec<_>>(), [0, 2, 3]);

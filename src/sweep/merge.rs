@@ -1,6 +1,6 @@
 //! Puts the tables of shards together.
 
-use super::grid::Grid;
+use super::grid::{Grid, Point};
 use super::store::{KEY, POINT, Table};
 use crate::error::{Error, Result};
 use csv::ByteRecord;
@@ -67,10 +67,15 @@ impl Merged {
         self.rows.len()
     }
 
-    /// An error unless all points of the grid are there, and no others.
+    /// An error unless all points of the grid are there, as the grid has them, and no others.
     pub fn check(&self, grid: &Grid) -> Result<()> {
         let points = grid.points();
         let missing: Vec<_> = points.iter().filter(|p| !self.rows.contains_key(&p.index)).collect();
+        let same = |row: &ByteRecord, p: &Point| row.iter().skip(1).zip(grid.shown(p)).all(|(a, b)| a == b.as_bytes());
+        let other = |p: &&Point| self.rows.get(&p.index).is_some_and(|row| !same(row, p));
+        if let Some(p) = points.iter().find(other) {
+            return Err(Error::Check(format!("a table has another point {}: it is of another grid", p.name(grid))));
+        }
         let strange = self.rows.len() + missing.len() - points.len();
         match (missing.first(), strange) {
             (None, 0) => Ok(()),

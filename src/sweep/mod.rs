@@ -48,7 +48,7 @@ pub enum Event<'a> {
 pub fn run(
     grid: &Grid,
     points: &[Point],
-    store: &mut Store,
+    store: &mut Store<'_>,
     workers: usize,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {

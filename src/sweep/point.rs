@@ -24,7 +24,7 @@ const MEANS_OF: [&str; 5] = ["selected", "row_tokens", "mass_recall", "top_recal
 /// The device's name among the keys of a run.
 const DEVICE: usize = 2;
 
-/// Time and energy by phase, in the order of [`Phase::ALL`], and of waiting.
+/// Time and energy by phase, in the order of [`Phase::ALL`](crate::trace::Phase::ALL), and of waiting.
 const PHASES: [Column; 2 * PARTS] = [
     column("other_ns", "ns", "time of requests of no phase, and of refreshes; the times by phase add up to time_ns"),
     column(

@@ -35,7 +35,8 @@ pub enum Found {
 }
 
 /// Where the results of a sweep are.
-pub struct Store {
+pub struct Store<'g> {
+    grid: &'g Grid,
     table: PathBuf,
     cache: PathBuf,
     heading: Vec<String>,
@@ -48,12 +49,12 @@ pub struct Store {
     _locks: [File; 2],
 }
 
-impl Store {
+impl<'g> Store<'g> {
     /// A table in `folder`, finished points in `cache`; both folders are made.
     ///
     /// # Errors
     /// When another sweep is at work in `folder`, or a folder cannot be made.
-    pub fn open(grid: &Grid, folder: &Path, cache: &Path) -> Result<Self> {
+    pub fn open(grid: &'g Grid, folder: &Path, cache: &Path) -> Result<Self> {
         for dir in [folder, cache] {
             std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
         }
@@ -63,6 +64,7 @@ impl Store {
         let axes = grid.axes().map(|axis| if taken(axis) { format!("workload.{axis}") } else { axis.into() });
         let heading = [POINT.name.into()].into_iter().chain(axes).chain([KEY.name.into()]).chain(names.iter().cloned());
         Ok(Store {
+            grid,
             table: folder.join("sweep.csv"),
             cache: cache.into(),
             heading: heading.collect(),
@@ -121,7 +123,7 @@ impl Store {
         out.commit()?;
         if let Some(table) = &mut self.growing {
             let mut line = csv::Writer::from_writer(Vec::new());
-            let row = row(point, &key, cells.iter().map(String::as_str));
+            let row = self.grid.row(point, &key, cells.iter().map(String::as_str));
             line.write_record(row.iter()).map_err(|e| Error::data(&self.table, e.to_string()))?;
             let line = line.into_inner().map_err(|e| Error::io(&self.table, e.into_error()))?;
             // The whole row at once, so that readers see no half of it.
@@ -145,16 +147,18 @@ impl Store {
             let file = self.file(key);
             let text = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
             let cells = self.cells(&text).ok_or_else(|| Error::data(&file, "was damaged while the sweep ran"))?;
-            out.row(row(point, key, cells.iter()))?;
+            out.row(self.grid.row(point, key, cells.iter()))?;
         }
         out.commit()
     }
 }
 
-/// A row of the table.
-fn row<'a>(point: &'a Point, key: &'a str, cells: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let keys = [point.index.to_string()].into_iter().chain(point.shown.iter().cloned()).chain([key.to_string()]);
-    keys.chain(cells.map(String::from)).collect()
+impl Grid {
+    /// A row of the table.
+    fn row<'a>(&self, point: &Point, key: &str, cells: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let place = [point.index.to_string()].into_iter();
+        place.chain(self.shown(point)).chain([key.to_string()]).chain(cells.map(String::from)).collect()
+    }
 }
 
 /// The folder, if no other sweep has it.

@@ -171,7 +171,7 @@ pub enum Record {
 pub trait Source {
     /// What the trace says of itself.
     fn header(&self) -> &Header;
-    /// Replaces `out` by the next records; false (and nothing in `out`) at the end.
+    /// Replaces `out` by the next records; false (and nothing in `out`) at the end, however often it is asked.
     fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool>;
     /// The same trace, with requests put together where the source has them so. Both calls may not be mixed.
     fn next_items(&mut self, out: &mut Vec<Item>) -> Result<bool> {

@@ -18,6 +18,7 @@ pub struct PipeSink {
 pub struct PipeSource {
     header: Header,
     blocks: Receiver<Option<Vec<Record>>>,
+    ended: bool,
     cut: bool,
 }
 
@@ -25,7 +26,7 @@ pub struct PipeSource {
 pub fn pipe(header: Header) -> (PipeSink, PipeSource) {
     let (sender, receiver) = sync_channel(WAITING);
     let sink = PipeSink { block: Vec::with_capacity(BLOCK), blocks: sender };
-    (sink, PipeSource { header, blocks: receiver, cut: false })
+    (sink, PipeSource { header, blocks: receiver, ended: false, cut: false })
 }
 
 impl PipeSink {
@@ -67,12 +68,18 @@ impl Source for PipeSource {
 
     fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
         out.clear();
+        if self.ended {
+            return Ok(false);
+        }
         match self.blocks.recv() {
             Ok(Some(block)) => {
                 *out = block;
                 Ok(true)
             }
-            Ok(None) => Ok(false),
+            Ok(None) => {
+                self.ended = true;
+                Ok(false)
+            }
             Err(_) => {
                 self.cut = true;
                 Err(Error::data("trace", "ended before it was finished"))
@@ -120,6 +127,7 @@ mod tests {
         }
         writer.join().unwrap();
         assert_eq!(all, (0..n).map(record).collect::<Vec<_>>());
+        assert!(!source.next_block(&mut block).unwrap(), "the end stays the end");
         assert!(!source.was_cut());
     }
 

@@ -27,6 +27,8 @@ pub struct Reader {
     header: Header,
     parse: ParseLine,
     usual: Option<ParseUsual>,
+    /// Where all addresses below exist.
+    end: u64,
     line: Vec<u8>,
     number: u64,
     pending: Option<Request>,
@@ -52,6 +54,7 @@ impl Reader {
             header: Header::foreign(*geometry, name),
             parse,
             usual,
+            end: if geometry.ranks.is_power_of_two() { geometry.channel_base(geometry.channels) } else { 0 },
             line: Vec::new(),
             number: 0,
             pending: None,
@@ -67,6 +70,9 @@ impl Reader {
             self.input.consume(bytes);
             self.number += 1;
             let request = Request::one(op, addr);
+            if addr < self.end {
+                return Ok(Some(request));
+            }
             return match check(&Record::Request(request), &self.header.geometry) {
                 Ok(()) => Ok(Some(request)),
                 Err(what) => Err(Error::data(format!("{}:{}", self.name, self.number), what)),

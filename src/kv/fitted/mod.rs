@@ -1,6 +1,6 @@
 //! Synthetic KV caches whose statistics are fitted to a real dump: the parameters as data, and their file.
 //!
-//! [`Model`] is what `tracegen fit` writes and a workload's `synthetic.fit` names; [`generate`] makes caches of it.
+//! [`Model`] is what `tracegen fit` writes and a workload's `synthetic.fit` names; `draw` makes caches of it.
 //! docs/synthetic.md says what the model claims, how it is fitted and how far it may be trusted.
 
 mod draw;

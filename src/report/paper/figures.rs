@@ -33,7 +33,7 @@ const LAYER_TIME: &[Part] = &[
     ("clustering", &["cluster_us"]),
     ("softmax", &["softmax_us"]),
     ("append", &["append_us"]),
-    ("waiting for channels", &["wait_us"]),
+    ("channels idle or waiting", &["wait_us"]),
     ("refresh and other", &["other_us"]),
 ];
 const LAYER_ENERGY: &[Part] = &[
@@ -42,7 +42,7 @@ const LAYER_ENERGY: &[Part] = &[
     ("clustering", &["cluster_uj"]),
     ("softmax", &["softmax_uj"]),
     ("append", &["append_uj"]),
-    ("waiting for channels", &["wait_uj"]),
+    ("channels idle or waiting", &["wait_uj"]),
     ("refresh and other", &["other_uj"]),
 ];
 
@@ -88,13 +88,11 @@ fn names() -> Vec<String> {
     POLICIES.map(String::from).to_vec()
 }
 
-fn stacked(title: &str, note: &str, t: &Tables, of: &[Normalised<'_>]) -> Result<Figure> {
+fn stacked(title: &str, note: &str, t: &Tables, of: Normalised<'_>) -> Result<Figure> {
     let mut panels = Vec::new();
     let models = t.masks.distinct("model")?;
-    for normalised in of {
-        for model in &models {
-            panels.push(normalised.panel(model)?);
-        }
+    for model in &models {
+        panels.push(of.panel(model)?);
     }
     Ok(Figure {
         title: title.into(),
@@ -126,41 +124,34 @@ fn lines(table: &Cells, rows: &[usize], x: (&str, Axis), y: (&str, Axis), scale:
 
 /// Every figure: file name and SVG.
 pub fn all(t: &Tables) -> Result<Vec<(String, String)>> {
-    let end_to_end = |mode| {
-        let of = |whole, parts, label| Normalised { table: &t.system, mode: Some(mode), whole, parts, label };
-        [of("step_ms", TIME, "latency"), of("energy_mj", ENERGY, "energy")]
+    let mut out = Vec::new();
+    let mut add = |name: &str, figure: Figure| {
+        out.push((format!("{name}.svg"), figure.svg()?));
+        Ok::<_, crate::error::Error>(())
     };
+    for (mode, said) in [("artifact", "artifact mode"), ("masks", "real-mask mode")] {
+        let of = |whole, parts, label| Normalised { table: &t.system, mode: Some(mode), whole, parts, label };
+        let title = |what: &str| format!("{what} of a decode step, end to end, {said}");
+        let note = format!("system.csv, mode {mode}");
+        let latency = stacked(&title("Time"), &note, t, of("step_ms", TIME, "latency"))?;
+        add(&format!("end-to-end-{mode}-latency"), latency)?;
+        let energy = stacked(&title("Energy"), &note, t, of("energy_mj", ENERGY, "energy"))?;
+        add(&format!("end-to-end-{mode}-energy"), energy)?;
+    }
     let layer = |whole, parts, label| Normalised { table: &t.masks, mode: None, whole, parts, label };
-    let figures = [
-        (
-            "end-to-end-artifact.svg",
-            stacked(
-                "A decode step end to end, artifact mode",
-                "system.csv, mode artifact",
-                t,
-                &end_to_end("artifact"),
-            )?,
-        ),
-        (
-            "end-to-end-masks.svg",
-            stacked("A decode step end to end, real-mask mode", "system.csv, mode masks", t, &end_to_end("masks"))?,
-        ),
-        (
-            "attention-masks.svg",
-            stacked(
-                "Attention of a sparse layer by phase, real-mask mode",
-                "masks.csv",
-                t,
-                &[layer("time_us", LAYER_TIME, "latency"), layer("energy_uj", LAYER_ENERGY, "energy")],
-            )?,
-        ),
-        ("attention-artifact.svg", attention_artifact(t)?),
-        ("recall.svg", recall(t)?),
-        ("row-tokens.svg", row_tokens(t)?),
-        ("decode-length.svg", decode_length(t)?),
-        ("ablation.svg", ablation(t)?),
-    ];
-    figures.into_iter().map(|(name, figure)| Ok((name.to_string(), figure.svg()?))).collect()
+    let title = "of a sparse layer's attention by phase, real-mask mode";
+    let latency = layer("time_us", LAYER_TIME, "latency");
+    add("attention-masks-latency", stacked(&format!("Time {title}"), "masks.csv", t, latency)?)?;
+    let energy = layer("energy_uj", LAYER_ENERGY, "energy");
+    add("attention-masks-energy", stacked(&format!("Energy {title}"), "masks.csv", t, energy)?)?;
+    add("attention-artifact", attention_artifact(t)?)?;
+    add("recall", recall(t)?)?;
+    add("row-tokens", row_tokens(t)?)?;
+    add("decode-length", decode_length(t)?)?;
+    for measure in ["time", "energy"] {
+        add(&format!("ablation-{measure}"), ablation(t, measure)?)?;
+    }
+    Ok(out)
 }
 
 fn attention_artifact(t: &Tables) -> Result<Figure> {
@@ -260,32 +251,30 @@ fn decode_length(t: &Tables) -> Result<Figure> {
     })
 }
 
-/// Time and energy of the others over STARC's, a line of markers each over the variants.
-fn ablation(t: &Tables) -> Result<Figure> {
+/// What STARC takes over what the others take, by variant.
+fn ablation(t: &Tables, measure: &str) -> Result<Figure> {
     let mut panels = Vec::new();
-    for measure in ["time", "energy"] {
-        for against in ["quest", "sparq", "infinigen", "full"] {
-            let column = format!("{measure}_vs_{against}");
-            let mut bars = Vec::new();
-            for row in 0..t.ablation.len() {
-                let less = t.ablation.number(row, &column)?;
-                let (assumption, what) = (t.ablation.cell(row, "assumption")?, t.ablation.cell(row, "variant")?);
-                let label = format!("{assumption} {what}");
-                let parts = vec![("starc over the other policy".to_string(), 1.0 - less / 100.0)];
-                bars.push(Bar { label: label.trim().into(), parts });
-            }
-            let groups = vec![Group { label: String::new(), bars }];
-            let y = Axis::new(format!("starc / {against}"), Scale::FromZero);
-            let content = Content::Bars(Bars { y, groups });
-            panels.push(Panel { title: format!("{measure}, starc over {against}"), content });
+    for against in ["quest", "sparq", "infinigen", "full"] {
+        let column = format!("{measure}_vs_{against}");
+        let mut bars = Vec::new();
+        for row in 0..t.ablation.len() {
+            let less = t.ablation.number(row, &column)?;
+            let (assumption, what) = (t.ablation.cell(row, "assumption")?, t.ablation.cell(row, "variant")?);
+            let label = format!("{assumption} {what}");
+            let parts = vec![("starc over the other policy".to_string(), 1.0 - less / 100.0)];
+            bars.push(Bar { label: label.trim().into(), parts });
         }
+        let groups = vec![Group { label: String::new(), bars }];
+        let y = Axis::new(format!("starc / {against}"), Scale::FromZero);
+        let content = Content::Bars(Bars { y, groups });
+        panels.push(Panel { title: format!("{measure}, starc over {against}"), content });
     }
     Ok(Figure {
-        title: "What the gains of STARC rest on: one assumption changed at a time".into(),
+        title: format!("What the gains of STARC in {measure} rest on: one assumption changed at a time"),
         note: "ablation.csv; 1 - column / 100. Below 1 STARC takes less".into(),
         names: Vec::new(),
         panels,
         columns: 2,
-        panel: (760.0, 520.0),
+        panel: (760.0, 470.0),
     })
 }

@@ -106,7 +106,9 @@ pub fn markdown(title: &str, t: &Tables, claims: &Cells) -> Result<String> {
         ("what", "what"),
         ("claimed", "claimed"),
         ("artifact", "artifact mode"),
+        ("artifact_verdict", ""),
         ("masks", "real-mask mode"),
+        ("masks_verdict", ""),
     ];
     out.push_str(&table(claims, &all, &shown, 2)?);
     for row in &all {
@@ -127,7 +129,8 @@ pub fn markdown(title: &str, t: &Tables, claims: &Cells) -> Result<String> {
         }
     }
     figure(&mut out, "attention-artifact.svg", "Attention layers in artifact mode");
-    figure(&mut out, "attention-masks.svg", "Attention layers in real-mask mode, by phase");
+    figure(&mut out, "attention-masks-latency.svg", "Time of attention in real-mask mode, by phase");
+    figure(&mut out, "attention-masks-energy.svg", "Energy of attention in real-mask mode, by phase");
 
     section(&mut out, "End to end", "STARC takes less than the others by so many percent.");
     for (mode, name) in [("artifact", "Artifact mode"), ("masks", "Real-mask mode")] {
@@ -136,8 +139,11 @@ pub fn markdown(title: &str, t: &Tables, claims: &Cells) -> Result<String> {
             out.push_str(&reductions(t, mode, "end-to-end", measure)?);
         }
     }
-    figure(&mut out, "end-to-end-artifact.svg", "End to end in artifact mode");
-    figure(&mut out, "end-to-end-masks.svg", "End to end in real-mask mode");
+    for (mode, name) in [("artifact", "artifact mode"), ("masks", "real-mask mode")] {
+        for measure in ["latency", "energy"] {
+            figure(&mut out, &format!("end-to-end-{mode}-{measure}.svg"), &format!("End to end, {measure}, {name}"));
+        }
+    }
 
     section(&mut out, "Along the decode", "One window at each of these steps.");
     figure(&mut out, "decode-length.svg", "Time, energy and row tokens by decode step");
@@ -184,6 +190,9 @@ pub fn markdown(title: &str, t: &Tables, claims: &Cells) -> Result<String> {
         ("energy_vs_infinigen", "infinigen"),
     ];
     out.push_str(&table(&t.ablation, &all, &shown, 1)?);
-    figure(&mut out, "ablation.svg", "STARC over the other policies under changed assumptions");
+    for measure in ["time", "energy"] {
+        let what = format!("STARC over the other policies under changed assumptions, {measure}");
+        figure(&mut out, &format!("ablation-{measure}.svg"), &what);
+    }
     Ok(out)
 }
