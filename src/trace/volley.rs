@@ -112,14 +112,20 @@ impl Packer {
     fn joins(&mut self, next: &Request, geometry: &Geometry) -> bool {
         let Some(open) = &mut self.open else { return false };
         let first = &mut open.request;
-        if first.op != next.op || next.count != 1 || matches!(next.op, Op::Sync | Op::Host) {
+        let single = next.count == 1 && next.stride == 0;
+        if first.op != next.op || !single || matches!(next.op, Op::Sync | Op::Host) {
             return false;
         }
         let channel_bytes = geometry.channel_base(1);
         // The first round grows over the channels.
-        if first.count == 1 && self.begun == 0 && next.addr == first.addr + u64::from(open.channels) * channel_bytes {
+        let grows = first.count == 1 && first.stride == 0 && self.begun == 0;
+        if grows && next.addr == first.addr + u64::from(open.channels) * channel_bytes {
             open.channels += 1;
             return true;
+        }
+        // Runs in one channel stay as they came, so that what is taken apart again is what was put together.
+        if open.channels == 1 {
+            return false;
         }
         let Some(step) = next.addr.checked_sub(first.addr) else { return false };
         let (rounds, behind) = (u64::from(first.count), u64::from(self.begun) * channel_bytes);
