@@ -44,7 +44,7 @@ const GROUP_GAP: f64 = 0.8;
 const BAR_GAP: f64 = 0.18;
 const NUMBER: f64 = 11.0;
 /// Top of the axis over the highest bar, at least.
-const HEADROOM: f64 = 1.14;
+const HEADROOM: f64 = 1.22;
 
 impl Bars {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {

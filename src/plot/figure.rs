@@ -142,7 +142,8 @@ impl Figure {
         let names = self.legend_names();
         let columns = self.columns.clamp(1, self.panels.len());
         let (wide, high) = self.panel;
-        let total = 2.0 * MARGIN + columns as f64 * wide;
+        let lines = [(&self.title, TITLE), (&self.note, TICK)].map(|(line, size)| width(line, size) + 2.0 * MARGIN);
+        let total = lines.into_iter().fold(2.0 * MARGIN + columns as f64 * wide, f64::max);
         let mut out = el::Group::new()
             .add(text(&self.title, MARGIN, MARGIN + TITLE, TITLE, Anchor::Start).set("font-weight", "bold"));
         let (legend, legend_height) = self.legend(&names, MARGIN + TITLE + 12.0, total);

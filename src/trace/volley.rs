@@ -112,14 +112,20 @@ impl Packer {
     fn joins(&mut self, next: &Request, geometry: &Geometry) -> bool {
         let Some(open) = &mut self.open else { return false };
         let first = &mut open.request;
-        if first.op != next.op || next.count != 1 || matches!(next.op, Op::Sync | Op::Host) {
+        let single = next.count == 1 && next.stride == 0;
+        if first.op != next.op || !single || matches!(next.op, Op::Sync | Op::Host) {
             return false;
         }
         let channel_bytes = geometry.channel_base(1);
         // The first round grows over the channels.
-        if first.count == 1 && self.begun == 0 && next.addr == first.addr + u64::from(open.channels) * channel_bytes {
+        let grows = first.count == 1 && first.stride == 0 && self.begun == 0;
+        if grows && next.addr == first.addr + u64::from(open.channels) * channel_bytes {
             open.channels += 1;
             return true;
+        }
+        // Runs in one channel stay as they came, so that what is taken apart again is what was put together.
+        if open.channels == 1 {
+            return false;
         }
         let Some(step) = next.addr.checked_sub(first.addr) else { return false };
         let (rounds, behind) = (u64::from(first.count), u64::from(self.begun) * channel_bytes);
@@ -258,7 +264,7 @@ mod tests {
         records.extend(round(Op::WrGb, 0, 0..16));
         records.extend(round(Op::WrGb, 1, 0..5));
         records.extend(round(Op::WrGb, 1, 5..16));
-        records.extend((0..7).flat_map(|column| round(Op::MacAb, column, 3..4)));
+        records.extend((0..2).flat_map(|column| round(Op::MacAb, column, 3..4)));
         records.push(Record::Request(Request { op: Op::Host, addr: 0, count: 9, stride: 0 }));
         let items = packed(&records);
         let volleys: Vec<_> =
@@ -267,8 +273,14 @@ mod tests {
         assert_eq!((volleys[0].request.count, volleys[0].request.stride), (32, 32));
         // Barriers are no runs; the write to the buffers joins that before it, as it is the same again.
         let shapes: Vec<_> = volleys[1..].iter().map(|v| (v.request.op, v.request.count, v.channels)).collect();
-        let expected =
-            [(Op::Barrier, 1, 16), (Op::Barrier, 1, 16), (Op::WrGb, 2, 16), (Op::MacAb, 7, 1), (Op::Host, 9, 1)];
+        let expected = [
+            (Op::Barrier, 1, 16),
+            (Op::Barrier, 1, 16),
+            (Op::WrGb, 2, 16),
+            (Op::MacAb, 1, 1),
+            (Op::MacAb, 1, 1),
+            (Op::Host, 9, 1),
+        ];
         assert_eq!(shapes, expected);
         assert_eq!(singly(&unpacked(&items)), singly(&records));
     }
