@@ -26,7 +26,7 @@ cat > grid.toml <<EOF
 name = "test"
 [axes]
 workload = ["$here/../../configs/workload/demo.toml"]
-steps = [2]
+steps = [16]
 policy = ["full", "quest", "starc", "streaming"]
 budget = [64, 128, 192, 256]
 EOF
@@ -56,9 +56,8 @@ fi
 # The Slurm array, a task killed in between and submitted again.
 export SLURM_ARRAY_TASK_COUNT=3 SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_MAX=3 SLURM_CPUS_PER_TASK=1 PIMSIM="$pimsim"
 env SLURM_ARRAY_TASK_ID=1 bash "$here/sweep.sbatch" grid.toml slurm & pid=$!
-while [ ! -e slurm/1/sweep.csv ]; do sleep 0.05; done
-sleep 0.1
-kill -9 $pid
+until ls slurm/1/points/*.csv > /dev/null 2>&1; do sleep 0.01; done
+kill -9 $pid 2> /dev/null || echo "the task was done before it could be killed" >&2
 wait $pid || true
 for i in 1 2 3; do env SLURM_ARRAY_TASK_ID=$i bash "$here/sweep.sbatch" grid.toml slurm; done
 "$pimsim" merge -q --grid grid.toml -o slurm.csv slurm/*/sweep.csv
