@@ -1,40 +1,44 @@
 //! Requests a second through the engine, from records in memory: dense attention as runs and request by request, and
 //! sparse rounds of bank groups. `make bench` prints them beside each other; the ratios matter, not the clock.
 
+#[allow(dead_code, reason = "each benchmark uses a part")]
+mod common;
+
+use common::{Memory, ratio};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use pimattn::addr::{Address, Geometry};
-use pimattn::engine;
 use pimattn::engine::probe::Probe;
-use pimattn::error::Result;
+use pimattn::engine::{self, Engine};
 use pimattn::op::Op;
 use pimattn::spec::{Device, System};
 use pimattn::stats::Collector;
-use pimattn::trace::{BLOCK, Header, Record, Request, Source};
+use pimattn::trace::{Header, Record, Request};
 use std::path::Path;
 
 fn main() {
     divan::main();
-}
-
-struct Memory<'r> {
-    header: Header,
-    records: std::slice::Chunks<'r, Record>,
-}
-
-impl Source for Memory<'_> {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
-        out.clear();
-        out.extend(self.records.next().into_iter().flatten());
-        Ok(!out.is_empty())
+    if common::everything() {
+        ratios();
     }
 }
 
-fn system() -> System {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/system/hbm3-pim.toml");
+/// The fast engine beside the plain one, tables included.
+fn ratios() {
+    for name in ["hbm3-pim", "attacc-compat"] {
+        let system = system(name);
+        let records = dense(&system.device.geometry, 400);
+        let once = |engine| {
+            let mut source = Memory::new(Header::foreign(system.device.geometry, "bench"), &records);
+            let mut collector = Collector::new(&system.device);
+            engine::run_with(engine, &system, &mut source, &mut collector, &mut |_| ()).expect("it runs")
+        };
+        ratio(&format!("engine, dense rows, {name}"), || once(Engine::Plain), || once(Engine::Fast));
+    }
+}
+
+fn system(name: &str) -> System {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("configs/system/{name}.toml"));
     System::load(&file, &[]).expect("the shipped configuration loads")
 }
 
@@ -84,12 +88,12 @@ fn sparse(g: &Geometry, rounds: u32) -> Vec<Record> {
 }
 
 fn replay<P: Probe>(bencher: Bencher<'_, '_>, make: impl Fn(&Geometry) -> Vec<Record>, probe: fn(&Device) -> P) {
-    let system = system();
+    let system = system("hbm3-pim");
     let records = make(&system.device.geometry);
     let requests: u64 = records.iter().map(|r| if let Record::Request(r) = r { u64::from(r.count) } else { 0 }).sum();
     bencher.counter(ItemsCount::new(requests)).bench(|| {
         let header = Header::foreign(system.device.geometry, "bench");
-        let mut source = Memory { header, records: records.chunks(BLOCK) };
+        let mut source = Memory::new(header, &records);
         engine::run(&system, &mut source, &mut probe(&system.device), &mut |_| ())
     });
 }

@@ -5,6 +5,10 @@
 //! record anew. Needs valgrind, and an x86-64 processor with AVX2 (the level that all counts are for: callgrind knows no
 //! AVX-512); without them it says so and checks nothing.
 
+#[allow(dead_code, reason = "each benchmark uses a part")]
+mod common;
+
+use common::Memory;
 use pimattn::addr::{Address, Geometry};
 use pimattn::attacc::{Attention, Mode, Schedule};
 use pimattn::cluster::{Config, Start, kmeans::KMeans};
@@ -17,7 +21,7 @@ use pimattn::op::Op;
 use pimattn::select::{HeadView, REGISTRY, StepView};
 use pimattn::spec::System;
 use pimattn::stats::Collector;
-use pimattn::trace::{self, BLOCK, Header, Record, Request, Sink, Source};
+use pimattn::trace::{self, Header, Record, Request, Sink};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::fmt::Write as _;
@@ -141,23 +145,6 @@ fn count(name: &str) -> u64 {
     }
 }
 
-/// Records in memory, as a trace.
-struct Memory<'r> {
-    header: Header,
-    records: std::slice::Chunks<'r, Record>,
-}
-
-impl Source for Memory<'_> {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
-        out.clear();
-        out.extend(self.records.next().into_iter().flatten());
-        Ok(!out.is_empty())
-    }
-}
-
 /// Records kept.
 struct Kept(Vec<Record>);
 
@@ -173,7 +160,7 @@ impl Sink for Kept {
 
 fn replay(system: &System, records: &[Record]) {
     let header = Header::foreign(system.device.geometry, "bench");
-    let mut source = Memory { header, records: records.chunks(BLOCK) };
+    let mut source = Memory::new(header, records);
     engine::run(system, &mut source, &mut Collector::new(&system.device), &mut |_| ()).expect("it runs");
 }
 

@@ -1,5 +1,33 @@
-//! How often a fast version goes into the time of the plain one. Times are processor time of this thread, the least of a
-//! few runs taken in turns, so that neither other processes nor a change of the clock falls on one side alone.
+//! What benchmarks share: traces in memory, and how often a fast version goes into the time of the plain one. Times are
+//! processor time of this thread, the least of a few runs taken in turns, so that neither other processes nor a change of
+//! the clock falls on one side alone.
+
+use pimattn::error::Result;
+use pimattn::trace::{BLOCK, Header, Record, Source};
+
+/// Records in memory, as a trace.
+pub struct Memory<'r> {
+    header: Header,
+    records: std::slice::Chunks<'r, Record>,
+}
+
+impl Source for Memory<'_> {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
+        out.clear();
+        out.extend(self.records.next().into_iter().flatten());
+        Ok(!out.is_empty())
+    }
+}
+
+impl<'r> Memory<'r> {
+    /// The trace of these records.
+    pub fn new(header: Header, records: &'r [Record]) -> Self {
+        Memory { header, records: records.chunks(BLOCK) }
+    }
+}
 
 /// Seconds of processor time that this thread has had.
 pub fn thread_seconds() -> f64 {

@@ -15,7 +15,7 @@ use crate::units::Cycle;
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
 
-/// Entries above which everything is put into the books and forgotten.
+/// Entries, or states, above which everything is put into the books and forgotten.
 const MAX_ENTRIES: usize = 1 << 13;
 
 /// An account between two stretches.
@@ -68,7 +68,7 @@ impl Recurring {
 
     /// Whether it is time to [`Recurring::settle`] all channels, and to forget.
     pub fn is_full(&self) -> bool {
-        self.entries.len() >= MAX_ENTRIES
+        self.entries.len().max(self.states.len()) >= MAX_ENTRIES
     }
 
     /// Forgets all that is known; all channels must be settled.
@@ -137,8 +137,8 @@ impl Recurring {
         for (part, open) in state.open.iter().enumerate().filter(|(_, open)| **open > 0) {
             books.loose.at(part).time.put_open(*open);
         }
-        // What is in normal form can be moved to any time at which it was met.
-        *sweep = state.sweep.clone().shifted(NOW, at.now).unwrap_or_default();
+        let moved = state.sweep.clone().shifted(NOW, at.now);
+        *sweep = moved.unwrap_or_else(|| unreachable!("a state can be moved to any time at which it was met"));
     }
 
     fn enter(&mut self, now: Cycle, sweep: &Sweep, books: &mut Books) -> Option<At> {
