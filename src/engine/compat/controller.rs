@@ -146,7 +146,7 @@ impl<'d> Controller<'d> {
         if !entry.is_barrier() {
             self.segments.owe();
         }
-        self.queues[queue].push(entry);
+        self.queues[queue].push(entry, &self.nodes);
         Ok(true)
     }
 
@@ -211,7 +211,7 @@ impl<'d> Controller<'d> {
         let plan = Plan { last: refresh, opener: None, closer: Some(closer) };
         for pseudo_channel in 0..self.device.geometry.pseudo_channels {
             let place = self.nodes.pseudo_channel(self.id, pseudo_channel);
-            self.queues[REFRESH].push(Entry::new(None, 0, place, plan, now));
+            self.queues[REFRESH].push(Entry::new(None, 0, place, plan, now), &self.nodes);
         }
     }
 
@@ -339,7 +339,7 @@ impl<'d> Controller<'d> {
         };
         if opens && !self.pim_found {
             let moved = self.queues[pick.queue].remove(pick.index);
-            moved.into_iter().for_each(|entry| self.queues[ACTIVE].push(entry));
+            moved.into_iter().for_each(|entry| self.queues[ACTIVE].push(entry, &self.nodes));
         }
     }
 

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 const BARRIER: CommandId = CommandId::MAX;
 
 /// A waiting request.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub struct Entry {
     /// What was asked for; a refresh when absent.
     pub op: Option<Op>,
@@ -33,13 +33,23 @@ pub struct Entry {
     hits: bool,
     /// State of the rows for which `next` and `hits` hold.
     version: u32,
+    /// Entries right behind it that are as it is but for their arrival and column, and so never picked before it.
+    alike: u32,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.op, self.addr, self.place, self.row, self.label) == (other.op, other.addr, other.place, other.row, other.label)
+            && (self.plan, self.arrived, self.next, self.hits, self.version)
+                == (other.plan, other.arrived, other.next, other.hits, other.version)
+    }
 }
 
 impl Entry {
     /// A request that arrived in cycle `arrived`.
     pub fn new(op: Option<Op>, addr: u64, place: Place, plan: Plan, arrived: Cycle) -> Self {
         let (row, label) = (RowOutcome::Hit, Label::default());
-        Entry { op, addr, place, row, label, plan, arrived, next: plan.last, hits: false, version: 0 }
+        Entry { op, addr, place, row, label, plan, arrived, next: plan.last, hits: false, version: 0, alike: 0 }
     }
 
     /// A barrier that arrived in cycle `arrived`.
@@ -93,6 +103,14 @@ impl Entry {
         if self.is_barrier() { 0 } else { nodes.ready_at(self.next, &self.place) }
     }
 
+    /// Whether both need the same command, legal at the same time, whatever rows are open.
+    fn is_alike(&self, other: &Entry, nodes: &Nodes<'_>) -> bool {
+        !self.is_barrier()
+            && self.op == other.op
+            && nodes.alike(&self.place, &other.place)
+            && self.place.address.row == other.place.address.row
+    }
+
     /// Whether it may be picked from behind a barrier.
     #[inline]
     fn passes_barriers(&self, nodes: &Nodes<'_>) -> bool {
@@ -135,11 +153,13 @@ impl HitBanks {
         if !self.filled {
             self.filled = true;
             self.mark = self.mark.wrapping_add(1);
-            for e in entries {
+            let mut i = 0;
+            while let Some(e) = entries.get_mut(i) {
                 e.update(nodes);
                 if e.hits {
                     self.marks[nodes.bank(&e.place)] = self.mark;
                 }
+                i += 1 + e.alike as usize;
             }
         }
         self.marks[nodes.bank(place)] == self.mark
@@ -147,17 +167,25 @@ impl HitBanks {
 }
 
 /// A queue of requests.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub struct Queue {
     entries: VecDeque<Entry>,
     /// Whether entries stand in the order of their arrival.
     in_order: bool,
+    /// Where the last entries that are alike begin.
+    last: usize,
+}
+
+impl PartialEq for Queue {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
 }
 
 impl Queue {
     /// An empty queue. One that is filled from other queues is not `in_order`.
     pub fn new(in_order: bool, capacity: usize) -> Self {
-        Queue { entries: VecDeque::with_capacity(capacity), in_order }
+        Queue { entries: VecDeque::with_capacity(capacity), in_order, last: 0 }
     }
 
     /// How many wait.
@@ -186,20 +214,32 @@ impl Queue {
     }
 
     /// Appends an entry.
-    pub fn push(&mut self, entry: Entry) {
+    pub fn push(&mut self, entry: Entry, nodes: &Nodes<'_>) {
+        match self.entries.get_mut(self.last) {
+            Some(first) if self.in_order && first.is_alike(&entry, nodes) => first.alike += 1,
+            _ => self.last = self.entries.len(),
+        }
         self.entries.push_back(entry);
     }
 
-    /// Takes out the entry at `index`.
+    /// Takes out the entry at `index`, which is the first of those that are alike.
     pub fn remove(&mut self, index: usize) -> Option<Entry> {
-        self.entries.remove(index)
+        let mut removed = self.entries.remove(index)?;
+        let others = std::mem::take(&mut removed.alike);
+        if others > 0 {
+            self.entries[index].alike = others - 1;
+        }
+        if self.last > index {
+            self.last -= 1;
+        }
+        Some(removed)
     }
 
     /// Removes a barrier at the head. Whatever follows is the candidate then, even another barrier.
     pub fn drop_barrier(&mut self) -> bool {
         let at_head = self.entries.front().is_some_and(Entry::is_barrier);
         if at_head {
-            self.entries.pop_front();
+            self.remove(0);
         }
         at_head
     }
@@ -243,11 +283,12 @@ impl Queue {
         let mut seen = Seen { next: head.next, place: head.place, ready_at: head.ready_at(nodes) };
         let (mut best, mut best_ready) = (0, seen.ready_at <= now);
         let mut behind_barrier = false;
-        for i in 1..self.entries.len() {
-            if best_ready && self.in_order {
-                break;
-            }
-            let e = &mut self.entries[i];
+        let mut next = 1 + head.alike as usize;
+        while !(best_ready && self.in_order)
+            && let Some(e) = self.entries.get_mut(next)
+        {
+            let i = next;
+            next += 1 + e.alike as usize;
             e.update(nodes);
             behind_barrier |= e.is_barrier();
             if behind_barrier && !e.passes_barriers(nodes) {
@@ -261,7 +302,10 @@ impl Queue {
                     !hit_banks.contains(&mut self.entries, nodes, &place)
                 }
                 (true, false) => false,
-                _ => e.arrived < self.entries[best].arrived,
+                _ => {
+                    let arrived = e.arrived;
+                    arrived < self.entries[best].arrived
+                }
             };
             if better {
                 (best, best_ready) = (i, ready);
@@ -272,13 +316,15 @@ impl Queue {
 
     /// The next cycle after `now` at which the command of an entry becomes legal.
     pub fn next_ready(&mut self, nodes: &Nodes<'_>, now: Cycle) -> Cycle {
-        let Some(first) = self.entries.front_mut() else { return Cycle::MAX };
-        first.update(nodes);
-        let mut seen = Seen { next: first.next, place: first.place, ready_at: first.ready_at(nodes) };
-        let at = |e: &mut Entry| {
+        let (mut soonest, mut i) = (Cycle::MAX, 0);
+        while let Some(e) = self.entries.get_mut(i) {
+            i += 1 + e.alike as usize;
             e.update(nodes);
-            seen.ready_at(e, nodes)
-        };
-        self.entries.iter_mut().map(at).filter(|at| *at > now).min().unwrap_or(Cycle::MAX)
+            let at = e.ready_at(nodes);
+            if at > now {
+                soonest = soonest.min(at);
+            }
+        }
+        soonest
     }
 }
