@@ -32,6 +32,8 @@ use std::collections::VecDeque;
 
 /// Refreshes without a completed request after which a channel is taken to be in a livelock.
 const PATIENCE: u32 = 64;
+/// Epochs in sight, at most. Only the host's work makes epochs without requests.
+const EPOCHS: usize = 4096;
 /// Commands between two looks at whether the user wants to stop.
 const INTERRUPT_STEPS: u32 = 1 << 16;
 
@@ -240,7 +242,7 @@ impl<'d> Channel<'d> {
         let mut steps = 0u32;
         loop {
             self.take_in(probe)?;
-            if self.held < self.depth && !self.input_ended {
+            if self.has_room() && !self.input_ended {
                 return Ok(Progress::Starved);
             }
             match self.choose(probe)? {
@@ -277,10 +279,14 @@ impl<'d> Channel<'d> {
         Error::data("trace", format!("channel {}: livelock, no outstanding request can proceed{where_}", self.id))
     }
 
+    fn has_room(&self) -> bool {
+        self.held < self.depth && self.epochs.len() < EPOCHS
+    }
+
     /// Sorts waiting records into the classes until `depth` requests are outstanding.
     fn take_in<P: Probe>(&mut self, probe: &mut P) -> Result<()> {
         while self.next_epoch(probe) {}
-        while self.held < self.depth {
+        while self.has_room() {
             match self.input.pop_front() {
                 None => return Ok(()),
                 Some(Record::Segment(s)) => self.segments.take(&s, probe),

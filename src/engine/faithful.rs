@@ -16,6 +16,9 @@ use std::cmp::Reverse;
 
 /// Records of one channel that wait at most; a channel that has this many runs before more are read.
 const WAITING: usize = 4096;
+/// Records of all channels that are read before the channels run again: what they take, not how many stacks there are,
+/// is the memory of a run.
+const READ: usize = 1 << 18;
 /// Cycles that one channel may run ahead of the next.
 const QUANTUM: Cycle = 4096;
 
@@ -71,7 +74,8 @@ pub fn run<P: Probe>(
 }
 
 fn feed(reader: &mut Reader<'_>, channels: &mut [Channel<'_>]) -> Result<Stop> {
-    while let Some(record) = reader.next()? {
+    for _ in 0..READ {
+        let Some(record) = reader.next()? else { return Ok(Stop::End) };
         let channel = match &record {
             Record::Request(r) if r.op == Op::Sync => return Ok(Stop::Sync),
             Record::Request(r) => {
@@ -85,5 +89,5 @@ fn feed(reader: &mut Reader<'_>, channels: &mut [Channel<'_>]) -> Result<Stop> {
             return Ok(Stop::Full);
         }
     }
-    Ok(Stop::End)
+    Ok(Stop::Full)
 }

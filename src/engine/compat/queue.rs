@@ -39,7 +39,8 @@ pub struct Entry {
 
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        (self.op, self.addr, self.place, self.row, self.label) == (other.op, other.addr, other.place, other.row, other.label)
+        (self.op, self.addr, self.place, self.row, self.label)
+            == (other.op, other.addr, other.place, other.row, other.label)
             && (self.plan, self.arrived, self.next, self.hits, self.version)
                 == (other.plan, other.arrived, other.next, other.hits, other.version)
     }
