@@ -112,7 +112,7 @@ pub const CHOICES: &[Column] = &[
     column("source", "-", "real: the KV cache of a model; synthetic"),
     column("prefill", "tokens", "in the cache when decoding begins; empty for the dump's own"),
     column("policy", "-", "what chooses the tokens"),
-    column("budget", "tokens", "that a query head may select"),
+    column("budget", "tokens", "that a query head may select; empty for full, which takes no notice of it"),
     column("time_us", "us", "a decode step of the simulated layers"),
     column("energy_uj", "uJ", "the same"),
     column("selected", "tokens", "selected by a query head"),

@@ -61,12 +61,13 @@ pub fn choices(sweeps: &[(&str, &Cells)]) -> Result<Vec<Vec<Value>>> {
         for row in 0..swept.len() {
             let steps = swept.number(row, "steps")?;
             let per_step = |column: &str, scale: f64| Ok::<_, Error>(swept.number(row, column)? / steps * scale);
+            let policy = swept.cell(row, "policy")?;
             let mut cells = vec![
                 text(source),
                 // A dump has the length that it has.
                 text(swept.cell(row, "synthetic.prefill").unwrap_or_default()),
-                text(swept.cell(row, "policy")?),
-                text(swept.cell(row, "budget")?),
+                text(policy),
+                text(if policy == crate::select::full::ENTRY.name { "" } else { swept.cell(row, "budget")? }),
                 Value::Float(per_step("time_ns", 1e-3)?, 6),
                 Value::Float(per_step("energy_pj", 1e-6)?, 6),
             ];

@@ -191,14 +191,14 @@ fn by_cache(t: &Tables, y: (&str, Axis)) -> Result<Vec<Panel>> {
     let mut panels = Vec::new();
     for source in t.choices.distinct("source")? {
         for prefill in t.choices.distinct("prefill")? {
-            let rows = t.choices.find(&[("source", source), ("prefill", prefill)])?;
+            let mut rows = t.choices.find(&[("source", source), ("prefill", prefill)])?;
+            // A policy that takes no notice of the budget has none.
+            rows.retain(|row| !t.choices.cell(*row, "budget").is_ok_and(str::is_empty));
             if rows.is_empty() {
                 continue;
             }
             let x = ("budget", Axis::new("budget (tokens)", Scale::Log));
-            let mut shown = lines(&t.choices, &rows, x, y.clone(), 1.0)?;
-            // It takes no notice of the budget.
-            shown.series.retain(|s| s.name != "full");
+            let shown = lines(&t.choices, &rows, x, y.clone(), 1.0)?;
             let title = match prefill {
                 "" => format!("{source} cache"),
                 n => format!("{source} cache, {n} tokens"),
