@@ -224,7 +224,7 @@ impl Writer<'_> {
     fn unmarked(&mut self, op: Op, address: u64, channel: u32) -> Result<()> {
         let base = self.geometry.encode(&Address { channel, ..Address::default() });
         let next = Request::one(op, base + address);
-        if self.run.as_mut().is_some_and(|run| extend(run, &next, self.geometry)) {
+        if self.run.as_mut().is_some_and(|run| extend(run, next.op, next.addr, self.geometry)) {
             return Ok(());
         }
         match self.run.replace(next) {

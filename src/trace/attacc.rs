@@ -16,8 +16,8 @@ use nom::sequence::separated_pair;
 use serde_json::json;
 use std::io::{BufWriter, Write};
 
-/// Bytes of the longest mnemonic, or more.
-const MAX_NAME: usize = 32;
+/// Hexadecimal digits of most addresses: the generators fill up to so many.
+const DIGITS: usize = 8;
 /// Hexadecimal digits of the highest address.
 const MAX_DIGITS: usize = 16;
 
@@ -135,21 +135,44 @@ impl Sink for Writer {
 }
 
 /// A line as the generators write it, `OPERATION 0xADDRESS` and the end of the line: most lines of most traces.
-fn usual(text: &[u8]) -> Option<(Op, u64, usize)> {
-    let name = text.iter().take(MAX_NAME).position(|b| *b == b' ')?;
-    let op = Op::parse(std::str::from_utf8(&text[..name]).ok()?)?;
-    let digits = text[name + 1..].strip_prefix(b"0x")?;
+fn usual(text: &[u8], likely: Op) -> Option<(Op, u64, usize)> {
+    let follows = |op: Op| text.strip_prefix(op.mnemonic().as_bytes())?.strip_prefix(b" 0x").map(|digits| (op, digits));
+    let (op, digits) = follows(likely).or_else(|| Op::ALL.iter().find_map(|op| follows(*op)))?;
+    let (addr, length) = hexadecimal(digits)?;
+    Some((op, addr, text.len() - digits.len() + length + 1))
+}
+
+/// Lowercase hexadecimal digits up to the end of a line, and how many they are.
+fn hexadecimal(text: &[u8]) -> Option<(u64, usize)> {
+    if let Some([digits @ .., b'\n']) = text.get(..DIGITS + 1) {
+        let (addr, wrong) = digits.iter().fold((0, 0), |(addr, wrong), byte| {
+            let digit = VALUES[usize::from(*byte)];
+            (addr << 4 | u64::from(digit), wrong | digit)
+        });
+        if wrong < 16 {
+            return Some((addr, DIGITS));
+        }
+    }
     let mut addr = 0;
-    for (i, byte) in digits.iter().enumerate().take(MAX_DIGITS + 1) {
-        match byte {
-            b'0'..=b'9' => addr = addr << 4 | u64::from(byte - b'0'),
-            b'a'..=b'f' => addr = addr << 4 | u64::from(byte - b'a' + 10),
-            b'\n' if i > 0 => return Some((op, addr, name + 3 + i + 1)),
-            _ => return None,
+    for (i, byte) in text.iter().enumerate().take(MAX_DIGITS + 1) {
+        match VALUES[usize::from(*byte)] {
+            digit @ 0..16 if i < MAX_DIGITS => addr = addr << 4 | u64::from(digit),
+            _ => return (*byte == b'\n' && i > 0).then_some((addr, i)),
         }
     }
     None
 }
+
+/// Values of hexadecimal digits; above 15 for what is none.
+const VALUES: [u8; 256] = {
+    let mut values = [0xff; 256];
+    let mut i = 0;
+    while i < 16 {
+        values[b"0123456789abcdef"[i] as usize] = i as u8;
+        i += 1;
+    }
+    values
+};
 
 fn parse_line(line: &str) -> Result<(Op, u64), String> {
     let (name, addr) = text::whole(line, "OPERATION 0xADDRESS", separated_pair(word, char(' '), number))?;
@@ -170,8 +193,9 @@ mod tests {
 
     #[test]
     fn usual_lines_are_read_as_all_lines_are() {
-        assert_eq!(usual(b"PIM_MAC_AB 0x00000040\nLD 0x0\n"), Some((Op::MacAb, 0x40, 22)));
-        assert_eq!(usual(b"ST 0xffffffffffffffff\n"), Some((Op::St, u64::MAX, 22)));
+        assert_eq!(usual(b"PIM_MAC_AB 0x00000040\nLD 0x0\n", Op::MacAb), Some((Op::MacAb, 0x40, 22)));
+        assert_eq!(usual(b"ST 0xffffffffffffffff\n", Op::MacAb), Some((Op::St, u64::MAX, 22)));
+        assert_eq!(usual(b"LD 0x4\nLD 0x00000000\n", Op::Ld), Some((Op::Ld, 4, 7)));
         for line in [
             "LD 64\n",
             "LD 0x0x4\n",
@@ -180,10 +204,12 @@ mod tests {
             "LD 0x00000000000000001\n",
             "LD 0x4\r\n",
             "LE 0x4\n",
+            "LD 0x0000000g\n",
+            "LD 0x0000004A\n",
             "\n",
             "",
         ] {
-            assert_eq!(usual(line.as_bytes()), None, "{line:?}");
+            assert_eq!(usual(line.as_bytes(), Op::Ld), None, "{line:?}");
         }
     }
 

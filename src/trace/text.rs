@@ -1,6 +1,6 @@
 //! Text traces, one request a line: what their readers have in common.
 
-use super::{BLOCK, Header, Op, Record, Request, Source, check};
+use super::{BLOCK, Header, Item, Op, Record, Request, Source, check};
 use crate::addr::Geometry;
 use crate::error::{Error, Result};
 use nom::branch::alt;
@@ -14,8 +14,8 @@ use std::io::{BufRead, BufReader, Read};
 /// Reads one line: a request, or nothing for the mark that ends the trace.
 pub type ParseLine = fn(&str, &Geometry) -> Result<Option<(Op, u64)>, String>;
 /// Reads a line as it usually is, from the beginning of more text: a request, and the bytes of the line. None of whatever
-/// is not quite usual, which is left to a [`ParseLine`].
-pub type ParseUsual = fn(&[u8]) -> Option<(Op, u64, usize)>;
+/// is not quite usual, which is left to a [`ParseLine`]. The operation is likely the one given.
+pub type ParseUsual = fn(&[u8], Op) -> Option<(Op, u64, usize)>;
 
 /// No valid line is longer.
 const MAX_LINE: u64 = 256;
@@ -27,11 +27,14 @@ pub struct Reader {
     header: Header,
     parse: ParseLine,
     usual: Option<ParseUsual>,
+    /// The operation of the last line.
+    last: Op,
     /// Where all addresses below exist.
     end: u64,
     line: Vec<u8>,
     number: u64,
-    pending: Option<Request>,
+    /// What further lines may join; none at a count of 0.
+    pending: Request,
     marked: bool,
     ended: bool,
 }
@@ -54,34 +57,38 @@ impl Reader {
             header: Header::foreign(*geometry, name),
             parse,
             usual,
+            last: Op::Ld,
             end: if geometry.ranks.is_power_of_two() { geometry.channel_base(geometry.channels) } else { 0 },
             line: Vec::new(),
             number: 0,
-            pending: None,
+            pending: Request { count: 0, ..Request::one(Op::Ld, 0) },
             marked: false,
             ended: false,
         }))
     }
 
-    fn next_request(&mut self) -> Result<Option<Request>> {
+    /// The next request, if there is one. Moved by fields: a whole one that was just written piece by piece is slow to load.
+    #[inline]
+    fn next_request(&mut self) -> Result<Option<(Op, u64)>> {
         if let Some(usual) = self.usual
-            && let Some((op, addr, bytes)) = usual(self.input.fill_buf().map_err(|e| Error::io(&self.name, e))?)
+            && let Some((op, addr, bytes)) =
+                usual(self.input.fill_buf().map_err(|e| Error::io(&self.name, e))?, self.last)
         {
+            self.last = op;
             self.input.consume(bytes);
             self.number += 1;
-            let request = Request::one(op, addr);
             if addr < self.end {
-                return Ok(Some(request));
+                return Ok(Some((op, addr)));
             }
-            return match check(&Record::Request(request), &self.header.geometry) {
-                Ok(()) => Ok(Some(request)),
+            return match check(&Record::Request(Request::one(op, addr)), &self.header.geometry) {
+                Ok(()) => Ok(Some((op, addr))),
                 Err(what) => Err(Error::data(format!("{}:{}", self.name, self.number), what)),
             };
         }
         self.unusual_request()
     }
 
-    fn unusual_request(&mut self) -> Result<Option<Request>> {
+    fn unusual_request(&mut self) -> Result<Option<(Op, u64)>> {
         self.line.clear();
         let read = self
             .input
@@ -104,9 +111,8 @@ impl Reader {
         let text = text.trim_end_matches(['\n', '\r']);
         match (self.parse)(text, &self.header.geometry).map_err(at)? {
             Some((op, addr)) => {
-                let request = Request::one(op, addr);
-                check(&Record::Request(request), &self.header.geometry).map_err(at)?;
-                Ok(Some(request))
+                check(&Record::Request(Request::one(op, addr)), &self.header.geometry).map_err(at)?;
+                Ok(Some((op, addr)))
             }
             None => {
                 self.marked = true;
@@ -116,39 +122,51 @@ impl Reader {
     }
 }
 
-impl Source for Reader {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
+impl Reader {
+    fn block<T: From<Record>>(&mut self, out: &mut Vec<T>) -> Result<bool> {
         out.clear();
         while !self.ended && out.len() < BLOCK {
-            match self.next_request()? {
-                Some(next) => {
-                    let joined = self.pending.as_mut().is_some_and(|run| extend(run, &next, &self.header.geometry));
-                    if !joined {
-                        out.extend(self.pending.replace(next).map(Record::Request));
-                    }
-                }
-                None => {
-                    self.ended = true;
-                    out.extend(self.pending.take().map(Record::Request));
-                }
+            let next = self.next_request()?;
+            if let Some((op, addr)) = next
+                && self.pending.count > 0
+                && extend(&mut self.pending, op, addr, &self.header.geometry)
+            {
+                continue;
+            }
+            if self.pending.count > 0 {
+                out.push(Record::Request(self.pending).into());
+            }
+            match next {
+                Some((op, addr)) => self.pending = Request::one(op, addr),
+                None => (self.ended, self.pending.count) = (true, 0),
             }
         }
         Ok(!out.is_empty())
     }
 }
 
-/// Makes `next` part of `run` if it is the same operation, evenly spaced, in the same row.
-pub(crate) fn extend(run: &mut Request, next: &Request, geometry: &Geometry) -> bool {
-    let Some(step) = next.addr.checked_sub(run.last_addr()).and_then(|s| u32::try_from(s).ok()) else { return false };
-    let fits = run.op == next.op
+impl Source for Reader {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool> {
+        self.block(out)
+    }
+
+    fn next_items(&mut self, out: &mut Vec<Item>) -> Result<bool> {
+        self.block(out)
+    }
+}
+
+/// Makes a request part of `run` if it is the same operation, evenly spaced, in the same row.
+pub(crate) fn extend(run: &mut Request, op: Op, addr: u64, geometry: &Geometry) -> bool {
+    let Some(step) = addr.checked_sub(run.last_addr()).and_then(|s| u32::try_from(s).ok()) else { return false };
+    let fits = run.op == op
         && !run.op.is_mark()
         && run.count < u32::MAX
         && (run.count == 1 || step == run.stride)
-        && geometry.same_row(run.addr, next.addr);
+        && geometry.same_row(run.addr, addr);
     if fits {
         run.stride = step;
         run.count += 1;
