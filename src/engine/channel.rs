@@ -551,10 +551,7 @@ impl<'d> Channel<'d> {
             }
             let command = item.plan.last;
             if let Some(best) = best.filter(|_| free && hopeless != Some(command)) {
-                let bus = self.bus_free[self.device.commands[usize::from(command)].bus as usize];
-                let floor = bus.max(self.last[MOVES]).max(self.now);
-                let soonest = self.state.earliest_anywhere(command).max(floor);
-                hopeless = (soonest >= best.at).then_some(command);
+                hopeless = (self.soonest(command, MOVES) >= best.at).then_some(command);
             }
             if free && hopeless == Some(command) {
                 continue;
@@ -602,43 +599,61 @@ impl<'d> Channel<'d> {
     /// work that waits for its row.
     fn first_ready(&self, kind: Option<Effect>, array_needs_row: Option<u64>) -> Result<Option<Candidate>> {
         let queue = &self.classes[DATA];
+        let of_kind = |i: &Item| kind.is_none_or(|k| i.effect == k);
+        let array_waits = self.classes[ARRAY].front().filter(|a| a.epoch == self.epoch).map(|a| a.order);
         let mut best: Option<Candidate> = None;
+        // The commands for which nothing before the best is to be had.
+        let mut hopeless = 0u64;
+        // Banks of older requests of this kind; more than 128 share bits.
+        let mut banks = 0u128;
+        // Banks, of the first 128, where an older request could read, or write, as soon.
+        let mut tried = [0u128; 2];
         let mut seen = 0u64;
         for (index, item) in queue.iter().enumerate() {
+            if seen >= self.depth {
+                break;
+            }
             seen += u64::from(item.request.count);
             if item.epoch != self.epoch || array_needs_row.is_some_and(|order| order < item.order) {
                 break;
             }
-            let of_kind = |i: &Item| kind.is_none_or(|k| i.effect == k);
             if !of_kind(item) {
-                if seen >= self.depth {
-                    break;
-                }
                 continue;
             }
-            let same_bank = |other: &&Item| {
-                let (a, b) = (&other.target.address, &item.target.address);
-                (a.pseudo_channel, a.rank, a.bank_group, a.bank) == (b.pseudo_channel, b.rank, b.bank_group, b.bank)
-            };
-            let older = || queue.iter().take(index).filter(same_bank);
+            let older = || queue.iter().take(index).filter(|o| o.target.bank() == item.target.bank());
+            let bit = 1 << (item.target.bank() % 128);
+            let same_bank = banks & bit != 0;
+            banks |= bit;
             let (needs_row, command) = match self.step(item)? {
                 Step::Issue(command) => (command != item.plan.last, command),
                 Step::IssueAt(..) | Step::Done => continue,
             };
-            let blocked = older().any(|o| needs_row && of_kind(o) || o.request.addr == item.request.addr);
-            let array_older =
-                self.classes[ARRAY].front().is_some_and(|a| a.epoch == self.epoch && a.order < item.order);
-            if !(blocked || needs_row && array_older) {
-                let c = self.candidate(DATA, index, command, item.target);
-                if best.is_none_or(|b| c.at < b.at) {
-                    best = Some(c);
-                }
+            let row_is_anothers = || same_bank && older().any(of_kind) || array_waits.is_some_and(|a| a < item.order);
+            let tried = &mut tried[usize::from(item.effect == Effect::Write)];
+            let as_soon = !needs_row && *tried & bit != 0 && item.target.bank() < 128;
+            if hopeless & 1 << command != 0 || as_soon || needs_row && row_is_anothers() {
+                continue;
             }
-            if seen >= self.depth {
-                break;
+            let c = self.candidate(DATA, index, command, item.target);
+            let better = best.is_none_or(|b| c.at < b.at);
+            if better && older().any(|o| o.request.addr == item.request.addr) {
+                continue;
+            }
+            *tried |= if needs_row { 0 } else { bit };
+            if better {
+                best = Some(c);
+            }
+            if best.is_some_and(|b| self.soonest(command, DATA) >= b.at) {
+                hopeless |= 1 << command;
             }
         }
         Ok(best)
+    }
+
+    /// A cycle before which a class cannot issue a command anywhere.
+    fn soonest(&self, command: CommandId, class: usize) -> Cycle {
+        let bus = self.bus_free[self.device.commands[usize::from(command)].bus as usize];
+        self.state.earliest_anywhere(command).max(bus).max(self.last[class]).max(self.now)
     }
 
     fn refresh_candidate(&self, due: Cycle) -> Option<Candidate> {

@@ -29,6 +29,14 @@ pub struct Target {
     path: [u32; 5],
 }
 
+impl Target {
+    /// The bank within its channel.
+    #[inline]
+    pub fn bank(&self) -> u32 {
+        self.path[Level::Bank as usize]
+    }
+}
+
 /// Nodes `first, first + step, ...`, `count` of them.
 #[derive(Clone, Copy)]
 struct Span {

@@ -102,7 +102,7 @@ pub struct Books {
     pub complete: usize,
     /// When the channel last met with the others.
     pub met: Cycle,
-    /// Step of the last segment.
+    /// Step that the channel is in: of its last segment, or, behind a sync, the latest.
     pub step: Option<u32>,
 }
 

@@ -173,18 +173,21 @@ impl<S: Steps> Collector<S> {
         }
     }
 
-    /// What channels did for no segment counts for the step that they are in.
-    fn write_loose(&mut self) {
-        for (books, channel) in self.books.iter_mut().zip(&mut self.channels) {
-            let mut loose = std::mem::take(&mut books.loose);
-            loose.close(self.durations.banks());
-            channel.parts(&loose);
-            if let Some(step) = self.step {
-                let entry = self.steps.entry(step).or_default();
-                entry.step = step;
-                entry.parts.add(&loose);
-            }
+    /// What a channel did for no segment counts for the step that it is in; where it is in none, for that of the others.
+    fn write_loose(&mut self, channel: usize) {
+        let books = &mut self.books[channel];
+        let mut loose = std::mem::take(&mut books.loose);
+        loose.close(self.durations.banks());
+        self.channels[channel].parts(&loose);
+        if let Some(step) = books.step.or(self.step) {
+            let entry = self.steps.entry(step).or_default();
+            entry.step = step;
+            entry.parts.add(&loose);
         }
+    }
+
+    fn write_all_loose(&mut self) {
+        (0..self.channels.len()).for_each(|channel| self.write_loose(channel));
     }
 
     /// Hands on the steps before `end`.
@@ -255,12 +258,14 @@ impl<S: Steps> Probe for Collector<S> {
     }
 
     fn segment_begin(&mut self, id: u32, segment: &Segment) {
-        self.settle_all();
-        if self.step.is_some_and(|s| s < segment.step) {
-            self.write_loose();
+        let channel = segment.channel as usize;
+        self.settle(channel);
+        // Channels take up their segments in whatever order, so that only the channel's own step may matter.
+        if self.books[channel].step.is_some_and(|s| s != segment.step) {
+            self.write_loose(channel);
         }
         self.step = self.step.max(Some(segment.step));
-        let books = &mut self.books[segment.channel as usize];
+        let books = &mut self.books[channel];
         books.open.push_back(Open { id, segment: *segment, begin: None, closes: None, parts: Parts::default() });
         if books.step.replace(segment.step) != Some(segment.step) {
             let first = self.books.iter().filter_map(Books::first_step).min();
@@ -298,7 +303,9 @@ impl<S: Steps> Probe for Collector<S> {
     }
 
     fn sync(&mut self, _: Cycle) {
-        self.write_loose();
+        self.write_all_loose();
+        // Channels that have never had a step hold none up.
+        self.books.iter_mut().filter(|b| b.step.is_some()).for_each(|b| b.step = b.step.max(self.step));
         self.hand_on(self.step);
     }
 
@@ -311,7 +318,7 @@ impl<S: Steps> Probe for Collector<S> {
     }
 
     fn end(&mut self, cycle: Cycle) {
-        self.write_loose();
+        self.write_all_loose();
         self.hand_on(None);
         self.cycles = cycle;
         for c in &self.channels {
