@@ -1,10 +1,11 @@
 //! From a dump to the parameters of [`Model`].
 
 use super::rope::{self, Rope};
+use super::words::{self, Common};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::kv::KvCache;
-use crate::kv::fitted::{Component, Head, LAST_KNOT, Layer, Model, Pairs, Query, VERSION};
+use crate::kv::fitted::{Component, Head, LAST_KNOT, Layer, Model, Pairs, Query, VERSION, Words};
 use crate::linalg::{add_gram, eigenvectors};
 use rayon::prelude::*;
 
@@ -101,8 +102,9 @@ pub fn fit(kv: &KvCache, options: &Options) -> Result<Model> {
         (0..kv.layers.len()).filter(|l| wanted.is_empty() || wanted.contains(&kv.layers[*l])).collect();
     let (theta, pairs) = rope::settle(kv, &fitted, &positions, options.rope_theta, options.rope_pairs)?;
     let rope = Rope::new(kv.dim, theta, pairs, &positions);
+    let common = words::find(&keys(kv, 0, &rope), kv.dim)?;
     let layers: Vec<Layer> =
-        fitted.par_iter().map(|l| layer(kv, *l, &rope, options.rank)).collect::<Result<Vec<_>>>()?;
+        fitted.par_iter().map(|l| layer(kv, *l, &rope, &common, options.rank)).collect::<Result<Vec<_>>>()?;
     let numbers: Vec<String> = layers.iter().map(|l| l.layer.to_string()).collect();
     let model = Model {
         version: VERSION,
@@ -115,25 +117,31 @@ pub fn fit(kv: &KvCache, options: &Options) -> Result<Model> {
         tokens: kv.tokens,
         queries: kv.queries,
         lifetimes: LIFETIMES.to_vec(),
+        words: common.shares,
         layers,
     };
     // What is written is what is used.
     Ok(model.rounded())
 }
 
-fn layer(kv: &KvCache, layer: usize, rope: &Rope, rank: usize) -> Result<Layer> {
-    let keys: Vec<Vec<f32>> = (0..kv.kv_heads)
-        .map(|h| {
-            let mut keys = kv.keys(layer, h).data.to_vec();
-            rope.unturn(&mut keys, 0);
-            keys
-        })
-        .collect();
+/// Keys of a layer's heads before RoPE.
+fn keys(kv: &KvCache, layer: usize, rope: &Rope) -> Vec<Vec<f32>> {
+    let of = |h| {
+        let mut keys = kv.keys(layer, h).data.to_vec();
+        rope.unturn(&mut keys, 0);
+        keys
+    };
+    (0..kv.kv_heads).map(of).collect()
+}
+
+fn layer(kv: &KvCache, layer: usize, rope: &Rope, common: &Common, rank: usize) -> Result<Layer> {
+    let keys = keys(kv, layer, rope);
     let sinks = sinks(&keys, kv.dim);
     let first_sinks = sinks.iter().take_while(|s| **s).count();
     let others = sinks.len() - first_sinks;
     let count = sinks.iter().filter(|s| **s).count() - first_sinks;
-    let heads = keys.par_iter().enumerate().map(|(h, keys)| head(kv, layer, h, keys, &sinks, rope, rank));
+    let text = Text { sinks: &sinks, common };
+    let heads = keys.par_iter().enumerate().map(|(h, keys)| head(kv, layer, h, keys, text, rope, rank));
     Ok(Layer {
         layer: kv.layers[layer],
         first_sinks,
@@ -174,14 +182,28 @@ fn median(values: &mut [f32]) -> f32 {
     *values.select_nth_unstable_by(middle, f32::total_cmp).1
 }
 
-fn head(kv: &KvCache, layer: usize, h: usize, keys: &[f32], sinks: &[bool], rope: &Rope, rank: usize) -> Result<Head> {
+/// What kinds of tokens a layer has.
+#[derive(Clone, Copy)]
+struct Text<'a> {
+    sinks: &'a [bool],
+    common: &'a Common,
+}
+
+fn head(kv: &KvCache, layer: usize, h: usize, keys: &[f32], text: Text<'_>, rope: &Rope, rank: usize) -> Result<Head> {
+    let Text { sinks, common } = text;
     let dim = kv.dim;
     let pick = |rows: &[f32], sink: bool| -> Vec<f32> {
         let rows = rows.chunks_exact(dim).zip(sinks).filter(|(_, s)| **s == sink);
         rows.flat_map(|(row, _)| row).copied().collect()
     };
     let values = kv.values(layer, h).data;
-    let key = component(&pick(keys, false), dim, rank, true);
+    let (key, words) = if common.shares.is_empty() {
+        (component(&pick(keys, false), dim, rank, true), None)
+    } else {
+        let of: Vec<u16> = common.of.iter().zip(sinks).filter(|(_, s)| !**s).map(|(w, _)| *w).collect();
+        let (key, words) = with_words(&pick(keys, false), &of, common.shares.len(), dim, rank);
+        (key, Some(words))
+    };
     interrupt::check()?;
     let value = component(&pick(values, false), dim, rank.div_ceil(2), false);
     let sink = |rows: &[f32]| {
@@ -201,7 +223,7 @@ fn head(kv: &KvCache, layer: usize, h: usize, keys: &[f32], sinks: &[bool], rope
         Ok(Query { vector, coupling })
     });
     let queries = queries.collect::<Result<_>>()?;
-    Ok(Head { key, value, sink_key: any.then(|| sink(keys)), sink_value: any.then(|| sink(values)), queries })
+    Ok(Head { key, words, value, sink_key: any.then(|| sink(keys)), sink_value: any.then(|| sink(values)), queries })
 }
 
 /// Mean, leading directions, rest, persistence and, where wanted and there are enough vectors, marginals.
@@ -238,6 +260,53 @@ fn component(rows: &[f32], dim: usize, rank: usize, marginals: bool) -> Componen
         c.marginals = columns.into_iter().map(marginal).collect();
     }
     c
+}
+
+/// The component of the keys that are no common word, and the keys of those that are one. `of` has each row's word, from 1 on,
+/// or 0.
+fn with_words(rows: &[f32], of: &[u16], words: usize, dim: usize, rank: usize) -> (Component, Words) {
+    let tokens = || rows.chunks_exact(dim).zip(of);
+    let others: Vec<f32> = tokens().filter(|(_, w)| **w == 0).flat_map(|(row, _)| row).copied().collect();
+    let mut c = component(&others, dim, rank, true);
+    let (rank, n) = (c.scales.len(), of.len());
+    let mut counts = vec![0usize; words];
+    let mut vectors = vec![vec![0.0; dim]; words];
+    for (row, w) in tokens().filter(|(_, w)| **w > 0) {
+        counts[usize::from(*w) - 1] += 1;
+        let sums = &mut vectors[usize::from(*w) - 1];
+        sums.iter_mut().zip(row).zip(&c.mean).for_each(|((sum, x), m)| *sum += f64::from(*x) - m);
+    }
+    let means = vectors.iter_mut().zip(&counts);
+    means.for_each(|(sums, n)| sums.iter_mut().for_each(|sum| *sum /= (*n).max(1) as f64));
+    let mut within = rows.to_vec();
+    for (row, w) in within.chunks_exact_mut(dim).zip(of).filter(|(_, w)| **w > 0) {
+        row.iter_mut().zip(&vectors[usize::from(*w) - 1]).for_each(|(x, v)| *x = (f64::from(*x) - v) as f32);
+    }
+    let mut scores = scores(&c, &within);
+    let centre = |row: &[f32]| row.iter().zip(&c.mean).map(|(x, m)| (f64::from(*x) - m) as f32).collect::<Vec<_>>();
+    let centred: Vec<f32> = within.chunks_exact(dim).flat_map(centre).collect();
+    let mut rest = rest(&c, &centred, &scores);
+    // A word's mean is that of its own tokens: one of them tells nothing.
+    let free = counts.iter().map(|n| n.saturating_sub(1)).sum::<usize>().max(1) as f64;
+    let square = |values: &[f64], width: usize, word: bool, i: usize| -> f64 {
+        let rows = values.chunks_exact(width).zip(of).filter(|(_, w)| (**w > 0) == word);
+        rows.map(|(row, _)| if i < width { row[i].powi(2) } else { row.iter().map(|x| x * x).sum() }).sum()
+    };
+    let mut spread: Vec<f64> = (0..rank).map(|r| (square(&scores, rank, true, r) / free).sqrt()).collect();
+    let usual = square(&rest, dim, false, dim) / (n - counts.iter().sum::<usize>()).max(1) as f64;
+    let narrowed = square(&rest, dim, true, dim) / free / usual;
+    spread.push(if narrowed.is_finite() { narrowed.sqrt() } else { 1.0 });
+    // What lasts is measured of all tokens, one after the other.
+    let widen = |values: &mut [f64], width: usize, spread: &[f64]| {
+        for (row, _) in values.chunks_exact_mut(width.max(1)).zip(of).filter(|(_, w)| **w > 0) {
+            row.iter_mut().zip(spread).for_each(|(x, s)| *x /= s.max(f64::MIN_POSITIVE.sqrt()));
+        }
+    };
+    widen(&mut scores, rank, &spread);
+    widen(&mut rest, dim, &vec![spread[rank]; dim]);
+    let column = |r: usize| scores.iter().skip(r).step_by(rank).copied().collect::<Vec<f64>>();
+    c.persistence = (0..rank).map(|r| persistence(&column(r), 1)).chain([persistence(&rest, dim)]).collect();
+    (c, Words { spread, vectors })
 }
 
 /// Along each direction, how many standard deviations each row is from the mean `[row, rank]`.

@@ -5,5 +5,6 @@ pub mod agree;
 pub mod estimate;
 pub mod measure;
 pub mod rope;
+pub mod words;
 
 pub use estimate::{Options, fit};

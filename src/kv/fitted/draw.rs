@@ -1,9 +1,9 @@
 //! Caches drawn from fitted statistics.
 //!
-//! What the text decides is drawn once for all heads: where segments end, and which tokens are sinks. The rest is drawn by
-//! each head from a stream of its own, so that which thread fills it does not matter.
+//! What the text decides is drawn once for all heads: where segments end, which words follow each other, and which tokens are
+//! sinks. The rest is drawn by each head from a stream of its own, so that which thread fills it does not matter.
 
-use super::{Component, Head, LAST_KNOT, Model, rope_speeds};
+use super::{Component, Head, LAST_KNOT, Model, Words, rope_speeds};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::kv::synthetic::{MAX_ELEMENTS, normal, zeros};
@@ -123,7 +123,7 @@ pub fn generate(model: &Model, shape: &Shape) -> Result<KvCache> {
             rng.set_stream(u64::from(layer) << 32 | (head as u64 + 1));
             let source = source(model, shape, layer, head);
             let sinks = text.sinks(&model.layers[source.0]);
-            let drawing = Drawing { shape, text: &text, rope: &rope, sinks, group };
+            let drawing = Drawing { shape, text: &text, rope: &rope, shares: &model.words, sinks, group };
             drawing.fill(&model.layers[source.0].heads[source.1], &mut rng, k, v, q)
         })?;
     let tensor = |name: &str, heads: usize, rows: usize, data| Tensor {
@@ -166,6 +166,8 @@ struct Text {
     begins: Vec<u16>,
     /// By token, a number of 0 to 1: sinks are those below the layer's rate.
     chance: Vec<f32>,
+    /// By token, which common word it is, if it is one.
+    words: Vec<Option<u16>>,
 }
 
 impl Text {
@@ -175,12 +177,18 @@ impl Text {
         rng.set_stream(0);
         let uniform = |rng: &mut ChaCha8Rng| f64::from(rng.next_u32()) / 4_294_967_296.0;
         let (mut begins, mut chance) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens));
+        let mut words = Vec::with_capacity(tokens);
+        let below: Vec<f64> =
+            model.words.iter().scan(0.0, |sum, p| Some(*sum + p).inspect(|next| *sum = *next)).collect();
         for _ in 0..tokens {
             let ends = |(i, t): (usize, &f64)| u16::from(uniform(&mut rng) * t < 1.0) << i;
             begins.push(model.lifetimes.iter().enumerate().map(ends).sum());
             chance.push(uniform(&mut rng) as f32);
+            let place = uniform(&mut rng);
+            let word = below.partition_point(|sum| *sum <= place);
+            words.push((word < below.len()).then_some(word as u16));
         }
-        Text { begins, chance }
+        Text { begins, chance, words }
     }
 
     /// Which tokens are sinks in a layer.
@@ -224,6 +232,8 @@ struct Drawing<'a> {
     shape: &'a Shape,
     text: &'a Text,
     rope: &'a Rope,
+    /// Of the common words.
+    shares: &'a [f64],
     sinks: Vec<bool>,
     group: usize,
 }
@@ -234,6 +244,7 @@ impl Drawing<'_> {
         let first_query = self.shape.prefill - self.shape.prefill_queries;
         let (mut key, mut value) = (Source::new(&head.key, rng), Source::new(&head.value, rng));
         let mut sinks = [&head.sink_key, &head.sink_value].map(|c| c.as_ref().map(|c| Source::new(c, rng)));
+        let words = head.words.as_ref().map(|words| CommonWords::new(words, self.shares, &head.key));
         let mut vector = vec![0.0; head.key.mean.len()];
         let mut latents = Vec::new();
         for (t, (k, v)) in k.chunks_exact_mut(dim).zip(v.chunks_exact_mut(dim)).enumerate() {
@@ -242,22 +253,28 @@ impl Drawing<'_> {
             }
             key.step(self.text.begins[t], rng);
             value.step(self.text.begins[t], rng);
+            let word = self.text.words[t];
             if t >= first_query {
-                latents.extend_from_slice(&key.scores);
+                match &words {
+                    Some(words) => words.scores(word, &key.scores, &mut latents),
+                    None => latents.extend_from_slice(&key.scores),
+                }
             }
+            let mut word = words.as_ref().zip(word).map(|(words, w)| words.key(w));
             let [sink_key, sink_value] = &mut sinks;
             let (key, value) = match (self.sinks[t], sink_key, sink_value) {
                 (true, Some(key), Some(value)) => {
                     key.step(self.text.begins[t], rng);
                     value.step(self.text.begins[t], rng);
+                    word = None;
                     (&*key, &*value)
                 }
                 _ => (&key, &value),
             };
-            key.vector(&mut vector);
+            key.vector(word, &mut vector);
             self.rope.turn(&mut vector, t);
             self.write(&vector, k);
-            value.vector(&mut vector);
+            value.vector(None, &mut vector);
             self.write(&vector, v);
         }
         let rank = head.key.scales.len();
@@ -268,7 +285,7 @@ impl Drawing<'_> {
             for (i, q) in q.chunks_exact_mut(dim).enumerate() {
                 source.step(self.text.begins[first_query + i], rng);
                 coupling.apply(&latents[i * rank..][..rank], &mut source.scores);
-                source.vector(&mut vector);
+                source.vector(None, &mut vector);
                 self.rope.turn(&mut vector, first_query + i);
                 self.write(&vector, q);
             }
@@ -342,18 +359,83 @@ impl Source {
         }
     }
 
-    /// The vector of the token.
-    fn vector(&self, out: &mut [f32]) {
+    /// The vector of the token; of a common word, with its own and its spread.
+    fn vector(&self, word: Option<(&[f32], &[f32])>, out: &mut [f32]) {
         let dim = out.len();
+        let rank = self.scales.len();
+        let narrowed = word.map_or(1.0, |(_, spread)| spread[rank]);
         for ((x, mean), (sd, rest)) in out.iter_mut().zip(&self.mean).zip(self.diagonal.iter().zip(&self.rest)) {
-            *x = mean + sd * rest;
+            *x = mean + narrowed * sd * rest;
         }
-        let knots = self.marginals.len() / self.scales.len().max(1);
+        if let Some((own, _)) = word {
+            out.iter_mut().zip(own).for_each(|(x, own)| *x += own);
+        }
+        let knots = self.marginals.len() / rank.max(1);
         for (r, score) in self.scores.iter().enumerate() {
-            let score = if knots == 0 { *score } else { marginal(&self.marginals[r * knots..][..knots], *score) };
+            let score = match word {
+                Some((_, spread)) => spread[r] * score,
+                None if knots == 0 => *score,
+                None => marginal(&self.marginals[r * knots..][..knots], *score),
+            };
             let weight = self.scales[r] * score;
             out.iter_mut().zip(&self.directions[r * dim..]).for_each(|(x, d)| *x += weight * d);
         }
+    }
+}
+
+/// Keys of common words at work.
+struct CommonWords {
+    dim: usize,
+    /// `[word, dim]`.
+    vectors: Vec<f32>,
+    /// `[rank + 1]`.
+    spread: Vec<f32>,
+    /// Where each word is along the key's directions, in scales of them `[word, rank]`.
+    places: Vec<f32>,
+    /// Mean, and one over the standard deviation, of the scores of all tokens `[rank]`.
+    norms: Vec<(f32, f32)>,
+}
+
+impl CommonWords {
+    fn new(words: &Words, shares: &[f64], key: &Component) -> CommonWords {
+        let rank = key.scales.len();
+        let along = |v: &[f64], r: usize| -> f64 {
+            let product: f64 = v.iter().zip(&key.directions[r]).map(|(x, d)| x * d).sum();
+            if key.scales[r] > 0.0 { product / key.scales[r] } else { 0.0 }
+        };
+        let places: Vec<f64> = words.vectors.iter().flat_map(|v| (0..rank).map(|r| along(v, r))).collect();
+        let others = (1.0 - shares.iter().sum::<f64>()).max(0.0);
+        let norm = |r: usize| {
+            let (mut mean, mut square) = (0.0, others);
+            for (share, place) in shares.iter().zip(places.iter().skip(r).step_by(rank)) {
+                mean += share * place;
+                square += share * (place * place + words.spread[r] * words.spread[r]);
+            }
+            (mean as f32, (square - mean * mean).max(f64::from(f32::MIN_POSITIVE)).sqrt().recip() as f32)
+        };
+        let narrow = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<f32>>();
+        CommonWords {
+            dim: key.mean.len(),
+            vectors: narrow(&words.vectors.concat()),
+            spread: narrow(&words.spread),
+            norms: (0..rank).map(norm).collect(),
+            places: narrow(&places),
+        }
+    }
+
+    /// A word's own vector, and the spread around it.
+    fn key(&self, word: u16) -> (&[f32], &[f32]) {
+        (&self.vectors[usize::from(word) * self.dim..][..self.dim], &self.spread)
+    }
+
+    /// Adds the scores of a token's key, of mean 0 and variance 1 over all tokens.
+    fn scores(&self, word: Option<u16>, drawn: &[f32], out: &mut Vec<f32>) {
+        let rank = drawn.len();
+        let place = word.map(|w| &self.places[usize::from(w) * rank..][..rank]);
+        out.extend(drawn.iter().zip(&self.norms).enumerate().map(|(r, (score, (mean, unit)))| {
+            let score = place.map_or(*score, |place| place[r] + self.spread[r] * score);
+            (score - mean) * unit
+        }));
     }
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Version of the file's format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Largest standard normal score at which a [`Component`]'s marginals have a knot; the knots are evenly spaced from minus
 /// this to this.
@@ -25,6 +25,13 @@ pub const LAST_KNOT: f64 = 3.0;
 
 /// Elements that one fitted vector may have, and directions of it.
 const MAX_DIM: usize = 4096;
+
+/// Common words that a model may have.
+const MAX_WORDS: usize = 4096;
+
+/// Largest number of a vector, such that no sum of an f16 cache overflows.
+const MAX_NUMBER: f64 = 1000.0;
+const OUT_OF_RANGE: &str = "a number is not within -1000 to 1000";
 
 /// Which elements of a vector RoPE turns together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +84,8 @@ pub struct Model {
     pub queries: usize,
     /// Mean lengths (tokens) of the segments over which parts of a vector stay the same.
     pub lifetimes: Vec<f64>,
+    /// Shares of the tokens that are each of the common words.
+    pub words: Vec<f64>,
     /// The fitted layers, ascending.
     #[serde(rename = "layer")]
     pub layers: Vec<Layer>,
@@ -101,8 +110,11 @@ pub struct Layer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    /// Keys before RoPE, of tokens that are not sinks.
+    /// Keys before RoPE, of tokens that are neither sinks nor common words.
     pub key: Component,
+    /// Keys before RoPE, of common words; missing where the model has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<Words>,
     /// Values, of tokens that are not sinks.
     pub value: Component,
     /// Keys before RoPE, of sinks; missing where the layer has none.
@@ -140,6 +152,19 @@ pub struct Component {
     pub marginals: Vec<Vec<f64>>,
 }
 
+/// The keys of the common words.
+///
+/// The key of a word is the mean of the head's other keys, plus the word's vector, plus what those other keys differ by from
+/// their mean (marginals left out), narrowed by `spread`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Words {
+    /// Standard deviation within a word over that of other tokens, along each direction, and then of the rest `[rank + 1]`.
+    pub spread: Vec<f64>,
+    /// How far the mean key of each word is from `mean` `[word][dim]`.
+    pub vectors: Vec<Vec<f64>>,
+}
+
 /// The queries of a query head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -163,7 +188,7 @@ impl Model {
         Ok(model)
     }
 
-    /// The file's text. Numbers have four significant digits.
+    /// The file's text. Numbers have four significant digits, the vectors of words three.
     pub fn render(&self) -> String {
         let rounded = self.rounded();
         let text = toml::to_string(&rounded).expect("a model is a table");
@@ -176,6 +201,7 @@ impl Model {
     /// As it is read from its own file.
     pub fn rounded(&self) -> Self {
         let mut model = self.clone();
+        round_all(&mut model.words);
         for layer in &mut model.layers {
             layer.sink_rate = round(layer.sink_rate);
             for head in &mut layer.heads {
@@ -183,6 +209,10 @@ impl Model {
                 let parts = [&mut head.key, &mut head.value].into_iter().chain(sinks.into_iter().flatten());
                 parts.chain(head.queries.iter_mut().map(|q| &mut q.vector)).for_each(Component::round);
                 head.queries.iter_mut().for_each(|q| q.coupling.iter_mut().for_each(|row| round_all(row)));
+                if let Some(words) = &mut head.words {
+                    round_all(&mut words.spread);
+                    words.vectors.iter_mut().flatten().for_each(|x| *x = round_to(*x, 3));
+                }
             }
         }
         model
@@ -205,6 +235,11 @@ impl Model {
         }
         if self.lifetimes.len() > 16 || !self.lifetimes.iter().all(|t| (1.0..=1e9).contains(t)) {
             return bad("lifetimes", "expected at most 16 lengths of 1 to 1e9 tokens".into());
+        }
+        let sum: f64 = self.words.iter().sum();
+        // Four digits of each; NaN is in no range.
+        if self.words.len() > MAX_WORDS || !self.words.iter().all(|p| (0.0..=1.0).contains(p)) || sum > 1.0 + 1e-3 {
+            return bad("words", format!("expected at most {MAX_WORDS} shares of 0 to 1 that sum to at most 1"));
         }
         if self.layers.is_empty() || !self.layers.is_sorted_by(|a, b| a.layer < b.layer) {
             return bad("layer", "expected one [[layer]] or more, in ascending order".into());
@@ -234,6 +269,16 @@ impl Model {
                 }
                 for (name, part) in head.parts() {
                     part.check(self.dim, self.lifetimes.len()).map_err(|e| (format!("{key}.{name}"), e))?;
+                }
+                match &head.words {
+                    None if self.words.is_empty() => {}
+                    None => return bad(&key, "words is missing, and the model has common words".into()),
+                    Some(_) if self.words.is_empty() => {
+                        return bad(&format!("{key}.words"), "the model has no common words".into());
+                    }
+                    Some(words) => words
+                        .check(self.words.len(), self.dim, head.key.scales.len())
+                        .map_err(|e| (format!("{key}.words"), e))?,
                 }
                 for (q, query) in head.queries.iter().enumerate() {
                     let key = format!("{key}.query[{q}]");
@@ -274,6 +319,24 @@ impl Head {
     }
 }
 
+impl Words {
+    fn check(&self, words: usize, dim: usize, rank: usize) -> Result<(), String> {
+        if self.vectors.len() != words || self.vectors.iter().any(|v| v.len() != dim) {
+            return Err(format!("vectors is not {words} rows of {dim}"));
+        }
+        if self.spread.len() != rank + 1 {
+            return Err(format!("spread has {} entries; expected {}", self.spread.len(), rank + 1));
+        }
+        if !self.vectors.iter().flatten().chain(&self.spread).all(|x| x.abs() <= MAX_NUMBER) {
+            return Err(OUT_OF_RANGE.into());
+        }
+        if self.spread.iter().any(|x| *x < 0.0) {
+            return Err("a spread is negative".into());
+        }
+        Ok(())
+    }
+}
+
 impl Component {
     fn check(&self, dim: usize, lifetimes: usize) -> Result<(), String> {
         let rank = self.scales.len();
@@ -305,9 +368,8 @@ impl Component {
             return Err("a row of marginals is not ascending".into());
         }
         let every = [&self.mean, &self.diagonal, &self.scales].into_iter().chain(&self.persistence);
-        // Such that no sum of an f16 cache overflows.
-        if !every.chain(&self.directions).chain(&self.marginals).flatten().all(|x| x.abs() <= 1000.0) {
-            return Err("a number is not within -1000 to 1000".into());
+        if !every.chain(&self.directions).chain(&self.marginals).flatten().all(|x| x.abs() <= MAX_NUMBER) {
+            return Err(OUT_OF_RANGE.into());
         }
         if self.diagonal.iter().chain(&self.scales).chain(self.persistence.iter().flatten()).any(|x| *x < 0.0) {
             return Err("a standard deviation or a share is negative".into());
@@ -328,7 +390,11 @@ impl Component {
 
 /// Four significant digits.
 fn round(x: f64) -> f64 {
-    format!("{x:.3e}").parse().expect("a number's own text")
+    round_to(x, 4)
+}
+
+fn round_to(x: f64, digits: usize) -> f64 {
+    format!("{x:.*e}", digits - 1).parse().expect("a number's own text")
 }
 
 fn round_all(v: &mut [f64]) {

@@ -41,6 +41,10 @@ pub fn model(dim: usize) -> Model {
         };
         Head {
             key: component(seed, dim),
+            words: Some(Words {
+                spread: vec![0.5, 0.8, 0.4],
+                vectors: vec![wave(seed + 50, dim), wave(seed + 51, dim).iter().map(|x| 4.0 * x).collect()],
+            }),
             value: component(seed + 10, dim),
             sink_key: sinks.then(|| sink(seed + 20)),
             sink_value: sinks.then(|| sink(seed + 30)),
@@ -63,6 +67,7 @@ pub fn model(dim: usize) -> Model {
         tokens: 300,
         queries: 40,
         lifetimes: vec![3.0, 50.0],
+        words: vec![0.1, 0.05],
         layers: vec![
             Layer { layer: 1, first_sinks: 0, sink_rate: 0.0, heads: vec![head(100, false), head(200, false)] },
             Layer { layer: 6, first_sinks: 1, sink_rate: 0.01, heads: vec![head(300, true), head(400, true)] },

@@ -1,0 +1,108 @@
+//! Which tokens are the same common word: their keys of an early layer, before RoPE, are near-duplicates.
+
+use crate::error::Result;
+use crate::interrupt;
+use crate::linalg::{add_gram, dot, dots};
+
+/// Common words that are told apart at most (assumed: in the dump of docs/synthetic.md they are half of the text).
+const MOST: usize = 128;
+/// Tokens that a word needs: its key is their mean (assumed).
+const OFTEN: usize = 8;
+/// Keys of the same word are nearer to each other than this share of what keys differ from their mean by (root of mean
+/// squares; assumed: keys of unlike words are mostly 1.2 to 1.6 of it apart).
+const NEAR: f32 = 0.5;
+/// Dimensions over which keys must spread for near ones to be no chance: in 16, one pair of normal keys in 100,000 is as
+/// near (assumed).
+const SPREAD: f64 = 16.0;
+/// Words that are remembered. What is first met after so many others is not common.
+const REMEMBERED: usize = 4096;
+/// Share of the tokens that must stay without a word, to have statistics of (assumed).
+const OTHERS: f64 = 1.0 / 3.0;
+
+/// The common words of a text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Common {
+    /// By token, its word, counted from 1; 0 when that is not a common one.
+    pub of: Vec<u16>,
+    /// By word, the share of the tokens that it is, the most common first.
+    pub shares: Vec<f64>,
+}
+
+/// Tells words apart by the keys of a layer `[head]`, RoPE undone: the earliest layer at hand knows the least of what stands
+/// around a word. A token is the word met before whose first key is nearest to its own, if that is near, or else a new one.
+pub fn find(keys: &[Vec<f32>], dim: usize) -> Result<Common> {
+    let tokens = keys[0].len() / dim;
+    let none = || Common { of: vec![0; tokens], shares: Vec::new() };
+    let width = keys.len() * dim;
+    let mut rows = vec![0.0f32; tokens * width];
+    for (h, keys) in keys.iter().enumerate() {
+        let mut mean = vec![0.0f64; dim];
+        keys.chunks_exact(dim).for_each(|key| mean.iter_mut().zip(key).for_each(|(m, x)| *m += f64::from(*x)));
+        mean.iter_mut().for_each(|m| *m /= tokens as f64);
+        let off = |key: &[f32]| key.iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m).powi(2)).sum::<f64>();
+        let square = keys.chunks_exact(dim).map(off).sum::<f64>() / tokens as f64;
+        if square.is_nan() || square <= 0.0 {
+            return Ok(none());
+        }
+        let unit = (square * (width / dim) as f64).sqrt();
+        for (row, key) in rows.chunks_exact_mut(width).zip(keys.chunks_exact(dim)) {
+            let part = &mut row[h * dim..][..dim];
+            part.iter_mut().zip(key).zip(&mean).for_each(|((to, x), m)| *to = ((f64::from(*x) - m) / unit) as f32);
+        }
+    }
+    if dimensions(&rows, width) < SPREAD {
+        return Ok(none());
+    }
+    let mut words: Vec<Option<usize>> = Vec::with_capacity(tokens);
+    let (mut firsts, mut squares, mut products) = (Vec::new(), Vec::<f32>::new(), Vec::new());
+    for (t, row) in rows.chunks_exact(width).enumerate() {
+        if t % 256 == 0 {
+            interrupt::check()?;
+        }
+        products.resize(squares.len(), 0.0);
+        dots(row, &firsts, &mut products);
+        let square = dot(row, row);
+        let distances = squares.iter().zip(&products).map(|(first, product)| first + square - 2.0 * product);
+        let nearest = distances.enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        words.push(match nearest {
+            Some((word, distance)) if distance < NEAR * NEAR => Some(word),
+            _ if squares.len() == REMEMBERED => None,
+            _ => {
+                firsts.extend_from_slice(row);
+                squares.push(square);
+                Some(squares.len() - 1)
+            }
+        });
+    }
+    Ok(common(&words, squares.len()))
+}
+
+/// Over how many dimensions rows spread: the participation ratio of their covariance, of a sample of them.
+fn dimensions(rows: &[f32], width: usize) -> f64 {
+    let every = (rows.len() / width / 1024).max(1);
+    let sample: Vec<f32> = rows.chunks_exact(width).step_by(every).flatten().copied().collect();
+    let mut gram = vec![0.0; width * width];
+    add_gram(&sample, width, &mut gram);
+    let trace: f64 = (0..width).map(|i| gram[i * width + i]).sum();
+    trace * trace / gram.iter().map(|x| x * x).sum::<f64>()
+}
+
+/// The most common of the words of all tokens; of equally common ones, those met first.
+fn common(words: &[Option<usize>], count: usize) -> Common {
+    let mut counts = vec![0usize; count];
+    words.iter().flatten().for_each(|w| counts[*w] += 1);
+    let mut ranking: Vec<usize> = (0..count).filter(|w| counts[*w] >= OFTEN).collect();
+    ranking.sort_by_key(|w| std::cmp::Reverse(counts[*w]));
+    let mut left = words.len();
+    let enough = |w: &usize| {
+        left -= counts[*w];
+        left as f64 >= OTHERS * words.len() as f64
+    };
+    let ranking: Vec<usize> = ranking.into_iter().take(MOST).take_while(enough).collect();
+    let mut number = vec![0u16; count];
+    ranking.iter().enumerate().for_each(|(i, w)| number[*w] = i as u16 + 1);
+    Common {
+        of: words.iter().map(|w| w.map_or(0, |w| number[w])).collect(),
+        shares: ranking.iter().map(|w| counts[*w] as f64 / words.len() as f64).collect(),
+    }
+}
