@@ -5,7 +5,7 @@ use super::words::{self, Common};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::kv::KvCache;
-use crate::kv::fitted::{Component, Head, LAST_KNOT, Layer, Model, Pairs, Query, VERSION, Words};
+use crate::kv::fitted::{Component, Head, LAST_KNOT, Layer, Model, Pairs, Query, SinkWord, VERSION, Words};
 use crate::linalg::{add_gram, eigenvectors};
 use rayon::prelude::*;
 
@@ -23,6 +23,11 @@ const SINK_RANK: usize = 4;
 const KNOTS: usize = 17;
 /// Vectors that a marginal needs: its last knots are the 1 in 741 extremes (assumed).
 const ENOUGH: usize = 256;
+/// Sinks that one needs. Fewer, as what matters of it is where it ends: the sinks that attract most come near a bound, which
+/// normal tails would exceed (assumed).
+const ENOUGH_SINKS: usize = 64;
+/// No marginals, however many vectors there are.
+const NEVER: usize = usize::MAX;
 /// Standard errors by which a correlation must differ from 0 to be believed (assumed: of 256, one is by chance).
 const BELIEVED: f64 = 3.0;
 
@@ -138,15 +143,23 @@ fn layer(kv: &KvCache, layer: usize, rope: &Rope, common: &Common, rank: usize) 
     let keys = keys(kv, layer, rope);
     let sinks = sinks(&keys, kv.dim);
     let first_sinks = sinks.iter().take_while(|s| **s).count();
-    let others = sinks.len() - first_sinks;
-    let count = sinks.iter().filter(|s| **s).count() - first_sinks;
-    let text = Text { sinks: &sinks, common };
+    let sink_words = sink_words(&sinks[first_sinks..], &common.of[first_sinks..], common.shares.len());
+    let of: Vec<Option<usize>> = common
+        .of
+        .iter()
+        .enumerate()
+        .map(|(t, w)| sink_words.iter().position(|s| s.word + 1 == usize::from(*w) && t >= first_sinks))
+        .collect();
+    let plain = || sinks.iter().zip(&of).skip(first_sinks).filter(|(_, of)| of.is_none());
+    let count = plain().filter(|(sink, _)| **sink).count();
+    let text = Text { sinks: &sinks, common, sink_words: &of };
     let heads = keys.par_iter().enumerate().map(|(h, keys)| head(kv, layer, h, keys, text, rope, rank));
     Ok(Layer {
         layer: kv.layers[layer],
         first_sinks,
-        sink_rate: count as f64 / others.max(1) as f64,
+        sink_rate: count as f64 / plain().count().max(1) as f64,
         heads: heads.collect::<Result<_>>()?,
+        sink_words,
     })
 }
 
@@ -182,15 +195,29 @@ fn median(values: &mut [f32]) -> f32 {
     *values.select_nth_unstable_by(middle, f32::total_cmp).1
 }
 
+/// The common words that are sinks as often as it takes to know their mean key.
+fn sink_words(sinks: &[bool], of: &[u16], words: usize) -> Vec<SinkWord> {
+    let mut counts = vec![(0usize, 0usize); words];
+    for (sink, w) in sinks.iter().zip(of).filter(|(_, w)| **w > 0) {
+        let (tokens, as_sinks) = &mut counts[usize::from(*w) - 1];
+        *tokens += 1;
+        *as_sinks += usize::from(*sink);
+    }
+    let often = counts.iter().enumerate().filter(|(_, (_, as_sinks))| *as_sinks >= words::OFTEN);
+    often.map(|(word, (tokens, as_sinks))| SinkWord { word, rate: *as_sinks as f64 / *tokens as f64 }).collect()
+}
+
 /// What kinds of tokens a layer has.
 #[derive(Clone, Copy)]
 struct Text<'a> {
     sinks: &'a [bool],
     common: &'a Common,
+    /// By token, which of the layer's sink words it is.
+    sink_words: &'a [Option<usize>],
 }
 
 fn head(kv: &KvCache, layer: usize, h: usize, keys: &[f32], text: Text<'_>, rope: &Rope, rank: usize) -> Result<Head> {
-    let Text { sinks, common } = text;
+    let Text { sinks, common, sink_words } = text;
     let dim = kv.dim;
     let pick = |rows: &[f32], sink: bool| -> Vec<f32> {
         let rows = rows.chunks_exact(dim).zip(sinks).filter(|(_, s)| **s == sink);
@@ -198,36 +225,63 @@ fn head(kv: &KvCache, layer: usize, h: usize, keys: &[f32], text: Text<'_>, rope
     };
     let values = kv.values(layer, h).data;
     let (key, words) = if common.shares.is_empty() {
-        (component(&pick(keys, false), dim, rank, true), None)
+        (component(&pick(keys, false), dim, rank, ENOUGH), None)
     } else {
         let of: Vec<u16> = common.of.iter().zip(sinks).filter(|(_, s)| !**s).map(|(w, _)| *w).collect();
         let (key, words) = with_words(&pick(keys, false), &of, common.shares.len(), dim, rank);
         (key, Some(words))
     };
     interrupt::check()?;
-    let value = component(&pick(values, false), dim, rank.div_ceil(2), false);
-    let sink = |rows: &[f32]| {
-        let mut c = component(&pick(rows, true), dim, SINK_RANK, false);
-        // Sinks are far between.
-        c.persistence.iter_mut().for_each(|p| p.fill(0.0));
-        c
-    };
+    let value = component(&pick(values, false), dim, rank.div_ceil(2), NEVER);
+    let of: Vec<Option<usize>> = sink_words.iter().zip(sinks).filter(|(_, s)| **s).map(|(w, _)| *w).collect();
     let any = sinks.contains(&true);
     let latents = scores(&key, &keys[kv.query_start * dim..]);
     let queries = (0..kv.group()).map(|g| {
         interrupt::check()?;
         let mut queries = kv.queries(layer, h * kv.group() + g).data.to_vec();
         rope.unturn(&mut queries, kv.query_start);
-        let vector = component(&queries, dim, rank, true);
+        let vector = component(&queries, dim, rank, ENOUGH);
         let coupling = coupling(&scores(&vector, &queries), &latents, &sinks[kv.query_start..], [&vector, &key]);
         Ok(Query { vector, coupling })
     });
     let queries = queries.collect::<Result<_>>()?;
-    Ok(Head { key, words, value, sink_key: any.then(|| sink(keys)), sink_value: any.then(|| sink(values)), queries })
+    let (sink_key, sink_words) = any.then(|| sink(&pick(keys, true), &of, dim)).unzip();
+    let sink_value = any.then(|| sink(&pick(values, true), &vec![None; of.len()], dim).0);
+    Ok(Head { key, words, value, sink_key, sink_words: sink_words.unwrap_or_default(), sink_value, queries })
 }
 
-/// Mean, leading directions, rest, persistence and, where wanted and there are enough vectors, marginals.
-fn component(rows: &[f32], dim: usize, rank: usize, marginals: bool) -> Component {
+/// The component of sinks, and how far the mean of each sink word is from its own. `of` has each row's sink word. What rows
+/// differ by from the mean of their word is taken to be alike for all words and, where there are any, other sinks: those are
+/// too few and, the first token among them, too unlike to tell.
+fn sink(rows: &[f32], of: &[Option<usize>], dim: usize) -> (Component, Vec<Vec<f64>>) {
+    let words = of.iter().flatten().max().map_or(0, |w| w + 1);
+    let mean = |kind: &dyn Fn(Option<usize>) -> bool| -> Option<Vec<f64>> {
+        let (mut sums, mut n) = (vec![0.0; dim], 0);
+        for (row, _) in rows.chunks_exact(dim).zip(of).filter(|(_, w)| kind(**w)) {
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+            n += 1;
+        }
+        sums.iter_mut().for_each(|sum| *sum /= f64::from(n.max(1)));
+        (n > 0).then_some(sums)
+    };
+    let usual = mean(&|w| w.is_none()).or_else(|| mean(&|_| true)).unwrap_or_else(|| vec![0.0; dim]);
+    let means: Vec<Vec<f64>> = (0..words).map(|i| mean(&|w| w == Some(i)).unwrap_or_else(|| usual.clone())).collect();
+    let centre = |(row, w): (&[f32], &Option<usize>)| -> Vec<f32> {
+        let mean = w.map_or(&usual, |w| &means[w]);
+        row.iter().zip(mean).map(|(x, m)| (f64::from(*x) - m) as f32).collect()
+    };
+    let alike = |(_, w): &(&[f32], &Option<usize>)| words == 0 || w.is_some();
+    let within: Vec<f32> = rows.chunks_exact(dim).zip(of).filter(alike).flat_map(centre).collect();
+    let mut c = component(&within, dim, SINK_RANK, ENOUGH_SINKS);
+    let off = means.iter().map(|mean| mean.iter().zip(&usual).map(|(m, u)| m - u).collect()).collect();
+    c.mean = usual;
+    // Sinks are far between.
+    c.persistence.iter_mut().for_each(|p| p.fill(0.0));
+    (c, off)
+}
+
+/// Mean, leading directions, rest, persistence and, where there are enough vectors, marginals.
+fn component(rows: &[f32], dim: usize, rank: usize, enough: usize) -> Component {
     let n = rows.len() / dim;
     let mut sums = vec![0.0f64; dim];
     rows.chunks_exact(dim).for_each(|row| sums.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x)));
@@ -256,7 +310,7 @@ fn component(rows: &[f32], dim: usize, rank: usize, marginals: bool) -> Componen
     let columns: Vec<Vec<f64>> = (0..rank).map(|r| scores.iter().skip(r).step_by(rank).copied().collect()).collect();
     c.persistence = columns.iter().map(|x| persistence(x, 1)).collect();
     c.persistence.push(persistence(&rest(&c, &centred, &scores), dim));
-    if marginals && n >= ENOUGH {
+    if n >= enough {
         c.marginals = columns.into_iter().map(marginal).collect();
     }
     c
@@ -267,7 +321,7 @@ fn component(rows: &[f32], dim: usize, rank: usize, marginals: bool) -> Componen
 fn with_words(rows: &[f32], of: &[u16], words: usize, dim: usize, rank: usize) -> (Component, Words) {
     let tokens = || rows.chunks_exact(dim).zip(of);
     let others: Vec<f32> = tokens().filter(|(_, w)| **w == 0).flat_map(|(row, _)| row).copied().collect();
-    let mut c = component(&others, dim, rank, true);
+    let mut c = component(&others, dim, rank, ENOUGH);
     let (rank, n) = (c.scales.len(), of.len());
     let mut counts = vec![0usize; words];
     let mut vectors = vec![vec![0.0; dim]; words];

@@ -7,7 +7,7 @@ use crate::linalg::{add_gram, dot, dots};
 /// Common words that are told apart at most (assumed: in the dump of docs/synthetic.md they are half of the text).
 const MOST: usize = 128;
 /// Tokens that a word needs: its key is their mean (assumed).
-const OFTEN: usize = 8;
+pub const OFTEN: usize = 8;
 /// Keys of the same word are nearer to each other than this share of what keys differ from their mean by (root of mean
 /// squares; assumed: keys of unlike words are mostly 1.2 to 1.6 of it apart).
 const NEAR: f32 = 0.5;

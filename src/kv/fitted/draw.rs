@@ -122,8 +122,8 @@ pub fn generate(model: &Model, shape: &Shape) -> Result<KvCache> {
             let mut rng = ChaCha8Rng::seed_from_u64(shape.seed);
             rng.set_stream(u64::from(layer) << 32 | (head as u64 + 1));
             let source = source(model, shape, layer, head);
-            let sinks = text.sinks(&model.layers[source.0]);
-            let drawing = Drawing { shape, text: &text, rope: &rope, shares: &model.words, sinks, group };
+            let kinds = text.kinds(&model.layers[source.0]);
+            let drawing = Drawing { shape, text: &text, rope: &rope, shares: &model.words, kinds, group };
             drawing.fill(&model.layers[source.0].heads[source.1], &mut rng, k, v, q)
         })?;
     let tensor = |name: &str, heads: usize, rows: usize, data| Tensor {
@@ -191,11 +191,29 @@ impl Text {
         Text { begins, chance, words }
     }
 
-    /// Which tokens are sinks in a layer.
-    fn sinks(&self, layer: &super::Layer) -> Vec<bool> {
-        let is = |(t, x): (usize, &f32)| t < layer.first_sinks || f64::from(*x) < layer.sink_rate;
-        self.chance.iter().enumerate().map(is).collect()
+    /// What each token is in a layer.
+    fn kinds(&self, layer: &super::Layer) -> Vec<Kind> {
+        let kind = |(t, (chance, word)): (usize, (&f32, &Option<u16>))| {
+            let is = |rate: f64| f64::from(*chance) < rate;
+            let place = |w| layer.sink_words.binary_search_by_key(&usize::from(w), |s| s.word).ok();
+            match word.and_then(place) {
+                _ if t < layer.first_sinks => Kind::Sink(None),
+                Some(i) if is(layer.sink_words[i].rate) => Kind::Sink(Some(i)),
+                None if is(layer.sink_rate) => Kind::Sink(None),
+                _ => Kind::Usual,
+            }
+        };
+        self.chance.iter().zip(&self.words).enumerate().map(kind).collect()
     }
+}
+
+/// What a token is in a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    /// No sink.
+    Usual,
+    /// A sink and, where it is one of the layer's sink words, which one.
+    Sink(Option<usize>),
 }
 
 /// Sines and cosines of the rotary embedding, in the model's dimension.
@@ -234,7 +252,7 @@ struct Drawing<'a> {
     rope: &'a Rope,
     /// Of the common words.
     shares: &'a [f64],
-    sinks: Vec<bool>,
+    kinds: Vec<Kind>,
     group: usize,
 }
 
@@ -244,6 +262,7 @@ impl Drawing<'_> {
         let first_query = self.shape.prefill - self.shape.prefill_queries;
         let (mut key, mut value) = (Source::new(&head.key, rng), Source::new(&head.value, rng));
         let mut sinks = [&head.sink_key, &head.sink_value].map(|c| c.as_ref().map(|c| Source::new(c, rng)));
+        let of_sinks: Vec<Vec<f32>> = head.sink_words.iter().map(|v| v.iter().map(|x| *x as f32).collect()).collect();
         let words = head.words.as_ref().map(|words| CommonWords::new(words, self.shares, &head.key));
         let mut vector = vec![0.0; head.key.mean.len()];
         let mut latents = Vec::new();
@@ -260,18 +279,18 @@ impl Drawing<'_> {
                     None => latents.extend_from_slice(&key.scores),
                 }
             }
-            let mut word = words.as_ref().zip(word).map(|(words, w)| words.key(w));
+            let mut own = words.as_ref().zip(word).map(|(words, w)| Own::of_word(words, w));
             let [sink_key, sink_value] = &mut sinks;
-            let (key, value) = match (self.sinks[t], sink_key, sink_value) {
-                (true, Some(key), Some(value)) => {
+            let (key, value) = match (self.kinds[t], sink_key, sink_value) {
+                (Kind::Sink(sink_word), Some(key), Some(value)) => {
                     key.step(self.text.begins[t], rng);
                     value.step(self.text.begins[t], rng);
-                    word = None;
+                    own = sink_word.map(|i| Own { vector: &of_sinks[i], spread: None });
                     (&*key, &*value)
                 }
                 _ => (&key, &value),
             };
-            key.vector(word, &mut vector);
+            key.vector(own, &mut vector);
             self.rope.turn(&mut vector, t);
             self.write(&vector, k);
             value.vector(None, &mut vector);
@@ -359,27 +378,44 @@ impl Source {
         }
     }
 
-    /// The vector of the token; of a common word, with its own and its spread.
-    fn vector(&self, word: Option<(&[f32], &[f32])>, out: &mut [f32]) {
+    /// The vector of the token.
+    fn vector(&self, own: Option<Own<'_>>, out: &mut [f32]) {
         let dim = out.len();
         let rank = self.scales.len();
-        let narrowed = word.map_or(1.0, |(_, spread)| spread[rank]);
+        let spread = own.and_then(|own| own.spread);
+        let narrowed = spread.map_or(1.0, |spread| spread[rank]);
         for ((x, mean), (sd, rest)) in out.iter_mut().zip(&self.mean).zip(self.diagonal.iter().zip(&self.rest)) {
             *x = mean + narrowed * sd * rest;
         }
-        if let Some((own, _)) = word {
-            out.iter_mut().zip(own).for_each(|(x, own)| *x += own);
+        if let Some(own) = own {
+            out.iter_mut().zip(own.vector).for_each(|(x, own)| *x += own);
         }
         let knots = self.marginals.len() / rank.max(1);
         for (r, score) in self.scores.iter().enumerate() {
-            let score = match word {
-                Some((_, spread)) => spread[r] * score,
+            let score = match spread {
+                Some(spread) => spread[r] * score,
                 None if knots == 0 => *score,
                 None => marginal(&self.marginals[r * knots..][..knots], *score),
             };
             let weight = self.scales[r] * score;
             out.iter_mut().zip(&self.directions[r * dim..]).for_each(|(x, d)| *x += weight * d);
         }
+    }
+}
+
+/// What a token of a word has beside the component.
+#[derive(Clone, Copy)]
+struct Own<'a> {
+    /// Added to the mean.
+    vector: &'a [f32],
+    /// By how much what is drawn is narrowed, in place of the marginals `[rank + 1]`.
+    spread: Option<&'a [f32]>,
+}
+
+impl<'a> Own<'a> {
+    fn of_word(words: &'a CommonWords, word: u16) -> Own<'a> {
+        let vector = &words.vectors[usize::from(word) * words.dim..][..words.dim];
+        Own { vector, spread: Some(&words.spread) }
     }
 }
 
@@ -421,11 +457,6 @@ impl CommonWords {
             norms: (0..rank).map(norm).collect(),
             places: narrow(&places),
         }
-    }
-
-    /// A word's own vector, and the spread around it.
-    fn key(&self, word: u16) -> (&[f32], &[f32]) {
-        (&self.vectors[usize::from(word) * self.dim..][..self.dim], &self.spread)
     }
 
     /// Adds the scores of a token's key, of mean 0 and variance 1 over all tokens.

@@ -99,11 +99,24 @@ pub struct Layer {
     pub layer: u32,
     /// Tokens at the start of the text that are sinks.
     pub first_sinks: usize,
-    /// Share of the other tokens that are sinks.
+    /// Share of the other tokens that are sinks, words that are often sinks left out.
     pub sink_rate: f64,
+    /// The common words that are often sinks, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "sink_word")]
+    pub sink_words: Vec<SinkWord>,
     /// KV heads.
     #[serde(rename = "head")]
     pub heads: Vec<Head>,
+}
+
+/// A common word that is often a sink.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SinkWord {
+    /// Which of the model's words, from 0.
+    pub word: usize,
+    /// Share of its tokens that are sinks.
+    pub rate: f64,
 }
 
 /// A fitted KV head and the query heads that share it.
@@ -120,6 +133,9 @@ pub struct Head {
     /// Keys before RoPE, of sinks; missing where the layer has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink_key: Option<Component>,
+    /// How far the mean key of each sink word, where it is a sink, is from the mean of `sink_key` `[sink word][dim]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sink_words: Vec<Vec<f64>>,
     /// Values of sinks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink_value: Option<Component>,
@@ -204,11 +220,13 @@ impl Model {
         round_all(&mut model.words);
         for layer in &mut model.layers {
             layer.sink_rate = round(layer.sink_rate);
+            layer.sink_words.iter_mut().for_each(|s| s.rate = round(s.rate));
             for head in &mut layer.heads {
                 let sinks = [&mut head.sink_key, &mut head.sink_value];
                 let parts = [&mut head.key, &mut head.value].into_iter().chain(sinks.into_iter().flatten());
                 parts.chain(head.queries.iter_mut().map(|q| &mut q.vector)).for_each(Component::round);
                 head.queries.iter_mut().for_each(|q| q.coupling.iter_mut().for_each(|row| round_all(row)));
+                head.sink_words.iter_mut().for_each(|v| round_all(v));
                 if let Some(words) = &mut head.words {
                     round_all(&mut words.spread);
                     words.vectors.iter_mut().flatten().for_each(|x| *x = round_to(*x, 3));
@@ -258,7 +276,13 @@ impl Model {
             if !(0.0..=1.0).contains(&layer.sink_rate) {
                 return bad(&format!("{key}.sink_rate"), format!("{} is not in 0 to 1", layer.sink_rate));
             }
-            let has_sinks = layer.sink_rate > 0.0 || layer.first_sinks > 0;
+            let known = |s: &SinkWord| s.word < self.words.len() && (0.0..=1.0).contains(&s.rate);
+            if !layer.sink_words.iter().all(known) || !layer.sink_words.is_sorted_by(|a, b| a.word < b.word) {
+                let what =
+                    format!("expected some of the {} common words, ascending, with rates of 0 to 1", self.words.len());
+                return bad(&format!("{key}.sink_word"), what);
+            }
+            let has_sinks = layer.sink_rate > 0.0 || layer.first_sinks > 0 || !layer.sink_words.is_empty();
             for (h, head) in layer.heads.iter().enumerate() {
                 let key = format!("{key}.head[{h}]");
                 if head.queries.len() != group || group == 0 {
@@ -266,6 +290,14 @@ impl Model {
                 }
                 if has_sinks && (head.sink_key.is_none() || head.sink_value.is_none()) {
                     return bad(&key, "sink_key and sink_value are missing, and the layer has sinks".into());
+                }
+                if head.sink_words.len() != layer.sink_words.len() {
+                    let what = format!("expected {} rows, one for each sink_word of the layer", layer.sink_words.len());
+                    return bad(&format!("{key}.sink_words"), what);
+                }
+                if head.sink_words.iter().any(|v| v.len() != self.dim || !v.iter().all(|x| x.abs() <= MAX_NUMBER)) {
+                    let what = format!("expected rows of {} numbers of -1000 to 1000", self.dim);
+                    return bad(&format!("{key}.sink_words"), what);
                 }
                 for (name, part) in head.parts() {
                     part.check(self.dim, self.lifetimes.len()).map_err(|e| (format!("{key}.{name}"), e))?;

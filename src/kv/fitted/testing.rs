@@ -47,6 +47,7 @@ pub fn model(dim: usize) -> Model {
             }),
             value: component(seed + 10, dim),
             sink_key: sinks.then(|| sink(seed + 20)),
+            sink_words: if sinks { vec![wave(seed + 60, dim)] } else { Vec::new() },
             sink_value: sinks.then(|| sink(seed + 30)),
             queries: (0..2)
                 .map(|q| Query {
@@ -69,8 +70,20 @@ pub fn model(dim: usize) -> Model {
         lifetimes: vec![3.0, 50.0],
         words: vec![0.1, 0.05],
         layers: vec![
-            Layer { layer: 1, first_sinks: 0, sink_rate: 0.0, heads: vec![head(100, false), head(200, false)] },
-            Layer { layer: 6, first_sinks: 1, sink_rate: 0.01, heads: vec![head(300, true), head(400, true)] },
+            Layer {
+                layer: 1,
+                first_sinks: 0,
+                sink_rate: 0.0,
+                sink_words: Vec::new(),
+                heads: vec![head(100, false), head(200, false)],
+            },
+            Layer {
+                layer: 6,
+                first_sinks: 1,
+                sink_rate: 0.01,
+                sink_words: vec![SinkWord { word: 1, rate: 0.5 }],
+                heads: vec![head(300, true), head(400, true)],
+            },
         ],
     }
 }
