@@ -7,7 +7,7 @@
 use pimattn::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
 use pimattn::cluster::kmeans::KMeans;
 use pimattn::cluster::{Config, Start, plain};
-use pimattn::fit::agree::{Agreement, Cell, layers_of, stand_in};
+use pimattn::fit::agree::{Agreement, Cell, before_decode, layers_of, stand_in};
 use pimattn::fit::measure::Plan;
 use pimattn::fit::{Options, fit};
 use pimattn::kv::KvCache;
@@ -286,6 +286,31 @@ fn both_kmeans_agree_on_real_keys() {
 /// Straight to standard error: what is skipped shows even where the output of passing tests does not.
 fn loudly(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
+}
+
+/// Layers that the model of a cache was not designed on, fitted before decoding began: rows of every policy while decoding,
+/// and the order of policies that are more than 2 points apart.
+#[test]
+fn statistics_of_the_prefill_foretell_what_policies_select_while_decoding() {
+    let Some(folder) = folder() else { return };
+    let kv = load(&folder);
+    let (theta, pairs) = (Some(100_000.0), Some(Pairs::Interleaved));
+    let options = Options { rope_theta: theta, rope_pairs: pairs, ..Options::default() };
+    let model = fit(&before_decode(&kv).unwrap(), &options).unwrap();
+    assert_eq!(model.words.len(), 128);
+    // Of the dump's layers, one has sinks beyond the first token; they are two words.
+    assert_eq!(model.layers.iter().map(|l| l.sink_words.len()).collect::<Vec<_>>(), [0, 2, 0, 0, 0]);
+    let real = layers_of(&kv, &[9, 23, 29]).unwrap();
+    let policies = vec!["oracle", "sparq", "infinigen", "h2o", "starc", "starc-v1", "quest", "streaming"];
+    let plan = Plan { policies, budgets: BUDGETS.to_vec(), every: 16, seed: 1 };
+    let agreement = Agreement::new(&real, (1..4).map(|seed| stand_in(&model, &real, seed)), &plan, &|| ()).unwrap();
+    for cell in agreement.cells.iter().filter(|c| c.layer.is_none() && c.measure == "row_tokens") {
+        println!("{:?} {:?} {:+.3}", cell.policy, cell.at, cell.difference());
+        assert!(cell.difference().abs() <= 0.10, "{cell:?}: {}", cell.difference());
+    }
+    for order in agreement.orders.iter().filter(|o| o.layer.is_none() && o.measure == "top_recall") {
+        assert!(order.swapped.iter().all(|(_, _, apart, _)| *apart <= 0.02), "{order:?}");
+    }
 }
 
 /// Statistics of a model's other layers make a cache whose rows are those of held-back layers, and whose policies come in

@@ -17,6 +17,8 @@ const LIFETIMES: [f64; 4] = [3.0, 16.0, 100.0, 1000.0];
 const SINK: f64 = 0.5;
 /// Sinks beyond the first tokens that are believed to be more than chance (assumed).
 const FEWEST: usize = 4;
+/// Share of a common word's tokens that are sinks where it is more than chance that they are (assumed).
+const SINK_WORD: f64 = 0.1;
 /// Directions of the vectors of sinks (assumed).
 const SINK_RANK: usize = 4;
 /// Knots of a marginal (assumed).
@@ -195,7 +197,7 @@ fn median(values: &mut [f32]) -> f32 {
     *values.select_nth_unstable_by(middle, f32::total_cmp).1
 }
 
-/// The common words that are sinks as often as it takes to know their mean key.
+/// The common words that are sinks by more than chance, and as often as it takes to know their mean key.
 fn sink_words(sinks: &[bool], of: &[u16], words: usize) -> Vec<SinkWord> {
     let mut counts = vec![(0usize, 0usize); words];
     for (sink, w) in sinks.iter().zip(of).filter(|(_, w)| **w > 0) {
@@ -203,8 +205,9 @@ fn sink_words(sinks: &[bool], of: &[u16], words: usize) -> Vec<SinkWord> {
         *tokens += 1;
         *as_sinks += usize::from(*sink);
     }
-    let often = counts.iter().enumerate().filter(|(_, (_, as_sinks))| *as_sinks >= words::OFTEN);
-    often.map(|(word, (tokens, as_sinks))| SinkWord { word, rate: *as_sinks as f64 / *tokens as f64 }).collect()
+    let rated = counts.iter().map(|(tokens, as_sinks)| (*as_sinks, *as_sinks as f64 / (*tokens).max(1) as f64));
+    let often = rated.enumerate().filter(|(_, (as_sinks, rate))| *as_sinks >= words::OFTEN && *rate >= SINK_WORD);
+    often.map(|(word, (_, rate))| SinkWord { word, rate }).collect()
 }
 
 /// What kinds of tokens a layer has.
@@ -512,7 +515,7 @@ mod tests {
     /// hundreds of independent ones, are a few hundredths of a standard deviation; the bounds are some four of them.
     #[test]
     fn a_synthetic_cache_gives_its_parameters_back() {
-        let truth = testing::model(8);
+        let truth = testing::without_words(testing::model(8));
         let shape = Shape { prefill: 19_000, decode_steps: 1000, prefill_queries: 18_000, ..Shape::of(&truth) };
         let kv = generate(&truth, &shape).unwrap();
         let options = Options { rank: 2, model_layers: Some(8), ..Options::default() };
@@ -547,6 +550,44 @@ mod tests {
         let known = Options { rope_theta: Some(50_000.0), rope_pairs: Some(Pairs::Halves), ..options };
         let threads = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(|| fit(&kv, &known));
         assert_eq!(threads(1).unwrap().render(), got.render());
+    }
+
+    /// A text of common words, one of which is mostly a sink, gives back their shares and keys.
+    #[test]
+    fn words_are_found_and_keep_their_keys() {
+        let mut truth = testing::model(64);
+        truth.words = vec![0.2, 0.04];
+        for head in truth.layers.iter_mut().flat_map(|l| &mut l.heads) {
+            // Keys spread over all dimensions, as those of real words do.
+            head.key.diagonal.fill(2.0);
+            head.key.scales = vec![6.0, 4.0];
+            head.words.as_mut().unwrap().spread = vec![0.2, 0.3, 0.1];
+            head.sink_words.iter_mut().flatten().for_each(|x| *x *= 0.2);
+        }
+        truth.layers[1].sink_words[0].rate = 0.8;
+        let shape = Shape { prefill: 3000, decode_steps: 1000, prefill_queries: 100, ..Shape::of(&truth) };
+        let options = Options { rank: 2, model_layers: Some(8), ..Options::default() };
+        let got = fit(&generate(&truth, &shape).unwrap(), &options).unwrap();
+        // Four standard errors of a share of 4,000 tokens.
+        near("shares", &got.words, &truth.words, 0.025);
+        assert!(got.layers[0].sink_words.is_empty());
+        let [sink] = &got.layers[1].sink_words[..] else { panic!("{:?}", got.layers[1].sink_words) };
+        assert_eq!(sink.word, 1);
+        near("sink word", &[sink.rate, got.layers[1].sink_rate], &[0.8, 0.01], 0.08);
+        for (g, t) in got.layers.iter().zip(&truth.layers).flat_map(|(g, t)| g.heads.iter().zip(&t.heads)) {
+            let (own, expected) = (g.words.as_ref().unwrap(), t.words.as_ref().unwrap());
+            near("spread", &own.spread, &expected.spread, 0.08);
+            for (word, (g_own, t_own)) in own.vectors.iter().zip(&expected.vectors).enumerate() {
+                let sum = |mean: &[f64], own: &[f64]| mean.iter().zip(own).map(|(a, b)| a + b).collect::<Vec<f64>>();
+                near(&format!("word {word}"), &sum(&g.key.mean, g_own), &sum(&t.key.mean, t_own), 0.4);
+            }
+            for (g_own, t_own) in g.sink_words.iter().zip(&t.sink_words) {
+                let (g_mean, t_mean) = (&g.sink_key.as_ref().unwrap().mean, &t.sink_key.as_ref().unwrap().mean);
+                let sum = |mean: &[f64], own: &[f64]| mean.iter().zip(own).map(|(a, b)| a + b).collect::<Vec<f64>>();
+                near("sink key", &sum(g_mean, g_own), &sum(t_mean, t_own), 0.1);
+                assert!(!g.sink_key.as_ref().unwrap().marginals.is_empty(), "sinks are bounded");
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Statistics of real KV caches: [`estimate`] fits the parameters of synthetic ones, [`measure`] says what matters of a
-//! cache, [`agree`] how two caches agree in it.
+//! Statistics of real KV caches: [`estimate`] fits the parameters of synthetic ones, [`words`] tells the words of the text
+//! apart, [`measure`] says what matters of a cache, [`agree`] how two caches agree in it.
 
 pub mod agree;
 pub mod estimate;

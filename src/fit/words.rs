@@ -106,3 +106,66 @@ fn common(words: &[Option<usize>], count: usize) -> Common {
         shares: ranking.iter().map(|w| counts[*w] as f64 / words.len() as f64).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words met 3, 6, 12, ... tokens apart, and between them tokens of words met once; of two heads.
+    fn text(tokens: usize, dim: usize, flat: bool) -> (Vec<Vec<f32>>, Vec<usize>) {
+        let noise = |seed: usize| {
+            // Integer hash (splitmix64): as good as random.
+            let mut x = (seed as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            ((x ^ (x >> 31)) >> 40) as f32 / (1 << 24) as f32 - 0.5
+        };
+        let word = |t: usize| (0..3).rev().find(|i| t.is_multiple_of(4 << i)).map_or(100 + t, |i| i);
+        let words: Vec<usize> = (0..tokens).map(word).collect();
+        let key = |h: usize, t: usize, d: usize| {
+            let size = if flat && d > 1 { 0.01 } else { 1.0 };
+            5.0 + size * noise(words[t] * 1000 + h * 100 + d) + 0.05 * size * noise(10_000_000 + t * 1000 + h * 100 + d)
+        };
+        let head = |h| (0..tokens).flat_map(|t| (0..dim).map(move |d| (t, d))).map(|(t, d)| key(h, t, d)).collect();
+        ((0..2).map(head).collect(), words)
+    }
+
+    #[test]
+    fn near_duplicates_are_a_word() {
+        let (keys, words) = text(1000, 16, false);
+        let common = find(&keys, 16).unwrap();
+        // The first, of every fourth token but for what the others take, is the most common: 125, 63 and 62 tokens.
+        assert_eq!(common.shares, [0.125, 0.063, 0.062]);
+        let numbers = [1, 3, 2];
+        for (got, word) in common.of.iter().zip(&words) {
+            assert_eq!(*got, if *word < 3 { numbers[*word] } else { 0 }, "{word}");
+        }
+    }
+
+    /// In few dimensions keys come near each other by chance.
+    #[test]
+    fn keys_of_few_dimensions_have_no_words() {
+        let (keys, _) = text(1000, 16, true);
+        assert_eq!(find(&keys, 16).unwrap(), Common { of: vec![0; 1000], shares: Vec::new() });
+        let same = vec![vec![1.0f32; 16 * 1000]; 2];
+        assert!(find(&same, 16).unwrap().shares.is_empty());
+        let nan = vec![vec![f32::NAN; 16 * 1000]; 2];
+        assert!(find(&nan, 16).unwrap().shares.is_empty());
+    }
+
+    #[test]
+    fn rare_words_are_not_common_and_some_tokens_stay_without_one() {
+        let of = |counts: &[usize]| -> Vec<Option<usize>> {
+            counts.iter().enumerate().flat_map(|(w, n)| std::iter::repeat_n(Some(w), *n)).collect()
+        };
+        let rare = of(&[OFTEN - 1, OFTEN, 85]);
+        // The last one is all but a few: it stays.
+        assert_eq!(common(&rare, 3).shares, Vec::<f64>::new());
+        let some = of(&[OFTEN - 1, OFTEN, 30, 7, 7, 7, 7, 7, 7, 7, 6]);
+        let got = common(&some, 11);
+        assert_eq!(got.shares, [0.3, 0.08]);
+        assert_eq!((got.of[0], got.of[OFTEN], got.of[2 * OFTEN], got.of[99]), (0, 2, 1, 0));
+        let many: Vec<Option<usize>> = (0..200).flat_map(|w| [Some(w); OFTEN]).chain([None; 2000]).collect();
+        assert_eq!(common(&many, 200).shares.len(), MOST);
+    }
+}

@@ -437,7 +437,8 @@ impl CommonWords {
         let rank = key.scales.len();
         let along = |v: &[f64], r: usize| -> f64 {
             let product: f64 = v.iter().zip(&key.directions[r]).map(|(x, d)| x * d).sum();
-            if key.scales[r] > 0.0 { product / key.scales[r] } else { 0.0 }
+            // A file may have any scale; beyond a million of them, scores would not fit their type.
+            if key.scales[r] > 0.0 { (product / key.scales[r]).clamp(-1e6, 1e6) } else { 0.0 }
         };
         let places: Vec<f64> = words.vectors.iter().flat_map(|v| (0..rank).map(|r| along(v, r))).collect();
         let others = (1.0 - shares.iter().sum::<f64>()).max(0.0);
@@ -590,6 +591,77 @@ mod tests {
             .collect();
         seen.sort_unstable();
         assert_eq!(seen, [(0, 0), (0, 0), (0, 1), (0, 1), (1, 0), (1, 0), (1, 1), (1, 1)]);
+    }
+
+    /// A common word has a key of its own wherever it occurs, in all heads at the same tokens; where it is a sink, another.
+    #[test]
+    fn common_words_recur_with_the_same_key() {
+        let mut model = model(8);
+        for head in model.layers.iter_mut().flat_map(|l| &mut l.heads) {
+            head.words.as_mut().unwrap().spread.fill(0.0);
+            for component in [Some(&mut head.key), head.sink_key.as_mut()].into_iter().flatten() {
+                component.persistence.iter_mut().for_each(|p| p.fill(0.0));
+            }
+            let sink = head.sink_key.iter_mut();
+            sink.for_each(|c| [&mut c.scales, &mut c.diagonal].into_iter().for_each(|x| x.fill(0.0)));
+        }
+        let shape = Shape { prefill: 5000, element_bytes: 4, ..Shape::of(&model) };
+        let text = Text::draw(&model, 5000, shape.seed);
+        let tokens = |word| (0..5000).filter(|t| text.words[*t] == Some(word)).collect::<Vec<usize>>();
+        for (word, share) in model.words.iter().enumerate() {
+            let n = tokens(word as u16).len() as f64;
+            assert!((n / 5000.0 - share).abs() < 4.0 * (share / 5000.0).sqrt(), "{word}: {n}");
+        }
+        let kv = generate(&model, &shape).unwrap();
+        let rope = crate::fit::rope::Rope::new(8, model.rope_theta, model.rope_pairs, &(0..5020).collect::<Vec<u32>>());
+        for (l, layer) in model.layers.iter().enumerate() {
+            let kinds = text.kinds(layer);
+            for (h, head) in layer.heads.iter().enumerate() {
+                let mut keys = kv.keys(l, h).data.to_vec();
+                rope.unturn(&mut keys, 0);
+                for (word, own) in head.words.as_ref().unwrap().vectors.iter().enumerate() {
+                    let (mut seen, mut as_sink) = (0u32, 0u32);
+                    for t in tokens(word as u16) {
+                        let sum =
+                            |mean: &[f64], own: &[f64]| mean.iter().zip(own).map(|(a, b)| a + b).collect::<Vec<f64>>();
+                        let expected = match kinds[t] {
+                            Kind::Usual => sum(&head.key.mean, own),
+                            Kind::Sink(None) => continue,
+                            Kind::Sink(Some(i)) => sum(&head.sink_key.as_ref().unwrap().mean, &head.sink_words[i]),
+                        };
+                        seen += 1;
+                        as_sink += u32::from(kinds[t] != Kind::Usual);
+                        for (x, e) in keys[t * 8..][..8].iter().zip(&expected) {
+                            assert!((f64::from(*x) - e).abs() < 1e-3, "layer {l}, head {h}, token {t}: {x}, not {e}");
+                        }
+                    }
+                    // Half of the tokens of the second layer's second word.
+                    let rate = if (l, word) == (1, 1) { 0.5 } else { 0.0 };
+                    let sinks = f64::from(as_sink) / f64::from(seen.max(1));
+                    assert!(seen > 100 && (sinks - rate).abs() < 0.15, "{l} {word}: {as_sink} of {seen}");
+                }
+            }
+        }
+    }
+
+    /// What a query knows of its token's key has mean 0 and variance 1, whatever the words are.
+    #[test]
+    fn scores_of_words_are_standardised() {
+        let model = model(8);
+        let head = &model.layers[0].heads[0];
+        let words = CommonWords::new(head.words.as_ref().unwrap(), &model.words, &head.key);
+        let text = Text::draw(&model, 40_000, 5);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut scores = Vec::new();
+        for word in &text.words {
+            words.scores(*word, &[normal(&mut rng) as f32, normal(&mut rng) as f32], &mut scores);
+        }
+        for r in 0..2 {
+            let column: Vec<f64> = scores.iter().skip(r).step_by(2).map(|x| f64::from(*x)).collect();
+            let mean = column.iter().sum::<f64>() / column.len() as f64;
+            let variance = column.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / column.len() as f64;
+            assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.05, "{r}: {mean} {variance}");
+        }
     }
 
     #[test]

@@ -457,7 +457,7 @@ mod tests {
         let line_of = |text: &str, needle: &str| 1 + text[..text.find(needle).unwrap()].matches('\n').count();
         let edits = [
             ("rope_theta", "rope_teta", "did you mean \"rope_theta\"?", Some("rope_teta")),
-            ("version = 1", "version = 2", "version 2 is not supported", Some("version")),
+            ("version = 2", "version = 1", "version 1 is not supported", Some("version")),
             ("dim = 8", "dim = 7", "not an even number", Some("dim")),
             ("\"halves\"", "\"half\"", "expected one of halves", None),
             ("rope_theta = 50000.0", "rope_theta = nan", "out of range", None),
@@ -465,6 +465,18 @@ mod tests {
             ("lifetimes = [3.0, 50.0]", "lifetimes = [3.0, 0.0]", "lengths of 1 to", None),
             ("lifetimes = [3.0, 50.0]", "lifetimes = [3.0]", "row of persistence", Some("[layer.head.key]")),
             ("layer = 6", "layer = 1", "ascending", None),
+            ("words = [0.1, 0.05]", "words = [0.1, 0.95]", "sum to at most 1", Some("words")),
+            ("words = [0.1, 0.05]", "words = [0.1, nan]", "shares of 0 to 1", Some("words")),
+            ("words = [0.1, 0.05]", "words = [0.1]", "vectors is not 1 rows of 8", Some("[layer.head.words]")),
+            ("words = [0.1, 0.05]", "words = []", "no common words", Some("[layer.head.words]")),
+            ("spread = [0.5, 0.8, 0.4]", "spread = [0.5, 0.8]", "spread has 2 entries; expected 3", None),
+            ("spread = [0.5, 0.8, 0.4]", "spread = [0.5, -0.8, 0.4]", "a spread is negative", None),
+            ("spread = [0.5, 0.8, 0.4]", "spread = [0.5, 0.8, inf]", "within -1000 to 1000", None),
+            ("[layer.head.words]", "[layer.head.wrods]", "unknown key", None),
+            ("word = 1\n", "word = 2\n", "some of the 2 common words", Some("[[layer.sink_word]]")),
+            ("rate = 0.5", "rate = 1.5", "rates of 0 to 1", None),
+            ("sink_words = [[", "sink_words = [[0.5], [", "one for each sink_word", Some("sink_words = [[0.5]")),
+            ("sink_words = [[", "sink_words = [[0.5, ", "rows of 8 numbers", None),
             ("sink_rate = 0.01", "sink_rate = 2.0", "not in 0 to 1", Some("sink_rate = 2.0")),
             ("coupling = [[0.6", "coupling = [[1.1", "square is above 1", Some("coupling")),
             ("coupling = [[0.6", "coupling = [[nan", "square is above 1", None),
@@ -486,6 +498,11 @@ mod tests {
             }
         }
         assert!(load("").is_err() && load("version = 1").is_err() && load("[[layer]]").is_err());
+        let mut wordless = testing::model(8);
+        wordless.layers[0].heads[1].words = None;
+        assert!(load(&wordless.render()).unwrap_err().to_string().contains("words is missing"));
+        let wordless = testing::without_words(wordless);
+        assert_eq!(load(&wordless.render()).unwrap(), wordless.rounded());
         let mut empty = testing::model(8);
         empty.layers[1].heads.clear();
         assert!(load(&empty.render()).is_err());

@@ -87,3 +87,16 @@ pub fn model(dim: usize) -> Model {
         ],
     }
 }
+
+/// The model of a text that has no common words.
+pub fn without_words(mut model: Model) -> Model {
+    model.words.clear();
+    for layer in &mut model.layers {
+        layer.sink_words.clear();
+        for head in &mut layer.heads {
+            head.words = None;
+            head.sink_words.clear();
+        }
+    }
+    model
+}
