@@ -248,7 +248,8 @@ fn a_fitted_cache_agrees_with_the_sample() {
     assert_eq!(model.layers.iter().map(|l| l.first_sinks).collect::<Vec<_>>(), [1, 1]);
     let plan =
         Plan { policies: vec!["oracle", "sparq", "starc", "quest"], budgets: vec![256, 512], every: 16, seed: 1 };
-    let caches = (1..3).map(|seed| stand_in(&model, &kv, seed));
+    // Of 2,112 tokens, one cache differs from another by more than their mean from the sample.
+    let caches = (1..5).map(|seed| stand_in(&model, &kv, seed));
     let agreement = Agreement::new(&kv, caches, &plan, &|| ()).unwrap();
     for cell in agreement.cells.iter().filter(|c| c.layer.is_none()) {
         let tolerance = match cell.measure {
@@ -260,6 +261,7 @@ fn a_fitted_cache_agrees_with_the_sample() {
         assert!(cell.difference().abs() <= tolerance, "{cell:?}: {}", cell.difference());
     }
     for order in agreement.orders.iter().filter(|o| o.layer.is_none()) {
-        assert!(order.swapped.is_empty(), "{order:?}");
+        // Which of quest and starc holds more mass differs from seed to seed.
+        assert!(order.swapped.iter().all(|(_, _, _, other_way)| *other_way < 0.01), "{order:?}");
     }
 }
