@@ -249,7 +249,7 @@ fn a_fitted_cache_agrees_with_the_sample() {
     let plan =
         Plan { policies: vec!["oracle", "sparq", "starc", "quest"], budgets: vec![256, 512], every: 16, seed: 1 };
     // Of 2,112 tokens, one cache differs from another by more than their mean from the sample.
-    let caches = (1..5).map(|seed| stand_in(&model, &kv, seed));
+    let caches = (1..9).map(|seed| stand_in(&model, &kv, seed));
     let agreement = Agreement::new(&kv, caches, &plan, &|| ()).unwrap();
     for cell in agreement.cells.iter().filter(|c| c.layer.is_none()) {
         let tolerance = match cell.measure {
@@ -261,7 +261,6 @@ fn a_fitted_cache_agrees_with_the_sample() {
         assert!(cell.difference().abs() <= tolerance, "{cell:?}: {}", cell.difference());
     }
     for order in agreement.orders.iter().filter(|o| o.layer.is_none()) {
-        // Which of quest and starc holds more mass differs from seed to seed.
-        assert!(order.swapped.iter().all(|(_, _, _, other_way)| *other_way < 0.01), "{order:?}");
+        assert!(order.swapped.is_empty(), "{order:?}");
     }
 }
