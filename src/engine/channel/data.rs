@@ -1,0 +1,109 @@
+//! Data requests of a channel: reads and writes, first-ready, first-come, in turns.
+
+use super::{ARRAY, Candidate, Channel, DATA, Item, Step};
+use crate::error::Result;
+use crate::spec::Effect;
+use crate::spec::system::WriteDrain;
+
+/// Reads and writes in turns.
+#[derive(Clone)]
+pub struct Turns {
+    /// Writes waiting at which they go first, and at which reads do again.
+    high: u64,
+    low: u64,
+    /// Whether it is the writes' turn.
+    pub writes: bool,
+}
+
+impl Turns {
+    /// Reads first, with the marks as shares of a queue.
+    pub fn new(writes: &WriteDrain, queue_depth: u32) -> Self {
+        let share = |part: f64| (part * f64::from(queue_depth)).round() as u64;
+        Turns { high: share(writes.high).max(1), low: share(writes.low), writes: false }
+    }
+}
+
+impl Channel<'_> {
+    /// The next data command: of those whose turn it is, if reads and writes take turns and one of them can proceed.
+    pub(super) fn data_candidate(&mut self, array_needs_row: Option<u64>) -> Result<Option<Candidate>> {
+        let Some(turn) = self.turn() else { return self.first_ready(None, array_needs_row) };
+        let first = self.first_ready(Some(turn), array_needs_row)?;
+        let other = if turn == Effect::Read { Effect::Write } else { Effect::Read };
+        if first.is_some() { Ok(first) } else { self.first_ready(Some(other), array_needs_row) }
+    }
+
+    /// Whose turn it is, by the requests that wait now.
+    fn turn(&mut self) -> Option<Effect> {
+        let turns = self.turns.as_ref()?;
+        let queue = &self.classes[DATA];
+        let now = queue.front().map_or(0, |first| self.arrival(first)).max(self.last[DATA]);
+        let (mut reads, mut writes) = (0, 0);
+        for item in queue.iter().take_while(|i| i.epoch == self.epoch && self.arrival(i) <= now) {
+            *(if item.effect == Effect::Read { &mut reads } else { &mut writes }) += 1;
+        }
+        let writes_first = match turns.writes {
+            true => writes > 0 && (reads == 0 || writes > turns.low),
+            false => writes > 0 && (reads == 0 || writes >= turns.high),
+        };
+        if let Some(turns) = &mut self.turns {
+            turns.writes = writes_first;
+        }
+        Some(if writes_first { Effect::Write } else { Effect::Read })
+    }
+
+    /// First-ready, first-come among the data requests in sight, or those of one kind. A row command only for the
+    /// oldest request of its kind and bank; nothing past an older request to the same column, nor past older array
+    /// work that waits for its row.
+    fn first_ready(&self, kind: Option<Effect>, array_needs_row: Option<u64>) -> Result<Option<Candidate>> {
+        let queue = &self.classes[DATA];
+        let of_kind = |i: &Item| kind.is_none_or(|k| i.effect == k);
+        let array_waits = self.classes[ARRAY].front().filter(|a| a.epoch == self.epoch).map(|a| a.order);
+        let mut best: Option<Candidate> = None;
+        // The commands for which nothing before the best is to be had.
+        let mut hopeless = 0u64;
+        // Banks of older requests of this kind; more than 128 share bits.
+        let mut banks = 0u128;
+        // Banks, of the first 128, where an older request could read, or write, as soon.
+        let mut tried = [0u128; 2];
+        let mut seen = 0u64;
+        for (index, item) in queue.iter().enumerate() {
+            if seen >= self.depth {
+                break;
+            }
+            seen += u64::from(item.request.count);
+            if item.epoch != self.epoch || array_needs_row.is_some_and(|order| order < item.order) {
+                break;
+            }
+            if !of_kind(item) {
+                continue;
+            }
+            let older = || queue.iter().take(index).filter(|o| o.target.bank() == item.target.bank());
+            let bit = 1 << (item.target.bank() % 128);
+            let same_bank = banks & bit != 0;
+            banks |= bit;
+            let (needs_row, command) = match self.step(item)? {
+                Step::Issue(command) => (command != item.plan.last, command),
+                Step::IssueAt(..) | Step::Done => continue,
+            };
+            let row_is_anothers = || same_bank && older().any(of_kind) || array_waits.is_some_and(|a| a < item.order);
+            let tried = &mut tried[usize::from(item.effect == Effect::Write)];
+            let as_soon = !needs_row && *tried & bit != 0 && item.target.bank() < 128;
+            if hopeless & 1 << command != 0 || as_soon || needs_row && row_is_anothers() {
+                continue;
+            }
+            let c = self.candidate(DATA, index, command, item.target);
+            let better = best.is_none_or(|b| c.at < b.at);
+            if better && older().any(|o| o.request.addr == item.request.addr) {
+                continue;
+            }
+            *tried |= if needs_row { 0 } else { bit };
+            if better {
+                best = Some(c);
+            }
+            if best.is_some_and(|b| self.soonest(command, DATA) >= b.at) {
+                hopeless |= 1 << command;
+            }
+        }
+        Ok(best)
+    }
+}
