@@ -90,6 +90,8 @@ pub struct Recurring<'d> {
     memo: Memo<Alone<'d>>,
     renaming: Renaming,
     chunk: Vec<Volley>,
+    /// The same by the name of channel 0, with whom it is for.
+    asked: Vec<(Range<u32>, Volley)>,
     off: bool,
 }
 
@@ -102,6 +104,7 @@ impl<'d> Recurring<'d> {
             memo: Memo::new(Alone { device }),
             renaming: Renaming::new(&device.geometry),
             chunk: Vec::new(),
+            asked: Vec::new(),
             off: false,
         }
     }
@@ -126,6 +129,13 @@ impl<'d> Recurring<'d> {
             };
             reader.requests += self.chunk.iter().map(Volley::requests).sum::<u64>();
             progress(reader.requests);
+            let geometry = &self.device.geometry;
+            let asked = |v: &Volley| {
+                let own = Volley { request: v.to_channel(geometry, 0), channels: 1 };
+                (v.channels_on(geometry), own)
+            };
+            self.asked.clear();
+            self.asked.extend(self.chunk.iter().map(asked));
             self.split(convoys);
             let done = convoys.iter_mut().position(|c| !self.step(c, probe)).unwrap_or(convoys.len());
             if done < convoys.len() {
@@ -133,7 +143,6 @@ impl<'d> Recurring<'d> {
                 let behind = convoys[done].channels.start;
                 self.leave(convoys, channels);
                 // Those before have had the chunk.
-                let geometry = &self.device.geometry;
                 for volley in self.chunk.drain(..) {
                     for channel in volley.channels_on(geometry).filter(|c| *c >= behind) {
                         channels[channel as usize].give(Record::Request(volley.to_channel(geometry, channel)));
@@ -164,8 +173,7 @@ impl<'d> Recurring<'d> {
     /// Lets a convoy have the chunk. Whether it could.
     fn step<P: Probe>(&mut self, convoy: &mut Convoy, probe: &mut P) -> bool {
         let (geometry, first) = (&self.device.geometry, convoy.channels.start);
-        let here = self.chunk.iter().filter(|v| v.channels_on(geometry).contains(&first));
-        let own = here.map(|v| Volley { request: v.to_channel(geometry, 0), channels: 1 });
+        let own = self.asked.iter().filter(|(channels, _)| channels.contains(&first)).map(|(_, own)| *own);
         self.renaming.begin(own, &convoy.lane.names);
         if self.renaming.is_empty() {
             return true;
@@ -183,9 +191,9 @@ impl<'d> Recurring<'d> {
 
     /// Lets convoys be such that every volley is for all channels of a convoy or for none.
     fn split(&self, convoys: &mut Vec<Convoy>) {
-        for volley in &self.chunk {
-            let channels = volley.channels_on(&self.device.geometry);
-            for at in [channels.start, channels.end] {
+        let all = self.device.geometry.channels;
+        for (channels, _) in &self.asked {
+            for at in [channels.start, channels.end].into_iter().filter(|at| *at > 0 && *at < all) {
                 if let Some(i) = convoys.iter().position(|c| c.channels.start < at && at < c.channels.end) {
                     let mut behind = convoys[i].clone();
                     (convoys[i].channels.end, behind.channels.start) = (at, at);
