@@ -455,8 +455,13 @@ impl<'d> Channel<'d> {
             });
             keep(self.data_candidate(array_needs_row)?.and_then(|c| self.before_refresh(c)));
         }
-        if self.classes.iter().any(|c| !c.is_empty()) {
-            keep(self.next_refresh.and_then(|due| self.refresh_candidate(due)));
+        let due = self.next_refresh.filter(|_| self.classes.iter().any(|c| !c.is_empty()));
+        // No refresh comes before it is due.
+        if let Some(due) = due.filter(|due| best.is_none_or(|b| b.at >= *due))
+            && let Some(refresh) = self.refresh_candidate(due)
+            && best.is_none_or(|b| (refresh.at, refresh.order) < (b.at, b.order))
+        {
+            best = Some(refresh);
         }
         Ok(best.map_or(Choice::Nothing, Choice::Issue))
     }
@@ -523,7 +528,7 @@ impl<'d> Channel<'d> {
     /// When the current request of an item arrives.
     #[inline]
     fn arrival(&self, item: &Item) -> Cycle {
-        self.interval.map_or(0, |cycles| (item.number as f64 * cycles) as Cycle)
+        self.interval.map_or(0, |cycles| arrival(item.number, cycles))
     }
 
     fn before_refresh(&self, c: Candidate) -> Option<Candidate> {
@@ -654,7 +659,7 @@ impl<'d> Channel<'d> {
             probe.silent(self.id, item.label.segment, item.label.phase, item.request.op);
         }
         if let Some(cycles) = self.interval {
-            let arrived = (item.number as f64 * cycles) as Cycle;
+            let arrived = arrival(item.number, cycles);
             let Label { segment, phase } = item.label;
             probe.latency(self.id, segment, phase, item.request.op, done.saturating_sub(arrived));
         }
@@ -689,4 +694,11 @@ impl<'d> Channel<'d> {
             self.segments.paid(segment, done, probe);
         }
     }
+}
+
+/// When a request arrives. Not inlined: where requests do not arrive, the compiler would work it out all the same, of a number
+/// that is none, and such numbers are slow.
+#[inline(never)]
+fn arrival(number: u64, interval: f64) -> Cycle {
+    (number as f64 * interval) as Cycle
 }

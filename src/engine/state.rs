@@ -53,8 +53,12 @@ pub struct ChannelState<'d> {
     /// First node of each level, and nodes per level.
     base: [u32; 5],
     nodes: [u32; 5],
-    /// Earliest legal cycle of each command at each node.
+    /// Earliest legal cycle of each command at each node, `floors` not counted.
     ready: Vec<Cycle>,
+    /// The same at all nodes of a level: what reaches all of them is written down once.
+    floors: Vec<Cycle>,
+    /// The latest of all nodes of a level, with its floor.
+    tops: Vec<Cycle>,
     /// Per window and node of its level, when each of the last `count` places taken is free; `heads` the oldest.
     rings: Vec<Vec<Cycle>>,
     heads: Vec<Vec<u32>>,
@@ -84,6 +88,8 @@ impl<'d> ChannelState<'d> {
             base,
             nodes,
             ready: vec![0; total * commands],
+            floors: vec![0; nodes.len() * commands],
+            tops: vec![0; nodes.len() * commands],
             rings: device.windows.iter().map(|w| vec![0; at(w.level) * w.count as usize]).collect(),
             heads: device.windows.iter().map(|w| vec![0; at(w.level)]).collect(),
             rows: vec![CLOSED; nodes[4] as usize],
@@ -131,6 +137,12 @@ impl<'d> ChannelState<'d> {
         let mut at = 0;
         for &level in &c.incoming {
             let span = self.span(level, c.scope, target);
+            let in_level = level as usize * self.commands + usize::from(command);
+            if span.count == self.nodes[level as usize] {
+                at = at.max(self.tops[in_level]);
+                continue;
+            }
+            at = at.max(self.floors[in_level]);
             let mut node = self.base[level as usize] + span.first;
             for _ in 0..span.count {
                 at = at.max(self.ready[node as usize * self.commands + usize::from(command)]);
@@ -153,15 +165,15 @@ impl<'d> ChannelState<'d> {
 
     /// The first cycle at which `command` breaks no constraint that holds for the channel as a whole.
     pub fn earliest_in_channel(&self, command: CommandId) -> Cycle {
-        self.ready[usize::from(command)]
+        self.tops[usize::from(command)]
     }
 
     /// A cycle before which `command` breaks a constraint of the channel, or of every pseudo-channel, wherever it goes.
     pub fn earliest_anywhere(&self, command: CommandId) -> Cycle {
         let at = |node: u32| self.ready[node as usize * self.commands + usize::from(command)];
         let level = Level::PseudoChannel as usize;
-        let soonest = (self.base[level]..self.base[level] + self.nodes[level]).map(at).min();
-        self.earliest_in_channel(command).max(soonest.unwrap_or(0))
+        let soonest = (self.base[level]..self.base[level] + self.nodes[level]).map(at).min().unwrap_or(0);
+        self.earliest_in_channel(command).max(soonest).max(self.floors[level * self.commands + usize::from(command)])
     }
 
     /// Issues `command` at cycle `at`.
@@ -171,10 +183,17 @@ impl<'d> ChannelState<'d> {
         let c = &device.commands[usize::from(command)];
         for edge in &c.edges {
             let span = self.span(edge.level, c.scope, target);
+            let until = at + Cycle::from(edge.latency);
+            let in_level = edge.level as usize * self.commands + usize::from(edge.to);
+            self.tops[in_level] = self.tops[in_level].max(until);
+            if span.count == self.nodes[edge.level as usize] {
+                self.floors[in_level] = self.floors[in_level].max(until);
+                continue;
+            }
             let mut node = self.base[edge.level as usize] + span.first;
             for _ in 0..span.count {
                 let ready = &mut self.ready[node as usize * self.commands + usize::from(edge.to)];
-                *ready = (*ready).max(at + Cycle::from(edge.latency));
+                *ready = (*ready).max(until);
                 node += span.step;
             }
         }
@@ -254,7 +273,21 @@ impl<'d> ChannelState<'d> {
 
     /// Moves it to another time, with other rows.
     pub fn shift(&mut self, shift: &mut Shift<'_>) {
-        self.ready.iter_mut().for_each(|at| shift.bound(at));
+        // Which of them a time was written down in makes no difference, and shall make none.
+        self.tops.fill(0);
+        for (level, (base, nodes)) in self.base.iter().zip(self.nodes).enumerate() {
+            let in_level = level * self.commands..(level + 1) * self.commands;
+            let (floors, tops) = (&self.floors[in_level.clone()], &mut self.tops[in_level]);
+            let own = *base as usize * self.commands..(*base + nodes) as usize * self.commands;
+            for node in self.ready[own].chunks_exact_mut(self.commands) {
+                for ((at, floor), top) in node.iter_mut().zip(floors).zip(tops.iter_mut()) {
+                    *at = (*at).max(*floor);
+                    shift.bound(at);
+                    *top = (*top).max(*at);
+                }
+            }
+        }
+        self.floors.fill(0);
         let windows = self.device.windows.iter().zip(&mut self.rings).zip(&mut self.heads);
         for ((window, rings), heads) in windows {
             for (ring, head) in rings.chunks_mut(window.count as usize).zip(heads) {

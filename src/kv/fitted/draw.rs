@@ -613,12 +613,20 @@ mod tests {
             assert!((n / 5000.0 - share).abs() < 4.0 * (share / 5000.0).sqrt(), "{word}: {n}");
         }
         let kv = generate(&model, &shape).unwrap();
-        let rope = crate::fit::rope::Rope::new(8, model.rope_theta, model.rope_pairs, &(0..5020).collect::<Vec<u32>>());
+        let speeds = rope_speeds(8, model.rope_theta);
+        let unturn = |token: usize, key: &mut [f32]| {
+            for (i, speed) in speeds.iter().enumerate() {
+                let (a, b) = model.rope_pairs.elements(i, 8);
+                let (sin, cos) = (token as f64 * speed).sin_cos();
+                let (x, y) = (f64::from(key[a]), f64::from(key[b]));
+                (key[a], key[b]) = ((x * cos + y * sin) as f32, (y * cos - x * sin) as f32);
+            }
+        };
         for (l, layer) in model.layers.iter().enumerate() {
             let kinds = text.kinds(layer);
             for (h, head) in layer.heads.iter().enumerate() {
                 let mut keys = kv.keys(l, h).data.to_vec();
-                rope.unturn(&mut keys, 0);
+                keys.chunks_exact_mut(8).enumerate().for_each(|(t, key)| unturn(t, key));
                 for (word, own) in head.words.as_ref().unwrap().vectors.iter().enumerate() {
                     let (mut seen, mut as_sink) = (0u32, 0u32);
                     for t in tokens(word as u16) {
