@@ -217,11 +217,14 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |n| n.parse().expect("a number"))
 }
 
+/// Seeds of traces on which the engines once differed: by step, work of no segment depended on how far other channels were.
+const ONCE_DIFFERENT: [u64; 6] = [2577, 2911, 3508, 4294, 6129, 7555];
+
 #[test]
 fn fast_is_plain_on_random_traces() {
     let (first, cases) = (setting("PIMATTN_FAST_FIRST", 0), setting("PIMATTN_FAST_CASES", 1000));
     let (mut wrong, mut commands, mut errors) = (Vec::new(), 0, 0);
-    for seed in first..first + cases {
+    for seed in (first..first + cases).chain(ONCE_DIFFERENT) {
         let mut r = Random(seed);
         let system = random_system(&mut r);
         let records = trace(&mut r, &system);

@@ -934,7 +934,7 @@ fn work_of_the_host_behind_an_unfinished_request_takes_no_memory() {
 
 #[test]
 fn records_that_wait_are_bounded_over_all_channels() {
-    // Labels of every channel, and no work until the last block.
+    // No channel has many records, and there are many channels.
     let labels = |g: &Geometry, out: &mut Vec<Record>| {
         for channel in 0..g.channels {
             out.push(Record::Segment(Segment { channel, ..Segment::default() }));

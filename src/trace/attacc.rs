@@ -138,12 +138,12 @@ impl Sink for Writer {
 fn usual(text: &[u8], likely: Op) -> Option<(Op, u64, usize)> {
     let follows = |op: Op| text.strip_prefix(op.mnemonic().as_bytes())?.strip_prefix(b" 0x").map(|digits| (op, digits));
     let (op, digits) = follows(likely).or_else(|| Op::ALL.iter().find_map(|op| follows(*op)))?;
-    let (addr, length) = hexadecimal(digits)?;
+    let (addr, length) = address(digits)?;
     Some((op, addr, text.len() - digits.len() + length + 1))
 }
 
 /// Lowercase hexadecimal digits up to the end of a line, and how many they are.
-fn hexadecimal(text: &[u8]) -> Option<(u64, usize)> {
+fn address(text: &[u8]) -> Option<(u64, usize)> {
     if let Some([digits @ .., b'\n']) = text.get(..DIGITS + 1) {
         let (addr, wrong) = digits.iter().fold((0, 0), |(addr, wrong), byte| {
             let digit = VALUES[usize::from(*byte)];

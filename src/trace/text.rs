@@ -120,9 +120,7 @@ impl Reader {
             }
         }
     }
-}
 
-impl Reader {
     fn block<T: From<Record>>(&mut self, out: &mut Vec<T>) -> Result<bool> {
         out.clear();
         while !self.ended && out.len() < BLOCK {

@@ -37,11 +37,12 @@ pub struct Entry {
     alike: u32,
 }
 
+/// Equal but for `alike`, which says where it stands.
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        (self.op, self.addr, self.place, self.row, self.label)
-            == (other.op, other.addr, other.place, other.row, other.label)
-            && (self.plan, self.arrived, self.next, self.hits, self.version)
+        let Entry { op, addr, place, row, label, plan, arrived, next, hits, version, alike: _ } = self;
+        (*op, *addr, *place, *row, *label) == (other.op, other.addr, other.place, other.row, other.label)
+            && (*plan, *arrived, *next, *hits, *version)
                 == (other.plan, other.arrived, other.next, other.hits, other.version)
     }
 }
@@ -225,6 +226,7 @@ impl Queue {
 
     /// Takes out the entry at `index`, which is the first of those that are alike.
     pub fn remove(&mut self, index: usize) -> Option<Entry> {
+        debug_assert!(self.is_first(index));
         let mut removed = self.entries.remove(index)?;
         let others = std::mem::take(&mut removed.alike);
         if others > 0 {
@@ -234,6 +236,15 @@ impl Queue {
             self.last -= 1;
         }
         Some(removed)
+    }
+
+    /// Whether an entry is the first of those that are alike.
+    fn is_first(&self, index: usize) -> bool {
+        let mut first = 0;
+        while first < index {
+            first += 1 + self.entries[first].alike as usize;
+        }
+        first == index
     }
 
     /// Removes a barrier at the head. Whatever follows is the candidate then, even another barrier.
