@@ -173,6 +173,59 @@ fn a_second_round_of_one_rank_waits_for_its_row_cycle() {
     });
 }
 
+/// `n` rounds of two MACs in all units, each at rows of its own; the units are asked for in the order of `unit`.
+fn rounds(g: &Geometry, n: u32, unit: impl Fn(u32) -> u32) -> Vec<Request> {
+    let open = |row: u32, i: u32| Request::one(Op::ActBg, at(g, Address { row, ..g.unit_address(0, unit(i)) }));
+    let round =
+        |row: u32| (0..g.units()).map(|i| open(row, i)).chain([Request { op: Op::MacBg, ..macs(g, 0, 2) }]).collect();
+    (1..=n).flat_map(|row| -> Vec<Request> { round(row) }).collect()
+}
+
+#[test]
+fn units_change_their_rows_beside_each_other() {
+    each_preset(|s, t| {
+        let g = &s.device.geometry;
+        let last_mac = 15 * 2 + t("nRCDRD") + t("nCCDAB");
+        // The first unit closes behind the last MAC, the others a cycle apart; then one opens every two cycles.
+        let first_open = (last_mac + t("nRTPL")).max(t("nRAS")) + t("nRP");
+        let second_round = first_open.max(t("nRC")) + 15 * 2 + t("nRCDRD") + t("nCCDAB") + 1;
+        assert_eq!(cycles(s, &rounds(g, 2, |i| i)), second_round);
+    });
+    let s = system(&["refresh=none"]);
+    assert_eq!(cycles(&s, &rounds(&s.device.geometry, 2, |i| i)), 138, "by hand, at 5.2 Gbps");
+}
+
+#[test]
+fn the_order_in_which_units_are_asked_for_makes_no_difference() {
+    for power in ["per-command", "ignore", "charge", "stagger"] {
+        let s = system(&["refresh=none", &format!("power={power}")]);
+        let g = &s.device.geometry;
+        let in_order = cycles(&s, &rounds(g, 3, |i| i));
+        for order in [|i| 15 - i, |i| i * 7 % 16, |i| i % 4 * 4 + i / 4] {
+            assert_eq!(cycles(&s, &rounds(g, 3, order)), in_order, "{power}");
+        }
+        let one_mac: Vec<Request> = rounds(g, 1, |i| i).into_iter().map(|r| Request { count: 1, ..r }).collect();
+        let expected = if power == "stagger" { 149 } else { 50 };
+        assert_eq!(cycles(&s, &one_mac), expected, "{power}");
+    }
+}
+
+#[test]
+fn a_unit_that_a_round_leaves_out_opens_beside_its_macs() {
+    each_preset(|s, t| {
+        let g = &s.device.geometry;
+        let open = |unit: u32| Request::one(Op::ActBg, at(g, Address { row: 7, ..g.unit_address(0, unit) }));
+        let close = |unit: u32| Request::one(Op::PreBg, at(g, g.unit_address(0, unit)));
+        let mac = |n| Request { op: Op::MacBg, ..macs(g, 0, n) };
+        let (cycles, c) = run(s, &[open(0), mac(10), close(0), open(5), mac(1)]);
+        let mac = |n: u64| t("nRCDRD") + n * t("nCCDAB");
+        // Unit 5 is open by then, and unit 0 closes behind its last MAC.
+        assert_eq!(cycles, mac(10).max(mac(9) + t("nRTPL")) + 1);
+        let banks = c.run.counters.banks[usize::from(s.device.plans[Op::MacBg as usize].unwrap().last)];
+        assert_eq!(banks, u64::from(11 * g.banks), "and has no part in the first round");
+    });
+}
+
 #[test]
 fn power_policies_order_as_their_physics() {
     let time = |policy: &str| {

@@ -43,6 +43,15 @@ impl Banks {
         Ok(out)
     }
 
+    /// The banks of bank groups, counted over the channel.
+    pub fn of_units(units: u64, g: &Geometry) -> Self {
+        let mut out = Banks::default();
+        for number in (0..g.banks_per_channel()).filter(|n| units >> (n / g.banks) & 1 == 1) {
+            out.0[number as usize / 64] |= 1 << (number % 64);
+        }
+        out
+    }
+
     /// The banks by number.
     pub fn iter(&self) -> impl Iterator<Item = usize> {
         let of_word =

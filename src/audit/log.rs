@@ -1,5 +1,6 @@
 //! Reads command logs, ours and Ramulator's, line by line: `clock, command, channel, pseudo-channel, rank, bank group,
-//! bank, row, column`, with -1 for what is not addressed.
+//! bank, row, column`, with -1 for what is not addressed; where a command works in some bank groups only, these follow as a
+//! hexadecimal set (bank groups count over the channel).
 
 use crate::addr::{Geometry, NOT_ADDRESSED};
 use crate::error::{Error, Result, suggest};
@@ -32,6 +33,8 @@ pub struct Entry {
     pub channel: u32,
     /// Pseudo-channel, rank, bank group, bank, row, column; [`NOT_ADDRESSED`] where not given.
     pub fields: [u32; 6],
+    /// Bank groups that the command works in, a bit each; 0 where the log does not say.
+    pub units: u64,
 }
 
 /// Calls `each` with every line of a log; `-` is standard input, and zstd frames are unpacked on the way.
@@ -106,9 +109,17 @@ fn parse(text: &str, line: u64, device: &Device) -> Result<Entry, String> {
         field("row", g.rows)?,
         field("column", g.columns)?,
     ];
-    match words.next() {
-        Some(more) => Err(format!("{more:?} after the column")),
-        None if channel == NOT_ADDRESSED => Err("no channel".into()),
-        None => Ok(Entry { line, clock, command, channel, fields }),
+    let mut units = 0;
+    for word in words {
+        let set = word.strip_prefix("0x").and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        let known = |set: &u64| *set != 0 && (g.units() >= 64 || set >> g.units() == 0);
+        units = match set.filter(|set| units == 0 && known(set)) {
+            Some(set) => set,
+            None => return Err(format!("{word:?} after the column")),
+        };
+    }
+    match channel {
+        NOT_ADDRESSED => Err("no channel".into()),
+        _ => Ok(Entry { line, clock, command, channel, fields, units }),
     }
 }

@@ -137,8 +137,11 @@ impl<'s> Auditor<'s> {
         };
         let device = &self.system.device;
         let c = &device.commands[usize::from(id)];
-        let banks = Banks::of(c.scope, &e.fields[..4], &device.geometry)
-            .map_err(|lacks| format!("{} without a {lacks}", c.name))?;
+        let banks = match c.effect {
+            Effect::MacOpen if e.units != 0 => Banks::of_units(e.units, &device.geometry),
+            _ => Banks::of(c.scope, &e.fields[..4], &device.geometry)
+                .map_err(|lacks| format!("{} without a {lacks}", c.name))?,
+        };
         self.report.commands += 1;
         let bus = &mut channel.bus[c.bus as usize];
         if std::mem::replace(bus, e.clock) == e.clock {
@@ -279,10 +282,11 @@ impl<'s> Auditor<'s> {
         let device = &self.system.device;
         let row = e.fields[4];
         let mut found: Option<(Rule, Option<Defect>)> = None;
-        let mut any_open = false;
+        let (mut any_open, mut all_open) = (false, true);
         for number in banks.iter() {
             let bank = &mut channel.banks[number];
             any_open |= bank.open.is_some();
+            all_open &= bank.open.is_some();
             let wrong = match (device.commands[usize::from(id)].effect, bank.open) {
                 (Effect::Open, open) => {
                     bank.open = Some(Opened { row, by: id, twice: open.is_some() });
@@ -307,8 +311,10 @@ impl<'s> Auditor<'s> {
             // A command breaks a rule once, in however many banks.
             found = found.or(wrong);
         }
-        if device.commands[usize::from(id)].effect == Effect::MacOpen && !any_open {
-            found = Some((Rule::NoneOpen, None));
+        if device.commands[usize::from(id)].effect == Effect::MacOpen {
+            let fault =
+                if !any_open { Some(Rule::NoneOpen) } else { Some(Rule::Closed).filter(|_| !all_open && e.units != 0) };
+            found = fault.map(|rule| (rule, None));
         }
         if let Some((rule, defect)) = found {
             self.broken(e, rule, 0, defect);

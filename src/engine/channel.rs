@@ -1,12 +1,14 @@
 //! The faithful controller of one channel.
 //!
 //! Requests fall into three classes, each with its own path to the banks: *array* work (MACs and the row commands of
-//! bank groups), buffer *moves* (and softmax), and *data* (LD, ST). Array work is in order, but that MACs of single banks
-//! may pass others in other banks; moves pass each other, but not softmax; data goes first-ready, first-come, and where
+//! bank groups), buffer *moves* (and softmax), and *data* (LD, ST). MACs are in order, for they accumulate, but that those
+//! of single banks may pass others in other banks; rows of bank groups open and close as soon as nothing older needs
+//! them otherwise ([`array`]); moves pass each other, but not softmax; data goes first-ready, first-come, and where
 //! the system drains writes, in turns: reads first, until the writes that wait reach the high mark or no read is
-//! there; then writes first, until they are down to the low mark. Between two barriers the classes run beside each
-//! other. At each step the class whose next command can issue first issues it, the older request on a tie; row and
-//! column commands have a bus each. Row opening and closing may pass a barrier, nothing else may.
+//! there; then writes first, until they are down to the low mark ([`data`]). Between two barriers the classes run beside
+//! each other; in one bank the older request decides on the row. At each step the command that can issue first is
+//! issued, that of the older request on a tie; row and column commands have a bus each. Row opening and closing may
+//! pass a barrier, nothing else may.
 //!
 //! The controller sees `queue_depth` outstanding requests, whether they came one by one or as runs, so that both
 //! forms of a trace take the same cycles.
@@ -14,12 +16,13 @@
 //! When a refresh is due, array work and data stop, the banks are closed, REFab is issued, and the rows open again on
 //! demand. Moves go on: they touch no bank.
 
+mod array;
 mod data;
 mod normal;
 
 use super::probe::{CommandEvent, Completion, Probe, RowOutcome};
 use super::segments::{Label, Segments};
-use super::state::{CLOSED, ChannelState, Rows, Target};
+use super::state::{CLOSED, ChannelState, Target};
 use crate::addr::{Address, NOT_ADDRESSED};
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -29,6 +32,7 @@ use crate::spec::system::Refresh;
 use crate::spec::{CommandId, Device, Effect, Plan, Scope, System};
 use crate::trace::{Record, Request};
 use crate::units::Cycle;
+use array::{Array, BankSet, Units};
 use data::Turns;
 use std::collections::VecDeque;
 
@@ -50,6 +54,10 @@ struct Item {
     effect: Effect,
     scope: Scope,
     target: Target,
+    /// Banks that it uses.
+    banks: BankSet,
+    /// Bank groups that a PIM_MAC_BG works in.
+    units: u64,
     epoch: u32,
     label: Label,
     order: u64,
@@ -81,16 +89,6 @@ struct Candidate {
     index: usize,
     command: CommandId,
     target: Target,
-}
-
-/// What to do for an item now.
-enum Step {
-    /// Issue this command at the item's address.
-    Issue(CommandId),
-    /// Issue this command elsewhere.
-    IssueAt(CommandId, Target),
-    /// Nothing is left to do.
-    Done,
 }
 
 /// What to do next.
@@ -142,10 +140,7 @@ pub struct Channel<'d> {
     done: Cycle,
     worked: Cycle,
     next_refresh: Option<Cycle>,
-    /// Row that each bank group should have open for MAC_BG.
-    wanted: Vec<u32>,
-    units_wanted: u32,
-    recheck_wanted: bool,
+    units: Units,
     /// Refreshes since the last request was completed.
     fruitless: u32,
     /// Cycle of the last command: what becomes possible now cannot issue before.
@@ -180,9 +175,7 @@ impl<'d> Channel<'d> {
             done: 0,
             worked: 0,
             next_refresh: refresh.then_some(device.nrefi),
-            wanted: vec![CLOSED; device.geometry.units() as usize],
-            units_wanted: 0,
-            recheck_wanted: false,
+            units: Units::new(device.geometry.units()),
             fruitless: 0,
             now: 0,
         }
@@ -317,6 +310,11 @@ impl<'d> Channel<'d> {
             Effect::Read | Effect::Write => DATA,
             Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => MOVES,
         };
+        let target = self.state.target(self.device.geometry.decode(request.addr));
+        let (units, banks) = match class {
+            ARRAY => self.enlist(effect, scope, &target)?,
+            _ => (0, 0),
+        };
         self.held += u64::from(request.count);
         self.order += 1;
         let epoch = self.epoch + self.epochs.len() as u32 - 1;
@@ -326,7 +324,9 @@ impl<'d> Channel<'d> {
         }
         self.segments.owe();
         self.classes[class].push_back(Item {
-            target: self.state.target(self.device.geometry.decode(request.addr)),
+            target,
+            banks,
+            units,
             request,
             plan,
             effect,
@@ -361,56 +361,6 @@ impl<'d> Channel<'d> {
         true
     }
 
-    /// What an item needs next.
-    #[inline]
-    fn step(&self, item: &Item) -> Result<Step> {
-        let row_command = |c: Option<CommandId>| c.map_or(Step::Done, Step::Issue);
-        Ok(match item.effect {
-            Effect::Read | Effect::Write | Effect::Mac => match self.state.rows(item.scope, &item.target) {
-                Rows::Ready => Step::Issue(item.plan.last),
-                Rows::Closed => row_command(item.plan.opener),
-                Rows::Conflict => row_command(item.plan.closer),
-            },
-            Effect::Open => match self.state.rows(item.scope, &item.target) {
-                Rows::Ready => Step::Done,
-                Rows::Closed => Step::Issue(item.plan.last),
-                Rows::Conflict => row_command(item.plan.closer),
-            },
-            Effect::Close if self.state.any_open(item.scope, &item.target) => Step::Issue(item.plan.last),
-            Effect::Close => Step::Done,
-            Effect::MacOpen => {
-                if self.units_wanted == 0 {
-                    let what = format!("channel {}: {} with no bank group open", self.id, item.request.op.mnemonic());
-                    return Err(Error::data("trace", what));
-                }
-                match self.lost_unit() {
-                    Some((target, rows)) => {
-                        let command = if rows == Rows::Closed { item.plan.opener } else { item.plan.closer };
-                        command.map_or(Step::Done, |c| Step::IssueAt(c, target))
-                    }
-                    None => Step::Issue(item.plan.last),
-                }
-            }
-            Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => Step::Issue(item.plan.last),
-        })
-    }
-
-    /// A bank group that has lost the row that MAC_BG wants there (to a refresh, say).
-    fn lost_unit(&self) -> Option<(Target, Rows)> {
-        if !self.recheck_wanted {
-            return None;
-        }
-        self.wanted.iter().enumerate().filter(|(_, row)| **row != CLOSED).find_map(|(unit, row)| {
-            let mut address = self.device.geometry.unit_address(self.id, unit as u32);
-            address.row = *row;
-            let target = self.state.target(address);
-            match self.state.rows(Scope::BankGroup, &target) {
-                Rows::Ready => None,
-                rows => Some((target, rows)),
-            }
-        })
-    }
-
     /// The command to issue next. Items that need no command are completed on the way.
     fn choose<P: Probe>(&mut self, probe: &mut P) -> Result<Choice> {
         let mut best: Option<Candidate> = None;
@@ -421,39 +371,17 @@ impl<'d> Channel<'d> {
                 best = Some(c);
             }
         };
-        let array = match self.array_step()? {
-            Some(Step::Done) => {
-                let now = self.last[ARRAY].max(self.arrival(&self.classes[ARRAY][0]));
-                self.complete(ARRAY, 0, now, None, probe);
+        match self.array_candidate()? {
+            Array::Done(index) => {
+                let now = self.last[ARRAY].max(self.arrival(&self.classes[ARRAY][index]));
+                self.complete(ARRAY, index, now, None, probe);
                 return Ok(Choice::Completed);
             }
-            Some(Step::Issue(command)) => Some(self.candidate(ARRAY, 0, command, self.classes[ARRAY][0].target)),
-            Some(Step::IssueAt(command, target)) => Some(self.candidate(ARRAY, 0, command, target)),
-            None => None,
-        };
-        let data_waits = self.classes[DATA].front().filter(|d| d.epoch == self.epoch);
-        if let Some(c) = array {
-            let item = &self.classes[ARRAY][0];
-            let older_data = match data_waits {
-                Some(d) => d.order < item.order && self.state.rows(d.scope, &d.target) != Rows::Ready,
-                None => false,
-            };
-            let ahead_of_data = item.epoch != self.epoch && data_waits.is_some();
-            let completes = c.command == item.plan.last && matches!(item.effect, Effect::Mac | Effect::MacOpen);
-            if !(older_data || ahead_of_data || completes && item.epoch != self.epoch) {
-                keep(self.before_refresh(c));
-            }
-        }
-        if let Some(oldest) = array.filter(|_| data_waits.is_none()) {
-            keep(self.array_ahead(&oldest)?.and_then(|c| self.before_refresh(c)));
+            Array::Next(c) => keep(c.and_then(|c| self.before_refresh(c))),
         }
         keep(self.move_candidate());
-        if data_waits.is_some() {
-            let array_needs_row = array.and_then(|c| {
-                let item = &self.classes[ARRAY][0];
-                (item.epoch == self.epoch && c.command != item.plan.last).then_some(item.order)
-            });
-            keep(self.data_candidate(array_needs_row)?.and_then(|c| self.before_refresh(c)));
+        if !self.classes[DATA].is_empty() {
+            keep(self.data_candidate().and_then(|c| self.before_refresh(c)));
         }
         let due = self.next_refresh.filter(|_| self.classes.iter().any(|c| !c.is_empty()));
         // No refresh comes before it is due.
@@ -464,53 +392,6 @@ impl<'d> Channel<'d> {
             best = Some(refresh);
         }
         Ok(best.map_or(Choice::Nothing, Choice::Issue))
-    }
-
-    /// The first command that array work behind the oldest could issue, in banks that nothing older uses: MACs of
-    /// single banks go on in one bank while others open their rows.
-    fn array_ahead(&self, oldest: &Candidate) -> Result<Option<Candidate>> {
-        let Some(first) = self.classes[ARRAY].front().filter(|i| i.effect == Effect::Mac && i.scope != Scope::Channel)
-        else {
-            return Ok(None);
-        };
-        // Where nothing but the channel and its bus holds the oldest MAC back, no other MAC comes before it.
-        let bus = self.bus_free[Bus::Column as usize];
-        let oldest_mac_wins = oldest.command == first.plan.last
-            && oldest.at <= self.state.earliest_in_channel(oldest.command).max(bus).max(self.last[ARRAY]);
-        let mut used = 0u64;
-        let mut best: Option<Candidate> = None;
-        let mut seen = 0;
-        for (index, item) in self.classes[ARRAY].iter().enumerate() {
-            if (item.effect, item.scope) != (first.effect, first.scope) || seen >= self.depth {
-                break;
-            }
-            seen += u64::from(item.request.count);
-            // More than 64 places share bits: they wait for each other.
-            let bit = 1 << (self.narrow_place(item) % 64);
-            if used & bit == 0
-                && index > 0
-                && let Step::Issue(command) = self.step(item)?
-                && (command != item.plan.last || item.epoch == self.epoch && !oldest_mac_wins)
-            {
-                let c = self.candidate(ARRAY, index, command, item.target);
-                if best.is_none_or(|b| c.at < b.at) {
-                    best = Some(c);
-                }
-            }
-            used |= bit;
-        }
-        Ok(best)
-    }
-
-    /// Which banks a MAC of less than the channel uses: equal for equal banks, different for disjoint ones.
-    fn narrow_place(&self, item: &Item) -> u32 {
-        let (g, a) = (&self.device.geometry, &item.target.address);
-        let group = if item.scope == Scope::SameBank { 0 } else { a.rank * g.bank_groups + a.bank_group };
-        group * g.banks + a.bank
-    }
-
-    fn array_step(&self) -> Result<Option<Step>> {
-        self.classes[ARRAY].front().map(|item| self.step(item)).transpose()
     }
 
     fn candidate(&self, class: usize, index: usize, command: CommandId, target: Target) -> Candidate {
@@ -588,7 +469,7 @@ impl<'d> Channel<'d> {
             let waits = self.classes.iter().filter_map(VecDeque::front).any(|i| self.arrival(i) <= c.at);
             self.fruitless += u32::from(waits);
         }
-        self.recheck_wanted = true;
+        self.rows_changed(Scope::Channel, &c.target);
         let banks = self.device.geometry.banks_per_channel();
         self.report(c, banks, Label::default(), None, probe);
     }
@@ -599,6 +480,7 @@ impl<'d> Channel<'d> {
             command: c.command,
             address: c.target.address,
             banks,
+            units: c.target.units,
             segment: label.segment,
             phase: label.phase,
             completes,
@@ -618,25 +500,19 @@ impl<'d> Channel<'d> {
         let label = item.label;
         let completes = c.command == item.plan.last;
         let passes = command.passes;
-        // MACs at one row end the bank groups' own rounds: those that go on must be asked for their rows again.
-        if item.effect == Effect::Mac && self.units_wanted > 0 {
-            self.wanted.fill(CLOSED);
-            self.units_wanted = 0;
-        }
+        let (working, ends_rounds) =
+            (item.units.count_ones(), item.effect == Effect::Mac && item.scope == Scope::Channel);
         if !completes {
             item.row = match (command.effect, item.row) {
                 (Effect::Close, _) | (_, RowOutcome::Conflict) => RowOutcome::Conflict,
                 _ => RowOutcome::Miss,
             };
-            self.recheck_wanted = true;
+            self.rows_changed(command.scope, &c.target);
             let banks = command.scope.banks(&self.device.geometry);
             return self.report(c, banks, label, None, probe);
         }
         let banks = match command.effect {
-            Effect::MacOpen => {
-                self.recheck_wanted = false;
-                self.units_wanted * self.device.geometry.banks
-            }
+            Effect::MacOpen => working * self.device.geometry.banks,
             _ => command.scope.banks(&self.device.geometry) / passes,
         };
         if item.pass + 1 < passes {
@@ -648,6 +524,9 @@ impl<'d> Channel<'d> {
             item.row = RowOutcome::Miss;
         }
         let completion = Completion { op: item.request.op, row: item.row };
+        if ends_rounds {
+            self.end_rounds();
+        }
         self.report(c, banks, label, Some(completion), probe);
         self.complete(c.class, c.index, c.at + command.done, Some(completion), probe);
     }
@@ -664,14 +543,11 @@ impl<'d> Channel<'d> {
             probe.latency(self.id, segment, phase, item.request.op, done.saturating_sub(arrived));
         }
         if matches!(item.effect, Effect::Open | Effect::Close) {
-            let g = &self.device.geometry;
-            let a = &item.target.address;
-            let unit = (a.pseudo_channel * g.ranks + a.rank) * g.bank_groups + a.bank_group;
-            let row = if item.effect == Effect::Open { a.row } else { CLOSED };
-            let old = std::mem::replace(&mut self.wanted[unit as usize], row);
-            self.units_wanted += u32::from(row != CLOSED);
-            self.units_wanted -= u32::from(old != CLOSED);
+            let target = item.target;
+            let row = if item.effect == Effect::Open { target.address.row } else { CLOSED };
+            self.want(&target, row);
         }
+        let item = &mut self.classes[class][index];
         self.held -= 1;
         self.fruitless = 0;
         item.request.count -= 1;
@@ -686,7 +562,12 @@ impl<'d> Channel<'d> {
         self.worked = self.worked.max(done);
         if item.request.count > 0 {
             item.request.addr += u64::from(item.request.stride);
-            item.target = self.state.target(self.device.geometry.decode(item.request.addr));
+            let target = self.state.target(self.device.geometry.decode(item.request.addr));
+            item.target = target;
+            if class == ARRAY && item.effect == Effect::Mac && item.scope != Scope::Channel {
+                let banks = self.bank_set(self.classes[class][index].scope, &target);
+                self.classes[class][index].banks = banks;
+            }
         } else {
             let (slot, segment) = ((item.epoch - self.epoch) as usize, item.label.segment);
             self.epochs[slot].left -= 1;

@@ -39,6 +39,8 @@ pub struct CommandEvent {
     pub address: Address,
     /// Banks that it acted on.
     pub banks: u32,
+    /// Of a command that works in some bank groups of the channel, which of them, a bit each; else 0.
+    pub units: u64,
     /// The channel's segment that it works for, counted from 1; 0 before the first and for refresh.
     pub segment: u32,
     /// What it is for within the segment.

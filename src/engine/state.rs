@@ -2,7 +2,7 @@
 
 use super::memo::{mix, shift::Shift};
 use crate::addr::Address;
-use crate::spec::{CommandId, Device, Effect, Level, Scope};
+use crate::spec::{Command, CommandId, Device, Effect, Level, Scope};
 use crate::units::Cycle;
 
 /// No row is open.
@@ -27,14 +27,30 @@ pub struct Target {
     /// The address.
     pub address: Address,
     path: [u32; 5],
+    /// Of a command that works in some bank groups of the channel, which of them; else none.
+    pub units: u64,
 }
 
 impl Target {
+    /// The same, in some bank groups of the channel.
+    pub fn in_units(self, units: u64) -> Self {
+        Target { units, ..self }
+    }
+
     /// The bank within its channel.
     #[inline]
     pub fn bank(&self) -> u32 {
         self.path[Level::Bank as usize]
     }
+}
+
+/// The members of a set, ascending.
+pub fn members(mut set: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let first = set.trailing_zeros();
+        set &= set.wrapping_sub(1);
+        (first < 64).then_some(first)
+    })
 }
 
 /// Nodes `first, first + step, ...`, `count` of them.
@@ -104,7 +120,7 @@ impl<'d> ChannelState<'d> {
         let g = &self.device.geometry;
         let rank = address.pseudo_channel * g.ranks + address.rank;
         let group = rank * g.bank_groups + address.bank_group;
-        Target { address, path: [0, address.pseudo_channel, rank, group, group * g.banks + address.bank] }
+        Target { address, path: [0, address.pseudo_channel, rank, group, group * g.banks + address.bank], units: 0 }
     }
 
     #[inline]
@@ -130,11 +146,34 @@ impl<'d> ChannelState<'d> {
         }
     }
 
+    /// The nodes of a level that have some of the bank groups of `units`, some of them more than once.
+    fn nodes_of(&self, level: Level, units: u64) -> impl Iterator<Item = u32> + use<> {
+        let (groups, nodes) = (self.nodes[Level::BankGroup as usize], self.nodes[level as usize]);
+        let (apart, below) = if nodes > groups { (1, nodes / groups) } else { (groups / nodes, 1) };
+        members(units).flat_map(move |unit| (0..below).map(move |i| unit / apart * below + i))
+    }
+
+    /// Whether a command leaves bank groups out.
+    #[inline]
+    fn is_partial(&self, command: &Command, target: &Target) -> bool {
+        command.effect == Effect::MacOpen && target.units.count_ones() < self.nodes[Level::BankGroup as usize]
+    }
+
     /// The first cycle at which `command` breaks no constraint.
     #[inline]
     pub fn earliest(&self, command: CommandId, target: &Target) -> Cycle {
         let c = &self.device.commands[usize::from(command)];
         let mut at = 0;
+        if self.is_partial(c, target) {
+            for &level in &c.incoming {
+                at = at.max(self.floors[level as usize * self.commands + usize::from(command)]);
+                for node in self.nodes_of(level, target.units) {
+                    let node = self.base[level as usize] + node;
+                    at = at.max(self.ready[node as usize * self.commands + usize::from(command)]);
+                }
+            }
+            return at;
+        }
         for &level in &c.incoming {
             let span = self.span(level, c.scope, target);
             let in_level = level as usize * self.commands + usize::from(command);
@@ -181,11 +220,20 @@ impl<'d> ChannelState<'d> {
     pub fn issue(&mut self, command: CommandId, target: &Target, at: Cycle) {
         let device = self.device;
         let c = &device.commands[usize::from(command)];
+        let partial = self.is_partial(c, target);
         for edge in &c.edges {
             let span = self.span(edge.level, c.scope, target);
             let until = at + Cycle::from(edge.latency);
             let in_level = edge.level as usize * self.commands + usize::from(edge.to);
             self.tops[in_level] = self.tops[in_level].max(until);
+            if partial && edge.level != Level::Channel {
+                for node in self.nodes_of(edge.level, target.units) {
+                    let node = self.base[edge.level as usize] + node;
+                    let ready = &mut self.ready[node as usize * self.commands + usize::from(edge.to)];
+                    *ready = (*ready).max(until);
+                }
+                continue;
+            }
             if span.count == self.nodes[edge.level as usize] {
                 self.floors[in_level] = self.floors[in_level].max(until);
                 continue;

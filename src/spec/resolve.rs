@@ -17,6 +17,9 @@ pub type CommandId = u8;
 /// Most commands that a device may have.
 pub const MAX_COMMANDS: usize = 32;
 
+/// Most bank groups of a channel that can each have a row of its own in PIM_MAC_BG.
+const MAX_OWN_ROWS: u32 = 64;
+
 /// Longest timing or latency, in cycles: sums of some of them stay far within 32 bits.
 const MAX_CYCLES: Cycle = 1 << 22;
 /// Most commands that a window may count.
@@ -149,6 +152,13 @@ pub struct Command {
     pub held_by: Vec<u8>,
     /// Energy of its wires for one column or buffer entry, in pJ per bit.
     pub path_pj_per_bit: f64,
+}
+
+impl Command {
+    /// The banks that it acts on for certain: those of a bank group, where it acts on those bank groups that are enabled.
+    fn least_reach(&self) -> Scope {
+        if self.effect == Effect::MacOpen { Scope::BankGroup } else { self.scope }
+    }
 }
 
 /// A constraint edge: `to` at the same node of `level` not before `latency` cycles.
@@ -377,6 +387,10 @@ impl Device {
             commands[id].incoming = incoming;
         }
         let plans = plans(&file.command, doc)?;
+        if plans[Op::MacBg as usize].is_some() && geometry.units() > MAX_OWN_ROWS {
+            let what = format!("{} bank groups; PIM_MAC_BG works in {MAX_OWN_ROWS} at most", geometry.units());
+            return Err(doc.error(&format!("organisation.{}", choice.organisation), what));
+        }
         let e = &file.energy;
         let per_window = match &e.refreshes_per_window {
             Some(n) if n.value == 0 => {
@@ -752,7 +766,7 @@ impl EdgeBuilder<'_> {
         for &f in from {
             for &t in to {
                 let level = match self.lift {
-                    true => lift(level, commands[f].scope, commands[t].scope),
+                    true => lift(level, commands[f].least_reach(), commands[t].least_reach()),
                     false => level,
                 };
                 let latency = latency + self.spread(&commands[f], &commands[t]);

@@ -1,5 +1,6 @@
 //! The command log: one line a command, `clock, command, channel, pseudo-channel, rank, bank group, bank, row,
-//! column`. The clock counts from 1 and a field that is not addressed is -1, as in Ramulator's logs.
+//! column`. The clock counts from 1 and a field that is not addressed is -1, as in Ramulator's logs. A command that works
+//! in some bank groups of its channel has them behind that, as a hexadecimal set.
 
 use crate::addr::{Address, NOT_ADDRESSED};
 use crate::engine::probe::{CommandEvent, Probe};
@@ -28,7 +29,7 @@ impl<W: Write> LogProbe<W> {
         }
     }
 
-    fn line(&mut self, cycle: Cycle, command: Option<usize>, a: &Address) -> std::io::Result<()> {
+    fn line(&mut self, cycle: Cycle, command: Option<usize>, a: &Address, units: u64) -> std::io::Result<()> {
         let name = command.map_or("BARRIER", |id| &self.names[id]);
         write!(self.out, "{}, {name}, {}", cycle + 1, a.channel)?;
         for field in [a.pseudo_channel, a.rank, a.bank_group, a.bank, a.row, a.column] {
@@ -36,6 +37,9 @@ impl<W: Write> LogProbe<W> {
                 NOT_ADDRESSED => self.out.write_all(b", -1")?,
                 given => write!(self.out, ", {given}")?,
             }
+        }
+        if units != 0 {
+            write!(self.out, ", {units:#x}")?;
         }
         self.out.write_all(b"\n")
     }
@@ -49,12 +53,12 @@ impl<W: Write> LogProbe<W> {
 
 impl<W: Write> Probe for LogProbe<W> {
     fn command(&mut self, e: &CommandEvent) {
-        let written = self.line(e.cycle, Some(usize::from(e.command)), &e.address);
+        let written = self.line(e.cycle, Some(usize::from(e.command)), &e.address, e.units);
         self.keep(written);
     }
 
     fn barrier(&mut self, cycle: Cycle, address: &Address) {
-        let written = self.line(cycle, None, address);
+        let written = self.line(cycle, None, address, 0);
         self.keep(written);
     }
 }

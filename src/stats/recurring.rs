@@ -164,10 +164,10 @@ impl Recurring {
         for event in &part.events {
             let work = Work { segment: 0, phase: event.phase };
             match event.what {
-                What::Command { command, banks, completes } => {
+                What::Command { command, banks, units, completes } => {
                     let cycle = NOW + Cycle::from(event.at);
                     let (address, phase) = (Address::default(), event.phase);
-                    let e = CommandEvent { cycle, command, address, banks, segment: 0, phase, completes };
+                    let e = CommandEvent { cycle, command, address, banks, units, segment: 0, phase, completes };
                     sweep.command(&e, work, durations, &mut books);
                     books.counters(work, cycle).command(&e, needs_row[usize::from(command)]);
                 }

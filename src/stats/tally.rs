@@ -51,7 +51,7 @@ impl Part {
         let mut counters = Counters::default();
         for event in &self.events {
             match event.what {
-                What::Command { command, banks, completes } => {
+                What::Command { command, banks, completes, .. } => {
                     counters.issue(command, banks, completes, needs_row[usize::from(command)]);
                 }
                 What::Silent(op) => counters.silent(op),

@@ -1,9 +1,9 @@
 //! Data requests of a channel: reads and writes, first-ready, first-come, in turns.
 
-use super::{ARRAY, Candidate, Channel, DATA, Item, Step};
-use crate::error::Result;
-use crate::spec::Effect;
+use super::{ARRAY, Candidate, Channel, DATA, Item};
+use crate::engine::state::Rows;
 use crate::spec::system::WriteDrain;
+use crate::spec::{Effect, Scope};
 
 /// Reads and writes in turns.
 #[derive(Clone)]
@@ -25,11 +25,10 @@ impl Turns {
 
 impl Channel<'_> {
     /// The next data command: of those whose turn it is, if reads and writes take turns and one of them can proceed.
-    pub(super) fn data_candidate(&mut self, array_needs_row: Option<u64>) -> Result<Option<Candidate>> {
-        let Some(turn) = self.turn() else { return self.first_ready(None, array_needs_row) };
-        let first = self.first_ready(Some(turn), array_needs_row)?;
+    pub(super) fn data_candidate(&mut self) -> Option<Candidate> {
+        let Some(turn) = self.turn() else { return self.first_ready(None) };
         let other = if turn == Effect::Read { Effect::Write } else { Effect::Read };
-        if first.is_some() { Ok(first) } else { self.first_ready(Some(other), array_needs_row) }
+        self.first_ready(Some(turn)).or_else(|| self.first_ready(Some(other)))
     }
 
     /// Whose turn it is, by the requests that wait now.
@@ -52,17 +51,16 @@ impl Channel<'_> {
     }
 
     /// First-ready, first-come among the data requests in sight, or those of one kind. A row command only for the
-    /// oldest request of its kind and bank; nothing past an older request to the same column, nor past older array
-    /// work that waits for its row.
-    fn first_ready(&self, kind: Option<Effect>, array_needs_row: Option<u64>) -> Result<Option<Candidate>> {
+    /// oldest request of its kind and bank, and ahead of its epoch only for the oldest of all; nothing past an older
+    /// request to the same column, nor past older array work that needs the bank at another row.
+    fn first_ready(&self, kind: Option<Effect>) -> Option<Candidate> {
         let queue = &self.classes[DATA];
         let of_kind = |i: &Item| kind.is_none_or(|k| i.effect == k);
-        let array_waits = self.classes[ARRAY].front().filter(|a| a.epoch == self.epoch).map(|a| a.order);
         let mut best: Option<Candidate> = None;
         // The commands for which nothing before the best is to be had.
         let mut hopeless = 0u64;
-        // Banks of older requests of this kind; more than 128 share bits.
-        let mut banks = 0u128;
+        // Banks of older requests of this kind, and of any; more than 128 share bits.
+        let (mut banks, mut banks_of_all) = (0u128, 0u128);
         // Banks, of the first 128, where an older request could read, or write, as soon.
         let mut tried = [0u128; 2];
         let mut seen = 0u64;
@@ -71,24 +69,33 @@ impl Channel<'_> {
                 break;
             }
             seen += u64::from(item.request.count);
-            if item.epoch != self.epoch || array_needs_row.is_some_and(|order| order < item.order) {
-                break;
-            }
+            let bit = 1 << (item.target.bank() % 128);
+            let any_in_bank = banks_of_all & bit != 0;
+            banks_of_all |= bit;
             if !of_kind(item) {
                 continue;
             }
             let older = || queue.iter().take(index).filter(|o| o.target.bank() == item.target.bank());
-            let bit = 1 << (item.target.bank() % 128);
             let same_bank = banks & bit != 0;
             banks |= bit;
-            let (needs_row, command) = match self.step(item)? {
-                Step::Issue(command) => (command != item.plan.last, command),
-                Step::IssueAt(..) | Step::Done => continue,
+            let needs = match self.state.rows(Scope::Bank, &item.target) {
+                Rows::Ready => Some(item.plan.last),
+                Rows::Closed => item.plan.opener,
+                Rows::Conflict => item.plan.closer,
             };
-            let row_is_anothers = || same_bank && older().any(of_kind) || array_waits.is_some_and(|a| a < item.order);
+            let Some(command) = needs else { continue };
+            let needs_row = command != item.plan.last;
+            let ahead = item.epoch != self.epoch;
+            if ahead && (!needs_row || any_in_bank) {
+                continue;
+            }
+            let row_is_anothers = || same_bank && older().any(of_kind);
             let tried = &mut tried[usize::from(item.effect == Effect::Write)];
             let as_soon = !needs_row && *tried & bit != 0 && item.target.bank() < 128;
             if hopeless & 1 << command != 0 || as_soon || needs_row && row_is_anothers() {
+                continue;
+            }
+            if self.array_holds(item, needs_row) {
                 continue;
             }
             let c = self.candidate(DATA, index, command, item.target);
@@ -104,6 +111,13 @@ impl Channel<'_> {
                 hopeless |= 1 << command;
             }
         }
-        Ok(best)
+        best
+    }
+
+    /// Whether older array work needs the bank of a data request: at all, or at another row.
+    fn array_holds(&self, item: &Item, at_all: bool) -> bool {
+        let bank = self.bank_set(Scope::Bank, &item.target);
+        let older = self.classes[ARRAY].iter().take_while(|a| a.order < item.order);
+        older.filter(|a| a.banks & bank != 0).any(|a| at_all || self.needs_other_row(a, &item.target))
     }
 }

@@ -10,8 +10,8 @@ use crate::units::Cycle;
 
 impl Item {
     fn same(&self, other: &Self) -> bool {
-        (self.request, self.epoch, self.label, self.order, self.pass, self.row)
-            == (other.request, other.epoch, other.label, other.order, other.pass, other.row)
+        (self.request, self.units, self.epoch, self.label, self.order, self.pass, self.row)
+            == (other.request, other.units, other.epoch, other.label, other.order, other.pass, other.row)
     }
 }
 
@@ -60,7 +60,7 @@ impl<'d> Channel<'d> {
             item.target = self.state.target(at);
         }
         (self.epoch, self.requests) = (0, 0);
-        self.wanted.iter_mut().for_each(|row| shift.row(row));
+        self.units.rows().for_each(|row| shift.row(row));
         shift.exact(&mut self.epoch_open);
         shift.exact(&mut self.epoch_done);
         shift.exact(&mut self.last[ARRAY]);
@@ -103,9 +103,8 @@ impl<'d> Channel<'d> {
         (self.held, self.order, self.epoch_open, self.epoch_done)
             == (other.held, other.order, other.epoch_open, other.epoch_done)
             && (self.bus_free, self.last, self.now) == (other.bus_free, other.last, other.now)
-            && (self.units_wanted, self.recheck_wanted, self.fruitless)
-                == (other.units_wanted, other.recheck_wanted, other.fruitless)
-            && self.wanted == other.wanted
+            && self.fruitless == other.fruitless
+            && self.units == other.units
             && self.epochs == other.epochs
             && writes(self) == writes(other)
             && items(self, other)

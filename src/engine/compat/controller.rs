@@ -308,6 +308,7 @@ impl<'d> Controller<'d> {
             command,
             address: place.address,
             banks: self.nodes.reach(command),
+            units: 0,
             segment: label.segment,
             phase: label.phase,
             completes: completion,

@@ -18,6 +18,8 @@ pub enum What {
         command: CommandId,
         /// Banks that it acted on.
         banks: u32,
+        /// The bank groups that it worked in, as in [`CommandEvent::units`].
+        units: u64,
         /// The request that it completed, if any.
         completes: Option<Completion>,
     },
@@ -123,11 +125,12 @@ impl Event {
         let address = Address { channel, ..place.names.address(op, self.address, place.geometry) };
         let cycle = place.begin + Cycle::from(self.at);
         match self.what {
-            What::Command { command, banks, completes } => probe.command(&CommandEvent {
+            What::Command { command, banks, units, completes } => probe.command(&CommandEvent {
                 cycle,
                 command,
                 address,
                 banks,
+                units,
                 segment: 0,
                 phase: self.phase,
                 completes,
@@ -164,7 +167,7 @@ impl Recorder {
 impl Probe for Recorder {
     fn command(&mut self, e: &CommandEvent) {
         self.complete &= e.segment == 0;
-        let what = What::Command { command: e.command, banks: e.banks, completes: e.completes };
+        let what = What::Command { command: e.command, banks: e.banks, units: e.units, completes: e.completes };
         self.push(e.cycle, what, e.address, e.phase);
     }
 

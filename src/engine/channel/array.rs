@@ -1,0 +1,263 @@
+//! Array work of a channel: MACs, and the row commands of bank groups.
+//!
+//! Requests that share no bank do not wait for each other: a bank group closes and opens as soon as nothing older uses
+//! it, whatever the others do. MACs are in order, for they accumulate, but that those of single banks may pass
+//! others of their kind in other banks. A PIM_MAC_BG works in the bank groups that were enabled when it was asked for;
+//! the others may open and close beside it.
+
+use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item};
+use crate::addr::{Address, Geometry};
+use crate::engine::state::{Rows, Target, members};
+use crate::error::{Error, Result};
+use crate::spec::{CommandId, Effect, Scope};
+use crate::units::Cycle;
+
+/// A set of banks of the channel; banks beyond 128 share bits, and so wait for each other.
+pub type BankSet = u128;
+
+/// What array work could do next.
+pub enum Array {
+    /// The request at this place in its queue needs no command.
+    Done(usize),
+    /// The first command that it could issue, if any.
+    Next(Option<Candidate>),
+}
+
+/// The bank groups that PIM_MAC_BG works in.
+#[derive(Clone, PartialEq)]
+pub struct Units {
+    /// Enabled by all requests taken in so far.
+    enabled: u64,
+    /// Row that each bank group should have open, by the requests completed so far.
+    wanted: Vec<u32>,
+    /// Those that have it open.
+    ready: u64,
+}
+
+impl Units {
+    /// None is enabled.
+    pub fn new(count: u32) -> Self {
+        Units { enabled: 0, wanted: vec![CLOSED; count as usize], ready: 0 }
+    }
+
+    /// Rows that are wanted.
+    pub fn rows(&mut self) -> impl Iterator<Item = &mut u32> {
+        self.wanted.iter_mut()
+    }
+}
+
+impl Channel<'_> {
+    /// The banks in `scope` of a target.
+    pub(super) fn bank_set(&self, scope: Scope, target: &Target) -> BankSet {
+        match scope {
+            Scope::Channel => BankSet::MAX,
+            Scope::Bank => 1 << (target.bank() % 128),
+            _ => self.state.banks(scope, target).fold(0, |set, bank| set | 1 << (bank % 128)),
+        }
+    }
+
+    /// Takes the bank groups that a request enables or works in into account. Returns those that it works in, and its
+    /// banks.
+    pub(super) fn enlist(&mut self, effect: Effect, scope: Scope, target: &Target) -> Result<(u64, BankSet)> {
+        let units = &mut self.units;
+        let g = &self.device.geometry;
+        match effect {
+            Effect::Open => units.enabled |= 1 << g.unit_of(&target.address),
+            Effect::Close => units.enabled &= !(1 << g.unit_of(&target.address)),
+            Effect::Mac => units.enabled = 0,
+            Effect::MacOpen if units.enabled == 0 => {
+                let what = format!("channel {}: PIM_MAC_BG with no bank group open", self.id);
+                return Err(Error::data("trace", what));
+            }
+            Effect::MacOpen => {
+                let enabled = units.enabled;
+                let set = |unit| self.bank_set(Scope::BankGroup, &self.unit_target(unit, 0));
+                return Ok((enabled, members(enabled).fold(0, |all, unit| all | set(unit))));
+            }
+            _ => {}
+        }
+        Ok((0, self.bank_set(scope, target)))
+    }
+
+    fn unit_target(&self, unit: u32, row: u32) -> Target {
+        self.state.target(Address { row, ..self.device.geometry.unit_address(self.id, unit) })
+    }
+
+    fn unit_rows(&self, unit: u32) -> (Target, Rows) {
+        let target = self.unit_target(unit, self.units.wanted[unit as usize]);
+        (target, self.state.rows(Scope::BankGroup, &target))
+    }
+
+    /// Looks again which bank groups have the row that is wanted of them, after `scope` of a target has changed.
+    pub(super) fn rows_changed(&mut self, scope: Scope, target: &Target) {
+        let one = self.device.geometry.unit_of(&target.address);
+        let of_one = matches!(scope, Scope::Bank | Scope::BankGroup);
+        let all = 0..self.units.wanted.len() as u32;
+        for unit in if of_one { one..one + 1 } else { all } {
+            let open = self.units.wanted[unit as usize] != CLOSED && self.unit_rows(unit).1 == Rows::Ready;
+            let bit = 1u64.checked_shl(unit).unwrap_or(0);
+            self.units.ready = if open { self.units.ready | bit } else { self.units.ready & !bit };
+        }
+    }
+
+    /// A bank group is wanted at another row.
+    pub(super) fn want(&mut self, target: &Target, row: u32) {
+        let unit = self.device.geometry.unit_of(&target.address);
+        self.units.wanted[unit as usize] = row;
+        self.rows_changed(Scope::BankGroup, target);
+    }
+
+    /// MACs of all banks at one row end the bank groups' own rounds, and which rows they were at is forgotten. (After
+    /// narrower ones, too, no bank group is enabled; but others may have been asked for new rows meanwhile.)
+    pub(super) fn end_rounds(&mut self) {
+        self.units.wanted.fill(CLOSED);
+        self.units.ready = 0;
+    }
+
+    /// Whether array work needs a bank at another row than `target`'s, or may yet close it.
+    pub(super) fn needs_other_row(&self, item: &Item, target: &Target) -> bool {
+        let row = match item.effect {
+            Effect::Mac | Effect::Open => item.target.address.row,
+            Effect::MacOpen => self.units.wanted[self.device.geometry.unit_of(&target.address) as usize],
+            _ => CLOSED,
+        };
+        row != target.address.row
+    }
+
+    /// The first command that array work in sight could issue.
+    pub(super) fn array_candidate(&self) -> Result<Array> {
+        let queue = &self.classes[ARRAY];
+        let mut data = self.classes[DATA].iter().peekable();
+        let mut look = Look::new();
+        let mut seen = 0;
+        // Whether an older MAC is still to come, and the kind of those that are, while they are of one.
+        let mut macs: Option<(Effect, Scope)> = None;
+        for (index, item) in queue.iter().enumerate() {
+            if seen >= self.depth || look.used == BankSet::MAX {
+                break;
+            }
+            seen += u64::from(item.request.count);
+            while let Some(older) = data.next_if(|d| d.order < item.order) {
+                let bank = self.bank_set(Scope::Bank, &older.target);
+                look.reserved |= bank;
+                if self.state.rows(Scope::Bank, &older.target) != Rows::Ready {
+                    look.unready |= bank;
+                }
+            }
+            let kind = (item.effect, item.scope);
+            match item.effect {
+                Effect::Open | Effect::Close => {
+                    let free = look.used & item.banks == 0;
+                    let (command, completes) = match (item.effect, self.state.rows(item.scope, &item.target)) {
+                        _ if !free => (None, false),
+                        (Effect::Open, Rows::Ready) => return Ok(Array::Done(index)),
+                        (Effect::Open, Rows::Closed) => (Some(item.plan.last), true),
+                        (Effect::Open, Rows::Conflict) => (item.plan.closer, false),
+                        _ if self.state.any_open(item.scope, &item.target) => (Some(item.plan.last), true),
+                        _ => return Ok(Array::Done(index)),
+                    };
+                    debug_assert!(!completes || command == Some(item.plan.last));
+                    if let Some(command) = command {
+                        self.row_command(&mut look, index, command, item.target, item.banks);
+                    }
+                }
+                Effect::MacOpen => {
+                    let waiting = item.units & !self.units.ready;
+                    for unit in members(waiting) {
+                        let (target, rows) = self.unit_rows(unit);
+                        let banks = self.bank_set(Scope::BankGroup, &target);
+                        let command = if rows == Rows::Closed { item.plan.opener } else { item.plan.closer };
+                        if let Some(command) = command.filter(|_| look.used & banks == 0) {
+                            self.row_command(&mut look, index, command, target, banks);
+                        }
+                    }
+                    if waiting == 0 && macs.is_none() {
+                        self.column_command(&mut look, index, item);
+                    }
+                }
+                _ => match self.state.rows(item.scope, &item.target) {
+                    Rows::Ready if macs.is_none() || macs == Some(kind) && item.scope != Scope::Channel => {
+                        self.column_command(&mut look, index, item);
+                    }
+                    Rows::Ready => {}
+                    rows => {
+                        let command = if rows == Rows::Closed { item.plan.opener } else { item.plan.closer };
+                        if let Some(command) = command {
+                            self.row_command(&mut look, index, command, item.target, item.banks);
+                        }
+                    }
+                },
+            }
+            if matches!(item.effect, Effect::Mac | Effect::MacOpen) {
+                // MACs of two kinds: from here on there is none of one kind.
+                macs = Some(if macs.is_none_or(|m| m == kind) { kind } else { (Effect::Refresh, Scope::Channel) });
+            }
+            look.used |= item.banks;
+        }
+        Ok(Array::Next(look.best.map(|(c, _)| c)))
+    }
+
+    /// A row command in banks that nothing older needs otherwise.
+    fn row_command(&self, look: &mut Look, index: usize, command: CommandId, target: Target, banks: BankSet) {
+        // What closes more banks than are asked for waits for the others, too.
+        let wide = self.device.commands[usize::from(command)].scope == Scope::Channel;
+        let banks = if wide { BankSet::MAX } else { banks };
+        if (look.used | look.reserved) & banks == 0 {
+            let turn = look.turn(&target, &self.device.geometry);
+            look.consider(self, index, command, target, turn);
+        }
+    }
+
+    /// A MAC of the epoch, whose rows are open, in banks that nothing older needs at another row.
+    fn column_command(&self, look: &mut Look, index: usize, item: &Item) {
+        if item.epoch == self.epoch && look.used & item.banks == 0 && look.unready & item.banks == 0 {
+            look.consider(self, index, item.plan.last, item.target.in_units(item.units), 0);
+        }
+    }
+}
+
+/// A look along the queue.
+struct Look {
+    /// Banks of older array work.
+    used: BankSet,
+    /// Banks of older reads and writes, and of those among them that have another row to open.
+    reserved: BankSet,
+    unready: BankSet,
+    /// Row commands so far, by rank.
+    in_rank: [u8; RANKS],
+    best: Option<(Candidate, u8)>,
+    /// The commands for which nothing before the best is to be had.
+    hopeless: u64,
+}
+
+/// Ranks of a channel that are told apart where row commands take turns.
+const RANKS: usize = 32;
+
+impl Look {
+    fn new() -> Self {
+        Look { used: 0, reserved: 0, unready: 0, in_rank: [0; RANKS], best: None, hopeless: 0 }
+    }
+
+    /// How many row commands of its rank come before one. Of those that can issue at once, the ranks take turns, so that
+    /// in each of them the first row opens early: tRRD and tFAW hold the others of a rank, but not the ranks.
+    fn turn(&mut self, target: &Target, g: &Geometry) -> u8 {
+        let a = &target.address;
+        let before = &mut self.in_rank[(a.pseudo_channel * g.ranks + a.rank) as usize % RANKS];
+        *before = before.saturating_add(1);
+        *before - 1
+    }
+
+    fn consider(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target, turn: u8) {
+        let before = |at: Cycle, best: Option<(Candidate, u8)>| best.is_none_or(|(b, t)| (at, turn) < (b.at, t));
+        if self.hopeless & 1 << command != 0 && self.best.is_none_or(|(_, t)| t <= turn) {
+            return;
+        }
+        let c = channel.candidate(ARRAY, index, command, target);
+        if before(c.at, self.best) {
+            self.best = Some((c, turn));
+        }
+        if self.best.is_some_and(|(b, _)| channel.soonest(command, ARRAY) >= b.at) {
+            self.hopeless |= 1 << command;
+        }
+    }
+}
