@@ -5,7 +5,7 @@
 use pimattn::addr::{Address, Geometry};
 use pimattn::engine::state::ChannelState;
 use pimattn::spec::resolve::Declared;
-use pimattn::spec::{Level, Scope, System};
+use pimattn::spec::{Command, Effect, Level, Scope, System};
 use std::path::{Path, PathBuf};
 
 fn configs() -> PathBuf {
@@ -65,14 +65,25 @@ fn probe(system: &System, edge: &Declared) -> Result<usize, String> {
     for (&from, &to) in edge.from.iter().flat_map(|f| edge.to.iter().map(move |t| (f, t))) {
         let (first, second) = (&device.commands[usize::from(from)], &device.commands[usize::from(to)]);
         let mut pair_met = 0;
-        for a in [0, last / 2, last] {
+        let in_units = |c: &Command| c.effect == Effect::MacOpen;
+        // What works in some bank groups, in one and in all of them.
+        for (a, one) in [0, last / 2, last].into_iter().flat_map(|a| [(a, true), (a, false)]) {
+            if !one && !in_units(first) && !in_units(second) {
+                continue;
+            }
+            let scope = |c: &Command| if in_units(c) && one { Scope::BankGroup } else { c.scope };
+            let units = |c: &Command, bank: u32| match in_units(c) {
+                true if one => 1 << (bank / g.banks),
+                true => u64::MAX >> (64 - g.units()),
+                false => 0,
+            };
             let mut state = ChannelState::new(device);
-            let target = state.target(address(a, g));
+            let target = state.target(address(a, g)).in_units(units(first, a));
             // The n-th last of the earlier command is at cycle 10.
             (0..u64::from(edge.window)).for_each(|i| state.issue(from, &target, 10 + i));
             for b in 0..=last {
-                let earliest = state.earliest(to, &state.target(address(b, g)));
-                let meets = meet(&reached(first.scope, a, g), &reached(second.scope, b, g), edge.level, g);
+                let earliest = state.earliest(to, &state.target(address(b, g)).in_units(units(second, b)));
+                let meets = meet(&reached(scope(first), a, g), &reached(scope(second), b, g), edge.level, g);
                 let legal = if meets { 10 + u64::from(edge.latency) } else { 0 };
                 if earliest != legal {
                     let at = edge.level;

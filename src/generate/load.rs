@@ -72,7 +72,9 @@ impl Generator {
             config: doc.canonical(),
             provenance: cache.provenance.clone(),
         };
-        let costs = Costs::new(&workload, system.device.clock);
+        let costs = Costs::new(&workload, &system.device).ok_or_else(|| {
+            doc.error("system", format!("{} has no PIM_MAC_AB, which every mapping needs", system.device.name))
+        })?;
         let target = Target { geometry, shape };
         let generator = Generator { workload, system, caches, requests, policy, full, target, costs, homes, header };
         ideal::check_clustering(&generator).map_err(|e| doc.error("clustering_cost", e.to_string()))?;

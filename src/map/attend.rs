@@ -3,15 +3,15 @@
 //! In a sweep, every open row serves all query heads of the group before the next one opens, so the group opens the
 //! union of its rows once and each query head multiplies only for itself. (Assumed: the units keep one set of
 //! accumulators per query head.) Results are moved out while the next ones are computed: a unit fills one buffer entry
-//! while the entry before is on its way (AttAcc's double buffering).
+//! while the entry before is on its way (AttAcc's double buffering). What no unit needs is not moved.
 
 use super::emit::{Emitter, Matrix, Results, Target};
+use super::rounds::{Opening, Round, Rounds, Work};
 use super::rows::Rows;
 use super::stage::Stage;
 use super::sweep::{Cell, Sweep};
 use crate::addr::Address;
 use crate::op::Op;
-use crate::spec::workload::Addressing;
 use crate::trace::Phase;
 
 /// The touched cells of one matrix in one channel of the head.
@@ -20,93 +20,115 @@ pub struct Part<'a> {
     pub sweep: &'a Sweep,
     /// Those of this channel.
     pub cells: &'a [Cell],
-    /// How much one row activation covers.
-    pub addressing: Addressing,
-    /// Whether columns that no unit wants are left out.
-    pub skip_columns: bool,
+    /// In which rounds they are opened.
+    pub rounds: &'a Rounds,
+    /// What is multiplied of them.
+    pub work: Work,
     /// Units of a channel.
     pub units: u32,
 }
 
+/// A unit that has no place left in its round, behind a place of a query head.
+struct Leaver {
+    head: usize,
+    place: u32,
+    unit: u32,
+}
+
 impl Part<'_> {
-    /// Calls `each` with the cells that are open at the same time.
-    fn rounds(&self, mut each: impl FnMut(&[Cell])) {
-        if self.addressing == Addressing::Broadcast {
-            return self.cells.chunk_by(|a, b| a.row == b.row).for_each(each);
-        }
-        let mut by_unit: Vec<Vec<Cell>> = vec![Vec::new(); self.units as usize];
-        self.cells.iter().for_each(|c| by_unit[(c.unit % self.units) as usize].push(*c));
-        let rounds = by_unit.iter().map(Vec::len).max().unwrap_or(0);
-        let mut round = Vec::with_capacity(by_unit.len());
-        for r in 0..rounds {
-            round.clear();
-            round.extend(by_unit.iter().filter_map(|cells| cells.get(r)));
-            each(&round);
-        }
-    }
-
-    /// Places that all units multiply for a query head in a round: those that any unit wants.
-    fn places(&self, round: &[Cell], head: usize) -> u64 {
-        let any = round.iter().fold(0, |all, c| all | self.sweep.mask(*c, head));
-        match self.skip_columns || any == 0 {
-            true => any,
-            false => u64::MAX >> (64 - self.sweep.per_row()),
-        }
-    }
-
     /// Rows in the unit that has most.
     pub fn fullest_unit(&self) -> u32 {
         let mut count = vec![0u32; self.units as usize];
-        self.cells.iter().for_each(|c| count[(c.unit % self.units) as usize] += 1);
+        self.cells.iter().for_each(|c| count[self.unit(c) as usize] += 1);
         count.into_iter().max().unwrap_or(0)
     }
 
-    /// Probabilities that each unit needs at most, per query head: one for each place that it multiplies.
-    fn lines(&self) -> Vec<u32> {
-        let mut lines = vec![0; self.sweep.heads()];
-        self.rounds(|round| {
-            for (head, n) in lines.iter_mut().enumerate() {
-                *n += self.places(round, head).count_ones();
+    fn unit(&self, cell: &Cell) -> u32 {
+        cell.unit % self.units
+    }
+
+    /// Units that have any cell, a bit each.
+    fn busy(&self) -> u64 {
+        self.cells.iter().fold(0, |all, c| all | 1 << self.unit(c))
+    }
+
+    /// Units that leave a round before its end, in the order in which they do.
+    fn leavers(&self, round: Round<'_>) -> Vec<Leaver> {
+        if round.opening == Opening::All {
+            return Vec::new();
+        }
+        let last = |c: &Cell| {
+            let (head, place) = self.work.last(self.sweep, *c)?;
+            Some(Leaver { head, place, unit: self.unit(c) })
+        };
+        let mut leavers: Vec<Leaver> = round.cells.iter().filter_map(last).collect();
+        leavers.sort_by_key(|l| (l.head, l.place, l.unit));
+        let end = leavers.last().map(|l| (l.head, l.place));
+        leavers.retain(|l| Some((l.head, l.place)) != end);
+        leavers
+    }
+
+    /// Probabilities that each unit needs, per query head and unit: one for each place that it multiplies.
+    fn lines(&self) -> Vec<Vec<u32>> {
+        let mut lines = vec![vec![0; self.units as usize]; self.sweep.heads()];
+        let busy = self.busy();
+        for round in self.rounds.iter() {
+            let leavers = self.leavers(round);
+            for (head, lines) in lines.iter_mut().enumerate() {
+                let places = self.work.places(self.sweep, round.cells, head);
+                let take = |unit: u32| match leavers.iter().find(|l| l.unit == unit) {
+                    Some(l) if l.head < head => 0,
+                    Some(l) if l.head == head => places & u64::MAX >> (63 - l.place),
+                    _ => places,
+                };
+                match round.opening {
+                    // Units that this row is nothing to multiply it by zero, if they have others.
+                    Opening::All => (0..self.units).filter(|u| busy >> u & 1 == 1).for_each(|u| {
+                        lines[u as usize] += places.count_ones();
+                    }),
+                    Opening::Own => round.cells.iter().map(|c| self.unit(c)).for_each(|u| {
+                        lines[u as usize] += take(u).count_ones();
+                    }),
+                }
             }
-        });
+        }
         lines
     }
 
     fn multiply(&self, rows: &Rows, matrix: &Matrix, results: Results, emit: &mut Emitter<'_>) {
-        let mut enabled = vec![false; self.units as usize];
-        self.rounds(|round| {
-            let same_row = round.iter().all(|c| c.row == round[0].row);
-            let together = self.addressing == Addressing::Broadcast || round.len() == self.units as usize && same_row;
-            let (op, row) = match together {
-                true => (Op::MacAb, rows.at(matrix.id, round[0].row)),
-                false => (Op::MacBg, 0),
+        let mut enabled = 0u64;
+        for round in self.rounds.iter() {
+            let mut units = round.cells.iter().fold(0, |all: u64, c| all | 1 << self.unit(c));
+            let (op, row) = match round.opening {
+                Opening::All => (Op::MacAb, rows.at(matrix.id, round.cells[0].row)),
+                Opening::Own => (Op::MacBg, 0),
             };
-            if together {
-                enabled.fill(false);
-            } else {
-                self.open(round, rows, matrix, &mut enabled, emit);
+            match round.opening {
+                // MACs of all banks end the units' own rounds.
+                Opening::All => enabled = 0,
+                Opening::Own => {
+                    (0..self.units).filter(|u| enabled & !units & 1 << u != 0).for_each(|u| emit.close(u));
+                    round.cells.iter().for_each(|c| emit.open(self.unit(c), rows.at(matrix.id, c.row)));
+                    enabled = units;
+                }
             }
-            let units = round.iter().fold(0, |all: u64, c| all | 1 << (c.unit % self.units));
-            let units = if together { u64::MAX } else { units };
+            let leavers = self.leavers(round);
             for head in 0..self.sweep.heads() {
-                emit.macs(op, row, self.places(round, head), matrix, results, units);
+                let mut places = self.work.places(self.sweep, round.cells, head);
+                (0..matrix.stripes_in_row - 1).for_each(|s| emit.stripe(op, row, places, matrix, s, results, units));
+                for l in leavers.iter().filter(|l| l.head == head) {
+                    let upto = places & u64::MAX >> (63 - l.place);
+                    emit.stripe(op, row, upto, matrix, matrix.stripes_in_row - 1, results, units);
+                    emit.close(l.unit);
+                    places &= !upto;
+                    units &= !(1 << l.unit);
+                    enabled &= !(1 << l.unit);
+                }
+                emit.stripe(op, row, places, matrix, matrix.stripes_in_row - 1, results, units);
             }
-        });
-        // A unit that stayed open would take part in the next sweep's MACs.
-        (0..).zip(enabled).filter(|(_, on)| *on).for_each(|(unit, _)| emit.close(unit));
-    }
-
-    /// Opens the rows of a round, and takes units without one out of the work.
-    fn open(&self, round: &[Cell], rows: &Rows, matrix: &Matrix, enabled: &mut [bool], emit: &mut Emitter<'_>) {
-        for (unit, on) in (0..).zip(enabled) {
-            let cell = round.iter().find(|c| c.unit % self.units == unit);
-            match cell {
-                Some(c) => emit.open(unit, rows.at(matrix.id, c.row)),
-                None if *on => emit.close(unit),
-                None => {}
-            }
-            *on = cell.is_some();
         }
+        // A unit that stayed open would take part in the next sweep's MACs.
+        (0..self.units).filter(|u| enabled >> u & 1 == 1).for_each(|unit| emit.close(unit));
     }
 }
 
@@ -117,15 +139,21 @@ pub fn scores(part: &Part<'_>, rows: &Rows, matrix: &Matrix, target: &Target, ch
     emit.finish()
 }
 
-/// Softmax of each query head, then its probabilities to the GEMV buffers: to each unit those of its places in `values`.
+/// Softmax of each query head, then its probabilities to the GEMV buffers, of both pseudo-channels at a time: to each
+/// unit those of its places in `values`.
 pub fn probabilities(values: &Part<'_>, target: &Target, channel: u32) -> Vec<Stage> {
     let (g, lines) = (&target.geometry, values.lines());
     let mut softmax = Emitter::new(target, channel, Phase::Softmax);
     lines.iter().for_each(|_| softmax.push(Op::Sfm, Address::default(), 1, 0));
     let mut moves = Emitter::new(target, channel, Phase::AttendContext);
-    for entries in lines.iter().map(|n| n.div_ceil(target.shape.entry)).filter(|n| *n > 0) {
-        for (rank, bank_group) in (0..g.ranks).flat_map(|r| (0..g.bank_groups).map(move |b| (r, b))) {
-            moves.entries(Op::MvGb, Address { rank, bank_group, ..Default::default() }, entries);
+    let half = g.ranks * g.bank_groups;
+    for lines in &lines {
+        for pair in 0..half {
+            let most = (0..g.pseudo_channels).map(|p| lines[(p * half + pair) as usize]).max().unwrap_or(0);
+            if most > 0 {
+                let at = Address { rank: pair / g.bank_groups, bank_group: pair % g.bank_groups, ..Default::default() };
+                moves.entries(Op::MvGb, at, most.div_ceil(target.shape.entry));
+            }
         }
     }
     vec![softmax.finish(), moves.finish()]
@@ -136,7 +164,7 @@ pub fn context(part: &Part<'_>, rows: &Rows, stripes: &[Matrix], target: &Target
     let mut emit = Emitter::new(target, channel, Phase::AttendContext);
     for matrix in stripes {
         part.multiply(rows, matrix, Results::Outputs, &mut emit);
-        (0..matrix.stripes_in_row).for_each(|_| emit.outputs(part.sweep.heads()));
+        (0..matrix.stripes_in_row).for_each(|_| emit.outputs(part.sweep.heads(), part.busy()));
     }
     emit.finish()
 }

@@ -44,7 +44,7 @@ pub struct Emitter<'a> {
     pub target: &'a Target,
     channel: u32,
     stage: Stage,
-    /// Moves of results that are ready behind the next barrier.
+    /// Moves of results that are ready behind the next barrier: they go beside what follows it.
     deferred: Vec<Request>,
     /// Scores that wait in the buffer entry of the units that have worked most, and the units that have any.
     filled: u32,
@@ -121,26 +121,30 @@ impl<'a> Emitter<'a> {
         self.push(Op::PreBg, address, 1, 0);
     }
 
-    /// Multiplies the places of `mask` in a row (a physical one), in `units`.
+    /// Multiplies the places of `mask` in a row (a physical one), all stripes, in `units`.
     pub fn macs(&mut self, op: Op, row: u32, mask: u64, m: &Matrix, results: Results, units: u64) {
+        (0..m.stripes_in_row).for_each(|stripe| self.stripe(op, row, mask, m, stripe, results, units));
+    }
+
+    /// Multiplies one stripe of the places of `mask`.
+    #[expect(clippy::too_many_arguments, reason = "what is multiplied, where, and where it goes")]
+    pub fn stripe(&mut self, op: Op, row: u32, mask: u64, m: &Matrix, stripe: u32, results: Results, units: u64) {
         let column_bytes = self.target.geometry.column_bytes;
-        for stripe in 0..m.stripes_in_row {
-            let mut rest = mask;
-            while rest != 0 {
-                let first = rest.trailing_zeros();
-                let mut run = (rest >> first).trailing_ones();
-                if results == Results::Scores {
-                    run = run.min(self.target.shape.entry - self.filled);
-                }
-                let column = stripe * m.per_row + first * m.columns;
-                self.push(op, Address { row, column, ..Default::default() }, run * m.columns, column_bytes);
-                rest &= !(u64::MAX >> (64 - run) << first);
-                if results == Results::Scores {
-                    self.filled += run;
-                    self.waiting |= units;
-                    if self.filled == self.target.shape.entry {
-                        self.scores();
-                    }
+        let mut rest = mask;
+        while rest != 0 {
+            let first = rest.trailing_zeros();
+            let mut run = (rest >> first).trailing_ones();
+            if results == Results::Scores {
+                run = run.min(self.target.shape.entry - self.filled);
+            }
+            let column = stripe * m.per_row + first * m.columns;
+            self.push(op, Address { row, column, ..Default::default() }, run * m.columns, column_bytes);
+            rest &= !(u64::MAX >> (64 - run) << first);
+            if results == Results::Scores {
+                self.filled += run;
+                self.waiting |= units;
+                if self.filled == self.target.shape.entry {
+                    self.scores();
                 }
             }
         }
@@ -159,11 +163,10 @@ impl<'a> Emitter<'a> {
     }
 
     /// The buffer entry of each unit that has scores goes to the softmax buffer, both pseudo-channels at a time, behind
-    /// a barrier.
+    /// a barrier, and beside the MACs that fill the next entry.
     pub fn scores(&mut self) {
         self.filled = 0;
         let units = std::mem::take(&mut self.waiting);
-        self.barrier();
         let g = &self.target.geometry;
         let half = g.ranks * g.bank_groups;
         let both = (0..g.pseudo_channels).fold(0, |all, p| all | units >> (p * half));
@@ -174,30 +177,36 @@ impl<'a> Emitter<'a> {
                 }
             }
         }
+        self.barrier();
     }
 
-    /// An entry of every bank, both pseudo-channels and all bank groups at a time, for each query head, behind a barrier.
-    pub fn outputs(&mut self, heads: usize) {
-        self.barrier();
+    /// An entry of every bank, both pseudo-channels and all bank groups at a time, of the ranks that have any of `units`,
+    /// for each query head, behind a barrier.
+    pub fn outputs(&mut self, heads: usize, units: u64) {
         let g = self.target.geometry;
+        let of_rank = |rank: u32| {
+            let groups = (0..g.pseudo_channels).map(|p| units >> ((p * g.ranks + rank) * g.bank_groups));
+            groups.fold(0, |all, groups| all | groups) & (u64::MAX >> (64 - g.bank_groups)) != 0
+        };
         for _ in 0..heads {
             for bank in 0..g.banks {
-                for rank in 0..g.ranks {
+                for rank in (0..g.ranks).filter(|rank| of_rank(*rank)) {
                     self.defer(Address { rank, bank, ..Default::default() });
                 }
             }
         }
+        self.barrier();
     }
 
     /// An entry of every bank, both pseudo-channels at a time, for each query head, behind a barrier.
     pub fn lanes(&mut self, heads: usize) {
-        self.barrier();
         let g = self.target.geometry;
         for _ in 0..heads {
             for (rank, bank_group) in (0..g.ranks).flat_map(|r| (0..g.bank_groups).map(move |b| (r, b))) {
                 (0..g.banks).for_each(|bank| self.defer(Address { rank, bank_group, bank, ..Default::default() }));
             }
         }
+        self.barrier();
     }
 
     /// A move of one entry of results, behind the next barrier.

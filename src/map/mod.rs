@@ -1,7 +1,7 @@
 //! From selected tokens to DRAM rows and columns, and to the requests of a decode step.
 //!
 //! [`placement`] says which channels a head has, [`layout`], [`positions`] and [`rows`] where its tokens lie in them;
-//! [`sweep`] collects the rows and columns that a selection touches. [`attend`], [`scan`] and [`upkeep`] are the phases
+//! [`sweep`] collects the rows and columns that a selection touches, [`rounds`] says which rows are open at the same time. [`attend`], [`scan`] and [`upkeep`] are the phases
 //! of a step, made of what [`emit`] knows to ask for; [`schedule`] puts them together for one head, and [`stage`] those
 //! of a channel's heads beside each other.
 
@@ -10,6 +10,7 @@ pub mod emit;
 pub mod layout;
 pub mod placement;
 pub mod positions;
+pub mod rounds;
 pub mod rows;
 pub mod scan;
 pub mod schedule;

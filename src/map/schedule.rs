@@ -5,6 +5,7 @@ use super::emit::{Emitter, Matrix, Target};
 use super::layout::{Place, Side};
 use super::placement::Home;
 use super::positions::{Moved, Positions};
+use super::rounds::{Pace, Rounds, Work};
 use super::rows::Rows;
 use super::scan::{self, Scanner};
 use super::stage::{Plan, Stage};
@@ -12,13 +13,15 @@ use super::sweep::{Cell, Sweep};
 use super::upkeep::{self, Cache, Means};
 use crate::op::Op;
 use crate::select::{Clustering, Scan, SlotOrder};
-use crate::spec::workload::{ClusteringCost, Cost, Host, Mapping, Workload};
+use crate::spec::Device;
+use crate::spec::workload::{Addressing, ClusteringCost, Cost, Host, Mapping, Workload};
 use crate::trace::{Phase, Segment};
-use crate::units::ClockPeriod;
 
 /// What a step costs besides attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Costs {
+    /// How long rounds of rows take.
+    pace: Pace,
     select: bool,
     append: bool,
     cluster: bool,
@@ -29,16 +32,18 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Those of a workload on a device of that clock.
-    pub fn new(workload: &Workload, clock: ClockPeriod) -> Self {
+    /// Those of a workload on a device; none if the device has no MAC of all banks.
+    pub fn new(workload: &Workload, device: &Device) -> Option<Self> {
+        let clock = device.clock;
         let Host { select_latency, select_score, cluster_latency, cluster_score } = &workload.host;
-        Costs {
+        Some(Costs {
+            pace: Pace::of(device)?,
             select: workload.selection_cost == Cost::Pim,
             append: workload.append_cost == Cost::Pim,
             cluster: workload.clustering_cost == ClusteringCost::Pim,
             choose: (select_latency.in_cycles(clock), select_score.in_cycles(clock)),
             compare: (cluster_latency.in_cycles(clock), cluster_score.in_cycles(clock)),
-        }
+        })
     }
 }
 
@@ -182,7 +187,8 @@ impl Scheduler {
         let channel = self.home.channel + part;
         let (target, rows) = (&self.target, &self.rows);
         let cells = self.sides.each_ref().map(|side| self.cells(&side.sweep, part));
-        let [keys, values] = std::array::from_fn(|i| self.part(&self.sides[i], &cells[i]));
+        let rounds: [Rounds; 2] = std::array::from_fn(|i| self.rounds(&self.sides[i], &cells[i]));
+        let [keys, values] = std::array::from_fn(|i| self.part(&self.sides[i], &cells[i], &rounds[i]));
         let scanner = Scanner {
             target,
             channel,
@@ -216,14 +222,25 @@ impl Scheduler {
         sweep.cells().iter().filter(|c| c.unit / self.target.shape.units == part).copied().collect()
     }
 
-    fn part<'a>(&'a self, matrices: &'a Matrices, cells: &'a [Cell]) -> Part<'a> {
-        Part {
-            sweep: &matrices.sweep,
-            cells,
-            addressing: matrices.side.arrangement(&self.mapping).addressing,
-            skip_columns: self.mapping.skip_columns,
-            units: self.target.shape.units,
+    fn work(&self, side: Side) -> Work {
+        let m = &self.cache.side(side)[0];
+        let (columns, stripes) = (m.columns * m.stripes_in_row, m.stripes_in_row);
+        Work { skip_columns: self.mapping.skip_columns, columns, stripes }
+    }
+
+    fn rounds(&self, matrices: &Matrices, cells: &[Cell]) -> Rounds {
+        let work = self.work(matrices.side);
+        match matrices.side.arrangement(&self.mapping).addressing {
+            Addressing::BankGroup => {
+                Rounds::quickest(cells, &matrices.sweep, self.target.shape.units, &work, &self.costs.pace)
+            }
+            Addressing::Broadcast | Addressing::Ideal => Rounds::broadcast(cells),
         }
+    }
+
+    fn part<'a>(&'a self, matrices: &'a Matrices, cells: &'a [Cell], rounds: &'a Rounds) -> Part<'a> {
+        let (sweep, work) = (&matrices.sweep, self.work(matrices.side));
+        Part { sweep, cells, rounds, work, units: self.target.shape.units }
     }
 
     fn segment(&self, template: Segment, channel: u32, keys: &Part<'_>) -> Segment {

@@ -7,6 +7,7 @@
 use crate::addr::Geometry;
 use crate::op::Op;
 use crate::trace::{Mark, Phase, Record, Request, Segment};
+use std::collections::VecDeque;
 
 /// Requests of one phase, in epochs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Stage {
     }
 
     fn size(&self) -> u64 {
-        self.requests.iter().map(|r| u64::from(r.count)).sum()
+        size(&self.requests)
     }
 }
 
@@ -130,12 +131,15 @@ impl Writer<'_> {
         }
     }
 
-    /// `array` with the transfers of another head in its shadow. Each transfer stage has epochs of its own, in order,
-    /// as many as its share of the requests; where there are too few epochs, the last stages come behind.
+    /// `array` with the transfers of another head in its shadow. Each transfer stage has epochs of its own, in order, as
+    /// many as it takes for its share of the MACs, and in each of them as much as the epoch has of these MACs. Where
+    /// there are too few epochs with MACs, one of them is cut: to MACs a barrier between them is nothing.
     fn beside(&mut self, lane: Lane, array: &Stage, other: Lane, transfers: &[Stage]) {
-        let mut epochs = array.epochs();
-        let mut left: u64 = transfers.iter().map(Stage::size).sum();
-        for (i, transfer) in transfers.iter().enumerate().filter(|(_, t)| !t.is_empty()) {
+        let transfers: Vec<&Stage> = transfers.iter().filter(|t| !t.is_empty()).collect();
+        let mut epochs: VecDeque<Vec<Request>> = array.epochs().map(<[Request]>::to_vec).collect();
+        cut(&mut epochs, transfers.len());
+        let mut left: u64 = transfers.iter().map(|t| t.size()).sum();
+        for (i, transfer) in transfers.iter().enumerate() {
             let later = transfers.len() - i - 1;
             let free = epochs.len().saturating_sub(later);
             if free == 0 {
@@ -144,21 +148,47 @@ impl Writer<'_> {
                 continue;
             }
             let size = transfer.size();
-            let share = (epochs.len() as u64 * size / left.max(1)).clamp(1, free as u64);
+            let all: u64 = epochs.iter().map(|e| macs(e)).sum();
+            let share = all * size / left.max(1);
             left -= size;
+            let (mut own, mut weight) = (0, 0);
+            while own < free && (own == 0 || weight < share || later == 0) {
+                weight += macs(&epochs[own]);
+                own += 1;
+            }
             let mut parts = Parts { requests: &transfer.requests, done: 0 };
-            for k in 0..share {
-                let Some(epoch) = epochs.next() else { break };
-                let upto = size * (k + 1) / share;
-                let before = size * k / share;
-                parts.take(upto - before, |r| self.request(other, transfer.phase, r));
-                epoch.iter().for_each(|r| self.request(lane, array.phase, *r));
+            let (mut sent, mut before) = (0, 0);
+            for (k, epoch) in epochs.drain(..own).enumerate() {
+                before += macs(&epoch);
+                let upto = match weight {
+                    0 => size * (k as u64 + 1) / own as u64,
+                    _ => size * before / weight,
+                };
+                self.mixed((lane, array.phase, &epoch), (other, transfer.phase, &mut parts), upto - sent);
+                sent = upto;
                 self.barrier();
             }
         }
         for epoch in epochs {
             epoch.iter().for_each(|r| self.request(lane, array.phase, *r));
             self.barrier();
+        }
+    }
+
+    /// An epoch with so many transfers. A controller sees some requests ahead, and neither of the two shall hide
+    /// the other from it.
+    fn mixed(
+        &mut self,
+        (lane, phase, epoch): (Lane, Phase, &[Request]),
+        (other, other_phase, transfers): (Lane, Phase, &mut Parts<'_>),
+        count: u64,
+    ) {
+        let mut array = Parts { requests: epoch, done: 0 };
+        let (pieces, size) = (count.div_ceil(IN_SIGHT).max(1), size(epoch));
+        for k in 0..pieces {
+            let share = |of: u64| of * (k + 1) / pieces - of * k / pieces;
+            transfers.take(share(count), |r| self.request(other, other_phase, r));
+            array.take(share(size), |r| self.request(lane, phase, r));
         }
     }
 
@@ -172,6 +202,46 @@ impl Writer<'_> {
 
     fn barrier(&mut self) {
         self.out.push(Record::Request(Request::one(Op::Barrier, self.base)));
+    }
+}
+
+/// Transfers that stand together between array requests: half of what AttAcc's controller sees.
+const IN_SIGHT: u64 = 16;
+
+fn size(requests: &[Request]) -> u64 {
+    requests.iter().map(|r| u64::from(r.count)).sum()
+}
+
+/// MACs among requests.
+fn macs(requests: &[Request]) -> u64 {
+    requests.iter().filter(|r| r.op.is_mac()).map(|r| u64::from(r.count)).sum()
+}
+
+/// Cuts epochs, the one with most MACs first, until so many have MACs, or none has two.
+fn cut(epochs: &mut VecDeque<Vec<Request>>, wanted: usize) {
+    while epochs.iter().filter(|e| macs(e) > 0).count() < wanted {
+        let most = (0..epochs.len()).max_by_key(|i| (macs(&epochs[*i]), std::cmp::Reverse(*i)));
+        let Some(i) = most.filter(|i| macs(&epochs[*i]) > 1) else { return };
+        let half = macs(&epochs[i]) / 2;
+        let (mut seen, mut parts) = (0, [Vec::new(), Vec::new()]);
+        for r in &epochs[i] {
+            let n = if r.op.is_mac() { u64::from(r.count) } else { 0 };
+            let first = half.saturating_sub(seen).min(n) as u32;
+            seen += n;
+            match first {
+                0 => parts[usize::from(seen - n >= half)].push(*r),
+                _ => {
+                    parts[0].push(Request { count: first, ..*r });
+                    if first < r.count {
+                        let addr = r.addr + u64::from(r.stride) * u64::from(first);
+                        parts[1].push(Request { addr, count: r.count - first, ..*r });
+                    }
+                }
+            }
+        }
+        let [first, second] = parts;
+        epochs[i] = first;
+        epochs.insert(i + 1, second);
     }
 }
 
