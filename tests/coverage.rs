@@ -86,12 +86,15 @@ struct Expected {
     places: Vec<Vec<Column>>,
 }
 
-/// MACs while the same rows are open: how often each column is multiplied.
+/// MACs from one opening of rows to the next: how often each column is multiplied.
 #[derive(Default)]
 struct Round {
     open: BTreeSet<Row>,
     all_banks: bool,
     columns: BTreeMap<u32, u64>,
+    last: u32,
+    /// Units that closed before its end: what had been multiplied by then, and the last column of it.
+    left: BTreeMap<u32, (BTreeMap<u32, u64>, u32)>,
 }
 
 /// What a segment's requests touch.
@@ -119,14 +122,22 @@ impl Touched {
                     self.changed |= self.open.insert(unit, a.row) != Some(a.row);
                     self.opened.push((unit, a.row));
                 }
-                (Op::PreBg, _) => self.changed |= self.open.remove(&unit).is_some(),
+                (Op::PreBg, _) => {
+                    if self.open.remove(&unit).is_some()
+                        && let Some(round) = self.rounds.last_mut()
+                    {
+                        round.left.insert(unit, (round.columns.clone(), round.last));
+                    }
+                }
                 (Op::MacBg, _) => {
                     assert!(!self.open.is_empty(), "MAC_BG with nothing open");
                     if std::mem::take(&mut self.changed) {
                         let open = self.open.iter().map(|(u, r)| (*u, *r)).collect();
                         self.rounds.push(Round { open, ..Round::default() });
                     }
-                    *self.rounds.last_mut().unwrap().columns.entry(a.column).or_default() += 1;
+                    let round = self.rounds.last_mut().unwrap();
+                    *round.columns.entry(a.column).or_default() += 1;
+                    round.last = a.column;
                 }
                 (Op::MacAb, Phase::AttendScore | Phase::AttendContext) => {
                     self.open.clear();
@@ -162,9 +173,9 @@ impl Touched {
             matrices.dedup();
             let [matrix] = matrices[..] else { panic!("{at}: rows of matrices {matrices:?} at once") };
             rounds[matrix] += 1;
-            let any = round.all_banks && want.addressing[matrix] == Addressing::Broadcast;
+            assert!(round.all_banks || want.addressing[matrix] != Addressing::Broadcast, "{at}: units on their own");
             assert!(
-                wanted == round.open.len() || any && wanted > 0,
+                wanted == round.open.len() || round.all_banks && wanted > 0,
                 "{at}: {:?}, wanted in {wanted} units",
                 round.open
             );
@@ -174,6 +185,7 @@ impl Touched {
                 let of_row = want.spots.range((*unit, *row, 0)..=(*unit, *row, u32::MAX));
                 of_row.for_each(|((_, _, column), heads)| *columns.entry(*column).or_default() |= heads);
             }
+            round.check_leavers(want, &columns, skip_columns, at);
             if skip_columns {
                 let times = columns.into_iter().map(|(column, heads)| (column, u64::from(heads.count_ones())));
                 assert_eq!(round.columns, times.collect(), "{at}: {:?}", round.open);
@@ -187,16 +199,40 @@ impl Touched {
             assert_eq!(met.get(row), Some(&1), "{at}: {row:?} not met once");
         }
         for (matrix, rounds) in rounds.into_iter().enumerate() {
-            // As many rounds as the fullest unit has rows, or as there are different rows.
+            // As many rounds as there are rows that are opened in all banks, and as the fullest unit has others.
+            let of_matrix = |r: &&Round| r.open.iter().any(|row| want.rows.get(row) == Some(&matrix));
+            let wide = self.rounds.iter().filter(of_matrix).filter(|r| r.all_banks);
+            let wide: BTreeSet<u32> = wide.flat_map(|r| r.open.iter().map(|(_, row)| *row)).collect();
             let rows = want.rows.iter().filter(|(_, m)| **m == matrix).map(|((unit, row), _)| (*unit, *row));
             let (mut by_unit, mut distinct) = (BTreeMap::<u32, usize>::new(), BTreeSet::new());
             rows.for_each(|(unit, row)| {
-                *by_unit.entry(unit).or_default() += 1;
+                *by_unit.entry(unit).or_default() += usize::from(!wide.contains(&row));
                 distinct.insert(row);
             });
-            let fullest = by_unit.values().copied().max().unwrap_or(0);
-            let broadcast = want.addressing[matrix] == Addressing::Broadcast;
-            assert_eq!(rounds, if broadcast { distinct.len() } else { fullest }, "{at}: rounds of matrix {matrix}");
+            let own = by_unit.values().copied().max().unwrap_or(0);
+            assert_eq!(rounds, wide.len() + own, "{at}: rounds of matrix {matrix}");
+            if want.addressing[matrix] == Addressing::Broadcast {
+                assert_eq!(rounds, distinct.len(), "{at}: rounds of matrix {matrix}");
+            }
+        }
+    }
+}
+
+impl Round {
+    /// Whether each unit that left had all that it wants behind it, and left at once. `columns` has the query heads that
+    /// want each column in any unit; they multiply one after the other.
+    fn check_leavers(&self, want: &Expected, columns: &BTreeMap<u32, u64>, skip_columns: bool, at: &str) {
+        for (unit, (before, last)) in &self.left {
+            let Some((_, row)) = self.open.range((*unit, 0)..=(*unit, u32::MAX)).next() else { continue };
+            let of_row = || want.spots.range((*unit, *row, 0)..=(*unit, *row, u32::MAX));
+            for ((_, _, column), heads) in of_row() {
+                let upto = u64::MAX >> heads.leading_zeros();
+                let needed = u64::from((columns[column] & upto).count_ones());
+                let had = before.get(column).copied().unwrap_or(0);
+                assert!(had >= needed || !skip_columns, "{at}: unit {unit} left before column {column}");
+            }
+            let ended = *before == self.columns;
+            assert!(ended || of_row().any(|((_, _, c), _)| c == last), "{at}: unit {unit} stayed for nothing");
         }
     }
 }
