@@ -258,7 +258,7 @@ fn everything_can_be_an_axis() {
     let (hbm, aim) = (config("system/hbm3-pim.toml"), config("system/gddr6-aim.toml"));
     let text = format!(
         "name = \"all\"\naccuracy = false\n[axes]\nworkload = [\"small.toml\"]\nmodel = [\"grouped.toml\", \"ungrouped.toml\"]\nsystem = [{hbm}, {aim}]\n\
-         synthetic.prefill = [40, 160]\npolicy = [\"quest\", \"starc\"]\n\
+         synthetic.prefill = [40, 1100]\npolicy = [\"quest\", \"starc\"]\n\
          budget = [64, 96]\nmapping.layout = [\"row-block\", \"interleaved\"]\n\
          mapping.addressing = [\"bank-group\", \"broadcast\"]\n\"system.queue_depth\" = [4, 32]\n\
          [[skip]]\nsystem = {aim}\nmapping.addressing = \"bank-group\"\n\
