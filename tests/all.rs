@@ -25,6 +25,7 @@ mod parity;
 mod plain_dram;
 mod probes;
 mod readme;
+mod rounds;
 mod roundtrip;
 mod sweep;
 mod system;

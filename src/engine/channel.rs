@@ -68,6 +68,14 @@ struct Item {
     row: RowOutcome,
 }
 
+impl Item {
+    /// Whether it opens or closes a row, and nothing else: it may do so on either side of a barrier, for banks put it in
+    /// order with what it is for.
+    fn is_rows_only(&self) -> bool {
+        matches!(self.effect, Effect::Open | Effect::Close)
+    }
+}
+
 /// Items between two barriers.
 #[derive(Clone, Default, PartialEq)]
 struct Epoch {
@@ -318,12 +326,8 @@ impl<'d> Channel<'d> {
         self.held += u64::from(request.count);
         self.order += 1;
         let epoch = self.epoch + self.epochs.len() as u32 - 1;
-        if let Some(e) = self.epochs.back_mut() {
-            e.used = true;
-            e.left += 1;
-        }
         self.segments.owe();
-        self.classes[class].push_back(Item {
+        let item = Item {
             target,
             banks,
             units,
@@ -337,7 +341,12 @@ impl<'d> Channel<'d> {
             number: self.requests,
             pass: 0,
             row: RowOutcome::Hit,
-        });
+        };
+        if let Some(e) = self.epochs.back_mut() {
+            e.used = true;
+            e.left += u32::from(!item.is_rows_only());
+        }
+        self.classes[class].push_back(item);
         self.requests += u64::from(request.count);
         Ok(())
     }
@@ -554,8 +563,8 @@ impl<'d> Channel<'d> {
         item.number += 1;
         item.pass = 0;
         item.row = RowOutcome::Hit;
-        // A row opened ahead of its epoch does not make the epoch before last longer.
-        if item.epoch == self.epoch {
+        let of_epoch = !item.is_rows_only();
+        if of_epoch {
             self.epoch_done = self.epoch_done.max(done);
         }
         self.done = self.done.max(done);
@@ -569,8 +578,10 @@ impl<'d> Channel<'d> {
                 self.classes[class][index].banks = banks;
             }
         } else {
-            let (slot, segment) = ((item.epoch - self.epoch) as usize, item.label.segment);
-            self.epochs[slot].left -= 1;
+            let segment = item.label.segment;
+            if of_epoch {
+                self.epochs[0].left -= 1;
+            }
             self.classes[class].remove(index);
             self.segments.paid(segment, done, probe);
         }

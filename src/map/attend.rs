@@ -95,8 +95,8 @@ impl Part<'_> {
         lines
     }
 
-    fn multiply(&self, rows: &Rows, matrix: &Matrix, results: Results, emit: &mut Emitter<'_>) {
-        let mut enabled = 0u64;
+    /// `enabled` are the units that take part in the MACs of units, before and after.
+    fn multiply(&self, rows: &Rows, matrix: &Matrix, results: Results, enabled: &mut u64, emit: &mut Emitter<'_>) {
         for round in self.rounds.iter() {
             let mut units = round.cells.iter().fold(0, |all: u64, c| all | 1 << self.unit(c));
             let (op, row) = match round.opening {
@@ -105,11 +105,11 @@ impl Part<'_> {
             };
             match round.opening {
                 // MACs of all banks end the units' own rounds.
-                Opening::All => enabled = 0,
+                Opening::All => *enabled = 0,
                 Opening::Own => {
-                    (0..self.units).filter(|u| enabled & !units & 1 << u != 0).for_each(|u| emit.close(u));
+                    (0..self.units).filter(|u| *enabled & !units & 1 << u != 0).for_each(|u| emit.close(u));
                     round.cells.iter().for_each(|c| emit.open(self.unit(c), rows.at(matrix.id, c.row)));
-                    enabled = units;
+                    *enabled = units;
                 }
             }
             let leavers = self.leavers(round);
@@ -122,20 +122,25 @@ impl Part<'_> {
                     emit.close(l.unit);
                     places &= !upto;
                     units &= !(1 << l.unit);
-                    enabled &= !(1 << l.unit);
+                    *enabled &= !(1 << l.unit);
                 }
                 emit.stripe(op, row, places, matrix, matrix.stripes_in_row - 1, results, units);
             }
         }
-        // A unit that stayed open would take part in the next sweep's MACs.
-        (0..self.units).filter(|u| enabled >> u & 1 == 1).for_each(|unit| emit.close(unit));
+    }
+
+    /// Units that stayed open would take part in the MACs of the next sweep. They close beside the results.
+    fn disable(&self, enabled: u64, emit: &mut Emitter<'_>) {
+        (0..self.units).filter(|u| enabled >> u & 1 == 1).for_each(|unit| emit.close_behind(unit));
     }
 }
 
 /// The scores of the selected keys.
 pub fn scores(part: &Part<'_>, rows: &Rows, matrix: &Matrix, target: &Target, channel: u32) -> Stage {
     let mut emit = Emitter::new(target, channel, Phase::AttendScore);
-    part.multiply(rows, matrix, Results::Scores, &mut emit);
+    let mut enabled = 0;
+    part.multiply(rows, matrix, Results::Scores, &mut enabled, &mut emit);
+    part.disable(enabled, &mut emit);
     emit.finish()
 }
 
@@ -162,8 +167,12 @@ pub fn probabilities(values: &Part<'_>, target: &Target, channel: u32) -> Vec<St
 /// The outputs, stripe after stripe of V.
 pub fn context(part: &Part<'_>, rows: &Rows, stripes: &[Matrix], target: &Target, channel: u32) -> Stage {
     let mut emit = Emitter::new(target, channel, Phase::AttendContext);
-    for matrix in stripes {
-        part.multiply(rows, matrix, Results::Outputs, &mut emit);
+    let mut enabled = 0;
+    for (i, matrix) in stripes.iter().enumerate() {
+        part.multiply(rows, matrix, Results::Outputs, &mut enabled, &mut emit);
+        if i + 1 == stripes.len() {
+            part.disable(enabled, &mut emit);
+        }
         (0..matrix.stripes_in_row).for_each(|_| emit.outputs(part.sweep.heads(), part.busy()));
     }
     emit.finish()

@@ -44,7 +44,7 @@ pub struct Emitter<'a> {
     pub target: &'a Target,
     channel: u32,
     stage: Stage,
-    /// Moves of results that are ready behind the next barrier: they go beside what follows it.
+    /// Moves of results that are ready behind the next barrier, and closings: they go beside what follows it.
     deferred: Vec<Request>,
     /// Scores that wait in the buffer entry of the units that have worked most, and the units that have any.
     filled: u32,
@@ -119,6 +119,12 @@ impl<'a> Emitter<'a> {
     pub fn close(&mut self, unit: u32) {
         let address = self.target.geometry.unit_address(self.channel, unit);
         self.push(Op::PreBg, address, 1, 0);
+    }
+
+    /// Takes a unit out of the work behind the next barrier.
+    pub fn close_behind(&mut self, unit: u32) {
+        let addr = self.target.geometry.encode(&self.target.geometry.unit_address(self.channel, unit));
+        self.deferred.push(Request::one(Op::PreBg, addr));
     }
 
     /// Multiplies the places of `mask` in a row (a physical one), all stripes, in `units`.

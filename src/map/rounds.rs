@@ -139,8 +139,31 @@ struct Switch {
     /// From an opening to the closing of the row, and to another opening of the bank.
     least_open: Cycle,
     cycle: Cycle,
-    /// For which an opening has its rank's supply to itself.
-    supply: Cycle,
+    /// So many openings of a rank may fall into a window of so many cycles.
+    burst: usize,
+    window: Cycle,
+}
+
+/// The last openings of a rank.
+#[derive(Clone, Copy, Default)]
+struct Supply {
+    /// When each of them no longer counts, the last one first.
+    until: [Cycle; BURST],
+}
+
+/// Openings in a window that are looked at; more are as good as any number.
+const BURST: usize = 4;
+
+impl Supply {
+    /// When the next opening may come.
+    fn ready(&self, switch: &Switch) -> Cycle {
+        if switch.burst > BURST { 0 } else { self.until[switch.burst - 1] }
+    }
+
+    fn open(&mut self, at: Cycle, switch: &Switch) {
+        self.until.rotate_right(1);
+        self.until[0] = at + switch.window;
+    }
 }
 
 /// How long rounds take on a device.
@@ -169,15 +192,24 @@ impl Pace {
             let plan = device.plans[op as usize]?;
             let (open, close) = (plan.opener?, plan.closer?);
             let opener = &device.commands[usize::from(open)];
+            // What takes more places than a window has takes several windows.
             let held = opener.held_by.iter().map(|w| &device.windows[usize::from(*w)]);
-            let supply = held.map(|w| Cycle::from(w.latency * w.places(opener) / w.count)).max().unwrap_or(0);
+            let per_rank = latency(open, open, &[Level::Rank]);
+            let windows = held.map(|w| {
+                let burst = (w.count / w.places(opener)).max(1) as usize;
+                (burst, Cycle::from(w.latency * w.places(opener).div_ceil(w.count)))
+            });
+            let pace = |(burst, window): &(usize, Cycle)| window / *burst as Cycle;
+            // Under `stagger` an opening of many banks holds back the next one of its rank itself.
+            let (burst, window) = windows.chain([(1, per_rank)]).max_by_key(pace).unwrap_or((1, per_rank));
             Some(Switch {
                 close: latency(plan.last, close, &[]),
                 open: latency(close, open, &[]),
                 multiply: latency(open, plan.last, &[]),
                 least_open: latency(open, close, &[]),
                 cycle: latency(open, open, &[]),
-                supply,
+                burst,
+                window,
             })
         };
         let mac = device.plans[Op::MacAb as usize]?;
@@ -203,7 +235,7 @@ impl Pace {
         let own = self.own.unwrap_or(self.all);
         // Of each unit: when its last MAC was, when it last opened, and since when it is closed.
         let (mut used, mut opened, mut is_open) = ([0; UNITS], [None::<Cycle>; UNITS], [false; UNITS]);
-        let mut supply = [0; UNITS];
+        let mut supply = [Supply::default(); UNITS];
         // When the row bus is free, and the next MAC may come.
         let (mut bus, mut next) = (0, 0);
         for round in rounds.iter() {
@@ -220,8 +252,8 @@ impl Pace {
                 Opening::All => {
                     let all = (0..units as usize).map(|u| free(u, &used, &opened, is_open[u])).max().unwrap_or(0);
                     let ranks = (units / self.units_per_rank).max(1) as usize;
-                    let at = all.max(bus).max(supply[..ranks].iter().copied().max().unwrap_or(0));
-                    supply[..ranks].iter_mut().for_each(|s| *s = at + switch.supply);
+                    let at = all.max(bus).max(supply[..ranks].iter().map(|s| s.ready(&switch)).max().unwrap_or(0));
+                    supply[..ranks].iter_mut().for_each(|s| s.open(at, &switch));
                     (bus, ready) = (at + self.openings, ready.max(at + switch.multiply));
                     opened[..units as usize].fill(Some(at));
                     is_open[..units as usize].fill(true);
@@ -236,8 +268,8 @@ impl Pace {
                     order[..n].sort_unstable();
                     for (free, unit) in &order[..n] {
                         let rank = *unit / self.units_per_rank as usize;
-                        let at = (*free).max(bus).max(supply[rank]);
-                        supply[rank] = at + switch.supply;
+                        let at = (*free).max(bus).max(supply[rank].ready(&switch));
+                        supply[rank].open(at, &switch);
                         (bus, ready) = (at + self.openings, ready.max(at + switch.multiply));
                         (opened[*unit], is_open[*unit]) = (Some(at), true);
                     }

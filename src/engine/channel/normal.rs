@@ -51,7 +51,8 @@ impl<'d> Channel<'d> {
         self.order = orders.len() as u64;
         for item in self.classes.iter_mut().flatten() {
             item.order = orders.partition_point(|o| *o < item.order) as u64 + 1;
-            item.epoch -= self.epoch;
+            // Row commands of their own may be left of epochs that are over; it makes no difference to them.
+            item.epoch = if item.is_rows_only() { 0 } else { item.epoch - self.epoch };
             // Only arrivals count requests, and those are not plain.
             item.number = 0;
             let mut at = item.target.address;
