@@ -1,7 +1,7 @@
 //! Checks a device file and turns it into the dense tables that the engine runs on.
 
 use super::config::Document;
-use super::device::{Bus, CommandFile, ConstraintSet, ConstraintsFile, DeviceFile, PowerPolicy, Wire};
+use super::device::{Bus, CommandFile, ConstraintSet, ConstraintsFile, DeviceFile, PowerPolicy, TimingFile, Wire};
 use super::expr;
 use super::quantity::{Duration, Quantity};
 use crate::addr::Geometry;
@@ -335,6 +335,7 @@ impl Device {
         })?;
         let clock = clock_period(preset.tck.value)
             .ok_or_else(|| doc.error(&format!("timing.{}.tCK", choice.timing), "tCK must be 1 ps to 1000 ns"))?;
+        check_rate(preset, clock).map_err(|e| doc.error(&format!("timing.{}.rate", choice.timing), e))?;
         let mut timings: BTreeMap<String, Cycle> =
             preset.values.iter().map(|(k, v)| (k.clone(), v.cycles(clock))).collect();
         if let Some((name, _)) = timings.iter().find(|(_, n)| **n > MAX_CYCLES) {
@@ -913,6 +914,21 @@ fn check_sources(file: &DeviceFile, doc: &Document) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A clock cycle has a power of two of transfers; tCK is rounded to whole ps.
+fn check_rate(preset: &TimingFile, clock: ClockPeriod) -> Result<(), String> {
+    let transfers_per_ps = preset.rate.value * 1e-6;
+    let fits = |n: i32| (f64::from(1 << n) / transfers_per_ps - f64::from(clock.0)).abs() < 1.0;
+    match (0..=5).any(fits) {
+        true => Ok(()),
+        false => Err(format!(
+            "{} MT/s are {:.2} transfers in a tCK of {} ps; expected 1, 2, 4, 8, 16 or 32",
+            preset.rate.value,
+            transfers_per_ps * f64::from(clock.0),
+            clock.0
+        )),
+    }
 }
 
 /// Presets of one device name the same timings: one that only some have is missing in the others, or misspelt.
