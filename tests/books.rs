@@ -283,7 +283,9 @@ fn outputs_of_zero_are_read_by_every_report() {
 fn products_beyond_f32_are_refused_with_their_place() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
-    let k = |h: usize, t: usize, _: usize| if (h, t) == (1, 17) { 3e38 } else { 0.0 };
+    // The last query, (1 + 9 + d).cos(), times keys of its signs.
+    let k =
+        |h: usize, t: usize, d: usize| if (h, t) == (1, 17) { 3e38f32.copysign(((10 + d) as f32).cos()) } else { 0.0 };
     dump(&dir.join("large.safetensors"), k, |_, _, _| 1.0);
     let args = ["run", "--config", DEMO, "--kv", "large.safetensors", "-o", "t.ptrace"];
     let error = said(&program("tracegen", dir, &args, 65));
@@ -334,7 +336,7 @@ fn a_device_is_asked_only_for_what_it_has() {
         said(&program("tracegen", dir, &args, code))
     };
     let error = generate("gddr6-aim", &[], 78);
-    assert!(error.contains("demo.toml:13: GDDR6-AiM has no PIM_ACT_BG, which addressing = \"bank-group\""), "{error}");
+    assert!(error.contains("demo.toml:14: GDDR6-AiM has no PIM_ACT_BG, which addressing = \"bank-group\""), "{error}");
     let broadcast = ["--set", "mapping.addressing=broadcast"];
     let error =
         generate("gddr6-aim", &[&broadcast[..], &["--set", "mapping.value_addressing=bank-group"]].concat(), 78);

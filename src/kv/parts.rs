@@ -132,7 +132,7 @@ fn products_are_finite(kv: &KvCache) -> Result<(), String> {
     };
     // Half a power of two of room for the order in which 64 are added.
     if let Some(i) = kv.v.iter().position(|x| x.abs() > f32::MAX / 128.0) {
-        return Err(format!("tensor \"v\" holds {} at {}: sums of values overflow f32", kv.v[i], place(i)));
+        return Err(format!("tensor \"v\" holds {:e} at {}: sums of values overflow f32", kv.v[i], place(i)));
     }
     // Where not even the largest elements together could overflow, nothing need be multiplied.
     let most = f64::from(largest(&kv.k)) * f64::from(largest(&kv.q)) * kv.dim as f64;
