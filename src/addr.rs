@@ -55,6 +55,23 @@ fn bits(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
 }
 
+impl std::fmt::Display for Geometry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} channels x {} pseudo-channels x {} ranks x {} bank groups x {} banks, {} rows of {} columns of {} B",
+            self.channels,
+            self.pseudo_channels,
+            self.ranks,
+            self.bank_groups,
+            self.banks,
+            self.rows,
+            self.columns,
+            self.column_bytes
+        )
+    }
+}
+
 impl Geometry {
     /// What is impossible about this geometry, if anything.
     pub fn check(&self) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -129,16 +129,35 @@ impl Write for Output {
     }
 }
 
-/// Opens an input; `-` is standard input.
+/// First line of what Git leaves in the place of a file that Git LFS keeps.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1";
+
+/// An error if a file that begins so is a pointer of Git LFS; `name` is the file's.
+pub fn refuse_pointer(name: impl AsRef<Path>, head: &[u8]) -> Result<()> {
+    match head.starts_with(LFS_POINTER) {
+        true => {
+            Err(Error::data(name, "a Git LFS pointer stands in the file's place: \"git lfs pull\" fetches the file"))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Opens an input; `-` is standard input. A pointer of Git LFS is an error.
 pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(std::io::stdin()));
     }
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    if file.metadata().map_err(|e| Error::io(path, e))?.is_dir() {
+    let meta = file.metadata().map_err(|e| Error::io(path, e))?;
+    if meta.is_dir() {
         return Err(Error::data(path, "is a folder, not a file"));
     }
-    Ok(Box::new(BufReader::with_capacity(1 << 16, file)))
+    let mut input = BufReader::with_capacity(1 << 16, file);
+    // A pipe is read when its reader wants it.
+    if meta.is_file() {
+        refuse_pointer(path, input.fill_buf().map_err(|e| Error::io(path, e))?)?;
+    }
+    Ok(Box::new(input))
 }
 
 #[cfg(all(test, unix))]

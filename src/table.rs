@@ -33,7 +33,7 @@ pub fn markdown(columns: &[Column]) -> String {
 pub enum Value {
     /// A whole number.
     Int(u64),
-    /// A number, with this many decimals.
+    /// A number, with this many decimals; one that is not finite has no meaning, and its cell is empty.
     Float(f64, usize),
     /// A name.
     Text(String),
@@ -52,6 +52,7 @@ impl std::fmt::Display for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Value::Int(n) => write!(f, "{n}"),
+            Value::Float(x, _) if !x.is_finite() => Ok(()),
             Value::Float(x, decimals) => write!(f, "{x:.decimals$}"),
             Value::Text(t) => f.write_str(t),
             Value::Unknown => Ok(()),
@@ -59,29 +60,39 @@ impl std::fmt::Display for Value {
     }
 }
 
-/// Writes rows under a header line.
+/// Writes rows under a header line. The line comes with the first row, or at the end: of what fails before there is a
+/// row, nothing is written.
 pub struct Writer<W: Write> {
     csv: csv::Writer<W>,
-    columns: usize,
+    columns: Vec<&'static str>,
+    begun: bool,
     name: String,
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes the header line. `name` is for errors.
-    pub fn new(out: W, name: &str, columns: &[Column]) -> Result<Self> {
-        let mut csv = csv::Writer::from_writer(out);
-        csv.write_record(columns.iter().map(|c| c.name)).map_err(|e| write_error(name, e))?;
-        Ok(Writer { csv, columns: columns.len(), name: name.into() })
+    /// A table of these columns. `name` is for errors.
+    pub fn new(out: W, name: &str, columns: &[Column]) -> Self {
+        let columns = columns.iter().map(|c| c.name).collect();
+        Writer { csv: csv::Writer::from_writer(out), columns, begun: false, name: name.into() }
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        match std::mem::replace(&mut self.begun, true) {
+            true => Ok(()),
+            false => self.csv.write_record(&self.columns).map_err(|e| write_error(&self.name, e)),
+        }
     }
 
     /// Writes a row, one value per column.
     pub fn row(&mut self, values: &[Value]) -> Result<()> {
-        debug_assert_eq!(values.len(), self.columns);
+        debug_assert_eq!(values.len(), self.columns.len());
+        self.begin()?;
         self.csv.write_record(values.iter().map(ToString::to_string)).map_err(|e| write_error(&self.name, e))
     }
 
     /// Completes the table.
-    pub fn finish(self) -> Result<W> {
+    pub fn finish(mut self) -> Result<W> {
+        self.begin()?;
         let name = self.name;
         self.csv.into_inner().map_err(|e| Error::Io { path: name.into(), source: e.into_error() })
     }

@@ -9,6 +9,7 @@ mod accounts;
 mod artifact;
 mod attacc_schedule;
 mod audit;
+mod books;
 mod cli;
 mod coverage;
 mod devices;

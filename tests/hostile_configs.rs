@@ -136,7 +136,7 @@ fn optional(kind: Kind, table: &str, key: &str) -> bool {
         Work => table.starts_with("[policies") || key == "steps",
         Device => match table {
             "[sources]" => key == "derived",
-            "[[command]]" => ["serves", "opener", "closer", "path", "done"].contains(&key),
+            "[[command]]" => ["serves", "opener", "closer", "path", "reach", "done"].contains(&key),
             "[refresh_time]" => !["source", "\"8 Gb\""].contains(&key),
             _ if table.starts_with("[timing") => {
                 !["source", "rate", "tCK"].contains(&key)
@@ -192,6 +192,7 @@ fn line_by_line(kind: Kind) -> House {
             let line = with_line(&text, i, Some(format!("{key} = {wrong}")));
             let free_text = ["name", "kv"].contains(&key) || table == "[sources]";
             let fits = wrong == "[]" && key == "path"
+                || wrong == "{}" && key == "reach"
                 || wrong == "true" && (value.starts_with("true") || value.starts_with("false"))
                 || wrong.starts_with("\"\\u") && free_text;
             if fits {
@@ -354,6 +355,34 @@ fn wrong_values_are_named_with_their_place() {
             "rate = \"5200 MT/s\"",
             "rate = \"5200\"",
             "needs a number, a space and a unit (MT/s or Gbps)",
+        ),
+        (
+            Device,
+            timing,
+            "rate = \"5200 MT/s\"",
+            "rate = \"6000 MT/s\"",
+            "6000 MT/s are 4.61 transfers in a tCK of 769 ps",
+        ),
+        (
+            Device,
+            "[[command]]",
+            "path = [\"bank_group\", \"global_io\", \"tsv\", \"interposer\"]",
+            "reach = { each = [\"rank\"] }",
+            "RD moves no buffer entries",
+        ),
+        (
+            Device,
+            "[[command]]",
+            "reach = { each = [\"pseudo-channel\"] }",
+            "reach = { each = [\"rank\", \"rank\"] }",
+            "rank is given twice",
+        ),
+        (
+            Device,
+            "[[command]]",
+            "reach = { each = [\"pseudo-channel\"] }",
+            "reach = { each = [\"rank\"], broadcast = [\"rank\"] }",
+            "rank has an entry of its own, or one that is broadcast",
         ),
         (Device, timing, "nREFI = \"5070 tCK\"", "nREFI = \"0 tCK\"", "nREFI is missing or zero"),
         (Device, timing, "nREFI = \"5070 tCK\"", "nREFI = \"1 tCK\"", "more than half of nREFI"),

@@ -82,7 +82,7 @@ fn head(kv: &KvCache, layer: usize, kv_head: usize) -> HeadView<'_> {
 
 fn columns(a: &Accuracy) -> [f64; 6] {
     let Accuracy { mass_recall, top_recall, output_rel_err, selected, row_tokens, unit_imbalance } = *a;
-    [mass_recall, top_recall, output_rel_err, row_tokens as f64, unit_imbalance, selected as f64]
+    [mass_recall, top_recall, output_rel_err.unwrap(), row_tokens as f64, unit_imbalance, selected as f64]
 }
 
 /// Means over all layers, query heads and every 16th decode position, for each policy and budget.

@@ -34,8 +34,9 @@ pub struct Accuracy {
     /// Share of the `budget` tokens with the highest scores (all tokens, if they are fewer) that are selected.
     pub top_recall: f64,
     /// `‖o_selected − o‖ / ‖o‖`, the softmax of `o_selected` being renormalised over the selected tokens (and the mean
-    /// of all values added, where a policy blends it in).
-    pub output_rel_err: f64,
+    /// of all values added, where a policy blends it in). Of an output `o` that is 0 there is none, unless `o_selected`
+    /// is 0, too: then it is 0.
+    pub output_rel_err: Option<f64>,
     /// Tokens selected.
     pub selected: usize,
     /// Slots in the row blocks that hold a selected token: what is read to get the selected.
@@ -226,7 +227,7 @@ impl Attention<'_> {
         Accuracy {
             mass_recall: selected_mass / *mass,
             top_recall: best as f64 / budget.min(len) as f64,
-            output_rel_err: (error / norm).sqrt(),
+            output_rel_err: if error == 0.0 { Some(0.0) } else { (norm > 0.0).then(|| (error / norm).sqrt()) },
             selected: selected.len(),
             row_tokens: blocks * shape.row_block,
             unit_imbalance: if blocks == 0 { 0.0 } else { (fullest * shape.units) as f64 / blocks as f64 },
@@ -335,8 +336,9 @@ mod tests {
         Accuracy {
             mass_recall: selected_mass / mass,
             top_recall: hits as f64 / best.len() as f64,
-            output_rel_err: norm(&mut output.iter().zip(&selected_output).map(|(a, b)| a - b))
-                / norm(&mut output.iter().copied()),
+            output_rel_err: Some(
+                norm(&mut output.iter().zip(&selected_output).map(|(a, b)| a - b)) / norm(&mut output.iter().copied()),
+            ),
             selected: selected.len(),
             row_tokens: blocks.len() * shape.row_block,
             unit_imbalance: fullest as f64 / (blocks.len() as f64 / shape.units as f64),
@@ -376,7 +378,8 @@ mod tests {
                 };
                 let expected = plain(&scores, 0.25, values, &selected, share.into(), budget, order, shape);
                 prop_assert!((got.mass_recall - expected.mass_recall).abs() < 1e-5);
-                prop_assert!((got.output_rel_err - expected.output_rel_err).abs() < 1e-4);
+                let (error, expected_error) = (got.output_rel_err.unwrap(), expected.output_rel_err.unwrap());
+                prop_assert!((error - expected_error).abs() < 1e-4);
                 prop_assert_eq!(got.top_recall, expected.top_recall);
                 prop_assert_eq!((got.selected, got.row_tokens), (expected.selected, expected.row_tokens));
                 prop_assert!((got.unit_imbalance - expected.unit_imbalance).abs() < 1e-12);
@@ -407,7 +410,7 @@ mod tests {
         let expected = Accuracy {
             mass_recall: 1.0,
             top_recall: 1.0,
-            output_rel_err: 0.0,
+            output_rel_err: Some(0.0),
             selected: 10,
             row_tokens: 16,
             unit_imbalance: 16.0,
@@ -417,11 +420,27 @@ mod tests {
         let expected = Accuracy {
             mass_recall: 0.0,
             top_recall: 0.0,
-            output_rel_err: 1.0,
+            output_rel_err: Some(1.0),
             selected: 0,
             row_tokens: 0,
             unit_imbalance: 0.0,
         };
         assert_eq!(none, expected);
+    }
+
+    /// Values of 0 have the output 0, whatever is selected; a blend with a mean that is not 0 has no relative error.
+    #[test]
+    fn an_output_of_zero_has_a_relative_error_of_zero_or_none() {
+        let (scores, order) = ([1.0, 2.0, 0.5], SlotOrder::default());
+        let zero = [0.0; 6];
+        let mut scratch = Scratch::default();
+        let mut attention = scratch.attend(&scores, 0.5, Rows { data: &zero, dim: 2 });
+        assert_eq!(attention.measure(&[1], 2, &order, RowShape::default()).output_rel_err, Some(0.0));
+        assert_eq!(attention.measure(&[], 2, &order, RowShape::default()).output_rel_err, Some(0.0));
+        // Equal weights of 1 and -1 cancel; one of them alone does not.
+        let (equal, opposite) = ([1.0, 1.0], [1.0, -1.0]);
+        let mut attention = scratch.attend(&equal, 0.5, Rows { data: &opposite, dim: 1 });
+        assert_eq!(attention.measure(&[0], 1, &order, RowShape::default()).output_rel_err, None);
+        assert_eq!(attention.measure(&[0, 1], 2, &order, RowShape::default()).output_rel_err, Some(0.0));
     }
 }

@@ -90,7 +90,7 @@ fn simulate<'a>(system: &'a System, bars: &'a [Bar], common: &Common) -> Result<
 }
 
 fn writer(path: &Path, columns: &[Column]) -> Result<Writer<Output>> {
-    Writer::new(Output::create(path)?, &path.display().to_string(), columns)
+    Ok(Writer::new(Output::create(path)?, &path.display().to_string(), columns))
 }
 
 /// The bars asked for, by model, context and policy.

@@ -210,7 +210,7 @@ pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
         }
     };
     if let Some(path) = &args.output {
-        let mut writer = table::Writer::new(Output::create(path)?, &path.display().to_string(), COLUMNS)?;
+        let mut writer = table::Writer::new(Output::create(path)?, &path.display().to_string(), COLUMNS);
         agreement.cells.iter().try_for_each(|c| writer.row(&c.row()))?;
         writer.finish()?.commit()?;
     }

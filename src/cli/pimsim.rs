@@ -61,7 +61,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Run {
-    /// Traces of any format; - is standard input
+    /// Traces of any format that can be read (tracegen list); - is standard input
     #[arg(required = true, value_name = "TRACE")]
     traces: Vec<PathBuf>,
     /// System to replay on

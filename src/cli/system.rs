@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args, common: &Common) -> Result<()> {
     if let (true, [_, _, ..]) = (args.switches, models.as_slice()) {
         return Err(Error::Usage("--switches takes one model".into()));
     }
-    let mut out = Writer::new(Output::create(&args.output)?, &args.output.display().to_string(), columns)?;
+    let mut out = Writer::new(Output::create(&args.output)?, &args.output.display().to_string(), columns);
     for model in &models {
         let rows = match args.switches {
             true => bench.switch_rows(model)?,

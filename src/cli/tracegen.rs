@@ -129,7 +129,7 @@ struct Convert {
     /// Format to write
     #[arg(long, value_name = "FORMAT")]
     to: String,
-    /// Format to read, instead of what the first bytes say
+    /// Format to read, one that is not written only, instead of what the first bytes say
     #[arg(long, value_name = "FORMAT")]
     from: Option<String>,
     /// System whose device a text trace is for
@@ -160,7 +160,7 @@ struct Export {
 struct Info {
     /// Trace to read; - is standard input
     trace: PathBuf,
-    /// Format to read, instead of what the first bytes say
+    /// Format to read, one that is not written only, instead of what the first bytes say
     #[arg(long, value_name = "FORMAT")]
     from: Option<String>,
     /// System whose device a text trace is for
@@ -301,7 +301,7 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
     match &args.metrics {
         None => generator.run(trace.sink.as_mut(), None, &mut |n| progress.at(n))?,
         Some(path) => {
-            let mut writer = table::Writer::new(Output::create(path)?, &path.display().to_string(), METRICS)?;
+            let mut writer = table::Writer::new(Output::create(path)?, &path.display().to_string(), METRICS);
             generator.run(trace.sink.as_mut(), Some(&mut |row: &[Value]| writer.row(row)), &mut |n| progress.at(n))?;
             writer.finish()?.commit()?;
         }
@@ -313,6 +313,19 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
 fn attacc(args: &Attacc, common: &Common) -> Result<()> {
     let format = trace::format(&args.to)?;
     let system = args.config.as_deref().map(|c| System::load(c, &args.set)).transpose()?;
+    if let Some(device) = system.as_ref().map(|s| &s.device) {
+        let mac = match Mode::parse(&args.mode)? {
+            Mode::Bank => Op::MacAb,
+            Mode::BankGroup => Op::MacSb,
+            Mode::Buffer => Op::MacPb,
+        };
+        if let Some(op) =
+            [mac, Op::WrGb, Op::MvSb, Op::MvGb, Op::Sfm].iter().find(|op| device.plans[**op as usize].is_none())
+        {
+            let what = format!("--mode {}: {} has no {}", args.mode, device.name, op.mnemonic());
+            return Err(Error::Usage(what));
+        }
+    }
     let geometry = system.map_or(attacc::DEVICE, |s| s.device.geometry);
     let &Attacc { heads, len, dim, bytes, kv_budget, clustering, .. } = args;
     let attention = Attention { mode: Mode::parse(&args.mode)?, heads, len, dim, bytes, kv_budget, clustering };
@@ -329,7 +342,7 @@ fn attacc(args: &Attacc, common: &Common) -> Result<()> {
 
 fn open(path: &Path, from: Option<&str>, config: Option<&Path>, set: &[String]) -> Result<Box<dyn Source + Send>> {
     let system = config.map(|c| System::load(c, set)).transpose()?;
-    let format = from.map(trace::format).transpose()?;
+    let format = from.map(trace::readable).transpose()?;
     let (input, name) = (fsio::open(path)?, path.display().to_string());
     let geometry = system.as_ref().map(|s| &s.device.geometry);
     match format {
@@ -391,13 +404,7 @@ fn info(args: &Info, common: &Common) -> Result<()> {
     let or_unknown = |s: &String| if s.is_empty() { "unknown".to_string() } else { s.clone() };
     line("generator", or_unknown(generator));
     line("source", or_unknown(provenance));
-    line(
-        "device",
-        format!(
-            "{} channels x {} pseudo-channels x {} ranks x {} bank groups x {} banks, {} rows of {} columns of {} B",
-            g.channels, g.pseudo_channels, g.ranks, g.bank_groups, g.banks, g.rows, g.columns, g.column_bytes
-        ),
-    );
+    line("device", g.to_string());
     line("spec hash", format!("{spec_hash:08x}"));
     line("seed", seed.to_string());
     line("segments", format!("{segments}: {} steps, {} layers, {} KV heads", steps.len(), layers.len(), heads.len()));

@@ -183,6 +183,6 @@ fn needs_same_geometry(system: &System, source: &dyn Source) -> Result<()> {
     if ours == theirs {
         return Ok(());
     }
-    let what = format!("the trace is for another device: {theirs:?}; {} is {ours:?}", system.name);
-    Err(Error::data(&source.header().provenance, what))
+    let what = format!("the trace is for another device: {theirs}; {} has {ours}", system.name);
+    Err(Error::data("trace", what))
 }

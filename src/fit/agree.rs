@@ -333,16 +333,21 @@ impl Scope {
         let heads: Vec<&HeadMeasured> = heads.iter().filter(|h| layer.is_none_or(|l| l == h.layer)).collect();
         let n = heads.len() as f64;
         let mut means = vec![Means::default(); heads[0].means.len()];
+        let mut errors = vec![0.0; means.len()];
         let mut sizes = vec![0u64; heads[0].cluster_sizes.len()];
         for head in &heads {
-            for (sum, m) in means.iter_mut().zip(&head.means) {
+            for ((sum, errors), m) in means.iter_mut().zip(&mut errors).zip(&head.means) {
                 sum.row_tokens += m.row_tokens / n;
                 sum.top_recall += m.top_recall / n;
                 sum.mass_recall += m.mass_recall / n;
-                sum.output_rel_err += m.output_rel_err / n;
+                if !m.output_rel_err.is_nan() {
+                    sum.output_rel_err += m.output_rel_err;
+                    *errors += 1.0;
+                }
             }
             sizes.iter_mut().zip(&head.cluster_sizes).for_each(|(sum, c)| *sum += c);
         }
+        means.iter_mut().zip(errors).for_each(|(sum, errors)| sum.output_rel_err /= errors);
         let clusters = sizes.iter().sum::<u64>().max(1) as f64;
         Scope {
             means,

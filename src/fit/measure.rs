@@ -30,7 +30,7 @@ pub struct Means {
     pub top_recall: f64,
     /// Softmax mass on the selected.
     pub mass_recall: f64,
-    /// Relative error of the output.
+    /// Relative error of the output, of those that have one; NaN where none has.
     pub output_rel_err: f64,
 }
 
@@ -106,6 +106,7 @@ fn head(kv: &KvCache, layer: usize, kv_head: usize, policies: &[Box<dyn Policy>]
         .collect();
     let (group, scale) = (kv.group(), (kv.dim as f32).sqrt().recip());
     let mut means = vec![Means::default(); policies.len() * plan.budgets.len()];
+    let mut errors = vec![0usize; means.len()];
     let mut scores = vec![Vec::new(); group];
     let mut tokens = vec![Vec::new(); group];
     let mut selections = vec![Selection { tokens: vec![Vec::new(); group], shares: Vec::new() }; means.len()];
@@ -160,7 +161,8 @@ fn head(kv: &KvCache, layer: usize, kv_head: usize, policies: &[Box<dyn Policy>]
                     means[at].row_tokens += a.row_tokens as f64;
                     means[at].top_recall += a.top_recall;
                     means[at].mass_recall += a.mass_recall;
-                    means[at].output_rel_err += a.output_rel_err;
+                    means[at].output_rel_err += a.output_rel_err.unwrap_or(0.0);
+                    errors[at] += usize::from(a.output_rel_err.is_some());
                 }
             }
             weights.clear();
@@ -174,9 +176,10 @@ fn head(kv: &KvCache, layer: usize, kv_head: usize, policies: &[Box<dyn Policy>]
         }
     }
     let n = count.max(1) as f64;
-    for m in &mut means {
+    for (m, errors) in means.iter_mut().zip(errors) {
         let Means { row_tokens, top_recall, mass_recall, output_rel_err } = m;
-        [row_tokens, top_recall, mass_recall, output_rel_err].into_iter().for_each(|x| *x /= n);
+        [row_tokens, top_recall, mass_recall].into_iter().for_each(|x| *x /= n);
+        *output_rel_err /= errors as f64;
     }
     Ok(HeadMeasured {
         layer: kv.layers[layer],

@@ -6,13 +6,14 @@ use crate::kv::fitted::{self, FittedSpec, Model};
 use crate::kv::synthetic::SyntheticSpec;
 use crate::kv::{self, KvCache};
 use crate::map::emit::Target;
-use crate::map::layout::Shape;
+use crate::map::layout::{Shape, Side};
 use crate::map::placement::{self, Heads};
 use crate::map::schedule::Costs;
+use crate::op::Op;
 use crate::select::{self, Policy};
-use crate::spec::System;
 use crate::spec::config::Document;
-use crate::spec::workload::{Addressing, Workload};
+use crate::spec::workload::{Addressing, Mapping, Workload};
+use crate::spec::{Device, System};
 use crate::trace::Header;
 use crate::trace::header::spec_hash;
 use serde::de::DeserializeOwned;
@@ -41,6 +42,7 @@ impl Generator {
             );
             return Err(doc.error("budget", what));
         }
+        has_operations(&system.device, &workload.mapping, doc)?;
         let (caches, requests) = caches(&workload, doc, kv)?;
         let cache = &caches[0];
         let geometry = system.device.geometry;
@@ -69,7 +71,7 @@ impl Generator {
             geometry,
             spec_hash: spec_hash(&geometry, &format!("{:?} {:?} {shape:?}", workload.mapping, workload.placement)),
             seed: workload.seed,
-            config: doc.canonical(),
+            config: kv.map_or_else(|| doc.canonical(), |kv| doc.canonical_with("kv", &kv.display().to_string())),
             provenance: cache.provenance.clone(),
         };
         let costs = Costs::new(&workload, &system.device).ok_or_else(|| {
@@ -80,6 +82,33 @@ impl Generator {
         ideal::check_clustering(&generator).map_err(|e| doc.error("clustering_cost", e.to_string()))?;
         Ok(generator)
     }
+}
+
+/// Refuses to make requests that no command of the device serves.
+fn has_operations(device: &Device, mapping: &Mapping, doc: &Document) -> Result<()> {
+    let of = |addressing: Addressing| match addressing {
+        Addressing::BankGroup => &[Op::ActBg, Op::PreBg, Op::MacBg, Op::MacAb][..],
+        Addressing::Broadcast | Addressing::Ideal => &[Op::MacAb],
+    };
+    let serves = |op: &Op| device.plans[*op as usize].is_some();
+    let moves = [Op::WrGb, Op::MvSb, Op::MvGb, Op::Sfm];
+    if let Some(op) = moves.iter().chain(of(Addressing::Broadcast)).find(|op| !serves(op)) {
+        return Err(doc.error("system", format!("{} has no {}: nothing can attend on it", device.name, op.mnemonic())));
+    }
+    let value_key = if mapping.value_addressing.is_some() { "mapping.value_addressing" } else { "mapping.addressing" };
+    for (side, key) in Side::BOTH.into_iter().zip(["mapping.addressing", value_key]) {
+        if let Some(op) = of(side.arrangement(mapping).addressing).iter().find(|op| !serves(op)) {
+            let name = key.trim_start_matches("mapping.");
+            let what = format!(
+                "{} has no {}, which {name} = \"bank-group\" asks for; it has {}, for \"broadcast\" and \"ideal\"",
+                device.name,
+                op.mnemonic(),
+                Op::MacAb.mnemonic()
+            );
+            return Err(doc.error(key, what));
+        }
+    }
+    Ok(())
 }
 
 fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Policy>> {

@@ -32,7 +32,7 @@ pub const METRICS: &[Column] = &[
     column(
         "output_rel_err",
         "1",
-        "|o_selected - o| / |o|, the softmax renormalised over the selected tokens; sparq blends in the mean of all values",
+        "|o_selected - o| / |o|, the softmax renormalised over the selected tokens; sparq blends in the mean of all values; 0 where both are 0, empty where o alone is",
     ),
 ];
 
@@ -69,7 +69,7 @@ pub fn rows(head: &HeadWork<'_>, i: usize, emit: &mut dyn FnMut(&[Value]) -> Res
             ratio(a.unit_imbalance),
             ratio(a.mass_recall),
             ratio(a.top_recall),
-            ratio(a.output_rel_err),
+            a.output_rel_err.map_or(Value::Unknown, ratio),
         ])?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use super::KvCache;
 use crate::error::{Error, Result, suggest};
+use crate::linalg;
 
 /// Names of the tensors that a dump may hold.
 pub(super) const TENSOR_NAMES: [&str; 5] = ["k", "v", "q", "q_late", "layers"];
@@ -50,7 +51,7 @@ impl KvCache {
     /// the queries belong to the last tokens. `element_bytes` is that of the keys.
     ///
     /// Errors: [`Error::Data`] naming `origin`, the tensor and the expectation when shapes do not fit each other, an
-    /// axis is empty, a value is NaN or infinite, the layers are not ascending, or prefill length and query
+    /// axis is empty, a value is NaN or infinite, f32 cannot hold a product of query and key, the layers are not ascending, or prefill length and query
     /// positions contradict the shapes or each other.
     pub fn checked(origin: &str, parts: KvParts) -> Result<KvCache> {
         check(parts).map_err(|what| Error::Data { file: origin.to_string(), what })
@@ -102,7 +103,7 @@ fn check(parts: KvParts) -> Result<KvCache, String> {
     for t in [&k, &v, &q] {
         all_finite(t)?;
     }
-    Ok(KvCache {
+    let kv = KvCache {
         layers,
         kv_heads,
         query_heads,
@@ -116,7 +117,45 @@ fn check(parts: KvParts) -> Result<KvCache, String> {
         k: k.data,
         v: v.data,
         q: q.data,
-    })
+    };
+    products_are_finite(&kv)?;
+    Ok(kv)
+}
+
+/// Refuses numbers so large that f32 cannot hold what attention makes of them: products of queries with the keys before
+/// them, and sums of 64 values.
+fn products_are_finite(kv: &KvCache) -> Result<(), String> {
+    let largest = |x: &[f32]| x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    let place = |i: usize| {
+        let (head, token) = (i / kv.dim / kv.tokens, i / kv.dim % kv.tokens);
+        format!("layer {}, KV head {}, token {token}", kv.layers[head / kv.kv_heads], head % kv.kv_heads)
+    };
+    // Half a power of two of room for the order in which 64 are added.
+    if let Some(i) = kv.v.iter().position(|x| x.abs() > f32::MAX / 128.0) {
+        return Err(format!("tensor \"v\" holds {:e} at {}: sums of values overflow f32", kv.v[i], place(i)));
+    }
+    // Where not even the largest elements together could overflow, nothing need be multiplied.
+    let most = f64::from(largest(&kv.k)) * f64::from(largest(&kv.q)) * kv.dim as f64;
+    if most < f64::from(f32::MAX) / 2.0 {
+        return Ok(());
+    }
+    for layer in 0..kv.layers.len() {
+        for query_head in 0..kv.query_heads {
+            let (queries, keys) = (kv.queries(layer, query_head), kv.keys(layer, query_head / kv.group()));
+            for i in 0..kv.queries {
+                let last = kv.query_start + i;
+                let overflows = |t: &usize| !linalg::dot(queries.row(i), keys.row(*t)).is_finite();
+                if let Some(token) = (0..=last).find(overflows) {
+                    return Err(format!(
+                        "layer {}, query head {query_head}: the query of token {last} times the key of token {token} \
+                         overflows f32",
+                        kv.layers[layer]
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn axes(t: &Tensor, names: [&str; 4]) -> Result<[usize; 4], String> {
@@ -342,6 +381,22 @@ pub(super) mod tests {
         has(complaint(|p| p.k.data.truncate(3)), "do not fill");
         has(complaint(|p| p.v.data[4 * 6 + 4 + 2] = f32::NAN), "NaN at [1, 0, 1, 2]");
         has(complaint(|p| p.q.data[0] = f32::INFINITY), "inf at [0, 0, 0, 0]");
+        // 1e20 x 1e20 is over f32's 3.4e38; 1e18 x 1e20 x 4 is not.
+        let large = |p: &mut KvParts, k: f32| {
+            p.k.data[24..].fill(k);
+            p.q.data[16 + 12..].fill(1e20);
+        };
+        has(
+            complaint(|p| large(p, 1e20)),
+            "layer 1, query head 1: the query of token 5 times the key of token 0 overflows f32",
+        );
+        let mut p = parts();
+        large(&mut p, 4e17);
+        assert!(KvCache::checked("dump", p).is_ok());
+        has(
+            complaint(|p| p.v.data[24 + 9] = 1e38),
+            "holds 1e38 at layer 1, KV head 0, token 2: sums of values overflow",
+        );
         has(complaint(|p| p.layers = Some(vec![3, 3])), "ascending");
         has(complaint(|p| p.layers = Some(vec![3])), "names 1 layers");
         has(complaint(|p| p.layers = Some(vec![-1, 3])), "holds -1");

@@ -1,6 +1,7 @@
 //! Bytes of files and the numbers in them.
 
 use crate::error::{Error, Result};
+use crate::fsio;
 use crate::interrupt;
 use rayon::prelude::*;
 use std::fs::File;
@@ -95,7 +96,9 @@ pub(super) fn map(path: &Path) -> Result<memmap2::Mmap> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     // SAFETY: the map is read-only and private to this process. Another process that truncates the file while it is
     // read ends this one with SIGBUS; that is the usual contract of mapped model files.
-    unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+    fsio::refuse_pointer(path, &map)?;
+    Ok(map)
 }
 
 /// Provenance of a file: its name and what the dump says about itself, on one line of bounded length.

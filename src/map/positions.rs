@@ -146,6 +146,28 @@ impl Positions {
         }
     }
 
+    /// Tokens that lie in a row of a unit.
+    pub fn tokens_in(&self, unit: u32, row: u32) -> u32 {
+        let end = self.end(self.known.len() as u32);
+        // Positions of clusters ascend with their slots; behind them the tail has no gaps.
+        let below = |position: u32| match position.checked_sub(self.tail) {
+            None => self.clustered.partition_point(|p| *p < position) as u32,
+            Some(_) => self.clustered.len() as u32 + (position.min(end) - self.tail),
+        };
+        let block = match (self.layout, &self.chosen) {
+            (Layout::RowBlock, None) => row * self.units + unit,
+            (Layout::RowBlock, Some(chosen)) => match chosen.blocks.iter().position(|b| *b == (unit, row)) {
+                Some(block) => block as u32,
+                None => return 0,
+            },
+            (Layout::Interleaved | Layout::ClusterStriped, _) => {
+                let lines = row * self.per_row..(row + 1) * self.per_row;
+                return lines.map(|l| l * self.units + unit).map(|p| below(p + 1) - below(p)).sum();
+            }
+        };
+        below((block + 1) * self.per_row) - below(block * self.per_row)
+    }
+
     /// Place of a position.
     #[inline]
     pub fn place(&self, position: u32) -> Place {
@@ -262,5 +284,45 @@ mod tests {
         assert_eq!(p.appended(), 6);
         let names = [(4, 4), (5, 5), (6, 6)].map(|(token, from)| Moved { token, from });
         assert_eq!(moved, names);
+    }
+
+    /// The sum over all rows of all units is the tokens, and each row has those whose places lie in it.
+    #[test]
+    fn rows_have_the_tokens_that_lie_in_them() {
+        let clustered = 512;
+        let cluster_starts = (0..8).flat_map(|b| [64 * b, 64 * b + 10, 64 * b + 31]).collect();
+        let order = SlotOrder { slot_of: vec![], cluster_starts, clustered, version: 1 };
+        for layout in [Layout::RowBlock, Layout::Interleaved, Layout::ClusterStriped] {
+            for align in [Align::None, Align::Row] {
+                for placement in [UnitPlacement::RoundRobin, UnitPlacement::LoadAware] {
+                    let mut p = positions(layout, align, placement);
+                    p.update(&order, 600, &[3, 1, 4], &mut Vec::new());
+                    let mut count = std::collections::BTreeMap::new();
+                    for token in 0..600 {
+                        let Place { unit, row, .. } = p.place(p.position(&order, token));
+                        *count.entry((unit, row)).or_insert(0) += 1;
+                    }
+                    for (unit, row) in (0..16).flat_map(|u| (0..p.rows() + 2).map(move |r| (u, r))) {
+                        let expected = count.get(&(unit, row)).copied().unwrap_or(0);
+                        assert_eq!(p.tokens_in(unit, row), expected, "{layout:?} {align:?} {placement:?} {unit} {row}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// By hand: clusters of 10 tokens begin at 0, 64, 128 ...; rows hold 16 keys. Without alignment their rows are full;
+    /// with it a row has the cluster's 10 alone. The 513th token is alone in the row behind.
+    #[test]
+    fn a_row_is_not_full_where_alignment_left_gaps() {
+        let cluster_starts = (0..8).flat_map(|b| [64 * b, 64 * b + 10]).collect();
+        let order = SlotOrder { slot_of: vec![], cluster_starts, clustered: 512, version: 1 };
+        for (align, tokens) in [(Align::None, 129), (Align::Row, 81)] {
+            let mut p = positions(Layout::RowBlock, align, UnitPlacement::RoundRobin);
+            p.update(&order, 513, &[], &mut Vec::new());
+            let first = (0..8).map(|b| 64 * b).chain([512]);
+            let places = first.map(|token| p.place(p.position(&order, token)));
+            assert_eq!(places.map(|at| p.tokens_in(at.unit, at.row)).sum::<u32>(), tokens, "{align:?}");
+        }
     }
 }

@@ -253,7 +253,7 @@ impl Scheduler {
             distinct,
             row_blocks: keys.cells.len() as u32,
             fullest_unit: keys.fullest_unit(),
-            row_tokens: keys.cells.len() as u32 * shape.keys_per_row,
+            row_tokens: keys.cells.iter().map(|c| self.sides[0].positions.tokens_in(c.unit, c.row)).sum(),
             slots_used: 2 * u64::from(selected) * u64::from(shape.columns),
             bytes_useful: 2 * u64::from(distinct) * u64::from(shape.vector_bytes),
             ..template

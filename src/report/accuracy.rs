@@ -1,7 +1,7 @@
 //! What policies keep, by layer and query head, and where recall and the error of the output disagree on which policy is
 //! better: the means of metrics tables over steps (and requests, and what is not asked for).
 
-use super::sheet::{Rows, Style, layout, number};
+use super::sheet::{ColumnMeans, Rows, Style, layout};
 use crate::error::Result;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -24,17 +24,7 @@ const ERROR: usize = 4;
 /// Budget, layer, query head, as far as they are asked for.
 type Place = (u64, Option<u64>, Option<u64>);
 
-#[derive(Default)]
-struct Means {
-    rows: u64,
-    sums: [f64; MEASURES.len()],
-}
-
-impl Means {
-    fn of(&self, measure: usize) -> f64 {
-        self.sums[measure] / self.rows as f64
-    }
-}
+type Means = ColumnMeans<{ MEASURES.len() }>;
 
 /// Means of metrics tables.
 pub struct AccuracyTable {
@@ -55,7 +45,7 @@ impl AccuracyTable {
         let names = ["policy", "budget", "layer", "query_head", "dense"];
         let columns: Vec<&str> = names.into_iter().chain(MEASURES).collect();
         let (by, policies, means) = (self.by, &mut self.policies, &mut self.means);
-        Rows::open(input, file, &columns)?.each(|cells| {
+        Rows::open(input, file, &columns)?.each_of_some(|cells| {
             let (names, measures) = cells.split_at(names.len());
             let count = |i: usize| names[i].parse::<u64>().map_err(|_| format!("\"{}\" is not a count", names[i]));
             if count(4)? == 1 {
@@ -68,11 +58,7 @@ impl AccuracyTable {
             let layer = (by != By::Policy).then(|| count(2)).transpose()?;
             let head = (by == By::Head).then(|| count(3)).transpose()?;
             let entry = means.entry(((count(1)?, layer, head), policy)).or_default();
-            entry.rows += 1;
-            measures.iter().zip(&mut entry.sums).try_for_each(|(cell, sum)| {
-                *sum += number(cell)?;
-                Ok(())
-            })
+            entry.add(measures)
         })
     }
 
@@ -80,7 +66,8 @@ impl AccuracyTable {
     fn better_with_less(&self, place: Place, policy: usize) -> Vec<&str> {
         let of = |p: usize| self.means.get(&(place, p));
         let Some(own) = of(policy) else { return Vec::new() };
-        let less = |m: &Means| m.of(TOP_RECALL) < own.of(TOP_RECALL) && m.of(ERROR) < own.of(ERROR);
+        let below = |m: &Means, i: usize| m.of(i).zip(own.of(i)).is_some_and(|(m, own)| m < own);
+        let less = |m: &Means| below(m, TOP_RECALL) && below(m, ERROR);
         let others = self.policies.iter().enumerate().filter(|(p, _)| of(*p).is_some_and(less));
         others.map(|(_, name)| name.as_str()).collect()
     }
@@ -98,7 +85,7 @@ impl AccuracyTable {
         let row = |((place, policy), means): (&(Place, usize), &Means)| {
             let (budget, layer, head) = place;
             let numbers = [Some(*budget), *layer, *head].into_iter().flatten().map(|n| n.to_string());
-            let means = [1, 1, 4, 4, 4].into_iter().enumerate().map(|(i, d)| format!("{:.d$}", means.of(i)));
+            let means = [1, 1, 4, 4, 4].into_iter().enumerate().map(|(i, d)| means.cell(i, d));
             let names = std::iter::once(self.policies[*policy].clone());
             let against = self.better_with_less(*place, *policy).join(" ");
             numbers.chain(names).chain(means).chain([against]).collect()
@@ -143,5 +130,19 @@ mod tests {
         assert_eq!(table.add(bad.as_bytes(), "s.csv").unwrap_err().to_string(), "s.csv:2: \"two\" is not a count");
         let none = table.add("policy,budget\n".as_bytes(), "s.csv").unwrap_err().to_string();
         assert!(none.contains("no column \"layer\""), "{none}");
+        let empty = table.add(format!("{HEADING}\n").as_bytes(), "s.csv").unwrap_err().to_string();
+        assert_eq!(empty, "s.csv: a table without a row");
+    }
+
+    /// A head of zero values has no relative error; means are of the heads that have one.
+    #[test]
+    fn empty_cells_are_left_out_of_means() {
+        let mut table = AccuracyTable::new(By::Policy);
+        let rows = "starc,8,2,0,0,8,16,0.9,0.5,\nstarc,8,2,1,0,8,32,0.7,0.7,0.1\nquest,8,2,0,0,8,16,0.9,0.9,\n";
+        table.add(format!("{HEADING}\n{rows}").as_bytes(), "s.csv").unwrap();
+        let text = table.render(Style::Csv);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1], "8,starc,8.0,24.0,0.8000,0.6000,0.1000,");
+        assert_eq!(lines[2], "8,quest,8.0,16.0,0.9000,0.9000,,");
     }
 }

@@ -1,6 +1,6 @@
 //! Figures of finished tables: columns become axes, and rows that share a cell a line or a group of bars.
 
-use super::sheet::number;
+use super::sheet::{known, number};
 use crate::error::{Error, Result, suggest};
 use crate::plot::{Axis, Bar, Bars, Content, Figure, Group, Lines, Panel, Scale, Series};
 use std::io::Read;
@@ -34,7 +34,8 @@ pub struct Chart {
 struct Row {
     line: u64,
     x: String,
-    y: Vec<f64>,
+    /// None where the cell is empty.
+    y: Vec<Option<f64>>,
     by: String,
     panel: String,
 }
@@ -63,6 +64,11 @@ impl Chart {
         let mut panels = Vec::new();
         for panel in distinct(rows.iter().map(|r| r.panel.as_str())) {
             let rows: Vec<&Row> = rows.iter().filter(|r| r.panel == panel).collect();
+            // An empty cell is a gap; where all are, there is nothing to draw.
+            if let Some((_, y)) = self.y.iter().enumerate().find(|(i, _)| rows.iter().all(|r| r.y[*i].is_none())) {
+                let place = if panel.is_empty() { String::new() } else { format!(" of {panel}") };
+                return Err(Error::data(file, format!("no row{place} has a number in {y}")));
+            }
             match self.bars {
                 true => panels.push(Panel { title: panel.into(), content: Content::Bars(self.bars_of(&rows, file)?) }),
                 false => {
@@ -112,7 +118,7 @@ impl Chart {
             }
             let value = |i: &usize| {
                 let wrong = |e| Error::data(format!("{file}:{line}"), format!("{}: {e}", header[*i]));
-                number(cell(*i)).map_err(wrong)
+                known(cell(*i)).map_err(wrong)
             };
             let joined = |of: &[usize]| of.iter().map(|i| cell(*i)).collect::<Vec<_>>().join(" ");
             let y = y.iter().map(value).collect::<Result<Vec<_>>>()?;
@@ -141,7 +147,10 @@ impl Chart {
                 return Err(self.twice(pair[0].1, pair[1].1, file));
             }
             let name = if name.is_empty() { self.y[y].clone() } else { name.into() };
-            series.push(Series { name, points: points.iter().map(|(x, row)| (*x, row.y[y])).collect() });
+            let points: Vec<_> = points.iter().filter_map(|(x, row)| Some((*x, row.y[y]?))).collect();
+            if !points.is_empty() {
+                series.push(Series { name, points });
+            }
         }
         let y = Axis::new(self.y[y].clone(), self.y_scale);
         Ok(Lines { x: Axis::new(self.x.clone(), self.x_scale), y, series })
@@ -156,7 +165,7 @@ impl Chart {
                     return Err(self.twice(other, row, file));
                 }
             }
-            let parts = |row: &Row| self.y.iter().cloned().zip(row.y.iter().copied()).collect();
+            let parts = |row: &Row| self.y.iter().cloned().zip(&row.y).filter_map(|(y, x)| Some((y, (*x)?))).collect();
             let bars = rows.iter().map(|row| Bar { label: row.by.clone(), parts: parts(row) }).collect();
             groups.push(Group { label: label.into(), bars });
         }
@@ -197,6 +206,23 @@ mod tests {
         let figure = c.figure(TABLE.as_bytes(), "t.csv").unwrap();
         let Content::Bars(bars) = &figure.panels[0].content else { panic!("bars") };
         assert_eq!(bars.groups[0].bars[1].parts, [("a_ms".to_string(), 1.0), ("b_ms".to_string(), 1.0)]);
+    }
+
+    #[test]
+    fn an_empty_cell_is_a_gap() {
+        let some = TABLE.replace("starc,256,0.6", "starc,256,").replace(",1,x", ",1,");
+        let draw = |c: &Chart, table: &str| c.figure(table.as_bytes(), "t.csv");
+        let figure = draw(&chart(&["recall"]), &some).unwrap();
+        let Content::Lines(lines) = &figure.panels[0].content else { panic!("lines") };
+        assert_eq!(lines.series[1].points, [(128.0, 0.5)]);
+        let mut bars = chart(&["a_ms", "b_ms"]);
+        bars.bars = true;
+        let figure = draw(&bars, &some).unwrap();
+        let Content::Bars(bars) = &figure.panels[0].content else { panic!("bars") };
+        assert_eq!(bars.groups[1].bars[1].parts, [("a_ms".to_string(), 1.0)]);
+        let none = ["0.5", "0.6", "0.4"].iter().fold(TABLE.to_string(), |t, x| t.replace(x, ""));
+        let e = draw(&chart(&["recall"]), &none).unwrap_err().to_string();
+        assert_eq!(e, "t.csv: no row has a number in recall");
     }
 
     #[test]

@@ -28,8 +28,8 @@
 //! one character or none). Nothing is stored per compared cell.
 
 use crate::error::{Error, Result, suggest};
+use crate::fsio;
 use std::cmp::Ordering;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -131,7 +131,7 @@ pub struct Table {
 impl Table {
     /// Reads the file at `path` and takes its size off `bytes_left`, at most [`MAX_INPUT_BYTES`] at the start.
     pub fn open(path: &Path, bytes_left: &mut u64) -> Result<Table> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let file = fsio::open(path)?;
         Table::read(&path.display().to_string(), file, bytes_left)
     }
 

@@ -2,7 +2,7 @@
 //! it is from the bound.
 
 use super::sheet::{Rows, Style, layout, number};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::io::Read;
 
 /// Columns of the time account, their names for people, and what makes them grow.
@@ -135,9 +135,11 @@ impl Explanation {
 
     /// Adds the runs of a run.csv.
     pub fn add_runs(&mut self, input: impl Read, file: &str) -> Result<()> {
+        let before = self.runs.len();
         each(input, file, &[], |identity, _, measures| {
             self.runs.push(Run { identity, measures, phases: Vec::new(), busiest: None });
-        })
+        })?;
+        if self.runs.len() == before { Err(Error::data(file, "a table without a row")) } else { Ok(()) }
     }
 
     fn add_phases(&mut self, input: Box<dyn Read + Send>, file: &str) -> Result<()> {
@@ -460,6 +462,8 @@ mod tests {
     fn a_table_of_another_kind_is_refused() {
         let e = Explanation::default().add_runs("trace,cycles\na,1\n".as_bytes(), "x.csv").unwrap_err();
         assert_eq!(e.to_string(), "x.csv: no column \"system\"");
+        let e = Explanation::default().add_runs(table("x", &[]).as_bytes(), "x.csv").unwrap_err();
+        assert_eq!(e.to_string(), "x.csv: a table without a row");
         let bad = table("x", &[RUN]).replace(",200,", ",fast,");
         let e = Explanation::default().add_runs(bad.as_bytes(), "run.csv").unwrap_err();
         assert_eq!(e.to_string(), "run.csv:2: \"fast\" is not a number");

@@ -13,12 +13,17 @@ pub const CHOICES: [&str; 2] = ["policy", "budget"];
 const BEFORE_AXES: &str = "point";
 const BEHIND_AXES: &str = "key";
 
-/// What a point costs: time (ns) and energy (pJ) per step, and its error.
+/// What a point costs: time (ns) and energy (pJ) per step, and its error; NaN where it has none.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Cost([f64; 3]);
 
 impl Cost {
-    /// Whether it is nowhere worse and somewhere better.
+    /// Whether it has an error.
+    fn is_known(&self) -> bool {
+        !self.0[2].is_nan()
+    }
+
+    /// Whether it is nowhere worse and somewhere better. A point without an error beats none, and none beats it.
     fn beats(&self, other: &Cost) -> bool {
         let pairs = || self.0.iter().zip(&other.0);
         pairs().all(|(a, b)| a <= b) && pairs().any(|(a, b)| a < b)
@@ -46,7 +51,7 @@ pub struct Frontier {
 
 impl Frontier {
     /// Reads a sweep's table. `error` is the column that says what is lost, or `1-COLUMN` for one that says what is kept.
-    /// Points without it (accuracy was not measured) are an error. `kept` is a column of what is kept, for
+    /// Where no point has it (accuracy was not measured), that is an error. `kept` is a column of what is kept, for
     /// [`Self::disagreements`].
     pub fn read(input: impl Read, file: &str, error: &str, kept: Option<&str>, choices: &[String]) -> Result<Self> {
         let mut csv = csv::Reader::from_reader(input);
@@ -86,9 +91,10 @@ impl Frontier {
             };
             let [steps, ns, pj, error] = columns;
             let steps = cell(steps)?.max(1.0);
-            let error = cell(error)?;
+            let or_none = |i: usize| if record.get(i).is_none_or(str::is_empty) { Ok(f64::NAN) } else { cell(i) };
+            let error = or_none(error)?;
             let error = if turned.is_some() { 1.0 - error } else { error };
-            let kept = kept.map_or(Ok(0.0), cell)?;
+            let kept = kept.map_or(Ok(0.0), or_none)?;
             let cost = Cost([cell(ns)? / steps, cell(pj)? / steps, error]);
             let texts = |of: &[usize]| of.iter().map(|i| record.get(*i).unwrap_or("").to_string()).collect();
             let shared: Vec<String> = texts(&group);
@@ -98,6 +104,13 @@ impl Frontier {
             });
             frontier.groups[group].1.push(frontier.entries.len());
             frontier.entries.push(Entry { group, choice: texts(&choice), cost, kept });
+        }
+        if frontier.entries.is_empty() {
+            return Err(Error::data(file, "a table without a row"));
+        }
+        if !frontier.entries.iter().any(|e| e.cost.is_known()) {
+            let column = turned.unwrap_or(&frontier.error);
+            return Err(Error::data(file, format!("no point has {column}: was accuracy measured?")));
         }
         Ok(frontier)
     }
@@ -128,8 +141,12 @@ impl Frontier {
             let cells = [
                 format!("{:.3}", ns / 1e3),
                 format!("{:.3}", pj / 1e6),
-                format!("{error:.4}"),
-                if by.is_none() { "yes" } else { "no" }.into(),
+                if e.cost.is_known() { format!("{error:.4}") } else { String::new() },
+                match by {
+                    _ if !e.cost.is_known() => String::new(),
+                    None => "yes".into(),
+                    Some(_) => "no".into(),
+                },
                 by.map_or(String::new(), |b| b.choice.join(" ")),
             ];
             let shared = &self.groups[e.group].0;
@@ -274,8 +291,23 @@ mod tests {
     fn unknown_choices_and_missing_errors_are_refused() {
         assert!(frontier(&["polcy"]).err().unwrap().to_string().contains("did you mean \"policy\""));
         assert!(frontier(&["steps"]).err().unwrap().to_string().contains("not an axis"));
-        let empty = SWEEP.replace(",0.3,", ",,");
-        let e = Frontier::read(empty.as_bytes(), "s.csv", "output_rel_err", None, &[]).err().unwrap().to_string();
-        assert_eq!(e, "s.csv:3: output_rel_err: \"\" is not a number");
+        let read = |table: &str| Frontier::read(table.as_bytes(), "s.csv", "output_rel_err", None, &[]);
+        let message = |table: &str| read(table).err().unwrap().to_string();
+        let empty = ["x,0,", "x,0.3,", "x,0.1,", "x,0.2,"].iter().fold(SWEEP.to_string(), |t, c| t.replace(c, "x,,"));
+        assert_eq!(message(&empty), "s.csv: no point has output_rel_err: was accuracy measured?");
+        assert_eq!(message(SWEEP.lines().next().unwrap()), "s.csv: a table without a row");
+        assert_eq!(message(&SWEEP.replace("x,0.3,", "x,no,")), "s.csv:3: output_rel_err: \"no\" is not a number");
+    }
+
+    /// As points of a cache whose values are 0.
+    #[test]
+    fn a_point_without_an_error_is_listed_and_neither_beats_nor_is_beaten() {
+        let some = SWEEP.replace("x,0.3,", "x,,");
+        let f = Frontier::read(some.as_bytes(), "s.csv", "output_rel_err", None, &[]).unwrap();
+        let text = f.points(Style::Csv);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[4], "a,quest,128,1.000,2.000,,,");
+        assert_eq!(lines[3], "a,starc,128,1.000,1.500,0.2000,yes,");
+        assert_eq!(f.at_equal_error(&[9.0], Style::Csv).lines().nth(4), Some("b,quest,-"));
     }
 }

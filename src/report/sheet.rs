@@ -39,6 +39,16 @@ impl<R: Read> Rows<R> {
         Ok(Rows { csv, file: file.into(), columns })
     }
 
+    /// As [`Rows::each`]; a table without a row is an error: what failed, or was cut off, is no result.
+    pub fn each_of_some(self, mut take: impl FnMut(&[String]) -> std::result::Result<(), String>) -> Result<()> {
+        let (mut rows, file) = (0u64, self.file.clone());
+        self.each(|cells| {
+            rows += 1;
+            take(cells)
+        })?;
+        if rows == 0 { Err(Error::data(file, "a table without a row")) } else { Ok(()) }
+    }
+
     /// Gives the cells of each row; what `take` finds wrong becomes an error with file and line.
     pub fn each(mut self, mut take: impl FnMut(&[String]) -> std::result::Result<(), String>) -> Result<()> {
         let mut cells = Vec::new();
@@ -58,6 +68,47 @@ pub fn number(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if x.is_finite() => Ok(x),
         _ => Err(format!("\"{text}\" is not a number")),
+    }
+}
+
+/// A finite number, or none where the cell is empty: not known, or without meaning.
+pub fn known(text: &str) -> std::result::Result<Option<f64>, String> {
+    if text.is_empty() { Ok(None) } else { number(text).map(Some) }
+}
+
+/// Means of several columns, each over the rows that have a number in it.
+#[derive(Debug, Clone)]
+pub struct ColumnMeans<const N: usize> {
+    rows: [u64; N],
+    sums: [f64; N],
+}
+
+impl<const N: usize> Default for ColumnMeans<N> {
+    fn default() -> Self {
+        ColumnMeans { rows: [0; N], sums: [0.0; N] }
+    }
+}
+
+impl<const N: usize> ColumnMeans<N> {
+    /// Adds the cells of a row.
+    pub fn add(&mut self, cells: &[String]) -> std::result::Result<(), String> {
+        for (i, cell) in cells.iter().enumerate().take(N) {
+            if let Some(x) = known(cell)? {
+                self.rows[i] += 1;
+                self.sums[i] += x;
+            }
+        }
+        Ok(())
+    }
+
+    /// The mean of a column; none where no row has a number in it.
+    pub fn of(&self, column: usize) -> Option<f64> {
+        (self.rows[column] > 0).then(|| self.sums[column] / self.rows[column] as f64)
+    }
+
+    /// The mean of a column as a cell.
+    pub fn cell(&self, column: usize, decimals: usize) -> String {
+        self.of(column).map_or(String::new(), |x| format!("{x:.decimals$}"))
     }
 }
 

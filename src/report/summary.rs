@@ -1,6 +1,6 @@
 //! What policies cost and what they keep, side by side: one line per run, joined with its accuracy metrics.
 
-use super::sheet::{Rows, Style, layout, number, stem};
+use super::sheet::{ColumnMeans, Rows, Style, known, layout, number, stem};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -15,12 +15,8 @@ struct Line {
     metrics: Option<Metrics>,
 }
 
-/// Means over all rows of a metrics table.
-#[derive(Default, Clone)]
-struct Metrics {
-    rows: u64,
-    sums: [f64; METRIC_COLUMNS.len()],
-}
+/// Means over the rows of a metrics table.
+type Metrics = ColumnMeans<{ METRIC_COLUMNS.len() }>;
 
 const METRIC_COLUMNS: [&str; 5] = ["selected", "row_tokens", "mass_recall", "top_recall", "output_rel_err"];
 
@@ -50,10 +46,10 @@ impl Summary {
     /// Adds the runs of a run.csv.
     pub fn add_runs(&mut self, input: impl Read, file: &str) -> Result<()> {
         let names = ["trace", "steps", "time_ns", "energy_pj", "activations", "mac_utilisation"];
-        Rows::open(input, file, &names)?.each(|cells| {
+        Rows::open(input, file, &names)?.each_of_some(|cells| {
             let steps = number(&cells[1])?.max(1.0);
             let per_step = |i: usize| number(&cells[i]).map(|x| x / steps);
-            let utilisation = (!cells[5].is_empty()).then(|| number(&cells[5])).transpose()?;
+            let utilisation = known(&cells[5])?;
             let (ns, pj, activations) = (per_step(2)?, per_step(3)?, per_step(4)?);
             self.lines.push(Line { name: stem(&cells[0]), ns, pj, activations, utilisation, metrics: None });
             Ok(())
@@ -63,13 +59,7 @@ impl Summary {
     /// Adds a metrics table; it belongs to the run whose trace has the same file name up to the first dot.
     pub fn add_metrics(&mut self, input: impl Read, file: &str) -> Result<()> {
         let entry = self.metrics.entry(stem(file)).or_default();
-        Rows::open(input, file, &METRIC_COLUMNS)?.each(|cells| {
-            entry.rows += 1;
-            cells.iter().zip(&mut entry.sums).try_for_each(|(c, sum)| {
-                *sum += number(c)?;
-                Ok(())
-            })
-        })
+        Rows::open(input, file, &METRIC_COLUMNS)?.each_of_some(|cells| entry.add(cells))
     }
 
     /// The table as text. Fails when metrics were given that belong to no run.
@@ -96,22 +86,20 @@ impl Summary {
 
 impl Line {
     fn cells(&self, first: (f64, f64)) -> Vec<String> {
+        // A run that did nothing has nothing to be set against.
+        let over = |x: f64, first: f64| if first > 0.0 { format!("{:.3}", x / first) } else { String::new() };
         let mut out = vec![
             self.name.clone(),
             format!("{:.3}", self.ns / 1e3),
-            format!("{:.3}", self.ns / first.0),
+            over(self.ns, first.0),
             format!("{:.3}", self.pj / 1e6),
-            format!("{:.3}", self.pj / first.1),
+            over(self.pj, first.1),
             format!("{:.0}", self.activations),
             self.utilisation.map_or(String::new(), |u| format!("{u:.3}")),
         ];
         match &self.metrics {
-            Some(m) if m.rows > 0 => {
-                let decimals = [1, 1, 4, 4, 4];
-                let mean = |(sum, d): (&f64, usize)| format!("{:.d$}", sum / m.rows as f64);
-                out.extend(m.sums.iter().zip(decimals).map(mean));
-            }
-            _ => out.extend(METRIC_COLUMNS.map(|_| String::new())),
+            Some(m) => out.extend([1, 1, 4, 4, 4].into_iter().enumerate().map(|(i, decimals)| m.cell(i, decimals))),
+            None => out.extend(METRIC_COLUMNS.map(|_| String::new())),
         }
         out
     }
@@ -132,6 +120,25 @@ mod tests {
         let text = s.render(Style::Csv).unwrap();
         assert_eq!(text.lines().nth(1), Some("full,2.000,1.000,4.000,1.000,32,1.000,,,,,"));
         assert_eq!(text.lines().nth(2), Some("starc,0.500,0.250,1.000,0.250,8,,15.0,24.0,0.6000,0.5000,0.2000"));
+    }
+
+    #[test]
+    fn empty_cells_are_left_out_of_means_and_empty_tables_are_errors() {
+        let mut s = Summary::default();
+        s.add_runs(RUNS.as_bytes(), "run.csv").unwrap();
+        s.add_metrics(METRICS.replace(",0.1\n", ",\n").as_bytes(), "starc.csv").unwrap();
+        let text = s.render(Style::Csv).unwrap();
+        assert_eq!(text.lines().nth(2), Some("starc,0.500,0.250,1.000,0.250,8,,15.0,24.0,0.6000,0.5000,0.3000"));
+        let heading = RUNS.lines().next().unwrap();
+        let e = Summary::default().add_runs(heading.as_bytes(), "run.csv").unwrap_err();
+        assert_eq!((e.to_string().as_str(), e.exit_code()), ("run.csv: a table without a row", 65));
+        let heading = METRICS.lines().next().unwrap();
+        assert!(Summary::default().add_metrics(heading.as_bytes(), "m.csv").is_err());
+        // A run without time or energy.
+        let mut s = Summary::default();
+        s.add_runs(RUNS.replace("4000,8000000", "0,0").as_bytes(), "run.csv").unwrap();
+        let text = s.render(Style::Csv).unwrap();
+        assert_eq!(text.lines().nth(1), Some("full,0.000,,0.000,,32,1.000"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! and the nearest valid name.
 
 use crate::error::{Error, Result, suggest};
+use crate::fsio;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ impl Document {
             }
             _ => Error::io(file, e),
         })?;
+        fsio::refuse_pointer(file, text.as_bytes())?;
         Self::parse(file, &text, overrides)
     }
 
@@ -70,6 +72,13 @@ impl Document {
     /// The configuration as TOML text, overrides included, in sorted order.
     pub fn canonical(&self) -> String {
         toml::to_string(&self.table).unwrap_or_default()
+    }
+
+    /// The same, but that `key`, of the first level, has another value.
+    pub fn canonical_with(&self, key: &str, value: &str) -> String {
+        let mut table = self.table.clone();
+        table.insert(key.into(), value.into());
+        toml::to_string(&table).unwrap_or_default()
     }
 
     /// The whole document as a `T`.

@@ -137,8 +137,25 @@ pub struct CommandFile {
     /// The wires that its data crosses, for energy.
     #[serde(default)]
     pub path: Vec<Wire>,
+    /// Of a buffer move: how many entries one command moves, and to how many places; one of each when absent.
+    pub reach: Option<ReachFile>,
     /// Latency expression: cycles until what follows a barrier may use its result; 1 when absent.
     pub done: Option<String>,
+}
+
+/// How far one buffer move reaches, for energy. Levels name nodes of the channel: `["pseudo-channel"]` is one in each
+/// pseudo-channel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReachFile {
+    /// An entry of its own moves in each of these; all of them cross the whole path.
+    #[serde(default)]
+    pub each: Vec<super::Level>,
+    /// The same where it moves outputs (phase attend-context); as `each` when absent.
+    pub outputs: Option<Vec<super::Level>>,
+    /// One entry goes to a buffer in each of these, over wires that it crosses once as far as they are shared.
+    #[serde(default)]
+    pub broadcast: Vec<super::Level>,
 }
 
 /// A stretch of the data path with an energy of its own.
@@ -251,6 +268,6 @@ pub struct EnergyFile {
     pub sram: Option<Quantity<EnergyPerBit>>,
     /// REFab commands that refresh every row once.
     pub refreshes_per_window: Option<Count>,
-    /// Standing power of one channel.
+    /// Standing power of one rank of a channel, all its pseudo-channels together.
     pub background: Quantity<Power>,
 }

@@ -1,11 +1,11 @@
 //! Checks a device file and turns it into the dense tables that the engine runs on.
 
 use super::config::Document;
-use super::device::{Bus, CommandFile, ConstraintSet, ConstraintsFile, DeviceFile, PowerPolicy, Wire};
+use super::device::{Bus, CommandFile, ConstraintSet, ConstraintsFile, DeviceFile, PowerPolicy, TimingFile, Wire};
 use super::expr;
 use super::quantity::{Duration, Quantity};
 use crate::addr::Geometry;
-use crate::error::{Result, suggest};
+use crate::error::{Error, Result, suggest};
 use crate::op::Op;
 use crate::units::{ClockPeriod, Cycle};
 use serde::Deserialize;
@@ -152,6 +152,19 @@ pub struct Command {
     pub held_by: Vec<u8>,
     /// Energy of its wires for one column or buffer entry, in pJ per bit.
     pub path_pj_per_bit: f64,
+    /// Of a buffer move, what it reaches.
+    pub reach: Reach,
+}
+
+/// What one buffer move reaches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reach {
+    /// Buffer entries that it takes or fills.
+    pub entries: u32,
+    /// The same where it moves outputs of attention.
+    pub outputs: u32,
+    /// Energy of the wires for each of these entries, in pJ per bit: less than of the path where entries share wires.
+    pub pj_per_bit: f64,
 }
 
 impl Command {
@@ -332,6 +345,7 @@ impl Device {
         })?;
         let clock = clock_period(preset.tck.value)
             .ok_or_else(|| doc.error(&format!("timing.{}.tCK", choice.timing), "tCK must be 1 ps to 1000 ns"))?;
+        check_rate(preset, clock).map_err(|e| doc.error(&format!("timing.{}.rate", choice.timing), e))?;
         let mut timings: BTreeMap<String, Cycle> =
             preset.values.iter().map(|(k, v)| (k.clone(), v.cycles(clock))).collect();
         if let Some((name, _)) = timings.iter().find(|(_, n)| **n > MAX_CYCLES) {
@@ -419,7 +433,7 @@ impl Device {
             mac: needed(&e.mac, multiplies, "mac", doc)?,
             sram: needed(&e.sram, moves, "sram", doc)?,
             refresh: rows_per_refresh * f64::from(geometry.banks_per_channel()) * e.activation.value,
-            background: e.background.value,
+            background: e.background.value * f64::from(geometry.ranks),
         };
         Ok(Device {
             name: file.name.clone(),
@@ -610,6 +624,10 @@ fn resolve_commands(
             return Err(doc.error(&format!("{key}.passes"), what));
         }
         let path_pj_per_bit = c.path.iter().map(wire).sum::<Result<f64>>()?;
+        let reach = reach(c, geometry, &wire).map_err(|e| match e {
+            Error::Config { what, .. } => doc.error(&format!("{key}.reach"), what),
+            other => other,
+        })?;
         out.push(Command {
             name: c.name.clone(),
             bus: c.bus,
@@ -623,9 +641,59 @@ fn resolve_commands(
             counted_in: Vec::new(),
             held_by: Vec::new(),
             path_pj_per_bit,
+            reach,
         });
     }
     Ok(out)
+}
+
+/// Nodes of a channel at these levels.
+fn nodes(levels: &[Level], g: &Geometry) -> u32 {
+    let of = |level: &Level| match level {
+        Level::Channel => 1,
+        Level::PseudoChannel => g.pseudo_channels,
+        Level::Rank => g.ranks,
+        Level::BankGroup => g.bank_groups,
+        Level::Bank => g.banks,
+    };
+    levels.iter().map(of).product()
+}
+
+/// What a buffer move reaches. Vias belong to a pseudo-channel, global I/O to a rank of one, and a multiplexer to a bank
+/// group: of a broadcast entry those are driven that lie on the way to where it goes.
+fn reach(c: &CommandFile, g: &Geometry, wire: &impl Fn(&Wire) -> Result<f64>) -> Result<Reach> {
+    let error = |what: String| Error::Config { at: c.name.clone(), what };
+    let given = c.reach.clone().unwrap_or_default();
+    if c.reach.is_some() && c.effect != Effect::Move {
+        return Err(error(format!("{} moves no buffer entries: a reach is a move's", c.name)));
+    }
+    let outputs = given.outputs.as_ref().unwrap_or(&given.each);
+    for levels in [&given.each, outputs, &given.broadcast] {
+        if let Some((i, level)) = levels.iter().enumerate().find(|(i, l)| levels[..*i].contains(l)) {
+            return Err(error(format!("{level:?} is given twice, as the {}. level", i + 1).to_lowercase()));
+        }
+    }
+    if let Some(level) = outputs.iter().chain(&given.each).find(|l| given.broadcast.contains(l)) {
+        let what = format!("{level:?} has an entry of its own, or one that is broadcast, not both");
+        return Err(error(what.to_lowercase()));
+    }
+    let buffers = nodes(&given.broadcast, g);
+    let driven = |w: &Wire| {
+        let above: &[Level] = match w {
+            Wire::BankGroup => &[Level::PseudoChannel, Level::Rank, Level::BankGroup],
+            Wire::GlobalIo => &[Level::PseudoChannel, Level::Rank],
+            Wire::Tsv => &[Level::PseudoChannel],
+            Wire::Interposer => &[],
+        };
+        let on_the_way: Vec<Level> = given.broadcast.iter().filter(|l| above.contains(l)).copied().collect();
+        f64::from(nodes(&on_the_way, g))
+    };
+    let path = c.path.iter().map(|w| Ok(wire(w)? * driven(w))).sum::<Result<f64>>()?;
+    Ok(Reach {
+        entries: nodes(&given.each, g) * buffers,
+        outputs: nodes(outputs, g) * buffers,
+        pj_per_bit: path / f64::from(buffers),
+    })
 }
 
 /// The command that opens or closes rows for `of`, checked: another effect or a smaller reach would never do it.
@@ -860,6 +928,21 @@ fn check_sources(file: &DeviceFile, doc: &Document) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A clock cycle has a power of two of transfers; tCK is rounded to whole ps.
+fn check_rate(preset: &TimingFile, clock: ClockPeriod) -> Result<(), String> {
+    let transfers_per_ps = preset.rate.value * 1e-6;
+    let fits = |n: i32| (f64::from(1 << n) / transfers_per_ps - f64::from(clock.0)).abs() < 1.0;
+    match (0..=5).any(fits) {
+        true => Ok(()),
+        false => Err(format!(
+            "{} MT/s are {:.2} transfers in a tCK of {} ps; expected 1, 2, 4, 8, 16 or 32",
+            preset.rate.value,
+            transfers_per_ps * f64::from(clock.0),
+            clock.0
+        )),
+    }
 }
 
 /// Presets of one device name the same timings: one that only some have is missing in the others, or misspelt.

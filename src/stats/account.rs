@@ -10,6 +10,7 @@
 //! Cycles are kept as bank-cycles, so that a MAC of a part of the banks is split without rounding. Rounding happens once
 //! for each row that is written, by [`apportion`].
 
+use super::counters::Counters;
 use crate::engine::probe::CommandEvent;
 use crate::spec::resolve::MAX_COMMANDS;
 use crate::spec::{Device, Effect};
@@ -147,6 +148,14 @@ impl Durations {
     /// Banks of a channel.
     pub fn banks(&self) -> u64 {
         self.banks
+    }
+
+    /// Cycles that the MACs, reads and writes counted would take one behind the other at their shortest distance: the work
+    /// of an array, however much of it went on at the same time as other work.
+    pub fn work(&self, counters: &Counters) -> Cycle {
+        let is_access = |e: &Effect| matches!(e, Effect::Mac | Effect::MacOpen | Effect::Read | Effect::Write);
+        let all = self.effects.iter().zip(&counters.issued).zip(&self.cycles);
+        all.filter(|((effect, _), _)| is_access(effect)).map(|((_, n), cycles)| n * cycles).sum()
     }
 }
 

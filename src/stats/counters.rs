@@ -2,9 +2,9 @@
 
 use crate::engine::probe::{CommandEvent, Completion, RowOutcome};
 use crate::op::Op;
-use crate::spec::resolve::MAX_COMMANDS;
+use crate::spec::resolve::{MAX_COMMANDS, Reach};
 use crate::spec::{CommandId, Device, Effect};
-use crate::trace::Segment;
+use crate::trace::{Phase, Segment};
 use crate::units::Cycle;
 
 /// Counted commands and requests.
@@ -12,7 +12,7 @@ use crate::units::Cycle;
 pub struct Counters {
     /// Commands issued, by id.
     pub issued: [u64; MAX_COMMANDS],
-    /// Banks that they acted on, summed.
+    /// Banks that they acted on, summed; of buffer moves, the entries that they moved.
     pub banks: [u64; MAX_COMMANDS],
     /// Requests completed, by operation.
     pub requests: [u64; Op::COUNT],
@@ -30,13 +30,26 @@ pub struct Counters {
     pub longest_read: Cycle,
 }
 
-/// By command, whether the request that it completes needed a row.
-pub fn needs_row(device: &Device) -> [bool; MAX_COMMANDS] {
-    let mut needs_row = [false; MAX_COMMANDS];
-    for (n, c) in needs_row.iter_mut().zip(&device.commands) {
-        *n = matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Open);
+/// What is to be known of commands to count them.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// Whether the request that it completes needed a row.
+    needs_row: bool,
+    /// Of a buffer move, what it reaches.
+    reach: Option<Reach>,
+}
+
+/// By command.
+pub type Rules = [Rule; MAX_COMMANDS];
+
+/// The rules of a device.
+pub fn rules(device: &Device) -> Rules {
+    let mut rules = [Rule { needs_row: false, reach: None }; MAX_COMMANDS];
+    for (rule, c) in rules.iter_mut().zip(&device.commands) {
+        rule.needs_row = matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Open);
+        rule.reach = (c.effect == Effect::Move).then_some(c.reach);
     }
-    needs_row
+    rules
 }
 
 impl Default for Counters {
@@ -57,19 +70,32 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Counts a command; `needs_row` says whether the request that it completes needed a row.
-    pub fn command(&mut self, e: &CommandEvent, needs_row: bool) {
-        self.issue(e.command, e.banks, e.completes, needs_row);
+    /// Counts a command.
+    #[inline]
+    pub fn command(&mut self, e: &CommandEvent, rules: &Rules) {
+        self.issue(e.command, (e.banks, e.phase), e.completes, rules);
     }
 
-    /// The same of what matters of it.
-    pub fn issue(&mut self, command: CommandId, banks: u32, completes: Option<Completion>, needs_row: bool) {
+    /// The same of what matters of it: the banks that it acted on, and what for.
+    #[inline]
+    pub fn issue(
+        &mut self,
+        command: CommandId,
+        (banks, phase): (u32, Phase),
+        completes: Option<Completion>,
+        rules: &Rules,
+    ) {
         let id = usize::from(command);
+        let Rule { needs_row, reach } = &rules[id];
         self.issued[id] += 1;
-        self.banks[id] += u64::from(banks);
+        self.banks[id] += u64::from(match reach {
+            None => banks,
+            Some(r) if phase == Phase::AttendContext => r.outputs,
+            Some(r) => r.entries,
+        });
         if let Some(c) = completes {
             self.requests[c.op as usize] += 1;
-            if needs_row {
+            if *needs_row {
                 match c.row {
                     RowOutcome::Hit => self.hits += 1,
                     RowOutcome::Miss => self.misses += 1,

@@ -45,9 +45,14 @@ impl Energy {
                         out.compute += banks * f64::from(device.lanes) * e.mac;
                     }
                 }
+                // A command is one entry to AttAcc, whatever it reaches.
                 Effect::Move => {
-                    out.movement += n * entry_bits * command.path_pj_per_bit;
-                    out.compute += n * entry_bits * e.sram;
+                    let (entries, wires) = match honest {
+                        true => (banks, command.reach.pj_per_bit),
+                        false => (n, command.path_pj_per_bit),
+                    };
+                    out.movement += entries * entry_bits * wires;
+                    out.compute += entries * entry_bits * e.sram;
                 }
                 Effect::Refresh if honest => out.refresh += n * e.refresh,
                 Effect::Open | Effect::Close | Effect::Refresh | Effect::Softmax | Effect::Configure => {}

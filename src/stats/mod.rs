@@ -14,11 +14,11 @@ use crate::engine::memo::stretch::{Place, Stretch};
 use crate::engine::probe::{CommandEvent, Probe};
 use crate::op::Op;
 use crate::spec::Device;
-use crate::spec::resolve::MAX_COMMANDS;
 use crate::trace::{Phase, Segment};
 use crate::units::Cycle;
 use account::{Durations, Sweep, Time};
 use books::{Books, Open, Parts};
+use counters::Rules;
 use recurring::Recurring;
 use std::collections::BTreeMap;
 
@@ -85,7 +85,7 @@ impl Steps for Vec<Step> {
 /// has begun, or once every channel works for later ones.
 pub struct Collector<S = ()> {
     durations: Durations,
-    needs_row: [bool; MAX_COMMANDS],
+    rules: Rules,
     /// Length of the run in cycles.
     pub cycles: Cycle,
     /// The whole run.
@@ -119,7 +119,7 @@ impl<S: Steps> Collector<S> {
         let channels = device.geometry.channels as usize;
         Collector {
             durations: Durations::new(device),
-            needs_row: counters::needs_row(device),
+            rules: counters::rules(device),
             cycles: 0,
             run: Account::default(),
             heads: BTreeMap::new(),
@@ -211,7 +211,7 @@ impl<S: Steps> Probe for Collector<S> {
         let (sweep, books) = (&mut self.sweeps[channel], &mut self.books[channel]);
         let work = books.work(e.segment, e.phase);
         sweep.command(e, work, &self.durations, books);
-        books.counters(work, e.cycle).command(e, self.needs_row[usize::from(e.command)]);
+        books.counters(work, e.cycle).command(e, &self.rules);
         if books.complete > 0 {
             self.write_off(channel, false);
         }
@@ -222,7 +222,7 @@ impl<S: Steps> Probe for Collector<S> {
             for channel in place.channels_of(stretch, part) {
                 let index = channel as usize;
                 let account = (&mut self.sweeps[index], &mut self.books[index]);
-                let rules = (&self.durations, &self.needs_row);
+                let rules = (&self.durations, &self.rules);
                 if !self.recurring.take((stretch, i), place, index, account, rules) {
                     part.tell(place, channel, self);
                 }

@@ -6,11 +6,11 @@
 
 use super::account::{Durations, Sweep, Work};
 use super::books::{Books, PARTS, Part};
+use super::counters::Rules;
 use crate::addr::Address;
 use crate::engine::memo::NOW;
 use crate::engine::memo::stretch::{self, Place, Stretch, What};
 use crate::engine::probe::CommandEvent;
-use crate::spec::resolve::MAX_COMMANDS;
 use crate::units::Cycle;
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
@@ -86,7 +86,7 @@ impl Recurring {
         place: &Place<'_>,
         channel: usize,
         (sweep, books): (&mut Sweep, &mut Books),
-        rules: (&Durations, &[bool; MAX_COMMANDS]),
+        rules: (&Durations, &Rules),
     ) -> bool {
         let at = match self.channels[channel] {
             Some(at) if at.now == place.begin => at,
@@ -154,7 +154,7 @@ impl Recurring {
         &self,
         part: &stretch::Part,
         state: usize,
-        (durations, needs_row): (&Durations, &[bool; MAX_COMMANDS]),
+        (durations, rules): (&Durations, &Rules),
     ) -> Option<(Vec<(usize, Part)>, State)> {
         let State { mut sweep, open } = self.states[state].clone();
         let mut books = Books::default();
@@ -169,7 +169,7 @@ impl Recurring {
                     let (address, phase) = (Address::default(), event.phase);
                     let e = CommandEvent { cycle, command, address, banks, units, segment: 0, phase, completes };
                     sweep.command(&e, work, durations, &mut books);
-                    books.counters(work, cycle).command(&e, needs_row[usize::from(command)]);
+                    books.counters(work, cycle).command(&e, rules);
                 }
                 What::Barrier => {}
                 What::Silent(op) => books.part(work).counters.silent(op),

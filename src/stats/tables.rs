@@ -124,14 +124,22 @@ pub const MEASURES: &[Column] = &[
     column("selected_tokens", "tokens", "tokens selected, summed over query heads, heads, layers and steps of the row"),
     column("distinct_tokens", "tokens", "tokens selected by at least one query head of their group, summed likewise"),
     column("row_blocks", "1", "row-blocks of K touched by a group (one row of one unit), summed likewise"),
-    column("row_tokens", "tokens", "tokens that lie in those row-blocks, wanted or not"),
+    column(
+        "row_tokens",
+        "tokens",
+        "tokens whose keys lie in those row-blocks, wanted or not; places that alignment leaves empty, or that nothing is written to yet, hold none",
+    ),
     column("bytes_useful", "B", "bytes of K and V of the distinct tokens"),
-    column("bytes_fetched", "B", "bytes that MACs and reads took from open rows"),
+    column("bytes_fetched", "B", "bytes that MACs and reads took from open rows; what is written is not fetched"),
     column("mac_slots_used", "1", "unit-columns multiplied for a token that the query head selected"),
     column("mac_slots_issued", "1", "unit-columns multiplied (a unit is one bank group)"),
     column("mac_utilisation", "1", "mac_slots_used / mac_slots_issued"),
     column("imbalance_units", "1", "row-blocks of the fullest unit over the mean of all units, weighted by row-blocks"),
-    column("imbalance_channels", "1", "busy cycles of the busiest channel over the mean of all channels (run only)"),
+    column(
+        "imbalance_channels",
+        "1",
+        "work of the channel that has most over the mean of all channels (run only): MACs, reads and writes, each by the cycles until the next like it may come",
+    ),
 ];
 
 /// One table: name, key columns behind [`RUN_KEYS`], what a row is.
@@ -216,8 +224,9 @@ impl<'s> Rows<'s> {
     /// The row of `run.csv`.
     pub fn run<S>(&self, c: &Collector<S>) -> Vec<Value> {
         let channels = c.channels.len() as u64;
-        let busiest = c.channels.iter().map(|c| c.busy).max().unwrap_or(0);
-        let imbalance_channels = Value::ratio(busiest as f64 * channels as f64, c.run.busy as f64);
+        let work = |a: &Account| c.durations.work(&a.counters);
+        let busiest = c.channels.iter().map(work).max().unwrap_or(0);
+        let imbalance_channels = Value::ratio(busiest as f64 * channels as f64, work(&c.run) as f64);
         self.row(vec![], &Row { imbalance_channels, ..Row::of(&c.run, c.cycles, channels) })
     }
 
@@ -328,7 +337,7 @@ fn measures(row: &Row<'_>, system: &System) -> Vec<Value> {
     let (activates, activations) = sum_of(c, system, |e| e == Effect::Open);
     let (refreshes, _) = sum_of(c, system, |e| e == Effect::Refresh);
     let (_, mac_banks) = sum_of(c, system, |e| matches!(e, Effect::Mac | Effect::MacOpen));
-    let (_, data_banks) = sum_of(c, system, |e| matches!(e, Effect::Read | Effect::Write));
+    let (_, read_banks) = sum_of(c, system, |e| e == Effect::Read);
     let rfc = device.timings.get("nRFC").copied().unwrap_or(0);
     let slots = mac_banks / u64::from(g.banks);
     let known = row.wanted.map(|(w, _)| w).filter(|w| w.segments > 0);
@@ -383,7 +392,7 @@ fn measures(row: &Row<'_>, system: &System) -> Vec<Value> {
         wanted(|w| w.row_blocks),
         wanted(|w| w.row_tokens),
         wanted(|w| w.bytes_useful),
-        Value::Int((mac_banks + data_banks) * u64::from(g.column_bytes)),
+        Value::Int((mac_banks + read_banks) * u64::from(g.column_bytes)),
         wanted(|w| w.slots_used),
         Value::Int(slots),
         known.map_or(Value::Unknown, |w| Value::ratio(w.slots_used as f64, slots as f64)),

@@ -1,11 +1,10 @@
 //! The lightest probe that knows energy: commands and requests, channel by channel.
 
-use super::counters::{Counters, needs_row};
+use super::counters::{Counters, Rules, rules};
 use crate::engine::memo::stretch::{Part, Place, Stretch, What};
 use crate::engine::probe::{CommandEvent, Probe};
 use crate::op::Op;
 use crate::spec::Device;
-use crate::spec::resolve::MAX_COMMANDS;
 use crate::trace::Phase;
 use crate::units::Cycle;
 use foldhash::fast::FixedState;
@@ -16,7 +15,7 @@ const MAX_STRETCHES: usize = 1 << 13;
 
 /// Counts what each channel does.
 pub struct Tally {
-    needs_row: [bool; MAX_COMMANDS],
+    rules: Rules,
     /// What each part of a stretch counts, and how often it was, by channel; counted at the end.
     stretches: HashMap<(u64, usize), (Counters, Vec<u64>), FixedState>,
     /// By channel.
@@ -27,7 +26,7 @@ impl Tally {
     /// Nothing counted yet.
     pub fn new(device: &Device) -> Self {
         let channels = vec![Counters::default(); device.geometry.channels as usize];
-        Tally { needs_row: needs_row(device), stretches: HashMap::default(), channels }
+        Tally { rules: rules(device), stretches: HashMap::default(), channels }
     }
 
     /// The sum over channels.
@@ -47,12 +46,12 @@ impl Tally {
 }
 
 impl Part {
-    fn counted(&self, needs_row: &[bool; MAX_COMMANDS]) -> Counters {
+    fn counted(&self, rules: &Rules) -> Counters {
         let mut counters = Counters::default();
         for event in &self.events {
             match event.what {
                 What::Command { command, banks, completes, .. } => {
-                    counters.issue(command, banks, completes, needs_row[usize::from(command)]);
+                    counters.issue(command, (banks, event.phase), completes, rules);
                 }
                 What::Silent(op) => counters.silent(op),
                 What::Barrier => {}
@@ -64,7 +63,7 @@ impl Part {
 
 impl Probe for Tally {
     fn command(&mut self, e: &CommandEvent) {
-        self.channels[e.address.channel as usize].command(e, self.needs_row[usize::from(e.command)]);
+        self.channels[e.address.channel as usize].command(e, &self.rules);
     }
 
     fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
@@ -73,9 +72,9 @@ impl Probe for Tally {
         }
         for (i, part) in stretch.parts.iter().enumerate() {
             let channels = self.channels.len();
-            let needs_row = &self.needs_row;
+            let rules = &self.rules;
             let (_, times) =
-                self.stretches.entry((stretch.id, i)).or_insert_with(|| (part.counted(needs_row), vec![0; channels]));
+                self.stretches.entry((stretch.id, i)).or_insert_with(|| (part.counted(rules), vec![0; channels]));
             place.channels_of(stretch, part).for_each(|channel| times[channel as usize] += 1);
         }
     }

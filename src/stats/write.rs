@@ -25,7 +25,7 @@ impl<'s, W: Write> Tables<'s, W> {
     /// The tables of [`SCHEMAS`], or the first one, `run.csv`, alone, each in what `open` gives for it.
     pub fn new(system: &'s System, all: bool, mut open: impl FnMut(&Schema) -> Result<W>) -> Result<Self> {
         let schemas = if all { SCHEMAS } else { &SCHEMAS[..1] };
-        let file = |s: &'static Schema| Ok((s.file, Writer::new(open(s)?, s.file, &s.columns())?));
+        let file = |s: &'static Schema| Ok((s.file, Writer::new(open(s)?, s.file, &s.columns())));
         Ok(Tables { system, files: schemas.iter().map(file).collect::<Result<_>>()? })
     }
 

@@ -3,6 +3,7 @@
 use super::grid::{Grid, Point};
 use super::store::{KEY, POINT, Table};
 use crate::error::{Error, Result};
+use crate::fsio;
 use csv::ByteRecord;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ impl Merged {
     fn add(&mut self, path: &Path, first: &Path) -> Result<()> {
         let bad = |what: String| Error::data(path, what);
         let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        fsio::refuse_pointer(path, &text)?;
         let mut csv = csv::Reader::from_reader(text.as_slice());
         let names = csv.byte_headers().map_err(|e| bad(e.to_string()))?.clone();
         if names.get(0) != Some(POINT.name.as_bytes()) {

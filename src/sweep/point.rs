@@ -16,7 +16,7 @@ const ACCURACY: [Column; 5] = [
     column("metric_row_tokens", "tokens", "row_tokens of the metrics, mean likewise"),
     column("mass_recall", "1", "true softmax mass on the selected tokens, mean likewise"),
     column("top_recall", "1", "share of the budget's tokens of highest score that is selected, mean likewise"),
-    column("output_rel_err", "1", "|o_selected - o| / |o|, mean likewise"),
+    column("output_rel_err", "1", "|o_selected - o| / |o|, mean likewise over those that have one"),
 ];
 /// Columns of the metrics that they are means of.
 const MEANS_OF: [&str; 5] = ["selected", "row_tokens", "mass_recall", "top_recall", "output_rel_err"];
@@ -99,24 +99,26 @@ pub fn run(job: &Job, accuracy: bool) -> Result<Vec<Value>> {
 
 #[derive(Default)]
 struct Means {
-    rows: u64,
+    /// Rows with a value, and their sum, for each column.
+    rows: [u64; MEANS_OF.len()],
     sums: [f64; MEANS_OF.len()],
 }
 
 impl Means {
     fn add(&mut self, cells: &[Value]) {
-        self.rows += 1;
-        for (sum, name) in self.sums.iter_mut().zip(MEANS_OF) {
+        for ((rows, sum), name) in self.rows.iter_mut().zip(&mut self.sums).zip(MEANS_OF) {
             let cell = METRICS.iter().position(|c| c.name == name).and_then(|i| cells.get(i));
-            *sum += match cell {
+            let value = match cell {
                 Some(Value::Int(n)) => *n as f64,
                 Some(Value::Float(x, _)) => *x,
-                _ => 0.0,
+                _ => continue,
             };
+            *rows += 1;
+            *sum += value;
         }
     }
 
     fn cells(&self) -> Vec<Value> {
-        self.sums.iter().map(|sum| Value::ratio(*sum, self.rows as f64)).collect()
+        self.sums.iter().zip(self.rows).map(|(sum, rows)| Value::ratio(*sum, rows as f64)).collect()
     }
 }

@@ -34,6 +34,7 @@ pub const FORMAT: Format = Format {
         text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Some), Some(usual))
     },
     create: |output, header, options| Ok(Box::new(Writer::new(output, header, options))),
+    reads: true,
     keeps_all: false,
     pim: true,
 };

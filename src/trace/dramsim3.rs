@@ -28,6 +28,7 @@ pub const FORMAT: Format = Format {
         let target = Dramsim3 { geometry: header.geometry, rows: Vec::new(), wrote: false, cycles: 0 };
         Ok(Box::new(Exporter::new(target, output, header, options)))
     },
+    reads: true,
     keeps_all: false,
     pim: false,
 };

@@ -19,6 +19,7 @@ pub const FORMAT: Format = Format {
         powers_of_two(&header.geometry, Stl::FORMAT)?;
         Ok(Box::new(Exporter::new(Stl(header.geometry), output, header, options)))
     },
+    reads: false,
     keeps_all: false,
     pim: false,
 };

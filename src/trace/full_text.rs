@@ -15,6 +15,7 @@ pub const FORMAT: Format = Format {
     detect: |_| false,
     open: attacc::FORMAT.open,
     create: |output, header, options| Ok(Box::new(Writer::new(output, header, options))),
+    reads: true,
     keeps_all: false,
     pim: true,
 };

@@ -25,6 +25,7 @@ pub mod volley;
 
 use crate::addr::Geometry;
 use crate::error::{Error, Result, suggest};
+use crate::fsio;
 use std::io::{Read, Write};
 
 pub use crate::op::Op;
@@ -271,6 +272,8 @@ pub struct Format {
     pub open: OpenFn,
     /// Opens a writer.
     pub create: CreateFn,
+    /// Whether it can be read; else it is written only.
+    pub reads: bool,
     /// Whether nothing of a trace is lost in it; what loses writes a manifest.
     pub keeps_all: bool,
     /// Whether it has PIM operations; one that has not always loses, and never goes without its manifest.
@@ -296,6 +299,16 @@ pub fn format(name: &str) -> Result<&'static Format> {
     })
 }
 
+/// The format of this name, to be read.
+pub fn readable(name: &str) -> Result<&'static Format> {
+    let format = format(name)?;
+    if format.reads {
+        return Ok(format);
+    }
+    let names: Vec<_> = FORMATS.iter().filter(|f| f.reads).map(|f| f.name).collect();
+    Err(Error::Usage(format!("{name} is written, not read; formats that can be read: {}", names.join(", "))))
+}
+
 /// Opens a trace of whatever format; `name` is for errors.
 pub fn open(
     mut input: Box<dyn Read + Send>,
@@ -304,8 +317,9 @@ pub fn open(
 ) -> Result<Box<dyn Source + Send>> {
     let mut head = Vec::with_capacity(64);
     input.by_ref().take(64).read_to_end(&mut head).map_err(|e| Error::io(name, e))?;
+    fsio::refuse_pointer(name, &head)?;
     let format = FORMATS.iter().find(|f| (f.detect)(&head)).ok_or_else(|| {
-        let names: Vec<_> = FORMATS.iter().map(|f| f.name).collect();
+        let names: Vec<_> = FORMATS.iter().filter(|f| f.reads).map(|f| f.name).collect();
         Error::data(name, format!("not a trace of a known format ({})", names.join(", ")))
     })?;
     (format.open)(Box::new(std::io::Cursor::new(head).chain(input)), name, geometry)

@@ -23,6 +23,7 @@ pub const FORMAT: Format = Format {
     detect: |head| head.starts_with(MAGIC),
     open: |input, name, _| Ok(Box::new(Reader::open(input, name)?)),
     create: |output, header, _| Ok(Box::new(Writer::create(output, header)?)),
+    reads: true,
     keeps_all: true,
     pim: true,
 };

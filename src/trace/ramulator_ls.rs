@@ -22,6 +22,7 @@ pub const FORMAT: Format = Format {
         powers_of_two(&header.geometry, LoadStore::FORMAT)?;
         Ok(Box::new(Exporter::new(LoadStore(header.geometry), output, header, options)))
     },
+    reads: true,
     keeps_all: false,
     pim: false,
 };

@@ -21,6 +21,7 @@ pub const FORMAT: Format = Format {
         text::Reader::open(input, name, geometry, |line, g| parse_line(line, g).map(Some), None)
     },
     create: |output, header, options| Ok(Box::new(Exporter::new(ReadWrite(header.geometry), output, header, options))),
+    reads: true,
     keeps_all: false,
     pim: false,
 };

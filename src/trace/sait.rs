@@ -25,6 +25,7 @@ pub const FORMAT: Format = Format {
         powers_of_two(&header.geometry, Sait::FORMAT)?;
         Ok(Box::new(Exporter::new(Sait(header.geometry), output, header, options)))
     },
+    reads: false,
     keeps_all: false,
     pim: false,
 };
