@@ -112,7 +112,7 @@ impl Case {
 
 fn schedule(attention: Attention) -> Vec<Record> {
     let mut kept = Kept::default();
-    Schedule::new(attention, DEVICE).unwrap().run(&mut kept, &mut |_| {}).unwrap();
+    Schedule::published(attention, DEVICE).unwrap().run(&mut kept, &mut |_| {}).unwrap();
     kept.0
 }
 
