@@ -205,6 +205,18 @@ fn check_sums_are_the_golden_traces() {
 }
 
 #[test]
+fn one_head_a_channel_is_published_without_quirks() {
+    let clustered = CLUSTERED.map(|(name, crc, _)| (name, crc));
+    let single = |a: Attention| a.heads <= 16 && a.bytes == 2;
+    let names = GOLDEN.into_iter().chain(OTHER_SHAPES).chain(clustered).filter(|(name, _)| single(parse(name)));
+    let differ = |(name, crc): &(&str, u32)| {
+        let exact = crc32fast::hash(&text_of(&Schedule::new(parse(name), DEVICE).unwrap()));
+        assert_eq!(exact, *crc, "{name}");
+    };
+    assert_eq!(names.inspect(differ).count(), 20);
+}
+
+#[test]
 fn attentions_of_one_normal_form_write_the_same() {
     for (names, counts) in [
         (

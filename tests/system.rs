@@ -268,6 +268,8 @@ fn every_switch_changes_something() {
         let mut services = vec![service.clone()];
         // Which is hidden where takes projections that are longer than attention.
         services.push(Service { mode: Mode::Bank, prefill: 64, ..service.clone() });
+        // The published schedule has its quirks where a channel has several heads.
+        services.push(Service { batch: 21, ..service.clone() });
         let changes = |all: Switches| {
             let mut other = all;
             other.set(*switch, !all.has(*switch));
@@ -300,6 +302,7 @@ fn wrong_keys_are_named_with_their_place_and_the_nearest() {
         ("pim.gain.source=nobody", "unknown source"),
         ("reference.eight_norm=true", "did you mean \"eighth_norm\""),
         ("gpu.tiles.sizes=[]", "must be more than 0"),
+        ("pim.standing=always", "expected one of step, attention"),
     ] {
         let error = refusal(load("h100-attacc", &[set], Switches::default()));
         assert_eq!(error.exit_code(), EXIT_CONFIG, "{set}: {error}");
