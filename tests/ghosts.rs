@@ -179,6 +179,8 @@ fn the_second_head_opens_its_own_values() {
         // Up to 256 tokens K and V are a row each of 64 banks.
         assert_eq!(of(Form::Exact, 256), 16 * 2 * 2 * 64, "{name}");
         assert_eq!(of(Form::Exact, 256) - of(Form::Published, 256), 16 * 64, "{name}: a row switch is missing");
+        // Of 300 tokens 38 columns: a row and six columns of the next, which nobody else uses.
+        assert_eq!(of(Form::Exact, 300), 16 * 2 * 2 * 2 * 64, "{name}");
         // Of nine rows, the last of one head's is the first of the next one's, as published.
         assert_eq!(of(Form::Exact, 2300), 16 * 2 * 2 * 9 * 64, "{name}");
         assert!(of(Form::Published, 2300) < of(Form::Exact, 2300), "{name}");

@@ -61,16 +61,16 @@ pub fn replay(system: &System, form: Form, attention: &Attention) -> Result<Laye
 /// What was replayed of layers that share a schedule, but for the number of their heads if they are in lockstep.
 enum Replayed {
     /// All channels.
-    All(Layer),
+    All(Box<Layer>),
     /// In lockstep: the cycles, and a channel of each of [`Attention::groups`].
-    Groups(Cycle, [Counters; 2]),
+    Groups(Cycle, Box<[Counters; 2]>),
 }
 
 impl Replayed {
     fn new(system: &System, form: Form, attention: &Attention) -> Result<Self> {
         let geometry = &system.device.geometry;
         if !attention.is_in_lockstep(form, geometry) {
-            return Ok(Replayed::All(replay(system, form, attention)?));
+            return Ok(Replayed::All(Box::new(replay(system, form, attention)?)));
         }
         let firsts = attention.groups(geometry).map(|g| g.channels.start);
         let schedule = Schedule::of(form, *attention, *geometry)?;
@@ -78,16 +78,16 @@ impl Replayed {
         let mut source = SomeChannels::of(&schedule, firsts.to_vec())?;
         let cycles = engine::run(system, &mut source, &mut tally, &mut |_| {})?;
         let counted = |channel: u32| tally.channels.get(channel as usize).cloned().unwrap_or_default();
-        Ok(Replayed::Groups(cycles, firsts.map(counted)))
+        Ok(Replayed::Groups(cycles, Box::new(firsts.map(counted))))
     }
 
     /// The layer of this attention, which may have another number of heads than what was replayed, of as many rounds.
     fn layer(&self, attention: &Attention, geometry: &Geometry) -> Layer {
         match self {
-            Replayed::All(layer) => layer.clone(),
+            Replayed::All(layer) => Layer::clone(layer),
             Replayed::Groups(cycles, counted) => {
                 let mut counters = Counters::default();
-                for (group, counted) in of_as_many_rounds(attention, geometry).into_iter().zip(counted) {
+                for (group, counted) in of_as_many_rounds(attention, geometry).into_iter().zip(counted.iter()) {
                     counters.add_times(counted, group);
                 }
                 Layer { cycles: *cycles, counters }
