@@ -199,7 +199,7 @@ fn engine_faithful() -> Box<dyn FnMut()> {
 fn attacc(geometry: Geometry) -> (Schedule, Vec<Record>) {
     let attention =
         Attention { mode: Mode::Bank, heads: 32, len: 512, dim: 128, bytes: 2, kv_budget: None, clustering: false };
-    let schedule = Schedule::new(attention, geometry).expect("a valid schedule");
+    let schedule = Schedule::published(attention, geometry).expect("a valid schedule");
     let mut kept = Kept(Vec::new());
     schedule.run(&mut kept, &mut |_| ()).expect("memory takes it");
     (schedule, kept.0)

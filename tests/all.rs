@@ -16,6 +16,7 @@ mod devices;
 mod engine_closed_forms;
 mod exchange;
 mod fast_path;
+mod ghosts;
 mod hostile_configs;
 mod ideal;
 mod imports;

@@ -7,7 +7,7 @@ use crate::common;
 
 use common::{root, system};
 use pimattn::artifact::{BARS, Budgets, MODELS, POLICIES, STEPS};
-use pimattn::attacc::{Attention, Mode};
+use pimattn::attacc::{Attention, Form, Mode};
 use pimattn::decode::{self, Layers};
 use pimattn::spec::System;
 use std::collections::BTreeSet;
@@ -18,12 +18,16 @@ use std::process::{Command, Output};
 const HEAD: Attention =
     Attention { mode: Mode::Bank, heads: 1, len: 128, dim: 128, bytes: 2, kv_budget: None, clustering: false };
 
+const FORMS: [Form; 2] = [Form::Exact, Form::Published];
+
 /// A layer by the short cut, which must be what all channels take.
 fn check(system: &System, attention: Attention) {
-    let plain = decode::replay(system, &attention).unwrap();
-    let layer = Layers::new(system).layer(attention).unwrap();
-    assert_eq!(layer, plain, "{} {attention:?}", system.name);
-    assert_eq!(layer.energy(system), plain.energy(system));
+    for form in FORMS {
+        let plain = decode::replay(system, form, &attention).unwrap();
+        let layer = Layers::new(system).layer(form, attention).unwrap();
+        assert_eq!(layer, plain, "{} {form:?} {attention:?}", system.name);
+        assert_eq!(layer.energy(system), plain.energy(system));
+    }
 }
 
 #[test]
@@ -55,7 +59,7 @@ fn what_is_not_in_lockstep_is_replayed_on_all_channels() {
         Attention { heads: 26, len: 3000, kv_budget: Some(1539), ..HEAD },
         Attention { heads: 13, len: 512, kv_budget: Some(256), clustering: true, ..HEAD },
     ] {
-        assert!(!attention.is_in_lockstep(device));
+        assert!(!attention.is_in_lockstep(Form::Published, device));
         check(&system, attention);
     }
 }
@@ -63,18 +67,24 @@ fn what_is_not_in_lockstep_is_replayed_on_all_channels() {
 #[test]
 fn a_schedule_is_replayed_once() {
     let system = system("attacc-compat", &[]);
-    let mut layers = Layers::new(&system);
+    for form in FORMS {
+        once(&system, form);
+    }
+}
+
+fn once(system: &System, form: Form) {
+    let mut layers = Layers::new(system);
     // 13 and 16 heads of 497 to 512 tokens, and as many of a longer cache, ask each channel for the same.
     let alike = |len| Attention { len, ..HEAD };
     let budget = Attention { len: 9000, kv_budget: Some(500), ..HEAD };
     let mut wanted: Vec<Attention> = (497..=512).map(alike).collect();
     wanted.extend([13, 16].map(|heads| Attention { heads, ..budget }));
-    layers.learn(wanted.iter().copied(), &|done, all| assert_eq!((done, all), (1, 1))).unwrap();
-    let cycles: BTreeSet<u64> = wanted.iter().map(|a| layers.layer(*a).unwrap().cycles).collect();
+    layers.learn(form, wanted.iter().copied(), &|done, all| assert_eq!((done, all), (1, 1))).unwrap();
+    let cycles: BTreeSet<u64> = wanted.iter().map(|a| layers.layer(form, *a).unwrap().cycles).collect();
     assert_eq!((layers.replays(), cycles.len()), (1, 1));
-    layers.layer(alike(513)).unwrap();
+    layers.layer(form, alike(513)).unwrap();
     assert_eq!(layers.replays(), 2);
-    let error = layers.layer(Attention { kv_budget: Some(0), ..HEAD }).unwrap_err();
+    let error = layers.layer(form, Attention { kv_budget: Some(0), ..HEAD }).unwrap_err();
     assert!(error.to_string().contains("--kv-budget is 0"), "{error}");
 }
 
@@ -156,7 +166,7 @@ fn every_step_is_the_replay_of_its_budget() {
             clustering: i == 58,
             ..HEAD
         };
-        let layer = decode::replay(&system, &attention).unwrap();
+        let layer = decode::replay(&system, Form::Published, &attention).unwrap();
         let cell = |name: &str| steps.column(name)[i].to_string();
         assert_eq!(cell("cycles"), layer.cycles.to_string(), "step {i}");
         assert_eq!(cell("energy_pj"), format!("{:.1}", layer.energy(&system).total()));

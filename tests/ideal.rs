@@ -1,5 +1,5 @@
 //! `addressing = "ideal"` end to end: a workload becomes a trace, the compat engine replays it, and the cycles are those
-//! of the STARC artifact's simulator for the same row budget.
+//! of the STARC artifact's simulator for the same row budget, with `schedule.published`. Without, see tests/ghosts.rs.
 //!
 //! The full comparison takes golden.csv of the shared folder (`PIMATTN_SHARED`, or `../shared`), which is not part of the
 //! project; without it the test says so. A few of its figures stand here.
@@ -83,6 +83,7 @@ impl Case {
             format!("synthetic.query_heads={heads}"),
             format!("synthetic.prefill={}", len - 1),
             "synthetic.decode_steps=1".into(),
+            "schedule.published=true".into(),
         ];
         match budget.map(|b| b.div_ceil(16)) {
             None => set.extend(["policy=full".into(), "dense_layers=1".into()]),
@@ -112,7 +113,7 @@ impl Case {
 
 fn schedule(attention: Attention) -> Vec<Record> {
     let mut kept = Kept::default();
-    Schedule::new(attention, DEVICE).unwrap().run(&mut kept, &mut |_| {}).unwrap();
+    Schedule::published(attention, DEVICE).unwrap().run(&mut kept, &mut |_| {}).unwrap();
     kept.0
 }
 

@@ -10,7 +10,7 @@ mod rows;
 pub use budget::Budgets;
 pub use rows::{BARS, STEPS};
 
-use crate::attacc::{Attention, Mode};
+use crate::attacc::{Attention, Form, Mode};
 use crate::decode::Layers;
 use crate::error::{Error, Result, suggest};
 use crate::interrupt;
@@ -27,6 +27,8 @@ pub const DEVICES: u32 = 8;
 pub const STACKS: u32 = 5;
 /// Bytes of an element.
 const BYTES: u32 = 2;
+/// The artifact's schedule, quirks included.
+const FORM: Form = Form::Published;
 
 /// A model, as far as its attention goes (the artifact's src/config.py). It has K and V for every query head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,7 +169,7 @@ struct Cost {
 
 impl Cost {
     fn new(layers: &mut Layers<'_>, system: &System, attention: Attention) -> Result<Self> {
-        let layer = layers.layer(attention)?;
+        let layer = layers.layer(FORM, attention)?;
         let opens = system.device.commands.iter().zip(&layer.counters.banks).filter(|(c, _)| c.effect == Effect::Open);
         Ok(Cost {
             cycles: layer.cycles,
@@ -196,7 +198,7 @@ impl<'a> Experiment<'a> {
     pub fn new(system: &'a System, bars: &'a [Bar], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Self> {
         let mut layers = Layers::new(system);
         let wanted = bars.iter().map(Bar::attentions).collect::<Result<Vec<_>>>()?;
-        layers.learn(wanted.into_iter().flatten(), progress)?;
+        layers.learn(FORM, wanted.into_iter().flatten(), progress)?;
         Ok(Experiment { system, bars, layers })
     }
 
@@ -218,7 +220,7 @@ impl<'a> Experiment<'a> {
             let mut known: BTreeMap<Attention, Cost> = BTreeMap::new();
             let mut total = rows::Total::default();
             for (step, attention) in bar.attentions()?.enumerate() {
-                let key = attention.normal_form(&self.system.device.geometry)?;
+                let key = attention.normal_form(FORM, &self.system.device.geometry)?;
                 let cost = match known.get(&key) {
                     Some(cost) => *cost,
                     None => *known.entry(key).or_insert(Cost::new(&mut self.layers, self.system, attention)?),

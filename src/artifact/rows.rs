@@ -52,7 +52,7 @@ impl Total {
     /// Adds a step.
     pub fn add(&mut self, attention: &Attention, cost: &Cost) {
         self.steps += 1;
-        self.tokens += attention.attended();
+        self.tokens += attention.attended(super::FORM);
         self.cycles += cost.cycles;
         self.ns += cost.ns;
         self.energy_pj += cost.energy_pj;
@@ -89,7 +89,7 @@ pub fn step(bar: &Bar, step: u64, attention: &Attention, cost: &Cost) -> Vec<Val
         Value::Int(step),
         Value::Int(attention.len.into()),
         attention.kv_budget.map_or(Value::Unknown, |b| Value::Int(b.into())),
-        Value::Int(attention.attended()),
+        Value::Int(attention.attended(super::FORM)),
         Value::Int(attention.clustering.into()),
         Value::Int(cost.cycles),
         Value::Float(cost.ns, 3),

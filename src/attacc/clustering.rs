@@ -98,7 +98,7 @@ impl Clustering {
             beyond: (chunks * CHUNK - positions).min(positions) * columns,
             assignment: product(assigned, 1),
             all_assignments: (len * len).div_ceil(CLUSTER * layout.units) * columns,
-            moves: transfer(Op::MvGb, &layout.probabilities.targets, layout.probabilities.paced),
+            moves: transfer(Op::MvGb, &layout.probabilities.targets, len.div_ceil(layout.units * lanes)),
             centroids: transfer(Op::WrGb, &layout.queries.targets, columns),
             centroid_rows: len.div_ceil(CLUSTER).div_ceil(ROW_TOKENS.into()),
             rows: len.div_ceil(ROW_TOKENS.into()),

@@ -3,13 +3,14 @@
 //! Each bank holds keys in its lower half and values in its upper half, both from the same place in every bank. The
 //! heads of a round are on different channels at the same place; the rounds follow each other.
 
-use super::{Attention, Mode};
+use super::{Attention, Form, Mode};
 use crate::addr::{Address, Geometry};
 use crate::op::Op;
 use crate::trace::Phase;
 use std::ops::Range;
 
-/// Positions that a unit multiplies before it moves their results out. AttAcc fixes 16, for any element size.
+/// Positions that a unit multiplies before it moves their results out, as published. AttAcc fixes 16, for any element
+/// size; an entry holds 16 of 2 bytes.
 pub const CHUNK: u64 = 16;
 
 /// Tokens that AttAcc's generators keep room for in each round (default of their flag `--maxlen`).
@@ -113,14 +114,15 @@ pub struct Layout {
 
 impl Layout {
     /// The layout of these heads; says what does not fit the device.
-    pub fn new(attention: &Attention, geometry: &Geometry) -> Result<Layout, String> {
-        let tokens = attention.attended();
+    pub fn new(attention: &Attention, form: Form, geometry: &Geometry) -> Result<Layout, String> {
+        let tokens = attention.attended(form);
         let Shape { units, dim_columns, lanes } = Shape::new(attention, geometry);
         let positions = tokens.div_ceil(units);
         let entries = |tokens: u64| tokens.div_ceil(units * lanes);
         let targets = Targets::new(attention.mode, geometry);
         let max_len = if attention.kv_budget.is_some() { MAX_LEN_ARTIFACT } else { MAX_LEN };
-        let layout = Layout {
+        let chunk = if form == Form::Exact { lanes } else { CHUNK };
+        let mut layout = Layout {
             mode: attention.mode,
             mac: match attention.mode {
                 Mode::Bank => Op::MacAb,
@@ -141,7 +143,7 @@ impl Layout {
             scores: Product {
                 phase: Phase::AttendScore,
                 macs: positions * dim_columns,
-                per_chunk: CHUNK * dim_columns,
+                per_chunk: chunk * dim_columns,
                 results: targets.scores,
             },
             probabilities: Transfer {
@@ -151,7 +153,7 @@ impl Layout {
                 entries: entries(tokens),
                 // Quirk: the artifact moves a budget's probabilities at the pace of the whole cache's, so that they
                 // crowd into the first chunks.
-                paced: entries(attention.len.into()),
+                paced: entries(if form == Form::Exact { tokens } else { attention.len.into() }),
             },
             outputs: Product {
                 phase: Phase::AttendContext,
@@ -162,6 +164,11 @@ impl Layout {
             units,
             dim_columns,
         };
+        if form == Form::Exact {
+            // No two heads share a row.
+            let columns = layout.columns(geometry, layout.scores.macs).next_multiple_of(geometry.columns.into());
+            layout.round_bytes = columns.saturating_mul(geometry.column_bytes.into());
+        }
         layout.check_fit(attention, geometry)?;
         Ok(layout)
     }
@@ -223,7 +230,7 @@ impl Layout {
         let bank = bank_bytes(geometry);
         if end > u128::from(bank) {
             return Err(format!(
-                "{} heads of {} tokens and dimension {} do not fit: AttAcc's addresses reach byte {end} of banks of {bank} B",
+                "{} heads of {} tokens and dimension {} do not fit: their addresses reach byte {end} of banks of {bank} B",
                 attention.heads, attention.len, attention.dim
             ));
         }
@@ -310,7 +317,7 @@ mod tests {
     }
 
     fn layout(mode: Mode) -> Layout {
-        Layout::new(&attention(mode), &DEVICE).unwrap()
+        Layout::new(&attention(mode), Form::Published, &DEVICE).unwrap()
     }
 
     #[test]
@@ -345,11 +352,30 @@ mod tests {
 
     #[test]
     fn heads_that_leave_their_bank_are_refused() {
-        let long = Attention { len: 1 << 21, ..attention(Mode::Bank) };
-        assert!(Layout::new(&long, &DEVICE).is_ok());
-        let longer = Attention { len: (1 << 21) + 1, ..attention(Mode::Bank) };
-        assert!(Layout::new(&longer, &DEVICE).unwrap_err().contains("do not fit"));
-        let everything = Attention { heads: u32::MAX, len: u32::MAX, dim: u32::MAX, ..attention(Mode::Buffer) };
-        assert!(Layout::new(&everything, &DEVICE).unwrap_err().contains("do not fit"));
+        for form in [Form::Exact, Form::Published] {
+            let layout = |attention: Attention| Layout::new(&attention, form, &DEVICE);
+            assert!(layout(Attention { len: 1 << 21, ..attention(Mode::Bank) }).is_ok());
+            let longer = Attention { len: (1 << 21) + 1, ..attention(Mode::Bank) };
+            assert!(layout(longer).unwrap_err().contains("do not fit"));
+            let everything = Attention { heads: u32::MAX, len: u32::MAX, dim: u32::MAX, ..attention(Mode::Buffer) };
+            assert!(layout(everything).unwrap_err().contains("do not fit"));
+        }
+    }
+
+    #[test]
+    fn rounds_have_rows_of_their_own_but_as_published() {
+        // 2,049 to 2,304 tokens are nine rows of a bank, where the published room is eight.
+        let nine = Attention { heads: 32, len: 2300, ..attention(Mode::Bank) };
+        let rows = |form| {
+            let l = Layout::new(&nine, form, &DEVICE).unwrap();
+            let row = |address| DEVICE.decode(address).row;
+            let last = row(l.round(0, 16).keys + l.cell(&DEVICE, l.scores.macs - 1));
+            (last, row(l.round(1, 16).keys + l.cell(&DEVICE, 0)))
+        };
+        assert_eq!(rows(Form::Published), (8, 8));
+        assert_eq!(rows(Form::Exact), (8, 9));
+        // As many as fit a bank: halves of 8,192 rows, of a head of 9 each.
+        let fits = |rounds: u32| Layout::new(&Attention { heads: 16 * rounds, ..nine }, Form::Exact, &DEVICE).is_ok();
+        assert!(fits(8192 / 9) && !fits(8192 / 9 + 1));
     }
 }

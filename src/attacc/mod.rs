@@ -3,13 +3,14 @@
 //! No KV data is involved: every head attends to the same number of tokens, which lie in consecutive columns. With a
 //! budget the schedule takes the row-budget form of the STARC artifact: a dense attention over as many tokens as the
 //! budget's rows hold, with its clustering if wanted. `layout` says where the matrices and buffers of a head are,
-//! `schedule` in which order they are used, `clustering` what the artifact writes ahead of them.
+//! `clustering` what the artifact writes ahead of them.
 //!
-//! Written from the pipelining that AttAcc (ASPLOS '24) describes. Where its generators do something that the
-//! pipelining does not explain, this module does the same, so that the request streams are equal, and a comment marked
-//! "Quirk" says so.
+//! The order has two forms ([`Form`]). `exact` is the pipelining that AttAcc (ASPLOS '24) describes: each channel does
+//! the work of its own heads. `schedule` is what AttAcc's generators write: where they do something that the pipelining
+//! does not explain, it does the same, so that the request streams are equal, and a comment marked "Quirk" says so.
 
 mod clustering;
+mod exact;
 mod layout;
 mod schedule;
 
@@ -20,6 +21,7 @@ use crate::trace::header::spec_hash;
 use crate::trace::{Header, Record, Request, Segment, Sink};
 use clustering::Clustering;
 use layout::{Layout, Shape};
+use std::ops::Range;
 
 /// The device of the paper, one stack of 16 channels, "HBM3_8Gb_2R" in AttAcc's simulator.
 pub const DEVICE: Geometry = Geometry {
@@ -73,6 +75,17 @@ impl Mode {
     }
 }
 
+/// Which account of AttAcc's schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Form {
+    /// As described: each channel does exactly the work of its own heads.
+    #[default]
+    Exact,
+    /// As its generators write it, request for request, with the work that nobody asked for and without some that is
+    /// needed (docs/parity.md lists the quirks).
+    Published,
+}
+
 /// What is attended to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attention {
@@ -93,28 +106,30 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Tokens that a head attends to: [`Attention::len`], or what the artifact's row budget leaves of it.
-    pub fn attended(&self) -> u64 {
-        let rows = |tokens: u32| u64::from(tokens.div_ceil(ROW_TOKENS));
+    /// Tokens that a head attends to: [`Attention::len`], or what the row budget leaves of it. As published, the row
+    /// that the last token is in counts as a whole one, even when the budget is no limit.
+    pub fn attended(&self, form: Form) -> u64 {
+        let rows = |tokens: u32| u64::from(tokens.div_ceil(ROW_TOKENS)) * u64::from(ROW_TOKENS);
         match self.kv_budget {
             None => self.len.into(),
-            Some(budget) => rows(budget).min(rows(self.len)) * u64::from(ROW_TOKENS),
+            Some(budget) if form == Form::Exact => rows(budget).min(self.len.into()),
+            Some(budget) => rows(budget).min(rows(self.len)),
         }
     }
 
     /// One attention for all whose requests are the same, request by request.
     ///
-    /// A single round is dense over what is attended to, in whole positions of the units. With more of them the pace of
-    /// the transfers also counts, which the whole length sets.
+    /// It is dense over what is attended to, in whole positions of the units. As published, with more than one round,
+    /// the pace of the transfers also counts, which the whole length sets.
     ///
     /// # Errors
     /// When the parameters make no sense on the device.
-    pub fn normal_form(&self, geometry: &Geometry) -> Result<Attention> {
+    pub fn normal_form(&self, form: Form, geometry: &Geometry) -> Result<Attention> {
         self.check(geometry).map_err(Error::Usage)?;
         let Shape { units, lanes, .. } = Shape::new(self, geometry);
-        let attended = self.attended();
+        let attended = self.attended(form);
         let (len, kv_budget) = match self.kv_budget {
-            Some(_) if self.rounds(geometry) > 1 => {
+            Some(_) if form == Form::Published && self.rounds(geometry) > 1 => {
                 (u64::from(self.len).next_multiple_of(units * lanes), Some(attended))
             }
             _ => (attended.next_multiple_of(units), None),
@@ -134,10 +149,16 @@ impl Attention {
         self.heads.div_ceil(geometry.channels)
     }
 
-    /// Whether every channel that has a head is asked for the same, request for request and in turn: a single round.
-    /// The clustering moves K and V two requests at a time, and not in turn.
-    pub fn is_in_lockstep(&self, geometry: &Geometry) -> bool {
-        self.rounds(geometry) == 1 && !self.clustering
+    /// Whether channels with as many heads are asked for the same, request for request and in turn: as published, only
+    /// in a single round. The clustering moves K and V two requests at a time, and not in turn.
+    pub fn is_in_lockstep(&self, form: Form, geometry: &Geometry) -> bool {
+        !self.clustering && (form == Form::Exact || self.rounds(geometry) == 1)
+    }
+
+    /// Channels by how many heads they have, those with more of them first.
+    pub fn groups(&self, geometry: &Geometry) -> [Group; 2] {
+        let (each, more) = (self.heads / geometry.channels, self.heads % geometry.channels);
+        [Group { channels: 0..more, heads: each + 1 }, Group { channels: more..geometry.channels, heads: each }]
     }
 
     fn check(&self, geometry: &Geometry) -> Result<(), String> {
@@ -172,9 +193,19 @@ impl Attention {
     }
 }
 
+/// Channels that have as many heads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Which; there may be none.
+    pub channels: Range<u32>,
+    /// Heads of each; there may be none.
+    pub heads: u32,
+}
+
 /// The schedule of one decode step of one layer.
 #[derive(Debug)]
 pub struct Schedule {
+    form: Form,
     attention: Attention,
     geometry: Geometry,
     layout: Layout,
@@ -184,14 +215,33 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Plans the schedule. Fails when the parameters make no sense or the addresses leave the device.
+    /// Plans the schedule in which each channel does exactly the work of its own heads.
+    ///
+    /// # Errors
+    /// When the parameters make no sense or the addresses leave the device.
     pub fn new(attention: Attention, geometry: Geometry) -> Result<Schedule> {
+        Schedule::of(Form::Exact, attention, geometry)
+    }
+
+    /// Plans the schedule that AttAcc's generators write, or the artifact's.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`].
+    pub fn published(attention: Attention, geometry: Geometry) -> Result<Schedule> {
+        Schedule::of(Form::Published, attention, geometry)
+    }
+
+    /// Plans the schedule in this form.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`].
+    pub fn of(form: Form, attention: Attention, geometry: Geometry) -> Result<Schedule> {
         geometry.check().map_err(Error::Usage)?;
         attention.check(&geometry).map_err(Error::Usage)?;
-        let layout = Layout::new(&attention, &geometry).map_err(Error::Usage)?;
+        let layout = Layout::new(&attention, form, &geometry).map_err(Error::Usage)?;
         let clustering = attention.clustering.then(|| Clustering::new(&attention, &layout, &geometry));
         let clustering = clustering.transpose().map_err(Error::Usage)?;
-        Ok(Schedule { attention, geometry, layout, clustering, pipeline: true })
+        Ok(Schedule { form, attention, geometry, layout, clustering, pipeline: true })
     }
 
     /// With heads in pairs, as AttAcc has them, or one after the other.
@@ -201,12 +251,13 @@ impl Schedule {
 
     /// The header of the trace.
     pub fn header(&self) -> Header {
+        let form = if self.form == Form::Published { "" } else { "schedule = \"exact\"\n" };
         Header {
             generator: concat!("tracegen ", env!("CARGO_PKG_VERSION"), " attacc").into(),
             geometry: self.geometry,
             spec_hash: spec_hash(&self.geometry, &format!("{:?}", self.layout)),
             seed: 0,
-            config: self.attention.canonical() + if self.pipeline { "" } else { "pipeline = false\n" },
+            config: self.attention.canonical() + form + if self.pipeline { "" } else { "pipeline = false\n" },
             provenance: "no KV data: AttAcc's schedule, all heads alike".into(),
         }
     }
@@ -219,7 +270,8 @@ impl Schedule {
     /// What the schedule depends on besides the device: two that have it in common write the same requests, though
     /// their lengths may differ by less than a column holds.
     pub fn signature(&self) -> String {
-        format!("{} {:?} {} {}", self.attention.heads, self.layout, self.clustering.is_some(), self.pipeline)
+        let Schedule { form, attention, layout, clustering, pipeline, .. } = self;
+        format!("{form:?} {} {layout:?} {} {pipeline}", attention.heads, clustering.is_some())
     }
 
     /// Rounds: times that all channels work, each on a head of its own.
@@ -230,7 +282,7 @@ impl Schedule {
     /// Writes the trace to `sink`, without holding more of it than one run, and finishes it. `progress` hears how many
     /// rounds are done. The trace has requests only.
     pub fn run(&self, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        schedule::run(self, false, sink, progress)?;
+        self.write(false, sink, progress)?;
         sink.finish()
     }
 
@@ -240,7 +292,14 @@ impl Schedule {
     /// [`Op::Sync`] between.
     pub fn run_labelled(&self, segments: &[Segment], sink: &mut dyn Sink) -> Result<()> {
         segments.iter().try_for_each(|s| sink.push(Record::Segment(*s)))?;
-        schedule::run(self, true, sink, &mut |_| {})
+        self.write(true, sink, &mut |_| {})
+    }
+
+    fn write(&self, marked: bool, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        match self.form {
+            Form::Exact => exact::run(self, marked, sink, progress),
+            Form::Published => schedule::run(self, marked, sink, progress),
+        }
     }
 
     /// A segment for each channel with work, `template` with everything set that the schedule knows. One segment stands
@@ -251,7 +310,7 @@ impl Schedule {
         let channels = self.geometry.channels;
         let columns = u64::from(self.geometry.columns);
         let wanted = u64::from(kv_budget.map_or(len, |b| b.min(len)));
-        let attended = self.attention.attended();
+        let attended = self.attention.attended(self.form);
         let dim_columns = self.layout.dim_columns;
         let segment = |channel| {
             let here = u64::from(heads / channels + u32::from(channel < heads % channels));
@@ -275,7 +334,7 @@ impl Schedule {
     }
 }
 
-/// A decode: the schedule of one step behind the other, each with a token more in every cache.
+/// A decode: the published schedule of one step behind the other, each with a token more in every cache.
 ///
 /// A single step is the published schedule, requests alone. Of several, each is labelled (see [`Schedule::segments`])
 /// and all channels meet behind it, so that the tables have a row a step. Only the last has the clustering.
@@ -300,7 +359,7 @@ impl Decode {
         let len = first.len.checked_add(steps - 1);
         let len = len.ok_or_else(|| Error::Usage(format!("--len {} and --steps {steps} are too many", first.len)))?;
         // Addresses only grow with the length.
-        let mut header = Schedule::new(Attention { len, ..first }, geometry)?.header();
+        let mut header = Schedule::published(Attention { len, ..first }, geometry)?.header();
         header.config = first.canonical();
         if steps > 1 {
             header.config.push_str(&format!("steps = {steps}\n"));
@@ -330,7 +389,7 @@ impl Decode {
     pub fn schedule(&self, step: u32) -> Result<Schedule> {
         let clustering = self.first.clustering && step + 1 == self.steps;
         let attention = Attention { len: self.first.len + step, clustering, ..self.first };
-        Ok(Schedule::new(attention, self.geometry)?.pipelined(self.pipeline))
+        Ok(Schedule::published(attention, self.geometry)?.pipelined(self.pipeline))
     }
 
     /// Writes the trace to `sink` and finishes it; no more of it is held than a run. `progress` hears how many rounds
@@ -363,12 +422,12 @@ mod tests {
 
     #[test]
     fn a_budget_is_rounded_up_to_rows_and_cut_at_the_cache() {
-        let attended = |len, budget| Attention { len, kv_budget: Some(budget), ..HEAD }.attended();
-        assert_eq!(HEAD.attended(), 128);
-        assert_eq!(attended(16000, 1), 16);
-        assert_eq!(attended(16000, 1448), 1456);
-        // The artifact counts the row that the last token is in as a whole one, even when the budget is no limit.
-        assert_eq!(attended(1000, 4096), 1008);
+        let both = |a: Attention| [Form::Exact, Form::Published].map(|form| a.attended(form));
+        let attended = |len, budget| both(Attention { len, kv_budget: Some(budget), ..HEAD });
+        assert_eq!(both(HEAD), [128; 2]);
+        assert_eq!(attended(16000, 1), [16; 2]);
+        assert_eq!(attended(16000, 1448), [1456; 2]);
+        assert_eq!(attended(1000, 4096), [1000, 1008]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! AttAcc's pipelining: heads in pairs, so that the MACs of one hide the transfers and the softmax of the other.
+//! AttAcc's pipelining as published: heads in pairs, so that the MACs of one hide the transfers and the softmax of the
+//! other.
 //!
 //! A channel works on one head at a time, and all channels do the same to theirs; "head" here means the round of heads
 //! that are one to a channel. For a pair:
@@ -26,15 +27,14 @@ use std::ops::Range;
 
 /// Writes the whole schedule, its requests marked with their phases if they are to be. Does not finish `sink`.
 pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    let Schedule { attention, geometry, layout, clustering, pipeline } = schedule;
+    let Schedule { attention, geometry, layout, clustering, pipeline, .. } = schedule;
     let rounds = schedule.rounds();
     let round = |index: u64| {
         let before = index * u64::from(geometry.channels);
         let left = u64::from(attention.heads) - before;
         layout.round(index, left.min(geometry.channels.into()) as u32)
     };
-    let phases = marked.then(|| vec![Phase::Other; geometry.channels as usize]);
-    let mut writer = Writer { geometry, layout, sink, run: None, phases };
+    let mut writer = Writer::new(schedule, marked, sink);
     if let Some(clustering) = clustering {
         writer.cluster(clustering, &round(0))?;
     }
@@ -108,6 +108,15 @@ pub struct Writer<'a> {
     phases: Option<Vec<Phase>>,
 }
 
+impl<'a> Writer<'a> {
+    /// A writer of the schedule's requests, marked with their phases if they are to be.
+    pub fn new(schedule: &'a Schedule, marked: bool, sink: &'a mut dyn Sink) -> Self {
+        let Schedule { geometry, layout, .. } = schedule;
+        let phases = marked.then(|| vec![Phase::Other; geometry.channels as usize]);
+        Writer { geometry, layout, sink, run: None, phases }
+    }
+}
+
 impl Writer<'_> {
     /// Two heads, one in the shadow of the other. `opening` is the very first pair.
     fn pair(&mut self, first: &Round, second: &Round, opening: bool) -> Result<()> {
@@ -131,8 +140,8 @@ impl Writer<'_> {
         let beside = Beside { softmax: Some(second), transfer: Some(spread) };
         self.product(outputs, first.values, first.channels, &beside)?;
 
-        // Quirk: the outputs of the second head use the values, and the channels, of the first. The work is the same
-        // unless the second has fewer channels: then channels without a head repeat theirs.
+        // Quirk: the outputs of the second head use the values, and the channels, of the first. Where these are one row
+        // of each bank, no row is opened for them; and channels without a second head repeat the product of the first.
         self.product(outputs, first.values, first.channels, &Beside::default())
     }
 
@@ -221,7 +230,7 @@ impl Writer<'_> {
     }
 
     /// A request to one channel. Joins the run before it where it can, which is where only one channel has a head.
-    fn unmarked(&mut self, op: Op, address: u64, channel: u32) -> Result<()> {
+    pub fn unmarked(&mut self, op: Op, address: u64, channel: u32) -> Result<()> {
         let base = self.geometry.encode(&Address { channel, ..Address::default() });
         let next = Request::one(op, base + address);
         if self.run.as_mut().is_some_and(|run| extend(run, next.op, next.addr, self.geometry)) {
@@ -233,7 +242,8 @@ impl Writer<'_> {
         }
     }
 
-    fn flush(&mut self) -> Result<()> {
+    /// Writes the run that nothing joined so far.
+    pub fn flush(&mut self) -> Result<()> {
         self.run.take().map_or(Ok(()), |run| self.sink.push(Record::Request(run)))
     }
 }

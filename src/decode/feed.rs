@@ -73,27 +73,28 @@ impl Source for Stream {
     }
 }
 
-/// The records of one channel, in memory.
-pub struct OneChannel {
+/// The records of some channels, in memory.
+pub struct SomeChannels {
     header: Header,
     geometry: Geometry,
+    channels: Vec<u32>,
     records: Vec<Record>,
 }
 
-impl OneChannel {
-    /// What `schedule` asks of channel 0.
-    pub fn of(schedule: &Schedule) -> Result<Self> {
+impl SomeChannels {
+    /// What `schedule` asks of these channels, in its order.
+    pub fn of(schedule: &Schedule, channels: Vec<u32>) -> Result<Self> {
         let header = schedule.header();
-        let mut out = OneChannel { geometry: header.geometry, header, records: Vec::new() };
+        let mut out = SomeChannels { geometry: header.geometry, header, channels, records: Vec::new() };
         schedule.run(&mut out, &mut |_| {})?;
         Ok(out)
     }
 }
 
-impl Sink for OneChannel {
+impl Sink for SomeChannels {
     fn push(&mut self, record: Record) -> Result<()> {
         let here = match &record {
-            Record::Request(r) => self.geometry.channel_of(r.addr) == 0,
+            Record::Request(r) => self.channels.contains(&self.geometry.channel_of(r.addr)),
             Record::Segment(_) | Record::Mark(_) => false,
         };
         if here {
@@ -107,7 +108,7 @@ impl Sink for OneChannel {
     }
 }
 
-impl Source for OneChannel {
+impl Source for SomeChannels {
     fn header(&self) -> &Header {
         &self.header
     }

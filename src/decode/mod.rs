@@ -3,15 +3,16 @@
 //! Every step is a run of its own, from cycle 0 and closed banks, as in the references. So two steps whose schedules ask
 //! for the same take the same, and [`Layers`] replays each schedule once. Nothing is sampled or interpolated.
 //!
-//! Where the channels work in lockstep ([`Attention::is_in_lockstep`]) the replay of one of them is that of all: the one
-//! stream of the compat controller offers each request to every channel with a head before the next request, channels
-//! in the same state take it or refuse it alike, and so they stay alike; the faithful controller has them independent.
-//! Channels without a head get barriers and refreshes only, and are never the last to be done. [`replay`] replays all
-//! channels, and is what the short cut must equal.
+//! Where channels work in lockstep ([`Attention::is_in_lockstep`]) the replay of one of those with as many heads is that
+//! of all of them: the one stream of the compat controller offers each request to every one of them before the next
+//! request, channels in the same state take it or refuse it alike, and so they stay alike; the faithful controller has
+//! them independent. Channels without a head get barriers and refreshes only, and are never the last to be done.
+//! [`replay`] replays all channels, and is what the short cut must equal.
 
 mod feed;
 
-use crate::attacc::{Attention, Schedule};
+use crate::addr::Geometry;
+use crate::attacc::{Attention, Form, Schedule};
 use crate::engine;
 use crate::error::Result;
 use crate::spec::System;
@@ -19,7 +20,7 @@ use crate::stats::Counters;
 use crate::stats::energy::Energy;
 use crate::stats::tally::Tally;
 use crate::units::Cycle;
-use feed::OneChannel;
+use feed::SomeChannels;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,51 +51,61 @@ impl Layer {
 ///
 /// # Errors
 /// When the attention makes no sense on the device, or the system cannot replay it.
-pub fn replay(system: &System, attention: &Attention) -> Result<Layer> {
-    let schedule = Schedule::new(*attention, system.device.geometry)?;
+pub fn replay(system: &System, form: Form, attention: &Attention) -> Result<Layer> {
+    let schedule = Schedule::of(form, *attention, system.device.geometry)?;
     let mut tally = Tally::new(&system.device);
     let cycles = feed::streamed(&schedule, |source| engine::run(system, source, &mut tally, &mut |_| {}))?;
     Ok(Layer { cycles, counters: tally.total() })
 }
 
 /// What was replayed of layers that share a schedule, but for the number of their heads if they are in lockstep.
-struct Replayed {
-    cycles: Cycle,
-    /// All channels; or, in lockstep, one that has a head.
-    busy: Counters,
-    /// In lockstep, a channel without a head.
-    idle: Option<Counters>,
+enum Replayed {
+    /// All channels.
+    All(Box<Layer>),
+    /// In lockstep: the cycles, and a channel of each of [`Attention::groups`].
+    Groups(Cycle, Box<[Counters; 2]>),
 }
 
 impl Replayed {
-    fn new(system: &System, attention: &Attention) -> Result<Self> {
-        if !attention.is_in_lockstep(&system.device.geometry) {
-            let Layer { cycles, counters } = replay(system, attention)?;
-            return Ok(Replayed { cycles, busy: counters, idle: None });
+    fn new(system: &System, form: Form, attention: &Attention) -> Result<Self> {
+        let geometry = &system.device.geometry;
+        if !attention.is_in_lockstep(form, geometry) {
+            return Ok(Replayed::All(Box::new(replay(system, form, attention)?)));
         }
-        let schedule = Schedule::new(*attention, system.device.geometry)?;
+        let firsts = attention.groups(geometry).map(|g| g.channels.start);
+        let schedule = Schedule::of(form, *attention, *geometry)?;
         let mut tally = Tally::new(&system.device);
-        let cycles = engine::run(system, &mut OneChannel::of(&schedule)?, &mut tally, &mut |_| {})?;
-        let mut channels = tally.channels.into_iter();
-        let mut next = || channels.next().unwrap_or_default();
-        Ok(Replayed { cycles, busy: next(), idle: Some(next()) })
+        let mut source = SomeChannels::of(&schedule, firsts.to_vec())?;
+        let cycles = engine::run(system, &mut source, &mut tally, &mut |_| {})?;
+        let counted = |channel: u32| tally.channels.get(channel as usize).cloned().unwrap_or_default();
+        Ok(Replayed::Groups(cycles, Box::new(firsts.map(counted))))
     }
 
-    fn layer(&self, heads: u32, channels: u32) -> Layer {
-        let Some(idle) = &self.idle else {
-            return Layer { cycles: self.cycles, counters: self.busy.clone() };
-        };
-        let mut counters = Counters::default();
-        counters.add_times(&self.busy, heads.into());
-        counters.add_times(idle, (channels - heads).into());
-        Layer { cycles: self.cycles, counters }
+    /// The layer of this attention, which may have another number of heads than what was replayed, of as many rounds.
+    fn layer(&self, attention: &Attention, geometry: &Geometry) -> Layer {
+        match self {
+            Replayed::All(layer) => Layer::clone(layer),
+            Replayed::Groups(cycles, counted) => {
+                let mut counters = Counters::default();
+                for (group, counted) in of_as_many_rounds(attention, geometry).into_iter().zip(counted.iter()) {
+                    counters.add_times(counted, group);
+                }
+                Layer { cycles: *cycles, counters }
+            }
+        }
     }
+}
+
+/// Channels with as many heads as there are rounds, and with one head less.
+fn of_as_many_rounds(attention: &Attention, geometry: &Geometry) -> [u64; 2] {
+    let [more, rest] = attention.groups(geometry).map(|g| u64::from(g.channels.end - g.channels.start));
+    if more == 0 { [rest, 0] } else { [more, rest] }
 }
 
 /// The attention of layers on a system's stacks, each schedule replayed once.
 pub struct Layers<'s> {
     system: &'s System,
-    known: BTreeMap<Attention, Replayed>,
+    known: BTreeMap<(Form, Attention), Replayed>,
 }
 
 impl<'s> Layers<'s> {
@@ -114,18 +125,20 @@ impl<'s> Layers<'s> {
     /// As [`Layers::layer`].
     pub fn learn(
         &mut self,
+        form: Form,
         wanted: impl IntoIterator<Item = Attention>,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<()> {
-        let keys = wanted.into_iter().map(|a| self.key(a)).collect::<Result<BTreeSet<_>>>()?;
-        let mut missing: Vec<Attention> = keys.into_iter().filter(|k| !self.known.contains_key(k)).collect();
+        let keys = wanted.into_iter().map(|a| self.key(form, a)).collect::<Result<BTreeSet<_>>>()?;
+        let unknown = |k: &Attention| !self.known.contains_key(&(form, *k));
+        let mut missing: Vec<Attention> = keys.into_iter().filter(unknown).collect();
         // The longest first, so that no processor is left with one of them at the end.
-        missing.sort_by_key(|a| std::cmp::Reverse((a.clustering, u64::from(a.heads) * a.attended())));
+        missing.sort_by_key(|a| std::cmp::Reverse((a.clustering, u64::from(a.heads) * a.attended(form))));
         let (done, all) = (AtomicU64::new(0), missing.len() as u64);
         let replayed = missing.par_iter().with_max_len(1).map(|attention| {
-            let replayed = Replayed::new(self.system, attention)?;
+            let replayed = Replayed::new(self.system, form, attention)?;
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
-            Ok((*attention, replayed))
+            Ok(((form, *attention), replayed))
         });
         let replayed = replayed.collect::<Result<Vec<_>>>()?;
         self.known.extend(replayed);
@@ -136,18 +149,24 @@ impl<'s> Layers<'s> {
     ///
     /// # Errors
     /// When the attention makes no sense on the device, or the system cannot replay it.
-    pub fn layer(&mut self, attention: Attention) -> Result<Layer> {
-        let key = self.key(attention)?;
+    pub fn layer(&mut self, form: Form, attention: Attention) -> Result<Layer> {
+        let key = (form, self.key(form, attention)?);
         if !self.known.contains_key(&key) {
-            self.known.insert(key, Replayed::new(self.system, &key)?);
+            self.known.insert(key, Replayed::new(self.system, form, &key.1)?);
         }
-        Ok(self.known[&key].layer(attention.heads, self.system.device.geometry.channels))
+        Ok(self.known[&key].layer(&attention, &self.system.device.geometry))
     }
 
-    /// One attention for all that one replay stands for.
-    fn key(&self, attention: Attention) -> Result<Attention> {
+    /// One attention for all that one replay stands for: in lockstep, of as many rounds, that with the fewest heads. If
+    /// all channels have several heads, nobody with one less can hold them up, and it stands for itself.
+    fn key(&self, form: Form, attention: Attention) -> Result<Attention> {
         let geometry = &self.system.device.geometry;
-        let normal = attention.normal_form(geometry)?;
-        Ok(if normal.is_in_lockstep(geometry) { Attention { heads: 1, ..normal } } else { normal })
+        let normal = attention.normal_form(form, geometry)?;
+        let rounds = normal.rounds(geometry);
+        let alone = rounds > 1 && normal.heads.is_multiple_of(geometry.channels);
+        if alone || !normal.is_in_lockstep(form, geometry) {
+            return Ok(normal);
+        }
+        Ok(Attention { heads: (rounds - 1) * geometry.channels + 1, ..normal })
     }
 }

@@ -1,12 +1,13 @@
 //! `addressing = "ideal"`: the STARC artifact's account of a decode step.
 //!
 //! All query heads of the layer, of all requests, do a dense attention over as many row-blocks as they touch on average
-//! (rounded up), in AttAcc's published schedule: one row count for all, no rows of their own, no selection. With
-//! `clustering_cost = "artifact"` the last step of a policy that clusters begins with the artifact's clustering.
+//! (rounded up), in AttAcc's schedule: one row count for all, no rows of their own, no selection. Each channel does the work
+//! of its own heads; with `schedule.published` the schedule is the artifact's, quirks included. With `clustering_cost =
+//! "artifact"` the last step of a policy that clusters begins with the artifact's clustering.
 
 use super::Generator;
 use super::head::HeadWork;
-use crate::attacc::{Attention, Mode, Schedule};
+use crate::attacc::{Attention, Form, Mode, Schedule};
 use crate::error::{Error, Result};
 use crate::spec::workload::ClusteringCost;
 use crate::trace::{Segment, Sink};
@@ -32,7 +33,8 @@ pub fn layer<'a>(
         true => Attention { kv_budget: None, ..sparse },
         false => Attention { clustering: clusters(generator) && step + 1 == generator.steps(), ..sparse },
     };
-    let schedule = Schedule::new(attention, generator.target.geometry).map_err(|e| {
+    let form = if generator.workload.schedule.published { Form::Published } else { Form::Exact };
+    let schedule = Schedule::of(form, attention, generator.target.geometry).map_err(|e| {
         let what = format!("addressing = \"ideal\", layer {layer}, position {position}: {e}");
         Error::Config { at: generator.workload.name.clone(), what }
     })?;

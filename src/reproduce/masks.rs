@@ -7,10 +7,10 @@
 
 use super::plan::{Entry, Plan};
 use super::published::service;
-use crate::attacc::Attention;
+use crate::attacc::{Attention, Form};
 use crate::error::{Error, Result};
 use crate::report::cells::Cells;
-use crate::spec::{Device, System};
+use crate::spec::System;
 use crate::stats::energy::Energy;
 use crate::system::attention::{Attend, Stack};
 use crate::system::cost::Cost;
@@ -153,17 +153,17 @@ pub fn positions(plan: &Plan, swept: &Cells) -> Result<Vec<Vec<Value>>> {
 }
 
 /// What a window measured, as attention of a stack.
-struct Measured<'d> {
-    device: &'d Device,
+struct Measured<'s> {
+    system: &'s System,
     stack: Stack,
 }
 
 impl Attend for Measured<'_> {
-    fn device(&self) -> &Device {
-        self.device
+    fn system(&self) -> &System {
+        self.system
     }
 
-    fn attend(&mut self, wanted: &[Attention]) -> Result<Vec<Stack>> {
+    fn attend(&mut self, _: Form, wanted: &[Attention]) -> Result<Vec<Stack>> {
         Ok(vec![self.stack; wanted.len()])
     }
 }
@@ -204,7 +204,7 @@ pub fn end_to_end(plan: &Plan, swept: &Cells) -> Result<Vec<Vec<Value>>> {
                 let tokens = plan.prefill + plan.window_every / 2 + k * plan.window_every;
                 let layer = |window: &Window<'_>, budget: Budget| {
                     let stack = stack(plan, entry, window, devices, stacks)?;
-                    let mut measured = Measured { device: &system.device, stack };
+                    let mut measured = Measured { system: &system, stack };
                     let service = service(plan, tokens - 1, 1, budget);
                     Ok(serve(&platform, &entry.model, &service, Some(&mut measured))?.mean())
                 };

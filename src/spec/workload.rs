@@ -151,11 +151,13 @@ pub enum ClusteringCost {
 pub struct Schedule {
     /// Heads in pairs: the transfers and the softmax of one beside the MACs of the other (AttAcc).
     pub pipeline: bool,
+    /// [`Addressing::Ideal`]: the artifact's schedule as its generator writes it, with the work that nobody asked for.
+    pub published: bool,
 }
 
 impl Default for Schedule {
     fn default() -> Self {
-        Schedule { pipeline: true }
+        Schedule { pipeline: true, published: false }
     }
 }
 
@@ -382,6 +384,10 @@ impl Workload {
         let ideal = self.mapping.addressing == Addressing::Ideal;
         if ideal && (split, devices, units) != (1, 1, UnitPlacement::RoundRobin) {
             return refuse("placement", "addressing = \"ideal\" has no placement: its heads are all alike".into());
+        }
+        if self.schedule.published && !ideal {
+            let what = "the published schedule is that of addressing = \"ideal\"";
+            return refuse("schedule.published", what.into());
         }
         if self.clustering_cost == ClusteringCost::Artifact && !ideal {
             let what = "\"artifact\" clusters at addresses of the artifact's own: it needs addressing = \"ideal\"";

@@ -118,6 +118,15 @@ impl Counters {
         self.longest_read = self.longest_read.max(cycles);
     }
 
+    /// The commands of some effects, without their requests.
+    pub fn only(&self, device: &Device, wanted: impl Fn(Effect) -> bool) -> Counters {
+        let mut out = Counters::default();
+        for (id, _) in device.commands.iter().enumerate().filter(|(_, c)| wanted(c.effect)) {
+            (out.issued[id], out.banks[id]) = (self.issued[id], self.banks[id]);
+        }
+        out
+    }
+
     /// Adds another count to this one.
     pub fn add(&mut self, o: &Counters) {
         self.add_times(o, 1);

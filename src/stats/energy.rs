@@ -1,8 +1,8 @@
 //! Energy of counted commands.
 
 use super::Counters;
-use crate::spec::system::EnergyModel;
-use crate::spec::{Device, Effect};
+use crate::spec::system::{EnergyModel, Refresh};
+use crate::spec::{CommandId, Device, Effect, System};
 use crate::units::Cycle;
 
 /// Energy by part, in pJ.
@@ -62,6 +62,47 @@ impl Energy {
             out.background = e.background * device.clock.ns(channel_cycles);
         }
         out
+    }
+
+    /// Energy in pJ for each bit of a MAC's columns where rows are fully used, and so in either model, in the array and
+    /// on the wires. 0 for a command that is no MAC.
+    pub fn mac_pj_per_bit(command: CommandId, device: &Device) -> f64 {
+        let mut column = Counters::default();
+        (column.issued[usize::from(command)], column.banks[usize::from(command)]) = (1, 1);
+        let column = column.only(device, |e| matches!(e, Effect::Mac | Effect::MacOpen));
+        Energy::of(&column, 0, device, EnergyModel::PerByte).array() / f64::from(device.geometry.column_bytes * 8)
+    }
+
+    /// Energy of so many multiply-accumulates and of so many bits into or out of buffers.
+    pub fn arithmetic(macs: f64, buffer_bits: f64, device: &Device) -> Energy {
+        Energy { compute: macs * device.energy.mac + buffer_bits * device.energy.sram, ..Energy::default() }
+    }
+
+    /// Energy of a system that has nothing to do for so long, all channels: standing power, and refreshes at the rate at
+    /// which they fall due.
+    pub fn idle(system: &System, ns: f64) -> Energy {
+        if system.energy != EnergyModel::PerCommand {
+            return Energy::default();
+        }
+        let device = &system.device;
+        let channels = f64::from(device.geometry.channels);
+        let refreshed = system.refresh != Refresh::None;
+        let refreshes = if refreshed { ns / device.clock.ns(device.nrefi) } else { 0.0 };
+        Energy {
+            background: device.energy.background * ns * channels,
+            refresh: device.energy.refresh * refreshes * channels,
+            ..Energy::default()
+        }
+    }
+
+    /// Of it, what the arrays and the wires take.
+    pub fn array(&self) -> f64 {
+        self.activation + self.column + self.movement
+    }
+
+    /// Of it, what time takes, whatever is done.
+    pub fn standing(&self) -> f64 {
+        self.refresh + self.background
     }
 
     /// Sum of all parts.

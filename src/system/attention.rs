@@ -1,10 +1,10 @@
 //! Attention of one stack, from the engine: AttAcc's schedule replayed on the stack's system.
 
-use crate::attacc::Attention;
+use crate::attacc::{Attention, Form};
 use crate::decode::Layers;
 use crate::error::Result;
-use crate::spec::{Device, Effect, System};
-use crate::stats::Counters;
+use crate::spec::system::EnergyModel;
+use crate::spec::{Effect, System};
 use crate::stats::energy::Energy;
 
 /// What the attention of one layer costs a stack.
@@ -24,10 +24,10 @@ pub struct Stack {
 
 /// Who knows what attention costs a stack.
 pub trait Attend {
-    /// DRAM of a stack.
-    fn device(&self) -> &Device;
-    /// The cost of each of these, in their order.
-    fn attend(&mut self, wanted: &[Attention]) -> Result<Vec<Stack>>;
+    /// What a stack is.
+    fn system(&self) -> &System;
+    /// The cost of each of these in this form of the schedule, in their order.
+    fn attend(&mut self, form: Form, wanted: &[Attention]) -> Result<Vec<Stack>>;
 }
 
 /// Stacks of a system, by the engine.
@@ -52,42 +52,31 @@ impl<'s> Replayed<'s> {
         self.layers.replays()
     }
 
-    fn stack(&mut self, attention: Attention) -> Result<Stack> {
-        let layer = self.layers.layer(attention)?;
-        let (moves, mac_requests) = by_requests(&self.system.device, &layer.counters);
+    fn stack(&mut self, form: Form, attention: Attention) -> Result<Stack> {
+        let layer = self.layers.layer(form, attention)?;
+        let (device, model) = (&self.system.device, self.system.energy);
+        let only = |effects: &[Effect], model| {
+            let counters = layer.counters.only(device, |e| effects.contains(&e));
+            Energy::of(&counters, 0, device, model)
+        };
+        let macs = only(&[Effect::Mac, Effect::MacOpen], EnergyModel::PerByte);
         Ok(Stack {
             cycles: layer.cycles,
             seconds: layer.ns(self.system) * 1e-9,
             energy: layer.energy(self.system),
-            moves,
-            mac_requests,
+            moves: only(&[Effect::Move], model).movement,
+            mac_requests: macs.array(),
         })
     }
 }
 
 impl Attend for Replayed<'_> {
-    fn device(&self) -> &Device {
-        &self.system.device
+    fn system(&self) -> &System {
+        self.system
     }
 
-    fn attend(&mut self, wanted: &[Attention]) -> Result<Vec<Stack>> {
-        self.layers.learn(wanted.iter().copied(), &|_, _| ())?;
-        wanted.iter().map(|attention| self.stack(*attention)).collect()
+    fn attend(&mut self, form: Form, wanted: &[Attention]) -> Result<Vec<Stack>> {
+        self.layers.learn(form, wanted.iter().copied(), &|_, _| ())?;
+        wanted.iter().map(|attention| self.stack(form, *attention)).collect()
     }
-}
-
-/// Energy in pJ of buffer moves and of MACs, from how often each command was issued and to how many banks.
-fn by_requests(device: &Device, counters: &Counters) -> (f64, f64) {
-    let column_bits = f64::from(device.geometry.column_bytes * 8);
-    let entry_bits = f64::from(device.entry_bytes * 8);
-    let cell = device.energy.cell_activation + device.energy.cell_column;
-    let (mut moves, mut macs) = (0.0, 0.0);
-    for (command, (issued, banks)) in device.commands.iter().zip(counters.issued.iter().zip(&counters.banks)) {
-        match command.effect {
-            Effect::Move => moves += *issued as f64 * entry_bits * command.path_pj_per_bit,
-            Effect::Mac | Effect::MacOpen => macs += *banks as f64 * column_bits * (cell + command.path_pj_per_bit),
-            _ => {}
-        }
-    }
-    (moves, macs)
 }

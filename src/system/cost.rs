@@ -15,10 +15,12 @@ pub enum Component {
     Registers,
     /// Arithmetic of the GPUs.
     Alu,
-    /// Arrays, wires and buffers of the PIM devices.
+    /// Rows, columns, wires and buffers of the PIM devices.
     PimMemory,
     /// Arithmetic of the PIM devices.
     PimCompute,
+    /// Refresh and standing power of the PIM devices.
+    PimStanding,
     /// Between devices.
     Communication,
 }

@@ -3,6 +3,7 @@
 //! Left out, as in the published simulators: embedding, language head, positions, residual additions.
 
 use crate::spec::model::{Activation, Model};
+
 /// What a layer is for; time and energy are kept by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -31,6 +32,19 @@ pub enum Part {
 impl Part {
     /// Number of parts.
     pub const COUNT: usize = Part::Link as usize + 1;
+    /// All parts.
+    pub const ALL: [Part; Part::COUNT] = [
+        Part::Qkv,
+        Part::Score,
+        Part::Softmax,
+        Part::Context,
+        Part::Projection,
+        Part::FeedForward,
+        Part::Activation,
+        Part::Norm,
+        Part::AllReduce,
+        Part::Link,
+    ];
 
     /// Whether all rows of the batch meet one matrix of weights.
     pub fn is_weights(self) -> bool {

@@ -4,11 +4,12 @@ use super::attention::Stack;
 use super::cost::{Component, Energy};
 use super::gpu::{Bound, Timed};
 use super::layer::Layer;
-use super::platform::{Gpu, Pim};
+use super::platform::{Gpu, Pim, Standing};
 use super::switches::{Switch, Switches};
 use crate::attacc::Mode;
 use crate::op::Op;
-use crate::spec::Device;
+use crate::spec::System;
+use crate::stats::energy::Energy as StackEnergy;
 
 /// The PIM devices in use.
 pub struct PimDevices<'p> {
@@ -16,8 +17,8 @@ pub struct PimDevices<'p> {
     pub pim: &'p Pim,
     /// The GPUs that they are beside.
     pub gpu: &'p Gpu,
-    /// DRAM of a stack.
-    pub device: &'p Device,
+    /// A stack.
+    pub system: &'p System,
     /// Where the GEMV units are.
     pub mode: Mode,
     /// Whether the supply limits activations.
@@ -50,16 +51,32 @@ impl PimDevices<'_> {
         let half = !first && self.mode == Mode::Buffer && has(Switch::BufferHalf);
         let (arrays, standing) = match has(Switch::RequestEnergy) {
             true => (stack.mac_requests * if half { 0.5 } else { 1.0 }, 0.0),
-            false => (e.activation + e.column + e.movement - stack.moves, e.refresh + e.background),
+            false => (e.array() - stack.moves, e.standing()),
         };
         let compute = match has(Switch::ScoresOnly) {
-            true => score.flops() / 2.0 * self.device.energy.mac,
+            true => self.arithmetic(score.flops() / 2.0, 0.0),
             false => e.compute * working,
         };
         let mut energy = Energy::default();
-        energy[Component::PimMemory as usize] = self.gpu.devices * ((arrays + moves) * working + standing * stacks);
+        energy[Component::PimMemory as usize] = self.gpu.devices * (arrays + moves) * working;
+        energy[Component::PimStanding as usize] = self.gpu.devices * standing * stacks;
         energy[Component::PimCompute as usize] = self.gpu.devices * compute;
         energy
+    }
+
+    /// What the devices take in so many s outside of attention, if that is counted.
+    pub fn idle(&self, seconds: f64) -> Energy {
+        let mut energy = Energy::default();
+        if self.pim.standing == Standing::Step && !self.switches.has(Switch::RequestEnergy) {
+            let stack = StackEnergy::idle(self.system, seconds * 1e9).standing();
+            energy[Component::PimStanding as usize] = self.gpu.devices * f64::from(self.pim.stacks) * stack;
+        }
+        energy
+    }
+
+    /// Energy in pJ of multiply-accumulates and of bits into or out of buffers.
+    fn arithmetic(&self, macs: f64, buffer_bits: f64) -> f64 {
+        StackEnergy::arithmetic(macs, buffer_bits, &self.system.device).total()
     }
 
     /// Softmax: how long the buffers would take for it alone, in s, and its energy.
@@ -67,8 +84,8 @@ impl PimDevices<'_> {
         let bandwidth = self.pim.bandwidth * f64::from(self.pim.stacks);
         let compute = layer.flops() / (bandwidth * (2.0 / layer.bytes).floor());
         let mut energy = Energy::default();
-        energy[Component::PimMemory as usize] = self.gpu.devices * layer.traffic() * 8.0 * self.device.energy.sram;
-        energy[Component::PimCompute as usize] = self.gpu.devices * layer.flops() / 2.0 * self.device.energy.mac;
+        energy[Component::PimMemory as usize] = self.gpu.devices * self.arithmetic(0.0, layer.traffic() * 8.0);
+        energy[Component::PimCompute as usize] = self.gpu.devices * self.arithmetic(layer.flops() / 2.0, 0.0);
         (compute.max(layer.traffic() / bandwidth), energy)
     }
 
@@ -104,7 +121,7 @@ impl PimDevices<'_> {
         let macs = self.gpu.devices * taken * layer.flops() / 2.0;
         let mut pim = Energy::default();
         pim[Component::PimMemory as usize] = macs * layer.bytes * 8.0 * self.array_pj_per_bit();
-        pim[Component::PimCompute as usize] = macs * self.device.energy.mac;
+        pim[Component::PimCompute as usize] = self.arithmetic(macs, 0.0);
         let gpu = Timed { seconds, energy: alone.energy.map(|e| e * kept), ..*alone };
         Some(Shared { gpu, pim, link_seconds, link })
     }
@@ -116,10 +133,7 @@ impl PimDevices<'_> {
             Mode::BankGroup => Op::MacSb,
             Mode::Buffer => Op::MacPb,
         };
-        let e = &self.device.energy;
-        let wires = self.device.plans[op as usize]
-            .as_ref()
-            .map_or(0.0, |plan| self.device.commands[usize::from(plan.last)].path_pj_per_bit);
-        e.cell_activation + e.cell_column + wires
+        let device = &self.system.device;
+        device.plans[op as usize].as_ref().map_or(0.0, |plan| StackEnergy::mac_pj_per_bit(plan.last, device))
     }
 }

@@ -6,6 +6,7 @@ use crate::attacc::Mode;
 use crate::error::Result;
 use crate::spec::System;
 use crate::spec::config::Document;
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// A straight line through measurements: time over bytes.
@@ -100,6 +101,17 @@ pub struct Gpu {
     pub energy: GpuEnergy,
 }
 
+/// For how long the PIM devices' refresh and standing power count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// For all of a step, and of the prefill: a device that holds the caches is on.
+    #[default]
+    Step,
+    /// While it attends.
+    Attention,
+}
+
 /// The PIM devices, one to a GPU.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pim {
@@ -111,6 +123,8 @@ pub struct Pim {
     gains: [[f64; 3]; 2],
     /// Link to its GPU, both directions together, B/s.
     pub link: f64,
+    /// What its refresh and standing power count for.
+    pub standing: Standing,
     /// System file of a stack.
     pub system: PathBuf,
     /// Timing preset, power-limited and not.
@@ -211,6 +225,7 @@ fn resolve_pim(p: &PimFile, doc: &Document, switches: Switches) -> Pim {
         bandwidth: p.bandwidth.value,
         gains: [&p.gain, &p.gain_unlimited].map(|g| Mode::ALL.map(|m| g.of(m))),
         link: if switches.has(Switch::Nvlink3ToPim) { p.nvlink3.value } else { p.link.value },
+        standing: p.standing,
         system: doc.resolve_path(key, system),
         timings: [p.timing.clone(), p.timing_unlimited.clone()],
     }

@@ -1,5 +1,6 @@
 //! Schema of a platform file, and what is checked of it. Every number has a unit; every table names its source.
 
+use super::platform::Standing;
 use crate::attacc::Mode;
 use crate::error::{Result, suggest};
 use crate::spec::config::Document;
@@ -116,6 +117,8 @@ pub struct PimFile {
     pub bandwidth: Quantity<Bandwidth>,
     pub link: Quantity<Bandwidth>,
     pub nvlink3: Quantity<Bandwidth>,
+    #[serde(default)]
+    pub standing: Standing,
     pub system: String,
     pub published_system: String,
     pub timing: String,

@@ -8,7 +8,7 @@ use super::layer::{Layer, Part, Split, Stage, block};
 use super::pim::PimDevices;
 use super::platform::Platform;
 use super::switches::{Switch, Switches};
-use crate::attacc::{Attention, Mode};
+use crate::attacc::{Attention, Form, Mode};
 use crate::error::{Error, Result};
 use crate::interrupt;
 
@@ -125,19 +125,20 @@ pub fn serve(
     let switches = platform.switches;
     let model = if switches.has(Switch::PublishedModels) { model.as_published() } else { model.clone() };
     let gpus = platform.gpu.devices as u32;
-    let (attention, device) = match (&platform.pim, stacks) {
+    let form = if switches.has(Switch::PublishedSchedule) { Form::Published } else { Form::Exact };
+    let (attention, system) = match (&platform.pim, stacks) {
         (Some(pim), Some(stacks)) => {
             let heads = (model.heads / gpus * service.batch).div_ceil(pim.stacks);
             let wanted: Vec<Attention> =
                 (0..service.steps).map(|s| stack_attention(&model, service, heads, s)).collect();
-            (stacks.attend(&wanted)?, Some((pim, stacks.device().clone())))
+            (stacks.attend(form, &wanted)?, Some((pim, stacks.system().clone())))
         }
         _ => (Vec::new(), None),
     };
-    let pim = device.as_ref().map(|(pim, device)| PimDevices {
+    let pim = system.as_ref().map(|(pim, system)| PimDevices {
         pim,
         gpu: &platform.gpu,
-        device,
+        system,
         mode: service.mode,
         power_limit: service.power_limit,
         switches,
@@ -188,7 +189,16 @@ impl Work<'_> {
             let timed = self.roofline.cost(&layer);
             cost.add(layer.part, timed.seconds, &timed.energy);
         }
+        self.stand(&mut cost, &[]);
         self.all_layers(&cost)
+    }
+
+    /// Adds what the PIM devices take while parts last that have not counted it.
+    fn stand(&self, cost: &mut Cost, counted: &[Part]) {
+        let Some(pim) = &self.pim else { return };
+        for part in Part::ALL.into_iter().filter(|part| !counted.contains(part)) {
+            cost.add(part, 0.0, &pim.idle(cost.seconds[part as usize]));
+        }
     }
 
     /// The step with this index; with PIM, its attention.
@@ -245,6 +255,7 @@ impl Work<'_> {
             self.overlap(&mut cost, softmax_seconds);
         }
         cost.seconds[Part::Link as usize] += late_link;
+        self.stand(&mut cost, &[Part::Score]);
         self.all_layers(&cost)
     }
 

@@ -58,6 +58,8 @@ switches! {
     PublishedModels "published_models" false,
     /// Attention on the controller that copies AttAcc's Ramulator, cycle for cycle.
     PublishedController "published_controller" false,
+    /// AttAcc's schedule as its generators write it: work that nobody asked for, rows and entries that are left out.
+    PublishedSchedule "published_schedule" false,
     /// The PIM devices' link is NVLink 3 beside any GPU.
     Nvlink3ToPim "nvlink3_to_pim" false,
     /// PIM memory energy by requests: each MAC column pays its share of a full row's activation; no refresh, no standing power.

@@ -26,6 +26,7 @@ const ENERGY: &[Part] = &[
     ("weights arithmetic", &["fc_compute_mj"]),
     ("between devices", &["communication_mj"]),
     ("elementwise", &["elementwise_memory_mj", "elementwise_compute_mj"]),
+    ("refresh and standing power", &["pim_standing_mj"]),
 ];
 const LAYER_TIME: &[Part] = &[
     ("keys and values", &["attend_us"]),
