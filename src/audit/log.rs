@@ -1,5 +1,6 @@
 //! Reads command logs, ours and Ramulator's, line by line: `clock, command, channel, pseudo-channel, rank, bank group,
-//! bank, row, column`, with -1 for what is not addressed.
+//! bank, row, column`, with -1 for what is not addressed; ours with the request that the command serves behind it, and
+//! with marks where requests may go on.
 
 use crate::addr::{Geometry, NOT_ADDRESSED};
 use crate::error::{Error, Result, suggest};
@@ -19,6 +20,37 @@ const ZSTD_WINDOW: u32 = 27;
 /// Lines between two looks for Ctrl-C.
 const BREATH: u64 = 1 << 16;
 
+/// What lets the requests behind it go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// The results ahead of it are there.
+    Barrier,
+    /// The host has done its work.
+    Host,
+    /// All channels have met.
+    Sync,
+}
+
+impl Mark {
+    /// Its name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mark::Barrier => "BARRIER",
+            Mark::Host => "HOST",
+            Mark::Sync => "SYNC",
+        }
+    }
+}
+
+/// What a line says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A command was issued.
+    Command(CommandId),
+    /// Requests may go on.
+    Mark(Mark),
+}
+
 /// One line of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
@@ -26,12 +58,15 @@ pub struct Entry {
     pub line: u64,
     /// Clock as logged: the first cycle is 1.
     pub clock: Cycle,
-    /// The command; none for a barrier.
-    pub command: Option<CommandId>,
+    /// What it says.
+    pub what: What,
     /// Channel.
     pub channel: u32,
     /// Pseudo-channel, rank, bank group, bank, row, column; [`NOT_ADDRESSED`] where not given.
     pub fields: [u32; 6],
+    /// The request of its channel, from 0, that a command serves, or the first one behind a mark; none where the log does
+    /// not number requests, and for refresh.
+    pub request: Option<u64>,
 }
 
 /// Calls `each` with every line of a log; `-` is standard input, and zstd frames are unpacked on the way.
@@ -82,12 +117,14 @@ fn parse(text: &str, line: u64, device: &Device) -> Result<Entry, String> {
     let clock: Cycle =
         clock.parse().ok().filter(|c| (1..=1 << 60).contains(c)).ok_or_else(|| format!("{clock:?} is not a clock"))?;
     let name = next("command")?;
-    let command = match name {
-        "BARRIER" => None,
-        _ => Some(device.command(name).ok_or_else(|| {
+    let mark = [Mark::Barrier, Mark::Host, Mark::Sync].into_iter().find(|m| m.name() == name);
+    let what = match (mark, device.command(name)) {
+        (Some(mark), _) => What::Mark(mark),
+        (None, Some(command)) => What::Command(command),
+        (None, None) => {
             let hint = suggest(name, device.commands.iter().map(|c| c.name.as_str()));
-            format!("unknown command {name:?}{hint}")
-        })?),
+            return Err(format!("unknown command {name:?}{hint}"));
+        }
     };
     let mut field = |name: &str, count: u32| match next(name)? {
         "-1" => Ok(NOT_ADDRESSED),
@@ -106,9 +143,20 @@ fn parse(text: &str, line: u64, device: &Device) -> Result<Entry, String> {
         field("row", g.rows)?,
         field("column", g.columns)?,
     ];
+    let request = match words.next() {
+        None | Some("-1") => None,
+        Some(word) => {
+            let number = word.parse().ok().filter(|n| *n < 1 << 60);
+            Some(number.ok_or_else(|| format!("request {word:?} is neither -1 nor a number"))?)
+        }
+    };
     match words.next() {
-        Some(more) => Err(format!("{more:?} after the column")),
+        Some(more) => Err(format!("{more:?} after the request")),
         None if channel == NOT_ADDRESSED => Err("no channel".into()),
-        None => Ok(Entry { line, clock, command, channel, fields }),
+        // The reference's barriers take a cycle and say no more.
+        None if request.is_none() && mark.is_some_and(|m| m != Mark::Barrier) => {
+            Err(format!("{name} without a request"))
+        }
+        None => Ok(Entry { line, clock, what, channel, fields, request }),
     }
 }

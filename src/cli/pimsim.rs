@@ -10,6 +10,7 @@ use crate::report::compare;
 use crate::report::explain::Explanation;
 use crate::report::summary::Summary;
 use crate::spec::System;
+use crate::spec::system::Controller;
 use crate::stats::Collector;
 use crate::stats::log::LogProbe;
 use crate::stats::write::{Tables, finish_run};
@@ -73,7 +74,8 @@ struct Run {
     /// Folder for run.csv, steps.csv, phases.csv, heads.csv, channels.csv; without it run.csv goes to standard output
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Also write every command to this file (one trace only); - is standard output
+    /// Also write every command to this file (one trace only); - is standard output. Commands of the faithful controller are
+    /// logged with the requests that they serve, for which each is simulated, as with --engine plain
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// fast: work that recurs is simulated once; plain: every command is simulated. Both come to the same
@@ -231,7 +233,9 @@ fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Outp
     let mut source = trace::open(fsio::open(path)?, &name, Some(&system.device.geometry))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);
     let collector = Collector::with_steps(&system.device, tables.steps(&name));
-    let engine = args.engine.into();
+    // Of work that is looked up, the requests have no numbers.
+    let numbered = args.log.is_some() && system.controller == Controller::Faithful;
+    let engine = if numbered { engine::Engine::Plain } else { args.engine.into() };
     let collector = match args.log.as_deref() {
         None => simulate(engine, system, source.as_mut(), collector, &name, &mut progress)?,
         Some(log) => {

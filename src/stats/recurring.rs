@@ -9,7 +9,7 @@ use super::books::{Books, PARTS, Part};
 use crate::addr::Address;
 use crate::engine::memo::NOW;
 use crate::engine::memo::stretch::{self, Place, Stretch, What};
-use crate::engine::probe::CommandEvent;
+use crate::engine::probe::{CommandEvent, NO_REQUEST};
 use crate::spec::resolve::MAX_COMMANDS;
 use crate::units::Cycle;
 use foldhash::fast::FixedState;
@@ -167,7 +167,8 @@ impl Recurring {
                 What::Command { command, banks, completes } => {
                     let cycle = NOW + Cycle::from(event.at);
                     let (address, phase) = (Address::default(), event.phase);
-                    let e = CommandEvent { cycle, command, address, banks, segment: 0, phase, completes };
+                    let request = NO_REQUEST;
+                    let e = CommandEvent { cycle, command, address, banks, segment: 0, phase, completes, request };
                     sweep.command(&e, work, durations, &mut books);
                     books.counters(work, cycle).command(&e, needs_row[usize::from(command)]);
                 }
