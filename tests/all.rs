@@ -30,3 +30,4 @@ mod sweep;
 mod system;
 mod system_parity;
 mod time_account;
+mod why;

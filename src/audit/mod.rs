@@ -7,12 +7,14 @@
 //!
 //! - [`log`]: the lines;
 //! - [`banks`]: sets of banks;
+//! - [`why`]: what held each command until it came;
 //! - [`report`]: violations, and the reference's defects that they are known by;
 //! - here: the rules.
 
 pub mod banks;
 pub mod log;
 pub mod report;
+pub mod why;
 
 use crate::error::Result;
 use crate::spec::device::{Bus, ConstraintSet, PowerPolicy};

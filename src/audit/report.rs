@@ -175,7 +175,7 @@ impl Report {
 }
 
 /// A constraint between two commands.
-pub(super) fn edge(d: &Declared, from: CommandId, to: CommandId, device: &Device) -> String {
+pub(in crate::audit) fn edge(d: &Declared, from: CommandId, to: CommandId, device: &Device) -> String {
     let name = |id: CommandId| &device.commands[usize::from(id)].name;
     let level = match d.level {
         Level::Channel => "channel",

@@ -109,12 +109,28 @@ struct Audit {
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Print so many violations of each log; all are counted
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    max: usize,
+    /// Print so many violations of each log (20 unless told), and with --why so many commands; all are counted
+    #[arg(long, value_name = "N")]
+    max: Option<usize>,
     /// Print how close each constraint came, as -v does
     #[arg(long)]
     slack: bool,
+    /// Say what held the commands, and what the cycles went to: logs of pimsim run --log, of the faithful controller; with -v,
+    /// of each command
+    #[arg(long)]
+    why: bool,
+    /// How to print what --why says; csv leaves the rest out, and adds up the logs
+    #[arg(long, value_enum, default_value_t = TextOrCsv::Text, requires = "why")]
+    format: TextOrCsv,
+}
+
+/// How what held commands is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TextOrCsv {
+    /// Aligned columns
+    Text,
+    /// CSV: reason, kind, commands, cycles
+    Csv,
 }
 
 #[derive(Debug, clap::Args)]
@@ -184,6 +200,11 @@ struct Explain {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
+
+/// Violations of a log that are printed.
+const MAX_VIOLATIONS: usize = 20;
+/// Bytes of lines that are printed together.
+const PAGE: usize = 1 << 16;
 
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
@@ -266,17 +287,68 @@ fn simulate<P: Probe>(
 
 fn audit(args: &Audit, common: &Common) -> Result<()> {
     let system = System::load(&args.config, &args.set)?;
+    let device = &system.device;
     let (mut broken, mut logs) = (0, 0);
+    let mut all = audit::why::Reasons::default();
+    let csv = args.format == TextOrCsv::Csv;
     for path in &args.logs {
-        let report = audit::audit(path, &system, args.max)?;
-        super::print(&report.render(&system.device, &path.display().to_string(), args.slack || common.verbose))?;
+        let name = path.display().to_string();
+        let max = args.max.unwrap_or(MAX_VIOLATIONS);
+        let report = match args.why {
+            false => audit::audit(path, &system, max)?,
+            true => {
+                let (report, reasons) = why(path, &system, args, max, common)?;
+                all.add(&reasons);
+                if !csv {
+                    super::print(&reasons.render(device, &name))?;
+                }
+                report
+            }
+        };
+        if !csv {
+            super::print(&report.render(device, &name, args.slack || common.verbose && !args.why))?;
+        }
         broken += report.broken;
         logs += u32::from(report.broken > 0);
+    }
+    if csv {
+        super::print(&all.csv(device)?)?;
     }
     match broken {
         0 => Ok(()),
         n => Err(Error::Check(format!("{n} violations in {logs} of {} logs", args.logs.len()))),
     }
+}
+
+/// Audits a log and says what held its commands; prints those that were asked for.
+fn why(
+    path: &Path,
+    system: &System,
+    args: &Audit,
+    max: usize,
+    common: &Common,
+) -> Result<(audit::report::Report, audit::why::Reasons)> {
+    let mut wanted = match (args.format, args.max) {
+        (TextOrCsv::Csv, _) => 0,
+        (TextOrCsv::Text, Some(n)) => n,
+        (TextOrCsv::Text, None) if common.verbose => usize::MAX,
+        (TextOrCsv::Text, None) => 0,
+    };
+    let mut text = String::new();
+    let mut printed = Ok(());
+    let result = audit::why::why(path, system, max, &mut |held| {
+        if wanted > 0 && printed.is_ok() {
+            wanted -= 1;
+            text.push_str(&held.line(&system.device));
+            if text.len() > PAGE {
+                printed = super::print(&text);
+                text.clear();
+            }
+        }
+    })?;
+    printed?;
+    super::print(&text)?;
+    Ok(result)
 }
 
 fn compare(args: &Compare) -> Result<()> {
