@@ -10,10 +10,13 @@ use pimattn::audit::why::{Held, Reason, Reasons, why};
 use pimattn::engine::probe::Probe;
 use pimattn::engine::{self, Engine};
 use pimattn::error::{EXIT_DATA, Error};
+use pimattn::generate::Generator;
 use pimattn::op::Op;
+use pimattn::select;
 use pimattn::spec::System;
+use pimattn::spec::workload::Workload;
 use pimattn::stats::log::LogProbe;
-use pimattn::trace::{Header, Record, Request};
+use pimattn::trace::{Header, Record, Request, Sink};
 
 fn explain(system: &System, text: &str) -> Result<(Reasons, Vec<Held>), Error> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -260,4 +263,50 @@ fn the_program_prints_a_table_or_the_commands() {
     assert!(text.contains("95.00") && text.contains(": clean: 2 commands"), "{text}");
     assert!(run(&["--why", "-v"]).0.contains("cycle 20, channel 0: MACAB: ACTAB -> MACAB"));
     assert_eq!(run(&["--format", "csv"]).1, Some(2));
+}
+
+/// The trace of the demo, or of another policy on it.
+fn demo(set: &[String]) -> (Header, Vec<Record>) {
+    struct Keep(Vec<Record>);
+    impl Sink for Keep {
+        fn push(&mut self, record: Record) -> pimattn::error::Result<()> {
+            self.0.push(record);
+            Ok(())
+        }
+        fn finish(&mut self) -> pimattn::error::Result<()> {
+            Ok(())
+        }
+    }
+    let (workload, doc) = Workload::load(&common::root().join("configs/workload/demo.toml"), set).unwrap();
+    let generator = Generator::load(workload, &doc, None).unwrap();
+    let mut keep = Keep(Vec::new());
+    generator.run(&mut keep, None, &mut |_| {}).unwrap();
+    (generator.header().clone(), keep.0)
+}
+
+/// Waiting at syncs, which most channels of the demo do most of the time, does not count as work.
+#[test]
+fn rules_of_the_controller_alone_hold_back_at_most_a_hundredth_of_the_work() {
+    let mut wrong = Vec::new();
+    for policy in select::REGISTRY {
+        for addressing in ["bank-group", "broadcast"] {
+            let set = [format!("policy={}", policy.name), format!("mapping.addressing={addressing}"), "steps=2".into()];
+            let (header, records) = demo(&set);
+            for power in ["per-command", "stagger", "charge", "ignore"] {
+                let system = common::system("hbm3-pim", &[&format!("power={power}")]);
+                let mut source = Memory { header: header.clone(), records: records.clone() };
+                let mut log = LogProbe::new(Vec::new(), &system.device);
+                engine::run_with(Engine::Plain, &system, &mut source, &mut log, &mut |_| ()).unwrap();
+                let text = String::from_utf8(log.finish().unwrap()).unwrap();
+                let (reasons, _) = explain(&system, &text).unwrap();
+                let (rules, work) = (reasons.rules().cycles, reasons.total().cycles - reasons.waiting());
+                assert!(work > 1000, "{policy:?}");
+                if rules * 100 > work {
+                    let share = 100.0 * rules as f64 / work as f64;
+                    wrong.push(format!("{} {addressing} {power}: {rules} of {work} cycles, {share:.2} %", policy.name));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong.join("\n"));
 }
