@@ -33,3 +33,4 @@ mod sweep;
 mod system;
 mod system_parity;
 mod time_account;
+mod why;

@@ -1,6 +1,7 @@
 //! Reads command logs, ours and Ramulator's, line by line: `clock, command, channel, pseudo-channel, rank, bank group,
-//! bank, row, column`, with -1 for what is not addressed; where a command works in some bank groups only, these follow as a
-//! hexadecimal set (bank groups count over the channel).
+//! bank, row, column`, with -1 for what is not addressed; ours with the request that the command serves behind it, then,
+//! where a command works in some bank groups only, these as a hexadecimal set (they count over the channel), and with
+//! marks where requests may go on.
 
 use crate::addr::{Geometry, NOT_ADDRESSED};
 use crate::error::{Error, Result, suggest};
@@ -20,6 +21,37 @@ const ZSTD_WINDOW: u32 = 27;
 /// Lines between two looks for Ctrl-C.
 const BREATH: u64 = 1 << 16;
 
+/// What lets the requests behind it go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// The results ahead of it are there.
+    Barrier,
+    /// The host has done its work.
+    Host,
+    /// All channels have met.
+    Sync,
+}
+
+impl Mark {
+    /// Its name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mark::Barrier => "BARRIER",
+            Mark::Host => "HOST",
+            Mark::Sync => "SYNC",
+        }
+    }
+}
+
+/// What a line says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A command was issued.
+    Command(CommandId),
+    /// Requests may go on.
+    Mark(Mark),
+}
+
 /// One line of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
@@ -27,14 +59,17 @@ pub struct Entry {
     pub line: u64,
     /// Clock as logged: the first cycle is 1.
     pub clock: Cycle,
-    /// The command; none for a barrier.
-    pub command: Option<CommandId>,
+    /// What it says.
+    pub what: What,
     /// Channel.
     pub channel: u32,
     /// Pseudo-channel, rank, bank group, bank, row, column; [`NOT_ADDRESSED`] where not given.
     pub fields: [u32; 6],
     /// Bank groups that the command works in, a bit each; 0 where the log does not say.
     pub units: u64,
+    /// The request of its channel, from 0, that a command serves, or the first one behind a mark; none where the log does
+    /// not number requests, and for refresh.
+    pub request: Option<u64>,
 }
 
 /// Calls `each` with every line of a log; `-` is standard input, and zstd frames are unpacked on the way.
@@ -85,12 +120,14 @@ fn parse(text: &str, line: u64, device: &Device) -> Result<Entry, String> {
     let clock: Cycle =
         clock.parse().ok().filter(|c| (1..=1 << 60).contains(c)).ok_or_else(|| format!("{clock:?} is not a clock"))?;
     let name = next("command")?;
-    let command = match name {
-        "BARRIER" => None,
-        _ => Some(device.command(name).ok_or_else(|| {
+    let mark = [Mark::Barrier, Mark::Host, Mark::Sync].into_iter().find(|m| m.name() == name);
+    let what = match (mark, device.command(name)) {
+        (Some(mark), _) => What::Mark(mark),
+        (None, Some(command)) => What::Command(command),
+        (None, None) => {
             let hint = suggest(name, device.commands.iter().map(|c| c.name.as_str()));
-            format!("unknown command {name:?}{hint}")
-        })?),
+            return Err(format!("unknown command {name:?}{hint}"));
+        }
     };
     let mut field = |name: &str, count: u32| match next(name)? {
         "-1" => Ok(NOT_ADDRESSED),
@@ -109,17 +146,29 @@ fn parse(text: &str, line: u64, device: &Device) -> Result<Entry, String> {
         field("row", g.rows)?,
         field("column", g.columns)?,
     ];
-    let mut units = 0;
-    for word in words {
-        let set = word.strip_prefix("0x").and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        let known = |set: &u64| *set != 0 && (g.units() >= 64 || set >> g.units() == 0);
-        units = match set.filter(|set| units == 0 && known(set)) {
-            Some(set) => set,
-            None => return Err(format!("{word:?} after the column")),
-        };
+    let (mut request, mut units) = (None, 0);
+    for (i, word) in words.enumerate() {
+        if let Some(set) = word.strip_prefix("0x").and_then(|hex| u64::from_str_radix(hex, 16).ok()) {
+            let known = set != 0 && (g.units() >= 64 || set >> g.units() == 0);
+            if units != 0 || !known {
+                return Err(format!("{word:?} is no set of bank groups"));
+            }
+            units = set;
+        } else if i == 0 {
+            let number = word.parse().ok().filter(|n| *n < 1 << 60);
+            request = match word {
+                "-1" => None,
+                _ => Some(number.ok_or_else(|| format!("request {word:?} is neither -1 nor a number"))?),
+            };
+        } else {
+            return Err(format!("{word:?} after the request"));
+        }
     }
+    // The reference's barriers take a cycle and say no more.
+    let lacks = request.is_none() && mark.is_some_and(|m| m != Mark::Barrier);
     match channel {
         NOT_ADDRESSED => Err("no channel".into()),
-        _ => Ok(Entry { line, clock, command, channel, fields, units }),
+        _ if lacks => Err(format!("{name} without a request")),
+        _ => Ok(Entry { line, clock, what, channel, fields, units, request }),
     }
 }

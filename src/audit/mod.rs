@@ -7,21 +7,24 @@
 //!
 //! - [`log`]: the lines;
 //! - [`banks`]: sets of banks;
+//! - [`why`]: what held each command until it came;
 //! - [`report`]: violations, and the reference's defects that they are known by;
 //! - here: the rules.
 
 pub mod banks;
 pub mod log;
 pub mod report;
+pub mod why;
 
+use crate::addr::Geometry;
 use crate::error::Result;
-use crate::spec::device::{ConstraintSet, PowerPolicy};
+use crate::spec::device::{Bus, ConstraintSet, PowerPolicy};
 use crate::spec::resolve::Declared;
 use crate::spec::system::Refresh;
-use crate::spec::{CommandId, Device, Effect, Level, Scope, System};
+use crate::spec::{Command, CommandId, Device, Effect, Level, Scope, System};
 use crate::units::Cycle;
 use banks::{Banks, node_size};
-use log::Entry;
+use log::{Entry, What};
 use report::{Defect, Report, Rule, Violation};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -72,6 +75,12 @@ struct Channel {
     refreshes: u64,
     /// When the results of the PIM commands so far are there.
     results: Cycle,
+    /// When the data of reads and writes are.
+    data: Cycle,
+    /// The newest request that had a column command.
+    newest: Option<u64>,
+    /// The first request behind the last mark.
+    epoch: u64,
 }
 
 /// Checks a log entry by entry. Its memory is bounded by the device, whatever the log says.
@@ -92,15 +101,7 @@ impl<'s> Auditor<'s> {
     /// Nothing read yet.
     pub fn new(system: &'s System, max: usize) -> Self {
         let device = &system.device;
-        let n = device.commands.len();
-        let mut pairs = vec![Vec::new(); n * n];
-        for (i, d) in device.declared.iter().enumerate().filter(|(_, d)| d.window == 1) {
-            for from in &d.from {
-                for to in &d.to {
-                    pairs[usize::from(*from) * n + usize::from(*to)].push(i);
-                }
-            }
-        }
+        let pairs = pairs(device);
         let spread: Vec<u32> = device.commands.iter().map(|c| last_opening(device, c.effect, c.scope)).collect();
         let longest = device.declared.iter().map(|d| d.latency).max().unwrap_or(0);
         let horizon = Cycle::from(longest) + Cycle::from(spread.iter().copied().max().unwrap_or(0));
@@ -129,19 +130,13 @@ impl<'s> Auditor<'s> {
             return Err(format!("cycle {} of channel {} comes after cycle {}", e.clock, e.channel, channel.clock));
         }
         channel.clock = e.clock;
-        let Some(id) = e.command else {
-            if channel.results > e.clock {
-                self.broken(e, Rule::Barrier, slack(e.clock, channel.results), None);
-            }
+        let What::Command(id) = e.what else {
+            self.mark(channel, e);
             return Ok(());
         };
         let device = &self.system.device;
         let c = &device.commands[usize::from(id)];
-        let banks = match c.effect {
-            Effect::MacOpen if e.units != 0 => Banks::of_units(e.units, &device.geometry),
-            _ => Banks::of(c.scope, &e.fields[..4], &device.geometry)
-                .map_err(|lacks| format!("{} without a {lacks}", c.name))?,
-        };
+        let banks = banks_of(e, c, &device.geometry)?;
         self.report.commands += 1;
         let bus = &mut channel.bus[c.bus as usize];
         if std::mem::replace(bus, e.clock) == e.clock {
@@ -154,12 +149,36 @@ impl<'s> Auditor<'s> {
         if matches!(c.effect, Effect::Mac | Effect::MacOpen | Effect::Move | Effect::Softmax | Effect::Configure) {
             channel.results = channel.results.max(e.clock.saturating_add(c.done));
         }
+        if matches!(c.effect, Effect::Read | Effect::Write) {
+            channel.data = channel.data.max(e.clock.saturating_add(c.done));
+        }
+        if let Some(request) = e.request.filter(|_| c.bus == Bus::Column) {
+            channel.newest = channel.newest.max(Some(request));
+            if request < channel.epoch {
+                self.broken(e, Rule::Epoch, 0, None);
+            }
+        }
         Ok(())
     }
 
+    /// What is ahead of a mark has its results by then, and what is behind it begins then. The reference's barriers, which
+    /// name no request, wait for no data of reads and writes.
+    fn mark(&mut self, channel: &mut Channel, e: &Entry) {
+        let there = if e.request.is_some() { channel.results.max(channel.data) } else { channel.results };
+        if there > e.clock {
+            self.broken(e, Rule::Barrier, slack(e.clock, there), None);
+        }
+        if let Some(first) = e.request {
+            channel.epoch = first;
+            if channel.newest.is_some_and(|newest| newest >= first) {
+                self.broken(e, Rule::Epoch, 0, None);
+            }
+        }
+    }
+
     fn broken(&mut self, e: &Entry, rule: Rule, slack: i64, defect: Option<Defect>) {
-        let (line, clock, channel, command) = (e.line, e.clock, e.channel, e.command);
-        self.report.add(Violation { line, clock, channel, command, rule, slack, defect }, self.max);
+        let (line, clock, channel, what) = (e.line, e.clock, e.channel, e.what);
+        self.report.add(Violation { line, clock, channel, what, rule, slack, defect }, self.max);
     }
 
     /// One refresh is due each nREFI. A log is over when it is over: what is due at its end is not asked for.
@@ -322,6 +341,14 @@ impl<'s> Auditor<'s> {
     }
 }
 
+/// The banks of a command: those of its bank groups, where the log names them, else those of its scope.
+fn banks_of(e: &Entry, c: &Command, g: &Geometry) -> Result<Banks, String> {
+    match c.effect {
+        Effect::MacOpen if e.units != 0 => Ok(Banks::of_units(e.units, g)),
+        _ => Banks::of(c.scope, &e.fields[..4], g).map_err(|lacks| format!("{} without a {lacks}", c.name)),
+    }
+}
+
 fn new_channel(device: &Device) -> Channel {
     let banks = device.geometry.banks_per_channel() as usize;
     let nodes = |d: &Declared| if d.window > 1 { banks / node_size(d.level, &device.geometry) } else { 0 };
@@ -333,7 +360,24 @@ fn new_channel(device: &Device) -> Channel {
         bus: [0; 2],
         refreshes: 0,
         results: 0,
+        data: 0,
+        newest: None,
+        epoch: 0,
     }
+}
+
+/// Declared constraints from one command to another, windows apart: `pairs[from * commands + to]`.
+fn pairs(device: &Device) -> Vec<Vec<usize>> {
+    let n = device.commands.len();
+    let mut pairs = vec![Vec::new(); n * n];
+    for (i, d) in device.declared.iter().enumerate().filter(|(_, d)| d.window == 1) {
+        for from in &d.from {
+            for to in &d.to {
+                pairs[usize::from(*from) * n + usize::from(*to)].push(i);
+            }
+        }
+    }
+    pairs
 }
 
 fn slack(at: Cycle, allowed: Cycle) -> i64 {

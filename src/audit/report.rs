@@ -1,5 +1,6 @@
 //! What an audit found, and how it reads.
 
+use super::log::What;
 use crate::spec::device::ConstraintSet;
 use crate::spec::resolve::Declared;
 use crate::spec::{CommandId, Device, Level};
@@ -30,6 +31,8 @@ pub enum Rule {
     RefreshMissing,
     /// A result is not there yet at a barrier.
     Barrier,
+    /// A column command on the wrong side of a barrier.
+    Epoch,
 }
 
 /// A defect that the reference is known for.
@@ -75,8 +78,8 @@ pub struct Violation {
     pub clock: Cycle,
     /// Channel.
     pub channel: u32,
-    /// The command; none for a barrier.
-    pub command: Option<CommandId>,
+    /// The command, or mark.
+    pub what: What,
     /// What it broke.
     pub rule: Rule,
     /// Cycles beyond what is allowed; negative: so many too early. Zero where cycles mean nothing.
@@ -131,7 +134,10 @@ impl Report {
     }
 
     fn write(&self, out: &mut String, device: &Device, name: &str, slack: bool) -> std::fmt::Result {
-        let command = |id: Option<CommandId>| id.map_or("BARRIER", |id| &device.commands[usize::from(id)].name);
+        let name_of = |what: What| match what {
+            What::Command(id) => device.commands[usize::from(id)].name.as_str(),
+            What::Mark(mark) => mark.name(),
+        };
         if self.broken == 0 {
             let (commands, edges) = (self.commands, device.declared.len());
             writeln!(out, "{name}: clean: {commands} commands, {edges} constraints, {} checks", self.checks)?;
@@ -145,7 +151,7 @@ impl Report {
                 "{at}: cycle {}, channel {}: {}: {rule}{cycles}{defect}",
                 v.clock,
                 v.channel,
-                command(v.command)
+                name_of(v.what)
             )?;
         }
         if self.broken > 0 {
@@ -168,7 +174,8 @@ impl Report {
     }
 }
 
-fn edge(d: &Declared, from: CommandId, to: CommandId, device: &Device) -> String {
+/// A constraint between two commands.
+pub(in crate::audit) fn edge(d: &Declared, from: CommandId, to: CommandId, device: &Device) -> String {
     let name = |id: CommandId| &device.commands[usize::from(id)].name;
     let level = match d.level {
         Level::Channel => "channel",
@@ -198,6 +205,7 @@ fn describe(rule: Rule, device: &Device) -> String {
         Rule::RefreshTooMany => "more refreshes than due",
         Rule::RefreshMissing => "more refreshes postponed than allowed",
         Rule::Barrier => "barrier before the results ahead of it",
+        Rule::Epoch => "column command on the wrong side of a barrier",
     }
     .into()
 }

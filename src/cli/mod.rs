@@ -220,6 +220,8 @@ pub fn tables_document() -> String {
     out.push_str(&crate::table::markdown(crate::artifact::BARS));
     out.push_str("\n## steps.csv\n\nA row is a decode step: one layer, on one stack.\n");
     out.push_str(&crate::table::markdown(crate::artifact::STEPS));
+    out.push_str("\n# Table of pimsim audit --why\n\nA row is what held commands, or took cycles.\n");
+    out.push_str(&crate::table::markdown(crate::audit::why::COLUMNS));
     out.push_str("\n# Table of pimsim system\n\nA row is the mean decode step of a service, or one of its steps.\n");
     out.push_str(&crate::table::markdown(crate::system::table::COLUMNS));
     out.push_str("\n# Table of pimsim system --switches\n\nA row is a switch.\n");

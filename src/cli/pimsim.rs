@@ -10,6 +10,7 @@ use crate::report::compare;
 use crate::report::explain::Explanation;
 use crate::report::summary::Summary;
 use crate::spec::System;
+use crate::spec::system::Controller;
 use crate::stats::Collector;
 use crate::stats::log::LogProbe;
 use crate::stats::write::{Tables, finish_run};
@@ -73,7 +74,8 @@ struct Run {
     /// Folder for run.csv, steps.csv, phases.csv, heads.csv, channels.csv; without it run.csv goes to standard output
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Also write every command to this file (one trace only); - is standard output
+    /// Also write every command to this file (one trace only); - is standard output. Commands of the faithful controller are
+    /// logged with the requests that they serve, for which each is simulated, as with --engine plain
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// fast: work that recurs is simulated once; plain: every command is simulated. Both come to the same
@@ -107,12 +109,28 @@ struct Audit {
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Print so many violations of each log; all are counted
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    max: usize,
+    /// Print so many violations of each log (20 unless told), and with --why so many commands; all are counted
+    #[arg(long, value_name = "N")]
+    max: Option<usize>,
     /// Print how close each constraint came, as -v does
     #[arg(long)]
     slack: bool,
+    /// Say what held the commands, and what the cycles went to: logs of pimsim run --log, of the faithful controller; with -v,
+    /// of each command
+    #[arg(long)]
+    why: bool,
+    /// How to print what --why says; csv leaves the rest out, and adds up the logs
+    #[arg(long, value_enum, default_value_t = TextOrCsv::Text, requires = "why")]
+    format: TextOrCsv,
+}
+
+/// How what held commands is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TextOrCsv {
+    /// Aligned columns
+    Text,
+    /// CSV: reason, kind, commands, cycles
+    Csv,
 }
 
 #[derive(Debug, clap::Args)]
@@ -183,6 +201,11 @@ struct Explain {
     format: Format,
 }
 
+/// Violations of a log that are printed.
+const MAX_VIOLATIONS: usize = 20;
+/// Bytes of lines that are printed together.
+const PAGE: usize = 1 << 16;
+
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
     super::run(|cli: Cli| match cli.command {
@@ -231,7 +254,9 @@ fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Outp
     let mut source = trace::open(fsio::open(path)?, &name, Some(&system.device.geometry))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);
     let collector = Collector::with_steps(&system.device, tables.steps(&name));
-    let engine = args.engine.into();
+    // Of work that is looked up, the requests have no numbers.
+    let numbered = args.log.is_some() && system.controller == Controller::Faithful;
+    let engine = if numbered { engine::Engine::Plain } else { args.engine.into() };
     let collector = match args.log.as_deref() {
         None => simulate(engine, system, source.as_mut(), collector, &name, &mut progress)?,
         Some(log) => {
@@ -262,17 +287,68 @@ fn simulate<P: Probe>(
 
 fn audit(args: &Audit, common: &Common) -> Result<()> {
     let system = System::load(&args.config, &args.set)?;
+    let device = &system.device;
     let (mut broken, mut logs) = (0, 0);
+    let mut all = audit::why::Reasons::default();
+    let csv = args.format == TextOrCsv::Csv;
     for path in &args.logs {
-        let report = audit::audit(path, &system, args.max)?;
-        super::print(&report.render(&system.device, &path.display().to_string(), args.slack || common.verbose))?;
+        let name = path.display().to_string();
+        let max = args.max.unwrap_or(MAX_VIOLATIONS);
+        let report = match args.why {
+            false => audit::audit(path, &system, max)?,
+            true => {
+                let (report, reasons) = why(path, &system, args, max, common)?;
+                all.add(&reasons);
+                if !csv {
+                    super::print(&reasons.render(device, &name))?;
+                }
+                report
+            }
+        };
+        if !csv {
+            super::print(&report.render(device, &name, args.slack || common.verbose && !args.why))?;
+        }
         broken += report.broken;
         logs += u32::from(report.broken > 0);
+    }
+    if csv {
+        super::print(&all.csv(device)?)?;
     }
     match broken {
         0 => Ok(()),
         n => Err(Error::Check(format!("{n} violations in {logs} of {} logs", args.logs.len()))),
     }
+}
+
+/// Audits a log and says what held its commands; prints those that were asked for.
+fn why(
+    path: &Path,
+    system: &System,
+    args: &Audit,
+    max: usize,
+    common: &Common,
+) -> Result<(audit::report::Report, audit::why::Reasons)> {
+    let mut wanted = match (args.format, args.max) {
+        (TextOrCsv::Csv, _) => 0,
+        (TextOrCsv::Text, Some(n)) => n,
+        (TextOrCsv::Text, None) if common.verbose => usize::MAX,
+        (TextOrCsv::Text, None) => 0,
+    };
+    let mut text = String::new();
+    let mut printed = Ok(());
+    let result = audit::why::why(path, system, max, &mut |held| {
+        if wanted > 0 && printed.is_ok() {
+            wanted -= 1;
+            text.push_str(&held.line(&system.device));
+            if text.len() > PAGE {
+                printed = super::print(&text);
+                text.clear();
+            }
+        }
+    })?;
+    printed?;
+    super::print(&text)?;
+    Ok(result)
 }
 
 fn compare(args: &Compare) -> Result<()> {

@@ -20,7 +20,7 @@ mod array;
 mod data;
 mod normal;
 
-use super::probe::{CommandEvent, Completion, Probe, RowOutcome};
+use super::probe::{CommandEvent, Completion, NO_REQUEST, Opener, Probe, RowOutcome};
 use super::segments::{Label, Segments};
 use super::state::{CLOSED, ChannelState, Target};
 use crate::addr::{Address, NOT_ADDRESSED};
@@ -86,6 +86,8 @@ struct Epoch {
     /// Cycles that the host works before it opens, and for whom.
     host: Cycle,
     label: Label,
+    /// Requests of the channel before it.
+    first: u64,
 }
 
 /// What a class could do next.
@@ -134,6 +136,8 @@ pub struct Channel<'d> {
     order: u64,
     /// Requests taken in.
     requests: u64,
+    /// Whether requests are counted from the beginning; not once work was looked up.
+    numbered: bool,
     /// Cycles between the arrivals of two requests.
     interval: Option<f64>,
     turns: Option<Turns>,
@@ -171,6 +175,7 @@ impl<'d> Channel<'d> {
             held: 0,
             order: 0,
             requests: 0,
+            numbered: true,
             interval: system.issue_interval,
             turns: system.writes.map(|w| Turns::new(&w, system.queue_depth)),
             epoch: 0,
@@ -222,6 +227,11 @@ impl<'d> Channel<'d> {
         self.done = self.done.max(at);
         self.fruitless = 0;
         self.input_ended = false;
+    }
+
+    /// Requests taken in, where they were counted from the beginning.
+    pub fn requests(&self) -> Option<u64> {
+        self.numbered.then_some(self.requests)
     }
 
     /// Ends all segments with the work done so far.
@@ -286,7 +296,8 @@ impl<'d> Channel<'d> {
                 Some(Record::Request(r)) if r.op == Op::Barrier || r.op == Op::Host => {
                     let host = if r.op == Op::Host { Cycle::from(r.count) } else { 0 };
                     if host > 0 || self.epochs.back().is_none_or(|e| e.used) {
-                        self.epochs.push_back(Epoch { host, label: self.segments.label(), ..Epoch::default() });
+                        let (label, first) = (self.segments.label(), self.requests);
+                        self.epochs.push_back(Epoch { host, label, first, ..Epoch::default() });
                         if host > 0 {
                             self.segments.owe();
                         }
@@ -359,13 +370,18 @@ impl<'d> Channel<'d> {
         self.epochs.pop_front();
         self.epoch += 1;
         self.epoch_open = self.epoch_open.max(self.epoch_done);
-        let Epoch { host, label, .. } = self.epochs[0];
+        let Epoch { host, label, first, .. } = self.epochs[0];
         if host > 0 {
             probe.host(self.id, label.segment, label.phase, self.epoch_open, host);
             self.epoch_open += host;
             self.done = self.done.max(self.epoch_open);
             self.worked = self.worked.max(self.epoch_open);
             self.segments.paid(label.segment, self.epoch_open, probe);
+        }
+        if self.numbered {
+            let opener = if host > 0 { Opener::Host } else { Opener::Barrier };
+            // A request that needs no command may complete an epoch behind a refresh that came since.
+            probe.epoch(self.id, self.epoch_open.max(self.now), opener, first);
         }
         true
     }
@@ -480,10 +496,18 @@ impl<'d> Channel<'d> {
         }
         self.rows_changed(Scope::Channel, &c.target);
         let banks = self.device.geometry.banks_per_channel();
-        self.report(c, banks, Label::default(), None, probe);
+        self.report(c, banks, Label::default(), None, NO_REQUEST, probe);
     }
 
-    fn report<P: Probe>(&self, c: &Candidate, banks: u32, label: Label, completes: Option<Completion>, probe: &mut P) {
+    fn report<P: Probe>(
+        &self,
+        c: &Candidate,
+        banks: u32,
+        label: Label,
+        completes: Option<Completion>,
+        request: u64,
+        probe: &mut P,
+    ) {
         probe.command(&CommandEvent {
             cycle: c.at,
             command: c.command,
@@ -493,6 +517,7 @@ impl<'d> Channel<'d> {
             segment: label.segment,
             phase: label.phase,
             completes,
+            request: if self.numbered { request } else { NO_REQUEST },
         });
     }
 
@@ -506,7 +531,7 @@ impl<'d> Channel<'d> {
         self.state.issue(c.command, &c.target, c.at);
         self.now = self.now.max(c.at);
         let item = &mut self.classes[c.class][c.index];
-        let label = item.label;
+        let (label, number) = (item.label, item.number);
         let completes = c.command == item.plan.last;
         let passes = command.passes;
         let (working, ends_rounds) =
@@ -518,7 +543,7 @@ impl<'d> Channel<'d> {
             };
             self.rows_changed(command.scope, &c.target);
             let banks = command.scope.banks(&self.device.geometry);
-            return self.report(c, banks, label, None, probe);
+            return self.report(c, banks, label, None, number, probe);
         }
         let banks = match command.effect {
             Effect::MacOpen => working * self.device.geometry.banks,
@@ -526,7 +551,7 @@ impl<'d> Channel<'d> {
         };
         if item.pass + 1 < passes {
             item.pass += 1;
-            return self.report(c, banks, label, None, probe);
+            return self.report(c, banks, label, None, number, probe);
         }
         // An ACT_BG is a request to open: it found its row closed, or another one open.
         if matches!(command.effect, Effect::Open) && item.row == RowOutcome::Hit {
@@ -536,7 +561,7 @@ impl<'d> Channel<'d> {
         if ends_rounds {
             self.end_rounds();
         }
-        self.report(c, banks, label, Some(completion), probe);
+        self.report(c, banks, label, Some(completion), number, probe);
         self.complete(c.class, c.index, c.at + command.done, Some(completion), probe);
     }
 

@@ -3,7 +3,7 @@
 mod recurring;
 
 use super::channel::{Channel, Progress};
-use super::probe::Probe;
+use super::probe::{Opener, Probe};
 use super::{Reader, Stop};
 use crate::error::Result;
 use crate::op::Op;
@@ -61,6 +61,9 @@ pub fn run<P: Probe>(
             probe.channel_waits(id, channel.worked_until(), met);
             if stop == Stop::End {
                 probe.channel_end(id, channel.worked_until());
+            }
+            if let Some(first) = channel.requests().filter(|_| stop == Stop::Sync) {
+                probe.epoch(id, met, Opener::Sync, first);
             }
             channel.resume(met, probe);
         }

@@ -27,6 +27,20 @@ pub struct Completion {
     pub row: RowOutcome,
 }
 
+/// No request is known that a command serves.
+pub const NO_REQUEST: u64 = u64::MAX;
+
+/// What opened an epoch: the requests behind it whose column commands may issue from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opener {
+    /// A barrier: the results ahead of it are there.
+    Barrier,
+    /// The host has done its work.
+    Host,
+    /// All channels have met.
+    Sync,
+}
+
 /// A command on a channel's bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommandEvent {
@@ -47,9 +61,13 @@ pub struct CommandEvent {
     pub phase: Phase,
     /// The request that it completed, if any.
     pub completes: Option<Completion>,
+    /// The request that it serves: its number in the channel, counted from 0, marks (barriers, the host, syncs) not
+    /// counted. [`NO_REQUEST`] for refresh, from the compat controller, and where requests are no longer counted because
+    /// work was looked up ([`memo`](super::memo)).
+    pub request: u64,
 }
 
-/// An observer of the engine. Within one channel, calls come in order of time.
+/// An observer of the engine. Within one channel, calls come in order of time, but for [`Probe::epoch`].
 pub trait Probe {
     /// A command was issued.
     fn command(&mut self, _event: &CommandEvent) {}
@@ -60,6 +78,9 @@ pub trait Probe {
     fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
         stretch.tell(place, self);
     }
+    /// From `cycle` on, a channel's requests from number `first` on may issue column commands; row commands may have come
+    /// before. Only from channels that number their requests. It may be told ahead of commands that come before `cycle`.
+    fn epoch(&mut self, _channel: u32, _cycle: Cycle, _opener: Opener, _first: u64) {}
     /// A request needed no command (its row was open, or closed, already, or a waiting write had its data).
     fn silent(&mut self, _channel: u32, _segment: u32, _phase: Phase, _op: Op) {}
     /// The host worked so many cycles, from `begin` on, while the channel waited.
@@ -98,6 +119,10 @@ impl<A: Probe, B: Probe> Probe for (A, B) {
     fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
         self.0.stretch(stretch, place);
         self.1.stretch(stretch, place);
+    }
+    fn epoch(&mut self, channel: u32, cycle: Cycle, opener: Opener, first: u64) {
+        self.0.epoch(channel, cycle, opener, first);
+        self.1.epoch(channel, cycle, opener, first);
     }
     fn silent(&mut self, channel: u32, segment: u32, phase: Phase, op: Op) {
         self.0.silent(channel, segment, phase, op);

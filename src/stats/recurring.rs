@@ -10,7 +10,7 @@ use super::counters::Rules;
 use crate::addr::Address;
 use crate::engine::memo::NOW;
 use crate::engine::memo::stretch::{self, Place, Stretch, What};
-use crate::engine::probe::CommandEvent;
+use crate::engine::probe::{CommandEvent, NO_REQUEST};
 use crate::units::Cycle;
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
@@ -167,7 +167,8 @@ impl Recurring {
                 What::Command { command, banks, units, completes } => {
                     let cycle = NOW + Cycle::from(event.at);
                     let (address, phase) = (Address::default(), event.phase);
-                    let e = CommandEvent { cycle, command, address, banks, units, segment: 0, phase, completes };
+                    let (segment, request) = (0, NO_REQUEST);
+                    let e = CommandEvent { cycle, command, address, banks, units, segment, phase, completes, request };
                     sweep.command(&e, work, durations, &mut books);
                     books.counters(work, cycle).command(&e, rules);
                 }

@@ -53,14 +53,15 @@ impl<'d> Channel<'d> {
             item.order = orders.partition_point(|o| *o < item.order) as u64 + 1;
             // Row commands of their own may be left of epochs that are over; it makes no difference to them.
             item.epoch = if item.is_rows_only() { 0 } else { item.epoch - self.epoch };
-            // Only arrivals count requests, and those are not plain.
+            // What counts requests are arrivals, and those are not plain, and logs, and those are told that it ends here.
             item.number = 0;
             let mut at = item.target.address;
             shift.address(Some(item.request.op), &mut at, geometry);
             item.request.addr = geometry.encode(&at);
             item.target = self.state.target(at);
         }
-        (self.epoch, self.requests) = (0, 0);
+        (self.epoch, self.requests, self.numbered) = (0, 0, false);
+        self.epochs.iter_mut().for_each(|e| e.first = 0);
         self.units.rows().for_each(|row| shift.row(row));
         shift.exact(&mut self.epoch_open);
         shift.exact(&mut self.epoch_done);

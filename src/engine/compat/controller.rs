@@ -3,7 +3,7 @@
 use super::nodes::Nodes;
 use super::queue::{Entry, HitBanks, Queue};
 use crate::engine::memo::{mix, shift::Shift};
-use crate::engine::probe::{CommandEvent, Completion, Probe, RowOutcome};
+use crate::engine::probe::{CommandEvent, Completion, NO_REQUEST, Probe, RowOutcome};
 use crate::engine::segments::{Label, Segments};
 use crate::error::{Error, Result};
 use crate::op::Op;
@@ -312,6 +312,7 @@ impl<'d> Controller<'d> {
             segment: label.segment,
             phase: label.phase,
             completes: completion,
+            request: NO_REQUEST,
         });
         if !completes {
             return self.row_moved(pick);

@@ -2,7 +2,7 @@
 
 use super::shift::Names;
 use crate::addr::{Address, Geometry};
-use crate::engine::probe::{CommandEvent, Completion, Probe};
+use crate::engine::probe::{CommandEvent, Completion, NO_REQUEST, Probe};
 use crate::op::Op;
 use crate::spec::CommandId;
 use crate::trace::Phase;
@@ -134,6 +134,7 @@ impl Event {
                 segment: 0,
                 phase: self.phase,
                 completes,
+                request: NO_REQUEST,
             }),
             What::Barrier => probe.barrier(cycle, &address),
             What::Silent(op) => probe.silent(channel, 0, self.phase, op),
