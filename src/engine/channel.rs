@@ -10,8 +10,9 @@
 //! issued, that of the older request on a tie; row and column commands have a bus each. Row opening and closing may
 //! pass a barrier, nothing else may.
 //!
-//! The controller sees `queue_depth` outstanding requests, whether they came one by one or as runs, so that both
-//! forms of a trace take the same cycles.
+//! The controller sees `queue_depth` outstanding requests of array work and data, and of moves as many again, which have
+//! a queue of their own and so do not hide the rows of the array work behind them. Requests count the same whether they
+//! came one by one or as runs, so that both forms of a trace take the same cycles.
 //!
 //! When a refresh is due, array work and data stop, the banks are closed, REFab is issued, and the rows open again on
 //! demand. Moves go on: they touch no bank.
@@ -40,6 +41,8 @@ use std::collections::VecDeque;
 const PATIENCE: u32 = 64;
 /// Epochs in sight, at most. Only the host's work makes epochs without requests.
 const EPOCHS: usize = 4096;
+/// Moves that are held, at most, so that array work behind them is in sight.
+const MOVES_HELD: u64 = 1024;
 /// Commands between two looks at whether the user wants to stop.
 const INTERRUPT_STEPS: u32 = 1 << 16;
 
@@ -132,7 +135,8 @@ pub struct Channel<'d> {
     input_ended: bool,
     classes: [VecDeque<Item>; 3],
     depth: u64,
-    held: u64,
+    /// Requests outstanding: array work and data, and moves.
+    held: [u64; 2],
     order: u64,
     /// Requests taken in.
     requests: u64,
@@ -172,7 +176,7 @@ impl<'d> Channel<'d> {
             input_ended: false,
             classes: Default::default(),
             depth: u64::from(system.queue_depth),
-            held: 0,
+            held: [0; 2],
             order: 0,
             requests: 0,
             numbered: true,
@@ -282,7 +286,7 @@ impl<'d> Channel<'d> {
     }
 
     fn has_room(&self) -> bool {
-        self.held < self.depth && self.epochs.len() < EPOCHS
+        self.held[0] < self.depth && self.held[1] < MOVES_HELD && self.epochs.len() < EPOCHS
     }
 
     /// Sorts waiting records into the classes until `depth` requests are outstanding.
@@ -334,7 +338,7 @@ impl<'d> Channel<'d> {
             ARRAY => self.enlist(effect, scope, &target)?,
             _ => (0, 0),
         };
-        self.held += u64::from(request.count);
+        self.held[usize::from(class == MOVES)] += u64::from(request.count);
         self.order += 1;
         let epoch = self.epoch + self.epochs.len() as u32 - 1;
         self.segments.owe();
@@ -398,7 +402,8 @@ impl<'d> Channel<'d> {
         };
         match self.array_candidate()? {
             Array::Done(index) => {
-                let now = self.last[ARRAY].max(self.arrival(&self.classes[ARRAY][index]));
+                // A refresh may have closed what it asks to be closed.
+                let now = self.now.max(self.last[ARRAY]).max(self.arrival(&self.classes[ARRAY][index]));
                 self.complete(ARRAY, index, now, None, probe);
                 return Ok(Choice::Completed);
             }
@@ -446,11 +451,13 @@ impl<'d> Channel<'d> {
         let mut best: Option<Candidate> = None;
         // Where no command of this kind can come before the best, none of its items needs a closer look.
         let mut hopeless: Option<CommandId> = None;
+        let mut seen = 0;
         for (index, item) in self.classes[MOVES].iter().enumerate() {
             let free = item.effect == Effect::Move;
-            if item.epoch != self.epoch || !free && index > 0 {
+            if item.epoch != self.epoch || !free && index > 0 || seen >= self.depth {
                 break;
             }
+            seen += u64::from(item.request.count);
             let command = item.plan.last;
             if let Some(best) = best.filter(|_| free && hopeless != Some(command)) {
                 hopeless = (self.soonest(command, MOVES) >= best.at).then_some(command);
@@ -582,7 +589,7 @@ impl<'d> Channel<'d> {
             self.want(&target, row);
         }
         let item = &mut self.classes[class][index];
-        self.held -= 1;
+        self.held[usize::from(class == MOVES)] -= 1;
         self.fruitless = 0;
         item.request.count -= 1;
         item.number += 1;
