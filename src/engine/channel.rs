@@ -10,9 +10,9 @@
 //! issued, that of the older request on a tie; row and column commands have a bus each. Row opening and closing may
 //! pass a barrier, nothing else may.
 //!
-//! The controller sees `queue_depth` outstanding requests of array work and data, and of moves as many again, which have
-//! a queue of their own and so do not hide the rows of the array work behind them. Requests count the same whether they
-//! came one by one or as runs, so that both forms of a trace take the same cycles.
+//! The controller sees `queue_depth` outstanding requests each of MACs, of row commands, of moves and of data: MACs and
+//! moves do not hide the row commands behind them (within some hundred, [`MACS_HELD`]). Requests count the same whether
+//! they came one by one or as runs, so that both forms of a trace take the same cycles.
 //!
 //! When a refresh is due, array work and data stop, the banks are closed, REFab is issued, and the rows open again on
 //! demand. Moves go on: they touch no bank.
@@ -41,8 +41,9 @@ use std::collections::VecDeque;
 const PATIENCE: u32 = 64;
 /// Epochs in sight, at most. Only the host's work makes epochs without requests.
 const EPOCHS: usize = 4096;
-/// Moves that are held, at most, so that array work behind them is in sight.
+/// Moves and MACs that are held, at most, so that rows behind them are in sight.
 const MOVES_HELD: u64 = 1024;
+const MACS_HELD: u64 = 128;
 /// Commands between two looks at whether the user wants to stop.
 const INTERRUPT_STEPS: u32 = 1 << 16;
 
@@ -69,6 +70,26 @@ struct Item {
     /// Commands that its current request has had of those that complete it.
     pass: u32,
     row: RowOutcome,
+}
+
+/// The queues of a controller; it looks at the first `queue_depth` requests of each.
+#[derive(Clone, Copy)]
+enum Queue {
+    Data,
+    Rows,
+    Macs,
+    Moves,
+}
+
+impl Queue {
+    fn of(effect: Effect) -> Self {
+        match effect {
+            Effect::Read | Effect::Write => Queue::Data,
+            Effect::Open | Effect::Close => Queue::Rows,
+            Effect::Mac | Effect::MacOpen => Queue::Macs,
+            Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => Queue::Moves,
+        }
+    }
 }
 
 impl Item {
@@ -135,8 +156,8 @@ pub struct Channel<'d> {
     input_ended: bool,
     classes: [VecDeque<Item>; 3],
     depth: u64,
-    /// Requests outstanding: array work and data, and moves.
-    held: [u64; 2],
+    /// Requests outstanding, by [`Queue`].
+    held: [u64; 4],
     order: u64,
     /// Requests taken in.
     requests: u64,
@@ -176,7 +197,7 @@ impl<'d> Channel<'d> {
             input_ended: false,
             classes: Default::default(),
             depth: u64::from(system.queue_depth),
-            held: [0; 2],
+            held: [0; 4],
             order: 0,
             requests: 0,
             numbered: true,
@@ -286,7 +307,8 @@ impl<'d> Channel<'d> {
     }
 
     fn has_room(&self) -> bool {
-        self.held[0] < self.depth && self.held[1] < MOVES_HELD && self.epochs.len() < EPOCHS
+        let most = [self.depth, self.depth, self.depth.max(MACS_HELD), self.depth.max(MOVES_HELD)];
+        self.held.iter().zip(most).all(|(held, most)| *held < most) && self.epochs.len() < EPOCHS
     }
 
     /// Sorts waiting records into the classes until `depth` requests are outstanding.
@@ -338,7 +360,7 @@ impl<'d> Channel<'d> {
             ARRAY => self.enlist(effect, scope, &target)?,
             _ => (0, 0),
         };
-        self.held[usize::from(class == MOVES)] += u64::from(request.count);
+        self.held[Queue::of(effect) as usize] += u64::from(request.count);
         self.order += 1;
         let epoch = self.epoch + self.epochs.len() as u32 - 1;
         self.segments.owe();
@@ -589,7 +611,7 @@ impl<'d> Channel<'d> {
             self.want(&target, row);
         }
         let item = &mut self.classes[class][index];
-        self.held[usize::from(class == MOVES)] -= 1;
+        self.held[Queue::of(item.effect) as usize] -= 1;
         self.fruitless = 0;
         item.request.count -= 1;
         item.number += 1;

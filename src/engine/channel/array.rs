@@ -129,14 +129,20 @@ impl Channel<'_> {
         let queue = &self.classes[ARRAY];
         let mut data = self.classes[DATA].iter().peekable();
         let mut look = Look::new();
-        let mut seen = 0;
+        let (mut rows_seen, mut macs_seen) = (0, 0);
         // Whether an older MAC is still to come, and the kind of those that are, while they are of one.
         let mut macs: Option<(Effect, Scope)> = None;
         for (index, item) in queue.iter().enumerate() {
-            if seen >= self.depth || look.used == BankSet::MAX {
+            let rows_only = item.is_rows_only();
+            let seen = if rows_only { &mut rows_seen } else { &mut macs_seen };
+            if look.used == BankSet::MAX || rows_only && *seen >= self.depth {
                 break;
             }
-            seen += u64::from(item.request.count);
+            if *seen >= self.depth {
+                look.used |= item.banks;
+                continue;
+            }
+            *seen += u64::from(item.request.count);
             while let Some(older) = data.next_if(|d| d.order < item.order) {
                 let bank = self.bank_set(Scope::Bank, &older.target);
                 look.reserved |= bank;

@@ -18,7 +18,7 @@ impl Item {
 impl<'d> Channel<'d> {
     /// Whether it has nothing to do, and what comes is nobody's, and comes whenever there is room for it.
     pub fn is_blank(&self) -> bool {
-        let idle = self.input.is_empty() && !self.input_ended && self.held == [0; 2];
+        let idle = self.input.is_empty() && !self.input_ended && self.held == [0; 4];
         idle && self.interval.is_none() && self.segments.is_unused()
     }
 
@@ -86,7 +86,7 @@ impl<'d> Channel<'d> {
 
     /// Equal for equal states.
     pub fn digest(&self) -> u64 {
-        let mut digest = self.held[0];
+        let mut digest = self.held.iter().sum();
         self.state.digest(&mut digest);
         for item in self.classes.iter().flatten() {
             mix(&mut digest, item.request.addr ^ u64::from(item.request.count) << 40 ^ item.order << 56);
