@@ -138,6 +138,8 @@ struct Track {
     counted: Vec<Vec<VecDeque<Counted>>>,
     /// The last mark: its first request, and the bound that it is.
     mark: Option<(u64, Bound)>,
+    /// The last sync, with the first request behind it.
+    sync: Option<(u64, Bound)>,
     /// The last one that was no barrier.
     worked: Option<(u64, Bound)>,
     result: Option<Done>,
@@ -253,6 +255,9 @@ impl<'s> Why<'s> {
                 let marked = (e.request.unwrap_or(0), Bound { at, reason, from: at, chain });
                 if mark != Mark::Barrier {
                     track.worked = Some(marked.clone());
+                }
+                if mark == Mark::Sync {
+                    track.sync = Some(marked.clone());
                 }
                 track.mark = Some(marked);
                 return;
@@ -451,10 +456,9 @@ impl<'s> Why<'s> {
 
     /// The mark ahead of a request. Row commands may pass barriers and the host, nothing passes a sync.
     fn of_mark(&self, track: &Track, e: &Entry, id: CommandId) -> Option<Bound> {
-        let (first, bound) = track.mark.as_ref()?;
         let column = self.system.device.commands[usize::from(id)].bus == Bus::Column;
-        let held = column || bound.reason == Reason::Mark(Mark::Sync);
-        (held && e.request.is_some_and(|own| own >= *first)).then(|| bound.clone())
+        let (first, bound) = if column { track.mark.as_ref()? } else { track.sync.as_ref()? };
+        e.request.is_some_and(|own| own >= *first).then(|| bound.clone())
     }
 
     fn of_arrival(&self, e: &Entry) -> Option<Bound> {
@@ -568,6 +572,7 @@ impl Track {
             past: VecDeque::new(),
             counted: device.declared.iter().map(rings).collect(),
             mark: None,
+            sync: None,
             worked: None,
             result: None,
             refreshes: 0,
