@@ -150,6 +150,20 @@ fn macs_from_idle_and_back_to_back() {
 }
 
 #[test]
+fn a_mac_waits_for_what_was_written() {
+    for (name, rcd) in [("hbm3-pim", "nRCDRD"), ("gddr6-aim", "nRCDRDMAC")] {
+        let s = system(name, &["refresh=none"]);
+        let (g, t) = (&s.device.geometry, |n: &str| s.device.timings[n]);
+        let barrier = one(g, Op::Barrier, Address::default());
+        let write = one(g, Op::St, Address { row: 5, ..Default::default() });
+        // The row is open: the write waits for the column cycle of the MAC, the second MAC for the write.
+        let turn = t("nCCDL") + t("nCWL") + t("nBL") + t("nWTRL");
+        let work = [macs(g, 5, 1), barrier, write, barrier, macs(g, 5, 1)];
+        assert_eq!(cycles(&s, &work), t(rcd) + turn + 1, "{name}");
+    }
+}
+
+#[test]
 fn a_change_of_mode_takes_its_time() {
     let s = system("hbm2-pim-samsung", &["refresh=none"]);
     let (g, t) = (&s.device.geometry, |n: &str| s.device.timings[n]);

@@ -31,13 +31,13 @@ pub struct Costs {
 impl Costs {
     /// Those of a workload on a device of that clock.
     pub fn new(workload: &Workload, clock: ClockPeriod) -> Self {
-        let Host { select_latency, select_score, cluster_latency, cluster_score } = &workload.host;
+        let host: &Host = &workload.host;
         Costs {
             select: workload.selection_cost == Cost::Pim,
             append: workload.append_cost == Cost::Pim,
             cluster: workload.clustering_cost == ClusteringCost::Pim,
-            choose: (select_latency.in_cycles(clock), select_score.in_cycles(clock)),
-            compare: (cluster_latency.in_cycles(clock), cluster_score.in_cycles(clock)),
+            choose: (host.selecting().in_cycles(clock), host.select_score.in_cycles(clock)),
+            compare: (host.clustering().in_cycles(clock), host.cluster_score.in_cycles(clock)),
         }
     }
 }
