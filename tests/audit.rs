@@ -235,7 +235,8 @@ fn covered(system: &System, line: usize) -> bool {
         && pairs.into_iter().all(|(f, t)| {
             declared.iter().any(|o| {
                 let meets = o.level <= e.level || everywhere(f) || everywhere(t);
-                let holds = o.window == 1 && o.latency >= e.latency;
+                let as_far = o.apart.is_none() || (o.apart, o.level) == (e.apart, e.level);
+                let holds = o.window == 1 && o.latency >= e.latency && as_far;
                 o.line != line && meets && holds && o.from.contains(&f) && o.to.contains(&t)
             })
         })

@@ -194,7 +194,7 @@ fn plainly(s: &System, tape: &[Told]) -> Causes {
         match c.effect {
             Effect::Open => to(&|i| access(commands[i].effect)),
             Effect::Close | Effect::Refresh => to(&|i| commands[i].effect == Effect::Open),
-            Effect::Softmax => to(&|i| i == usize::from(e.command)).max(c.done),
+            Effect::Softmax => to(&|i| i == usize::from(e.command)).max(c.done) + s.device.work(e.command, &e.address),
             _ => to(&|i| i == usize::from(e.command)),
         }
     };

@@ -6,7 +6,6 @@
 
 use super::account::{Durations, Sweep, Work};
 use super::books::{Books, PARTS, Part};
-use crate::addr::Address;
 use crate::engine::memo::NOW;
 use crate::engine::memo::stretch::{self, Place, Stretch, What};
 use crate::engine::probe::CommandEvent;
@@ -166,7 +165,7 @@ impl Recurring {
             match event.what {
                 What::Command { command, banks, completes } => {
                     let cycle = NOW + Cycle::from(event.at);
-                    let (address, phase) = (Address::default(), event.phase);
+                    let (address, phase) = (event.address, event.phase);
                     let e = CommandEvent { cycle, command, address, banks, segment: 0, phase, completes };
                     sweep.command(&e, work, durations, &mut books);
                     books.counters(work, cycle).command(&e, needs_row[usize::from(command)]);

@@ -67,6 +67,7 @@ impl<'d> Channel<'d> {
         shift.bound(&mut self.last[MOVES]);
         shift.bound(&mut self.last[DATA]);
         self.bus_free.iter_mut().for_each(|at| shift.bound(at));
+        shift.bound(&mut self.softmax_free);
         shift.exact(&mut self.now);
     }
 
@@ -102,7 +103,8 @@ impl<'d> Channel<'d> {
         let writes = |c: &Self| c.turns.as_ref().map(|t| t.writes);
         (self.held, self.order, self.epoch_open, self.epoch_done)
             == (other.held, other.order, other.epoch_open, other.epoch_done)
-            && (self.bus_free, self.last, self.now) == (other.bus_free, other.last, other.now)
+            && (self.bus_free, self.last, self.now, self.softmax_free)
+                == (other.bus_free, other.last, other.now, other.softmax_free)
             && (self.units_wanted, self.recheck_wanted, self.fruitless)
                 == (other.units_wanted, other.recheck_wanted, other.fruitless)
             && self.wanted == other.wanted
