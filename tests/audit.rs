@@ -418,12 +418,24 @@ fn each_rule_of_banks_bus_and_refresh_is_checked() {
         ("19, MACAB, 0, 0, 0, 0, 0, 7, 0", "slack -1"),
         ("60, PREA, 0, 0, 0, 0, 0, 0, 0\n90, RD, 0, 0, 0, 0, 0, 7, 0", "closed bank"),
         ("60, PREA, 0, 0, 0, 0, 0, 0, 0\n90, MACBG, 0, 0, 0, 0, 0, 7, 0", "no bank group open"),
+        // Row 2, column 3: 67 entries.
+        ("100, SFM, 0, 0, 0, 0, 0, 2, 3\n166, SFM, 0, 0, 0, 0, 0, 0, 0", "softmax while the unit is at work"),
+        ("100, SFM, 0, 0, 0, 0, 0, 2, 3\n167, BARRIER, 0, 0, 0, 0, 0, 0, 0", "barrier before"),
+        ("100, MVSB, 0, 0, 0, 0, 0, 0, 0\n102, MVSB, 0, 0, 1, 0, 0, 0, 0", "MVSB -> MVSB at pseudo-channel nBL + 1"),
         ("20, MACAB, 0, 0, 0, 0, 0, 7, 0\n20, BARRIER, 0, 0, 0, 0, 0, 0, 0", "barrier before"),
     ] {
         let got = broken(&format!("{open}{text}\n"));
         assert!(got.contains(what), "{text}: {got}");
     }
     assert!(broken(&format!("{open}20, MACAB, 0, 0, 0, 0, 0, -1, 0\n")).contains("clean: 2 commands"));
+    for fits in [
+        "100, SFM, 0, 0, 0, 0, 0, 2, 3\n167, SFM, 0, 0, 0, 0, 0, 0, 0",
+        "100, SFM, 0, 0, 0, 0, 0, 2, 3\n168, BARRIER, 0, 0, 0, 0, 0, 0, 0",
+        "100, MVSB, 0, 0, 0, 0, 0, 0, 0\n103, MVSB, 0, 0, 1, 0, 0, 0, 0",
+        "100, MVSB, 0, 0, 0, 0, 0, 0, 0\n102, MVSB, 0, 0, 0, 1, 0, 0, 0",
+    ] {
+        assert!(broken(&format!("{open}{fits}\n")).contains("clean"), "{fits}");
+    }
     // Channels may follow one another.
     assert!(
         broken(&format!("{open}1, ACTAB, 1, 0, 0, 0, 0, 7, 0\n20, MACAB, 0, 0, 0, 0, 0, 7, 0\n")).contains("clean")

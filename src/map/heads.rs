@@ -66,14 +66,17 @@ mod tests {
 
     #[test]
     fn heads_beyond_the_sets_take_another_sweep() {
-        let of = |heads, each, sets| together(each, sets).map(|n| lots(heads, n).collect::<Vec<_>>());
-        assert_eq!(of(8, 1, 32), Some(vec![0..8]), "all at once where there are enough");
-        assert_eq!(of(8, 4, 32), Some(vec![0..8]));
-        assert_eq!(of(8, 4, 31), Some(vec![0..7, 7..8]));
-        assert_eq!(of(5, 2, 4), Some(vec![0..2, 2..4, 4..5]));
+        let of = |heads, each, sets| {
+            let lots = together(each, sets).map(|n| lots(heads, n));
+            lots.map(|l| l.map(|r| (r.start, r.end)).collect::<Vec<_>>())
+        };
+        assert_eq!(of(8, 1, 32), Some(vec![(0, 8)]), "all at once where there are enough");
+        assert_eq!(of(8, 4, 32), Some(vec![(0, 8)]));
+        assert_eq!(of(8, 4, 31), Some(vec![(0, 7), (7, 8)]));
+        assert_eq!(of(5, 2, 4), Some(vec![(0, 2), (2, 4), (4, 5)]));
         assert_eq!(of(3, 4, 2), None, "not even one");
         assert_eq!(of(0, 1, 1), Some(vec![]));
-        assert_eq!(of(7, 1, u32::MAX), Some(vec![0..7]));
+        assert_eq!(of(7, 1, u32::MAX), Some(vec![(0, 7)]));
     }
 
     #[test]

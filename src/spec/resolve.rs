@@ -564,7 +564,7 @@ fn elements(
         None => 2,
     };
     let bytes = choice.element_bytes.unwrap_or(of_device);
-    if bytes == 0 || geometry.column_bytes % bytes != 0 {
+    if bytes == 0 || !geometry.column_bytes.is_multiple_of(bytes) {
         let what = format!("a column of {} B is no whole number of elements of {bytes} B", geometry.column_bytes);
         return Err(match choice.element_bytes {
             Some(_) => chooser.error("element_bytes", what),
