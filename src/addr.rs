@@ -218,6 +218,25 @@ impl Geometry {
         out
     }
 
+    /// The entries of scores that the address of a softmax names: its row and column, read as one number.
+    pub fn softmax_entries(&self, a: &Address) -> u64 {
+        match [a.row, a.column].contains(&NOT_ADDRESSED) {
+            true => 0,
+            false => u64::from(a.row) * u64::from(self.columns) + u64::from(a.column),
+        }
+    }
+
+    /// Where the softmax of so many entries of scores is asked for, in channel 0: one address, or several whose entries
+    /// add up where one cannot name so many.
+    pub fn softmax_addresses(&self, entries: u64) -> impl Iterator<Item = Address> + use<> {
+        let (columns, most) = (u64::from(self.columns), u64::from(self.rows) * u64::from(self.columns) - 1);
+        let parts = entries.div_ceil(most.max(1)).max(1);
+        (0..parts).map(move |i| {
+            let n = entries.saturating_sub(i * most).min(most);
+            Address { row: (n / columns) as u32, column: (n % columns) as u32, ..Address::default() }
+        })
+    }
+
     /// The address of the first bank of unit `unit` (bank group counted over the channel).
     pub fn unit_address(&self, channel: u32, unit: u32) -> Address {
         let bank_group = unit % self.bank_groups;
@@ -270,6 +289,21 @@ mod tests {
             assert_eq!((a.pseudo_channel * 2 + a.rank) * 4 + a.bank_group, unit);
             assert_eq!(PAPER.unit_of(&a), unit);
         }
+    }
+
+    #[test]
+    fn the_address_of_a_softmax_names_its_entries() {
+        assert_eq!(PAPER.softmax_entries(&PAPER.decode(7 << 30)), 0, "as in AttAcc's traces");
+        let most = (1 << 19) - 1;
+        for (entries, addresses) in
+            [(0, 1), (1, 1), (31, 1), (32, 1), (4097, 1), (most, 1), (most + 1, 2), (3 * most, 3)]
+        {
+            let named: Vec<Address> = PAPER.softmax_addresses(entries).collect();
+            assert_eq!(named.len(), addresses, "{entries}");
+            assert_eq!(named.iter().map(|a| PAPER.softmax_entries(a)).sum::<u64>(), entries);
+            assert!(named.iter().all(|a| PAPER.decode(PAPER.encode(a)) == *a && a.offset == 0));
+        }
+        assert_eq!(PAPER.softmax_entries(&Address { row: NOT_ADDRESSED, ..Address::default() }), 0);
     }
 
     #[test]

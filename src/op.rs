@@ -52,7 +52,8 @@ ops! {
     MvSb = "PIM_MV_SB", true;
     /// Move one entry of probabilities to the GEMV buffers.
     MvGb = "PIM_MV_GB", true;
-    /// Softmax of one head.
+    /// Softmax of one head. Row and column of its address, read as one number, are the entries of scores that it is over;
+    /// AttAcc's traces say nothing of it (0).
     Sfm = "PIM_SFM", true;
     /// Set the model parameters.
     SetModel = "PIM_SET_MODEL", true;

@@ -236,7 +236,8 @@ fn covered(system: &System, line: usize) -> bool {
         && pairs.into_iter().all(|(f, t)| {
             declared.iter().any(|o| {
                 let meets = o.level <= e.level || everywhere(f) || everywhere(t);
-                let holds = o.window == 1 && o.latency >= e.latency;
+                let as_far = o.apart.is_none() || (o.apart, o.level) == (e.apart, e.level);
+                let holds = o.window == 1 && o.latency >= e.latency && as_far;
                 o.line != line && meets && holds && o.from.contains(&f) && o.to.contains(&t)
             })
         })
@@ -422,6 +423,10 @@ fn each_rule_of_banks_bus_and_refresh_is_checked() {
         ("19, MACAB, 0, 0, 0, 0, 0, 7, 0", "slack -1"),
         ("60, PREA, 0, 0, 0, 0, 0, 0, 0\n90, RD, 0, 0, 0, 0, 0, 7, 0", "closed bank"),
         ("60, PREA, 0, 0, 0, 0, 0, 0, 0\n90, MACBG, 0, 0, 0, 0, 0, 7, 0", "no bank group open"),
+        // Row 2, column 3: 67 entries.
+        ("100, SFM, 0, 0, 0, 0, 0, 2, 3\n166, SFM, 0, 0, 0, 0, 0, 0, 0", "softmax while the unit is at work"),
+        ("100, SFM, 0, 0, 0, 0, 0, 2, 3\n167, BARRIER, 0, 0, 0, 0, 0, 0, 0", "barrier before"),
+        ("100, MVSB, 0, 0, 0, 0, 0, 0, 0\n102, MVSB, 0, 0, 1, 0, 0, 0, 0", "MVSB -> MVSB at pseudo-channel nBL + 1"),
         ("20, MACAB, 0, 0, 0, 0, 0, 7, 0\n20, BARRIER, 0, 0, 0, 0, 0, 0, 0", "barrier before"),
         ("20, MACAB, 0, 0, 0, 0, 0, 7, 0, 0\n20, BARRIER, 0, -1, -1, -1, -1, -1, -1, 1", "barrier before"),
         ("20, RD, 0, 0, 0, 0, 0, 7, 0, 0\n40, BARRIER, 0, -1, -1, -1, -1, -1, -1, 1", "barrier before"),
@@ -438,6 +443,14 @@ fn each_rule_of_banks_bus_and_refresh_is_checked() {
     );
     let ahead = "46, PREA, 0, 0, 0, 0, 0, 8, 0, 1\n46, BARRIER, 0, -1, -1, -1, -1, -1, -1, 1\n";
     assert!(broken(&format!("{open}20, MACAB, 0, 0, 0, 0, 0, 7, 0, 0\n{ahead}")).contains("clean: 3 commands"));
+    for fits in [
+        "100, SFM, 0, 0, 0, 0, 0, 2, 3\n167, SFM, 0, 0, 0, 0, 0, 0, 0",
+        "100, SFM, 0, 0, 0, 0, 0, 2, 3\n168, BARRIER, 0, 0, 0, 0, 0, 0, 0",
+        "100, MVSB, 0, 0, 0, 0, 0, 0, 0\n103, MVSB, 0, 0, 1, 0, 0, 0, 0",
+        "100, MVSB, 0, 0, 0, 0, 0, 0, 0\n102, MVSB, 0, 0, 0, 1, 0, 0, 0",
+    ] {
+        assert!(broken(&format!("{open}{fits}\n")).contains("clean"), "{fits}");
+    }
     // Channels may follow one another.
     assert!(
         broken(&format!("{open}1, ACTAB, 1, 0, 0, 0, 0, 7, 0\n20, MACAB, 0, 0, 0, 0, 0, 7, 0\n")).contains("clean")

@@ -150,6 +150,106 @@ fn macs_from_idle_and_back_to_back() {
 }
 
 #[test]
+fn a_mac_waits_for_what_was_written() {
+    for (name, rcd) in [("hbm3-pim", "nRCDRD"), ("gddr6-aim", "nRCDRDMAC")] {
+        let s = system(name, &["refresh=none"]);
+        let (g, t) = (&s.device.geometry, |n: &str| s.device.timings[n]);
+        let barrier = one(g, Op::Barrier, Address::default());
+        let write = one(g, Op::St, Address { row: 5, ..Default::default() });
+        // The row is open: the write waits for the column cycle of the MAC, the second MAC for the write.
+        let turn = t("nCCDL") + t("nCWL") + t("nBL") + t("nWTRL");
+        let work = [macs(g, 5, 1), barrier, write, barrier, macs(g, 5, 1)];
+        assert_eq!(cycles(&s, &work), t(rcd) + turn + 1, "{name}");
+    }
+}
+
+#[test]
+fn moves_turn_the_data_path_and_change_ranks() {
+    let s = system("hbm3-pim", &["refresh=none"]);
+    let (g, t) = (&s.device.geometry, |n: &str| s.device.timings[n]);
+    let at = |op, rank, bank_group| one(g, op, Address { rank, bank_group, ..Default::default() });
+    let gap = |first: Request, second: Request| cycles(&s, &[first, second]) - 1;
+    assert_eq!(gap(at(Op::MvSb, 0, 0), at(Op::MvSb, 0, 1)), t("nCCDS"), "one rank, one direction");
+    assert_eq!(gap(at(Op::MvSb, 0, 0), at(Op::MvSb, 1, 0)), t("nBL") + 1, "another rank");
+    assert_eq!(gap(at(Op::MvSb, 0, 0), at(Op::MvGb, 0, 1)), t("nBL") + 2, "another direction");
+    assert_eq!(gap(at(Op::WrGb, 0, 0), at(Op::MvSb, 1, 1)), t("nBL") + 2);
+    assert_eq!(gap(at(Op::WrGb, 0, 0), at(Op::MvGb, 0, 1)), t("nCCDS"));
+    // The other pseudo-channel has a path of its own.
+    let other = one(g, Op::MvGb, Address { pseudo_channel: 1, ..Default::default() });
+    assert_eq!(gap(at(Op::MvSb, 0, 0), other), 1);
+    // One rank has no other, and moves of one rank go before those that change it.
+    let single = system("hbm3-pim", &["refresh=none", "dram.organisation=HBM3_4Gb_1R"]);
+    let moves = |n: u32| (0..n).map(|i| at(Op::MvSb, i % 2, i / 2)).collect::<Vec<_>>();
+    let one_rank: Vec<Request> = (0..4).map(|i| at(Op::MvSb, 0, i)).collect();
+    assert_eq!(cycles(&single, &one_rank), 3 * t("nCCDS") + 1);
+    assert_eq!(cycles(&s, &moves(8)), 6 * t("nCCDS") + t("nBL") + 1 + 1);
+}
+
+#[test]
+fn columns_of_narrow_elements_take_several_passes_of_the_lanes() {
+    for name in ["hbm3-pim", "hbm2-pim-samsung", "gddr6-aim"] {
+        // Of a column of 32 B: its elements, and passes of 16 lanes.
+        for (bytes, elements, passes) in [(1, 32, 2), (2, 16, 1), (4, 8, 1)] {
+            let s = system(name, &["refresh=none", "channels=1", &format!("element_bytes={bytes}")]);
+            let (g, t) = (&s.device.geometry, |n: &str| s.device.timings[n]);
+            let base = if name == "hbm3-pim" { t("nCCDAB") } else { t("nCCDL") };
+            let shared = if name == "hbm2-pim-samsung" { 2 } else { 1 };
+            let (cycles, c) = run(&s, &[macs(g, 5, 8)]);
+            let activation = if name == "gddr6-aim" { t("nRCDRDMAC") } else { t("nRCDRD") };
+            let gap = base.max(passes * t("nCCDL"));
+            assert_eq!(cycles, activation + (8 * shared - 1) * gap + 1, "{name} {bytes}");
+            // The energy of a multiplication is the same whatever the width, and the column is read once.
+            let energy = pimattn::stats::energy::Energy::of(&c.run.counters, 0, &s.device, s.energy);
+            let columns = f64::from(8 * g.banks_per_channel());
+            assert!((energy.compute / (columns * f64::from(elements) * 0.32) - 1.0).abs() < 1e-12, "{name} {bytes}");
+            assert!((energy.column / (columns * 256.0 * 0.44) - 1.0).abs() < 1e-12);
+        }
+        let file = root().join(format!("configs/system/{name}.toml"));
+        let e = load(&file, &["element_bytes=3"]).unwrap_err();
+        assert!(e.to_string().contains("element_bytes=3: a column of 32 B"), "{e}");
+    }
+    // A quarter of the lanes takes four passes.
+    let text = std::fs::read_to_string(root().join("configs/dram/hbm3-pim.toml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("few-lanes.toml");
+    std::fs::write(&file, text.replace("lanes = 16 ", "lanes = 4 ")).unwrap();
+    let s = system("hbm3-pim", &["refresh=none", &format!("dram.device={}", file.display())]);
+    let t = |n: &str| s.device.timings[n];
+    assert_eq!(cycles(&s, &[macs(&s.device.geometry, 5, 8)]), t("nRCDRD") + 7 * 4 * t("nCCDL") + 1);
+}
+
+#[test]
+fn a_softmax_takes_as_long_as_it_has_entries() {
+    let s = system("hbm3-pim", &["refresh=none"]);
+    let g = &s.device.geometry;
+    let softmax = |entries| one(g, Op::Sfm, g.softmax_addresses(entries).next().unwrap());
+    let (barrier, back) = (one(g, Op::Barrier, Address::default()), one(g, Op::MvGb, Address::default()));
+    for entries in [0, 1, 16, 4097] {
+        // AttAcc's generator: 16 cycles for 256 scores; a cycle more until what follows may use them.
+        let gap = (entries + 1).max(s.device.timings["nCCDL"]);
+        assert_eq!(cycles(&s, &[softmax(entries), barrier, back]), gap + 1, "{entries}");
+        // The unit takes one after the other.
+        let second = entries.max(s.device.timings["nCCDL"]);
+        assert_eq!(cycles(&s, &[softmax(entries), softmax(7)]), second + 8);
+    }
+    // A long one outlasts any number of refreshes.
+    let s = system("hbm3-pim", &[]);
+    let long = s.device.nrefi * 80;
+    assert_eq!(cycles(&s, &[softmax(long), barrier, back]), long + 2);
+    let host = Request { op: Op::Host, count: 1 << 20, ..barrier };
+    assert_eq!(cycles(&s, &[back, host, back]), (1 << 20) + 2);
+    for controller in ["samsung", "aim"] {
+        let name = if controller == "aim" { "gddr6-aim" } else { "hbm2-pim-samsung" };
+        let s = system(name, &["refresh=none"]);
+        assert_eq!(
+            cycles(&s, &[one(&s.device.geometry, Op::Sfm, Address { row: 9, ..Default::default() })]),
+            1,
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn a_change_of_mode_takes_its_time() {
     let s = system("hbm2-pim-samsung", &["refresh=none"]);
     let (g, t) = (&s.device.geometry, |n: &str| s.device.timings[n]);
@@ -190,7 +290,7 @@ sources = { us = "made up for this test" }
 organisation.small = { source = "us", density = "0.0625 Gb", pseudo_channels = 1, ranks = 1, bank_groups = 2, banks = 2, rows = 4096, columns = 16, column = "32 B" }
 timing.slow = { source = "us", rate = "500 MT/s", tCK = "2 ns", nBL = "2 tCK", nCL = "10 ns", nCWL = "2 tCK", nRCD = "14 ns", nRP = "14 ns", nCCD = "3 tCK", nREFI = "1000 tCK" }
 refresh_time = { source = "us", "0.0625 Gb" = "100 ns" }
-pim = { source = "us", lanes = 8, entry = "16 B" }
+pim = { source = "us", lanes = 8, element = "4 B", entry = "16 B" }
 command = [
   { name = "OPEN", bus = "row", scope = "bank", effect = "open" },
   { name = "CLOSE", bus = "row", scope = "bank", effect = "close" },
@@ -277,7 +377,7 @@ fn a_device_may_have_no_refresh_and_no_processing_units() {
 fn what_a_device_file_lacks_is_said() {
     for (from, to, what) in [
         (", mac = \"1 pJ\"", "", "mac is missing"),
-        ("pim = { source = \"us\", lanes = 8, entry = \"16 B\" }", "", "no [pim]"),
+        ("pim = { source = \"us\", lanes = 8, element = \"4 B\", entry = \"16 B\" }", "", "no [pim]"),
         ("\"0.0625 Gb\" = \"100 ns\"", "\"1 Gb\" = \"100 ns\"", "no refresh time for a density of 0.0625 Gb"),
         ("density = \"0.0625 Gb\"", "density = \"1 Gb\"", "are 0.0625 Gb, not 1 Gb"),
         ("passes = 4", "passes = 3", "3 passes over 4 banks"),
@@ -286,6 +386,18 @@ fn what_a_device_file_lacks_is_said() {
         (", refreshes_per_window = { value = 4096, source = \"us\" }", "", "refreshes_per_window is missing"),
         ("latency = \"nCCD\"", "latency = \"nCCF\"", "did you mean \"nCCD\"?"),
         ("lanes = 8", "lines = 8", "did you mean \"lanes\"?"),
+        ("lanes = 8", "lanes = 8, accumulators = { value = 0, source = \"us\" }", "accumulators = 0"),
+        ("effect = \"read\", serves", "effect = \"read\", done_per_entry = \"1\", serves", "only a softmax's"),
+        (
+            "level = \"bank\", from = [\"OPEN\"",
+            "level = \"rank\", apart = \"bank\", from = [\"OPEN\"",
+            "level right below",
+        ),
+        (
+            "level = \"channel\", from = [\"LOOK\"",
+            "level = \"rank\", apart = \"bank-group\", from = [\"LOOK\"",
+            "TIMES may reach",
+        ),
     ] {
         let e = toy(from, to, &[]).unwrap_err();
         assert!(e.to_string().contains(what) && e.exit_code() == EXIT_CONFIG, "{from} -> {to}: {e}");

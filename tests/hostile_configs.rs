@@ -136,7 +136,8 @@ fn optional(kind: Kind, table: &str, key: &str) -> bool {
         Work => table.starts_with("[policies") || key == "steps",
         Device => match table {
             "[sources]" => key == "derived",
-            "[[command]]" => ["serves", "opener", "closer", "path", "reach", "done"].contains(&key),
+            "[[command]]" => ["serves", "opener", "closer", "path", "reach", "done", "done_per_entry"].contains(&key),
+            "[pim]" => ["element", "accumulators"].contains(&key),
             "[refresh_time]" => !["source", "\"8 Gb\""].contains(&key),
             _ if table.starts_with("[timing") => {
                 !["source", "rate", "tCK"].contains(&key)
@@ -150,7 +151,7 @@ fn optional(kind: Kind, table: &str, key: &str) -> bool {
 
 /// Whether a wrong name of this key is not noticed: what a device calls its timings is its own.
 fn own_name(table: &str, key: &str) -> bool {
-    optional(Device, table, key) && table != "[[command]]"
+    optional(Device, table, key) && !["[[command]]", "[pim]"].contains(&table)
 }
 
 fn line_by_line(kind: Kind) -> House {

@@ -83,7 +83,9 @@ fn probe(system: &System, edge: &Declared) -> Result<usize, String> {
             (0..u64::from(edge.window)).for_each(|i| state.issue(from, &target, 10 + i));
             for b in 0..=last {
                 let earliest = state.earliest(to, &state.target(address(b, g)).in_units(units(second, b)));
-                let meets = meet(&reached(scope(first), a, g), &reached(scope(second), b, g), edge.level, g);
+                let (at_first, at_second) = (reached(scope(first), a, g), reached(scope(second), b, g));
+                let meets_at = |level| meet(&at_first, &at_second, level, g);
+                let meets = meets_at(edge.level) && !edge.apart.is_some_and(meets_at);
                 let legal = if meets { 10 + u64::from(edge.latency) } else { 0 };
                 if earliest != legal {
                     let at = edge.level;

@@ -194,7 +194,7 @@ fn plainly(s: &System, tape: &[Told]) -> Causes {
         match c.effect {
             Effect::Open => to(&|i| access(commands[i].effect)),
             Effect::Close | Effect::Refresh => to(&|i| commands[i].effect == Effect::Open),
-            Effect::Softmax => to(&|i| i == usize::from(e.command)).max(c.done),
+            Effect::Softmax => to(&|i| i == usize::from(e.command)).max(c.done) + s.device.work(e.command, &e.address),
             _ => to(&|i| i == usize::from(e.command)),
         }
     };
@@ -294,8 +294,9 @@ fn work(g: Geometry, labels: bool) -> impl Strategy<Value = Vec<Record>> {
                 rank: n >> 2 & 1,
                 bank_group: n >> 3 & 3,
                 bank: n >> 5 & 3,
-                row: n >> 7 & 3,
-                column: n >> 9 & 31,
+                // The address of a softmax is its length: of some entries.
+                row: if op == Sfm { 0 } else { n >> 7 & 3 },
+                column: n >> 9 & if op == Sfm { 7 } else { 31 },
                 offset: 0,
             };
             let addr = g.encode(&address);

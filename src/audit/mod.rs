@@ -16,7 +16,7 @@ pub mod log;
 pub mod report;
 pub mod why;
 
-use crate::addr::Geometry;
+use crate::addr::{Address, Geometry};
 use crate::error::Result;
 use crate::spec::device::{Bus, ConstraintSet, PowerPolicy};
 use crate::spec::resolve::Declared;
@@ -81,6 +81,8 @@ struct Channel {
     newest: Option<u64>,
     /// The first request behind the last mark.
     epoch: u64,
+    /// When the softmax unit has the entries of the last softmax behind it.
+    softmax_free: Cycle,
 }
 
 /// Checks a log entry by entry. Its memory is bounded by the device, whatever the log says.
@@ -147,7 +149,12 @@ impl<'s> Auditor<'s> {
         self.windows(channel, e, id, &banks);
         self.rows(channel, e, id, &banks);
         if matches!(c.effect, Effect::Mac | Effect::MacOpen | Effect::Move | Effect::Softmax | Effect::Configure) {
-            channel.results = channel.results.max(e.clock.saturating_add(c.done));
+            let at = Address { row: e.fields[4], column: e.fields[5], ..Address::default() };
+            if c.effect == Effect::Softmax && e.clock < channel.softmax_free {
+                self.broken(e, Rule::Softmax, slack(e.clock, channel.softmax_free), None);
+            }
+            channel.softmax_free = channel.softmax_free.max(e.clock + device.work(id, &at));
+            channel.results = channel.results.max(e.clock + device.done(id, &at));
         }
         if matches!(c.effect, Effect::Read | Effect::Write) {
             channel.data = channel.data.max(e.clock.saturating_add(c.done));
@@ -223,6 +230,10 @@ impl<'s> Auditor<'s> {
                 }
                 let size = node_size(d.level, &device.geometry);
                 if !p.banks.nodes(size).meets(&banks.nodes(size)) {
+                    continue;
+                }
+                let below = d.apart.map(|level| node_size(level, &device.geometry));
+                if below.is_some_and(|size| p.banks.nodes(size) == banks.nodes(size)) {
                     continue;
                 }
                 if tighter {
@@ -363,6 +374,7 @@ fn new_channel(device: &Device) -> Channel {
         data: 0,
         newest: None,
         epoch: 0,
+        softmax_free: 0,
     }
 }
 
@@ -421,6 +433,10 @@ fn defect_of(device: &Device, d: &Declared, from: CommandId, to: CommandId) -> O
     }
     if d.power {
         return wide.then_some(Defect::WideActivationPower);
+    }
+    let moves = [a, b].iter().any(|c| c.effect == Effect::Move);
+    if !wide && d.set == ConstraintSet::Completed && (moves || d.apart.is_some()) {
+        return Some(Defect::DataPath);
     }
     let Some(known) = device.declared.iter().find(|other| same(other)) else {
         return Some(Defect::CrossForm);

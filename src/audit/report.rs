@@ -29,6 +29,8 @@ pub enum Rule {
     RefreshTooMany,
     /// More refreshes left out than may be postponed.
     RefreshMissing,
+    /// A softmax while the unit is at work on another.
+    Softmax,
     /// A result is not there yet at a barrier.
     Barrier,
     /// A column command on the wrong side of a barrier.
@@ -48,6 +50,8 @@ pub enum Defect {
     CrossForm,
     /// A command of many banks is looked up, and counts, along the path of one address only.
     PathOnly,
+    /// Buffer moves turn the data path round, and data of another rank follow, in no time.
+    DataPath,
     /// Softmax, though it shares the path of the buffer moves, waits for none of them.
     FreeSoftmax,
     /// A same-bank precharge closes the bank of one group only.
@@ -63,6 +67,7 @@ impl Defect {
             Defect::TwoRows => "two rows open in one bank",
             Defect::CrossForm => "constraint between forms of a command missing",
             Defect::PathOnly => "wide command held along one path only",
+            Defect::DataPath => "data path turned, or rank changed, in no time",
             Defect::FreeSoftmax => "softmax not held by buffer moves",
             Defect::SameBankPrecharge => "same-bank precharge closes one group's bank",
         }
@@ -204,6 +209,7 @@ fn describe(rule: Rule, device: &Device) -> String {
         Rule::RefreshOpen => "refresh with a bank open",
         Rule::RefreshTooMany => "more refreshes than due",
         Rule::RefreshMissing => "more refreshes postponed than allowed",
+        Rule::Softmax => "softmax while the unit is at work on another",
         Rule::Barrier => "barrier before the results ahead of it",
         Rule::Epoch => "column command on the wrong side of a barrier",
     }

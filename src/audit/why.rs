@@ -20,6 +20,7 @@ use super::banks::{Banks, node_size};
 use super::log::{self, Entry, Mark, What};
 use super::report::Report;
 use super::{Auditor, last_opening, opening, pairs};
+use crate::addr::Address;
 use crate::error::{Error, Result};
 use crate::spec::device::{Bus, PowerPolicy};
 use crate::spec::resolve::Declared;
@@ -321,7 +322,9 @@ impl<'s> Why<'s> {
         let later = |best: &Option<(Cycle, Reason, &Past)>, at| best.is_none_or(|(best, ..)| at > best);
         for p in track.past.iter().rev() {
             let known = self.longest[self.pair(p.id, c.id)];
-            let follows = p.at + Cycle::from(p.bus == c.bus);
+            // The softmax unit is through with one before it begins the next.
+            let busy = if c.effect == Effect::Softmax { self.system.device.work(p.id, &address(p)) } else { 0 };
+            let follows = p.at + busy.max(Cycle::from(p.bus == c.bus));
             if !later(&edge, p.at + known) && !later(&data, follows) {
                 continue;
             }
@@ -439,7 +442,9 @@ impl<'s> Why<'s> {
             let d = &device.declared[i];
             let latency = Cycle::from(d.latency + spread);
             let size = node_size(d.level, &device.geometry);
-            if best.is_none_or(|(_, most)| latency > most) && from.1.nodes(size).meets(&to.1.nodes(size)) {
+            let apart = d.apart.map(|level| node_size(level, &device.geometry));
+            let together = apart.is_some_and(|size| from.1.nodes(size) == to.1.nodes(size));
+            if best.is_none_or(|(_, most)| latency > most) && from.1.nodes(size).meets(&to.1.nodes(size)) && !together {
                 best = Some((i, latency));
             }
         }
@@ -536,8 +541,9 @@ impl<'s> Why<'s> {
                 }
             }
         }
-        if request.is_some() && last && track.result.as_ref().is_none_or(|r| at + c.done > r.at) {
-            track.result = Some(Done { at: at + c.done, from: at, id, chain: chain.clone() });
+        let done = at + self.system.device.done(id, &address(&now));
+        if request.is_some() && last && track.result.as_ref().is_none_or(|r| done > r.at) {
+            track.result = Some(Done { at: done, from: at, id, chain: chain.clone() });
         }
         // More commands than two a cycle are violations already; that many are not remembered.
         if track.past.len() as Cycle > 8 * (self.horizon + 1) {
@@ -614,6 +620,11 @@ impl Track {
 /// Whether a command belongs to the moves, which pass refreshes.
 fn of_moves(effect: Effect) -> bool {
     matches!(effect, Effect::Move | Effect::Softmax | Effect::Configure)
+}
+
+/// The row and column that a command is given.
+fn address(now: &Now) -> Address {
+    Address { row: now.row, column: now.column, ..Address::default() }
 }
 
 /// Places of a window that a command takes at a node, where it does not spread.

@@ -174,6 +174,8 @@ pub struct Channel<'d> {
     segments: Segments,
     bus_free: [Cycle; 2],
     last: [Cycle; 3],
+    /// When the softmax unit has the entries of the last softmax behind it.
+    softmax_free: Cycle,
     done: Cycle,
     worked: Cycle,
     next_refresh: Option<Cycle>,
@@ -210,6 +212,7 @@ impl<'d> Channel<'d> {
             segments: Segments::new(id),
             bus_free: [0; 2],
             last: [0; 3],
+            softmax_free: 0,
             done: 0,
             worked: 0,
             next_refresh: refresh.then_some(device.nrefi),
@@ -451,6 +454,9 @@ impl<'d> Channel<'d> {
         let bus = self.device.commands[usize::from(command)].bus as usize;
         let mut at = self.state.earliest(command, &target).max(self.bus_free[bus]).max(self.last[class]);
         at = at.max(self.arrival(item)).max(self.now);
+        if item.effect == Effect::Softmax {
+            at = at.max(self.softmax_free);
+        }
         // Only row commands may come before their epoch.
         if self.device.commands[usize::from(command)].bus == Bus::Column {
             at = at.max(self.epoch_open);
@@ -519,8 +525,9 @@ impl<'d> Channel<'d> {
         self.now = self.now.max(c.at);
         if self.device.commands[usize::from(c.command)].effect == Effect::Refresh {
             self.next_refresh = self.next_refresh.map(|due| due + self.device.nrefi);
-            // Waiting for requests that are still to arrive is no livelock.
-            let waits = self.classes.iter().filter_map(VecDeque::front).any(|i| self.arrival(i) <= c.at);
+            // Waiting for requests that are still to arrive, or for work that is not over, is no livelock.
+            let at_work = c.at < self.epoch_open.max(self.softmax_free);
+            let waits = self.classes.iter().filter_map(VecDeque::front).any(|i| !at_work && self.arrival(i) <= c.at);
             self.fruitless += u32::from(waits);
         }
         self.rows_changed(Scope::Channel, &c.target);
@@ -591,7 +598,11 @@ impl<'d> Channel<'d> {
             self.end_rounds();
         }
         self.report(c, banks, label, Some(completion), number, probe);
-        self.complete(c.class, c.index, c.at + command.done, Some(completion), probe);
+        if command.effect == Effect::Softmax {
+            self.softmax_free = c.at + self.device.work(c.command, &c.target.address);
+        }
+        let done = c.at + self.device.done(c.command, &c.target.address);
+        self.complete(c.class, c.index, done, Some(completion), probe);
     }
 
     /// One request of an item is done.

@@ -2,6 +2,7 @@
 
 use super::memo::{mix, shift::Shift};
 use crate::addr::Address;
+use crate::spec::resolve::Edge;
 use crate::spec::{Command, CommandId, Device, Effect, Level, Scope};
 use crate::units::Cycle;
 
@@ -222,6 +223,10 @@ impl<'d> ChannelState<'d> {
         let c = &device.commands[usize::from(command)];
         let partial = self.is_partial(c, target);
         for edge in &c.edges {
+            if edge.siblings {
+                self.hold_siblings(edge, target, at + Cycle::from(edge.latency));
+                continue;
+            }
             let span = self.span(edge.level, c.scope, target);
             let until = at + Cycle::from(edge.latency);
             let in_level = edge.level as usize * self.commands + usize::from(edge.to);
@@ -263,6 +268,20 @@ impl<'d> ChannelState<'d> {
             Effect::Open => self.set_rows(c.scope, target, target.address.row),
             Effect::Close => self.set_rows(c.scope, target, CLOSED),
             _ => {}
+        }
+    }
+
+    /// Holds a command back at the other nodes of the parent of the target's node.
+    fn hold_siblings(&mut self, edge: &Edge, target: &Target, until: Cycle) {
+        let level = edge.level as usize;
+        let (own, to) = (target.path[level], usize::from(edge.to));
+        let siblings = self.nodes[level] / self.nodes[level - 1];
+        let first = own - own % siblings;
+        for node in (first..first + siblings).filter(|node| *node != own) {
+            let ready = &mut self.ready[(self.base[level] + node) as usize * self.commands + to];
+            *ready = (*ready).max(until);
+            let top = &mut self.tops[level * self.commands + to];
+            *top = (*top).max(until);
         }
     }
 

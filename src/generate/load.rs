@@ -6,6 +6,7 @@ use crate::kv::fitted::{self, FittedSpec, Model};
 use crate::kv::synthetic::SyntheticSpec;
 use crate::kv::{self, KvCache};
 use crate::map::emit::Target;
+use crate::map::heads;
 use crate::map::layout::{Shape, Side};
 use crate::map::placement::{self, Heads};
 use crate::map::schedule::Costs;
@@ -78,6 +79,12 @@ impl Generator {
             doc.error("system", format!("{} has no PIM_MAC_AB, which every mapping needs", system.device.name))
         })?;
         let target = Target { geometry, shape };
+        let sets = shape.columns / shape.value_stripes;
+        if heads::together(sets, system.device.accumulators).is_none() {
+            let has = system.device.accumulators;
+            let what = format!("the outputs of a query head need {sets} sets of accumulators; a unit has {has}");
+            return Err(doc.error("mapping.values", what));
+        }
         let generator = Generator { workload, system, caches, requests, policy, full, target, costs, homes, header };
         ideal::check_clustering(&generator).map_err(|e| doc.error("clustering_cost", e.to_string()))?;
         Ok(generator)

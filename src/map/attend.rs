@@ -1,8 +1,8 @@
 //! Attention to the selected tokens: scores by sweeping the rows of K, softmax, outputs by sweeping the rows of V.
 //!
 //! In a sweep, every open row serves all query heads of the group before the next one opens, so the group opens the
-//! union of its rows once and each query head multiplies only for itself. (Assumed: the units keep one set of
-//! accumulators per query head.) Results are moved out while the next ones are computed: a unit fills one buffer entry
+//! union of its rows once and each query head multiplies only for itself. For outputs, a unit needs sets of accumulators of
+//! each query head; heads that it has none for take another sweep. Results are moved out while the next ones are computed: a unit fills one buffer entry
 //! while the entry before is on its way (AttAcc's double buffering). What no unit needs is not moved.
 
 use super::emit::{Emitter, Matrix, Results, Target};
@@ -145,11 +145,22 @@ pub fn scores(part: &Part<'_>, rows: &Rows, matrix: &Matrix, target: &Target, ch
 }
 
 /// Softmax of each query head, then its probabilities to the GEMV buffers, of both pseudo-channels at a time: to each
-/// unit those of its places in `values`.
-pub fn probabilities(values: &Part<'_>, target: &Target, channel: u32) -> Vec<Stage> {
-    let (g, lines) = (&target.geometry, values.lines());
+/// unit those of its places in V, of which each of `parts` has some query heads.
+pub fn probabilities(parts: &[Part<'_>], target: &Target, channel: u32) -> Vec<Stage> {
+    let g = &target.geometry;
+    let mut lines = parts[0].lines();
+    for more in parts[1..].iter().map(Part::lines) {
+        let units = lines.iter_mut().flatten().zip(more.into_iter().flatten());
+        units.for_each(|(all, own)| *all += own);
+    }
     let mut softmax = Emitter::new(target, channel, Phase::Softmax);
-    lines.iter().for_each(|_| softmax.push(Op::Sfm, Address::default(), 1, 0));
+    for head in 0..lines.len() {
+        let wanted = |p: &Part<'_>| p.cells.iter().map(|c| u64::from(p.sweep.mask(*c, head).count_ones())).sum::<u64>();
+        let scores: u64 = parts.iter().map(wanted).sum();
+        for at in g.softmax_addresses(scores.div_ceil(u64::from(target.shape.entry))) {
+            softmax.push(Op::Sfm, at, 1, 0);
+        }
+    }
     let mut moves = Emitter::new(target, channel, Phase::AttendContext);
     let half = g.ranks * g.bank_groups;
     for lines in &lines {
@@ -164,16 +175,21 @@ pub fn probabilities(values: &Part<'_>, target: &Target, channel: u32) -> Vec<St
     vec![softmax.finish(), moves.finish()]
 }
 
-/// The outputs, stripe after stripe of V.
-pub fn context(part: &Part<'_>, rows: &Rows, stripes: &[Matrix], target: &Target, channel: u32) -> Stage {
+/// The outputs, stripe after stripe of V; the query heads of each of `parts` after those of the one before, for their
+/// units have no accumulators for more.
+pub fn context(parts: &[Part<'_>], rows: &Rows, stripes: &[Matrix], target: &Target, channel: u32) -> Stage {
     let mut emit = Emitter::new(target, channel, Phase::AttendContext);
+    parts.iter().for_each(|part| outputs(part, rows, stripes, &mut emit));
+    emit.finish()
+}
+
+fn outputs(part: &Part<'_>, rows: &Rows, stripes: &[Matrix], emit: &mut Emitter<'_>) {
     let mut enabled = 0;
     for (i, matrix) in stripes.iter().enumerate() {
-        part.multiply(rows, matrix, Results::Outputs, &mut enabled, &mut emit);
+        part.multiply(rows, matrix, Results::Outputs, &mut enabled, emit);
         if i + 1 == stripes.len() {
-            part.disable(enabled, &mut emit);
+            part.disable(enabled, emit);
         }
-        (0..matrix.stripes_in_row).for_each(|_| emit.outputs(part.sweep.heads(), part.busy()));
+        (0..matrix.stripes_in_row).for_each(|_| emit.outputs(part.sweep.wanting(), part.busy()));
     }
-    emit.finish()
 }

@@ -2,6 +2,7 @@
 
 use super::attend::{self, Part};
 use super::emit::{Emitter, Matrix, Target};
+use super::heads;
 use super::layout::{Place, Side};
 use super::placement::Home;
 use super::positions::{Moved, Positions};
@@ -22,6 +23,8 @@ use crate::trace::{Phase, Segment};
 pub struct Costs {
     /// How long rounds of rows take.
     pace: Pace,
+    /// Sets of accumulators of a unit.
+    accumulators: u32,
     select: bool,
     append: bool,
     cluster: bool,
@@ -34,15 +37,15 @@ pub struct Costs {
 impl Costs {
     /// Those of a workload on a device; none if the device has no MAC of all banks.
     pub fn new(workload: &Workload, device: &Device) -> Option<Self> {
-        let clock = device.clock;
-        let Host { select_latency, select_score, cluster_latency, cluster_score } = &workload.host;
+        let (clock, host): (_, &Host) = (device.clock, &workload.host);
         Some(Costs {
             pace: Pace::of(device)?,
+            accumulators: device.accumulators,
             select: workload.selection_cost == Cost::Pim,
             append: workload.append_cost == Cost::Pim,
             cluster: workload.clustering_cost == ClusteringCost::Pim,
-            choose: (select_latency.in_cycles(clock), select_score.in_cycles(clock)),
-            compare: (cluster_latency.in_cycles(clock), cluster_score.in_cycles(clock)),
+            choose: (host.selecting().in_cycles(clock), host.select_score.in_cycles(clock)),
+            compare: (host.clustering().in_cycles(clock), host.cluster_score.in_cycles(clock)),
         })
     }
 }
@@ -82,6 +85,8 @@ pub struct Scheduler {
     /// Vectors of the policy's own matrices that are written, once it is known.
     written: Option<u32>,
     clustering: Vec<Clustering>,
+    /// Query heads whose outputs a unit has accumulators for.
+    together: usize,
 }
 
 /// K or V: where its tokens lie, which of them moved in this step, and what is touched.
@@ -133,6 +138,7 @@ impl Scheduler {
             rows: Rows::new(home.first_row, home.rows, own + OWN + 1),
             written: None,
             clustering: Vec::new(),
+            together: heads::together(shape.columns / stripes, costs.accumulators).unwrap_or(1),
         }
     }
 
@@ -187,8 +193,29 @@ impl Scheduler {
         let channel = self.home.channel + part;
         let (target, rows) = (&self.target, &self.rows);
         let cells = self.sides.each_ref().map(|side| self.cells(&side.sweep, part));
-        let rounds: [Rounds; 2] = std::array::from_fn(|i| self.rounds(&self.sides[i], &cells[i]));
-        let [keys, values] = std::array::from_fn(|i| self.part(&self.sides[i], &cells[i], &rounds[i]));
+        let rounds: [Rounds; 2] =
+            std::array::from_fn(|i| self.rounds(self.sides[i].side, &self.sides[i].sweep, &cells[i]));
+        let keys = self.part(Side::Keys, &self.sides[0].sweep, &cells[0], &rounds[0]);
+        // Query heads that a unit has accumulators for, in one sweep; all of them, mostly.
+        let sweeps: Vec<Sweep> = match heads::lots(wanted.tokens.len(), self.together).collect::<Vec<_>>() {
+            lots if lots.len() > 1 => lots.into_iter().map(|lot| self.sides[1].sweep.of(lot)).collect(),
+            _ => Vec::new(),
+        };
+        let of_lots: Vec<(Vec<Cell>, Rounds)> = sweeps
+            .iter()
+            .map(|sweep| {
+                let cells = self.cells(sweep, part);
+                let rounds = self.rounds(self.sides[1].side, sweep, &cells);
+                (cells, rounds)
+            })
+            .collect();
+        let mut lots: Vec<Part<'_>> = Vec::new();
+        for (sweep, (cells, rounds)) in sweeps.iter().zip(&of_lots) {
+            lots.push(self.part(Side::Values, sweep, cells, rounds));
+        }
+        if lots.is_empty() {
+            lots.push(self.part(Side::Values, &self.sides[1].sweep, &cells[1], &rounds[1]));
+        }
         let scanner = Scanner {
             target,
             channel,
@@ -213,8 +240,8 @@ impl Scheduler {
             queries,
             scan: scanner.scan(scan, wanted.len, self.sides[0].positions.end(wanted.len), choose),
             scores: attend::scores(&keys, rows, &self.cache.keys[0], target, channel),
-            probabilities: attend::probabilities(&values, target, channel),
-            context: attend::context(&values, rows, &self.cache.values, target, channel),
+            probabilities: attend::probabilities(&lots, target, channel),
+            context: attend::context(&lots, rows, &self.cache.values, target, channel),
         }
     }
 
@@ -228,19 +255,17 @@ impl Scheduler {
         Work { skip_columns: self.mapping.skip_columns, columns, stripes }
     }
 
-    fn rounds(&self, matrices: &Matrices, cells: &[Cell]) -> Rounds {
-        let work = self.work(matrices.side);
-        match matrices.side.arrangement(&self.mapping).addressing {
+    fn rounds(&self, side: Side, sweep: &Sweep, cells: &[Cell]) -> Rounds {
+        match side.arrangement(&self.mapping).addressing {
             Addressing::BankGroup => {
-                Rounds::quickest(cells, &matrices.sweep, self.target.shape.units, &work, &self.costs.pace)
+                Rounds::quickest(cells, sweep, self.target.shape.units, &self.work(side), &self.costs.pace)
             }
             Addressing::Broadcast | Addressing::Ideal => Rounds::broadcast(cells),
         }
     }
 
-    fn part<'a>(&'a self, matrices: &'a Matrices, cells: &'a [Cell], rounds: &'a Rounds) -> Part<'a> {
-        let (sweep, work) = (&matrices.sweep, self.work(matrices.side));
-        Part { sweep, cells, rounds, work, units: self.target.shape.units }
+    fn part<'a>(&self, side: Side, sweep: &'a Sweep, cells: &'a [Cell], rounds: &'a Rounds) -> Part<'a> {
+        Part { sweep, cells, rounds, work: self.work(side), units: self.target.shape.units }
     }
 
     fn segment(&self, template: Segment, channel: u32, keys: &Part<'_>) -> Segment {

@@ -53,6 +53,21 @@ impl Sweep {
         }
     }
 
+    /// The same of some query heads only: the others want nothing.
+    pub fn of(&self, heads: std::ops::Range<usize>) -> Sweep {
+        let mut masks = self.masks.clone();
+        let others = |i: usize| !heads.contains(&(i % self.heads));
+        masks.iter_mut().enumerate().filter(|(i, _)| others(*i)).for_each(|(_, mask)| *mask = 0);
+        let mut out = Sweep { masks, cells: Vec::new(), ..*self };
+        out.cells = self.cells.iter().copied().filter(|c| out.distinct(*c) > 0).collect();
+        out
+    }
+
+    /// Query heads that want anything.
+    pub fn wanting(&self) -> usize {
+        (0..self.heads).filter(|h| self.cells.iter().any(|c| self.mask(*c, *h) != 0)).count()
+    }
+
     /// Vectors in a row.
     pub fn per_row(&self) -> u32 {
         self.per_row

@@ -60,10 +60,17 @@ pub struct OrganisationFile {
 pub struct PimFile {
     /// Citation key.
     pub source: String,
-    /// Multiply-accumulate lanes that one column of one bank keeps busy.
+    /// Multiply-accumulate lanes of a unit.
     pub lanes: u32,
+    /// Bytes of the elements that a lane multiplies, unless the system says otherwise; 2 when absent.
+    pub element: Option<Quantity<Size>>,
+    /// Latency expression: cycles of one pass of the lanes. With the passes that a column takes it makes `nMAC`.
+    pub pass: Option<String>,
     /// Bytes of one buffer entry.
     pub entry: Quantity<Size>,
+    /// Sets of accumulators that a unit keeps: outputs of so many pairs of query head and column of a vector may grow at
+    /// the same time.
+    pub accumulators: Option<Count>,
 }
 
 /// One timing preset.
@@ -141,6 +148,9 @@ pub struct CommandFile {
     pub reach: Option<ReachFile>,
     /// Latency expression: cycles until what follows a barrier may use its result; 1 when absent.
     pub done: Option<String>,
+    /// Of a softmax: latency expression: cycles that its unit works on each entry of scores, one after the other, on top
+    /// of `done`; 0 when absent.
+    pub done_per_entry: Option<String>,
 }
 
 /// How far one buffer move reaches, for energy. Levels name nodes of the channel: `["pseudo-channel"]` is one in each
@@ -214,6 +224,9 @@ pub enum PowerPolicy {
 pub struct EdgeFile {
     /// Where both must meet.
     pub level: super::Level,
+    /// The level below, where the edge holds only between commands of different nodes of it (in JEDEC's tables: tCCDR
+    /// between stack IDs).
+    pub apart: Option<super::Level>,
     /// Earlier commands.
     pub from: Vec<String>,
     /// Later commands.

@@ -1,10 +1,12 @@
 //! Checks a device file and turns it into the dense tables that the engine runs on.
 
 use super::config::Document;
-use super::device::{Bus, CommandFile, ConstraintSet, ConstraintsFile, DeviceFile, PowerPolicy, TimingFile, Wire};
+use super::device::{
+    Bus, CommandFile, ConstraintSet, ConstraintsFile, Count, DeviceFile, PowerPolicy, TimingFile, Wire,
+};
 use super::expr;
 use super::quantity::{Duration, Quantity};
-use crate::addr::Geometry;
+use crate::addr::{Address, Geometry};
 use crate::error::{Error, Result, suggest};
 use crate::op::Op;
 use crate::units::{ClockPeriod, Cycle};
@@ -22,6 +24,8 @@ const MAX_OWN_ROWS: u32 = 64;
 
 /// Longest timing or latency, in cycles: sums of some of them stay far within 32 bits.
 const MAX_CYCLES: Cycle = 1 << 22;
+/// Longest work on one entry of a softmax, in cycles.
+const MAX_PER_ENTRY: Cycle = 1 << 10;
 /// Most commands that a window may count.
 const MAX_WINDOW: u32 = 64;
 
@@ -140,8 +144,10 @@ pub struct Command {
     pub passes: u32,
     /// Banks in its scope of each rank that it reaches.
     pub banks_per_rank: u32,
-    /// Cycles until its result may be used behind a barrier.
+    /// Cycles until its result may be used behind a barrier, those of [`Command::per_entry`] left out.
     pub done: Cycle,
+    /// Of a softmax, cycles that its unit works on each entry of scores.
+    pub per_entry: Cycle,
     /// Constraint edges that start from it.
     pub edges: Vec<Edge>,
     /// Levels that have an edge ending in it.
@@ -183,6 +189,8 @@ pub struct Edge {
     pub to: CommandId,
     /// Cycles.
     pub latency: u32,
+    /// Whether it holds at the other nodes of the same parent instead.
+    pub siblings: bool,
 }
 
 /// A sliding window: not more than `count` counted commands, or banks of them, within `latency` cycles at one node
@@ -217,6 +225,8 @@ pub struct Declared {
     pub line: usize,
     /// Where both commands meet.
     pub level: Level,
+    /// The level below, where it holds only between different nodes of it.
+    pub apart: Option<Level>,
     /// Earlier commands.
     pub from: Vec<CommandId>,
     /// Later commands.
@@ -253,7 +263,7 @@ pub struct EnergyTable {
     pub cell_activation: f64,
     /// Per bit of a column.
     pub cell_column: f64,
-    /// One multiply-accumulate of one lane.
+    /// One multiply-accumulate, whatever the width of its elements.
     pub mac: f64,
     /// Per bit into or out of a buffer.
     pub sram: f64,
@@ -290,10 +300,16 @@ pub struct Device {
     pub nrefi: Cycle,
     /// Every timing by name, in cycles.
     pub timings: BTreeMap<String, Cycle>,
-    /// Multiply-accumulate lanes that one column of one bank keeps busy; 0 in plain DRAM.
+    /// Multiply-accumulate lanes of a unit; 0 in plain DRAM.
     pub lanes: u32,
+    /// Bytes of an element of what is multiplied.
+    pub element_bytes: u32,
+    /// Elements of one column of one bank, each of them a multiplication; 0 in plain DRAM.
+    pub elements: u32,
     /// Bytes of one buffer entry.
     pub entry_bytes: u32,
+    /// Sets of accumulators of a unit; without a number in the device file, as many as are asked for.
+    pub accumulators: u32,
     /// Energies.
     pub energy: EnergyTable,
     /// Names of what is assumed rather than taken from a source.
@@ -310,6 +326,8 @@ pub struct Selection<'a> {
     pub channels: u32,
     /// Power policy.
     pub power: PowerPolicy,
+    /// Bytes of an element of what is multiplied, where they are not the device's.
+    pub element_bytes: Option<u32>,
     /// Of power policy `charge`, what differs from the device's budget.
     pub budget: &'a Budget,
     /// Which constraints hold: `Completed` all, each at the highest level where it means the same; `Reference` only
@@ -332,6 +350,21 @@ impl Device {
     /// Id of a command by name.
     pub fn command(&self, name: &str) -> Option<CommandId> {
         self.commands.iter().position(|c| c.name == name).map(|i| i as CommandId)
+    }
+
+    /// Cycles that a command keeps its unit at work on the entries that its address names: of a softmax.
+    #[inline]
+    pub fn work(&self, command: CommandId, at: &Address) -> Cycle {
+        match self.commands[usize::from(command)].per_entry {
+            0 => 0,
+            cycles => cycles * self.geometry.softmax_entries(at),
+        }
+    }
+
+    /// Cycles until the result of a command at an address may be used behind a barrier.
+    #[inline]
+    pub fn done(&self, command: CommandId, at: &Address) -> Cycle {
+        self.commands[usize::from(command)].done + self.work(command, at)
     }
 
     /// Makes the tables. `doc` is the device file, for line numbers; `chooser` the file that made the selection.
@@ -372,6 +405,19 @@ impl Device {
             }
         }
 
+        let (elements, element_bytes) = elements(file, doc, choice, chooser, &geometry)?;
+        if let Some(pim) = &file.pim {
+            let passes = Cycle::from(elements.div_ceil(pim.lanes.max(1)));
+            let pass = match &pim.pass {
+                Some(text) => Some(expr::evaluate(text, &timings).map_err(|e| doc.error("pim.pass", e))?),
+                None if passes > 1 => {
+                    let what = format!("{elements} elements of a column on {} lanes: say what a pass takes", pim.lanes);
+                    return Err(doc.error("pim.pass", what));
+                }
+                None => None,
+            };
+            timings.extend(pass.map(|cycles| ("nMAC".to_string(), passes * cycles)));
+        }
         let mut commands = resolve_commands(file, doc, &timings, &geometry)?;
         let mut windows = Vec::new();
         let mut builder = EdgeBuilder {
@@ -426,6 +472,15 @@ impl Device {
             }
             Some(p) => (p.lanes, whole_bytes(p.entry.value).map_err(|e| doc.error("pim.entry", e))?),
         };
+        let of_unit = |name: &str, given: Option<&Count>, otherwise: u32| match given {
+            Some(n) if !(1..=1 << 16).contains(&n.value) => {
+                Err(doc.error(&format!("pim.{name}"), format!("{name} = {} is not in 1..={}", n.value, 1 << 16)))
+            }
+            Some(n) => Ok(n.value),
+            None => Ok(otherwise),
+        };
+        let pim = file.pim.as_ref();
+        let accumulators = of_unit("accumulators", pim.and_then(|p| p.accumulators.as_ref()), u32::MAX)?;
         let energy = EnergyTable {
             activation: e.activation.value,
             cell_activation: needed(&e.cell_activation, multiplies, "cell_activation", doc)?,
@@ -449,7 +504,10 @@ impl Device {
             nrefi,
             timings,
             lanes,
+            element_bytes,
+            elements,
             entry_bytes,
+            accumulators,
             energy,
             assumed: assumed(file),
         })
@@ -518,6 +576,30 @@ fn organisation(
     Ok((geometry, format!("{} Gb", o.density.value)))
 }
 
+/// Elements of a column of one bank that are multiplied, and their bytes.
+fn elements(
+    file: &DeviceFile,
+    doc: &Document,
+    choice: &Selection<'_>,
+    chooser: &Document,
+    geometry: &Geometry,
+) -> Result<(u32, u32)> {
+    let Some(pim) = &file.pim else { return Ok((0, 0)) };
+    let of_device = match &pim.element {
+        Some(size) => whole_bytes(size.value).map_err(|e| doc.error("pim.element", e))?,
+        None => 2,
+    };
+    let bytes = choice.element_bytes.unwrap_or(of_device);
+    if bytes == 0 || !geometry.column_bytes.is_multiple_of(bytes) {
+        let what = format!("a column of {} B is no whole number of elements of {bytes} B", geometry.column_bytes);
+        return Err(match choice.element_bytes {
+            Some(_) => chooser.error("element_bytes", what),
+            None => doc.error("pim.element", what),
+        });
+    }
+    Ok((geometry.column_bytes / bytes, bytes))
+}
+
 fn id_of(commands: &[CommandFile], name: &str) -> Option<CommandId> {
     commands.iter().position(|c| c.name == name).map(|i| i as CommandId)
 }
@@ -574,6 +656,7 @@ fn charge(
         set: ConstraintSet::Completed,
         line: 0,
         level: Level::Rank,
+        apart: None,
         from: openers.clone(),
         to: openers,
         latency: latency as u32,
@@ -618,6 +701,15 @@ fn resolve_commands(
         if done > MAX_CYCLES {
             return Err(doc.error(&format!("{key}.done"), format!("{done} cycles are over {MAX_CYCLES}")));
         }
+        let per_entry = match &c.done_per_entry {
+            Some(text) => expr::evaluate(text, timings).map_err(|e| doc.error(&format!("{key}.done_per_entry"), e))?,
+            None => 0,
+        };
+        if c.done_per_entry.is_some() && c.effect != Effect::Softmax || per_entry > MAX_PER_ENTRY {
+            let what =
+                format!("{per_entry} cycles for an entry of {}: only a softmax's, at most {MAX_PER_ENTRY}", c.name);
+            return Err(doc.error(&format!("{key}.done_per_entry"), what));
+        }
         let (banks, is_mac) = (c.scope.banks(geometry), c.effect == Effect::Mac);
         if c.passes == 0 || banks % c.passes != 0 || c.passes > 1 && !is_mac {
             let what = format!("{} passes over {banks} banks: only a MAC's, and a divisor of its banks", c.passes);
@@ -636,6 +728,7 @@ fn resolve_commands(
             passes: c.passes,
             banks_per_rank: c.scope.banks_per_rank(geometry),
             done,
+            per_entry,
             edges: Vec::new(),
             incoming: Vec::new(),
             counted_in: Vec::new(),
@@ -799,6 +892,7 @@ impl EdgeBuilder<'_> {
                 set: set.set,
                 line: self.doc.line(&key).unwrap_or(0),
                 level: e.level,
+                apart: e.apart,
                 from: command_ids(&from),
                 to: command_ids(&to),
                 latency,
@@ -807,6 +901,11 @@ impl EdgeBuilder<'_> {
                 power: !e.power.is_empty(),
                 by_bank: false,
             });
+            if let Some(apart) = e.apart {
+                self.add_siblings((e.level, apart), e.window, (&from, &to), latency, commands)
+                    .map_err(|what| self.doc.error(&key, what))?;
+                continue;
+            }
             match e.window {
                 0 => return Err(self.doc.error(&key, "window must be at least 1")),
                 n if n > MAX_WINDOW => {
@@ -830,6 +929,41 @@ impl EdgeBuilder<'_> {
         Ok(())
     }
 
+    /// An edge between different nodes of the level below.
+    fn add_siblings(
+        &self,
+        (level, apart): (Level, Level),
+        window: u32,
+        (from, to): (&[usize], &[usize]),
+        latency: u32,
+        commands: &mut [Command],
+    ) -> Result<(), String> {
+        if apart.parent() != Some(level) || window != 1 || !self.lift {
+            return Err("apart is the level right below, of an edge of set \"completed\" without a window".into());
+        }
+        // A command of several nodes of the level below would be apart from itself.
+        let narrow = |c: &Command| match c.scope {
+            Scope::Bank => true,
+            Scope::BankGroup => apart <= Level::BankGroup,
+            Scope::SameBank | Scope::PerBank | Scope::Channel => false,
+        };
+        if let Some(i) = from.iter().chain(to).find(|i| !narrow(&commands[**i])) {
+            return Err(format!("{} may reach several nodes of {apart:?}: it cannot be told apart", commands[*i].name));
+        }
+        for &f in from {
+            for &t in to {
+                let same = |e: &&mut Edge| (e.level, usize::from(e.to), e.siblings) == (apart, t, true);
+                match commands[f].edges.iter_mut().find(same) {
+                    Some(e) => e.latency = e.latency.max(latency),
+                    None => {
+                        commands[f].edges.push(Edge { level: apart, to: t as CommandId, latency, siblings: true });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn add_edges(&self, level: Level, from: &[usize], to: &[usize], latency: u32, commands: &mut [Command]) {
         for &f in from {
             for &t in to {
@@ -838,9 +972,13 @@ impl EdgeBuilder<'_> {
                     false => level,
                 };
                 let latency = latency + self.spread(&commands[f], &commands[t]);
-                match commands[f].edges.iter_mut().find(|e| e.level == level && usize::from(e.to) == t) {
+                match commands[f]
+                    .edges
+                    .iter_mut()
+                    .find(|e| (e.level, usize::from(e.to), e.siblings) == (level, t, false))
+                {
                     Some(e) => e.latency = e.latency.max(latency),
-                    None => commands[f].edges.push(Edge { level, to: t as CommandId, latency }),
+                    None => commands[f].edges.push(Edge { level, to: t as CommandId, latency, siblings: false }),
                 }
             }
         }
@@ -889,6 +1027,8 @@ fn sources_of(file: &DeviceFile) -> Vec<(String, &str)> {
         out.extend(o.column.source.as_deref().map(|s| (format!("organisation.{k}.column"), s)));
     }
     out.extend(file.pim.as_ref().map(|p| ("pim".into(), p.source.as_str())));
+    let of_units = file.pim.iter().flat_map(|p| [("accumulators", &p.accumulators)]);
+    out.extend(of_units.filter_map(|(name, n)| Some((format!("pim.{name}"), n.as_ref()?.source.as_str()))));
     for (k, t) in &file.timing {
         out.push((format!("timing.{k}"), &t.source));
         out.extend(t.values.iter().filter_map(|(n, v)| Some((format!("timing.{k}.{n}"), v.source.as_deref()?))));

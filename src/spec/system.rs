@@ -69,6 +69,8 @@ struct SystemFile {
     energy: EnergyModel,
     writes: Option<WriteDrain>,
     issue_interval: Option<Duration>,
+    /// Bytes of an element of what the units multiply.
+    element_bytes: Option<u32>,
     #[serde(default)]
     power_budget: Budget,
     dram: DramFile,
@@ -136,6 +138,7 @@ impl System {
             timing: &s.dram.timing,
             channels: s.channels,
             power: s.power,
+            element_bytes: s.element_bytes,
             budget: &s.power_budget,
             constraints,
         };

@@ -211,24 +211,45 @@ impl Default for Placement {
     }
 }
 
-/// What is done outside of the array.
+/// What is done outside of the array, by whoever sends the commands: selection and clustering hand their scores to the
+/// same place and wait for the same way back.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
-    /// From the last score of a selection to its result, besides the ranking.
-    pub select_latency: Duration,
+    /// From the last score that it is handed to the first command that depends on it, besides the work on scores.
+    pub latency: Duration,
+    /// `latency` of a selection, where it is another.
+    pub select_latency: Option<Duration>,
     /// Ranking one score of a selection.
     pub select_score: Duration,
-    /// From the last score of a K-means assignment to its result, besides the comparing.
-    pub cluster_latency: Duration,
+    /// `latency` of a K-means assignment, where it is another.
+    pub cluster_latency: Option<Duration>,
     /// Comparing one score of a K-means assignment.
     pub cluster_score: Duration,
+}
+
+impl Host {
+    /// Latency of a selection.
+    pub fn selecting(&self) -> &Duration {
+        self.select_latency.as_ref().unwrap_or(&self.latency)
+    }
+
+    /// Latency of a K-means assignment.
+    pub fn clustering(&self) -> &Duration {
+        self.cluster_latency.as_ref().unwrap_or(&self.latency)
+    }
 }
 
 impl Default for Host {
     fn default() -> Self {
         let ns = |value| Duration { value, in_ns: true, source: Some("assumed".into()) };
-        Host { select_latency: ns(20.0), select_score: ns(0.05), cluster_latency: ns(500.0), cluster_score: ns(0.05) }
+        Host {
+            latency: ns(100.0),
+            select_latency: None,
+            select_score: ns(0.05),
+            cluster_latency: None,
+            cluster_score: ns(0.05),
+        }
     }
 }
 

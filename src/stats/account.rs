@@ -11,6 +11,7 @@
 //! for each row that is written, by [`apportion`].
 
 use super::counters::Counters;
+use crate::addr::Geometry;
 use crate::engine::probe::CommandEvent;
 use crate::spec::resolve::MAX_COMMANDS;
 use crate::spec::{Device, Effect};
@@ -112,6 +113,9 @@ pub struct Durations {
     cycles: [Cycle; MAX_COMMANDS],
     /// Until the data of an access is there.
     done: [Cycle; MAX_COMMANDS],
+    /// Of a softmax, for each entry that its address names.
+    per_entry: [Cycle; MAX_COMMANDS],
+    geometry: Geometry,
     effects: [Effect; MAX_COMMANDS],
 }
 
@@ -122,6 +126,8 @@ impl Durations {
             banks: u64::from(device.geometry.banks_per_channel()),
             cycles: [1; MAX_COMMANDS],
             done: [0; MAX_COMMANDS],
+            per_entry: [0; MAX_COMMANDS],
+            geometry: device.geometry,
             effects: [Effect::Configure; MAX_COMMANDS],
         };
         for (id, command) in device.commands.iter().enumerate() {
@@ -140,6 +146,7 @@ impl Durations {
             if matches!(command.effect, Effect::Read | Effect::Write | Effect::Move) {
                 out.done[id] = command.done;
             }
+            out.per_entry[id] = command.per_entry;
             out.effects[id] = command.effect;
         }
         out
@@ -196,6 +203,8 @@ struct Event {
     cycle: Cycle,
     command: usize,
     banks: u32,
+    /// Cycles of work on top of the command's own.
+    more: Cycle,
     work: Work,
 }
 
@@ -222,7 +231,12 @@ pub struct Sweep {
 impl Sweep {
     /// A command for `work`.
     pub fn command(&mut self, e: &CommandEvent, work: Work, durations: &Durations, ledger: &mut impl Ledger) {
-        let event = Event { cycle: e.cycle, command: usize::from(e.command), banks: e.banks, work };
+        let command = usize::from(e.command);
+        let more = match durations.per_entry[command] {
+            0 => 0,
+            cycles => cycles * durations.geometry.softmax_entries(&e.address),
+        };
+        let event = Event { cycle: e.cycle, command, banks: e.banks, more, work };
         if e.completes.is_none() && is_row(durations.effects[event.command]) {
             // Time that is written down already cannot be another's: the refreshes of a channel that waits do not gather.
             if self.waiting.is_empty() && event.cycle <= self.at {
@@ -324,7 +338,7 @@ impl Sweep {
             Effect::Open | Effect::Close => ROW,
             Effect::Read | Effect::Write | Effect::Move | Effect::Configure => 3,
         };
-        let until = event.cycle + durations.cycles[event.command];
+        let until = event.cycle + durations.cycles[event.command] + event.more;
         self.last = event.work;
         let progress = &mut self.progress[slot];
         *progress = Progress { until: until.max(progress.until), work: event.work };

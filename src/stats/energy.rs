@@ -42,7 +42,7 @@ impl Energy {
                         out.activation += bits * e.cell_activation;
                     }
                     if matches!(command.effect, Effect::Mac | Effect::MacOpen) {
-                        out.compute += banks * f64::from(device.lanes) * e.mac;
+                        out.compute += banks * f64::from(device.elements) * e.mac;
                     }
                 }
                 // A command is one entry to AttAcc, whatever it reaches.

@@ -7,7 +7,6 @@
 use super::account::{Durations, Sweep, Work};
 use super::books::{Books, PARTS, Part};
 use super::counters::Rules;
-use crate::addr::Address;
 use crate::engine::memo::NOW;
 use crate::engine::memo::stretch::{self, Place, Stretch, What};
 use crate::engine::probe::{CommandEvent, NO_REQUEST};
@@ -166,7 +165,7 @@ impl Recurring {
             match event.what {
                 What::Command { command, banks, units, completes } => {
                     let cycle = NOW + Cycle::from(event.at);
-                    let (address, phase) = (Address::default(), event.phase);
+                    let (address, phase) = (event.address, event.phase);
                     let (segment, request) = (0, NO_REQUEST);
                     let e = CommandEvent { cycle, command, address, banks, units, segment, phase, completes, request };
                     sweep.command(&e, work, durations, &mut books);

@@ -69,6 +69,7 @@ impl<'d> Channel<'d> {
         shift.bound(&mut self.last[MOVES]);
         shift.bound(&mut self.last[DATA]);
         self.bus_free.iter_mut().for_each(|at| shift.bound(at));
+        shift.bound(&mut self.softmax_free);
         shift.exact(&mut self.now);
     }
 
@@ -104,7 +105,8 @@ impl<'d> Channel<'d> {
         let writes = |c: &Self| c.turns.as_ref().map(|t| t.writes);
         (self.held, self.order, self.epoch_open, self.epoch_done)
             == (other.held, other.order, other.epoch_open, other.epoch_done)
-            && (self.bus_free, self.last, self.now) == (other.bus_free, other.last, other.now)
+            && (self.bus_free, self.last, self.now, self.softmax_free)
+                == (other.bus_free, other.last, other.now, other.softmax_free)
             && self.fruitless == other.fruitless
             && self.units == other.units
             && self.epochs == other.epochs

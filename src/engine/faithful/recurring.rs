@@ -51,7 +51,10 @@ impl<'d> Kernel for Alone<'d> {
         let cycles = channel.now() - NOW;
         let refreshes =
             channel.next_refresh().zip(refresh).map_or(0, |(next, before)| (next - before) / self.device.nrefi);
-        let done = (channel.done_at() > 0).then(|| channel.done_at().saturating_sub(NOW) as u32);
+        let done = match channel.done_at() {
+            0 => None,
+            at => Some(u32::try_from(at.saturating_sub(NOW)).ok()?),
+        };
         let names = normal_form(channel)?;
         let undisturbed = refresh_in.is_none_or(|due| cycles < due);
         Some(Outcome {

@@ -107,8 +107,10 @@ impl Renaming {
         self.overflown = false;
         for mut volley in volleys {
             let request = &mut volley.request;
-            let row = number(&mut self.names.rows, self.row.of(request.addr));
-            self.row.set(&mut request.addr, row.into());
+            if request.op != Op::Sfm {
+                let row = number(&mut self.names.rows, self.row.of(request.addr));
+                self.row.set(&mut request.addr, row.into());
+            }
             if is_move(request.op) {
                 let entry = number(&mut self.names.entries, self.entry.of(request.addr));
                 self.entry.set(&mut request.addr, u64::from(entry) << self.column_shift);

@@ -40,6 +40,9 @@ impl Names {
 
     /// The address behind one in normal form.
     pub fn address(&self, op: Option<Op>, at: Address, geometry: &Geometry) -> Address {
+        if op == Some(Op::Sfm) {
+            return at;
+        }
         let row = self.rows.get(at.row as usize).copied().unwrap_or(at.row);
         if !op.is_some_and(is_move) {
             return Address { row, ..at };
@@ -49,7 +52,7 @@ impl Names {
     }
 }
 
-/// Whether the place in a row means nothing to a bank.
+/// Whether the place in a row means nothing to a bank. (That of a softmax is a number of entries, which has no other name.)
 pub fn is_move(op: Op) -> bool {
     matches!(op, Op::WrGb | Op::MvSb | Op::MvGb)
 }
@@ -127,6 +130,9 @@ impl<'n> Shift<'n> {
 
     /// The address of a request.
     pub fn address(&mut self, op: Option<Op>, at: &mut Address, geometry: &Geometry) {
+        if op == Some(Op::Sfm) {
+            return;
+        }
         self.row(&mut at.row);
         if !op.is_some_and(is_move) {
             return;
