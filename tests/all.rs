@@ -22,6 +22,7 @@ mod ideal;
 mod imports;
 mod kv_hostile;
 mod kv_sample;
+mod laws;
 mod oracle_kv;
 mod parity;
 mod plain_dram;

@@ -291,7 +291,7 @@ fn a_request_multiplies_as_much_in_any_batch() {
     let hand = |tokens: f64| 32.0 * 32.0 * tokens * (2.0 * 128.0 + 2.5) * 0.32;
     assert!(batches.iter().all(|b| close(*b, batches[0])), "{batches:?}");
     assert!((batches[0] / hand(2048.0) - 1.0).abs() < 1e-3, "{} pJ, by hand {}", batches[0], hand(2048.0));
-    assert_eq!(format!("{:.3}", batches[0] * 1e-9), "0.173");
+    assert_eq!(format!("{:.3}", hand(2048.0) * 1e-9), "0.173");
     // A token more takes a column more of every unit.
     let padded = hand(2064.0) / hand(2048.0);
     assert!((pj(none, 21, 2048) / batches[0] / padded - 1.0).abs() < 1e-3);

@@ -636,7 +636,8 @@ fn a_device_too_wide_to_map_is_refused() {
     assert!(message.contains("128 bank groups; PIM_MAC_BG works in 64 at most"), "{message}");
     std::fs::write(house.path(Device), device.replace("serves = \"PIM_MAC_BG\"\n", "")).unwrap();
     System::load(&house.path(Sys), &[]).unwrap();
-    let message = house.refuse(Work, "128 bank groups", Work.text().as_bytes());
+    let work = Work.text().replace("addressing = \"bank-group\"", "addressing = \"broadcast\"");
+    let message = house.refuse(Work, "128 bank groups", work.as_bytes());
     assert!(message.contains("128 bank groups in a channel; at most 64"), "{message}");
 }
 
