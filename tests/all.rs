@@ -15,6 +15,7 @@ mod devices;
 mod engine_closed_forms;
 mod exchange;
 mod fast_path;
+mod figures;
 mod hostile_configs;
 mod ideal;
 mod imports;
