@@ -2,6 +2,7 @@
 # against its claims. make test, make lint, make bench. make scale: time and memory against size.
 # make test-cluster: the Snakemake and Slurm scripts of tools/cluster. make test-kill: a sweep killed many times.
 # make test-long: the fast engine against the plain one on many random traces.
+# make docs: writes the figures of the documentation that a run gives.
 # make guard: instructions of five fixed cases against benches/instructions.toml; needs valgrind, without it checks nothing.
 
 CARGO ?= cargo
@@ -16,7 +17,8 @@ MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test test-cluster test-kill test-long lint bench guard record-instructions scale
+.PHONY: build demo reproduce test test-cluster test-kill test-long docs lint bench guard \
+  record-instructions scale
 
 build:
 	$(CARGO) build --release --locked
@@ -53,6 +55,9 @@ test-kill:
 CASES ?= 1000000
 test-long:
 	PIMATTN_FAST_CASES=$(CASES) $(CARGO) test --release --locked --test all fast_path::
+
+docs:
+	UPDATE_DOCS=1 $(CARGO) test --locked --test all -- figures:: readme::the_documented
 
 lint:
 	$(CARGO) fmt --check

@@ -16,6 +16,7 @@ mod devices;
 mod engine_closed_forms;
 mod exchange;
 mod fast_path;
+mod figures;
 mod ghosts;
 mod hostile_configs;
 mod ideal;

@@ -14,7 +14,7 @@ use pimattn::trace::{self, Request};
 
 const SYSTEMS: [&str; 5] = ["hbm3-pim", "hbm3", "hbm2", "hbm2-pim-samsung", "gddr6-aim"];
 
-fn timed(name: &str, interval: u32, set: &[&str]) -> System {
+pub(crate) fn timed(name: &str, interval: u32, set: &[&str]) -> System {
     let interval = format!("issue_interval={interval} tCK");
     system(name, &[&[interval.as_str(), "channels=1"], set].concat())
 }
@@ -27,7 +27,7 @@ fn interleaved(s: &System, op: Op, bank: u32, i: u32) -> Request {
 }
 
 /// Mean and longest latency of the reads.
-fn latency(s: &System, work: &[Request]) -> (f64, u64, Counters) {
+pub(crate) fn latency(s: &System, work: &[Request]) -> (f64, u64, Counters) {
     let c = run(s, work).1.run.counters;
     assert_eq!(c.timed_reads, c.requests[Op::Ld as usize]);
     (c.read_latency as f64 / c.timed_reads as f64, c.longest_read, c)
@@ -154,7 +154,7 @@ fn turns(order: &[(Op, u64)]) -> Vec<usize> {
 }
 
 /// Reads of one bank of each bank group, and writes of another, in turn; all rows stay open.
-fn alternating(s: &System, n: u32) -> Vec<Request> {
+pub(crate) fn alternating(s: &System, n: u32) -> Vec<Request> {
     (0..n).flat_map(|i| [interleaved(s, Op::Ld, 0, i), interleaved(s, Op::St, 1, i)]).collect()
 }
 

@@ -64,3 +64,15 @@ pub fn macs(g: &Geometry, row: u32, n: u32) -> Request {
     let addr = g.encode(&Address { row, ..Default::default() });
     Request { op: Op::MacAb, addr, count: n, stride: g.column_bytes }
 }
+
+/// Whether a page says what it should; with UPDATE_DOCS set it is written instead.
+pub fn documented(page: &Path, expected: &str) -> std::result::Result<(), ()> {
+    if std::fs::read_to_string(page).is_ok_and(|got| got == expected) {
+        return Ok(());
+    }
+    if std::env::var_os("UPDATE_DOCS").is_none() {
+        return Err(());
+    }
+    std::fs::write(page, expected).unwrap();
+    Ok(())
+}
