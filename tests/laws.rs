@@ -132,6 +132,9 @@ fn the_order_of_requests_that_do_not_depend_on_each_other_makes_no_difference() 
     }
 }
 
+/// Gives an address another name.
+type Rename<'a> = &'a dyn Fn(&mut Address);
+
 #[test]
 fn names_of_ranks_groups_and_channels_make_no_difference() {
     let s = system("hbm3-pim", &["refresh=none"]);
@@ -148,7 +151,7 @@ fn names_of_ranks_groups_and_channels_make_no_difference() {
     for seed in 0..60 {
         let work = flatten(&epochs(&mut Random(seed), &g));
         let before = cycles_of(&s, &work);
-        let renames: [(&str, &dyn Fn(&mut Address)); 4] = [
+        let renames: [(&str, Rename<'_>); 4] = [
             ("pseudo-channels", &|a| a.pseudo_channel = 1 - a.pseudo_channel),
             ("ranks", &|a| a.rank = 1 - a.rank),
             ("bank groups", &|a| a.bank_group = 3 - a.bank_group),
