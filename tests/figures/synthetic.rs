@@ -31,7 +31,7 @@ pub(super) fn long_contexts(_: &str) -> String {
         let set = [format!("synthetic.prefill={prefill}"), "policy=starc".into()];
         let (workload, doc) = Workload::load(&root().join("configs/workload/fitted.toml"), &set).unwrap();
         let generator = Generator::load(workload, &doc, None).unwrap();
-        let mut means = vec![(0.0, 0u32); 2];
+        let mut means = [(0.0, 0u32); 2];
         let places = ["row_tokens", "top_recall"].map(|name| METRICS.iter().position(|c| c.name == name).unwrap());
         let mut sink = super::Trace { header: generator.header().clone(), records: Vec::new() };
         let mut add = |cells: &[Value]| {
