@@ -3,7 +3,7 @@
 //! Requests fall into three classes, each with its own path to the banks: *array* work (MACs and the row commands of
 //! bank groups), buffer *moves* (and softmax), and *data* (LD, ST). MACs are in order, for they accumulate, but that those
 //! of single banks may pass others in other banks; rows of bank groups open and close as soon as nothing older needs
-//! them otherwise ([`array`]); moves pass each other, but not softmax; data goes first-ready, first-come, and where
+//! them otherwise ([`mod@array`]); moves pass each other, but not softmax; data goes first-ready, first-come, and where
 //! the system drains writes, in turns: reads first, until the writes that wait reach the high mark or no read is
 //! there; then writes first, until they are down to the low mark ([`data`]). Between two barriers the classes run beside
 //! each other; in one bank the older request decides on the row. At each step the command that can issue first is
