@@ -24,6 +24,7 @@ mod imports;
 mod kv_hostile;
 mod kv_sample;
 mod laws;
+mod optimum;
 mod oracle_kv;
 mod parity;
 mod plain_dram;
