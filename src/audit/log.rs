@@ -59,7 +59,7 @@ pub struct Entry {
     pub line: u64,
     /// Clock as logged: the first cycle is 1.
     pub clock: Cycle,
-    /// What it says.
+    /// The command or mark that the line is of.
     pub what: What,
     /// Channel.
     pub channel: u32,

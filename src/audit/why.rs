@@ -46,7 +46,7 @@ pub fn why(path: &Path, system: &System, max: usize, each: &mut dyn FnMut(&Held)
 /// Cycles by reason, by the number that a reason has.
 type Chain = Rc<Vec<Cycle>>;
 
-/// Reasons by number.
+/// The reasons met so far: chains hold cycles by their number.
 #[derive(Default)]
 struct Names {
     numbers: BTreeMap<Reason, usize>,
@@ -206,7 +206,7 @@ impl<'s> Why<'s> {
         Ok(())
     }
 
-    /// What was found.
+    /// Ends the log: commands and cycles by reason, over all channels.
     pub fn finish(mut self, each: &mut dyn FnMut(&Held)) -> Reasons {
         let mut total: Vec<Cycle> = Vec::new();
         for channel in 0..self.channels.len() {

@@ -138,6 +138,7 @@ impl Scheduler {
             rows: Rows::new(home.first_row, home.rows, own + OWN + 1),
             written: None,
             clustering: Vec::new(),
+            // A device that has not enough for one query head is refused when a workload is loaded.
             together: heads::together(shape.columns / stripes, costs.accumulators).unwrap_or(1),
         }
     }

@@ -38,7 +38,7 @@ pub enum Order {
 /// What can hold a command, or take cycles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// The beginning: nothing.
+    /// Nothing held it since the beginning of the log.
     Start,
     /// A declared constraint, by its place in [`Device::declared`], between two commands.
     Edge(usize, CommandId, CommandId),
@@ -89,7 +89,7 @@ impl Reason {
         self.kind() == "controller"
     }
 
-    /// It in words.
+    /// The reason as tables have it, a constraint as reports name it.
     pub fn name(self, device: &Device) -> String {
         match self {
             Reason::Start => "start",
@@ -118,7 +118,7 @@ impl Reason {
 /// What one command was held by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// Clock as logged.
+    /// Clock of the command as logged, from 1.
     pub clock: Cycle,
     /// Channel.
     pub channel: u32,

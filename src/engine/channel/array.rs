@@ -154,15 +154,14 @@ impl Channel<'_> {
             match item.effect {
                 Effect::Open | Effect::Close => {
                     let free = look.used & item.banks == 0;
-                    let (command, completes) = match (item.effect, self.state.rows(item.scope, &item.target)) {
-                        _ if !free => (None, false),
+                    let command = match (item.effect, self.state.rows(item.scope, &item.target)) {
+                        _ if !free => None,
                         (Effect::Open, Rows::Ready) => return Ok(Array::Done(index)),
-                        (Effect::Open, Rows::Closed) => (Some(item.plan.last), true),
-                        (Effect::Open, Rows::Conflict) => (item.plan.closer, false),
-                        _ if self.state.any_open(item.scope, &item.target) => (Some(item.plan.last), true),
+                        (Effect::Open, Rows::Closed) => Some(item.plan.last),
+                        (Effect::Open, Rows::Conflict) => item.plan.closer,
+                        _ if self.state.any_open(item.scope, &item.target) => Some(item.plan.last),
                         _ => return Ok(Array::Done(index)),
                     };
-                    debug_assert!(!completes || command == Some(item.plan.last));
                     if let Some(command) = command {
                         self.row_command(&mut look, index, command, item.target, item.banks);
                     }
