@@ -5,9 +5,11 @@
 //! dense sweep is balanced, or row by row. A second copy of K lies in tiles: a tile has as
 //! many tokens as all banks of the head have lanes, and a column for each dimension, so that one MAC multiplies one
 //! dimension of all its tokens. Scores go to the softmax buffer, and the host (the buffer die) ranks them. (Assumed: the
-//! units multiply lane by lane as for outputs, and keep one set of accumulators per query head.)
+//! units multiply lane by lane as for outputs, and keep one set of accumulators per query head; heads beyond the sets go
+//! over the tile again.)
 
 use super::emit::{Emitter, Matrix, Results, Target};
+use super::heads;
 use super::rows::Rows;
 use super::stage::Stage;
 use crate::addr::Address;
@@ -34,6 +36,8 @@ pub struct Scanner<'a> {
     pub own: usize,
     /// How its vectors go round the units.
     pub layout: Layout,
+    /// Sets of accumulators of a unit.
+    pub accumulators: u32,
 }
 
 /// Columns of a vector of `elements` elements in each bank.
@@ -141,15 +145,19 @@ impl Scanner<'_> {
     fn dimensions(&self, dims: &[u32], len: u32, emit: &mut Emitter<'_>) {
         let g = &self.target.geometry;
         let (tokens, tile_rows) = tile(self.target, self.units, self.target.dim());
+        // The scores of a tile grow in a set for each query head until its last dimension.
+        let together = heads::together(1, self.accumulators).unwrap_or(1);
         for t in 0..len.div_ceil(tokens) {
-            for dim in dims {
-                let row = self.rows.at(self.own, t * tile_rows + dim / g.columns);
-                let place = Matrix { id: self.own, per_row: g.columns, columns: 1, stripes_in_row: 1 };
-                for _ in 0..self.heads {
-                    emit.macs(Op::MacAb, row, 1 << (dim % g.columns), &place, Results::Outputs, u64::MAX);
+            for lot in heads::lots(self.heads as usize, together) {
+                for dim in dims {
+                    let row = self.rows.at(self.own, t * tile_rows + dim / g.columns);
+                    let place = Matrix { id: self.own, per_row: g.columns, columns: 1, stripes_in_row: 1 };
+                    for _ in lot.clone() {
+                        emit.macs(Op::MacAb, row, 1 << (dim % g.columns), &place, Results::Outputs, u64::MAX);
+                    }
                 }
+                emit.lanes(lot.len());
             }
-            emit.lanes(self.heads as usize);
         }
     }
 
@@ -226,21 +234,24 @@ pub fn rows(target: &Target, units: u32, scan: Scan<'_>, len: u32) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::super::layout::{Shape, tests::geometry};
+    use super::super::stage::{self, Plan};
     use super::*;
     use crate::spec::workload::ValueLayout;
+    use crate::trace::{Record, Segment};
 
     #[test]
     fn places_of_a_channel_are_those_of_its_fullest_unit() {
         let geometry = geometry();
         let target = Target { geometry, shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap() };
         let rows = Rows::new(0, 1, 3);
+        let accumulators = 1;
         let matrix = vectors(&target, 1, 1, 128).next().unwrap();
         for layout in [Layout::Interleaved, Layout::RowBlock] {
             for count in [0, 1, 16, 17, 40, 300, 512, 513, 1000] {
                 for channel in 6..8 {
                     let keys = Matrix { id: 0, ..matrix };
-                    let s =
-                        Scanner { target: &target, channel, units: 32, heads: 1, rows: &rows, keys, own: 1, layout };
+                    let (target, rows) = (&target, &rows);
+                    let s = Scanner { target, channel, units: 32, heads: 1, rows, keys, own: 1, layout, accumulators };
                     let mut by_unit = [0; 32];
                     (0..count).for_each(|v| {
                         let (unit, place) = s.place(&matrix, v);
@@ -251,6 +262,59 @@ mod tests {
                     assert_eq!(Some(&s.places(&matrix, count)), of_channel.iter().max(), "{layout:?} {count}");
                 }
             }
+        }
+    }
+
+    /// Requests of a scan of dimensions by so many query heads, on units with so many sets of accumulators.
+    fn scanned(dims: &[u32], heads: u32, accumulators: u32) -> Vec<(Op, Address)> {
+        let geometry = geometry();
+        let target = Target { geometry, shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap() };
+        let mut rows = Rows::new(0, 100, 2);
+        let scan = Scan::Dimensions(dims);
+        let (tokens, _) = tile(&target, 16, 128);
+        rows.reserve(1, super::rows(&target, 16, scan, tokens + 1)[0]).unwrap();
+        let keys = Matrix { id: 0, per_row: 16, columns: 2, stripes_in_row: 1 };
+        let layout = Layout::Interleaved;
+        let (target, rows) = (&target, &rows);
+        let s = Scanner { target, channel: 0, units: 16, heads, rows, keys, own: 1, layout, accumulators };
+        let stage = s.scan(scan, tokens + 1, tokens + 1, |_| 0);
+        let segment = Segment::default();
+        let plan = Plan { segment, scan: stage, ..Plan::default() };
+        let mut out = Vec::new();
+        stage::write(&[plan], &geometry, false, &mut out);
+        let requests = out.iter().filter_map(|r| if let Record::Request(r) = r { Some(r) } else { None });
+        requests
+            .filter(|r| matches!(r.op, Op::MacAb | Op::MvSb))
+            .flat_map(|r| (0..u64::from(r.count)).map(|i| (r.op, geometry.decode(r.addr + i * u64::from(r.stride)))))
+            .collect()
+    }
+
+    /// Between two moves of its results, a unit never has more scores that grow than it has sets; and every query head
+    /// multiplies each dimension of each tile once.
+    #[test]
+    fn a_scan_of_dimensions_keeps_to_the_accumulators() {
+        let dims = [3, 40, 77, 127];
+        let whole = scanned(&dims, 7, u32::MAX);
+        assert_eq!(whole, scanned(&dims, 7, 7), "enough is enough");
+        for sets in 1..7u32 {
+            let split = scanned(&dims, 7, sets);
+            let of = |requests: &[(Op, Address)], op| {
+                let mut of: Vec<_> = requests.iter().filter(|r| r.0 == op).map(|r| (r.1.row, r.1.column)).collect();
+                of.sort_unstable();
+                of
+            };
+            assert_eq!(of(&split, Op::MacAb), of(&whole, Op::MacAb), "{sets} sets");
+            assert_eq!(of(&split, Op::MvSb).len(), of(&whole, Op::MvSb).len(), "{sets} sets");
+            let sweeps = split.split(|r| r.0 == Op::MvSb).filter(|macs| !macs.is_empty());
+            let mut heads = Vec::new();
+            for macs in sweeps {
+                let first = macs.iter().filter(|m| **m == macs[0]).count();
+                assert!(dims.iter().all(|d| macs.iter().filter(|(_, a)| a.column == d % 32).count() >= first));
+                assert_eq!(macs.len(), dims.len() * first, "{sets} sets: all dimensions for as many heads");
+                heads.push(first as u32);
+            }
+            assert!(heads.iter().all(|n| *n <= sets), "{sets} sets: {heads:?}");
+            assert_eq!(heads.iter().sum::<u32>(), 2 * 7, "two tiles");
         }
     }
 }

@@ -226,6 +226,7 @@ impl Scheduler {
             keys: self.cache.keys[0],
             own: self.own,
             layout: self.mapping.selection_layout,
+            accumulators: self.costs.accumulators,
         };
         let scan = if self.costs.select { wanted.scan } else { Scan::Nothing };
         let mut queries = vec![scanner.multipliers(scan)];
