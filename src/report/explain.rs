@@ -49,7 +49,7 @@ const PHASES: [&str; 7] = ["append", "cluster", "remap", "select", "attend-score
 
 const IDENTITY: [&str; 3] = ["trace", "system", "device"];
 
-const OTHERS: [&str; 15] = [
+const OTHERS: [&str; 16] = [
     "steps",
     "cycles",
     "time_ns",
@@ -65,6 +65,7 @@ const OTHERS: [&str; 15] = [
     "row_blocks",
     "mac_utilisation",
     "imbalance_units",
+    "imbalance_channels",
 ];
 
 /// The numbers of a row, or of several added up; what a table leaves empty is not known.
@@ -207,7 +208,8 @@ impl Run {
         let mut sections = vec![self.time()];
         sections.extend((!self.phases.is_empty()).then(|| self.by_phase()));
         sections.extend(known.then(|| self.tokens()));
-        sections.extend(known.then(|| self.balance()));
+        let works = self.measures.get("imbalance_channels").is_some();
+        sections.extend((known || works).then(|| self.balance()));
         sections
     }
 
@@ -291,6 +293,7 @@ impl Run {
             ("cycles over that bound".into(), vec![ratio(m.get("cycles"), bound)]),
             ("share of multiplied unit-columns that hold a token asked for".into(), vec![plain("mac_utilisation")]),
             ("fullest unit over the mean of all units".into(), vec![plain("imbalance_units")]),
+            ("busiest channel's work over the mean of all channels".into(), vec![plain("imbalance_channels")]),
         ];
         Section { title: "Bound and balance", columns: vec![("value", "1")], rows }
     }
@@ -409,6 +412,7 @@ mod tests {
         ("distinct_tokens", "8"),
         ("row_tokens", "12"),
         ("energy_pj", "4"),
+        ("imbalance_channels", "1.88"),
     ];
 
     fn explain(details: bool) -> Explanation {
@@ -444,6 +448,7 @@ mod tests {
         assert_eq!(of("MAC bound", "busiest channel", "%").as_deref(), Some("50.0"));
         assert_eq!(of("select", "share", "%").as_deref(), Some("25.0"), "10 and 15 of 100 cycles");
         assert_eq!(of("cycles over that bound", "value", "1").as_deref(), Some("5.000"));
+        assert_eq!(of("busiest channel's work over the mean of all channels", "value", "1").as_deref(), Some("1.880"));
         assert_eq!(of("tokens in the rows touched", "over its base", "1"), None, "named with its base");
         let text = e.render(Style::Text).unwrap();
         assert!(text.contains("Most time over all channels: imbalance over channels, 75.0 %"), "{text}");

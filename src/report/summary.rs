@@ -12,6 +12,7 @@ struct Line {
     pj: f64,
     activations: f64,
     utilisation: Option<f64>,
+    imbalance: Option<f64>,
     metrics: Option<Metrics>,
 }
 
@@ -20,7 +21,7 @@ type Metrics = ColumnMeans<{ METRIC_COLUMNS.len() }>;
 
 const METRIC_COLUMNS: [&str; 5] = ["selected", "row_tokens", "mass_recall", "top_recall", "output_rel_err"];
 
-const HEADINGS: [&str; 12] = [
+const HEADINGS: [&str; 13] = [
     "run",
     "time/step us",
     "vs first",
@@ -28,6 +29,7 @@ const HEADINGS: [&str; 12] = [
     "vs first",
     "activations/step",
     "MAC use",
+    "channel imbalance",
     "selected",
     "row tokens",
     "mass recall",
@@ -45,13 +47,13 @@ pub struct Summary {
 impl Summary {
     /// Adds the runs of a run.csv.
     pub fn add_runs(&mut self, input: impl Read, file: &str) -> Result<()> {
-        let names = ["trace", "steps", "time_ns", "energy_pj", "activations", "mac_utilisation"];
+        let names = ["trace", "steps", "time_ns", "energy_pj", "activations", "mac_utilisation", "imbalance_channels"];
         Rows::open(input, file, &names)?.each_of_some(|cells| {
             let steps = number(&cells[1])?.max(1.0);
             let per_step = |i: usize| number(&cells[i]).map(|x| x / steps);
-            let utilisation = known(&cells[5])?;
+            let (utilisation, imbalance) = (known(&cells[5])?, known(&cells[6])?);
             let (ns, pj, activations) = (per_step(2)?, per_step(3)?, per_step(4)?);
-            self.lines.push(Line { name: stem(&cells[0]), ns, pj, activations, utilisation, metrics: None });
+            self.lines.push(Line { name: stem(&cells[0]), ns, pj, activations, utilisation, imbalance, metrics: None });
             Ok(())
         })
     }
@@ -96,6 +98,7 @@ impl Line {
             over(self.pj, first.1),
             format!("{:.0}", self.activations),
             self.utilisation.map_or(String::new(), |u| format!("{u:.3}")),
+            self.imbalance.map_or(String::new(), |i| format!("{i:.3}")),
         ];
         match &self.metrics {
             Some(m) => out.extend([1, 1, 4, 4, 4].into_iter().enumerate().map(|(i, decimals)| m.cell(i, decimals))),
@@ -109,7 +112,7 @@ impl Line {
 mod tests {
     use super::*;
 
-    const RUNS: &str = "trace,steps,time_ns,energy_pj,activations,mac_utilisation\nout/full.ptrace,2,4000,8000000,64,1\nout/starc.ptrace,2,1000,2000000,16,\n";
+    const RUNS: &str = "trace,steps,time_ns,energy_pj,activations,mac_utilisation,imbalance_channels\nout/full.ptrace,2,4000,8000000,64,1,1.88\nout/starc.ptrace,2,1000,2000000,16,,\n";
     const METRICS: &str = "policy,selected,row_tokens,mass_recall,top_recall,output_rel_err\nstarc,10,16,0.5,0.25,0.1\nstarc,20,32,0.7,0.75,0.3\n";
 
     #[test]
@@ -118,8 +121,8 @@ mod tests {
         s.add_runs(RUNS.as_bytes(), "run.csv").unwrap();
         s.add_metrics(METRICS.as_bytes(), "x/starc.metrics.csv").unwrap();
         let text = s.render(Style::Csv).unwrap();
-        assert_eq!(text.lines().nth(1), Some("full,2.000,1.000,4.000,1.000,32,1.000,,,,,"));
-        assert_eq!(text.lines().nth(2), Some("starc,0.500,0.250,1.000,0.250,8,,15.0,24.0,0.6000,0.5000,0.2000"));
+        assert_eq!(text.lines().nth(1), Some("full,2.000,1.000,4.000,1.000,32,1.000,1.880,,,,,"));
+        assert_eq!(text.lines().nth(2), Some("starc,0.500,0.250,1.000,0.250,8,,,15.0,24.0,0.6000,0.5000,0.2000"));
     }
 
     #[test]
@@ -128,7 +131,7 @@ mod tests {
         s.add_runs(RUNS.as_bytes(), "run.csv").unwrap();
         s.add_metrics(METRICS.replace(",0.1\n", ",\n").as_bytes(), "starc.csv").unwrap();
         let text = s.render(Style::Csv).unwrap();
-        assert_eq!(text.lines().nth(2), Some("starc,0.500,0.250,1.000,0.250,8,,15.0,24.0,0.6000,0.5000,0.3000"));
+        assert_eq!(text.lines().nth(2), Some("starc,0.500,0.250,1.000,0.250,8,,,15.0,24.0,0.6000,0.5000,0.3000"));
         let heading = RUNS.lines().next().unwrap();
         let e = Summary::default().add_runs(heading.as_bytes(), "run.csv").unwrap_err();
         assert_eq!((e.to_string().as_str(), e.exit_code()), ("run.csv: a table without a row", 65));
@@ -138,7 +141,7 @@ mod tests {
         let mut s = Summary::default();
         s.add_runs(RUNS.replace("4000,8000000", "0,0").as_bytes(), "run.csv").unwrap();
         let text = s.render(Style::Csv).unwrap();
-        assert_eq!(text.lines().nth(1), Some("full,0.000,,0.000,,32,1.000"));
+        assert_eq!(text.lines().nth(1), Some("full,0.000,,0.000,,32,1.000,1.880"));
     }
 
     #[test]
