@@ -254,7 +254,11 @@ fn outputs_of_zero_are_read_by_every_report() {
     let set = ["--set", "dense_layers=0", "--policy", "streaming", "--budget", "7"];
     let files = ["--kv", "zero.safetensors", "-o", "t.ptrace", "--metrics", "t.csv"];
     program("tracegen", dir, &[&["run", "--config", DEMO][..], &files, &set].concat(), 0);
-    program("pimsim", dir, &["run", "t.ptrace", "--config", &system_file("hbm3-pim"), "-o", "out"], 0);
+    // Its elements are the dump's, of four bytes.
+    let replay = ["run", "t.ptrace", "--config", &system_file("hbm3-pim"), "-o", "out"];
+    let refusal = said(&program("pimsim", dir, &replay, 65));
+    assert!(refusal.starts_with("error: t.ptrace: the trace has elements of 4 B; hbm3-pim multiplies"), "{refusal}");
+    program("pimsim", dir, &[&replay[..], &["--set", "element_bytes=4"]].concat(), 0);
     let metrics = std::fs::read_to_string(dir.join("t.csv")).unwrap();
     let error = |line: &str| line.rsplit(',').next().unwrap().to_string();
     let errors: Vec<String> = metrics.lines().skip(1).map(error).collect();
@@ -354,4 +358,32 @@ fn a_device_is_asked_only_for_what_it_has() {
     assert!(error.contains("--mode bg: GDDR6-AiM has no PIM_MAC_SB"), "{error}");
     let error = said(&program("tracegen", dir, &["info", "t.ptrace", "--from", "dramsys-stl"], 2));
     assert!(error.contains("dramsys-stl is written, not read") && !error.contains("sait"), "{error}");
+}
+
+#[test]
+fn a_trace_of_other_elements_than_the_system_multiplies_is_refused() {
+    let g = system("hbm3-pim", &[]).device.geometry;
+    let replayed = |set: &[&str], element_bytes: u32| {
+        let system = system("hbm3-pim", set);
+        let header = Header { element_bytes, ..Header::foreign(g, "test") };
+        let mut source = Memory { header, records: vec![Record::Request(macs(&g, 0, 2))] };
+        engine::run(&system, &mut source, &mut (), &mut |_| ()).map_err(|e| (e.to_string(), e.exit_code()))
+    };
+    for (set, bytes) in
+        [(&[][..], 2), (&["element_bytes=1"], 1), (&["element_bytes=4"], 4), (&[], 0), (&["element_bytes=1"], 0)]
+    {
+        assert!(replayed(set, bytes).is_ok(), "{set:?} {bytes}");
+    }
+    for (set, bytes) in [(&[][..], 1), (&[], 4), (&["element_bytes=1"], 2)] {
+        let (what, code) = replayed(set, bytes).unwrap_err();
+        assert_eq!(code, 65);
+        let ours = if set.is_empty() { 2 } else { 1 };
+        let named = [
+            format!("the trace has elements of {bytes} B"),
+            format!("multiplies elements of {ours} B"),
+            format!("element_bytes = {bytes}"),
+            "mapping.element_bytes".into(),
+        ];
+        assert!(named.iter().all(|n| what.contains(n)), "{what}");
+    }
 }

@@ -15,7 +15,7 @@ use pimattn::map::positions::Positions;
 use pimattn::map::rows::Rows;
 use pimattn::select::{self, HeadView, SlotOrder, StepView};
 use pimattn::spec::System;
-use pimattn::spec::workload::{Addressing, ClusteringCost, Cost, Workload};
+use pimattn::spec::workload::{Addressing, ClusteringCost, Cost, ValueLayout, Workload};
 use pimattn::trace::{self, Header, Op, Phase, Record, Request, Segment, Sink, Source};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,12 +87,14 @@ struct Expected {
 }
 
 /// MACs from one opening of rows to the next: how often each column is multiplied.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Round {
     open: BTreeSet<Row>,
     all_banks: bool,
     columns: BTreeMap<u32, u64>,
     last: u32,
+    /// Which of the sweeps over V it belongs to, counted by the results that leave between them; 0 for K.
+    sweep: usize,
     /// Units that closed before its end: what had been multiplied by then, and the last column of it.
     left: BTreeMap<u32, (BTreeMap<u32, u64>, u32)>,
 }
@@ -105,6 +107,9 @@ struct Touched {
     open: BTreeMap<u32, u32>,
     /// Whether other rows are open than in the last round.
     changed: bool,
+    /// Sweeps over V that are over, and whether outputs have left since the last MAC.
+    sweeps: usize,
+    ended: bool,
     /// Columns that are read or written, with their banks, in the order of the trace.
     appended: Vec<Column>,
     read: Vec<Column>,
@@ -117,7 +122,13 @@ impl Touched {
             let a = g.decode(r.addr + i * u64::from(r.stride));
             let unit = (a.pseudo_channel * g.ranks + a.rank) * g.bank_groups + a.bank_group;
             let spot = ((unit, a.row, a.column), a.bank);
+            if matches!(r.op, Op::MacAb | Op::MacBg) && std::mem::take(&mut self.ended) {
+                self.sweeps += 1;
+                self.changed = true;
+            }
+            let sweep = self.sweeps;
             match (r.op, phase) {
+                (Op::MvSb, Phase::AttendContext) => self.ended = true,
                 (Op::ActBg, _) => {
                     self.changed |= self.open.insert(unit, a.row) != Some(a.row);
                     self.opened.push((unit, a.row));
@@ -133,7 +144,7 @@ impl Touched {
                     assert!(!self.open.is_empty(), "MAC_BG with nothing open");
                     if std::mem::take(&mut self.changed) {
                         let open = self.open.iter().map(|(u, r)| (*u, *r)).collect();
-                        self.rounds.push(Round { open, ..Round::default() });
+                        self.rounds.push(Round { open, sweep, ..Round::default() });
                     }
                     let round = self.rounds.last_mut().unwrap();
                     *round.columns.entry(a.column).or_default() += 1;
@@ -143,8 +154,9 @@ impl Touched {
                     self.open.clear();
                     self.changed = true;
                     let open: BTreeSet<Row> = (0..g.units()).map(|unit| (unit, a.row)).collect();
-                    if self.rounds.last().is_none_or(|last| !last.all_banks || last.open != open) {
-                        self.rounds.push(Round { open, all_banks: true, ..Round::default() });
+                    let last = self.rounds.last();
+                    if last.is_none_or(|last| !last.all_banks || last.open != open || last.sweep != sweep) {
+                        self.rounds.push(Round { open, all_banks: true, sweep, ..Round::default() });
                     }
                     *self.rounds.last_mut().unwrap().columns.entry(a.column).or_default() += 1;
                 }
@@ -156,6 +168,33 @@ impl Touched {
                 (Op::St, Phase::Remap) => self.rewritten.push(spot),
                 _ => {}
             }
+        }
+    }
+
+    /// Whether each lot of so many query heads has a sweep over each matrix of V of its own, behind one over K for all,
+    /// and each sweep does what is expected of it.
+    fn check_lots(&self, want: &Expected, together: usize, skip_columns: bool, at: &str) {
+        let heads = want.spots.values().fold(0, |all, heads| all | heads);
+        let matrices = want.addressing.len() - 1;
+        let lots = (u64::BITS - heads.leading_zeros()).div_ceil(together as u32) as usize;
+        let matrix = |round: &Round| round.open.iter().find_map(|row| want.rows.get(row).copied()).unwrap();
+        assert_eq!(self.rounds.last().map(|r| r.sweep + 1), Some(lots * matrices), "{at}: sweeps");
+        let part = |heads: u64, wanted: &dyn Fn(usize) -> bool, rounds: &dyn Fn(&Round) -> bool| {
+            let of = |spot: &Spot| wanted(want.rows[&(spot.0, spot.1)]);
+            let spots = want.spots.iter().filter(|(s, h)| of(s) && **h & heads != 0);
+            let spots: BTreeMap<Spot, u64> = spots.map(|(s, h)| (*s, h & heads)).collect();
+            let rows = spots.keys().map(|s| ((s.0, s.1), want.rows[&(s.0, s.1)])).collect();
+            let want = Expected { spots, rows, addressing: want.addressing.clone(), ..Expected::default() };
+            let rounds: Vec<Round> = self.rounds.iter().filter(|r| rounds(r)).cloned().collect();
+            let opened = rounds.iter().filter(|r| !r.all_banks).flat_map(|r| r.open.iter().copied()).collect();
+            Touched { rounds, opened, ..Touched::default() }.check(&want, skip_columns, at);
+        };
+        part(u64::MAX, &|m| m == 0, &|round| matrix(round) == 0);
+        for sweep in 0..lots * matrices {
+            let lot = sweep / matrices * together;
+            let heads = (u64::MAX >> (64 - together)) << lot;
+            let of_sweep = 1 + sweep % matrices;
+            part(heads, &|m| m == of_sweep, &|round| round.sweep == sweep && matrix(round) != 0);
         }
     }
 
@@ -438,7 +477,17 @@ fn check(file: &Path, overrides: &[String], known: &mut Option<Vec<Selection>>) 
         let at = format!("{what}: step {} layer {} head {}", s.step, s.layer, s.kv_head);
         let want = &expected[&(s.step, s.layer, s.kv_head)];
         assert_eq!((s.selected, s.distinct), (want.selected, want.distinct), "{at}");
-        touched.check(want, workload.mapping.skip_columns, &at);
+        // Sets of accumulators that the outputs of a query head grow in.
+        let sets = match workload.mapping.values {
+            ValueLayout::Stripe => 1,
+            ValueLayout::Vector => want.places[0].len() as u32 / 2 / g.banks,
+        };
+        let together = (system.device.accumulators / sets).min(64) as usize;
+        if want.addressing.len() > 1 && together < cache.query_heads / cache.kv_heads {
+            touched.check_lots(want, together, workload.mapping.skip_columns, &at);
+        } else {
+            touched.check(want, workload.mapping.skip_columns, &at);
+        }
         if workload.append_cost == Cost::Pim {
             check_memory(memory.entry((s.layer, s.kv_head)).or_default(), touched, want, &at);
         }
@@ -487,6 +536,10 @@ fn synthetic(dir: &Path, source: &str, channels: u32) -> PathBuf {
     let device = config("dram/hbm3-pim.toml").display().to_string();
     let system = system.replace("../dram/hbm3-pim.toml", &device);
     let system = system.replace("channels = 16", &format!("channels = {channels}"));
+    for bytes in [1, 2, 4] {
+        let text = format!("element_bytes = {bytes}\n{system}");
+        std::fs::write(dir.join(format!("system-{bytes}.toml")), text).unwrap();
+    }
     std::fs::write(dir.join("system.toml"), system).unwrap();
     dir.join("w.toml")
 }
@@ -568,12 +621,14 @@ fn wide_vectors_and_crowded_channels_are_covered() {
         let shape = format!("dim = {dim}\nelement_bytes = {bytes}\n");
         let source = format!("layers = 2\nkv_heads = 3\nquery_heads = 6\nprefill = 300\ndecode_steps = 20\n{shape}");
         let file = synthetic(dir.path(), &source, 2);
+        let system = dir.path().join(format!("system-{bytes}.toml")).display().to_string();
         for policy in ["starc", "starc-v1", "clusterkv", "quest"] {
             let mut known = None;
             for addressing in ["bank-group", "broadcast", "ideal"] {
                 for (layout, align) in [("row-block", "none"), ("cluster-striped", "none"), ("interleaved", "row")] {
                     for values in ["stripe", "vector"] {
                         let set = [
+                            ("system", system.as_str()),
                             ("policy", policy),
                             ("budget", "64"),
                             ("mapping.addressing", addressing),
@@ -600,7 +655,9 @@ fn every_shape_of_a_head_is_covered() {
             let file = synthetic(dir.path(), &format!("layers = 1\n{heads}prefill = 70\ndecode_steps = 2"), 16);
             let mut known = None;
             for (bytes, turn) in [("1", i + group), ("2", i + group + 1)] {
+                let system = dir.path().join(format!("system-{bytes}.toml")).display().to_string();
                 let set = [
+                    ("system", system.as_str()),
                     ("policy", "starc"),
                     ("budget", "24"),
                     ("dense_layers", "0"),
@@ -611,6 +668,45 @@ fn every_shape_of_a_head_is_covered() {
                     ("mapping.values", ["stripe", "vector"][turn / 2 % 2]),
                 ];
                 check(&file, &overrides(&[&ATTENTION_ALONE[..], &set].concat()), &mut known);
+            }
+        }
+    }
+}
+
+/// Fewer accumulators than query heads: every head multiplies every value that it selected once, in the sweep of its lot.
+#[test]
+fn heads_beyond_the_accumulators_are_covered_once() {
+    for (sets, group, dim) in [(2, 5, 128), (3, 3, 128), (2, 3, 64), (4, 8, 128), (6, 7, 128)] {
+        let dir = tempfile::tempdir().unwrap();
+        let heads = format!("kv_heads = 2\nquery_heads = {}\ndim = {dim}\n", 2 * group);
+        let file = synthetic(dir.path(), &format!("layers = 1\n{heads}prefill = 200\ndecode_steps = 2"), 2);
+        let device = std::fs::read_to_string(config("dram/hbm3-pim.toml")).unwrap();
+        let few = device.replace("accumulators = { value = 32", &format!("accumulators = {{ value = {sets}"));
+        assert_ne!(device, few);
+        std::fs::write(dir.path().join("device.toml"), few).unwrap();
+        let system = std::fs::read_to_string(dir.path().join("system.toml")).unwrap();
+        let system = system.replace(&config("dram/hbm3-pim.toml").display().to_string(), "device.toml");
+        std::fs::write(dir.path().join("system.toml"), system).unwrap();
+        for policy in ["starc", "oracle"] {
+            let mut known = None;
+            for (turn, layout) in LAYOUTS.into_iter().enumerate() {
+                for (addressing, values) in [
+                    ("bank-group", "stripe"),
+                    ("broadcast", "stripe"),
+                    ("bank-group", "vector"),
+                    ("broadcast", "vector"),
+                ] {
+                    let set = [
+                        ("policy", policy),
+                        ("budget", "48"),
+                        ("dense_layers", "0"),
+                        ("mapping.addressing", addressing),
+                        ("mapping.layout", layout),
+                        ("mapping.values", values),
+                        ("mapping.skip_columns", ["true", "false"][turn % 2]),
+                    ];
+                    check(&file, &overrides(&[&ATTENTION_ALONE[..], &SMALL_CLUSTERS, &set].concat()), &mut known);
+                }
             }
         }
     }

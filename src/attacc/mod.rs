@@ -259,6 +259,7 @@ impl Schedule {
             seed: 0,
             config: self.attention.canonical() + form + if self.pipeline { "" } else { "pipeline = false\n" },
             provenance: "no KV data: AttAcc's schedule, all heads alike".into(),
+            element_bytes: self.attention.bytes,
         }
     }
 

@@ -398,7 +398,7 @@ fn info(args: &Info, common: &Common) -> Result<()> {
         progress.at(runs);
     }
     drop(progress);
-    let Header { generator, geometry: g, spec_hash, seed, config, provenance } = source.header();
+    let Header { generator, geometry: g, spec_hash, seed, config, provenance, element_bytes } = source.header();
     let mut out = String::new();
     let mut line = |key: &str, value: String| out.push_str(&format!("{key:<12} {value}\n"));
     let or_unknown = |s: &String| if s.is_empty() { "unknown".to_string() } else { s.clone() };
@@ -407,6 +407,9 @@ fn info(args: &Info, common: &Common) -> Result<()> {
     line("device", g.to_string());
     line("spec hash", format!("{spec_hash:08x}"));
     line("seed", seed.to_string());
+    if *element_bytes > 0 {
+        line("elements", format!("{element_bytes} B"));
+    }
     line("segments", format!("{segments}: {} steps, {} layers, {} KV heads", steps.len(), layers.len(), heads.len()));
     line("channels", format!("{} used", channels.len()));
     line("requests", format!("{} in {runs} runs", requests.iter().sum::<u64>()));

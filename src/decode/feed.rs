@@ -21,7 +21,7 @@ pub fn streamed<T>(schedule: &Schedule, replay: impl FnOnce(&mut dyn Source) -> 
             schedule.run(&mut sink, &mut |_| {})
         });
         // Dropped when it returns, so that a writer whose reader has failed stops.
-        let mut source = Stream { header: schedule.header(), blocks: source };
+        let mut source = Stream { header: header(schedule), blocks: source };
         let replayed = replay(&mut source);
         drop(source);
         let written = written.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -29,6 +29,12 @@ pub fn streamed<T>(schedule: &Schedule, replay: impl FnOnce(&mut dyn Source) -> 
         let replayed = replayed?;
         written.map(|()| replayed)
     })
+}
+
+/// A schedule's header without the width of its elements: a platform has one device for all widths, and what is asked of it
+/// here are the cycles of its commands, as the published simulators have them.
+fn header(schedule: &Schedule) -> Header {
+    Header { element_bytes: 0, ..schedule.header() }
 }
 
 struct Blocks {
@@ -84,7 +90,7 @@ pub struct SomeChannels {
 impl SomeChannels {
     /// What `schedule` asks of these channels, in its order.
     pub fn of(schedule: &Schedule, channels: Vec<u32>) -> Result<Self> {
-        let header = schedule.header();
+        let header = header(schedule);
         let mut out = SomeChannels { geometry: header.geometry, header, channels, records: Vec::new() };
         schedule.run(&mut out, &mut |_| {})?;
         Ok(out)

@@ -170,6 +170,7 @@ pub fn run_with<P: Probe>(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Cycle> {
     needs_same_geometry(system, source)?;
+    needs_same_elements(system, source)?;
     let reader = Reader::new(source, engine == Engine::Fast);
     match system.controller {
         Controller::Faithful => faithful::run(system, reader, probe, progress),
@@ -184,5 +185,19 @@ fn needs_same_geometry(system: &System, source: &dyn Source) -> Result<()> {
         return Ok(());
     }
     let what = format!("the trace is for another device: {theirs}; {} has {ours}", system.name);
+    Err(Error::data("trace", what))
+}
+
+/// An error where a trace says that its elements are not as wide as those that the units of `system` multiply. Plain DRAM
+/// multiplies none.
+fn needs_same_elements(system: &System, source: &dyn Source) -> Result<()> {
+    let (ours, theirs) = (system.device.element_bytes, source.header().element_bytes);
+    if ours == theirs || ours == 0 || theirs == 0 {
+        return Ok(());
+    }
+    let what = format!(
+        "the trace has elements of {theirs} B; {} multiplies elements of {ours} B: replay it with element_bytes = {theirs} in the system, or generate it with elements of {ours} B (mapping.element_bytes in the workload, --bytes of tracegen attacc)",
+        system.name
+    );
     Err(Error::data("trace", what))
 }

@@ -74,6 +74,7 @@ impl Generator {
             seed: workload.seed,
             config: kv.map_or_else(|| doc.canonical(), |kv| doc.canonical_with("kv", &kv.display().to_string())),
             provenance: cache.provenance.clone(),
+            element_bytes,
         };
         let costs = Costs::new(&workload, &system.device).ok_or_else(|| {
             doc.error("system", format!("{} has no PIM_MAC_AB, which every mapping needs", system.device.name))

@@ -17,6 +17,8 @@ pub struct Header {
     pub config: String,
     /// Where the keys, values and queries came from.
     pub provenance: String,
+    /// Bytes of an element of what is multiplied; 0 where the trace does not say.
+    pub element_bytes: u32,
 }
 
 impl Header {
@@ -29,6 +31,7 @@ impl Header {
             seed: 0,
             config: String::new(),
             provenance: provenance.into(),
+            element_bytes: 0,
         }
     }
 }
