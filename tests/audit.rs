@@ -45,16 +45,12 @@ fn system(set: &[String]) -> System {
     System::load(&root().join("configs/system/hbm3-pim.toml"), set).unwrap_or_else(|e| panic!("{set:?}: {e}"))
 }
 
-/// SplitMix64.
+/// Numbers at random.
 pub struct Random(pub u64);
 
 impl Random {
     pub fn below(&mut self, n: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 33) as u32 % n
+        (common::splitmix64(&mut self.0) >> 33) as u32 % n
     }
 
     fn of<'a>(&mut self, words: &[&'a str]) -> &'a str {

@@ -3,6 +3,7 @@
 //! Memory holds every token where it is looked for, whatever clustering moves. Selections and places are worked out again
 //! here, from the policies and the layout; the requests are decoded from the trace.
 
+use crate::common::Keep;
 use pimattn::addr::Geometry;
 use pimattn::engine;
 use pimattn::engine::probe::Probe;
@@ -16,25 +17,13 @@ use pimattn::map::rows::Rows;
 use pimattn::select::{self, HeadView, SlotOrder, StepView};
 use pimattn::spec::System;
 use pimattn::spec::workload::{Addressing, ClusteringCost, Cost, ValueLayout, Workload};
-use pimattn::trace::{self, Header, Op, Phase, Record, Request, Segment, Sink, Source};
+use pimattn::trace::{self, Header, Op, Phase, Record, Request, Segment, Source};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 fn config(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(path)
-}
-
-struct Keep(Vec<Record>);
-
-impl Sink for Keep {
-    fn push(&mut self, record: Record) -> Result<()> {
-        self.0.push(record);
-        Ok(())
-    }
-    fn finish(&mut self) -> Result<()> {
-        Ok(())
-    }
 }
 
 struct Replay {

@@ -20,12 +20,9 @@ use pimattn::trace::{Header, Segment};
 const TOKENS: u32 = 4096;
 const ROWS: u32 = 64;
 
-/// SplitMix64.
+/// A number below another.
 fn random(state: &mut u64, below: u32) -> u32 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) % u64::from(below)) as u32
+    (common::splitmix64(state) % u64::from(below)) as u32
 }
 
 /// The keys that some query heads select, as pages of `page` tokens, `pages` for each head.

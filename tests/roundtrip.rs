@@ -216,20 +216,10 @@ fn replay(system: &System, bytes: &[u8]) -> (u64, Vec<(u64, u8, pimattn::addr::A
 fn demo_trace(set: &[&str]) -> (Header, Vec<Record>) {
     use pimattn::generate::Generator;
     use pimattn::spec::workload::Workload;
-    struct Keep(Vec<Record>);
-    impl trace::Sink for Keep {
-        fn push(&mut self, record: Record) -> pimattn::error::Result<()> {
-            self.0.push(record);
-            Ok(())
-        }
-        fn finish(&mut self) -> pimattn::error::Result<()> {
-            Ok(())
-        }
-    }
     let set: Vec<String> = ["steps=3"].iter().chain(set).map(|s| s.to_string()).collect();
     let (workload, doc) = Workload::load(&config("workload/demo.toml"), &set).unwrap();
     let generator = Generator::load(workload, &doc, None).unwrap();
-    let mut keep = Keep(Vec::new());
+    let mut keep = crate::common::Keep::default();
     generator.run(&mut keep, None, &mut |_| {}).unwrap();
     (generator.header().clone(), keep.0)
 }

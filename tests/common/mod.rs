@@ -7,7 +7,7 @@ use pimattn::error::Result;
 use pimattn::op::Op;
 use pimattn::spec::System;
 use pimattn::stats::Collector;
-use pimattn::trace::{Header, Record, Request, Source};
+use pimattn::trace::{Header, Record, Request, Sink, Source};
 use std::path::{Path, PathBuf};
 
 pub fn root() -> PathBuf {
@@ -39,6 +39,29 @@ impl Source for Memory {
         out.append(&mut self.records);
         Ok(!out.is_empty())
     }
+}
+
+/// What is written, in memory.
+#[derive(Default)]
+pub struct Keep(pub Vec<Record>);
+
+impl Sink for Keep {
+    fn push(&mut self, record: Record) -> Result<()> {
+        self.0.push(record);
+        Ok(())
+    }
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// SplitMix64. Each test makes of its numbers what it needs.
+pub fn splitmix64(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 pub fn run(system: &System, requests: &[Request]) -> (u64, Collector) {
