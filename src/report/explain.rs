@@ -293,7 +293,7 @@ impl Run {
             ("cycles over that bound".into(), vec![ratio(m.get("cycles"), bound)]),
             ("share of multiplied unit-columns that hold a token asked for".into(), vec![plain("mac_utilisation")]),
             ("fullest unit over the mean of all units".into(), vec![plain("imbalance_units")]),
-            ("busiest channel's work over the mean of all channels".into(), vec![plain("imbalance_channels")]),
+            ("work of the fullest channel over the mean of all channels".into(), vec![plain("imbalance_channels")]),
         ];
         Section { title: "Bound and balance", columns: vec![("value", "1")], rows }
     }
@@ -448,7 +448,10 @@ mod tests {
         assert_eq!(of("MAC bound", "busiest channel", "%").as_deref(), Some("50.0"));
         assert_eq!(of("select", "share", "%").as_deref(), Some("25.0"), "10 and 15 of 100 cycles");
         assert_eq!(of("cycles over that bound", "value", "1").as_deref(), Some("5.000"));
-        assert_eq!(of("busiest channel's work over the mean of all channels", "value", "1").as_deref(), Some("1.880"));
+        assert_eq!(
+            of("work of the fullest channel over the mean of all channels", "value", "1").as_deref(),
+            Some("1.880")
+        );
         assert_eq!(of("tokens in the rows touched", "over its base", "1"), None, "named with its base");
         let text = e.render(Style::Text).unwrap();
         assert!(text.contains("Most time over all channels: imbalance over channels, 75.0 %"), "{text}");
