@@ -437,11 +437,11 @@ impl<'d> Channel<'d> {
                 self.complete(ARRAY, index, now, None, probe);
                 return Ok(Choice::Completed);
             }
-            Array::Next(c) => keep(c),
+            Array::Next(c) => keep(c.and_then(|c| self.before_refresh(c))),
         }
         keep(self.move_candidate());
         if !self.classes[DATA].is_empty() {
-            keep(self.data_candidate());
+            keep(self.data_candidate().and_then(|c| self.before_refresh(c)));
         }
         let due = self.next_refresh.filter(|_| self.classes.iter().any(|c| !c.is_empty()));
         // No refresh comes before it is due.

@@ -23,18 +23,26 @@ impl Channel<'_> {
         (0..sets).map_while(of).take_while(move |(due, _)| due.at <= until)
     }
 
-    /// Whether a command of a request, at the cycle at which it could issue, is held by a refresh that is due by then.
+    fn is_due(&self, at: Cycle) -> bool {
+        self.next_refresh.is_some_and(|due| due.at <= at)
+    }
+
+    /// The best of a class of requests, if no refresh of all banks is due by then.
+    pub(super) fn before_refresh(&self, c: Candidate) -> Option<Candidate> {
+        let of_all = self.refreshes.is_some_and(|all| all.scope == Scope::Channel);
+        (!of_all || !self.is_due(c.at)).then_some(c)
+    }
+
+    /// Whether a command of a request, at the cycle at which it could issue, is held by a refresh of some banks that is due by
+    /// then.
     #[inline]
     pub(super) fn is_held(&self, c: &Candidate) -> bool {
-        self.next_refresh.is_some_and(|due| due.at <= c.at) && self.meets_refresh(c)
+        self.is_due(c.at) && self.refreshes.is_some_and(|all| all.scope != Scope::Channel) && self.meets_refresh(c)
     }
 
     fn meets_refresh(&self, c: &Candidate) -> bool {
         let meets = |(due, all): (Due, Refreshes)| {
-            all.scope == Scope::Channel || {
-                let set = self.set_of(&all, due.turn);
-                self.state.meets(c.command, &c.target, all.scope, &set)
-            }
+            self.state.meets(c.command, &c.target, all.scope, &self.set_of(&all, due.turn))
         };
         self.due_until(c.at).any(meets)
     }
