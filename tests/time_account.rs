@@ -216,7 +216,8 @@ fn plainly(s: &System, tape: &[Told]) -> Causes {
         let events = |from: usize| {
             tape[from..i].iter().filter_map(move |t| if let Told::Command(e) = t { Some(e) } else { None })
         };
-        let last = events(begin).map(|e| e.cycle).filter(|c| *c <= met).max().unwrap_or(0);
+        // A refresh that was told of ahead of a meeting may come behind it.
+        let last = events(0).map(|e| e.cycle).filter(|c| *c <= met).max().unwrap_or(0);
         let wait = done.max(last).min(met).max(at);
         for cycle in at..wait {
             let hosted = tape[begin..i].iter().any(|t| matches!(t, Told::Host(a, b) if (*a..*b).contains(&cycle)));
@@ -227,7 +228,7 @@ fn plainly(s: &System, tape: &[Told]) -> Causes {
                 e.cycle <= cycle && cycle < ends && (!old || effect(e) == Effect::Refresh)
             });
             let first = running.map(|(_, e)| e).min_by_key(|e| rank(e));
-            let next = events(begin).find(|e| e.cycle > cycle && e.cycle <= met);
+            let next = events(0).find(|e| e.cycle > cycle && e.cycle <= met);
             let on_its_way = events(begin).any(|e| {
                 let data = matches!(effect(e), Effect::Read | Effect::Write | Effect::Move);
                 data && e.cycle <= cycle && cycle < e.cycle + commands[usize::from(e.command)].done
