@@ -30,6 +30,7 @@ mod parity;
 mod plain_dram;
 mod probes;
 mod readme;
+mod refresh;
 mod rounds;
 mod roundtrip;
 mod sweep;

@@ -260,24 +260,38 @@ fn every_constraint_that_the_engine_shortens_is_caught() {
         std::fs::write(&path, text).unwrap();
         format!("dram.device={}", path.display())
     };
-    let variants: Vec<Vec<String>> = [("5.2Gbps", 2), ("6.4Gbps_NPC", 1), ("5.6Gbps", 2)]
-        .iter()
-        .map(|(rate, ranks)| {
-            let size = 4 * ranks;
-            vec![
-                format!("dram.timing=HBM3_{rate}"),
-                format!("dram.organisation=HBM3_{size}Gb_{ranks}R"),
-                "channels=1".into(),
-            ]
-        })
-        .collect();
+    let variant = |(rate, ranks, refresh): &(&str, u32, &[&str])| -> Vec<String> {
+        let size = 4 * ranks;
+        let own = [
+            format!("dram.timing=HBM3_{rate}"),
+            format!("dram.organisation=HBM3_{size}Gb_{ranks}R"),
+            "channels=1".into(),
+        ];
+        own.into_iter().chain(refresh.iter().map(|s| s.to_string())).collect()
+    };
+    // Constraints of refreshes of a part of the banks: where there are some.
+    let variants: [&[(&str, u32, &[&str])]; 2] = [
+        &[("5.2Gbps", 2, &[]), ("6.4Gbps_NPC", 1, &[]), ("5.6Gbps", 2, &[])],
+        &[
+            ("5.2Gbps", 2, &["refresh=per-bank", "refresh_order=together"]),
+            ("6.4Gbps_NPC", 1, &["refresh=same-bank", "refresh_order=together"]),
+            ("5.6Gbps", 1, &["refresh_order=in-turn"]),
+        ],
+    ];
+    let variants = variants.map(|v| v.iter().map(variant).collect::<Vec<_>>());
+    let is_partial = |line: usize| {
+        let text = base.lines().nth(line - 1).unwrap();
+        ["REFpb", "REFsb", "REFrk"].iter().any(|name| text.contains(name))
+    };
     let true_device = file("true.toml", &base);
     let with = |variant: &[String], device: &str| system(&[variant, &[device.to_string()]].concat());
-    let truth: Vec<System> = variants.iter().map(|v| with(v, &true_device)).collect();
-    let mut honest: BTreeMap<u64, (String, bool)> = BTreeMap::new();
+    let truths = variants.each_ref().map(|v| v.iter().map(|v| with(v, &true_device)).collect::<Vec<System>>());
+    let mut honest: BTreeMap<(bool, u64), (String, bool)> = BTreeMap::new();
     let (mut never, mut caught) = (Vec::new(), 0);
     for (line, text) in mutations(&base) {
         let device = file("mutated.toml", &text);
+        let partial = is_partial(line);
+        let (truth, variants) = (&truths[usize::from(partial)], &variants[usize::from(partial)]);
         let mutants: Vec<System> = variants.iter().map(|v| with(v, &device)).collect();
         let mut found = false;
         let is_covered = truth.iter().all(|s| covered(s, line));
@@ -285,7 +299,7 @@ fn every_constraint_that_the_engine_shortens_is_caught() {
             let which = seed as usize % truth.len();
             let work = random_trace(&mut Random(seed), &truth[which].device.geometry);
             let text = log(&mutants[which], &work).unwrap();
-            let (honest, clean) = honest.entry(seed).or_insert_with(|| {
+            let (honest, clean) = honest.entry((partial, seed)).or_insert_with(|| {
                 let text = log(&truth[which], &work).unwrap();
                 let clean = audit_text(&truth[which], text.as_bytes()).unwrap().broken == 0;
                 (text, clean)
@@ -310,9 +324,14 @@ fn every_constraint_that_the_engine_shortens_is_caught() {
 
 /// Constraints that no single other one covers, but several together: with a cycle less every log is the same.
 /// Single ACTs are among those that the window of `completed` counts, and a bank must be closed and opened in between,
-/// which takes nRAS + nRP, no less than nRC in any preset.
-const BOUND_BY_OTHERS: [&str; 2] =
-    ["Reference Rank: ACT -> ACT nFAW window 4", "Completed Bank: ACT -> ACT nRC window 1"];
+/// which takes nRAS + nRP, no less than nRC in any preset; the same before a refresh of the bank. That an ACT comes in the cycle before a refresh of
+/// others is rarer than these traces: tests/refresh.rs has it by hand.
+const BOUND_BY_OTHERS: [&str; 4] = [
+    "Reference Rank: ACT -> ACT nFAW window 4",
+    "Completed Bank: ACT -> ACT nRC window 1",
+    "Completed Channel: ACT -> REFpb 2 window 1",
+    "Completed Bank: ACT -> REFpb nRC window 1",
+];
 
 fn golden_logs(folder: &Path) -> Vec<PathBuf> {
     let mut logs: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();

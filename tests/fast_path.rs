@@ -149,13 +149,25 @@ fn random_system(r: &mut Random) -> System {
         "hbm2-pim-samsung",
         "gddr6-aim",
     ]);
-    let mut set = vec![channels, refresh, depth];
+    let mut set = vec![channels, refresh.clone(), depth];
     if name == "hbm3-pim" {
         set.push(format!("power={}", r.of(&["per-command", "stagger", "ignore", "charge"])));
     }
     if name.ends_with("pim") || name.ends_with("compat") {
         let npc = r.of(&["", "_NPC"]);
         set.push(format!("dram.timing=HBM3_{}Gbps{npc}", r.of(&["4.8", "5.2", "6.4"])));
+    }
+    // Refreshes of parts of the banks, and of hot devices: many, between everything.
+    if !name.ends_with("compat") && refresh.ends_with("all-bank") && r.below(2) == 0 {
+        set.push(format!("refresh_rate={}", r.of(&["1x", "2x"])));
+        match r.below(4) {
+            0 if name == "hbm3-pim" => set.push("refresh=same-bank".into()),
+            1 => set.extend(["refresh=per-bank".into(), "refresh_order=together".into()]),
+            2 if name == "hbm3-pim" => {
+                set.extend(["refresh_order=in-turn".into(), "dram.organisation=HBM3_4Gb_1R".into()]);
+            }
+            _ => {}
+        }
     }
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
     common::system(name, &set)

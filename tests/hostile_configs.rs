@@ -141,8 +141,8 @@ fn optional(kind: Kind, table: &str, key: &str) -> bool {
             "[refresh_time]" => !["source", "\"8 Gb\""].contains(&key),
             _ if table.starts_with("[timing") => {
                 !["source", "rate", "tCK"].contains(&key)
-                    // no constraint of this device uses these three
-                    && (table != CHOSEN_TIMING || ["nRFCSB", "nRREFD", "nRTW"].contains(&key))
+                    // no constraint of this device uses it
+                    && (table != CHOSEN_TIMING || key == "nRTW")
             }
             _ => false,
         },

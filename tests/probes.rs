@@ -25,6 +25,7 @@ fn reached(scope: Scope, at: u32, g: &Geometry) -> Vec<u32> {
         Scope::BankGroup => b / g.banks == at / g.banks,
         Scope::SameBank => b % g.banks == at % g.banks,
         Scope::PerBank => b % per_pseudo_channel == at % per_pseudo_channel,
+        Scope::Rank => b / (g.bank_groups * g.banks) == at / (g.bank_groups * g.banks),
         Scope::Channel => true,
     };
     all.filter(same).collect()

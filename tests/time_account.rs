@@ -198,8 +198,10 @@ fn plainly(s: &System, tape: &[Told]) -> Causes {
             _ => to(&|i| i == usize::from(e.command)),
         }
     };
-    let rank = |e: Effect| match e {
+    let partial = |e: &CommandEvent| effect(e) == Effect::Refresh && e.banks < s.device.geometry.banks_per_channel();
+    let rank = |e: &CommandEvent| match effect(e) {
         Effect::Mac | Effect::MacOpen => 0,
+        Effect::Refresh if partial(e) => 5,
         Effect::Refresh => 1,
         Effect::Softmax => 2,
         Effect::Open | Effect::Close => 4,
@@ -228,19 +230,26 @@ fn plainly(s: &System, tape: &[Told]) -> Causes {
                 let ends = e.cycle + length(e);
                 e.cycle <= cycle && cycle < ends && (!told_before(*n, e) || effect(e) == Effect::Refresh)
             });
-            let first = running.map(|(_, e)| e).min_by_key(|e| rank(effect(e)));
+            let first = running.map(|(_, e)| e).min_by_key(|e| rank(e));
             let next = events().find(|e| e.cycle > cycle && e.cycle <= met);
             let on_its_way = events().any(|e| {
                 let data = matches!(effect(e), Effect::Read | Effect::Write | Effect::Move);
                 data && e.cycle <= cycle && cycle < e.cycle + commands[usize::from(e.command)].done
             });
-            let cause = match (hosted, first.map(|e| rank(effect(e))), next.map(effect)) {
+            let cause = match (hosted, first.map(rank), next.map(effect)) {
                 (true, ..) => Cause::Stall,
                 (_, Some(0), _) => Cause::Mac,
                 (_, Some(1), _) => Cause::Refresh,
                 (_, Some(2), _) => Cause::Softmax,
                 (_, Some(3), _) => Cause::Movement,
-                (_, Some(_), Some(Effect::Refresh)) => Cause::Refresh,
+                (_, Some(5), _) => {
+                    if on_its_way {
+                        Cause::Movement
+                    } else {
+                        Cause::Refresh
+                    }
+                }
+                (_, Some(_), Some(Effect::Refresh)) if !next.is_some_and(partial) => Cause::Refresh,
                 (_, Some(_), _) => Cause::RowSwitch,
                 (_, None, Some(Effect::Open | Effect::Close)) => Cause::RowSwitch,
                 (_, None, Some(Effect::Refresh)) => Cause::Refresh,
@@ -252,7 +261,7 @@ fn plainly(s: &System, tape: &[Told]) -> Causes {
                 _ => banks,
             };
             let n = match cause {
-                Cause::Mac => active(events().rfind(|e| e.cycle <= cycle && rank(effect(e)) == 0)),
+                Cause::Mac => active(events().rfind(|e| e.cycle <= cycle && rank(e) == 0)),
                 Cause::RowSwitch => active(events().find(|e| e.cycle > cycle && access(effect(e)))),
                 _ => banks,
             };
@@ -320,8 +329,8 @@ fn work(g: Geometry, labels: bool) -> impl Strategy<Value = Vec<Record>> {
     })
 }
 
-/// Short intervals, so that refreshes fall between everything.
-fn often_refreshed() -> System {
+/// Short intervals, so that refreshes fall between everything; of all banks, or of some.
+fn often_refreshed(kind: usize) -> System {
     let text = std::fs::read_to_string(root().join("configs/dram/hbm3-pim.toml")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("device.toml");
@@ -330,7 +339,13 @@ fn often_refreshed() -> System {
         false => format!("{l}\n"),
     });
     std::fs::write(&file, often.collect::<String>()).unwrap();
-    system("hbm3-pim", &["channels=2", &format!("dram.device={}", file.display())])
+    let device = format!("dram.device={}", file.display());
+    let refresh: &[&str] = match kind {
+        0 => &["refresh=all-bank"],
+        1 => &["refresh=same-bank"],
+        _ => &["refresh=per-bank", "refresh_order=together"],
+    };
+    system("hbm3-pim", &[refresh, &["channels=2", &device][..]].concat())
 }
 
 fn whole(time: &Time) -> u64 {
@@ -358,7 +373,7 @@ fn against_plain(s: &System, records: &[Record], labelled: bool) -> Result<(), S
 /// is time of the refresh, also where a second meeting follows at once.
 #[test]
 fn a_refresh_behind_two_meetings_at_the_same_cycle_counts_once() {
-    let s = often_refreshed();
+    let s = often_refreshed(0);
     let g = &s.device.geometry;
     let softmax = |entries: u64| Address { channel: 1, ..g.softmax_addresses(entries).next().unwrap() };
     let sync = Record::Request(one(g, Op::Sync, Address::default()));
@@ -383,17 +398,18 @@ proptest! {
     #[test]
     fn every_cycle_has_the_cause_that_the_rules_say(
         (records, labelled) in {
-            let g = often_refreshed().device.geometry;
+            let g = often_refreshed(0).device.geometry;
             prop_oneof![work(g, false).prop_map(|r| (r, false)), work(g, true).prop_map(|r| (r, true))]
         },
+        kind in 0..3usize,
     ) {
-        let found = against_plain(&often_refreshed(), &records, labelled);
+        let found = against_plain(&often_refreshed(kind), &records, labelled);
         prop_assert!(found.is_ok(), "{}", found.unwrap_err());
     }
 
     #[test]
-    fn every_cycle_is_in_every_table_once(records in work(often_refreshed().device.geometry, true)) {
-        let s = often_refreshed();
+    fn every_cycle_is_in_every_table_once(records in work(often_refreshed(0).device.geometry, true), kind in 0..3usize) {
+        let s = often_refreshed(kind);
         let c = collect(&s, &records);
         let banks = u64::from(s.device.geometry.banks_per_channel());
         for channel in &c.channels {

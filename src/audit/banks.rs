@@ -20,6 +20,7 @@ impl Banks {
             Scope::BankGroup => &[0, 1, 2],
             Scope::SameBank => &[3],
             Scope::PerBank => &[1, 2, 3],
+            Scope::Rank => &[0, 1],
             Scope::Channel => &[],
         };
         if let Some(lacks) = needed.iter().find(|i| fields[**i] == NOT_ADDRESSED) {
@@ -67,6 +68,11 @@ impl Banks {
         let mut out = Banks::default();
         self.iter().map(|bank| bank / size).for_each(|node| out.0[node / 64] |= 1 << (node % 64));
         out
+    }
+
+    /// What is in either.
+    pub fn union(&self, other: &Banks) -> Banks {
+        Banks(std::array::from_fn(|i| self.0[i] | other.0[i]))
     }
 
     /// Whether the sets share a member.

@@ -20,8 +20,7 @@ use crate::addr::{Address, Geometry};
 use crate::error::Result;
 use crate::spec::device::{Bus, ConstraintSet, PowerPolicy};
 use crate::spec::resolve::Declared;
-use crate::spec::system::Refresh;
-use crate::spec::{Command, CommandId, Device, Effect, Level, Scope, System};
+use crate::spec::{Command, CommandId, Device, Effect, Level, Refreshes, Scope, System};
 use crate::units::Cycle;
 use banks::{Banks, node_size};
 use log::{Entry, What};
@@ -29,7 +28,7 @@ use report::{Defect, Report, Rule, Violation};
 use std::collections::VecDeque;
 use std::path::Path;
 
-/// Refreshes that may be postponed (JEDEC).
+/// Refreshes of every bank that may be postponed (JEDEC).
 const POSTPONED: u64 = 8;
 /// The row of an activation that does not say it.
 const SOME_ROW: u32 = crate::addr::NOT_ADDRESSED;
@@ -73,6 +72,8 @@ struct Channel {
     /// When each half of the bus was last used.
     bus: [Cycle; 2],
     refreshes: u64,
+    /// Banks that have had their turn, of those that have it one after the other.
+    refreshed: Banks,
     /// When the results of the PIM commands so far are there.
     results: Cycle,
     /// When the data of reads and writes are.
@@ -144,7 +145,7 @@ impl<'s> Auditor<'s> {
         if std::mem::replace(bus, e.clock) == e.clock {
             self.broken(e, Rule::Bus, -1, None);
         }
-        self.refreshes(channel, e, c.effect);
+        self.refreshes(channel, e, id, &banks);
         self.edges(channel, e, id, &banks);
         self.windows(channel, e, id, &banks);
         self.rows(channel, e, id, &banks);
@@ -188,22 +189,31 @@ impl<'s> Auditor<'s> {
         self.report.add(Violation { line, clock, channel, what, rule, slack, defect }, self.max);
     }
 
-    /// One refresh is due each nREFI. A log is over when it is over: what is due at its end is not asked for.
-    fn refreshes(&mut self, channel: &mut Channel, e: &Entry, effect: Effect) {
-        let due = match self.system.refresh {
-            Refresh::AllBank => e.clock / self.system.device.nrefi,
-            Refresh::None => 0,
-        };
-        if effect == Effect::Refresh {
+    /// Every bank has its turn once in nREFI, and none a second one before all others. A log is over when it is over: what
+    /// is due at its end is not asked for.
+    fn refreshes(&mut self, channel: &mut Channel, e: &Entry, id: CommandId, banks: &Banks) {
+        let system = self.system;
+        let (due, postponed) =
+            system.refreshes.map_or((0, 0), |all| (due(&all, e.clock), POSTPONED * u64::from(all.sets)));
+        if system.device.commands[usize::from(id)].effect == Effect::Refresh {
+            let asked_for = system.refreshes.is_some_and(|all| all.command == id);
             channel.refreshes += 1;
-            if channel.refreshes > due {
+            if channel.refreshes > due || !asked_for {
                 // One too many is reported once.
                 channel.refreshes -= 1;
-                self.broken(e, Rule::RefreshTooMany, 0, Some(Defect::DoubleRefresh));
+                let of_channel = system.device.commands[usize::from(id)].scope == Scope::Channel;
+                self.broken(e, Rule::RefreshTooMany, 0, of_channel.then_some(Defect::DoubleRefresh));
+            } else if channel.refreshed.meets(banks) {
+                self.broken(e, Rule::RefreshTurn, 0, None);
+            } else {
+                channel.refreshed = channel.refreshed.union(banks);
+                if channel.refreshed.iter().count() as u32 == system.device.geometry.banks_per_channel() {
+                    channel.refreshed = Banks::default();
+                }
             }
         }
-        if due > channel.refreshes + POSTPONED {
-            channel.refreshes = due - POSTPONED;
+        if due > channel.refreshes + postponed {
+            channel.refreshes = due - postponed;
             self.broken(e, Rule::RefreshMissing, 0, None);
         }
     }
@@ -370,6 +380,7 @@ fn new_channel(device: &Device) -> Channel {
         banks: vec![Bank::default(); banks],
         bus: [0; 2],
         refreshes: 0,
+        refreshed: Banks::default(),
         results: 0,
         data: 0,
         newest: None,
@@ -390,6 +401,16 @@ fn pairs(device: &Device) -> Vec<Vec<usize>> {
         }
     }
     pairs
+}
+
+/// Refreshes that are due by a clock.
+fn due(all: &Refreshes, clock: Cycle) -> u64 {
+    let sets = u64::from(all.sets);
+    if all.together {
+        clock / all.interval * sets
+    } else {
+        (u128::from(clock) * u128::from(sets) / u128::from(all.interval)) as u64
+    }
 }
 
 fn slack(at: Cycle, allowed: Cycle) -> i64 {
@@ -428,7 +449,7 @@ fn defect_of(device: &Device, d: &Declared, from: CommandId, to: CommandId) -> O
             && other.from.contains(&from)
             && other.to.contains(&to)
     };
-    if a.effect == Effect::Refresh && b.effect == Effect::Refresh {
+    if a.effect == Effect::Refresh && b.effect == Effect::Refresh && a.scope == Scope::Channel {
         return Some(Defect::DoubleRefresh);
     }
     if d.power {

@@ -27,6 +27,8 @@ pub enum Rule {
     RefreshOpen,
     /// More refreshes than intervals have begun.
     RefreshTooMany,
+    /// A bank is refreshed again before all others have had their turn.
+    RefreshTurn,
     /// More refreshes left out than may be postponed.
     RefreshMissing,
     /// A softmax while the unit is at work on another.
@@ -208,6 +210,7 @@ fn describe(rule: Rule, device: &Device) -> String {
         Rule::Open => "activation of an open bank",
         Rule::RefreshOpen => "refresh with a bank open",
         Rule::RefreshTooMany => "more refreshes than due",
+        Rule::RefreshTurn => "refresh of a bank before all others have had their turn",
         Rule::RefreshMissing => "more refreshes postponed than allowed",
         Rule::Softmax => "softmax while the unit is at work on another",
         Rule::Barrier => "barrier before the results ahead of it",

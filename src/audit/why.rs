@@ -24,8 +24,8 @@ use crate::addr::Address;
 use crate::error::{Error, Result};
 use crate::spec::device::{Bus, PowerPolicy};
 use crate::spec::resolve::Declared;
-use crate::spec::system::{Controller, Refresh};
-use crate::spec::{CommandId, Device, Effect, System};
+use crate::spec::system::Controller;
+use crate::spec::{CommandId, Device, Due, Effect, System};
 use crate::units::Cycle;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
@@ -191,7 +191,7 @@ impl<'s> Why<'s> {
         let device = &self.system.device;
         if let What::Command(id) = e.what {
             let c = &device.commands[usize::from(id)];
-            let refreshes = device.refresh.is_some_and(|(refresh, close)| id == refresh || id == close);
+            let refreshes = self.system.refreshes.is_some_and(|all| id == all.command || id == all.closer);
             if e.request.is_none() && !refreshes {
                 let ours = "what held a command is known of logs of pimsim run --log only";
                 return Err(format!("{} without a request: {ours}", c.name));
@@ -340,7 +340,7 @@ impl<'s> Why<'s> {
         }
         let own = |(at, reason, p): (Cycle, Reason, &Past)| Bound { at, reason, from: p.at, chain: p.chain.clone() };
         let mut best = Bound { at: 0, reason: Reason::Start, from: 0, chain: self.start.clone() };
-        let marked = [self.of_mark(track, e, c.id), self.of_arrival(e), self.of_refresh(track, e)];
+        let marked = [self.of_mark(track, e, c.id), self.of_arrival(e), self.of_refresh(track, c, e)];
         for bound in [edge.map(own), data.map(own)].into_iter().chain(marked).flatten() {
             if bound.at > best.at || best.reason == Reason::Start {
                 best = bound;
@@ -472,11 +472,18 @@ impl<'s> Why<'s> {
     }
 
     /// When the refresh that a command is for falls due. Until then the last command before it was at work.
-    fn of_refresh(&self, track: &Track, e: &Entry) -> Option<Bound> {
-        if e.request.is_some() || self.system.refresh == Refresh::None {
-            return None;
-        }
-        let at = (track.refreshes + 1) * self.system.device.nrefi;
+    fn of_refresh(&self, track: &Track, c: &Now, e: &Entry) -> Option<Bound> {
+        let all = self.system.refreshes.filter(|_| e.request.is_none())?;
+        // Banks that are due later may close ahead of their turn.
+        let own = |due: &Due| {
+            let a = all.address(e.channel, due.turn, &self.system.device.geometry);
+            let set =
+                Banks::of(all.scope, &[a.pseudo_channel, a.rank, a.bank_group, a.bank], &self.system.device.geometry);
+            set.is_ok_and(|set| set.meets(&c.banks))
+        };
+        let next = all.after(all.first(), track.refreshes);
+        let mut turns = (0..u64::from(all.sets)).map(|n| all.after(next, n));
+        let at = if all.sets == 1 { next.at } else { turns.find(own)?.at };
         let reason = Reason::Refresh;
         let marked = track.mark.as_ref().map(|(_, bound)| bound).filter(|b| b.at <= at);
         let from = track.past.iter().rev().find(|p| p.at <= at).filter(|p| marked.is_none_or(|m| m.at <= p.at));
@@ -638,8 +645,10 @@ fn follows_on(p: &Now, c: &Now) -> Option<Reason> {
     let data = |effect| matches!(effect, Effect::Read | Effect::Write);
     let row = |effect| matches!(effect, Effect::Open | Effect::Close);
     let (Some(first), Some(second)) = (p.request, c.request) else {
-        // A refresh closes all banks; moves touch none.
-        return (!of_moves(p.effect) && !of_moves(c.effect)).then_some(Reason::Refresh);
+        // A refresh closes its banks, in its turn; moves touch none.
+        let in_turn = p.effect == Effect::Refresh && c.effect == Effect::Refresh;
+        let touches = !of_moves(p.effect) && !of_moves(c.effect) && p.banks.meets(&c.banks);
+        return (in_turn || touches).then_some(Reason::Refresh);
     };
     let older = first < second;
     let order = match (p.effect, c.effect) {

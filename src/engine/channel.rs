@@ -14,23 +14,22 @@
 //! moves do not hide the row commands behind them (within some hundred, [`MACS_HELD`]). Requests count the same whether
 //! they came one by one or as runs, so that both forms of a trace take the same cycles.
 //!
-//! When a refresh is due, array work and data stop, the banks are closed, REFab is issued, and the rows open again on
-//! demand. Moves go on: they touch no bank.
+//! When a refresh is due, array work and data in its banks stop, the banks are closed, the refresh is issued, and the rows
+//! open again on demand ([`refresh`]). Moves go on: they touch no bank.
 
 mod array;
 mod data;
 mod normal;
+mod refresh;
 
 use super::probe::{CommandEvent, Completion, NO_REQUEST, Opener, Probe, RowOutcome};
 use super::segments::{Label, Segments};
 use super::state::{CLOSED, ChannelState, Target};
-use crate::addr::{Address, NOT_ADDRESSED};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::op::Op;
 use crate::spec::device::Bus;
-use crate::spec::system::Refresh;
-use crate::spec::{CommandId, Device, Effect, Plan, Scope, System};
+use crate::spec::{CommandId, Device, Due, Effect, Plan, Refreshes, Scope, System};
 use crate::trace::{Record, Request};
 use crate::units::Cycle;
 use array::{Array, BankSet, Units};
@@ -178,7 +177,8 @@ pub struct Channel<'d> {
     softmax_free: Cycle,
     done: Cycle,
     worked: Cycle,
-    next_refresh: Option<Cycle>,
+    refreshes: Option<Refreshes>,
+    next_refresh: Option<Due>,
     units: Units,
     /// Refreshes since the last request was completed.
     fruitless: u32,
@@ -190,7 +190,6 @@ impl<'d> Channel<'d> {
     /// A channel at cycle 0, idle.
     pub fn new(system: &'d System, id: u32) -> Self {
         let device = &system.device;
-        let refresh = system.refresh == Refresh::AllBank && device.refresh.is_some();
         Channel {
             device,
             id,
@@ -215,7 +214,8 @@ impl<'d> Channel<'d> {
             softmax_free: 0,
             done: 0,
             worked: 0,
-            next_refresh: refresh.then_some(device.nrefi),
+            refreshes: system.refreshes,
+            next_refresh: system.refreshes.map(|r| r.first()),
             units: Units::new(device.geometry.units()),
             fruitless: 0,
             now: 0,
@@ -245,10 +245,9 @@ impl<'d> Channel<'d> {
 
     /// Lets the time pass to `at`, with the refreshes that fall due, and takes input again.
     pub fn resume<P: Probe>(&mut self, at: Cycle, probe: &mut P) {
-        while let Some(due) = self.next_refresh.filter(|due| *due < at) {
-            if let Some(c) = self.refresh_candidate(due) {
-                self.issue_refresh(&c, probe);
-            }
+        while self.next_refresh.is_some_and(|due| due.at < at) {
+            let Some(c) = self.refresh_candidate() else { break };
+            self.issue_refresh(&c, probe);
         }
         self.epoch_open = self.epoch_open.max(at);
         self.last.iter_mut().for_each(|t| *t = (*t).max(at));
@@ -282,7 +281,7 @@ impl<'d> Channel<'d> {
                     if steps.is_multiple_of(INTERRUPT_STEPS) {
                         interrupt::check()?;
                     }
-                    if self.fruitless > PATIENCE {
+                    if self.fruitless > PATIENCE.saturating_mul(self.refreshes.map_or(1, |r| r.sets)) {
                         return Err(self.livelock());
                     }
                     if best.at > horizon {
@@ -306,7 +305,13 @@ impl<'d> Channel<'d> {
                 a.pseudo_channel, a.rank, a.bank_group, a.bank, a.row
             )
         });
-        Error::data("trace", format!("channel {}: livelock, no outstanding request can proceed{where_}", self.id))
+        let why = match self.refreshes {
+            Some(r) if r.sets > 1 && self.fruitless > PATIENCE => {
+                "; refreshes in turn may leave no time in which all its banks are there: refresh_order = \"together\""
+            }
+            _ => "",
+        };
+        Error::data("trace", format!("channel {}: livelock, no outstanding request can proceed{where_}{why}", self.id))
     }
 
     fn has_room(&self) -> bool {
@@ -440,8 +445,8 @@ impl<'d> Channel<'d> {
         }
         let due = self.next_refresh.filter(|_| self.classes.iter().any(|c| !c.is_empty()));
         // No refresh comes before it is due.
-        if let Some(due) = due.filter(|due| best.is_none_or(|b| b.at >= *due))
-            && let Some(refresh) = self.refresh_candidate(due)
+        if due.is_some_and(|due| best.is_none_or(|b| b.at >= due.at))
+            && let Some(refresh) = self.refresh_candidate()
             && best.is_none_or(|b| (refresh.at, refresh.order) < (b.at, b.order))
         {
             best = Some(refresh);
@@ -468,10 +473,6 @@ impl<'d> Channel<'d> {
     #[inline]
     fn arrival(&self, item: &Item) -> Cycle {
         self.interval.map_or(0, |cycles| arrival(item.number, cycles))
-    }
-
-    fn before_refresh(&self, c: Candidate) -> Option<Candidate> {
-        self.next_refresh.is_none_or(|due| c.at < due).then_some(c)
     }
 
     /// The first ready among the moves of this epoch; softmax and mode settings neither pass others nor are passed.
@@ -508,31 +509,6 @@ impl<'d> Channel<'d> {
     fn soonest(&self, command: CommandId, class: usize) -> Cycle {
         let bus = self.bus_free[self.device.commands[usize::from(command)].bus as usize];
         self.state.earliest_anywhere(command).max(bus).max(self.last[class]).max(self.now)
-    }
-
-    fn refresh_candidate(&self, due: Cycle) -> Option<Candidate> {
-        let (refresh, close) = self.device.refresh?;
-        let command = if self.state.open_banks() > 0 { close } else { refresh };
-        let (row, column) = (NOT_ADDRESSED, NOT_ADDRESSED);
-        let target = self.state.target(Address { channel: self.id, row, column, ..Address::default() });
-        let at = self.state.earliest(command, &target).max(self.bus_free[Bus::Row as usize]).max(due).max(self.now);
-        Some(Candidate { at, order: 0, class: usize::MAX, index: 0, command, target })
-    }
-
-    fn issue_refresh<P: Probe>(&mut self, c: &Candidate, probe: &mut P) {
-        self.bus_free[Bus::Row as usize] = c.at + 1;
-        self.state.issue(c.command, &c.target, c.at);
-        self.now = self.now.max(c.at);
-        if self.device.commands[usize::from(c.command)].effect == Effect::Refresh {
-            self.next_refresh = self.next_refresh.map(|due| due + self.device.nrefi);
-            // Waiting for requests that are still to arrive, or for work that is not over, is no livelock.
-            let at_work = c.at < self.epoch_open.max(self.softmax_free);
-            let waits = self.classes.iter().filter_map(VecDeque::front).any(|i| !at_work && self.arrival(i) <= c.at);
-            self.fruitless += u32::from(waits);
-        }
-        self.rows_changed(Scope::Channel, &c.target);
-        let banks = self.device.geometry.banks_per_channel();
-        self.report(c, banks, Label::default(), None, NO_REQUEST, probe);
     }
 
     fn report<P: Probe>(

@@ -63,7 +63,8 @@ pub fn run<P: Probe>(
                 probe.channel_end(id, channel.worked_until());
             }
             if let Some(first) = channel.requests().filter(|_| stop == Stop::Sync) {
-                probe.epoch(id, met, Opener::Sync, first);
+                // A refresh that a channel without work had may be later than the meeting.
+                probe.epoch(id, met.max(channel.now()), Opener::Sync, first);
             }
             channel.resume(met, probe);
         }

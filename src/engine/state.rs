@@ -1,7 +1,7 @@
 //! The state of one channel's banks, and when each command becomes legal.
 
 use super::memo::{mix, shift::Shift};
-use crate::addr::Address;
+use crate::addr::{Address, NOT_ADDRESSED};
 use crate::spec::resolve::Edge;
 use crate::spec::{Command, CommandId, Device, Effect, Level, Scope};
 use crate::units::Cycle;
@@ -137,6 +137,11 @@ impl<'d> ChannelState<'d> {
             }
             Scope::SameBank if level == Level::Bank => {
                 Span { first: target.address.bank, step: self.device.geometry.banks, count: self.nodes[3] }
+            }
+            Scope::Rank if level <= Level::Rank => Span { first: own, step: 1, count: 1 },
+            Scope::Rank => {
+                let count = self.nodes[l] / self.nodes[Level::Rank as usize];
+                Span { first: target.path[Level::Rank as usize] * count, step: 1, count }
             }
             Scope::SameBank | Scope::Channel => Span { first: 0, step: 1, count: self.nodes[l] },
             Scope::PerBank if level == Level::Channel => Span { first: 0, step: 1, count: 1 },
@@ -333,9 +338,35 @@ impl<'d> ChannelState<'d> {
         (0..span.count).map(move |i| (span.first + i * span.step) as usize)
     }
 
+    /// Whether a command at a target, which works in some bank groups where it names some, reaches a bank in `scope` of
+    /// another.
+    pub fn meets(&self, command: CommandId, target: &Target, scope: Scope, other: &Target) -> bool {
+        let own = &self.device.commands[usize::from(command)];
+        let set = self.span(Level::Bank, scope, other);
+        let within = |bank: u32| {
+            bank.checked_sub(set.first).is_some_and(|ahead| ahead % set.step == 0 && ahead / set.step < set.count)
+        };
+        if own.effect == Effect::MacOpen {
+            return self.nodes_of(Level::Bank, target.units).any(within);
+        }
+        let span = self.span(Level::Bank, own.scope, target);
+        (0..span.count).any(|i| within(span.first + i * span.step))
+    }
+
     /// Whether any bank in `scope` has a row open.
     pub fn any_open(&self, scope: Scope, target: &Target) -> bool {
         self.banks(scope, target).any(|bank| self.rows[bank] != CLOSED)
+    }
+
+    /// The banks in `scope` that have a row open.
+    pub fn open_in(&self, scope: Scope, target: &Target) -> impl Iterator<Item = Target> + use<'_, 'd> {
+        let g = &self.device.geometry;
+        let channel = target.address.channel;
+        self.banks(scope, target).filter(|bank| self.rows[*bank] != CLOSED).map(move |bank| {
+            let (unit, bank) = (bank as u32 / g.banks, bank as u32 % g.banks);
+            let (row, column) = (NOT_ADDRESSED, NOT_ADDRESSED);
+            self.target(Address { bank, row, column, ..g.unit_address(channel, unit) })
+        })
     }
 
     /// Moves it to another time, with other rows.

@@ -25,7 +25,7 @@ const CAUSES: [(&str, &str, &str); 8] = [
     ),
     ("time_data_movement", "data movement", "queries, scores and outputs pass the channel's bus and buffers"),
     ("time_softmax", "softmax", "the softmax unit works and nothing else does"),
-    ("time_refresh", "refresh", "all banks refresh; temperature and the refresh mode set it"),
+    ("time_refresh", "refresh", "banks refresh; temperature (refresh_rate) and the refresh mode set it"),
     ("time_stall", "dependency stall", "waiting for a result or for the host ([host] of the workload)"),
 ];
 

@@ -6,6 +6,7 @@ use super::device::{
 };
 use super::expr;
 use super::quantity::{Duration, Quantity};
+use super::refresh::{self, RefreshRate};
 use crate::addr::{Address, Geometry};
 use crate::error::{Error, Result, suggest};
 use crate::op::Op;
@@ -49,6 +50,11 @@ impl Level {
     /// All levels from the top.
     pub const ALL: [Level; 5] = [Level::Channel, Level::PseudoChannel, Level::Rank, Level::BankGroup, Level::Bank];
 
+    /// Nodes of a channel.
+    pub fn nodes(self, g: &Geometry) -> u32 {
+        nodes(&Level::ALL[..=self as usize], g)
+    }
+
     /// The level above.
     fn parent(self) -> Option<Level> {
         Level::ALL[..self as usize].last().copied()
@@ -67,6 +73,8 @@ pub enum Scope {
     SameBank,
     /// The addressed bank in every pseudo-channel.
     PerBank,
+    /// All banks of the addressed rank of one pseudo-channel.
+    Rank,
     /// All banks.
     Channel,
 }
@@ -76,6 +84,7 @@ impl Scope {
     fn fills(self, level: Level) -> bool {
         match self {
             Scope::Channel => true,
+            Scope::Rank => level >= Level::Rank,
             Scope::BankGroup => level >= Level::BankGroup,
             Scope::Bank | Scope::SameBank | Scope::PerBank => level == Level::Bank,
         }
@@ -87,7 +96,7 @@ impl Scope {
             Scope::Bank | Scope::PerBank => 1,
             Scope::BankGroup => g.banks,
             Scope::SameBank => g.bank_groups,
-            Scope::Channel => g.bank_groups * g.banks,
+            Scope::Rank | Scope::Channel => g.bank_groups * g.banks,
         }
     }
 
@@ -98,6 +107,7 @@ impl Scope {
             Scope::BankGroup => g.banks,
             Scope::SameBank => g.units(),
             Scope::PerBank => g.pseudo_channels,
+            Scope::Rank => g.bank_groups * g.banks,
             Scope::Channel => g.banks_per_channel(),
         }
     }
@@ -294,9 +304,11 @@ pub struct Device {
     pub power: PowerPolicy,
     /// How each trace operation becomes commands; indexed by `Op as usize`.
     pub plans: [Option<Plan>; Op::COUNT],
-    /// The refresh command and the one that closes all banks before it.
+    /// The refresh command of the whole channel and the one that closes all banks before it.
     pub refresh: Option<(CommandId, CommandId)>,
-    /// Cycles between refreshes.
+    /// All refresh commands, each with the one that closes its banks before it: all at once, or one.
+    pub refreshes: Vec<(CommandId, CommandId)>,
+    /// Cycles in which every bank is refreshed once, at the rate that the system asks for.
     pub nrefi: Cycle,
     /// Every timing by name, in cycles.
     pub timings: BTreeMap<String, Cycle>,
@@ -334,6 +346,8 @@ pub struct Selection<'a> {
     /// the reference's, each at the level where the reference declares it, for there the level has a meaning of its
     /// own.
     pub constraints: ConstraintSet,
+    /// How often each bank is refreshed in nREFI.
+    pub refresh_rate: RefreshRate,
 }
 
 /// Bank activations that power policy `charge` allows one rank, as far as the system says so.
@@ -367,6 +381,13 @@ impl Device {
         self.commands[usize::from(command)].done + self.work(command, at)
     }
 
+    /// Cycles that a refresh keeps its banks: until rows may open again.
+    pub fn refresh_cycles(&self, command: CommandId) -> Cycle {
+        let opens = |e: &&Edge| self.commands[usize::from(e.to)].effect == Effect::Open;
+        let edges = self.commands[usize::from(command)].edges.iter();
+        edges.filter(opens).map(|e| Cycle::from(e.latency)).max().unwrap_or(0)
+    }
+
     /// Makes the tables. `doc` is the device file, for line numbers; `chooser` the file that made the selection.
     pub fn resolve(file: &DeviceFile, doc: &Document, choice: &Selection<'_>, chooser: &Document) -> Result<Self> {
         check_sources(file, doc)?;
@@ -385,7 +406,15 @@ impl Device {
             let what = format!("{name} is over {MAX_CYCLES} cycles");
             return Err(doc.error(&format!("timing.{}.{name}", choice.timing), what));
         }
-        let refresh = refresh(&file.command, doc)?;
+        for (i, c) in file.command.iter().enumerate() {
+            if file.command[..i].iter().any(|o| o.name == c.name) {
+                let what = format!("command \"{}\" is defined twice", c.name);
+                return Err(doc.error(&format!("command[{i}]"), what));
+            }
+        }
+        let refreshes = refreshes(&file.command, doc)?;
+        let of_channel = |(id, _): &&(CommandId, CommandId)| file.command[usize::from(*id)].scope == Scope::Channel;
+        let refresh = refreshes.iter().find(of_channel).copied();
         let no_time = || doc.error("refresh_time", format!("no refresh time for a density of {density}"));
         let rfc = match &file.refresh_time {
             Some(t) => Some(t.by_density.get(&density).ok_or_else(no_time)?.cycles(clock)),
@@ -398,7 +427,9 @@ impl Device {
             nrefi = *timings
                 .get("nREFI")
                 .filter(|n| **n > 0)
-                .ok_or_else(|| doc.error(&format!("timing.{}.nREFI", choice.timing), "nREFI is missing or zero"))?;
+                .ok_or_else(|| doc.error(&format!("timing.{}.nREFI", choice.timing), "nREFI is missing or zero"))?
+                / choice.refresh_rate.times();
+            nrefi = nrefi.max(1);
             if nrefi < 2 * rfc {
                 let what = format!("refreshes of {rfc} cycles take more than half of nREFI, {nrefi} cycles");
                 return Err(doc.error(&format!("timing.{}.nREFI", choice.timing), what));
@@ -501,6 +532,7 @@ impl Device {
             power: choice.power,
             plans,
             refresh,
+            refreshes,
             nrefi,
             timings,
             lanes,
@@ -691,9 +723,6 @@ fn resolve_commands(
     let mut out: Vec<Command> = Vec::with_capacity(file.command.len());
     for (i, c) in file.command.iter().enumerate() {
         let key = format!("command[{i}]");
-        if out.iter().any(|o| o.name == c.name) {
-            return Err(doc.error(&key, format!("command \"{}\" is defined twice", c.name)));
-        }
         let done = match &c.done {
             Some(text) => expr::evaluate(text, timings).map_err(|e| doc.error(&format!("{key}.done"), e))?,
             None => 1,
@@ -810,17 +839,35 @@ fn row_command(
     Ok(Some(id))
 }
 
-/// The refresh command, if there is one, and the one that closes all banks before it.
-fn refresh(commands: &[CommandFile], doc: &Document) -> Result<Option<(CommandId, CommandId)>> {
-    let Some(i) = commands.iter().position(|c| c.effect == Effect::Refresh) else { return Ok(None) };
-    let c = &commands[i];
-    let key = format!("command[{i}]");
-    if c.scope != Scope::Channel {
-        return Err(doc.error(&format!("{key}.scope"), format!("{} must reach the whole channel", c.name)));
+/// The refresh commands, each with the one that closes its banks before it.
+fn refreshes(commands: &[CommandFile], doc: &Document) -> Result<Vec<(CommandId, CommandId)>> {
+    let mut out = Vec::new();
+    for (i, c) in commands.iter().enumerate().filter(|(_, c)| c.effect == Effect::Refresh) {
+        let key = format!("command[{i}]");
+        let Some(closer) = &c.closer else {
+            return Err(doc.error(&key, format!("{} needs closed banks: name its closer", c.name)));
+        };
+        let id = require_id(commands, closer, doc, &format!("{key}.closer"))?;
+        let by = &commands[usize::from(id)];
+        if by.effect == Effect::Close && by.scope == Scope::Channel && c.scope != Scope::Channel {
+            let what = format!("{} must reach the whole channel, as {closer} does, which closes its banks", c.name);
+            return Err(doc.error(&format!("{key}.scope"), what));
+        }
+        if !refresh::closes((by.effect, by.scope), c.scope) {
+            let what = format!("{closer} does not close every bank that {} needs", c.name);
+            return Err(doc.error(&format!("{key}.closer"), what));
+        }
+        if matches!(c.scope, Scope::BankGroup | Scope::PerBank) {
+            let what = format!("{} refreshes banks that no system can ask for", c.name);
+            return Err(doc.error(&format!("{key}.scope"), what));
+        }
+        if let Some(other) = commands[..i].iter().find(|o| o.effect == Effect::Refresh && o.scope == c.scope) {
+            let what = format!("{} refreshes the same banks as {}", c.name, other.name);
+            return Err(doc.error(&format!("{key}.scope"), what));
+        }
+        out.push((i as CommandId, id));
     }
-    let closer = row_command(commands, c, &c.closer, Effect::Close, doc, &format!("{key}.closer"))?;
-    let closer = closer.ok_or_else(|| doc.error(&key, format!("{} needs closed banks: name its closer", c.name)))?;
-    Ok(Some((i as CommandId, closer)))
+    Ok(out)
 }
 
 fn plans(commands: &[CommandFile], doc: &Document) -> Result<[Option<Plan>; Op::COUNT]> {
@@ -828,7 +875,9 @@ fn plans(commands: &[CommandFile], doc: &Document) -> Result<[Option<Plan>; Op::
     for (i, c) in commands.iter().enumerate() {
         let key = format!("command[{i}]");
         let opener = row_command(commands, c, &c.opener, Effect::Open, doc, &format!("{key}.opener"))?;
-        let closer = row_command(commands, c, &c.closer, Effect::Close, doc, &format!("{key}.closer"))?;
+        // What closes the banks of a refresh is not asked for by requests.
+        let closer = if c.effect == Effect::Refresh { &None } else { &c.closer };
+        let closer = row_command(commands, c, closer, Effect::Close, doc, &format!("{key}.closer"))?;
         let plan = Plan { last: i as CommandId, opener, closer };
         let Some(name) = &c.serves else { continue };
         let op = Op::parse(name).ok_or_else(|| {
@@ -945,6 +994,7 @@ impl EdgeBuilder<'_> {
         let narrow = |c: &Command| match c.scope {
             Scope::Bank => true,
             Scope::BankGroup => apart <= Level::BankGroup,
+            Scope::Rank => apart <= Level::Rank,
             Scope::SameBank | Scope::PerBank | Scope::Channel => false,
         };
         if let Some(i) = from.iter().chain(to).find(|i| !narrow(&commands[**i])) {

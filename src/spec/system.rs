@@ -3,6 +3,8 @@
 use super::config::Document;
 use super::device::{ConstraintSet, DeviceFile, PowerPolicy};
 use super::quantity::Duration;
+use super::refresh::Refreshes;
+pub use super::refresh::{Refresh, RefreshOrder, RefreshRate};
 use super::resolve::{Budget, Device, Selection};
 use crate::error::{Error, Result};
 use serde::Deserialize;
@@ -16,17 +18,6 @@ pub enum Controller {
     Faithful,
     /// AttAcc's Ramulator, cycle by cycle: one in-order stream feeds all channels; only its own constraints hold.
     Compat,
-}
-
-/// Whether and how DRAM is refreshed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum Refresh {
-    /// One REFab per channel each nREFI.
-    #[serde(rename = "all-bank", alias = "AllBankHBM3")]
-    AllBank,
-    /// Never.
-    #[serde(rename = "none", alias = "No")]
-    None,
 }
 
 /// How energy is counted.
@@ -65,6 +56,8 @@ struct SystemFile {
     controller: Controller,
     queue_depth: u32,
     refresh: Refresh,
+    refresh_order: Option<RefreshOrder>,
+    refresh_rate: Option<RefreshRate>,
     power: PowerPolicy,
     energy: EnergyModel,
     writes: Option<WriteDrain>,
@@ -87,6 +80,8 @@ pub struct System {
     pub queue_depth: u32,
     /// Refresh.
     pub refresh: Refresh,
+    /// The refreshes of a channel; none where it has none.
+    pub refreshes: Option<Refreshes>,
     /// Energy model.
     pub energy: EnergyModel,
     /// Whether reads and writes take turns; else the first ready of both goes first.
@@ -122,9 +117,18 @@ impl System {
         {
             return Err(doc.error("writes", format!("not 0 <= low = {} < high = {} <= 1", w.low, w.high)));
         }
-        let only_faithful = [("writes", s.writes.is_some()), ("issue_interval", s.issue_interval.is_some())];
+        let only_faithful = [
+            ("writes", s.writes.is_some()),
+            ("issue_interval", s.issue_interval.is_some()),
+            ("refresh_order", s.refresh_order.is_some()),
+            ("refresh_rate", s.refresh_rate.is_some()),
+        ];
         if let Some((key, _)) = only_faithful.iter().find(|(_, given)| *given && s.controller == Controller::Compat) {
             return Err(doc.error(key, format!("the compat controller has no {key}: its reference has its own way")));
+        }
+        if s.controller == Controller::Compat && !matches!(s.refresh, Refresh::AllBank | Refresh::None) {
+            let what = "the compat controller refreshes \"all-bank\" or \"none\" only, as its reference does";
+            return Err(doc.error("refresh", what));
         }
         let device_path = doc.resolve_path("dram.device", &s.dram.device);
         let device_doc = Document::load(&device_path, &[]).map_err(|e| match e {
@@ -141,16 +145,16 @@ impl System {
             element_bytes: s.element_bytes,
             budget: &s.power_budget,
             constraints,
+            refresh_rate: s.refresh_rate.unwrap_or_default(),
         };
         let device = Device::resolve(&device_file, &device_doc, &selection, doc)?;
-        if s.refresh == Refresh::AllBank && device.refresh.is_none() {
-            return Err(doc.error("refresh", format!("{} has no refresh command; use \"none\"", device.name)));
-        }
+        let refreshes = Refreshes::of(&device, s.refresh, s.refresh_order, doc)?;
         Ok(System {
             name: s.name,
             controller: s.controller,
             queue_depth: s.queue_depth,
             refresh: s.refresh,
+            refreshes,
             energy: s.energy,
             writes: s.writes,
             issue_interval: s.issue_interval.map(|d| d.in_cycles(device.clock)),

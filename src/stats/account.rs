@@ -3,7 +3,7 @@
 //! A command is in progress for a while: a MAC until the next one may come, a row command until the row may be used (or
 //! opened again), a move or an access until the next one may come, softmax until its result is there, a refresh until
 //! rows may open. A cycle belongs to the first of {MAC, refresh, softmax, data movement, row switch} that is in progress
-//! in it. Where nothing is, it belongs to what the next command ends: a row switch if that opens or closes a row, a
+//! in it, or else to a refresh of a part of the banks, unless data is on its way. Where nothing is, it belongs to what the next command ends: a row switch if that opens or closes a row, a
 //! refresh if it is one (and then so does the closing before it), else to data that is on its way, else to a stall.
 //! While the host works, or the channel waits for others, nothing else counts.
 //!
@@ -14,7 +14,7 @@ use super::counters::Counters;
 use crate::addr::Geometry;
 use crate::engine::probe::CommandEvent;
 use crate::spec::resolve::MAX_COMMANDS;
-use crate::spec::{Device, Effect};
+use crate::spec::{Device, Effect, Scope};
 use crate::trace::Phase;
 use crate::units::Cycle;
 
@@ -117,6 +117,8 @@ pub struct Durations {
     per_entry: [Cycle; MAX_COMMANDS],
     geometry: Geometry,
     effects: [Effect; MAX_COMMANDS],
+    /// Refreshes that leave banks to work on.
+    partial: [bool; MAX_COMMANDS],
 }
 
 impl Durations {
@@ -129,6 +131,7 @@ impl Durations {
             per_entry: [0; MAX_COMMANDS],
             geometry: device.geometry,
             effects: [Effect::Configure; MAX_COMMANDS],
+            partial: [false; MAX_COMMANDS],
         };
         for (id, command) in device.commands.iter().enumerate() {
             let longest = |to: &dyn Fn(usize) -> bool| {
@@ -148,6 +151,7 @@ impl Durations {
             }
             out.per_entry[id] = command.per_entry;
             out.effects[id] = command.effect;
+            out.partial[id] = command.effect == Effect::Refresh && command.scope != Scope::Channel;
         }
         out
     }
@@ -189,7 +193,9 @@ pub struct Work {
 const MAC: usize = 0;
 const REFRESH: usize = 1;
 const ROW: usize = 4;
-const IN_PROGRESS: [Cause; 5] = [Cause::Mac, Cause::Refresh, Cause::Softmax, Cause::Movement, Cause::RowSwitch];
+const PARTIAL: usize = 5;
+const IN_PROGRESS: [Cause; 6] =
+    [Cause::Mac, Cause::Refresh, Cause::Softmax, Cause::Movement, Cause::RowSwitch, Cause::Refresh];
 
 #[derive(Clone, Copy, Default, PartialEq)]
 struct Progress {
@@ -266,9 +272,11 @@ impl Sweep {
         ledger.waiting().spent[Cause::ImbalanceChannels as usize] += met.saturating_sub(self.at) * durations.banks;
         self.at = self.at.max(met);
         // All that was under way has met with the channels; but a refresh takes its time.
-        let refresh = self.progress[REFRESH];
+        let refreshes = [REFRESH, PARTIAL].map(|slot| (slot, self.progress[slot].until));
         self.progress = Default::default();
-        self.progress[REFRESH] = Progress { until: refresh.until, work: Work::default() };
+        for (slot, until) in refreshes {
+            self.progress[slot] = Progress { until, work: Work::default() };
+        }
         (self.data, self.last) = (Progress::default(), Work::default());
     }
 
@@ -330,9 +338,11 @@ impl Sweep {
     #[inline]
     fn take(&mut self, event: &Event, durations: &Durations, ledger: &mut impl Ledger) {
         let effect = durations.effects[event.command];
-        self.advance(event.cycle, Some((effect, event.work)), durations, ledger);
+        let partial = durations.partial[event.command];
+        self.advance(event.cycle, Some((effect, partial, event.work)), durations, ledger);
         let slot = match effect {
             Effect::Mac | Effect::MacOpen => MAC,
+            Effect::Refresh if partial => PARTIAL,
             Effect::Refresh => REFRESH,
             Effect::Softmax => 2,
             Effect::Open | Effect::Close => ROW,
@@ -368,7 +378,13 @@ impl Sweep {
 
     /// Writes the time up to `to` down; `next` is the command that comes then.
     #[inline]
-    fn advance(&mut self, to: Cycle, next: Option<(Effect, Work)>, durations: &Durations, ledger: &mut impl Ledger) {
+    fn advance(
+        &mut self,
+        to: Cycle,
+        next: Option<(Effect, bool, Work)>,
+        durations: &Durations,
+        ledger: &mut impl Ledger,
+    ) {
         while self.at < to {
             let mut until = to;
             if self.host.1 > self.at {
@@ -379,9 +395,11 @@ impl Sweep {
                 until = until.min(self.host.0);
             }
             let (cause, end, work) = match self.progress.iter().position(|p| p.until > self.at) {
-                Some(ROW) if next.is_some_and(|(effect, _)| effect == Effect::Refresh) => {
+                Some(ROW) if next.is_some_and(|(effect, partial, _)| effect == Effect::Refresh && !partial) => {
                     (Cause::Refresh, self.progress[ROW].until, self.progress[ROW].work)
                 }
+                // Data on its way does not wait for the banks that are refreshed.
+                Some(PARTIAL) if self.data.until > self.at => (Cause::Movement, self.data.until, self.data.work),
                 Some(slot) => (IN_PROGRESS[slot], self.progress[slot].until, self.progress[slot].work),
                 None => self.idle(next),
             };
@@ -392,12 +410,12 @@ impl Sweep {
     }
 
     /// Whose time it is that nothing is in progress, and until when.
-    fn idle(&self, next: Option<(Effect, Work)>) -> (Cause, Cycle, Work) {
+    fn idle(&self, next: Option<(Effect, bool, Work)>) -> (Cause, Cycle, Work) {
         match next {
-            Some((Effect::Open | Effect::Close, work)) => (Cause::RowSwitch, Cycle::MAX, work),
-            Some((Effect::Refresh, work)) => (Cause::Refresh, Cycle::MAX, work),
+            Some((Effect::Open | Effect::Close, _, work)) => (Cause::RowSwitch, Cycle::MAX, work),
+            Some((Effect::Refresh, _, work)) => (Cause::Refresh, Cycle::MAX, work),
             _ if self.data.until > self.at => (Cause::Movement, self.data.until, self.data.work),
-            Some((_, work)) => (Cause::Stall, Cycle::MAX, work),
+            Some((_, _, work)) => (Cause::Stall, Cycle::MAX, work),
             None => (Cause::Stall, Cycle::MAX, self.last),
         }
     }

@@ -54,7 +54,11 @@ impl Energy {
                     out.movement += entries * entry_bits * wires;
                     out.compute += entries * entry_bits * e.sram;
                 }
-                Effect::Refresh if honest => out.refresh += n * e.refresh,
+                // A command refreshes its share of the rows that one for the whole channel does.
+                Effect::Refresh if honest => {
+                    let share = f64::from(command.scope.banks(g)) / f64::from(g.banks_per_channel());
+                    out.refresh += n * share * e.refresh;
+                }
                 Effect::Open | Effect::Close | Effect::Refresh | Effect::Softmax | Effect::Configure => {}
             }
         }

@@ -78,7 +78,11 @@ pub const MEASURES: &[Column] = &[
         "buffer moves, reads and writes in progress, or data on its way that nothing passes",
     ),
     column("time_softmax", "tCK", "softmax in progress"),
-    column("time_refresh", "tCK", "refresh, with the closing of rows that it demands"),
+    column(
+        "time_refresh",
+        "tCK",
+        "refresh of all banks, with the closing of rows that it demands; of a part of them where nothing else is in progress or on its way",
+    ),
     column(
         "time_stall",
         "tCK",
@@ -101,8 +105,12 @@ pub const MEASURES: &[Column] = &[
     column("row_hits", "1", "requests that needed a row and found it open"),
     column("row_misses", "1", "requests that found their banks closed"),
     column("row_conflicts", "1", "requests that found another row open"),
-    column("refreshes", "1", "REFab commands"),
-    column("refresh_share", "1", "refreshes x nRFC over cycles x channels"),
+    column("refreshes", "1", "refresh commands"),
+    column(
+        "refresh_share",
+        "1",
+        "refresh commands x cycles that each takes x banks that it reaches, over cycles x channels x banks",
+    ),
     column(
         "latency_mean",
         "tCK",
@@ -338,7 +346,12 @@ fn measures(row: &Row<'_>, system: &System) -> Vec<Value> {
     let (refreshes, _) = sum_of(c, system, |e| e == Effect::Refresh);
     let (_, mac_banks) = sum_of(c, system, |e| matches!(e, Effect::Mac | Effect::MacOpen));
     let (_, read_banks) = sum_of(c, system, |e| e == Effect::Read);
-    let rfc = device.timings.get("nRFC").copied().unwrap_or(0);
+    // Bank-cycles; of commands for the whole channel, with nRFC.
+    let refreshing = device.refreshes.iter().map(|(id, _)| {
+        let banks = device.commands[usize::from(*id)].scope.banks(g);
+        c.issued[usize::from(*id)] * device.refresh_cycles(*id) * u64::from(banks)
+    });
+    let refreshing: u64 = refreshing.sum();
     let slots = mac_banks / u64::from(g.banks);
     let known = row.wanted.map(|(w, _)| w).filter(|w| w.segments > 0);
     let wanted = |of: fn(&Wanted) -> u64| known.map_or(Value::Unknown, |w| Value::Int(of(w)));
@@ -372,7 +385,7 @@ fn measures(row: &Row<'_>, system: &System) -> Vec<Value> {
         Value::Int(c.misses),
         Value::Int(c.conflicts),
         Value::Int(refreshes),
-        Value::ratio((refreshes * rfc) as f64, channel_cycles as f64),
+        Value::ratio(refreshing as f64, channel_cycles as f64 * f64::from(g.banks_per_channel())),
         Value::ratio(c.read_latency as f64, c.timed_reads as f64),
         if c.timed_reads > 0 { Value::Int(c.longest_read) } else { Value::Unknown },
         request(Op::Ld),

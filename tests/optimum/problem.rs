@@ -111,6 +111,7 @@ fn reached(g: &Geometry, scope: Scope, a: &Address, units: u64) -> Vec<bool> {
                         Scope::BankGroup => group,
                         Scope::SameBank => b == a.bank,
                         Scope::PerBank => (r, bg, b) == (a.rank, a.bank_group, a.bank),
+                        Scope::Rank => (p, r) == (a.pseudo_channel, a.rank),
                         Scope::Channel => true,
                     };
                 }

@@ -258,6 +258,9 @@ impl Look {
             return;
         }
         let c = channel.candidate(ARRAY, index, command, target);
+        if channel.is_held(&c) {
+            return;
+        }
         if before(c.at, self.best) {
             self.best = Some((c, turn));
         }

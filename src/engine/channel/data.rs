@@ -99,6 +99,9 @@ impl Channel<'_> {
                 continue;
             }
             let c = self.candidate(DATA, index, command, item.target);
+            if self.is_held(&c) {
+                continue;
+            }
             let better = best.is_none_or(|b| c.at < b.at);
             if better && older().any(|o| o.request.addr == item.request.addr) {
                 continue;

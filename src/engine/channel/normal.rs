@@ -6,6 +6,7 @@ use crate::addr::Geometry;
 use crate::engine::memo::mix;
 use crate::engine::memo::shift::Shift;
 use crate::engine::segments::Segments;
+use crate::spec::Due;
 use crate::units::Cycle;
 
 impl Item {
@@ -27,13 +28,13 @@ impl<'d> Channel<'d> {
         self.now
     }
 
-    /// When its next refresh falls due.
-    pub fn next_refresh(&self) -> Option<Cycle> {
+    /// When its next refresh falls due, of which banks.
+    pub fn next_refresh(&self) -> Option<Due> {
         self.next_refresh
     }
 
     /// Sets when its next refresh falls due.
-    pub fn set_refresh(&mut self, due: Option<Cycle>) {
+    pub fn set_refresh(&mut self, due: Option<Due>) {
         self.next_refresh = due;
     }
 

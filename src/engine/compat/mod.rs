@@ -152,7 +152,7 @@ pub fn run<P: Probe>(
     let mut channels: Vec<_> = channels.map(|id| Controller::new(device, id, system.queue_depth, refresh)).collect();
     let mut frontend = Frontend { reader, run: None, sent: 0, met: true };
     let patience = device.nrefi * if refresh { PATIENCE } else { PATIENCE_ALONE };
-    let mut recurring = Recurring::new(device, patience);
+    let mut recurring = Recurring::new(device, system.refreshes, patience);
     let (mut now, mut rounds) = (1, 0u32);
     loop {
         if frontend.may_recur() {

@@ -333,6 +333,10 @@ impl<'d> Nodes<'d> {
         let (banks, per_group) = (self.row.len(), g.banks as usize);
         match scope {
             Scope::Channel => Span { first: 0, step: 1, count: banks },
+            Scope::Rank => {
+                let of_rank = (g.bank_groups * g.banks) as usize;
+                Span { first: self.bank(place) / of_rank * of_rank, step: 1, count: of_rank }
+            }
             Scope::Bank => Span { first: self.bank(place), step: 1, count: 1 },
             Scope::BankGroup => Span { first: self.bank(place) / per_group * per_group, step: 1, count: per_group },
             Scope::SameBank => Span { first: place.address.bank as usize, step: per_group, count: banks / per_group },

@@ -15,7 +15,7 @@ use crate::engine::probe::Probe;
 use crate::error::Result;
 use crate::interrupt;
 use crate::op::Op;
-use crate::spec::Device;
+use crate::spec::{Device, Due, Refreshes};
 use crate::trace::{Item, Volley};
 use crate::units::Cycle;
 use std::ops::Range;
@@ -124,8 +124,8 @@ impl<'d> Kernel for Together<'d> {
         state.iter().map(|g| g.controller.bytes()).sum()
     }
 
-    fn run(&mut self, groups: &mut Self::State, chunk: &Chunk, refresh_in: Option<Cycle>) -> Option<Outcome> {
-        let refresh = refresh_in.map(|cycles| NOW + cycles);
+    fn run(&mut self, groups: &mut Self::State, chunk: &Chunk, refresh: Option<Due>) -> Option<Outcome> {
+        let refresh = refresh.map(|due| due.at);
         self.split(groups, chunk);
         groups.iter_mut().for_each(|g| g.controller.set(refresh, 0));
         let mut told: Vec<Recorder> = groups.iter().map(|_| Recorder::new(NOW - 1)).collect();
@@ -153,7 +153,7 @@ impl<'d> Kernel for Together<'d> {
             }
         }
         let next = groups.first().and_then(|g| g.controller.next_refresh());
-        let refreshes = next.zip(refresh).map_or(0, |(next, before)| (next - before) / self.device.nrefi) as u32;
+        let refreshes = next.zip(refresh).map_or(0, |(next, before)| (next - before) / self.device.nrefi);
         let cycles = now - NOW;
         if !told.iter().all(|t| t.complete) {
             return None;
@@ -196,6 +196,7 @@ fn merge(groups: &mut Vec<Group<'_>>) {
 /// Replays what recurs.
 pub struct Recurring<'d> {
     device: &'d Device,
+    refreshes: Option<Refreshes>,
     memo: Memo<Together<'d>>,
     renaming: Renaming,
     chunk: Vec<Volley>,
@@ -204,9 +205,10 @@ pub struct Recurring<'d> {
 
 impl<'d> Recurring<'d> {
     /// Nothing known yet.
-    pub fn new(device: &'d Device, patience: Cycle) -> Self {
+    pub fn new(device: &'d Device, refreshes: Option<Refreshes>, patience: Cycle) -> Self {
         Recurring {
             device,
+            refreshes,
             memo: Memo::new(Together { device, patience }),
             renaming: Renaming::new(&device.geometry),
             chunk: Vec::new(),
@@ -235,7 +237,7 @@ impl<'d> Recurring<'d> {
                 break;
             };
             self.renaming.begin(self.chunk.iter().copied(), &lane.names);
-            let Some((outcome, began, names)) = self.memo.step(lane, &self.renaming, self.device.nrefi) else {
+            let Some((outcome, began, names)) = self.memo.step(lane, &self.renaming, self.refreshes.as_ref()) else {
                 self.off = true;
                 break;
             };
@@ -275,6 +277,7 @@ impl<'d> Recurring<'d> {
         let mut groups: Vec<_> = (0..).zip(channels).map(group).collect();
         let names = normal_form(&mut groups, now)?;
         merge(&mut groups);
+        let next_refresh = next_refresh.map(|at| Due { at, turn: 0 });
         Some(self.memo.enter(groups, now, next_refresh, names))
     }
 
@@ -287,7 +290,7 @@ impl<'d> Recurring<'d> {
                 *channel = group.controller.clone();
                 channel.shift(&mut shift);
                 channel.renumber(id);
-                channel.set(lane.next_refresh, done[id as usize]);
+                channel.set(lane.next_refresh.map(|due| due.at), done[id as usize]);
             }
         }
     }

@@ -10,14 +10,14 @@ use crate::engine::memo::{Kernel, Lane, Memo, NOW, Outcome};
 use crate::engine::probe::Probe;
 use crate::error::Result;
 use crate::op::Op;
-use crate::spec::{Device, System};
+use crate::spec::{Device, Due, Refreshes, System};
 use crate::trace::{Item, Record, Volley};
 use crate::units::Cycle;
 use std::ops::Range;
 
 /// A channel, by the name of channel 0.
 struct Alone<'d> {
-    device: &'d Device,
+    system: &'d System,
 }
 
 impl<'d> Kernel for Alone<'d> {
@@ -35,8 +35,7 @@ impl<'d> Kernel for Alone<'d> {
         state.bytes()
     }
 
-    fn run(&mut self, channel: &mut Channel<'d>, chunk: &Chunk, refresh_in: Option<Cycle>) -> Option<Outcome> {
-        let refresh = refresh_in.map(|cycles| NOW + cycles);
+    fn run(&mut self, channel: &mut Channel<'d>, chunk: &Chunk, refresh: Option<Due>) -> Option<Outcome> {
         channel.set_refresh(refresh);
         channel.set_done(0, 0);
         for volley in chunk {
@@ -49,17 +48,17 @@ impl<'d> Kernel for Alone<'d> {
             return None;
         }
         let cycles = channel.now() - NOW;
-        let refreshes =
-            channel.next_refresh().zip(refresh).map_or(0, |(next, before)| (next - before) / self.device.nrefi);
+        let next = channel.next_refresh().zip(refresh).zip(self.system.refreshes.as_ref());
+        let refreshes = next.map_or(0, |((next, before), all)| all.between(before, next));
         let done = match channel.done_at() {
             0 => None,
             at => Some(u32::try_from(at.saturating_sub(NOW)).ok()?),
         };
         let names = normal_form(channel)?;
-        let undisturbed = refresh_in.is_none_or(|due| cycles < due);
+        let undisturbed = refresh.is_none_or(|due| NOW + cycles < due.at);
         Some(Outcome {
             cycles,
-            refreshes: refreshes as u32,
+            refreshes,
             holds_from: undisturbed.then_some(cycles + 1),
             names,
             stretch: Stretch { id: 0, parts: vec![Part { channels: 0..1, events: told.events, done, cycles }] },
@@ -90,6 +89,7 @@ struct Convoy {
 /// Replays what recurs.
 pub struct Recurring<'d> {
     device: &'d Device,
+    refreshes: Option<Refreshes>,
     memo: Memo<Alone<'d>>,
     renaming: Renaming,
     chunk: Vec<Volley>,
@@ -104,7 +104,8 @@ impl<'d> Recurring<'d> {
         let device = &system.device;
         Recurring {
             device,
-            memo: Memo::new(Alone { device }),
+            refreshes: system.refreshes,
+            memo: Memo::new(Alone { system }),
             renaming: Renaming::new(&device.geometry),
             chunk: Vec::new(),
             asked: Vec::new(),
@@ -181,7 +182,8 @@ impl<'d> Recurring<'d> {
         if self.renaming.is_empty() {
             return true;
         }
-        let Some((outcome, begin, names)) = self.memo.step(&mut convoy.lane, &self.renaming, self.device.nrefi) else {
+        let Some((outcome, begin, names)) = self.memo.step(&mut convoy.lane, &self.renaming, self.refreshes.as_ref())
+        else {
             return false;
         };
         probe.stretch(&outcome.stretch, &Place { begin, channels: convoy.channels.clone(), names, geometry });

@@ -19,6 +19,7 @@ pub mod chunk;
 pub mod shift;
 pub mod stretch;
 
+use crate::spec::{Due, Refreshes};
 use crate::units::Cycle;
 use chunk::{Chunk, Renaming};
 use foldhash::fast::FixedState;
@@ -44,9 +45,9 @@ pub trait Kernel {
     fn same(a: &Self::State, b: &Self::State) -> bool;
     /// Bytes of a state, about.
     fn bytes(state: &Self::State) -> usize;
-    /// Lets `state` have a chunk, and brings it to normal form; the next refresh falls due in so many cycles. None where
-    /// that cannot be done, and the state is lost.
-    fn run(&mut self, state: &mut Self::State, chunk: &Chunk, refresh_in: Option<Cycle>) -> Option<Outcome>;
+    /// Lets `state` have a chunk, and brings it to normal form; the next refresh falls due then, in the time of the normal
+    /// form. None where that cannot be done, and the state is lost.
+    fn run(&mut self, state: &mut Self::State, chunk: &Chunk, refresh: Option<Due>) -> Option<Outcome>;
 }
 
 /// What a chunk did to a state.
@@ -54,7 +55,7 @@ pub struct Outcome {
     /// Cycles from now to now.
     pub cycles: Cycle,
     /// Refreshes that fell due.
-    pub refreshes: u32,
+    pub refreshes: u64,
     /// The shortest distance to the next refresh at which the same comes about; none where a refresh had a part in it.
     pub holds_from: Option<Cycle>,
     /// The numbers of the old normal form, and of the chunk, behind those of the new one.
@@ -77,8 +78,8 @@ pub struct Lane {
     state: usize,
     /// What the time of now is.
     pub now: Cycle,
-    /// When the next refresh falls due.
-    pub next_refresh: Option<Cycle>,
+    /// When the next refresh falls due, of which banks.
+    pub next_refresh: Option<Due>,
     /// What is behind the numbers of its normal form.
     pub names: Names,
 }
@@ -88,8 +89,8 @@ pub struct Lane {
 struct Known {
     /// Without a refresh.
     undisturbed: Option<usize>,
-    /// By distance to the refresh that disturbed it.
-    disturbed: HashMap<Cycle, usize, FixedState>,
+    /// By the refresh that disturbed it, in the time of the normal form.
+    disturbed: HashMap<Due, usize, FixedState>,
 }
 
 /// States and transitions.
@@ -147,7 +148,7 @@ impl<K: Kernel> Memo<K> {
     }
 
     /// A lane in a state that is in normal form.
-    pub fn enter(&mut self, state: K::State, now: Cycle, next_refresh: Option<Cycle>, names: Names) -> Lane {
+    pub fn enter(&mut self, state: K::State, now: Cycle, next_refresh: Option<Due>, names: Names) -> Lane {
         Lane { state: self.state(state), now, next_refresh, names }
     }
 
@@ -162,7 +163,7 @@ impl<K: Kernel> Memo<K> {
         &'a mut self,
         lane: &mut Lane,
         renaming: &'a Renaming,
-        interval: Cycle,
+        refreshes: Option<&Refreshes>,
     ) -> Option<(&'a Outcome, Cycle, &'a Names)> {
         let input = renaming.chunk()?;
         let chunk = match self.chunks.get(renaming.key()) {
@@ -174,34 +175,34 @@ impl<K: Kernel> Memo<K> {
                 id
             }
         };
-        let refresh_in = lane.next_refresh.map(|due| due.saturating_sub(lane.now));
-        let transition = match self.recall(lane.state, chunk, refresh_in) {
+        let next = lane.next_refresh.map(|due| Due { at: (due.at + NOW).saturating_sub(lane.now), ..due });
+        let transition = match self.recall(lane.state, chunk, next) {
             Some(found) => {
                 self.looked_up += 1;
                 found
             }
-            None => self.simulate(lane.state, chunk, input, refresh_in)?,
+            None => self.simulate(lane.state, chunk, input, next)?,
         };
         let Transition { outcome, to } = &self.transitions[transition];
         let began = lane.now;
         lane.state = *to;
         lane.now += outcome.cycles;
-        lane.next_refresh = lane.next_refresh.map(|due| due + Cycle::from(outcome.refreshes) * interval);
+        lane.next_refresh = lane.next_refresh.zip(refreshes).map(|(due, all)| all.after(due, outcome.refreshes));
         lane.names.resolve(&outcome.names, renaming.names());
         Some((outcome, began, renaming.names()))
     }
 
-    fn recall(&self, state: usize, chunk: usize, refresh_in: Option<Cycle>) -> Option<usize> {
+    fn recall(&self, state: usize, chunk: usize, refresh: Option<Due>) -> Option<usize> {
         let known = self.known.get(&(state, chunk))?;
-        let distance = refresh_in.unwrap_or(Cycle::MAX);
+        let distance = refresh.map_or(Cycle::MAX, |due| due.at.saturating_sub(NOW));
         let holds = |t: &usize| self.transitions[*t].outcome.holds_from.is_some_and(|from| distance >= from);
-        known.undisturbed.filter(holds).or_else(|| known.disturbed.get(&distance).copied())
+        known.undisturbed.filter(holds).or_else(|| known.disturbed.get(&refresh?).copied())
     }
 
-    fn simulate(&mut self, from: usize, chunk: usize, input: &Chunk, refresh_in: Option<Cycle>) -> Option<usize> {
+    fn simulate(&mut self, from: usize, chunk: usize, input: &Chunk, refresh: Option<Due>) -> Option<usize> {
         self.simulated += 1;
         let mut state = self.states[from].clone();
-        let mut outcome = self.kernel.run(&mut state, input, refresh_in)?;
+        let mut outcome = self.kernel.run(&mut state, input, refresh)?;
         self.stretches += 1;
         outcome.stretch.id = self.stretches;
         self.bytes += outcome.stretch.bytes();
@@ -210,10 +211,9 @@ impl<K: Kernel> Memo<K> {
         let id = self.transitions.len();
         self.transitions.push(Transition { outcome, to });
         let known = self.known.entry((from, chunk)).or_default();
-        if undisturbed {
-            known.undisturbed = Some(id);
-        } else {
-            known.disturbed.insert(refresh_in.unwrap_or(Cycle::MAX), id);
+        match refresh.filter(|_| !undisturbed) {
+            Some(due) => drop(known.disturbed.insert(due, id)),
+            None => known.undisturbed = Some(id),
         }
         Some(id)
     }
