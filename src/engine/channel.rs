@@ -10,8 +10,8 @@
 //! issued, that of the older request on a tie; row and column commands have a bus each. Row opening and closing may
 //! pass a barrier, nothing else may.
 //!
-//! The controller sees `queue_depth` outstanding requests each of MACs, of row commands, of moves and of data: MACs and
-//! moves do not hide the row commands behind them (within some hundred, [`MACS_HELD`]). Requests count the same whether
+//! The controller sees `queue_depth` outstanding requests each of MACs, of row commands, of moves, and of reads and of
+//! writes (which may have depths of their own, or share a queue where they take no turns): MACs and moves do not hide the row commands behind them (within some hundred, [`MACS_HELD`]). Requests count the same whether
 //! they came one by one or as runs, so that both forms of a trace take the same cycles.
 //!
 //! When a refresh is due, array work and data stop, the banks are closed, REFab is issued, and the rows open again on
@@ -47,6 +47,9 @@ const MACS_HELD: u64 = 128;
 /// Commands between two looks at whether the user wants to stop.
 const INTERRUPT_STEPS: u32 = 1 << 16;
 
+/// Of [`Queue`].
+const QUEUES: usize = 5;
+
 const ARRAY: usize = 0;
 const MOVES: usize = 1;
 const DATA: usize = 2;
@@ -72,19 +75,22 @@ struct Item {
     row: RowOutcome,
 }
 
-/// The queues of a controller; it looks at the first `queue_depth` requests of each.
+/// The queues of a controller; it looks at the first so many requests of each. `Reads` has the writes, too, where those
+/// have no queue of their own.
 #[derive(Clone, Copy)]
 enum Queue {
-    Data,
+    Reads,
+    Writes,
     Rows,
     Macs,
     Moves,
 }
 
 impl Queue {
-    fn of(effect: Effect) -> Self {
+    fn of(effect: Effect, turns: bool) -> Self {
         match effect {
-            Effect::Read | Effect::Write => Queue::Data,
+            Effect::Write if turns => Queue::Writes,
+            Effect::Read | Effect::Write => Queue::Reads,
             Effect::Open | Effect::Close => Queue::Rows,
             Effect::Mac | Effect::MacOpen => Queue::Macs,
             Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => Queue::Moves,
@@ -156,8 +162,9 @@ pub struct Channel<'d> {
     input_ended: bool,
     classes: [VecDeque<Item>; 3],
     depth: u64,
-    /// Requests outstanding, by [`Queue`].
-    held: [u64; 4],
+    /// Requests outstanding, by [`Queue`], and how many may be.
+    held: [u64; QUEUES],
+    most: [u64; QUEUES],
     order: u64,
     /// Requests taken in.
     requests: u64,
@@ -191,6 +198,11 @@ impl<'d> Channel<'d> {
     pub fn new(system: &'d System, id: u32) -> Self {
         let device = &system.device;
         let refresh = system.refresh == Refresh::AllBank && device.refresh.is_some();
+        let depth = u64::from(system.queue_depth);
+        let (reads, writes) = match system.writes {
+            Some(w) => (u64::from(system.read_depth), u64::from(w.depth)),
+            None => (depth, 0),
+        };
         Channel {
             device,
             id,
@@ -198,13 +210,14 @@ impl<'d> Channel<'d> {
             input: VecDeque::new(),
             input_ended: false,
             classes: Default::default(),
-            depth: u64::from(system.queue_depth),
-            held: [0; 4],
+            depth,
+            held: [0; QUEUES],
+            most: [reads, writes, depth, depth.max(MACS_HELD), depth.max(MOVES_HELD)],
             order: 0,
             requests: 0,
             numbered: true,
             interval: system.issue_interval,
-            turns: system.writes.map(|w| Turns::new(&w, system.queue_depth)),
+            turns: system.writes.map(|w| Turns::new(&w)),
             epoch: 0,
             epoch_open: 0,
             epoch_done: 0,
@@ -309,12 +322,21 @@ impl<'d> Channel<'d> {
         Error::data("trace", format!("channel {}: livelock, no outstanding request can proceed{where_}", self.id))
     }
 
+    /// Whether the next record can be taken in, or any that may come. Reads and writes wait for their own queue only, all
+    /// else for every queue.
     fn has_room(&self) -> bool {
-        let most = [self.depth, self.depth, self.depth.max(MACS_HELD), self.depth.max(MOVES_HELD)];
-        self.held.iter().zip(most).all(|(held, most)| *held < most) && self.epochs.len() < EPOCHS
+        let room = |q: Queue| self.held[q as usize] < self.most[q as usize];
+        let data = match (self.input.front(), &self.turns) {
+            (_, None) => room(Queue::Reads),
+            (None, Some(_)) => room(Queue::Reads) || room(Queue::Writes),
+            (Some(Record::Request(Request { op: Op::Ld, .. })), _) => room(Queue::Reads),
+            (Some(Record::Request(Request { op: Op::St, .. })), _) => room(Queue::Writes),
+            _ => room(Queue::Reads) && room(Queue::Writes),
+        };
+        data && [Queue::Rows, Queue::Macs, Queue::Moves].into_iter().all(room) && self.epochs.len() < EPOCHS
     }
 
-    /// Sorts waiting records into the classes until `depth` requests are outstanding.
+    /// Sorts waiting records into the classes until a queue is full.
     fn take_in<P: Probe>(&mut self, probe: &mut P) -> Result<()> {
         while self.next_epoch(probe) {}
         while self.has_room() {
@@ -363,7 +385,7 @@ impl<'d> Channel<'d> {
             ARRAY => self.enlist(effect, scope, &target)?,
             _ => (0, 0),
         };
-        self.held[Queue::of(effect) as usize] += u64::from(request.count);
+        self.held[Queue::of(effect, self.turns.is_some()) as usize] += u64::from(request.count);
         self.order += 1;
         let epoch = self.epoch + self.epochs.len() as u32 - 1;
         self.segments.owe();
@@ -622,7 +644,7 @@ impl<'d> Channel<'d> {
             self.want(&target, row);
         }
         let item = &mut self.classes[class][index];
-        self.held[Queue::of(item.effect) as usize] -= 1;
+        self.held[Queue::of(item.effect, self.turns.is_some()) as usize] -= 1;
         self.fruitless = 0;
         item.request.count -= 1;
         item.number += 1;

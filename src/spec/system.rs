@@ -39,13 +39,28 @@ pub enum EnergyModel {
     PerByte,
 }
 
-/// When reads make way for writes: shares of `queue_depth`.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ReadsFile {
+    depth: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WritesFile {
+    depth: Option<u32>,
+    high: f64,
+    low: f64,
+}
+
+/// When reads make way for writes, which wait in a queue of their own.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WriteDrain {
-    /// Writes waiting at which they go first.
+    /// Writes of one channel that its controller looks at.
+    pub depth: u32,
+    /// Writes waiting at which they go first, as a share of `depth`.
     pub high: f64,
-    /// Writes waiting at which reads go first again.
+    /// Writes waiting at which reads go first again, as a share of `depth`.
     pub low: f64,
 }
 
@@ -67,7 +82,8 @@ struct SystemFile {
     refresh: Refresh,
     power: PowerPolicy,
     energy: EnergyModel,
-    writes: Option<WriteDrain>,
+    reads: Option<ReadsFile>,
+    writes: Option<WritesFile>,
     issue_interval: Option<Duration>,
     /// Bytes of an element of what the units multiply.
     element_bytes: Option<u32>,
@@ -83,13 +99,15 @@ pub struct System {
     pub name: String,
     /// The controller.
     pub controller: Controller,
-    /// Requests of one channel that its controller looks at.
+    /// Requests of one channel that its controller looks at, of each kind.
     pub queue_depth: u32,
+    /// Reads of one channel that its controller looks at, where reads and writes have a queue each.
+    pub read_depth: u32,
     /// Refresh.
     pub refresh: Refresh,
     /// Energy model.
     pub energy: EnergyModel,
-    /// Whether reads and writes take turns; else the first ready of both goes first.
+    /// Whether reads and writes have a queue each and take turns; else the first ready of both goes first.
     pub writes: Option<WriteDrain>,
     /// Cycles between the arrivals of a channel's requests; without it they are all there from the beginning.
     pub issue_interval: Option<f64>,
@@ -105,9 +123,11 @@ impl System {
 
     fn from_document(doc: &Document) -> Result<Self> {
         let s: SystemFile = doc.decode()?;
-        if !(1..=1024).contains(&s.queue_depth) {
-            return Err(doc.error("queue_depth", format!("queue_depth = {} is not in 1..=1024", s.queue_depth)));
-        }
+        let depth = |key: &str, depth: u32| match depth {
+            1..=1024 => Ok(depth),
+            _ => Err(doc.error(key, format!("{key} = {depth} is not in 1..=1024"))),
+        };
+        depth("queue_depth", s.queue_depth)?;
         let constraints = match s.controller {
             Controller::Faithful => ConstraintSet::Completed,
             Controller::Compat => ConstraintSet::Reference,
@@ -117,15 +137,28 @@ impl System {
                 doc.error("power", "the compat controller knows power = \"ignore\" only, as its reference does")
             );
         }
-        if let Some(w) = s.writes
-            && !(0.0 <= w.low && w.low < w.high && w.high <= 1.0)
-        {
-            return Err(doc.error("writes", format!("not 0 <= low = {} < high = {} <= 1", w.low, w.high)));
-        }
-        let only_faithful = [("writes", s.writes.is_some()), ("issue_interval", s.issue_interval.is_some())];
+        let only_faithful = [
+            ("reads", s.reads.is_some()),
+            ("writes", s.writes.is_some()),
+            ("issue_interval", s.issue_interval.is_some()),
+        ];
         if let Some((key, _)) = only_faithful.iter().find(|(_, given)| *given && s.controller == Controller::Compat) {
             return Err(doc.error(key, format!("the compat controller has no {key}: its reference has its own way")));
         }
+        if s.reads.is_some() && s.writes.is_none() {
+            let why = "without [writes], reads and writes share a queue of queue_depth requests";
+            return Err(doc.error("reads", why));
+        }
+        let read_depth = depth("reads.depth", s.reads.and_then(|r| r.depth).unwrap_or(s.queue_depth))?;
+        let writes = match s.writes {
+            None => None,
+            Some(w) if !(0.0 <= w.low && w.low < w.high && w.high <= 1.0) => {
+                return Err(doc.error("writes", format!("not 0 <= low = {} < high = {} <= 1", w.low, w.high)));
+            }
+            Some(WritesFile { depth: own, high, low }) => {
+                Some(WriteDrain { depth: depth("writes.depth", own.unwrap_or(s.queue_depth))?, high, low })
+            }
+        };
         let device_path = doc.resolve_path("dram.device", &s.dram.device);
         let device_doc = Document::load(&device_path, &[]).map_err(|e| match e {
             Error::NoInput(p) => doc.error("dram.device", format!("device file {} does not exist", p.display())),
@@ -150,9 +183,10 @@ impl System {
             name: s.name,
             controller: s.controller,
             queue_depth: s.queue_depth,
+            read_depth,
             refresh: s.refresh,
             energy: s.energy,
-            writes: s.writes,
+            writes,
             issue_interval: s.issue_interval.map(|d| d.in_cycles(device.clock)),
             device,
         })

@@ -1,4 +1,7 @@
 //! Data requests of a channel: reads and writes, first-ready, first-come, in turns.
+//!
+//! Where they take turns, each kind has a queue of its own, so that writes below the mark do not keep reads out; an older
+//! request of one kind whose queue is full keeps younger ones of the other out, for they come in order.
 
 use super::{ARRAY, Candidate, Channel, DATA, Item};
 use crate::engine::state::Rows;
@@ -16,9 +19,9 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Reads first, with the marks as shares of a queue.
-    pub fn new(writes: &WriteDrain, queue_depth: u32) -> Self {
-        let share = |part: f64| (part * f64::from(queue_depth)).round() as u64;
+    /// Reads first, with the marks as shares of the writes' queue.
+    pub fn new(writes: &WriteDrain) -> Self {
+        let share = |part: f64| (part * f64::from(writes.depth)).round() as u64;
         Turns { high: share(writes.high).max(1), low: share(writes.low), writes: false }
     }
 }
@@ -63,12 +66,7 @@ impl Channel<'_> {
         let (mut banks, mut banks_of_all) = (0u128, 0u128);
         // Banks, of the first 128, where an older request could read, or write, as soon.
         let mut tried = [0u128; 2];
-        let mut seen = 0u64;
         for (index, item) in queue.iter().enumerate() {
-            if seen >= self.depth {
-                break;
-            }
-            seen += u64::from(item.request.count);
             let bit = 1 << (item.target.bank() % 128);
             let any_in_bank = banks_of_all & bit != 0;
             banks_of_all |= bit;

@@ -1,7 +1,7 @@
 //! The normal form of a channel: time counted from its last command, requests and epochs from the first it holds, rows
 //! numbered.
 
-use super::{ARRAY, Channel, DATA, Item, MOVES};
+use super::{ARRAY, Channel, DATA, Item, MOVES, QUEUES};
 use crate::addr::Geometry;
 use crate::engine::memo::mix;
 use crate::engine::memo::shift::Shift;
@@ -18,7 +18,7 @@ impl Item {
 impl<'d> Channel<'d> {
     /// Whether it has nothing to do, and what comes is nobody's, and comes whenever there is room for it.
     pub fn is_blank(&self) -> bool {
-        let idle = self.input.is_empty() && !self.input_ended && self.held == [0; 4];
+        let idle = self.input.is_empty() && !self.input_ended && self.held == [0; QUEUES];
         idle && self.interval.is_none() && self.segments.is_unused()
     }
 
