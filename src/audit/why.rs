@@ -186,7 +186,18 @@ impl<'s> Why<'s> {
         let depth = system.queue_depth.max(system.read_depth + system.writes.map_or(0, |w| w.depth));
         let look = 4 * depth as usize + 64;
         let start = Chain::default();
-        Ok(Why { system, pairs, longest, spread, horizon, depth: u64::from(depth), look, channels, names: Names::default(), start })
+        Ok(Why {
+            system,
+            pairs,
+            longest,
+            spread,
+            horizon,
+            depth: u64::from(depth),
+            look,
+            channels,
+            names: Names::default(),
+            start,
+        })
     }
 
     /// Takes one line; an error says why it cannot be judged.

@@ -34,7 +34,7 @@ use crate::spec::{CommandId, Device, Effect, Plan, Scope, System};
 use crate::trace::{Record, Request};
 use crate::units::Cycle;
 use array::{Array, BankSet, Units};
-use data::Turns;
+use data::{Schedule, Wait};
 use std::collections::VecDeque;
 
 /// Refreshes without a completed request after which a channel is taken to be in a livelock.
@@ -73,6 +73,8 @@ struct Item {
     /// Commands that its current request has had of those that complete it.
     pass: u32,
     row: RowOutcome,
+    /// Of a read or write.
+    data: Wait,
 }
 
 /// The queues of a controller; it looks at the first so many requests of each. `Reads` has the writes, too, where those
@@ -172,7 +174,7 @@ pub struct Channel<'d> {
     numbered: bool,
     /// Cycles between the arrivals of two requests.
     interval: Option<f64>,
-    turns: Option<Turns>,
+    schedule: Schedule,
     epoch: u32,
     epoch_open: Cycle,
     epoch_done: Cycle,
@@ -217,7 +219,7 @@ impl<'d> Channel<'d> {
             requests: 0,
             numbered: true,
             interval: system.issue_interval,
-            turns: system.writes.map(|w| Turns::new(&w)),
+            schedule: Schedule::new(system),
             epoch: 0,
             epoch_open: 0,
             epoch_done: 0,
@@ -326,9 +328,9 @@ impl<'d> Channel<'d> {
     /// else for every queue.
     fn has_room(&self) -> bool {
         let room = |q: Queue| self.held[q as usize] < self.most[q as usize];
-        let data = match (self.input.front(), &self.turns) {
-            (_, None) => room(Queue::Reads),
-            (None, Some(_)) => room(Queue::Reads) || room(Queue::Writes),
+        let data = match (self.input.front(), self.schedule.in_turns()) {
+            (_, false) => room(Queue::Reads),
+            (None, true) => room(Queue::Reads) || room(Queue::Writes),
             (Some(Record::Request(Request { op: Op::Ld, .. })), _) => room(Queue::Reads),
             (Some(Record::Request(Request { op: Op::St, .. })), _) => room(Queue::Writes),
             _ => room(Queue::Reads) && room(Queue::Writes),
@@ -385,7 +387,9 @@ impl<'d> Channel<'d> {
             ARRAY => self.enlist(effect, scope, &target)?,
             _ => (0, 0),
         };
-        self.held[Queue::of(effect, self.turns.is_some()) as usize] += u64::from(request.count);
+        if class != DATA {
+            self.held[Queue::of(effect, false) as usize] += u64::from(request.count);
+        }
         self.order += 1;
         let epoch = self.epoch + self.epochs.len() as u32 - 1;
         self.segments.owe();
@@ -403,12 +407,16 @@ impl<'d> Channel<'d> {
             number: self.requests,
             pass: 0,
             row: RowOutcome::Hit,
+            data: Wait::default(),
         };
         if let Some(e) = self.epochs.back_mut() {
             e.used = true;
             e.left += u32::from(!item.is_rows_only());
         }
         self.classes[class].push_back(item);
+        if class == DATA {
+            self.data_enters();
+        }
         self.requests += u64::from(request.count);
         Ok(())
     }
@@ -456,6 +464,10 @@ impl<'d> Channel<'d> {
             }
             Array::Next(c) => keep(c.and_then(|c| self.before_refresh(c))),
         }
+        if let Some((index, done)) = self.forwarded() {
+            self.complete(DATA, index, done, None, probe);
+            return Ok(Choice::Completed);
+        }
         keep(self.move_candidate());
         if !self.classes[DATA].is_empty() {
             keep(self.data_candidate().and_then(|c| self.before_refresh(c)));
@@ -473,7 +485,7 @@ impl<'d> Channel<'d> {
 
     fn candidate(&self, class: usize, index: usize, command: CommandId, target: Target) -> Candidate {
         let item = &self.classes[class][index];
-        let bus = self.device.commands[usize::from(command)].bus as usize;
+        let bus = self.bus(self.device.commands[usize::from(command)].bus);
         let mut at = self.state.earliest(command, &target).max(self.bus_free[bus]).max(self.last[class]);
         at = at.max(self.arrival(item)).max(self.now);
         if item.effect == Effect::Softmax {
@@ -484,6 +496,12 @@ impl<'d> Channel<'d> {
             at = at.max(self.epoch_open);
         }
         Candidate { at, order: item.order, class, index, command, target }
+    }
+
+    /// Which of the command buses a command takes.
+    #[inline]
+    fn bus(&self, of: Bus) -> usize {
+        if self.schedule.one_bus() { Bus::Row as usize } else { of as usize }
     }
 
     /// When the current request of an item arrives.
@@ -528,7 +546,7 @@ impl<'d> Channel<'d> {
 
     /// A cycle before which a class cannot issue a command anywhere.
     fn soonest(&self, command: CommandId, class: usize) -> Cycle {
-        let bus = self.bus_free[self.device.commands[usize::from(command)].bus as usize];
+        let bus = self.bus_free[self.bus(self.device.commands[usize::from(command)].bus)];
         self.state.earliest_anywhere(command).max(bus).max(self.last[class]).max(self.now)
     }
 
@@ -537,12 +555,13 @@ impl<'d> Channel<'d> {
         let command = if self.state.open_banks() > 0 { close } else { refresh };
         let (row, column) = (NOT_ADDRESSED, NOT_ADDRESSED);
         let target = self.state.target(Address { channel: self.id, row, column, ..Address::default() });
-        let at = self.state.earliest(command, &target).max(self.bus_free[Bus::Row as usize]).max(due).max(self.now);
+        let at = self.state.earliest(command, &target).max(self.bus_free[self.bus(Bus::Row)]).max(due).max(self.now);
         Some(Candidate { at, order: 0, class: usize::MAX, index: 0, command, target })
     }
 
     fn issue_refresh<P: Probe>(&mut self, c: &Candidate, probe: &mut P) {
-        self.bus_free[Bus::Row as usize] = c.at + 1;
+        let bus = self.bus(Bus::Row);
+        self.bus_free[bus] = c.at + 1;
         self.state.issue(c.command, &c.target, c.at);
         self.now = self.now.max(c.at);
         if self.device.commands[usize::from(c.command)].effect == Effect::Refresh {
@@ -584,10 +603,14 @@ impl<'d> Channel<'d> {
             return self.issue_refresh(c, probe);
         }
         let command = &self.device.commands[usize::from(c.command)];
-        self.bus_free[command.bus as usize] = c.at + 1;
+        let bus = self.bus(command.bus);
+        self.bus_free[bus] = c.at + 1;
         self.last[c.class] = c.at;
         self.state.issue(c.command, &c.target, c.at);
         self.now = self.now.max(c.at);
+        if c.class == DATA {
+            self.data_issued(c.index);
+        }
         let item = &mut self.classes[c.class][c.index];
         let (label, number) = (item.label, item.number);
         let completes = c.command == item.plan.last;
@@ -599,6 +622,9 @@ impl<'d> Channel<'d> {
                 (Effect::Close, _) | (_, RowOutcome::Conflict) => RowOutcome::Conflict,
                 _ => RowOutcome::Miss,
             };
+            if c.class == DATA && command.effect == Effect::Open {
+                self.data_opened(c.index);
+            }
             self.rows_changed(command.scope, &c.target);
             let banks = command.scope.banks(&self.device.geometry);
             return self.report(c, banks, label, None, number, probe);
@@ -624,7 +650,12 @@ impl<'d> Channel<'d> {
             self.softmax_free = c.at + self.device.work(c.command, &c.target.address);
         }
         let done = c.at + self.device.done(c.command, &c.target.address);
+        let read = c.class == DATA && command.effect == Effect::Read;
+        let addr = self.classes[c.class][c.index].request.addr;
         self.complete(c.class, c.index, done, Some(completion), probe);
+        while let Some(index) = self.merged(addr).filter(|_| read) {
+            self.complete(DATA, index, done, None, probe);
+        }
     }
 
     /// One request of an item is done.
@@ -644,7 +675,12 @@ impl<'d> Channel<'d> {
             self.want(&target, row);
         }
         let item = &mut self.classes[class][index];
-        self.held[Queue::of(item.effect, self.turns.is_some()) as usize] -= 1;
+        if class == DATA {
+            self.data_leaves(index);
+        } else {
+            self.held[Queue::of(item.effect, false) as usize] -= 1;
+        }
+        let item = &mut self.classes[class][index];
         self.fruitless = 0;
         item.request.count -= 1;
         item.number += 1;

@@ -64,6 +64,52 @@ pub struct WriteDrain {
     pub low: f64,
 }
 
+/// Which of the reads and writes that can issue at the same cycle does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// The oldest.
+    #[default]
+    Oldest,
+    /// That of the bank which comes next after the bank of the last command; of one bank, the oldest.
+    BanksInTurn,
+}
+
+/// Who may close the row of a bank for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Closes {
+    /// The oldest read, or write, to the bank.
+    #[default]
+    Oldest,
+    /// Whichever can first, whatever older ones hit the row; but not while one waits for which it was opened.
+    FirstReady,
+}
+
+/// Rules for reads and writes beyond first-ready, first-come: where published controllers differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scheduler {
+    /// Which goes first of those that can issue at the same cycle.
+    pub order: Order,
+    /// Who may close a row.
+    pub closes: Closes,
+    /// Whether a request leaves its queue when a row is opened for it, and makes room for another one.
+    pub opened_leave: bool,
+    /// Accesses to an open row after which the oldest request may close it though younger ones would still hit it;
+    /// without it, it may at once.
+    pub row_hits: Option<u32>,
+    /// Requests of each bank that wait in a queue of the bank, which the common ones feed: from these the next command is
+    /// chosen, of reads and writes alike.
+    pub bank_depth: Option<u32>,
+    /// Whether a read gets what an older write that still waits brings; else that write goes as if it were a read.
+    pub forward: bool,
+    /// Whether a read that is asked for again while it waits is read once for all who ask.
+    pub merge: bool,
+    /// Whether row and column commands share one command bus.
+    pub one_bus: bool,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DramFile {
@@ -84,6 +130,7 @@ struct SystemFile {
     energy: EnergyModel,
     reads: Option<ReadsFile>,
     writes: Option<WritesFile>,
+    scheduler: Option<Scheduler>,
     issue_interval: Option<Duration>,
     /// Bytes of an element of what the units multiply.
     element_bytes: Option<u32>,
@@ -109,6 +156,8 @@ pub struct System {
     pub energy: EnergyModel,
     /// Whether reads and writes have a queue each and take turns; else the first ready of both goes first.
     pub writes: Option<WriteDrain>,
+    /// How reads and writes are scheduled.
+    pub scheduler: Scheduler,
     /// Cycles between the arrivals of a channel's requests; without it they are all there from the beginning.
     pub issue_interval: Option<f64>,
     /// The device, resolved.
@@ -140,6 +189,7 @@ impl System {
         let only_faithful = [
             ("reads", s.reads.is_some()),
             ("writes", s.writes.is_some()),
+            ("scheduler", s.scheduler.is_some()),
             ("issue_interval", s.issue_interval.is_some()),
         ];
         if let Some((key, _)) = only_faithful.iter().find(|(_, given)| *given && s.controller == Controller::Compat) {
@@ -150,6 +200,13 @@ impl System {
             return Err(doc.error("reads", why));
         }
         let read_depth = depth("reads.depth", s.reads.and_then(|r| r.depth).unwrap_or(s.queue_depth))?;
+        let scheduler = s.scheduler.unwrap_or_default();
+        depth("scheduler.bank_depth", scheduler.bank_depth.unwrap_or(1))?;
+        depth("scheduler.row_hits", scheduler.row_hits.unwrap_or(1))?;
+        if scheduler.bank_depth.is_some() && s.writes.is_some() && !scheduler.forward {
+            let why = "requests come to their banks out of order, and a read may not pass the write of its data: needs forward";
+            return Err(doc.error("scheduler.bank_depth", why));
+        }
         let writes = match s.writes {
             None => None,
             Some(w) if !(0.0 <= w.low && w.low < w.high && w.high <= 1.0) => {
@@ -187,6 +244,7 @@ impl System {
             refresh: s.refresh,
             energy: s.energy,
             writes,
+            scheduler,
             issue_interval: s.issue_interval.map(|d| d.in_cycles(device.clock)),
             device,
         })

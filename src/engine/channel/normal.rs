@@ -10,8 +10,8 @@ use crate::units::Cycle;
 
 impl Item {
     fn same(&self, other: &Self) -> bool {
-        (self.request, self.units, self.epoch, self.label, self.order, self.pass, self.row)
-            == (other.request, other.units, other.epoch, other.label, other.order, other.pass, other.row)
+        (self.request, self.units, self.epoch, self.label, self.order, self.pass, self.row, self.data)
+            == (other.request, other.units, other.epoch, other.label, other.order, other.pass, other.row, other.data)
     }
 }
 
@@ -102,7 +102,6 @@ impl<'d> Channel<'d> {
             let lengths = a.classes.iter().zip(&b.classes).all(|(a, b)| a.len() == b.len());
             lengths && a.classes.iter().flatten().zip(b.classes.iter().flatten()).all(|(a, b)| a.same(b))
         };
-        let writes = |c: &Self| c.turns.as_ref().map(|t| t.writes);
         (self.held, self.order, self.epoch_open, self.epoch_done)
             == (other.held, other.order, other.epoch_open, other.epoch_done)
             && (self.bus_free, self.last, self.now, self.softmax_free)
@@ -110,7 +109,7 @@ impl<'d> Channel<'d> {
             && self.fruitless == other.fruitless
             && self.units == other.units
             && self.epochs == other.epochs
-            && writes(self) == writes(other)
+            && self.schedule == other.schedule
             && items(self, other)
             && self.state.same(&other.state)
     }
