@@ -356,8 +356,9 @@ fn a_row_stays_open_for_so_many_hits() {
     let switches = |set: &[&str]| {
         let s = system("hbm3", &[&["refresh=none", "channels=1"], set].concat());
         let g = &s.device.geometry;
+        let act = usize::from(s.device.plans[Op::Ld as usize].unwrap().opener.unwrap());
         let read = |i: u32| one(g, Op::Ld, Address { row: 5 + i % 2, column: i / 2 % g.columns, ..Default::default() });
-        run(&s, &(0..64).map(read).collect::<Vec<_>>()).1.run.counters.activations
+        run(&s, &(0..64).map(read).collect::<Vec<_>>()).1.run.counters.issued[act]
     };
     assert!(switches(&["scheduler.row_hits=4"]) <= 64 / 4 + 1);
     assert!(switches(&["scheduler.row_hits=32"]) <= switches(&["scheduler.row_hits=4"]));
