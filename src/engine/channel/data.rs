@@ -116,7 +116,7 @@ pub struct Wait {
 impl Wait {
     /// Whether it takes a place in its queue.
     fn is_held(self, rules: &Scheduler) -> bool {
-        !self.banked && !self.merged && !(self.opened && rules.opened_leave)
+        !(self.banked || self.merged || self.opened && rules.opened_leave)
     }
 }
 
