@@ -289,7 +289,7 @@ fn each_kind_has_a_queue_of_its_own_depth() {
         // Rows of many banks: the more are in sight, the more open at a time.
         let read =
             |i: u32| Address { bank: i / 4 % 4, bank_group: i % 4, rank: i / 16 % 2, row: i, ..Default::default() };
-        let op = |i: u32| if i % 2 == 0 { Op::Ld } else { Op::St };
+        let op = |i: u32| if i.is_multiple_of(2) { Op::Ld } else { Op::St };
         cycles(&s, &(0..1024).map(|i| one(&g, op(i), read(i))).collect::<Vec<_>>())
     };
     let (one_each, both) = (rate(&["reads.depth=1", "writes.depth=1"]), rate(&["reads.depth=32", "writes.depth=32"]));
