@@ -6,6 +6,7 @@
 mod common;
 
 mod accounts;
+mod agreement;
 mod artifact;
 mod attacc_schedule;
 mod audit;

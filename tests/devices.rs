@@ -74,7 +74,7 @@ fn every_system_replays_with_every_organisation_and_timing_preset() {
         seen += 1;
     });
     // HBM3-PIM three times (a stack, AttAcc's platform, and the compatible one), and the others.
-    assert_eq!(seen, 3 * 12 * 10 + 4 + 1 + 1 + 1);
+    assert_eq!(seen, 3 * 12 * 10 + 4 * 2 + 1 + 1 + 1);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! it with the page; with UPDATE_DOCS=1 they write the page (`make docs`). Figures of time and memory are not worked
 //! out: their blocks show `docs/scale.csv`, which says what a machine took.
 
+mod agreement;
 mod audit;
 mod devices;
 mod exchange;
@@ -32,9 +33,11 @@ struct Figure {
 }
 
 const FIGURES: &[Figure] = &[
+    Figure { name: "agreement", write: agreement::cycles },
     Figure { name: "artifact", write: parity::artifact },
     Figure { name: "clustering-macs", write: parity::clustering_macs },
     Figure { name: "defects", write: audit::defects },
+    Figure { name: "depths", write: agreement::depths },
     Figure { name: "devices", write: devices::closed_forms },
     Figure { name: "exports", write: exchange::exports },
     Figure { name: "faithful", write: parity::faithful },

@@ -155,6 +155,8 @@ pub struct Why<'s> {
     longest: Vec<Cycle>,
     spread: Vec<u32>,
     horizon: Cycle,
+    /// Requests that the controller looks at, of the kind of which it sees most.
+    depth: u64,
     /// Lines of a channel that are read ahead.
     look: usize,
     channels: Vec<Option<Box<Track>>>,
@@ -181,9 +183,21 @@ impl<'s> Why<'s> {
         let windows = device.declared.iter().map(|d| Cycle::from(d.latency)).max().unwrap_or(0);
         let horizon = longest.iter().copied().max().unwrap_or(0).max(windows);
         let channels = (0..device.geometry.channels).map(|_| None).collect();
-        let look = 4 * system.queue_depth as usize + 64;
+        let depth = system.queue_depth.max(system.read_depth + system.writes.map_or(0, |w| w.depth));
+        let look = 4 * depth as usize + 64;
         let start = Chain::default();
-        Ok(Why { system, pairs, longest, spread, horizon, look, channels, names: Names::default(), start })
+        Ok(Why {
+            system,
+            pairs,
+            longest,
+            spread,
+            horizon,
+            depth: u64::from(depth),
+            look,
+            channels,
+            names: Names::default(),
+            start,
+        })
     }
 
     /// Takes one line; an error says why it cannot be judged.
@@ -301,7 +315,7 @@ impl<'s> Why<'s> {
         if could.at >= c.at {
             return (self.names.add(&could.chain, &[(could.reason, c.at - could.from)]), could.reason, could.from);
         }
-        let until_seen = match self.seen(track, e).filter(|seen| *seen > could.at) {
+        let until_seen = match self.seen(track, e, c.id).filter(|seen| *seen > could.at) {
             Some(seen) => self.first_place(track, c, Bound { at: seen, ..could.clone() }).at.min(c.at),
             None => could.at,
         };
@@ -494,13 +508,30 @@ impl<'s> Why<'s> {
         })
     }
 
-    /// When the controller came to see a request: fewer than the depth of its queue were ahead of it, not complete.
-    fn seen(&self, track: &Track, e: &Entry) -> Option<Cycle> {
+    /// When the controller came to see a request: fewer than the depth of its queue were ahead of it, not complete; and
+    /// where reads and writes have a queue each, no older one of the other kind waited for a place.
+    fn seen(&self, track: &Track, e: &Entry, id: CommandId) -> Option<Cycle> {
         let own = e.request?;
-        let older = |request: Option<u64>| request.is_some_and(|r| r < own);
-        let open = track.ahead.iter().filter(|a| a.last && a.is_command() && older(a.entry.request)).count();
-        let back = (self.system.queue_depth as usize).checked_sub(open + 1)?;
-        track.past.iter().rev().filter(|p| p.last && older(p.request)).nth(back).map(|p| p.at)
+        let effect = |id: CommandId| self.system.device.commands[usize::from(id)].effect;
+        // After which of the last completions among older requests so many were left, if not always.
+        let left = |most: usize, kind: Option<Effect>| {
+            let counts = |request: Option<u64>, id: CommandId| {
+                request.is_some_and(|r| r < own) && kind.is_none_or(|kind| effect(id) == kind)
+            };
+            let open = track.ahead.iter().filter(|a| match a.entry.what {
+                What::Command(id) => a.last && counts(a.entry.request, id),
+                What::Mark(_) => false,
+            });
+            let back = most.checked_sub(open.count())?;
+            track.past.iter().rev().filter(|p| p.last && counts(p.request, p.id)).nth(back).map(|p| p.at)
+        };
+        let (reads, queue) = (self.system.read_depth as usize, self.system.queue_depth as usize);
+        let writes = self.system.writes.map(|w| w.depth as usize);
+        match (effect(track.newest_of(own).unwrap_or(id)), writes) {
+            (Effect::Read, Some(writes)) => left(reads - 1, Some(Effect::Read)).max(left(writes, Some(Effect::Write))),
+            (Effect::Write, Some(writes)) => left(writes - 1, Some(Effect::Write)).max(left(reads, Some(Effect::Read))),
+            _ => left(queue - 1, None),
+        }
     }
 
     /// The rule that held a command from `since` on, though its request was seen.
@@ -512,8 +543,7 @@ impl<'s> Why<'s> {
         if !of_data(own) {
             return Reason::Unexplained;
         }
-        let depth = u64::from(self.system.queue_depth);
-        let near = |request: Option<u64>| request.zip(e.request).is_some_and(|(a, b)| a.abs_diff(b) < depth);
+        let near = |request: Option<u64>| request.zip(e.request).is_some_and(|(a, b)| a.abs_diff(b) < self.depth);
         let before = track.past.iter().rev().take_while(|p| p.at >= since).map(|p| (p.request, effect(p.id)));
         let behind = track.ahead.iter().filter_map(|a| match a.entry.what {
             What::Command(id) => Some((a.entry.request, effect(id))),

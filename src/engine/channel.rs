@@ -10,8 +10,8 @@
 //! issued, that of the older request on a tie; row and column commands have a bus each. Row opening and closing may
 //! pass a barrier, nothing else may.
 //!
-//! The controller sees `queue_depth` outstanding requests each of MACs, of row commands, of moves and of data: MACs and
-//! moves do not hide the row commands behind them (within some hundred, [`MACS_HELD`]). Requests count the same whether
+//! The controller sees `queue_depth` outstanding requests each of MACs, of row commands, of moves, and of reads and of
+//! writes (which may have depths of their own, or share a queue where they take no turns): MACs and moves do not hide the row commands behind them (within some hundred, [`MACS_HELD`]). Requests count the same whether
 //! they came one by one or as runs, so that both forms of a trace take the same cycles.
 //!
 //! When a refresh is due, array work and data in its banks stop, the banks are closed, the refresh is issued, and the rows
@@ -33,7 +33,7 @@ use crate::spec::{CommandId, Device, Due, Effect, Plan, Refreshes, Scope, System
 use crate::trace::{Record, Request};
 use crate::units::Cycle;
 use array::{Array, BankSet, Units};
-use data::Turns;
+use data::{Schedule, Wait};
 use std::collections::VecDeque;
 
 /// Refreshes without a completed request after which a channel is taken to be in a livelock.
@@ -45,6 +45,9 @@ const MOVES_HELD: u64 = 1024;
 const MACS_HELD: u64 = 128;
 /// Commands between two looks at whether the user wants to stop.
 const INTERRUPT_STEPS: u32 = 1 << 16;
+
+/// Of [`Queue`].
+const QUEUES: usize = 5;
 
 const ARRAY: usize = 0;
 const MOVES: usize = 1;
@@ -69,21 +72,26 @@ struct Item {
     /// Commands that its current request has had of those that complete it.
     pass: u32,
     row: RowOutcome,
+    /// Of a read or write.
+    data: Wait,
 }
 
-/// The queues of a controller; it looks at the first `queue_depth` requests of each.
+/// The queues of a controller; it looks at the first so many requests of each. `Reads` has the writes, too, where those
+/// have no queue of their own.
 #[derive(Clone, Copy)]
 enum Queue {
-    Data,
+    Reads,
+    Writes,
     Rows,
     Macs,
     Moves,
 }
 
 impl Queue {
-    fn of(effect: Effect) -> Self {
+    fn of(effect: Effect, turns: bool) -> Self {
         match effect {
-            Effect::Read | Effect::Write => Queue::Data,
+            Effect::Write if turns => Queue::Writes,
+            Effect::Read | Effect::Write => Queue::Reads,
             Effect::Open | Effect::Close => Queue::Rows,
             Effect::Mac | Effect::MacOpen => Queue::Macs,
             Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => Queue::Moves,
@@ -155,8 +163,9 @@ pub struct Channel<'d> {
     input_ended: bool,
     classes: [VecDeque<Item>; 3],
     depth: u64,
-    /// Requests outstanding, by [`Queue`].
-    held: [u64; 4],
+    /// Requests outstanding, by [`Queue`], and how many may be.
+    held: [u64; QUEUES],
+    most: [u64; QUEUES],
     order: u64,
     /// Requests taken in.
     requests: u64,
@@ -164,7 +173,7 @@ pub struct Channel<'d> {
     numbered: bool,
     /// Cycles between the arrivals of two requests.
     interval: Option<f64>,
-    turns: Option<Turns>,
+    schedule: Schedule,
     epoch: u32,
     epoch_open: Cycle,
     epoch_done: Cycle,
@@ -190,6 +199,11 @@ impl<'d> Channel<'d> {
     /// A channel at cycle 0, idle.
     pub fn new(system: &'d System, id: u32) -> Self {
         let device = &system.device;
+        let depth = u64::from(system.queue_depth);
+        let (reads, writes) = match system.writes {
+            Some(w) => (u64::from(system.read_depth), u64::from(w.depth)),
+            None => (depth, 0),
+        };
         Channel {
             device,
             id,
@@ -197,13 +211,14 @@ impl<'d> Channel<'d> {
             input: VecDeque::new(),
             input_ended: false,
             classes: Default::default(),
-            depth: u64::from(system.queue_depth),
-            held: [0; 4],
+            depth,
+            held: [0; QUEUES],
+            most: [reads, writes, depth, depth.max(MACS_HELD), depth.max(MOVES_HELD)],
             order: 0,
             requests: 0,
             numbered: true,
             interval: system.issue_interval,
-            turns: system.writes.map(|w| Turns::new(&w, system.queue_depth)),
+            schedule: Schedule::new(system),
             epoch: 0,
             epoch_open: 0,
             epoch_done: 0,
@@ -314,12 +329,21 @@ impl<'d> Channel<'d> {
         Error::data("trace", format!("channel {}: livelock, no outstanding request can proceed{where_}{why}", self.id))
     }
 
+    /// Whether the next record can be taken in, or any that may come. Reads and writes wait for their own queue only, all
+    /// else for every queue.
     fn has_room(&self) -> bool {
-        let most = [self.depth, self.depth, self.depth.max(MACS_HELD), self.depth.max(MOVES_HELD)];
-        self.held.iter().zip(most).all(|(held, most)| *held < most) && self.epochs.len() < EPOCHS
+        let room = |q: Queue| self.held[q as usize] < self.most[q as usize];
+        let data = match (self.input.front(), self.schedule.in_turns()) {
+            (_, false) => room(Queue::Reads),
+            (None, true) => room(Queue::Reads) || room(Queue::Writes),
+            (Some(Record::Request(Request { op: Op::Ld, .. })), _) => room(Queue::Reads),
+            (Some(Record::Request(Request { op: Op::St, .. })), _) => room(Queue::Writes),
+            _ => room(Queue::Reads) && room(Queue::Writes),
+        };
+        data && [Queue::Rows, Queue::Macs, Queue::Moves].into_iter().all(room) && self.epochs.len() < EPOCHS
     }
 
-    /// Sorts waiting records into the classes until `depth` requests are outstanding.
+    /// Sorts waiting records into the classes until a queue is full.
     fn take_in<P: Probe>(&mut self, probe: &mut P) -> Result<()> {
         while self.next_epoch(probe) {}
         while self.has_room() {
@@ -368,7 +392,9 @@ impl<'d> Channel<'d> {
             ARRAY => self.enlist(effect, scope, &target)?,
             _ => (0, 0),
         };
-        self.held[Queue::of(effect) as usize] += u64::from(request.count);
+        if class != DATA {
+            self.held[Queue::of(effect, false) as usize] += u64::from(request.count);
+        }
         self.order += 1;
         let epoch = self.epoch + self.epochs.len() as u32 - 1;
         self.segments.owe();
@@ -386,12 +412,16 @@ impl<'d> Channel<'d> {
             number: self.requests,
             pass: 0,
             row: RowOutcome::Hit,
+            data: Wait::default(),
         };
         if let Some(e) = self.epochs.back_mut() {
             e.used = true;
             e.left += u32::from(!item.is_rows_only());
         }
         self.classes[class].push_back(item);
+        if class == DATA {
+            self.data_enters();
+        }
         self.requests += u64::from(request.count);
         Ok(())
     }
@@ -439,6 +469,10 @@ impl<'d> Channel<'d> {
             }
             Array::Next(c) => keep(c.and_then(|c| self.before_refresh(c))),
         }
+        if let Some((index, done)) = self.forwarded() {
+            self.complete(DATA, index, done, None, probe);
+            return Ok(Choice::Completed);
+        }
         keep(self.move_candidate());
         if !self.classes[DATA].is_empty() {
             keep(self.data_candidate().and_then(|c| self.before_refresh(c)));
@@ -456,7 +490,7 @@ impl<'d> Channel<'d> {
 
     fn candidate(&self, class: usize, index: usize, command: CommandId, target: Target) -> Candidate {
         let item = &self.classes[class][index];
-        let bus = self.device.commands[usize::from(command)].bus as usize;
+        let bus = self.bus(self.device.commands[usize::from(command)].bus);
         let mut at = self.state.earliest(command, &target).max(self.bus_free[bus]).max(self.last[class]);
         at = at.max(self.arrival(item)).max(self.now);
         if item.effect == Effect::Softmax {
@@ -467,6 +501,12 @@ impl<'d> Channel<'d> {
             at = at.max(self.epoch_open);
         }
         Candidate { at, order: item.order, class, index, command, target }
+    }
+
+    /// Which of the command buses a command takes.
+    #[inline]
+    fn bus(&self, of: Bus) -> usize {
+        if self.schedule.one_bus() { Bus::Row as usize } else { of as usize }
     }
 
     /// When the current request of an item arrives.
@@ -507,7 +547,7 @@ impl<'d> Channel<'d> {
 
     /// A cycle before which a class cannot issue a command anywhere.
     fn soonest(&self, command: CommandId, class: usize) -> Cycle {
-        let bus = self.bus_free[self.device.commands[usize::from(command)].bus as usize];
+        let bus = self.bus_free[self.bus(self.device.commands[usize::from(command)].bus)];
         self.state.earliest_anywhere(command).max(bus).max(self.last[class]).max(self.now)
     }
 
@@ -538,10 +578,14 @@ impl<'d> Channel<'d> {
             return self.issue_refresh(c, probe);
         }
         let command = &self.device.commands[usize::from(c.command)];
-        self.bus_free[command.bus as usize] = c.at + 1;
+        let bus = self.bus(command.bus);
+        self.bus_free[bus] = c.at + 1;
         self.last[c.class] = c.at;
         self.state.issue(c.command, &c.target, c.at);
         self.now = self.now.max(c.at);
+        if c.class == DATA {
+            self.data_issued(c.index);
+        }
         let item = &mut self.classes[c.class][c.index];
         let (label, number) = (item.label, item.number);
         let completes = c.command == item.plan.last;
@@ -553,6 +597,9 @@ impl<'d> Channel<'d> {
                 (Effect::Close, _) | (_, RowOutcome::Conflict) => RowOutcome::Conflict,
                 _ => RowOutcome::Miss,
             };
+            if c.class == DATA && command.effect == Effect::Open {
+                self.data_opened(c.index);
+            }
             self.rows_changed(command.scope, &c.target);
             let banks = command.scope.banks(&self.device.geometry);
             return self.report(c, banks, label, None, number, probe);
@@ -578,7 +625,12 @@ impl<'d> Channel<'d> {
             self.softmax_free = c.at + self.device.work(c.command, &c.target.address);
         }
         let done = c.at + self.device.done(c.command, &c.target.address);
+        let read = c.class == DATA && command.effect == Effect::Read;
+        let addr = self.classes[c.class][c.index].request.addr;
         self.complete(c.class, c.index, done, Some(completion), probe);
+        while let Some(index) = self.merged(addr).filter(|_| read) {
+            self.complete(DATA, index, done, None, probe);
+        }
     }
 
     /// One request of an item is done.
@@ -598,7 +650,12 @@ impl<'d> Channel<'d> {
             self.want(&target, row);
         }
         let item = &mut self.classes[class][index];
-        self.held[Queue::of(item.effect) as usize] -= 1;
+        if class == DATA {
+            self.data_leaves(index);
+        } else {
+            self.held[Queue::of(item.effect, false) as usize] -= 1;
+        }
+        let item = &mut self.classes[class][index];
         self.fruitless = 0;
         item.request.count -= 1;
         item.number += 1;

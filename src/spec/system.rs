@@ -30,14 +30,75 @@ pub enum EnergyModel {
     PerByte,
 }
 
-/// When reads make way for writes: shares of `queue_depth`.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ReadsFile {
+    depth: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WritesFile {
+    depth: Option<u32>,
+    high: f64,
+    low: f64,
+}
+
+/// When reads make way for writes, which wait in a queue of their own.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WriteDrain {
-    /// Writes waiting at which they go first.
+    /// Writes of one channel that its controller looks at.
+    pub depth: u32,
+    /// Writes waiting at which they go first, as a share of `depth`.
     pub high: f64,
-    /// Writes waiting at which reads go first again.
+    /// Writes waiting at which reads go first again, as a share of `depth`.
     pub low: f64,
+}
+
+/// Which of the reads and writes that can issue at the same cycle does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// The oldest.
+    #[default]
+    Oldest,
+    /// That of the bank which comes next after the bank of the last command; of one bank, the oldest.
+    BanksInTurn,
+}
+
+/// Who may close the row of a bank for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Closes {
+    /// The oldest read, or write, to the bank.
+    #[default]
+    Oldest,
+    /// Whichever can first, whatever older ones hit the row; but not while one waits for which it was opened.
+    FirstReady,
+}
+
+/// Rules for reads and writes beyond first-ready, first-come: where published controllers differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scheduler {
+    /// Which goes first of those that can issue at the same cycle.
+    pub order: Order,
+    /// Who may close a row.
+    pub closes: Closes,
+    /// Whether a request leaves its queue when a row is opened for it, and makes room for another one.
+    pub opened_leave: bool,
+    /// Accesses to an open row after which the oldest request may close it though younger ones would still hit it;
+    /// without it, it may at once.
+    pub row_hits: Option<u32>,
+    /// Requests of each bank that wait in a queue of the bank, which the common ones feed: from these the next command is
+    /// chosen, of reads and writes alike.
+    pub bank_depth: Option<u32>,
+    /// Whether a read gets what an older write that still waits brings; else that write goes as if it were a read.
+    pub forward: bool,
+    /// Whether a read that is asked for again while it waits is read once for all who ask.
+    pub merge: bool,
+    /// Whether row and column commands share one command bus.
+    pub one_bus: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -60,7 +121,9 @@ struct SystemFile {
     refresh_rate: Option<RefreshRate>,
     power: PowerPolicy,
     energy: EnergyModel,
-    writes: Option<WriteDrain>,
+    reads: Option<ReadsFile>,
+    writes: Option<WritesFile>,
+    scheduler: Option<Scheduler>,
     issue_interval: Option<Duration>,
     /// Bytes of an element of what the units multiply.
     element_bytes: Option<u32>,
@@ -76,16 +139,20 @@ pub struct System {
     pub name: String,
     /// The controller.
     pub controller: Controller,
-    /// Requests of one channel that its controller looks at.
+    /// Requests of one channel that its controller looks at, of each kind.
     pub queue_depth: u32,
+    /// Reads of one channel that its controller looks at, where reads and writes have a queue each.
+    pub read_depth: u32,
     /// Refresh.
     pub refresh: Refresh,
     /// The refreshes of a channel; none where it has none.
     pub refreshes: Option<Refreshes>,
     /// Energy model.
     pub energy: EnergyModel,
-    /// Whether reads and writes take turns; else the first ready of both goes first.
+    /// Whether reads and writes have a queue each and take turns; else the first ready of both goes first.
     pub writes: Option<WriteDrain>,
+    /// How reads and writes are scheduled.
+    pub scheduler: Scheduler,
     /// Cycles between the arrivals of a channel's requests; without it they are all there from the beginning.
     pub issue_interval: Option<f64>,
     /// The device, resolved.
@@ -100,9 +167,11 @@ impl System {
 
     fn from_document(doc: &Document) -> Result<Self> {
         let s: SystemFile = doc.decode()?;
-        if !(1..=1024).contains(&s.queue_depth) {
-            return Err(doc.error("queue_depth", format!("queue_depth = {} is not in 1..=1024", s.queue_depth)));
-        }
+        let depth = |key: &str, depth: u32| match depth {
+            1..=1024 => Ok(depth),
+            _ => Err(doc.error(key, format!("{key} = {depth} is not in 1..=1024"))),
+        };
+        depth("queue_depth", s.queue_depth)?;
         let constraints = match s.controller {
             Controller::Faithful => ConstraintSet::Completed,
             Controller::Compat => ConstraintSet::Reference,
@@ -112,13 +181,10 @@ impl System {
                 doc.error("power", "the compat controller knows power = \"ignore\" only, as its reference does")
             );
         }
-        if let Some(w) = s.writes
-            && !(0.0 <= w.low && w.low < w.high && w.high <= 1.0)
-        {
-            return Err(doc.error("writes", format!("not 0 <= low = {} < high = {} <= 1", w.low, w.high)));
-        }
         let only_faithful = [
+            ("reads", s.reads.is_some()),
             ("writes", s.writes.is_some()),
+            ("scheduler", s.scheduler.is_some()),
             ("issue_interval", s.issue_interval.is_some()),
             ("refresh_order", s.refresh_order.is_some()),
             ("refresh_rate", s.refresh_rate.is_some()),
@@ -130,6 +196,27 @@ impl System {
             let what = "the compat controller refreshes \"all-bank\" or \"none\" only, as its reference does";
             return Err(doc.error("refresh", what));
         }
+        if s.reads.is_some() && s.writes.is_none() {
+            let why = "without [writes], reads and writes share a queue of queue_depth requests";
+            return Err(doc.error("reads", why));
+        }
+        let read_depth = depth("reads.depth", s.reads.and_then(|r| r.depth).unwrap_or(s.queue_depth))?;
+        let scheduler = s.scheduler.unwrap_or_default();
+        depth("scheduler.bank_depth", scheduler.bank_depth.unwrap_or(1))?;
+        depth("scheduler.row_hits", scheduler.row_hits.unwrap_or(1))?;
+        if scheduler.bank_depth.is_some() && s.writes.is_some() && !scheduler.forward {
+            let why = "requests come to their banks out of order, and a read may not pass the write of its data: needs forward";
+            return Err(doc.error("scheduler.bank_depth", why));
+        }
+        let writes = match s.writes {
+            None => None,
+            Some(w) if !(0.0 <= w.low && w.low < w.high && w.high <= 1.0) => {
+                return Err(doc.error("writes", format!("not 0 <= low = {} < high = {} <= 1", w.low, w.high)));
+            }
+            Some(WritesFile { depth: own, high, low }) => {
+                Some(WriteDrain { depth: depth("writes.depth", own.unwrap_or(s.queue_depth))?, high, low })
+            }
+        };
         let device_path = doc.resolve_path("dram.device", &s.dram.device);
         let device_doc = Document::load(&device_path, &[]).map_err(|e| match e {
             Error::NoInput(p) => doc.error("dram.device", format!("device file {} does not exist", p.display())),
@@ -153,10 +240,12 @@ impl System {
             name: s.name,
             controller: s.controller,
             queue_depth: s.queue_depth,
+            read_depth,
             refresh: s.refresh,
             refreshes,
             energy: s.energy,
-            writes: s.writes,
+            writes,
+            scheduler,
             issue_interval: s.issue_interval.map(|d| d.in_cycles(device.clock)),
             device,
         })

@@ -1,7 +1,7 @@
 //! The normal form of a channel: time counted from its last command, requests and epochs from the first it holds, rows
 //! numbered.
 
-use super::{ARRAY, Channel, DATA, Item, MOVES};
+use super::{ARRAY, Channel, DATA, Item, MOVES, QUEUES};
 use crate::addr::Geometry;
 use crate::engine::memo::mix;
 use crate::engine::memo::shift::Shift;
@@ -11,15 +11,15 @@ use crate::units::Cycle;
 
 impl Item {
     fn same(&self, other: &Self) -> bool {
-        (self.request, self.units, self.epoch, self.label, self.order, self.pass, self.row)
-            == (other.request, other.units, other.epoch, other.label, other.order, other.pass, other.row)
+        (self.request, self.units, self.epoch, self.label, self.order, self.pass, self.row, self.data)
+            == (other.request, other.units, other.epoch, other.label, other.order, other.pass, other.row, other.data)
     }
 }
 
 impl<'d> Channel<'d> {
     /// Whether it has nothing to do, and what comes is nobody's, and comes whenever there is room for it.
     pub fn is_blank(&self) -> bool {
-        let idle = self.input.is_empty() && !self.input_ended && self.held == [0; 4];
+        let idle = self.input.is_empty() && !self.input_ended && self.held == [0; QUEUES];
         idle && self.interval.is_none() && self.segments.is_unused()
     }
 
@@ -103,7 +103,6 @@ impl<'d> Channel<'d> {
             let lengths = a.classes.iter().zip(&b.classes).all(|(a, b)| a.len() == b.len());
             lengths && a.classes.iter().flatten().zip(b.classes.iter().flatten()).all(|(a, b)| a.same(b))
         };
-        let writes = |c: &Self| c.turns.as_ref().map(|t| t.writes);
         (self.held, self.order, self.epoch_open, self.epoch_done)
             == (other.held, other.order, other.epoch_open, other.epoch_done)
             && (self.bus_free, self.last, self.now, self.softmax_free)
@@ -111,7 +110,7 @@ impl<'d> Channel<'d> {
             && self.fruitless == other.fruitless
             && self.units == other.units
             && self.epochs == other.epochs
-            && writes(self) == writes(other)
+            && self.schedule == other.schedule
             && items(self, other)
             && self.state.same(&other.state)
     }
