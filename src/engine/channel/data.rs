@@ -25,10 +25,11 @@ impl Turns {
 
 impl Channel<'_> {
     /// The next data command: of those whose turn it is, if reads and writes take turns and one of them can proceed.
-    pub(super) fn data_candidate(&mut self) -> Option<Candidate> {
+    pub(super) fn data_candidate(&mut self) -> [Option<Candidate>; 4] {
         let Some(turn) = self.turn() else { return self.first_ready(None) };
         let other = if turn == Effect::Read { Effect::Write } else { Effect::Read };
-        self.first_ready(Some(turn)).or_else(|| self.first_ready(Some(other)))
+        let of_turn = self.first_ready(Some(turn));
+        if of_turn.iter().any(Option::is_some) { of_turn } else { self.first_ready(Some(other)) }
     }
 
     /// Whose turn it is, by the requests that wait now.
@@ -53,12 +54,12 @@ impl Channel<'_> {
     /// First-ready, first-come among the data requests in sight, or those of one kind. A row command only for the
     /// oldest request of its kind and bank, and ahead of its epoch only for the oldest of all; nothing past an older
     /// request to the same column, nor past older array work that needs the bank at another row.
-    fn first_ready(&self, kind: Option<Effect>) -> Option<Candidate> {
+    fn first_ready(&self, kind: Option<Effect>) -> [Option<Candidate>; 4] {
         let queue = &self.classes[DATA];
         let of_kind = |i: &Item| kind.is_none_or(|k| i.effect == k);
-        let mut best: Option<Candidate> = None;
+        let mut all: [Option<Candidate>; 4] = [None; 4];
         // The commands for which nothing before the best is to be had.
-        let mut hopeless = 0u64;
+        let mut hopeless = [0u64; 2];
         // Banks of older requests of this kind, and of any; more than 128 share bits.
         let (mut banks, mut banks_of_all) = (0u128, 0u128);
         // Banks, of the first 128, where an older request could read, or write, as soon.
@@ -78,7 +79,8 @@ impl Channel<'_> {
             let older = || queue.iter().take(index).filter(|o| o.target.bank() == item.target.bank());
             let same_bank = banks & bit != 0;
             banks |= bit;
-            let needs = match self.state.rows(Scope::Bank, &item.target) {
+            let rows = self.state.rows(Scope::Bank, &item.target);
+            let needs = match rows {
                 Rows::Ready => Some(item.plan.last),
                 Rows::Closed => item.plan.opener,
                 Rows::Conflict => item.plan.closer,
@@ -92,32 +94,51 @@ impl Channel<'_> {
             let row_is_anothers = || same_bank && older().any(of_kind);
             let tried = &mut tried[usize::from(item.effect == Effect::Write)];
             let as_soon = !needs_row && *tried & bit != 0 && item.target.bank() < 128;
-            if hopeless & 1 << command != 0 || as_soon || needs_row && row_is_anothers() {
+            let slot = usize::from(item.effect == Effect::Write) + if needs_row { 2 } else { 0 };
+            let mut best = all[slot];
+            let rows_behind = |item: &Item| self.rows_behind(item, &item.target);
+            let deeper = best.is_some_and(|b| rows_behind(item) > rows_behind(&queue[b.index]));
+            let hopeless = &mut hopeless[usize::from(item.effect == Effect::Write)];
+            if *hopeless & 1 << command != 0 && best.is_some() && !deeper || as_soon || needs_row && row_is_anothers() {
                 continue;
             }
             if self.array_holds(item, needs_row) {
                 continue;
             }
-            let c = self.candidate(DATA, index, command, item.target);
-            let better = best.is_none_or(|b| c.at < b.at);
+            let wide = if needs_row { self.wider(item, self.bank_set(Scope::Bank, &item.target)) } else { None };
+            let (command, target) = match wide {
+                None => (command, item.target),
+                Some(mac) => match self.state.rows(mac.scope, &mac.target) {
+                    Rows::Closed => (mac.opener().unwrap_or(command), mac.target),
+                    _ => (mac.plan.closer.unwrap_or(command), mac.target),
+                },
+            };
+            let c = self.candidate(DATA, index, command, target);
+            let better = best.is_none_or(|b| match rows_behind(item) == rows_behind(&queue[b.index]) {
+                true => c.at < b.at,
+                false => self.goes_before(&c, &b),
+            });
             if better && older().any(|o| o.request.addr == item.request.addr) {
                 continue;
             }
             *tried |= if needs_row { 0 } else { bit };
             if better {
+                all[slot] = Some(c);
                 best = Some(c);
             }
             if best.is_some_and(|b| self.soonest(command, DATA) >= b.at) {
-                hopeless |= 1 << command;
+                *hopeless |= 1 << command;
             }
         }
-        best
+        all
     }
 
     /// Whether older array work needs the bank of a data request: at all, or at another row.
     fn array_holds(&self, item: &Item, at_all: bool) -> bool {
         let bank = self.bank_set(Scope::Bank, &item.target);
         let older = self.classes[ARRAY].iter().take_while(|a| a.order < item.order);
-        older.filter(|a| a.banks & bank != 0).any(|a| at_all || self.needs_other_row(a, &item.target))
+        older
+            .filter(|a| a.banks & bank != 0)
+            .any(|a| at_all || item.order > a.order + self.depth && self.needs_other_row(a, &item.target))
     }
 }

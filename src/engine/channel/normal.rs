@@ -10,8 +10,8 @@ use crate::units::Cycle;
 
 impl Item {
     fn same(&self, other: &Self) -> bool {
-        (self.request, self.units, self.epoch, self.label, self.order, self.pass, self.row)
-            == (other.request, other.units, other.epoch, other.label, other.order, other.pass, other.row)
+        (self.request, self.units, self.epoch, self.label, self.order, self.pass, self.row, self.opens)
+            == (other.request, other.units, other.epoch, other.label, other.order, other.pass, other.row, other.opens)
     }
 }
 
