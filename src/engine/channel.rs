@@ -20,6 +20,7 @@
 mod array;
 mod data;
 mod normal;
+mod order;
 mod refresh;
 
 use super::probe::{CommandEvent, Completion, NO_REQUEST, Opener, Probe, RowOutcome};
@@ -34,6 +35,7 @@ use crate::trace::{Record, Request};
 use crate::units::Cycle;
 use array::{Array, BankSet, Units};
 use data::{Schedule, Wait};
+use order::Order;
 use std::collections::VecDeque;
 
 /// Refreshes without a completed request after which a channel is taken to be in a livelock.
@@ -48,6 +50,12 @@ const INTERRUPT_STEPS: u32 = 1 << 16;
 
 /// Of [`Queue`].
 const QUEUES: usize = 5;
+/// Candidates at a time: rows and MACs, two kinds of moves, rows and reads and writes of data.
+const OFFERS: usize = 4 + KINDS;
+/// Of data: reads and writes, and rows for them.
+const KINDS: usize = 4;
+/// How often a request that could have a command gives way.
+const PASSED: u16 = 256;
 
 const ARRAY: usize = 0;
 const MOVES: usize = 1;
@@ -74,6 +82,10 @@ struct Item {
     row: RowOutcome,
     /// Of a read or write.
     data: Wait,
+    /// Of data, whether requests before it in its bank need another row; of a row command, always.
+    opens: bool,
+    /// Commands for which one of it had to wait although it could issue.
+    passed: u16,
 }
 
 /// The queues of a controller; it looks at the first so many requests of each. `Reads` has the writes, too, where those
@@ -100,6 +112,11 @@ impl Queue {
 }
 
 impl Item {
+    /// What opens its row.
+    fn opener(&self) -> Option<CommandId> {
+        if self.effect == Effect::Open { Some(self.plan.last) } else { self.plan.opener }
+    }
+
     /// Whether it opens or closes a row, and nothing else: it may do so on either side of a barrier, for banks put it in
     /// order with what it is for.
     fn is_rows_only(&self) -> bool {
@@ -166,6 +183,10 @@ pub struct Channel<'d> {
     /// Requests outstanding, by [`Queue`], and how many may be.
     held: [u64; QUEUES],
     most: [u64; QUEUES],
+    order_of: Order,
+    /// Rows that wait to be opened: by data in each bank, by requests for rows in each bank group.
+    rows_of_data: Vec<u32>,
+    rows_of_units: Vec<u32>,
     order: u64,
     /// Requests taken in.
     requests: u64,
@@ -214,6 +235,9 @@ impl<'d> Channel<'d> {
             depth,
             held: [0; QUEUES],
             most: [reads, writes, depth, depth.max(MACS_HELD), depth.max(MOVES_HELD)],
+            order_of: Order::new(device),
+            rows_of_data: vec![0; device.geometry.banks_per_channel() as usize],
+            rows_of_units: vec![0; device.geometry.units() as usize],
             order: 0,
             requests: 0,
             numbered: true,
@@ -398,7 +422,15 @@ impl<'d> Channel<'d> {
         self.order += 1;
         let epoch = self.epoch + self.epochs.len() as u32 - 1;
         self.segments.owe();
+        let before = |i: &&Item| i.target.bank() == target.bank();
+        let opens = match class {
+            DATA => {
+                self.classes[DATA].iter().rev().find(before).is_some_and(|i| i.target.address.row != target.address.row)
+            }
+            _ => effect == Effect::Open,
+        };
         let item = Item {
+            opens,
             target,
             banks,
             units,
@@ -411,6 +443,7 @@ impl<'d> Channel<'d> {
             order: self.order,
             number: self.requests,
             pass: 0,
+            passed: 0,
             row: RowOutcome::Hit,
             data: Wait::default(),
         };
@@ -418,6 +451,7 @@ impl<'d> Channel<'d> {
             e.used = true;
             e.left += u32::from(!item.is_rows_only());
         }
+        self.count_in(&item);
         self.classes[class].push_back(item);
         if class == DATA {
             self.data_enters();
@@ -452,14 +486,7 @@ impl<'d> Channel<'d> {
 
     /// The command to issue next. Items that need no command are completed on the way.
     fn choose<P: Probe>(&mut self, probe: &mut P) -> Result<Choice> {
-        let mut best: Option<Candidate> = None;
-        let mut keep = |c: Option<Candidate>| {
-            if let Some(c) = c
-                && best.is_none_or(|b| (c.at, c.order) < (b.at, b.order))
-            {
-                best = Some(c);
-            }
-        };
+        let mut offers: [Option<Candidate>; OFFERS] = [None; OFFERS];
         match self.array_candidate()? {
             Array::Done(index) => {
                 // A refresh may have closed what it asks to be closed.
@@ -467,15 +494,22 @@ impl<'d> Channel<'d> {
                 self.complete(ARRAY, index, now, None, probe);
                 return Ok(Choice::Completed);
             }
-            Array::Next(c) => keep(c.and_then(|c| self.before_refresh(c))),
+            Array::Next(of_array) => {
+                offers[..2].copy_from_slice(&of_array.map(|c| c.and_then(|c| self.before_refresh(c))));
+            }
         }
         if let Some((index, done)) = self.forwarded() {
             self.complete(DATA, index, done, None, probe);
             return Ok(Choice::Completed);
         }
-        keep(self.move_candidate());
+        offers[2..4].copy_from_slice(&self.move_candidates());
         if !self.classes[DATA].is_empty() {
-            keep(self.data_candidate().and_then(|c| self.before_refresh(c)));
+            offers[4..].copy_from_slice(&self.data_candidates().map(|c| c.and_then(|c| self.before_refresh(c))));
+        }
+        let (mut best, held) = self.pick(&offers);
+        for c in held.iter().flatten() {
+            let item = &mut self.classes[c.class][c.index];
+            item.passed = item.passed.saturating_add(1);
         }
         let due = self.next_refresh.filter(|_| self.classes.iter().any(|c| !c.is_empty()));
         // No refresh comes before it is due.
@@ -486,6 +520,13 @@ impl<'d> Channel<'d> {
             best = Some(refresh);
         }
         Ok(best.map_or(Choice::Nothing, Choice::Issue))
+    }
+
+    /// Whether requests of different widths wait for rows.
+    fn is_mixed(&self) -> bool {
+        let first = self.classes[ARRAY].front();
+        let narrow = !self.classes[DATA].is_empty();
+        first.is_some_and(|f| narrow || self.classes[ARRAY].iter().any(|i| i.scope != f.scope))
     }
 
     fn candidate(&self, class: usize, index: usize, command: CommandId, target: Target) -> Candidate {
@@ -515,11 +556,12 @@ impl<'d> Channel<'d> {
         self.interval.map_or(0, |cycles| arrival(item.number, cycles))
     }
 
-    /// The first ready among the moves of this epoch; softmax and mode settings neither pass others nor are passed.
-    fn move_candidate(&self) -> Option<Candidate> {
-        let mut best: Option<Candidate> = None;
+    /// The first ready among the moves of this epoch, and the first of another kind; softmax and mode settings neither
+    /// pass others nor are passed.
+    fn move_candidates(&self) -> [Option<Candidate>; 2] {
+        let mut best: [Option<Candidate>; 2] = [None; 2];
         // Where no command of this kind can come before the best, none of its items needs a closer look.
-        let mut hopeless: Option<CommandId> = None;
+        let mut hopeless = 0u64;
         let mut seen = 0;
         for (index, item) in self.classes[MOVES].iter().enumerate() {
             let free = item.effect == Effect::Move;
@@ -528,18 +570,19 @@ impl<'d> Channel<'d> {
             }
             seen += u64::from(item.request.count);
             let command = item.plan.last;
-            if let Some(best) = best.filter(|_| free && hopeless != Some(command)) {
-                hopeless = (self.soonest(command, MOVES) >= best.at).then_some(command);
-            }
-            if free && hopeless == Some(command) {
+            if hopeless & 1 << command != 0 {
                 continue;
             }
             let c = self.candidate(MOVES, index, command, item.target);
-            if best.is_none_or(|b| c.at < b.at) {
-                best = Some(c);
+            let kind = usize::from(best[0].is_some_and(|b| b.command != command));
+            if best[kind].is_none_or(|b| c.at < b.at) {
+                best[kind] = Some(c);
             }
             if !free {
                 break;
+            }
+            if best[kind].is_some_and(|b| self.soonest(command, MOVES) >= b.at) {
+                hopeless |= 1 << command;
             }
         }
         best
@@ -625,6 +668,7 @@ impl<'d> Channel<'d> {
             self.softmax_free = c.at + self.device.work(c.command, &c.target.address);
         }
         let done = c.at + self.device.done(c.command, &c.target.address);
+        self.count_passed(c.class, c.index);
         let read = c.class == DATA && command.effect == Effect::Read;
         let addr = self.classes[c.class][c.index].request.addr;
         self.complete(c.class, c.index, done, Some(completion), probe);
@@ -660,6 +704,7 @@ impl<'d> Channel<'d> {
         item.request.count -= 1;
         item.number += 1;
         item.pass = 0;
+        item.passed = 0;
         item.row = RowOutcome::Hit;
         let of_epoch = !item.is_rows_only();
         if of_epoch {
@@ -680,7 +725,9 @@ impl<'d> Channel<'d> {
             if of_epoch {
                 self.epochs[0].left -= 1;
             }
-            self.classes[class].remove(index);
+            if let Some(item) = self.classes[class].remove(index) {
+                self.count_out(class, &item);
+            }
             self.segments.paid(segment, done, probe);
         }
     }

@@ -62,6 +62,19 @@ struct Span {
     count: u32,
 }
 
+impl Span {
+    fn contains(&self, node: u32) -> bool {
+        node >= self.first
+            && (node - self.first).is_multiple_of(self.step)
+            && (node - self.first) / self.step < self.count
+    }
+
+    /// Whether some of its nodes are among another's.
+    fn within(&self, other: &Span) -> bool {
+        (0..self.count).any(|i| other.contains(self.first + i * self.step))
+    }
+}
+
 /// One channel's banks and timing.
 #[derive(Clone)]
 pub struct ChannelState<'d> {
@@ -219,6 +232,69 @@ impl<'d> ChannelState<'d> {
         let level = Level::PseudoChannel as usize;
         let soonest = (self.base[level]..self.base[level] + self.nodes[level]).map(at).min().unwrap_or(0);
         self.earliest_in_channel(command).max(soonest).max(self.floors[level * self.commands + usize::from(command)])
+    }
+
+    /// Whether two commands have a bank in common.
+    pub fn meet(&self, a: CommandId, at: &Target, b: CommandId, bt: &Target) -> bool {
+        let scope = |c: CommandId| self.device.commands[usize::from(c)].scope;
+        let (x, y) = (self.span(Level::Bank, scope(a), at), self.span(Level::Bank, scope(b), bt));
+        if x.count <= y.count { x.within(&y) } else { y.within(&x) }
+    }
+
+    /// How long after a command `a` a command `b` must wait, about: by their constraints where they share a node, and by
+    /// the windows that hold `b`, which could issue at `free` without `a`.
+    pub fn apart(&self, a: (CommandId, &Target, Cycle), b: (CommandId, &Target)) -> Cycle {
+        let (from, to) = (&self.device.commands[usize::from(a.0)], &self.device.commands[usize::from(b.0)]);
+        let partial = [(from, a.1), (to, b.1)].map(|(c, t)| self.is_partial(c, t));
+        let shared = |level: Level| {
+            match partial {
+                _ if level == Level::Channel => return true,
+                [true, true] => return a.1.units & b.1.units != 0,
+                [true, false] => {
+                    let span = self.span(level, to.scope, b.1);
+                    return self.nodes_of(level, a.1.units).any(|n| span.contains(n));
+                }
+                [false, true] => {
+                    let span = self.span(level, from.scope, a.1);
+                    return self.nodes_of(level, b.1.units).any(|n| span.contains(n));
+                }
+                _ => {}
+            }
+            let (x, y) = (self.span(level, from.scope, a.1), self.span(level, to.scope, b.1));
+            if x.count <= y.count { x.within(&y) } else { y.within(&x) }
+        };
+        let mut least = Cycle::from(from.bus == to.bus);
+        for edge in from.edges.iter().filter(|e| e.to == b.0) {
+            let holds = match edge.siblings {
+                true => a.1.path[edge.level as usize - 1] == b.1.path[edge.level as usize - 1] && !shared(edge.level),
+                false => shared(edge.level),
+            };
+            if holds {
+                least = least.max(Cycle::from(edge.latency));
+            }
+        }
+        for &w in from.counted_in.iter().filter(|w| to.held_by.contains(w)) {
+            let window = &self.device.windows[usize::from(w)];
+            if !shared(window.level) {
+                continue;
+            }
+            let node = self
+                .span(
+                    window.level,
+                    if from.scope == Scope::Channel { to.scope } else { from.scope },
+                    if from.scope == Scope::Channel { b.1 } else { a.1 },
+                )
+                .first as usize;
+            let place = window.places(from) + window.places(to) - 1;
+            let until = if place >= window.count {
+                a.2 + Cycle::from(window.latency)
+            } else {
+                let place = (self.heads[usize::from(w)][node] + place) % window.count;
+                self.rings[usize::from(w)][node * window.count as usize + place as usize]
+            };
+            least = least.max(until.saturating_sub(a.2));
+        }
+        least
     }
 
     /// Issues `command` at cycle `at`.

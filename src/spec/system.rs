@@ -64,6 +64,9 @@ pub enum Order {
     Oldest,
     /// That of the bank which comes next after the bank of the last command; of one bank, the oldest.
     BanksInTurn,
+    /// Whichever makes the results of both sooner, as all other commands are ordered: a read before a write for which the
+    /// bus would turn round, a bank with more rows to come before one with fewer. Not where reads and writes take turns.
+    Weighed,
 }
 
 /// Who may close the row of a bank for another.
@@ -202,6 +205,10 @@ impl System {
         }
         let read_depth = depth("reads.depth", s.reads.and_then(|r| r.depth).unwrap_or(s.queue_depth))?;
         let scheduler = s.scheduler.unwrap_or_default();
+        if scheduler.order == Order::Weighed && s.writes.is_some() {
+            let why = "\"weighed\" needs a system without [writes]: reads and writes that take turns are not weighed";
+            return Err(doc.error("scheduler.order", why));
+        }
         depth("scheduler.bank_depth", scheduler.bank_depth.unwrap_or(1))?;
         depth("scheduler.row_hits", scheduler.row_hits.unwrap_or(1))?;
         if scheduler.bank_depth.is_some() && s.writes.is_some() && !scheduler.forward {

@@ -368,14 +368,15 @@ impl<'p> Search<'p> {
         if Self::at(s, n.atoms, n.row) {
             return None;
         }
+        // In a bank, the oldest request that is left decides on the row.
         let in_the_way = |o: usize| {
             let older = &self.p.jobs[o];
             let shares = self.p.instances[older.last].atoms & n.atoms != 0;
             let alike = older.kind == Kind::Column
                 && older.needs.iter().filter(|m| m.atoms & n.atoms != 0).all(|m| m.row == n.row);
-            shares && !alike
+            older.needs.iter().any(|m| m.atoms & n.atoms != 0 && m.row != n.row) || shares && !alike
         };
-        if members(u32::from(job.after & !s.done)).any(in_the_way) {
+        if self.left(s).take_while(|o| *o < j).any(in_the_way) {
             return None;
         }
         if Self::at(s, n.atoms, 0) {

@@ -5,12 +5,11 @@
 //! others of their kind in other banks. A PIM_MAC_BG works in the bank groups that were enabled when it was asked for;
 //! the others may open and close beside it.
 
-use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item};
+use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item, PASSED};
 use crate::addr::{Address, Geometry};
 use crate::engine::state::{Rows, Target, members};
 use crate::error::{Error, Result};
 use crate::spec::{CommandId, Effect, Scope};
-use crate::units::Cycle;
 
 /// A set of banks of the channel; banks beyond 128 share bits, and so wait for each other.
 pub type BankSet = u128;
@@ -19,8 +18,8 @@ pub type BankSet = u128;
 pub enum Array {
     /// The request at this place in its queue needs no command.
     Done(usize),
-    /// The first command that it could issue, if any.
-    Next(Option<Candidate>),
+    /// The first row command and the first column command that it could issue, if any.
+    Next([Option<Candidate>; 2]),
 }
 
 /// The bank groups that PIM_MAC_BG works in.
@@ -130,8 +129,8 @@ impl Channel<'_> {
         let mut data = self.classes[DATA].iter().peekable();
         let mut look = Look::new();
         let (mut rows_seen, mut macs_seen) = (0, 0);
-        // Whether an older MAC is still to come, and the kind of those that are, while they are of one.
-        let mut macs: Option<(Effect, Scope)> = None;
+        // Whether an older MAC is still to come, and one of the enabled bank groups.
+        let (mut macs, mut of_groups) = (false, false);
         for (index, item) in queue.iter().enumerate() {
             let rows_only = item.is_rows_only();
             let seen = if rows_only { &mut rows_seen } else { &mut macs_seen };
@@ -146,11 +145,10 @@ impl Channel<'_> {
             while let Some(older) = data.next_if(|d| d.order < item.order) {
                 let bank = self.bank_set(Scope::Bank, &older.target);
                 look.reserved |= bank;
-                if self.state.rows(Scope::Bank, &older.target) != Rows::Ready {
+                if older.passed >= PASSED && self.state.rows(Scope::Bank, &older.target) != Rows::Ready {
                     look.unready |= bank;
                 }
             }
-            let kind = (item.effect, item.scope);
             match item.effect {
                 Effect::Open | Effect::Close => {
                     let free = look.used & item.banks == 0;
@@ -176,30 +174,63 @@ impl Channel<'_> {
                             self.row_command(&mut look, index, command, target, banks);
                         }
                     }
-                    if waiting == 0 && macs.is_none() {
+                    if waiting == 0 && !macs {
                         self.column_command(&mut look, index, item);
                     }
                 }
                 _ => match self.state.rows(item.scope, &item.target) {
-                    Rows::Ready if macs.is_none() || macs == Some(kind) && item.scope != Scope::Channel => {
-                        self.column_command(&mut look, index, item);
-                    }
-                    Rows::Ready => {}
+                    Rows::Ready if of_groups => {}
+                    Rows::Ready => self.column_command(&mut look, index, item),
                     rows => {
-                        let command = if rows == Rows::Closed { item.plan.opener } else { item.plan.closer };
+                        let wide = self.wider(item, item.banks).unwrap_or(item);
+                        let command = match rows {
+                            Rows::Closed if self.state.rows(wide.scope, &wide.target) == Rows::Closed => wide.opener(),
+                            _ => wide.plan.closer,
+                        };
+                        let (target, banks) = (wide.target, wide.banks);
                         if let Some(command) = command {
-                            self.row_command(&mut look, index, command, item.target, item.banks);
+                            self.row_command(&mut look, index, command, target, banks);
                         }
                     }
                 },
             }
-            if matches!(item.effect, Effect::Mac | Effect::MacOpen) {
-                // MACs of two kinds: from here on there is none of one kind.
-                macs = Some(if macs.is_none_or(|m| m == kind) { kind } else { (Effect::Refresh, Scope::Channel) });
-            }
+            macs |= matches!(item.effect, Effect::Mac | Effect::MacOpen);
+            of_groups |= item.effect == Effect::MacOpen;
             look.used |= item.banks;
         }
-        Ok(Array::Next(look.best.map(|(c, _)| c)))
+        Ok(Array::Next([look.row.map(|(c, _)| c), look.column]))
+    }
+
+    /// A younger MAC in sight that needs the row of `item` in other banks, too, which nothing older needs at another row: to open the row twice, first for the older one alone, would take longer.
+    pub(super) fn wider(&self, item: &Item, banks: BankSet) -> Option<&Item> {
+        if self.interval.is_some() || !self.is_mixed() {
+            return None;
+        }
+        let row = item.target.address.row;
+        let mut data = self.classes[DATA].iter().peekable();
+        let mut widest: Option<&Item> = None;
+        let (mut otherwise, mut seen) = (0, 0);
+        for mac in &self.classes[ARRAY] {
+            if seen >= self.depth {
+                break;
+            }
+            seen += u64::from(mac.request.count);
+            while let Some(older) = data.next_if(|d| d.order < mac.order) {
+                if older.target.address.row != row {
+                    otherwise |= self.bank_set(Scope::Bank, &older.target);
+                }
+            }
+            let same = matches!(mac.effect, Effect::Mac | Effect::Open) && mac.target.address.row == row;
+            let covers = mac.banks != banks && mac.banks & banks == banks && mac.order > item.order;
+            if same && covers && mac.banks & otherwise == 0 && self.opens_well(item, mac) {
+                widest = widest.filter(|w| w.banks.count_ones() >= mac.banks.count_ones()).or(Some(mac));
+            }
+            otherwise |= if same { 0 } else { mac.banks };
+            if otherwise & banks != 0 {
+                break;
+            }
+        }
+        widest
     }
 
     /// A row command in banks that nothing older needs otherwise.
@@ -208,15 +239,15 @@ impl Channel<'_> {
         let wide = self.device.commands[usize::from(command)].scope == Scope::Channel;
         let banks = if wide { BankSet::MAX } else { banks };
         if (look.used | look.reserved) & banks == 0 {
-            let turn = look.turn(&target, &self.device.geometry);
-            look.consider(self, index, command, target, turn);
+            let turn = if self.order_of.ranks_bind { look.turn(&target, &self.device.geometry) } else { 0 };
+            look.consider_row(self, index, command, target, turn);
         }
     }
 
     /// A MAC of the epoch, whose rows are open, in banks that nothing older needs at another row.
     fn column_command(&self, look: &mut Look, index: usize, item: &Item) {
         if item.epoch == self.epoch && look.used & item.banks == 0 && look.unready & item.banks == 0 {
-            look.consider(self, index, item.plan.last, item.target.in_units(item.units), 0);
+            look.consider_column(self, index, item.plan.last, item.target.in_units(item.units));
         }
     }
 }
@@ -230,7 +261,8 @@ struct Look {
     unready: BankSet,
     /// Row commands so far, by rank.
     in_rank: [u8; RANKS],
-    best: Option<(Candidate, u8)>,
+    row: Option<(Candidate, u8)>,
+    column: Option<Candidate>,
     /// The commands for which nothing before the best is to be had.
     hopeless: u64,
 }
@@ -240,7 +272,7 @@ const RANKS: usize = 32;
 
 impl Look {
     fn new() -> Self {
-        Look { used: 0, reserved: 0, unready: 0, in_rank: [0; RANKS], best: None, hopeless: 0 }
+        Look { used: 0, reserved: 0, unready: 0, in_rank: [0; RANKS], row: None, column: None, hopeless: 0 }
     }
 
     /// How many row commands of its rank come before one. Of those that can issue at once, the ranks take turns, so that
@@ -252,19 +284,42 @@ impl Look {
         *before - 1
     }
 
-    fn consider(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target, turn: u8) {
-        let before = |at: Cycle, best: Option<(Candidate, u8)>| best.is_none_or(|(b, t)| (at, turn) < (b.at, t));
-        if self.hopeless & 1 << command != 0 && self.best.is_none_or(|(_, t)| t <= turn) {
+    fn consider_row(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target, turn: u8) {
+        let behind = |c: &Candidate| channel.rows_behind(&channel.classes[ARRAY][c.index], &c.target);
+        let deeper = |than: &Candidate| channel.rows_behind(&channel.classes[ARRAY][index], &target) > behind(than);
+        let hopeless = self.hopeless & 1 << command != 0;
+        if hopeless && self.row.as_ref().is_none_or(|(b, t)| (*t, deeper(b)) <= (turn, false)) {
             return;
         }
         let c = channel.candidate(ARRAY, index, command, target);
         if channel.is_held(&c) {
             return;
         }
-        if before(c.at, self.best) {
-            self.best = Some((c, turn));
+        // Of two that are alike: in turn of the ranks, where those bind; then that with the most rows to come.
+        let before = self.row.is_none_or(|(b, t)| match b.command == command {
+            true => (c.at, turn, behind(&b)) < (b.at, t, behind(&c)),
+            false => channel.goes_before(&c, &b),
+        });
+        if before {
+            self.row = Some((c, turn));
         }
-        if self.best.is_some_and(|(b, _)| channel.soonest(command, ARRAY) >= b.at) {
+        if self.row.is_some_and(|(b, _)| channel.soonest(command, ARRAY) >= b.at) {
+            self.hopeless |= 1 << command;
+        }
+    }
+
+    fn consider_column(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target) {
+        if self.hopeless & 1 << command != 0 {
+            return;
+        }
+        let c = channel.candidate(ARRAY, index, command, target);
+        if channel.is_held(&c) {
+            return;
+        }
+        if self.column.is_none_or(|b| c.at < b.at) {
+            self.column = Some(c);
+        }
+        if self.column.is_some_and(|b| channel.soonest(command, ARRAY) >= b.at) {
             self.hopeless |= 1 << command;
         }
     }

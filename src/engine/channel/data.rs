@@ -7,7 +7,7 @@
 //! its data from the queue ([`Scheduler::forward`]). Other rules of [`Scheduler`] are those in which published
 //! controllers differ.
 
-use super::{ARRAY, Candidate, Channel, DATA, Item, Queue};
+use super::{ARRAY, Candidate, Channel, DATA, Item, KINDS, PASSED, Queue};
 use crate::engine::state::Rows;
 use crate::spec::system::{Closes, Order, Scheduler, WriteDrain};
 use crate::spec::{Effect, Scope, System};
@@ -77,6 +77,11 @@ impl Schedule {
         self.turns.is_some()
     }
 
+    /// Whether reads and writes are weighed against each other, as all other commands are ([`super::order`]).
+    fn weighs(&self) -> bool {
+        self.rules.order == Order::Weighed
+    }
+
     /// Whether row and column commands share a bus.
     pub fn one_bus(&self) -> bool {
         self.rules.one_bus
@@ -92,7 +97,7 @@ impl Schedule {
         };
         let turn = match self.rules.order {
             Order::BanksInTurn => (item.target.bank() + self.banks - 1 - self.last_bank) % self.banks,
-            Order::Oldest => u32::from(self.rules.opened_leave && !item.data.opened),
+            Order::Oldest | Order::Weighed => u32::from(self.rules.opened_leave && !item.data.opened),
         };
         (if self.rules.one_bus { kind } else { 0 }, turn)
     }
@@ -224,14 +229,15 @@ impl Channel<'_> {
     }
 
     /// The next data command: of those whose turn it is, if reads and writes take turns and one of them can proceed.
-    pub(super) fn data_candidate(&mut self) -> Option<Candidate> {
+    pub(super) fn data_candidates(&mut self) -> [Option<Candidate>; KINDS] {
         if self.schedule.rules.bank_depth.is_some() {
             self.feed_banks();
             return self.first_ready(None);
         }
         let Some(turn) = self.turn() else { return self.first_ready(None) };
         let other = if turn == Effect::Read { Effect::Write } else { Effect::Read };
-        self.first_ready(Some(turn)).or_else(|| self.first_ready(Some(other)))
+        let of_turn = self.first_ready(Some(turn));
+        if of_turn.iter().any(Option::is_some) { of_turn } else { self.first_ready(Some(other)) }
     }
 
     /// Whose turn it is, by the requests that wait now.
@@ -255,20 +261,21 @@ impl Channel<'_> {
         Some(if writes_first { Effect::Write } else { Effect::Read })
     }
 
-    /// First-ready, first-come among the data requests in sight, or those of one kind and what goes with them. A row
+    /// First-ready, first-come among the data requests in sight, or those of one kind and what goes with them; where the
+    /// controller weighs reads and writes against each other ([`Schedule::weighs`]), the first of each kind and need. A row
     /// command only for the oldest request of its kind and bank (see [`Closes`]), and ahead of its epoch only for the oldest
-    /// of all; nothing past an older request to the same column, nor past older array work that needs the bank at another
-    /// row.
-    fn first_ready(&self, kind: Option<Effect>) -> Option<Candidate> {
+    /// of all; nothing past an older request to the same column.
+    fn first_ready(&self, kind: Option<Effect>) -> [Option<Candidate>; KINDS] {
         let queue = &self.classes[DATA];
         let rules = &self.schedule.rules;
         let of_kind =
             |i: &Item| kind.is_none_or(|k| i.effect == k) || i.data.wanted || rules.opened_leave && i.data.opened;
         // Where the oldest goes first of those that can at the same cycle, no younger one is better than an older one.
-        let by_age = rules.order == Order::Oldest && !rules.opened_leave && !rules.one_bus;
-        let mut best: Option<(Candidate, (u32, u32))> = None;
+        let by_age = rules.order != Order::BanksInTurn && !rules.opened_leave && !rules.one_bus;
+        let weighs = self.schedule.weighs();
+        let mut all: [Option<(Candidate, (u32, u32))>; KINDS] = [None; KINDS];
         // The commands for which nothing before the best is to be had.
-        let mut hopeless = 0u64;
+        let mut hopeless = [0u64; 2];
         // Banks of older requests of this kind, and of any; more than 128 share bits.
         let (mut banks, mut banks_of_all) = (0u128, 0u128);
         // Banks, of the first 128, where an older request could read, or write, as soon.
@@ -301,31 +308,48 @@ impl Channel<'_> {
             };
             let tried = &mut tried[usize::from(item.effect == Effect::Write)];
             let as_soon = !needs_row && *tried & bit != 0 && item.target.bank() < 128;
-            if hopeless & 1 << command != 0 || as_soon || needs_row && row_is_anothers() {
+            let slot = if weighs { usize::from(item.effect == Effect::Write) + 2 * usize::from(needs_row) } else { 0 };
+            let mut best = all[slot];
+            let rows_behind = |item: &Item| self.rows_behind(item, &item.target);
+            let deeper = weighs && best.is_some_and(|(b, _)| rows_behind(item) > rows_behind(&queue[b.index]));
+            let hopeless = &mut hopeless[usize::from(weighs && item.effect == Effect::Write)];
+            if *hopeless & 1 << command != 0 && best.is_some() && !deeper || as_soon || needs_row && row_is_anothers() {
                 continue;
             }
             if self.array_holds(item, needs_row) {
                 continue;
             }
-            let c = self.candidate(DATA, index, command, item.target);
+            let wide = if needs_row { self.wider(item, self.bank_set(Scope::Bank, &item.target)) } else { None };
+            let (command, target) = match wide {
+                None => (command, item.target),
+                Some(mac) => match self.state.rows(mac.scope, &mac.target) {
+                    Rows::Closed => (mac.opener().unwrap_or(command), mac.target),
+                    _ => (mac.plan.closer.unwrap_or(command), mac.target),
+                },
+            };
+            let c = self.candidate(DATA, index, command, target);
             if self.is_held(&c) {
                 continue;
             }
             let place = if by_age { (0, 0) } else { self.schedule.place(item, rows) };
-            let better = best.is_none_or(|(b, p)| (c.at, place) < (b.at, p));
+            let better = best.is_none_or(|(b, p)| match weighs && rows_behind(item) != rows_behind(&queue[b.index]) {
+                true => self.goes_before(&c, &b),
+                false => (c.at, place) < (b.at, p),
+            });
             if better && older().any(|o| o.request.addr == item.request.addr) {
                 continue;
             }
             *tried |= if needs_row { 0 } else { bit };
             if better {
                 best = Some((c, place));
+                all[slot] = best;
             }
             let soonest = || self.soonest(command, DATA);
             if best.is_some_and(|(b, _)| if by_age { soonest() >= b.at } else { soonest() > b.at }) {
-                hopeless |= 1 << command;
+                *hopeless |= 1 << command;
             }
         }
-        best.map(|(c, _)| c)
+        all.map(|best| best.map(|(c, _)| c))
     }
 
     /// Whether the controller looks at a request: not at those that wait for another one, or for a place in their bank's
@@ -350,10 +374,11 @@ impl Channel<'_> {
             && self.classes[DATA].iter().skip(index + 1).any(|o| self.is_in_sight(o) && hits(o))
     }
 
-    /// Whether older array work needs the bank of a data request: at all, or at another row.
+    /// Whether older array work needs the bank of a data request: at all, or at another row and has been passed by often.
     fn array_holds(&self, item: &Item, at_all: bool) -> bool {
         let bank = self.bank_set(Scope::Bank, &item.target);
         let older = self.classes[ARRAY].iter().take_while(|a| a.order < item.order);
-        older.filter(|a| a.banks & bank != 0).any(|a| at_all || self.needs_other_row(a, &item.target))
+        let holds = |a: &Item| at_all || a.passed >= PASSED && self.needs_other_row(a, &item.target);
+        older.filter(|a| a.banks & bank != 0).any(holds)
     }
 }

@@ -11,8 +11,29 @@ use crate::units::Cycle;
 
 impl Item {
     fn same(&self, other: &Self) -> bool {
-        (self.request, self.units, self.epoch, self.label, self.order, self.pass, self.row, self.data)
-            == (other.request, other.units, other.epoch, other.label, other.order, other.pass, other.row, other.data)
+        (
+            self.request,
+            self.units,
+            self.epoch,
+            self.label,
+            self.order,
+            self.pass,
+            self.row,
+            self.data,
+            self.opens,
+            self.passed,
+        ) == (
+            other.request,
+            other.units,
+            other.epoch,
+            other.label,
+            other.order,
+            other.pass,
+            other.row,
+            other.data,
+            other.opens,
+            other.passed,
+        )
     }
 }
 
