@@ -32,6 +32,7 @@ mod probes;
 mod readme;
 mod rounds;
 mod roundtrip;
+mod sources;
 mod sweep;
 mod system;
 mod system_parity;

@@ -190,8 +190,8 @@ fn standing_power_is_that_of_all_ranks() {
         ("hbm3-pim", "dram.organisation=HBM3_8Gb_2R", 0.132),
         ("hbm3-pim", "dram.organisation=HBM3_12Gb_3R", 0.198),
         ("hbm3-pim", "dram.organisation=HBM3_16Gb_4R", 0.264),
-        // The part that the figure is from has two.
-        ("hbm2", "power=per-command", 0.132),
+        // The part that the figure is from.
+        ("hbm2", "power=per-command", 0.066),
         // A channel of this device is a pseudo-channel, half of one.
         ("hbm2-pim-samsung", "power=per-command", 0.033),
     ] {
