@@ -17,6 +17,7 @@ mod engine_closed_forms;
 mod exchange;
 mod fast_path;
 mod figures;
+mod folders;
 mod ghosts;
 mod hostile_configs;
 mod ideal;

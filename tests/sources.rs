@@ -8,7 +8,7 @@ use pimattn::spec::System;
 /// Timings of a device against `NAME VALUE` pairs of its source, with our names.
 fn timings(s: &System, carried: &[(&str, u32)]) {
     for (name, value) in carried {
-        assert_eq!(s.device.timings.get(*name).map(|v| u64::from(*v)), Some(u64::from(*value)), "{}: {name}", s.name);
+        assert_eq!(s.device.timings.get(*name).copied(), Some(u64::from(*value)), "{}: {name}", s.name);
     }
     // What a resolved device adds itself.
     let made = ["nMAC"];
@@ -22,7 +22,8 @@ fn timings(s: &System, carried: &[(&str, u32)]) {
 fn hbm2_is_dramsim3s_hbm2_8gb_x128() {
     let s = system("hbm2", &[]);
     // [dram_structure] and [system]
-    let (bankgroups, banks_per_group, rows, columns, device_width, burst) = (4u32, 4u32, 32_768u32, 64u32, 128u32, 4u32);
+    let (bankgroups, banks_per_group, rows, columns, device_width, burst) =
+        (4u32, 4u32, 32_768u32, 64u32, 128u32, 4u32);
     let (channel_size, channels, bus_width) = (1024u64, 8u32, 128u32);
     // InitDRAMParams doubles the columns of an HBM; CalculateSize makes a row of them and ranks of the channel's size.
     let columns = 2 * columns;
@@ -108,7 +109,7 @@ fn hbm3_is_ramulators() {
             8193..=16_384 => 450.0,
             _ => 550.0,
         };
-        assert_eq!(u64::from(s.device.timings["nRFC"]), (rfc_ns / 0.625f64).ceil() as u64, "{name}");
+        assert_eq!(s.device.timings["nRFC"], (rfc_ns / 0.625f64).ceil() as u64, "{name}");
     }
     let s = system("hbm3", &[]);
     for (name, value) in [
@@ -133,7 +134,7 @@ fn hbm3_is_ramulators() {
         ("nREFI", 6240),
         ("nPPD", 2),
     ] {
-        assert_eq!(u64::from(s.device.timings[name]), value, "{name}");
+        assert_eq!(s.device.timings[name], value, "{name}");
     }
     assert_eq!(s.device.clock.ns(1), 0.625);
 }
@@ -259,16 +260,21 @@ fn hbm3_pim_is_attaccs() {
         values[21] = refresh[0];
         values[22] = refresh[1];
         for (name, value) in NAMES.iter().zip(values) {
-            assert_eq!(u64::from(s.device.timings[*name]), u64::from(value), "{rate}: {name}");
+            assert_eq!(s.device.timings[*name], u64::from(value), "{rate}: {name}");
         }
-        assert_eq!(u64::from(s.device.timings["nRREFD"]), u64::from(refresh[2]), "{rate}: nRREFD");
+        assert_eq!(s.device.timings["nRREFD"], u64::from(refresh[2]), "{rate}: nRREFD");
     };
     let all: [(&str, [u32; 4], [u32; 21], [u32; 3]); 5] = [
         ("4.8", [6, 6, 4, 4], row([2, 17, 17, 17, 17, 41, 58, 20, 5, 8, 5, 2, 4, 2, 4, 8, 10, 3, 36]), [240, 4680, 10]),
         ("5.2", [6, 6, 4, 4], row([2, 19, 19, 19, 19, 45, 63, 21, 6, 8, 6, 2, 4, 2, 4, 8, 11, 3, 39]), [260, 5070, 11]),
         ("5.6", [6, 7, 4, 4], row([2, 20, 20, 20, 20, 48, 68, 23, 6, 9, 6, 2, 4, 2, 4, 9, 12, 3, 42]), [280, 5460, 12]),
         ("6.0", [6, 7, 4, 4], row([2, 21, 21, 21, 21, 51, 72, 24, 6, 9, 6, 2, 4, 2, 4, 9, 12, 3, 45]), [300, 5850, 12]),
-        ("6.4", [7, 8, 4, 4], row([2, 23, 23, 23, 23, 55, 77, 26, 7, 10, 7, 2, 4, 2, 4, 10, 13, 3, 48]), [320, 6240, 13]),
+        (
+            "6.4",
+            [7, 8, 4, 4],
+            row([2, 23, 23, 23, 23, 55, 77, 26, 7, 10, 7, 2, 4, 2, 4, 10, 13, 3, 48]),
+            [320, 6240, 13],
+        ),
     ];
     for (rate, [ab, sb, npc_ab, npc_sb], rest, refresh) in all {
         preset(&format!("{rate}Gbps"), ab, sb, rest, refresh);

@@ -276,7 +276,9 @@ impl Destination {
     fn commit(self, common: &Common) -> Result<()> {
         let Some(manifest) = self.sink.manifest() else { return self.output.commit() };
         if manifest.format == "ramulator-rw" && manifest.writes > 0 {
-            common.warn("ramulator-rw with writes is miscounted by its target, as the manifest says: prefer ramulator-ls");
+            common.warn(
+                "ramulator-rw with writes is miscounted by its target, as the manifest says: prefer ramulator-ls",
+            );
         }
         if let Some(file) = &self.manifest {
             let mut out = Output::create(file)?;

@@ -2,10 +2,10 @@
 //! may be issued. Read: also blanks or tabs between the parts, a length in parentheses behind the cycle, and data at the end;
 //! cycles are dropped, as everywhere.
 
-use super::text::{self, decimal, hexadecimal, word};
-use super::{Format, Op};
 use super::lower::{Exporter, Target, powers_of_two};
 use super::manifest::address_bits;
+use super::text::{self, decimal, hexadecimal, word};
+use super::{Format, Op};
 use crate::addr::Geometry;
 use crate::error::suggest;
 use nom::bytes::complete::tag_no_case;

@@ -93,7 +93,8 @@ impl Fetched {
         match &mut lanes[*lane] {
             Some(head) => Ok(head.columns.insert(addr)),
             None => Err(Error::Usage(
-                "--mac-reads columns: this trace does not say of which step and KV head its work is; a ptrace does".into(),
+                "--mac-reads columns: this trace does not say of which step and KV head its work is; a ptrace does"
+                    .into(),
             )),
         }
     }

@@ -13,7 +13,10 @@ const NEVER: u32 = i32::MAX as u32;
 pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<File>> {
     let g = &system.device.geometry;
     if f.bl * 2 != BURST {
-        return Err(Error::Usage(format!("{}: DRAMsim3's HBM moves a column in 2 cycles, this device in {}", system.name, f.bl)));
+        return Err(Error::Usage(format!(
+            "{}: DRAMsim3's HBM moves a column in 2 cycles, this device in {}",
+            system.name, f.bl
+        )));
     }
     let width = g.column_bytes * 8 / BURST;
     let one = parts.iter().all(|p| p.channel.is_some());
@@ -78,7 +81,8 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
     let times = u64::from(row.max(f.rc).div_ceil(100).max(1));
     let mut run = SHELL.to_string();
     for part in parts {
-        let bound = part.manifest.settings["arguments"].as_str().and_then(|a| a.strip_prefix("-c ")?.parse::<u64>().ok());
+        let bound =
+            part.manifest.settings["arguments"].as_str().and_then(|a| a.strip_prefix("-c ")?.parse::<u64>().ok());
         let Some(bound) = bound else {
             return Err(Error::Usage("dramsim3: the manifest says no number of cycles".into()));
         };

@@ -17,7 +17,10 @@ fn text(value: &Value) -> Result<String> {
 pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<File>> {
     let g = &system.device.geometry;
     if f.bl * 2 != BURST {
-        return Err(Error::Usage(format!("{}: DRAMSys's HBM2 moves a column in 2 cycles, this device in {}", system.name, f.bl)));
+        return Err(Error::Usage(format!(
+            "{}: DRAMSys's HBM2 moves a column in 2 cycles, this device in {}",
+            system.name, f.bl
+        )));
     }
     let mut mapping = Map::new();
     for (name, lowest, width) in g.fields() {
@@ -124,7 +127,8 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
     }});
     let notes = [
         "DRAMSYS names the program".to_string(),
-        "its HBM2 keeps tRRD and tFAW over all stack IDs of a pseudo-channel, and refreshes each channel at once".into(),
+        "its HBM2 keeps tRRD and tFAW over all stack IDs of a pseudo-channel, and refreshes each channel at once"
+            .into(),
         "set DatabaseRecording in simconfig/run.json for a database of the run".into(),
     ];
     let run = format!("{SHELL}exec \"${{DRAMSYS:-DRAMSys}}\" simulation.json\n");

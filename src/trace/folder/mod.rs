@@ -118,7 +118,8 @@ impl Figures {
     fn of(system: &System) -> Result<Self> {
         let device = &system.device;
         let lacks = |what: &str| Error::Usage(format!("{}: no {what}, which every target needs", device.name));
-        let named = |name: &str| device.timings.get(name).and_then(|v| u32::try_from(*v).ok()).ok_or_else(|| lacks(name));
+        let named =
+            |name: &str| device.timings.get(name).and_then(|v| u32::try_from(*v).ok()).ok_or_else(|| lacks(name));
         let gap = |from: &str, to: &str, deepest: Level| {
             distance(system, from, to, deepest, 1).ok_or_else(|| lacks(&format!("distance from {from} to {to}")))
         };

@@ -73,8 +73,12 @@ fn lines(system: &System) -> Vec<Line<'_>> {
         let (from_all, from_some): (Vec<&str>, Vec<&str>) = from.into_iter().partition(all_banks);
         let (to_all, to_some): (Vec<&str>, Vec<&str>) = to.into_iter().partition(all_banks);
         // Commands of all banks of a pseudo-channel meet others there: the same constraint, levels up.
-        let pairs =
-            [(&from_some, &to_some, level), (&from_all, &to_some, 1), (&from_some, &to_all, 1), (&from_all, &to_all, 1)];
+        let pairs = [
+            (&from_some, &to_some, level),
+            (&from_all, &to_some, 1),
+            (&from_some, &to_all, 1),
+            (&from_all, &to_all, 1),
+        ];
         for (from, to, level) in pairs.into_iter().filter(|(from, to, _)| !from.is_empty() && !to.is_empty()) {
             out.push(Line { level, from: from.clone(), to: to.clone(), declared, sibling });
         }
@@ -248,7 +252,7 @@ pub fn constraints(system: &System) -> Result<String> {
     let f = Figures::of(system)?;
     let g = &system.device.geometry;
     let mut out = format!(
-        "# {} ({}): constraints of this device for Ramulator 2.1, in clocks.\n\
+        "# {} ({}): this device for Ramulator 2.1.\n\
          from ramulator.dram.hbm3 import HBM3\nfrom ramulator.dram.spec import TimingConstraint\n\n\n\
          class Device(HBM3):\n    # The compiled HBM3 has the commands of the plain part.\n    name = \"HBM3\"\n",
         system.device.name, system.device.preset

@@ -11,6 +11,7 @@ const BURST: u32 = 4;
 const LOADER: &str = r#"#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include "MultiChannelMemorySystem.h"
 
@@ -55,7 +56,10 @@ int main(int argc, char** argv) {
 pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<File>> {
     let g = &system.device.geometry;
     if f.bl * 2 != BURST {
-        return Err(Error::Usage(format!("{}: PIMSimulator moves a column in 2 cycles, this device in {}", system.name, f.bl)));
+        return Err(Error::Usage(format!(
+            "{}: PIMSimulator moves a column in 2 cycles, this device in {}",
+            system.name, f.bl
+        )));
     }
     if parts.len() > 1 || parts[0].channel.is_some() {
         return Err(Error::Usage("--per-channel: PIMSimulator has a queue for each channel already".into()));
@@ -81,9 +85,23 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         ("TOTAL_ROW_ACCESSES", s("65535")),
     ];
     let off = [
-        "DEBUG_TRANS_Q", "DEBUG_CMD_Q", "DEBUG_ADDR_MAP", "DEBUG_BUS", "DEBUG_BANKSTATE", "DEBUG_BANKS", "DEBUG_POWER",
-        "DEBUG_TRANS_TRACE", "DEBUG_PIM_TIME", "DEBUG_CMD_TRACE", "DEBUG_PIM_BLOCK", "SHOW_SIM_OUTPUT", "LOG_OUTPUT",
-        "VIS_FILE_OUTPUT", "VERIFICATION_OUTPUT", "PRINT_CHAN_STAT", "PRINT_MEM_TRACE",
+        "DEBUG_TRANS_Q",
+        "DEBUG_CMD_Q",
+        "DEBUG_ADDR_MAP",
+        "DEBUG_BUS",
+        "DEBUG_BANKSTATE",
+        "DEBUG_BANKS",
+        "DEBUG_POWER",
+        "DEBUG_TRANS_TRACE",
+        "DEBUG_PIM_TIME",
+        "DEBUG_CMD_TRACE",
+        "DEBUG_PIM_BLOCK",
+        "SHOW_SIM_OUTPUT",
+        "LOG_OUTPUT",
+        "VIS_FILE_OUTPUT",
+        "VERIFICATION_OUTPUT",
+        "PRINT_CHAN_STAT",
+        "PRINT_MEM_TRACE",
     ];
     controller.extend(off.map(|k| (k, s("false"))));
     // It makes the distance from a read to a precharge of tRTP, tCCD and the burst, and that of a write to a read of tWTR.
@@ -131,7 +149,14 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         "IDD4W", "IDD4WC", "IDD4WQ", "IDD4R", "IDD4RC", "IDD4RQ", "IDD5", "IDD6", "IDD6L", "IDD7",
     ];
     device.extend(zero.map(|k| (k, s("0"))));
-    device.extend([("Vdd", s("1")), ("Vddc", s("1")), ("Vddq", s("1")), ("Vpp", s("1")), ("Ealu", s("0")), ("Ereg", s("0"))]);
+    device.extend([
+        ("Vdd", s("1")),
+        ("Vddc", s("1")),
+        ("Vddq", s("1")),
+        ("Vpp", s("1")),
+        ("Ealu", s("0")),
+        ("Ereg", s("0")),
+    ]);
     let requests = parts[0].manifest.lines;
     let most = (requests + 1000) * u64::from(f.rc + f.cl + f.cwl + f.wr + f.rp);
     let run = format!(
