@@ -482,7 +482,13 @@ fn convert(args: &Convert, common: &Common) -> Result<()> {
     if let Some(extension) = folder::extension(format.name)
         && is_folder(&args.output, args.config.is_some())
     {
-        return convert_to_folder(args, common, format, extension);
+        let new = !args.output.exists();
+        let done = convert_to_folder(args, common, format, extension);
+        if done.is_err() && new {
+            // Files that were not finished are gone; a folder that has others in it stays.
+            let _ = std::fs::remove_dir(&args.output);
+        }
+        return done;
     }
     if args.per_channel {
         let what = format!("--per-channel: {} is no folder, or {} has none", args.output.display(), format.name);

@@ -11,7 +11,7 @@ use super::{Format, Op};
 use crate::addr::Geometry;
 use crate::error::suggest;
 use nom::bytes::complete::tag_no_case;
-use nom::character::complete::{space0, space1};
+use nom::character::complete::space1;
 use nom::combinator::opt;
 use nom::sequence::{preceded, terminated};
 use serde_json::{Value, json};
@@ -116,8 +116,8 @@ impl Target for Dramsim3 {
 fn parse_line(line: &str) -> Result<Option<(Op, u64)>, String> {
     let address = terminated(preceded(opt(tag_no_case("0x")), hexadecimal), space1);
     // Ramulator 1's DRAM traces are the same without cycles.
-    let fields = (address, word, opt(preceded(space1, decimal)), space0);
-    let (addr, name, cycle, _) = text::whole(line, "0xADDRESS READ|WRITE CYCLE", fields)?;
+    let fields = (address, word, opt(preceded(space1, decimal)));
+    let (addr, name, cycle) = text::whole(line, "0xADDRESS READ|WRITE CYCLE", fields)?;
     let op = match name {
         "R" | "W" if cycle.is_some() => return Err(format!("{name} has no cycle behind it")),
         "R" => Op::Ld,

@@ -95,7 +95,7 @@ impl Target for Sait {
     }
 
     fn barrier(&mut self, out: &mut Vec<u8>, channel: u32) -> u64 {
-        let n = self.0.pseudo_channels;
+        let n = self.0.pseudo_channels * self.0.ranks;
         (channel * n..(channel + 1) * n).for_each(|c| Sait::record(out, 0, c, b'B'));
         n.into()
     }
