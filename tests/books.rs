@@ -352,6 +352,6 @@ fn a_device_is_asked_only_for_what_it_has() {
     let attacc = ["attacc", "--mode", "bg", "--heads", "16", "--len", "64", "-o", "a.trace", "--config"];
     let error = said(&program("tracegen", dir, &[&attacc[..], &[&system_file("gddr6-aim")]].concat(), 2));
     assert!(error.contains("--mode bg: GDDR6-AiM has no PIM_MAC_SB"), "{error}");
-    let error = said(&program("tracegen", dir, &["info", "t.ptrace", "--from", "dramsys-stl"], 2));
-    assert!(error.contains("dramsys-stl is written, not read") && !error.contains("sait"), "{error}");
+    let error = said(&program("tracegen", dir, &["info", "t.ptrace", "--from", "sait-pimsim"], 2));
+    assert!(error.contains("sait-pimsim is written, not read") && error.contains("dramsys-stl"), "{error}");
 }
