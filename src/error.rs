@@ -74,6 +74,7 @@ impl Error {
         let path = path.as_ref().to_path_buf();
         match source.kind() {
             std::io::ErrorKind::NotFound => Error::NoInput(path),
+            std::io::ErrorKind::InvalidData => Error::data(path.display().to_string(), source.to_string()),
             _ => Error::Io { path, source },
         }
     }

@@ -129,6 +129,38 @@ impl Write for Output {
     }
 }
 
+/// What compressed files begin with: gzip, zstd, xz.
+const GZIP: &[u8] = b"\x1f\x8b";
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+const XZ: &[u8] = b"\xfd7zXZ\0";
+
+/// The input as it is, or decompressed if its first bytes are those of gzip, zstd or xz. A file of several compressed
+/// parts is all of them; a damaged one is an error of the reads.
+pub fn decompress(name: &str, mut input: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>> {
+    let mut head = Vec::with_capacity(XZ.len());
+    input.by_ref().take(XZ.len() as u64).read_to_end(&mut head).map_err(|e| Error::io(name, e))?;
+    let kind = [GZIP, ZSTD, XZ].into_iter().find(|magic| head.starts_with(magic));
+    let input: Box<dyn Read + Send> = Box::new(std::io::Cursor::new(head).chain(input));
+    Ok(match kind {
+        Some(GZIP) => Box::new(Damaged(flate2::read::MultiGzDecoder::new(input))),
+        Some(ZSTD) => Box::new(Damaged(zstd::Decoder::new(input).map_err(|e| Error::io(name, e))?)),
+        Some(_) => Box::new(Damaged(liblzma::read::XzDecoder::new_multi_decoder(input))),
+        None => input,
+    })
+}
+
+/// Compressed data; errors of its form say so, whatever the decoder calls them.
+struct Damaged<R>(R);
+
+impl<R: Read> Read for Damaged<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buf).map_err(|e| match (e.kind(), e.raw_os_error()) {
+            (std::io::ErrorKind::Interrupted, _) | (_, Some(_)) => e,
+            _ => std::io::Error::new(std::io::ErrorKind::InvalidData, format!("damaged compressed data: {e}")),
+        })
+    }
+}
+
 /// First line of what Git leaves in the place of a file that Git LFS keeps.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1";
 

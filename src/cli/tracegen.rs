@@ -2,13 +2,14 @@
 
 use super::{Common, EXIT_CODES, fit};
 use crate::attacc::{self, Attention, Decode, Mode};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, suggest};
 use crate::fsio::{self, Output};
 use crate::generate::{Generator, METRICS};
 use crate::op::Op;
 use crate::spec::System;
 use crate::spec::workload::Workload;
 use crate::table::{self, Value};
+use crate::trace::folder::{self, Part};
 use crate::trace::{self, FORMATS, Format, Header, MacReads, Options, Record, Sink, Source};
 use clap::{Parser, Subcommand};
 use std::collections::BTreeSet;
@@ -34,6 +35,8 @@ enum Command {
     Attacc(Attacc),
     /// Change the format of a trace
     Convert(Convert),
+    /// Print a device for another simulator
+    ExportDevice(ExportDevice),
     /// Say what a trace holds
     Info(Info),
     Fit(fit::Fit),
@@ -124,7 +127,8 @@ struct Attacc {
 struct Convert {
     /// Trace to read; - is standard input
     input: PathBuf,
-    /// Trace to write; - is standard output
+    /// Trace to write; - is standard output. For plain DRAM, a folder (one that exists, or a name that ends in / or has no
+    /// extension beside --config) also gets all that the target needs to run it
     output: PathBuf,
     /// Format to write
     #[arg(long, value_name = "FORMAT")]
@@ -138,12 +142,15 @@ struct Convert {
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE", requires = "config")]
     set: Vec<String>,
+    /// To a folder: a trace for each channel
+    #[arg(long, requires = "config")]
+    per_channel: bool,
     #[command(flatten)]
     export: Export,
 }
 
 /// How to write a format that does not hold everything.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 struct Export {
     /// Where to say what the format could not express, instead of TRACE.manifest.json
     #[arg(long, value_name = "FILE")]
@@ -151,9 +158,23 @@ struct Export {
     /// Refuse what the format cannot express instead of lowering it
     #[arg(long)]
     strict: bool,
-    /// Reads that a PIM multiply-accumulate becomes for plain DRAM: in all its banks, one in each unit, or one
-    #[arg(long, value_name = "banks|units|one", default_value = "banks")]
+    /// Reads that a PIM multiply-accumulate becomes for plain DRAM: in all its banks, one in each unit, one, or as banks
+    /// but each column once in a decode step of a KV head
+    #[arg(long, value_name = "banks|units|one|columns", default_value = "banks")]
     mac_reads: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct ExportDevice {
+    /// Simulator: ramulator21 (a class of its Python)
+    #[arg(long, value_name = "NAME")]
+    to: String,
+    /// System whose device it is
+    #[arg(long, value_name = "SYSTEM.toml")]
+    config: PathBuf,
+    /// Override a key of the system file; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -174,6 +195,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run(args, &cli.common),
         Command::Attacc(args) => attacc(&args, &cli.common),
         Command::Convert(args) => convert(&args, &cli.common),
+        Command::ExportDevice(args) => export_device(&args),
         Command::Info(args) => info(&args, &cli.common),
         Command::Fit(args) => fit::run_fit(&args, &cli.common),
         Command::Agree(args) => fit::run_agree(&args, &cli.common),
@@ -253,6 +275,11 @@ impl Destination {
     /// Puts the finished trace and its manifest in their places.
     fn commit(self, common: &Common) -> Result<()> {
         let Some(manifest) = self.sink.manifest() else { return self.output.commit() };
+        if manifest.format == "ramulator-rw" && manifest.writes > 0 {
+            common.warn(
+                "ramulator-rw with writes is miscounted by its target, as the manifest says: prefer ramulator-ls",
+            );
+        }
         if let Some(file) = &self.manifest {
             let mut out = Output::create(file)?;
             out.write_all(manifest.json()?.as_bytes()).map_err(|e| Error::io(file, e))?;
@@ -346,13 +373,127 @@ fn open(path: &Path, from: Option<&str>, config: Option<&Path>, set: &[String]) 
     let (input, name) = (fsio::open(path)?, path.display().to_string());
     let geometry = system.as_ref().map(|s| &s.device.geometry);
     match format {
-        Some(format) => (format.open)(input, &name, geometry),
+        Some(format) => (format.open)(fsio::decompress(&name, input)?, &name, geometry),
         None => trace::open(input, &name, geometry),
     }
 }
 
+/// Whether `path` is a folder to export to: it exists as one, or does not exist and ends in / or, beside --config, has no
+/// extension.
+fn is_folder(path: &Path, config: bool) -> bool {
+    let slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let bare = config && path.extension().is_none() && path.as_os_str() != "-";
+    path.is_dir() || !path.exists() && (slash || bare)
+}
+
+/// Writes a trace to a folder, with everything that the target needs to run it.
+fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension: &str) -> Result<()> {
+    let Some(config) = &args.config else {
+        return Err(Error::Usage(format!("{} is a folder: name the device with --config", args.output.display())));
+    };
+    if args.export.manifest.is_some() {
+        return Err(Error::Usage("--manifest: a folder has its manifest in it".into()));
+    }
+    let system = System::load(config, &args.set)?;
+    let mut source = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;
+    let header = source.header().clone();
+    let geometry = header.geometry;
+    let folder = &args.output;
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let count = if args.per_channel { geometry.channels } else { 1 };
+    let name = |channel: u32| match args.per_channel {
+        true => format!("trace.ch{channel:02}.{extension}"),
+        false => format!("trace.{extension}"),
+    };
+    // A channel without work gets no file; a trace without any is an error of the one there is.
+    let mut traces: Vec<(Option<Destination>, bool)> = (0..count).map(|_| (None, !args.per_channel)).collect();
+    let (mut block, mut records) = (Vec::new(), 0);
+    let mut progress = common.progress("converting", None);
+    while source.next_block(&mut block)? {
+        crate::interrupt::check()?;
+        for record in &block {
+            let channel = match record {
+                Record::Request(r) if r.op == Op::Sync => None,
+                Record::Request(r) => Some(geometry.channel_of(r.addr)),
+                Record::Segment(s) => Some(s.channel),
+                Record::Mark(m) => Some(m.channel),
+            };
+            let range = match (args.per_channel, channel) {
+                (false, _) => 0..1,
+                (true, Some(channel)) => channel..channel + 1,
+                // An order of channels, which traces of one channel cannot have.
+                (true, None) => 0..count,
+            };
+            for channel in range {
+                let (trace, works) = &mut traces[channel as usize];
+                *works |= matches!(record, Record::Request(r) if matches!(r.op, Op::Ld | Op::St) || r.op.is_mac());
+                if trace.is_none() {
+                    let export = Export {
+                        manifest: Some(folder.join(match args.per_channel {
+                            true => format!("manifest.ch{channel:02}.json"),
+                            false => "manifest.json".into(),
+                        })),
+                        ..args.export.clone()
+                    };
+                    *trace = Some(Destination::create(format, &folder.join(name(channel)), &header, &export)?);
+                }
+                trace.iter_mut().try_for_each(|t| t.sink.push(*record))?;
+            }
+        }
+        records += block.len() as u64;
+        progress.at(records);
+    }
+    drop(progress);
+    let (mut parts, mut done) = (Vec::new(), Vec::new());
+    for (channel, (trace, works)) in (0..).zip(traces) {
+        let Some(mut trace) = trace.filter(|_| works) else { continue };
+        trace.sink.finish()?;
+        if let Some(manifest) = trace.sink.manifest() {
+            parts.push(Part { name: name(channel), channel: args.per_channel.then_some(channel), manifest });
+        }
+        done.push(trace);
+    }
+    if parts.is_empty() {
+        return Err(Error::Check("nothing to write: no operation of this trace accesses memory".into()));
+    }
+    let files = folder::files(format.name, &system, &parts)?;
+    for file in files {
+        let path = folder.join(file.name);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+        }
+        let mut out = Output::create(&path)?;
+        out.write_all(file.text.as_bytes()).map_err(|e| Error::io(&path, e))?;
+        out.commit()?;
+    }
+    done.into_iter().try_for_each(|trace| trace.commit(common))
+}
+
+fn export_device(args: &ExportDevice) -> Result<()> {
+    if args.to != "ramulator21" {
+        let hint = suggest(&args.to, ["ramulator21"]);
+        return Err(Error::Usage(format!("unknown simulator \"{}\"{hint}", args.to)));
+    }
+    super::print(&folder::ramulator_constraints(&System::load(&args.config, &args.set)?)?)
+}
+
 fn convert(args: &Convert, common: &Common) -> Result<()> {
     let format = trace::format(&args.to)?;
+    if let Some(extension) = folder::extension(format.name)
+        && is_folder(&args.output, args.config.is_some())
+    {
+        let new = !args.output.exists();
+        let done = convert_to_folder(args, common, format, extension);
+        if done.is_err() && new {
+            // Files that were not finished are gone; a folder that has others in it stays.
+            let _ = std::fs::remove_dir(&args.output);
+        }
+        return done;
+    }
+    if args.per_channel {
+        let what = format!("--per-channel: {} is no folder, or {} has none", args.output.display(), format.name);
+        return Err(Error::Usage(what));
+    }
     let mut source = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;
     let mut trace = Destination::create(format, &args.output, source.header(), &args.export)?;
     let mut progress = common.progress("converting", None);

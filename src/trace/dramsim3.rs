@@ -115,15 +115,20 @@ impl Target for Dramsim3 {
 
 fn parse_line(line: &str) -> Result<Option<(Op, u64)>, String> {
     let address = terminated(preceded(opt(tag_no_case("0x")), hexadecimal), space1);
-    let fields = (address, terminated(word, space1), decimal);
+    // Ramulator 1's DRAM traces are the same without cycles.
+    let fields = (address, word, opt(preceded(space1, decimal)));
     let (addr, name, cycle) = text::whole(line, "0xADDRESS READ|WRITE CYCLE", fields)?;
     let op = match name {
+        "R" | "W" if cycle.is_some() => return Err(format!("{name} has no cycle behind it")),
+        "R" => Op::Ld,
+        "W" => Op::St,
+        _ if cycle.is_none() => return Err(format!("no cycle behind \"{name}\"")),
         "READ" | "read" | "P_MEM_RD" | "P_FETCH" => Op::Ld,
         "WRITE" | "write" | "P_MEM_WR" | "BOFF" => Op::St,
         // DRAMsim3 would read.
         _ => return Err(format!("unknown operation \"{name}\"{}", suggest(name, ["READ", "WRITE"]))),
     };
-    Ok((cycle != u64::MAX).then_some((op, addr)))
+    Ok((cycle != Some(u64::MAX)).then_some((op, addr)))
 }
 
 #[cfg(test)]
@@ -135,6 +140,10 @@ mod tests {
         assert_eq!(parse_line("0x40 READ 0"), Ok(Some((Op::Ld, 0x40))));
         assert_eq!(parse_line("40 write\t7"), Ok(Some((Op::St, 0x40))));
         assert_eq!(parse_line("0x0 READ 18446744073709551615"), Ok(None));
+        assert_eq!(parse_line("0x40 R"), Ok(Some((Op::Ld, 0x40))));
+        assert_eq!(parse_line("0x40 W"), Ok(Some((Op::St, 0x40))));
+        assert!(parse_line("0x40 READ").is_err());
+        assert!(parse_line("0x40 R 7").is_err());
         assert!(parse_line("0x40 RAED 0").unwrap_err().contains("did you mean \"READ\""));
     }
 }

@@ -1,25 +1,34 @@
 //! DRAMSys's `.stl`: `0: read 0x40` or `0: write 0x40` a line, in lower case, with the cycle from which on the request
-//! may be issued. Written only.
+//! may be issued. Read: also blanks or tabs between the parts, a length in parentheses behind the cycle, and data at the end;
+//! cycles are dropped, as everywhere.
 
-use super::Format;
 use super::lower::{Exporter, Target, powers_of_two};
 use super::manifest::address_bits;
+use super::text::{self, decimal, hexadecimal, word};
+use super::{Format, Op};
 use crate::addr::Geometry;
-use crate::error::Error;
+use crate::error::suggest;
+use nom::bytes::complete::tag_no_case;
+use nom::character::complete::{char, space1};
+use nom::combinator::{opt, rest};
+use nom::sequence::{delimited, preceded, terminated};
 use serde_json::{Value, json};
 use std::io::Write;
 
 /// Registry line.
 pub const FORMAT: Format = Format {
     name: Stl::FORMAT,
-    summary: "trace of DRAMSys: reads and writes at byte addresses; written only",
-    detect: |_| false,
-    open: |_, name, _| Err(Error::Usage(format!("{name}: {} is written, not read", Stl::FORMAT))),
+    summary: "trace of DRAMSys: reads and writes at byte addresses, with cycles",
+    detect: |head| {
+        let digits = head.iter().take_while(|b| b.is_ascii_digit()).count();
+        digits > 0 && head.get(digits) == Some(&b':')
+    },
+    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Some), None),
     create: |output, header, options| {
         powers_of_two(&header.geometry, Stl::FORMAT)?;
         Ok(Box::new(Exporter::new(Stl(header.geometry), output, header, options)))
     },
-    reads: false,
+    reads: true,
     keeps_all: false,
     pim: false,
 };
@@ -46,5 +55,36 @@ impl Target for Stl {
             "every request may be issued from cycle 0 on: the player sends as fast as the memory takes them",
         ];
         (settings, notes.map(String::from).to_vec())
+    }
+}
+
+fn parse_line(line: &str) -> Result<(Op, u64), String> {
+    // Length of the access, in bytes; then operation, and an address that is hexadecimal with or without 0x.
+    let length = opt(terminated(delimited(char('('), decimal, char(')')), space1));
+    let address = preceded(opt(tag_no_case("0x")), hexadecimal);
+    let fields = (terminated(decimal, (opt(char(':')), space1)), length, terminated(word, space1), address, rest);
+    let (_, _, name, addr, data) = text::whole(line, "CYCLE: read|write 0xADDRESS", fields)?;
+    let data = data.trim();
+    match name {
+        "read" if data.is_empty() => Ok((Op::Ld, addr)),
+        "write" => Ok((Op::St, addr)),
+        "read" => Err(format!("\"{}\" behind a read", data.chars().take(40).collect::<String>())),
+        _ => Err(format!("unknown operation \"{name}\"{}", suggest(name, ["read", "write"]))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_its_examples_are_read() {
+        assert_eq!(parse_line("0: read 0x40"), Ok((Op::Ld, 0x40)));
+        assert_eq!(parse_line("31:\twrite\t0x80"), Ok((Op::St, 0x80)));
+        assert_eq!(parse_line("31: write 0x80 0a0b"), Ok((Op::St, 0x80)));
+        assert_eq!(parse_line("7: (32) read 80"), Ok((Op::Ld, 0x80)));
+        assert!(parse_line("0: READ 0x40").unwrap_err().contains("did you mean \"read\""));
+        assert!(parse_line("0: read 0x40 7").is_err());
+        assert!(parse_line("read 0x40").is_err());
     }
 }

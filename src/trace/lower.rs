@@ -5,9 +5,10 @@
 //! never leaves the buffers of the logic die is nothing at all.
 
 use super::manifest::{KEPT, Ledger, MacReads, Manifest, Options};
-use super::{Header, Op, Record, Request, Sink};
+use super::{Header, LANES, Mark, Op, Record, Request, Segment, Sink};
 use crate::addr::{Address, Geometry};
 use crate::error::{Error, Result};
+use foldhash::HashSet;
 use serde_json::Value;
 use std::io::Write;
 
@@ -52,6 +53,53 @@ impl OpenUnits {
     }
 }
 
+/// The columns that the work at hand has read, by channel and lane: of one decode step of one KV head.
+#[derive(Debug, Default)]
+struct Fetched(Vec<([Option<Head>; LANES], usize)>);
+
+#[derive(Debug)]
+struct Head {
+    /// Step, request, layer, KV head.
+    whose: [u32; 4],
+    columns: HashSet<u64>,
+}
+
+impl Fetched {
+    fn channel(&mut self, channel: u32) -> &mut ([Option<Head>; LANES], usize) {
+        let channel = channel as usize;
+        if self.0.len() <= channel {
+            self.0.resize_with(channel + 1, Default::default);
+        }
+        &mut self.0[channel]
+    }
+
+    /// Work for a segment follows. The same step of the same head in several segments is one.
+    fn segment(&mut self, s: &Segment) {
+        let (lanes, lane) = self.channel(s.channel);
+        *lane = usize::from(s.lane);
+        let whose = [s.step, s.request, s.layer, s.kv_head];
+        if lanes[*lane].as_ref().is_none_or(|head| head.whose != whose) {
+            lanes[*lane] = Some(Head { whose, columns: HashSet::default() });
+        }
+    }
+
+    fn mark(&mut self, m: &Mark) {
+        self.channel(m.channel).1 = usize::from(m.lane);
+    }
+
+    /// Whether `addr` is read for the first time.
+    fn first(&mut self, channel: u32, addr: u64) -> Result<bool> {
+        let (lanes, lane) = self.channel(channel);
+        match &mut lanes[*lane] {
+            Some(head) => Ok(head.columns.insert(addr)),
+            None => Err(Error::Usage(
+                "--mac-reads columns: this trace does not say of which step and KV head its work is; a ptrace does"
+                    .into(),
+            )),
+        }
+    }
+}
+
 /// A format for plain DRAM.
 pub(crate) trait Target: Send {
     /// Name of the format.
@@ -61,6 +109,10 @@ pub(crate) trait Target: Send {
     /// Whether it has barriers.
     const BARRIERS: bool = false;
 
+    /// Refuses an address that means something else to the target than a place in memory.
+    fn allow(&self, _addr: u64) -> Result<()> {
+        Ok(())
+    }
     /// Appends one access.
     fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool);
     /// Appends the barriers that stand for one in `channel`, and says how many.
@@ -82,6 +134,7 @@ pub(crate) struct Exporter<T> {
     out: Box<dyn Write + Send>,
     buffer: Vec<u8>,
     open: OpenUnits,
+    fetched: Fetched,
     ledger: Ledger,
 }
 
@@ -96,11 +149,13 @@ impl<T: Target> Exporter<T> {
             out,
             buffer: Vec::with_capacity(BUFFER + 256),
             open: OpenUnits::default(),
+            fetched: Fetched::default(),
             ledger: Ledger::new(header, options, true),
         }
     }
 
     fn access(&mut self, op: Op, addr: u64) -> Result<()> {
+        self.target.allow(addr)?;
         self.target.access(&mut self.buffer, addr, op == Op::St);
         self.ledger.count(op, 0, 1);
         if self.buffer.len() < BUFFER { Ok(()) } else { self.write() }
@@ -118,7 +173,7 @@ impl<T: Target> Exporter<T> {
         let g = &self.geometry;
         let a = g.decode(addr);
         let mac_reads = self.ledger.options.mac_reads;
-        let in_unit = if mac_reads == MacReads::Banks { g.banks } else { 1 };
+        let in_unit = if matches!(mac_reads, MacReads::Banks | MacReads::Columns) { g.banks } else { 1 };
         let at = |unit: u32, row: u32, bank: u32| {
             g.encode(&Address { row, bank, column: a.column, offset: a.offset, ..g.unit_address(a.channel, unit) })
         };
@@ -151,8 +206,14 @@ impl<T: Target> Exporter<T> {
             Op::Ld | Op::St => steps.into_iter().try_for_each(|step| self.access(r.op, r.addr + step)),
             Op::MacAb | Op::MacSb | Op::MacPb | Op::MacBg => {
                 let banks = self.banks(r.op, r.addr)?;
+                let once = self.ledger.options.mac_reads == MacReads::Columns;
+                let channel = self.geometry.channel_of(r.addr);
                 for step in steps {
-                    banks.iter().try_for_each(|bank| self.access(r.op, bank + step))?;
+                    for bank in &banks {
+                        if !once || self.fetched.first(channel, bank + step)? {
+                            self.access(r.op, bank + step)?;
+                        }
+                    }
                 }
                 Ok(())
             }
@@ -182,6 +243,7 @@ impl<T: Target> Exporter<T> {
             Op::Ld | Op::St => KEPT,
             Op::MacAb | Op::MacSb | Op::MacPb | Op::MacBg => match (self.ledger.options.mac_reads, op) {
                 (MacReads::One, _) => "one read of its column, in the first bank that it works in",
+                (MacReads::Columns, _) => "a read of its column in each bank, once in a decode step of a KV head",
                 (MacReads::Units, Op::MacAb | Op::MacBg) => "a read of its column in one bank of each unit of its work",
                 _ => "a read of its column in each bank that it works in",
             },
@@ -204,11 +266,15 @@ impl<T: Target> Sink for Exporter<T> {
     fn push(&mut self, record: Record) -> Result<()> {
         match record {
             Record::Request(r) => self.request(&r),
-            Record::Segment(_) => {
+            Record::Segment(s) => {
                 self.ledger.segments += 1;
+                self.fetched.segment(&s);
                 Ok(())
             }
-            Record::Mark(_) => Ok(()),
+            Record::Mark(m) => {
+                self.fetched.mark(&m);
+                Ok(())
+            }
         }
     }
 

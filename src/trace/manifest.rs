@@ -21,6 +21,9 @@ pub enum MacReads {
     Units,
     /// One read: as many requests as PIM commands.
     One,
+    /// A read in each bank that it works in, but each column once in a decode step of a KV head: what a processor fetches
+    /// that computes all query heads of a group of what it fetched.
+    Columns,
 }
 
 impl MacReads {
@@ -30,8 +33,10 @@ impl MacReads {
             "banks" => Ok(MacReads::Banks),
             "units" => Ok(MacReads::Units),
             "one" => Ok(MacReads::One),
+            "columns" => Ok(MacReads::Columns),
             _ => {
-                Err(Error::Usage(format!("unknown --mac-reads \"{name}\"{}", suggest(name, ["banks", "units", "one"]))))
+                let names = ["banks", "units", "one", "columns"];
+                Err(Error::Usage(format!("unknown --mac-reads \"{name}\"{}", suggest(name, names))))
             }
         }
     }

@@ -11,6 +11,7 @@
 pub mod attacc;
 pub mod dramsim3;
 pub mod dramsys;
+pub mod folder;
 mod full_text;
 pub mod header;
 mod lower;
@@ -309,12 +310,9 @@ pub fn readable(name: &str) -> Result<&'static Format> {
     Err(Error::Usage(format!("{name} is written, not read; formats that can be read: {}", names.join(", "))))
 }
 
-/// Opens a trace of whatever format; `name` is for errors.
-pub fn open(
-    mut input: Box<dyn Read + Send>,
-    name: &str,
-    geometry: Option<&Geometry>,
-) -> Result<Box<dyn Source + Send>> {
+/// Opens a trace of whatever format, compressed with gzip, zstd or xz or not; `name` is for errors.
+pub fn open(input: Box<dyn Read + Send>, name: &str, geometry: Option<&Geometry>) -> Result<Box<dyn Source + Send>> {
+    let mut input = fsio::decompress(name, input)?;
     let mut head = Vec::with_capacity(64);
     input.by_ref().take(64).read_to_end(&mut head).map_err(|e| Error::io(name, e))?;
     fsio::refuse_pointer(name, &head)?;

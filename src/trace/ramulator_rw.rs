@@ -61,6 +61,8 @@ impl Target for ReadWrite {
             "level_sizes": sizes,
         });
         let notes = [
+            "with writes the counts of Ramulator 2.1 are wrong in this form: a waiting write has no address there, so that \
+             later reads of its channel are answered without DRAM; use ramulator-ls",
             "a column is one access; a device that counts columns in beats has more of them in a row",
             "Ramulator 2.1 stops when the last request is accepted, not when it is served",
         ];

@@ -12,7 +12,7 @@ use super::Format;
 use super::lower::{Exporter, Target, powers_of_two};
 use super::manifest::address_bits;
 use crate::addr::Geometry;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use serde_json::{Value, json};
 
 /// Registry line.
@@ -33,6 +33,11 @@ pub const FORMAT: Format = Format {
 /// Bytes of one structure.
 pub const RECORD: usize = 56;
 
+/// Rows that are no memory to PIMSimulator (its src/Rank.cpp).
+const MODE_ROW: u32 = 0x17ff;
+const MODE_COLUMN: u32 = 0x1f;
+const REGISTER_ROW: u32 = 0x3fff;
+
 /// A burst has four beats.
 const BURST: u32 = 4;
 
@@ -49,10 +54,11 @@ impl Sait {
         out.resize(start + RECORD, 0);
     }
 
-    /// Channel of the target: each of our pseudo-channels is one.
+    /// Channel of the target: each rank of our pseudo-channels is one, for its address mapping has no bits for ranks
+    /// (it is made before their number is known).
     fn channel(&self, addr: u64) -> u32 {
         let a = self.0.decode(addr);
-        a.channel * self.0.pseudo_channels + a.pseudo_channel
+        (a.channel * self.0.pseudo_channels + a.pseudo_channel) * self.0.ranks + a.rank
     }
 }
 
@@ -67,13 +73,29 @@ impl Target for Sait {
     const PROGRAM: &'static str = "SAIT PIMSimulator (emulator API)";
     const BARRIERS: bool = true;
 
+    fn allow(&self, addr: u64) -> Result<()> {
+        let a = self.0.decode(addr);
+        // An activation for this column of four banks changes the mode, and what follows never ends; the other row is that
+        // of the units' registers.
+        match (a.row, a.column) {
+            (MODE_ROW, MODE_COLUMN) | (REGISTER_ROW, _) => Err(Error::Check(format!(
+                "{addr:#x}: row {:#x}, column {:#x} means a mode or a register to {}, and its run might never end: use \
+                 another organisation, placement or target",
+                a.row,
+                a.column,
+                Sait::PROGRAM
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool) {
         let channel = self.channel(addr);
         Sait::record(out, exchange_bits(addr), channel, if write { b'W' } else { b'R' });
     }
 
     fn barrier(&mut self, out: &mut Vec<u8>, channel: u32) -> u64 {
-        let n = self.0.pseudo_channels;
+        let n = self.0.pseudo_channels * self.0.ranks;
         (channel * n..(channel + 1) * n).for_each(|c| Sait::record(out, 0, c, b'B'));
         n.into()
     }
@@ -83,7 +105,7 @@ impl Target for Sait {
         let settings = json!({
             "structure_bytes": RECORD,
             "system": {
-                "NUM_CHANS": g.channels * g.pseudo_channels,
+                "NUM_CHANS": g.channels * g.pseudo_channels * g.ranks,
                 "JEDEC_DATA_BUS_BITS": g.column_bytes * 8 / BURST,
                 "ADDRESS_MAPPING_SCHEME": "Scheme4",
             },
@@ -94,13 +116,15 @@ impl Target for Sait {
                 "NUM_COLS": g.columns * BURST,
                 "BL": BURST,
             },
-            "ranks": g.ranks,
+            "megs_of_memory": g.capacity() >> 20,
             "address_bits": address_bits(g),
         });
         let notes = [
             "bits 32 and 33 of the addresses are exchanged, because PIMSimulator exchanges them again",
             "writes carry zeros",
-            "a pseudo-channel is a channel of PIMSimulator",
+            "a rank of a pseudo-channel is a channel of PIMSimulator, whose address mapping has no bits for ranks: ranks \
+             share no data bus there",
+            "rows with bit 12 set keep no data there; its timing is that of any row",
         ];
         (settings, notes.map(String::from).to_vec())
     }
