@@ -127,12 +127,7 @@ impl Target {
             DramSim3 => variant(
                 "hbm2",
                 "hbm2",
-                &[
-                    ("ranks = 2", "ranks = 1"),
-                    ("columns = 16", "columns = 32"),
-                    ("nRTPL = \"6 tCK\"", "nRTPL = \"5 tCK\""),
-                    ("nRPRE = \"1 tCK\"", "nRPRE = \"2 tCK\""),
-                ],
+                &[],
                 &[
                     "scheduler.order=banks-in-turn",
                     "scheduler.bank_depth=8",
@@ -144,11 +139,11 @@ impl Target {
                 ],
             ),
             DramSys => {
-                let changes = [("ranks = 2", "ranks = 1"), ("columns = 16", "columns = 32")];
+                let changes = [("nRTP = \"5 tCK\"", "nRTP = \"6 tCK\""), ("nRTRS = \"2 tCK\"", "nRTRS = \"1 tCK\"")];
                 System { writes: None, ..variant("hbm2", "hbm2", &changes, &[]) }
             }
             PimSimulator => {
-                let changes = [("nRTPL = \"5 tCK\"", "nRTPL = \"3 tCK\""), ("nWTRS = \"4 tCK\"", "nWTRS = \"9 tCK\"")];
+                let changes = [("nWTRS = \"4 tCK\"", "nWTRS = \"9 tCK\"")];
                 let set = ["channels=32", "queue_depth=64", "scheduler.one_bus=true", "scheduler.row_hits=1024"];
                 System { writes: None, ..variant("hbm2-pim-samsung", "hbm2-pim-samsung", &changes, &set) }
             }

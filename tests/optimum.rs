@@ -50,31 +50,31 @@ const LISTED: &[(&str, &[u64])] = &[
     (
         "Three or more reads and writes: pairs are weighed, and the best order of all is not the best of each pair.",
         &[
-            78, 105, 113, 139, 169, 186, 224, 281, 304, 371, 398, 406, 616, 649, 652, 674, 716, 759, 764, 777, 869,
-            903, 937, 957, 982, 1036, 1060, 1230, 1276, 1354, 1382, 1391, 1399, 1405, 1437, 1438, 1525, 1527, 1604,
-            1628, 1691, 1730, 1766, 1769, 1800, 1827, 1867, 1881, 1927, 1931, 1989,
+            78, 113, 139, 169, 224, 281, 304, 398, 545, 616, 649, 652, 716, 759, 777, 869, 903, 937, 957, 982, 1036,
+            1060, 1124, 1230, 1276, 1322, 1354, 1399, 1405, 1408, 1437, 1527, 1564, 1628, 1649, 1766, 1769, 1800, 1827,
+            1850, 1865, 1867, 1881, 1927, 1931, 1989,
         ],
     ),
     (
         "MACs with requests of other widths: which opener serves both, or whether to open the older one's row alone first, is a choice by the two requests, not by all that wait.",
         &[
-            15, 29, 37, 100, 120, 181, 229, 306, 308, 343, 382, 410, 416, 428, 441, 489, 527, 747, 778, 783, 806, 839,
-            863, 956, 980, 987, 1025, 1038, 1107, 1141, 1144, 1166, 1337, 1442, 1445, 1528, 1588, 1589, 1666, 1668,
-            1743, 1958, 1965,
+            15, 29, 37, 100, 120, 181, 229, 306, 308, 343, 410, 416, 428, 441, 489, 527, 543, 747, 778, 783, 806, 839,
+            863, 956, 980, 987, 1025, 1038, 1107, 1141, 1144, 1166, 1337, 1442, 1445, 1470, 1479, 1528, 1588, 1589,
+            1666, 1668, 1743, 1958, 1965,
         ],
     ),
     (
         "MACs, moves and rows of bank groups: the best order of all is not the best of each pair.",
         &[
-            144, 149, 223, 319, 583, 740, 810, 835, 881, 907, 983, 1013, 1084, 1129, 1165, 1201, 1244, 1279, 1325,
-            1380, 1392, 1402, 1526, 1556, 1606, 1634, 1936, 1998,
+            149, 223, 319, 583, 740, 810, 835, 881, 907, 983, 1013, 1084, 1129, 1165, 1201, 1244, 1279, 1325, 1380,
+            1392, 1402, 1526, 1556, 1606, 1634, 1936, 1998,
         ],
     ),
     (
         "The order ahead of a barrier that suits what is behind it: only the first request behind it is looked at.",
         &[
-            92, 176, 256, 309, 340, 399, 601, 789, 809, 819, 1162, 1197, 1209, 1309, 1349, 1458, 1563, 1583, 1825,
-            1833, 1852, 1884, 1959,
+            83, 92, 164, 176, 186, 256, 309, 340, 399, 707, 789, 809, 816, 819, 1105, 1162, 1197, 1209, 1309, 1349,
+            1352, 1458, 1563, 1583, 1732, 1823, 1825, 1833, 1839, 1852, 1884, 1959,
         ],
     ),
 ];
@@ -300,7 +300,7 @@ fn the_engine_is_never_below_the_optimum() {
     }
 }
 
-/// Over 2,000 traces 1.7 % in the mean; over these 300, 1.4 %.
+/// Over 2,000 traces 1.9 % in the mean; less over these 300.
 #[test]
 fn the_engine_is_near_the_optimum() {
     let cases = cases(300);
@@ -323,8 +323,9 @@ fn the_engine_is_near_the_optimum() {
         let losers = proved.iter().filter(|c| c.ratio() > 1.01);
         losers.for_each(|c| println!("{}\n  of which\n{}", c.text(), c.core()));
     }
+    let all: Vec<u64> = surprises.iter().map(|c| c.seed).collect();
     let some: Vec<String> =
         surprises.iter().take(4).map(|c| format!("{}\n  of which\n{}", c.text(), c.core())).collect();
-    assert!(surprises.is_empty(), "{} above 5 % are not listed, as\n{}", surprises.len(), some.join("\n"));
+    assert!(surprises.is_empty(), "{} above 5 % are not listed: {all:?}, as\n{}", surprises.len(), some.join("\n"));
     assert!(mean <= 0.02, "{:.3} % above the optimum in the mean", 100.0 * mean);
 }

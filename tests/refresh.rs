@@ -176,7 +176,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("hbm3", &["refresh=per-bank", "refresh_order=together"]),
     ("hbm3", &["refresh_order=in-turn"]),
     ("hbm2", &["refresh=per-bank"]),
-    ("hbm2", &["refresh_order=in-turn", "refresh_rate=2x"]),
+    ("hbm3", &["refresh_order=in-turn", "refresh_rate=2x"]),
     ("hbm2-pim-samsung", &["refresh=per-bank", "refresh_order=together"]),
     ("gddr6-aim", &["refresh=per-bank", "refresh_order=together"]),
 ];

@@ -351,9 +351,9 @@ impl<'p> Search<'p> {
     fn may_close(&self, s: &State, j: usize, closer: usize) -> bool {
         let atoms = self.p.instances[closer].atoms;
         let open = members(atoms).filter(|a| s.rows[*a] != 0).map(|a| 1 << a).sum::<u32>();
-        // No older request loses its row.
+        // No older request loses its row, if it has it.
         let older = self.left(s).take_while(|o| *o < j).flat_map(|o| &self.p.jobs[o].needs);
-        if older.into_iter().any(|n| members(n.atoms & open).any(|a| s.rows[a] == n.row)) {
+        if older.into_iter().any(|n| n.atoms & open != 0 && Self::at(s, n.atoms, n.row)) {
             return false;
         }
         // What was opened for nothing need not have been opened.
@@ -382,7 +382,10 @@ impl<'p> Search<'p> {
         if Self::at(s, n.atoms, 0) {
             return Some(n.opener);
         }
-        self.may_close(s, j, n.closer).then_some(n.closer)
+        // It may be closed as early as for the oldest request that waits for this row in some of the banks.
+        let waits = |o: &Need| o.row == n.row && o.atoms & n.atoms == o.atoms && !Self::at(s, o.atoms, o.row);
+        let first = self.left(s).find(|o| self.p.jobs[*o].needs.iter().any(waits)).unwrap_or(j);
+        self.may_close(s, first.min(j), n.closer).then_some(n.closer)
     }
 
     /// All that could be issued next: instance, the job that it completes a command of, and when.

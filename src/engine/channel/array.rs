@@ -225,7 +225,7 @@ impl Channel<'_> {
             if same && covers && mac.banks & otherwise == 0 && self.opens_well(item, mac) {
                 widest = widest.filter(|w| w.banks.count_ones() >= mac.banks.count_ones()).or(Some(mac));
             }
-            otherwise |= if same { 0 } else { mac.banks };
+            otherwise |= if same && mac.effect == Effect::Mac { 0 } else { mac.banks };
             if otherwise & banks != 0 {
                 break;
             }
@@ -295,8 +295,10 @@ impl Look {
         if channel.is_held(&c) {
             return;
         }
-        // Of two that are alike: in turn of the ranks, where those bind; then that with the most rows to come.
-        let before = self.row.is_none_or(|(b, t)| match b.command == command {
+        // Of two that are alike, or of which one closes rows: in turn of the ranks, where those bind; then that with the most
+        // rows to come. To weigh closings, too, would hold an opening back for the gain of a cycle, again and again.
+        let closes = |c: CommandId| channel.device.commands[usize::from(c)].effect == Effect::Close;
+        let before = self.row.is_none_or(|(b, t)| match b.command == command || closes(b.command) || closes(command) {
             true => (c.at, turn, behind(&b)) < (b.at, t, behind(&c)),
             false => channel.goes_before(&c, &b),
         });
