@@ -177,7 +177,7 @@ fn hbm2_pim_samsung_is_pimsimulators() {
     );
     assert_eq!(s.device.clock.ns(1), 1.0);
     // READ_TO_PRE_DELAY, READ_TO_WRITE_DELAY, WRITE_TO_PRE_DELAY
-    let carried = [("RD", "PRE", 2 + 5u32.max(4) - 4), ("RD", "WR", 20 + 2 + 1 - 8), ("WR", "PRE", 8 + 2 + 16)];
+    let carried = [("RD", "PRE", 2 + 5 - 4), ("RD", "WR", 20 + 2 + 1 - 8), ("WR", "PRE", 8 + 2 + 16)];
     for (from, to, cycles) in carried {
         assert_eq!(latency(&s, from, to), cycles, "{from} {to}");
     }
@@ -264,7 +264,8 @@ fn hbm3_pim_is_attaccs() {
         }
         assert_eq!(s.device.timings["nRREFD"], u64::from(refresh[2]), "{rate}: nRREFD");
     };
-    let all: [(&str, [u32; 4], [u32; 21], [u32; 3]); 5] = [
+    type Preset = (&'static str, [u32; 4], [u32; 21], [u32; 3]);
+    let all: [Preset; 5] = [
         ("4.8", [6, 6, 4, 4], row([2, 17, 17, 17, 17, 41, 58, 20, 5, 8, 5, 2, 4, 2, 4, 8, 10, 3, 36]), [240, 4680, 10]),
         ("5.2", [6, 6, 4, 4], row([2, 19, 19, 19, 19, 45, 63, 21, 6, 8, 6, 2, 4, 2, 4, 8, 11, 3, 39]), [260, 5070, 11]),
         ("5.6", [6, 7, 4, 4], row([2, 20, 20, 20, 20, 48, 68, 23, 6, 9, 6, 2, 4, 2, 4, 9, 12, 3, 42]), [280, 5460, 12]),

@@ -15,6 +15,7 @@ use crate::spec::{CommandId, Effect, Scope};
 pub type BankSet = u128;
 
 /// What array work could do next.
+#[expect(clippy::large_enum_variant, reason = "it lives for one look, and never on the heap")]
 pub enum Array {
     /// The request at this place in its queue needs no command.
     Done(usize),
