@@ -12,7 +12,6 @@ use crate::op::Op;
 use crate::spec::{CommandId, Device, Effect, Level, Plan, Scope};
 use crate::units::Cycle;
 use std::cmp::Ordering;
-use std::collections::VecDeque;
 
 /// Cycles between the commands of an operation.
 #[derive(Clone, Copy, Default)]
@@ -183,7 +182,8 @@ impl Channel<'_> {
             result: self.device.done(last, &item.target.address),
             rest: self.rest(item, &c.target),
             last,
-            epoch: item.epoch,
+            // Row commands of their own may stand on either side of a barrier.
+            epoch: if item.is_rows_only() { self.epoch } else { item.epoch },
             in_order: (c.class == ARRAY).then_some(item.order),
         }
     }
@@ -224,8 +224,8 @@ impl Channel<'_> {
 
     /// The oldest request behind a barrier that does more than open rows.
     fn behind_barrier(&self, epoch: u32) -> Option<&Item> {
-        let first = |queue: &VecDeque<Item>| queue.partition_point(|i| i.epoch <= epoch);
-        let all = self.classes.iter().filter_map(|queue| queue.range(first(queue)..).find(|i| !i.is_rows_only()));
+        let later = |i: &&Item| i.epoch > epoch && !i.is_rows_only();
+        let all = self.classes.iter().filter_map(|queue| queue.iter().find(later));
         all.min_by_key(|i| i.order)
     }
 
