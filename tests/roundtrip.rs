@@ -321,6 +321,25 @@ proptest! {
     }
 }
 
+/// A run of PIM_ACT_BG opens as many rows as it has requests: who has the most to come goes first.
+#[test]
+fn a_run_of_row_commands_counts_as_its_requests() {
+    let system = System::load(&config("system/hbm3-pim.toml"), &["queue_depth=26".into()]).unwrap();
+    let header = Header::foreign(system.device.geometry, "t");
+    let run = |op, addr, count, stride| Record::Request(Request { op, addr, count, stride });
+    let work = |open: &[Record]| {
+        let mut all = vec![run(Op::MacSb, 0x6a00_05e0, 16, 32)];
+        all.extend(open);
+        all.extend([run(Op::MacBg, 0x4a00_0620, 15, 32), run(Op::Ld, 0x7200_0aa0, 11, 32)]);
+        all.push(run(Op::MvGb, 0x4400_0280, 12, 32));
+        all
+    };
+    let one_run = work(&[run(Op::ActBg, 0x4a00_0520, 2, 0x100)]);
+    let singly = work(&[0x4a00_0520, 0x4a00_0620].map(|addr| run(Op::ActBg, addr, 1, 0)));
+    let of_run = replay(&system, &write("ptrace", &header, &one_run));
+    assert_eq!(of_run, replay(&system, &write("ptrace", &header, &singly)));
+}
+
 /// The same promise for a plain case of LD, which the controller may take out of order.
 #[test]
 fn runs_of_data_take_the_cycles_of_single_requests() {

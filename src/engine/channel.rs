@@ -699,6 +699,7 @@ impl<'d> Channel<'d> {
         } else {
             self.held[Queue::of(item.effect, false) as usize] -= 1;
         }
+        self.count_out(class, index);
         let item = &mut self.classes[class][index];
         self.fruitless = 0;
         item.request.count -= 1;
@@ -725,8 +726,10 @@ impl<'d> Channel<'d> {
             if of_epoch {
                 self.epochs[0].left -= 1;
             }
-            if let Some(item) = self.classes[class].remove(index) {
-                self.count_out(class, &item);
+            let bank = item.target.bank();
+            self.classes[class].remove(index);
+            if class == DATA {
+                self.count_oldest(bank);
             }
             self.segments.paid(segment, done, probe);
         }

@@ -1,8 +1,8 @@
 //! Array work of a channel: MACs, and the row commands of bank groups.
 //!
 //! Requests that share no bank do not wait for each other: a bank group closes and opens as soon as nothing older uses
-//! it, whatever the others do. MACs are in order, for they accumulate, but that those of single banks may pass
-//! others of their kind in other banks. A PIM_MAC_BG works in the bank groups that were enabled when it was asked for;
+//! it, whatever the others do. MACs are in order, for they accumulate, but that those of some banks may pass others in
+//! other banks. A PIM_MAC_BG works in the bank groups that were enabled when it was asked for;
 //! the others may open and close beside it.
 
 use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item, PASSED};
@@ -202,7 +202,8 @@ impl Channel<'_> {
         Ok(Array::Next([look.row.map(|(c, _)| c), look.column]))
     }
 
-    /// A younger MAC in sight that needs the row of `item` in other banks, too, which nothing older needs at another row: to open the row twice, first for the older one alone, would take longer.
+    /// The widest younger request in sight that needs the row of `item` in other banks, too, which nothing older needs at
+    /// another row: to open the row twice, first for the older one alone, would take longer.
     pub(super) fn wider(&self, item: &Item, banks: BankSet) -> Option<&Item> {
         if self.interval.is_some() || !self.is_mixed() {
             return None;
@@ -257,7 +258,7 @@ impl Channel<'_> {
 struct Look {
     /// Banks of older array work.
     used: BankSet,
-    /// Banks of older reads and writes, and of those among them that have another row to open.
+    /// Banks of older reads and writes, and of those among them that have another row to open and were passed often.
     reserved: BankSet,
     unready: BankSet,
     /// Row commands so far, by rank.

@@ -3,13 +3,14 @@
 //! The first that can issue, that of the older request on a tie. But where it would hold back another one, both orders
 //! are played through to the results, and that which is done first is taken: a read goes before a write, for the bus
 //! turns round sooner that way; a narrow activation before a wide one that fills the tFAW window; of several banks,
-//! that with the most rows still to open; a row hit before the row is closed. No request gives way more than some hundred times
-//! ([`PASSED`]).
+//! that with the most rows still to open; a row hit before the row is closed. No request gives way more than some hundred
+//! times ([`PASSED`]).
 
 use super::{ARRAY, Candidate, Channel, DATA, Item, MOVES, OFFERS, PASSED};
 use crate::engine::state::{Rows, Target};
 use crate::op::Op;
 use crate::spec::{CommandId, Device, Effect, Level, Plan, Scope};
+use crate::trace::Request;
 use crate::units::Cycle;
 use std::cmp::Ordering;
 
@@ -37,7 +38,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// Of a device.
+    /// Works out what the commands of a device keep apart.
     pub fn new(device: &Device) -> Self {
         let commands = device.commands.len();
         let mut most = vec![0; commands * commands];
@@ -293,10 +294,12 @@ impl Channel<'_> {
         Cycle::from(rows - u32::from(item.opens))
     }
 
-    /// Counts the row that a request opens, if it opens one that others of its bank need not.
+    /// Counts the rows that a request opens, of a run each of its own, if it opens any that others of its bank need not.
     pub(super) fn count_in(&mut self, item: &Item) {
-        if item.opens {
-            *self.rows_of(item) += 1;
+        let Request { addr, count, stride, .. } = item.request;
+        for i in 0..if item.opens { u64::from(count) } else { 0 } {
+            let target = self.state.target(self.device.geometry.decode(addr + i * u64::from(stride)));
+            *self.rows_of(item.effect, &target) += 1;
         }
     }
 
@@ -310,7 +313,7 @@ impl Channel<'_> {
                 for i in 0..self.classes[ARRAY].len() {
                     let a = &self.classes[ARRAY][i];
                     if a.order < order && a.banks & bank != 0 && self.needs_other_row(a, &target) {
-                        self.classes[ARRAY][i].passed += 1;
+                        self.classes[ARRAY][i].passed = self.classes[ARRAY][i].passed.saturating_add(1);
                     }
                 }
             }
@@ -319,7 +322,7 @@ impl Channel<'_> {
                     let d = &self.classes[DATA][i];
                     let waits = d.order < order && self.bank_set(Scope::Bank, &d.target) & banks != 0;
                     if waits && self.state.rows(Scope::Bank, &d.target) != Rows::Ready {
-                        self.classes[DATA][i].passed += 1;
+                        self.classes[DATA][i].passed = self.classes[DATA][i].passed.saturating_add(1);
                     }
                 }
             }
@@ -327,25 +330,31 @@ impl Channel<'_> {
         }
     }
 
-    /// A request is done: its row is no more to be opened, and if it was the oldest of its bank, that of the next is.
-    pub(super) fn count_out(&mut self, class: usize, item: &Item) {
+    /// The current request of an item is done: its row is no more to be opened.
+    pub(super) fn count_out(&mut self, class: usize, index: usize) {
+        let item = &self.classes[class][index];
         if item.opens {
-            *self.rows_of(item) -= 1;
-        }
-        let bank = item.target.bank();
-        if class == DATA && self.rows_of_data[bank as usize] > 0 {
-            let next = self.classes[DATA].iter_mut().find(|o| o.target.bank() == bank);
-            if let Some(next) = next.filter(|n| n.opens) {
-                next.opens = false;
-                self.rows_of_data[bank as usize] -= 1;
-            }
+            let (effect, target) = (item.effect, item.target);
+            *self.rows_of(effect, &target) -= 1;
         }
     }
 
-    fn rows_of(&mut self, item: &Item) -> &mut u32 {
-        match item.effect {
-            Effect::Read | Effect::Write => &mut self.rows_of_data[item.target.bank() as usize],
-            _ => &mut self.rows_of_units[self.device.geometry.unit_of(&item.target.address) as usize],
+    /// A read or write has left: the oldest of its bank that is left opens no row after those of others.
+    pub(super) fn count_oldest(&mut self, bank: u32) {
+        if self.rows_of_data[bank as usize] == 0 {
+            return;
+        }
+        let next = self.classes[DATA].iter_mut().find(|o| o.target.bank() == bank);
+        if let Some(next) = next.filter(|n| n.opens) {
+            next.opens = false;
+            self.rows_of_data[bank as usize] -= 1;
+        }
+    }
+
+    fn rows_of(&mut self, effect: Effect, target: &Target) -> &mut u32 {
+        match effect {
+            Effect::Read | Effect::Write => &mut self.rows_of_data[target.bank() as usize],
+            _ => &mut self.rows_of_units[self.device.geometry.unit_of(&target.address) as usize],
         }
     }
 }
