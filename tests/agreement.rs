@@ -1,13 +1,12 @@
 //! Plain DRAM against four other simulators: their cycles, carried over from docs/agreement.md, and ours, run. Streams are
 //! those of tools/streams.py; traces are those of traces/agreement, exported as ramulator-ls.
 
-use crate::common::{self, root, run};
+use crate::common::{self, Shared, root, run};
 use pimattn::op::Op;
 use pimattn::spec::{Effect, System};
 use pimattn::trace::{MacReads, Options, Record, Request, format, open};
 use rayon::prelude::*;
-use std::io::Write;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::OnceLock;
 
 /// A program that is compared with.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -254,18 +253,6 @@ fn drawn(device: &str, kind: &str, stores: u64) -> Vec<Request> {
         out.push(Request::one(if store { Op::St } else { Op::Ld }, address));
     }
     out
-}
-
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(buf)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A trace of `traces/agreement` as `tracegen convert --to ramulator-ls --mac-reads banks` writes it.

@@ -6,13 +6,12 @@
 //! wrong, are in the shared folder (`PIMATTN_SHARED`, or `../shared`), which is not part of the project: without it
 //! the comparison line by line does nothing but say so.
 
+use crate::common::Shared;
 use pimattn::attacc::{Attention, DEVICE, Form, Mode, Schedule};
 use pimattn::op::Op;
 use pimattn::trace::{self, Phase, Record, Request, Segment, Sink};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
 
 /// CRC-32 of the whole text of each golden trace.
 const GOLDEN: [(&str, u32); 47] = [
@@ -136,19 +135,6 @@ fn parse(name: &str) -> Attention {
 
 fn schedule(name: &str) -> Schedule {
     Schedule::published(parse(name), DEVICE).unwrap()
-}
-
-/// A buffer that the trace writer and the test share.
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(buf)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// The schedule in AttAcc's text form.

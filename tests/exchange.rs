@@ -1,28 +1,15 @@
 //! Exports hold to the rules of the programs that read them, their manifests count what they hold, and what those
 //! programs write can be read. The rules are re-implemented here from the behaviour of each parser, named beside it.
 
+use crate::common::Shared;
 use pimattn::addr::Address;
 use pimattn::attacc::DEVICE;
 use pimattn::error::EXIT_DATA;
 use pimattn::op::Op;
 use pimattn::trace::{self, Header, MacReads, Manifest, Options, Record, Request, Segment};
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
-
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(buf)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 fn try_export(format: &str, records: &[Record], options: Options) -> pimattn::error::Result<(Vec<u8>, Manifest)> {
     let out = Shared::default();

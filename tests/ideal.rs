@@ -6,7 +6,7 @@
 
 use crate::common;
 
-use common::{Memory, one, root, system};
+use common::{Keep, Memory, one, root, system};
 use pimattn::addr::Address;
 use pimattn::attacc::{Attention, DEVICE, Mode, Schedule};
 use pimattn::engine::{self, probe::Probe};
@@ -16,29 +16,13 @@ use pimattn::op::Op;
 use pimattn::spec::System;
 use pimattn::spec::workload::Workload;
 use pimattn::stats::{Collector, Step};
-use pimattn::trace::{Header, Phase, Record, Request, Sink};
+use pimattn::trace::{Header, Phase, Record, Request};
 use std::io::Write;
 use std::path::PathBuf;
 
-/// What is written.
-#[derive(Default)]
-struct Kept(Vec<Record>);
-
-impl Sink for Kept {
-    fn push(&mut self, record: Record) -> Result<()> {
-        self.0.push(record);
-        Ok(())
-    }
-    fn finish(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
-
-impl Kept {
-    fn requests(self) -> Vec<Request> {
-        let request = |r| if let Record::Request(r) = r { Some(r) } else { None };
-        self.0.into_iter().filter_map(request).collect()
-    }
+fn requests(kept: Keep) -> Vec<Request> {
+    let request = |r| if let Record::Request(r) = r { Some(r) } else { None };
+    kept.0.into_iter().filter_map(request).collect()
 }
 
 fn load(set: &[String]) -> Result<Generator> {
@@ -49,7 +33,7 @@ fn load(set: &[String]) -> Result<Generator> {
 }
 
 fn generate(set: &[String]) -> Vec<Record> {
-    let mut kept = Kept::default();
+    let mut kept = Keep::default();
     load(set).unwrap().run(&mut kept, None, &mut |_| {}).unwrap();
     kept.0
 }
@@ -112,7 +96,7 @@ impl Case {
 }
 
 fn schedule(attention: Attention) -> Vec<Record> {
-    let mut kept = Kept::default();
+    let mut kept = Keep::default();
     Schedule::published(attention, DEVICE).unwrap().run(&mut kept, &mut |_| {}).unwrap();
     kept.0
 }
@@ -303,7 +287,7 @@ fn what_only_hosts_do_is_refused_with_a_way_out() {
 
 /// The requests of each layer of each step, without its sync.
 fn layers(records: Vec<Record>) -> Vec<Vec<Request>> {
-    let requests = Kept(records).requests();
+    let requests = requests(Keep(records));
     requests.split(|r| r.op == Op::Sync).map(<[Request]>::to_vec).filter(|l| !l.is_empty()).collect()
 }
 
@@ -326,7 +310,7 @@ fn whoever_clusters_begins_the_last_step_with_the_artifacts_clustering() {
                 kv_budget: Some(160),
                 clustering: true,
             };
-            let artifact = Kept(schedule(attention)).requests();
+            let artifact = requests(Keep(schedule(attention)));
             assert_eq!(artifact[..clustering.len()], *clustering, "{policy}");
             assert_eq!(artifact[clustering.len()].op, Op::WrGb, "{policy}: all of it, up to the first query");
         }

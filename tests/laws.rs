@@ -2,17 +2,16 @@
 
 use crate::common;
 
-use common::{Memory, root, system};
+use common::{Keep, Memory, root, system};
 use pimattn::addr::{Address, Geometry};
 use pimattn::engine;
-use pimattn::error::Result;
 use pimattn::generate::Generator;
 use pimattn::op::Op;
 use pimattn::spec::System;
 use pimattn::spec::workload::Workload;
 use pimattn::stats::energy::Energy;
 use pimattn::stats::{Collector, Counters};
-use pimattn::trace::{Header, Record, Request, Sink};
+use pimattn::trace::{Header, Record, Request};
 
 /// SplitMix64.
 struct Random(u64);
@@ -27,19 +26,6 @@ impl Random {
 
     fn shuffle<T>(&mut self, items: &mut [T]) {
         (1..items.len()).rev().for_each(|i| items.swap(i, self.below(i as u32 + 1) as usize));
-    }
-}
-
-#[derive(Default)]
-struct Keep(Vec<Record>);
-
-impl Sink for Keep {
-    fn push(&mut self, record: Record) -> Result<()> {
-        self.0.push(record);
-        Ok(())
-    }
-    fn finish(&mut self) -> Result<()> {
-        Ok(())
     }
 }
 

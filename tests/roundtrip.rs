@@ -1,26 +1,14 @@
 //! Traces survive a change of format, and a change of form does not change their cycles.
 
+use crate::common::Shared;
 use pimattn::addr::Geometry;
 use pimattn::engine;
 use pimattn::engine::probe::{CommandEvent, Probe};
 use pimattn::spec::System;
 use pimattn::trace::{self, Header, Mark, Op, Phase, Record, Request, Segment};
 use proptest::prelude::*;
-use std::io::{Cursor, Write};
+use std::io::Cursor;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 fn write(format: &str, header: &Header, records: &[Record]) -> Vec<u8> {
     let out = Shared::default();

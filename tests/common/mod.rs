@@ -8,7 +8,9 @@ use pimattn::op::Op;
 use pimattn::spec::System;
 use pimattn::stats::Collector;
 use pimattn::trace::{Header, Record, Request, Sink, Source};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -51,6 +53,19 @@ impl Sink for Keep {
         Ok(())
     }
     fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Bytes that a writer and the test share.
+#[derive(Clone, Default)]
+pub struct Shared(pub Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
 }

@@ -1,26 +1,12 @@
 //! docs/exchange.md.
 
 use super::{Trace, table, whole};
-use crate::common::system;
+use crate::common::{Shared, system};
 use pimattn::trace::{self, Manifest, Options};
 use rayon::prelude::*;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 
 /// Formats without multiply-accumulates, whose programs say how many requests they took.
 const PLAIN: [&str; 3] = ["ramulator-ls", "ramulator-rw", "dramsim3"];
-
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(buf)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// `tracegen convert`.
 fn convert(trace: &Trace, format: &str) -> (Vec<u8>, Manifest) {
