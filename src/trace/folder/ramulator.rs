@@ -20,7 +20,7 @@ const COMMANDS: [(&str, &str); 11] = [
     ("", "RDA"),
     ("", "WRA"),
     ("REFab", "REFab"),
-    ("", "REFpb"),
+    ("REFpb", "REFpb"),
     ("", "RFMab"),
     ("", "RFMpb"),
 ];
@@ -61,7 +61,7 @@ fn lines(system: &System) -> Vec<Line<'_>> {
     let names = |ids: &[u8]| -> Vec<&str> {
         ids.iter().map(|c| system.device.commands[usize::from(*c)].name.as_str()).collect()
     };
-    let row = |names: &[&str]| names.iter().all(|n| matches!(*n, "ACT" | "PRE" | "PREA" | "REFab"));
+    let row = |names: &[&str]| names.iter().all(|n| matches!(*n, "ACT" | "PRE" | "PREA" | "REFab" | "REFpb" | "REFrk"));
     let all_banks = |name: &&str| matches!(*name, "PREA" | "REFab");
     let mut out = Vec::new();
     for declared in &system.device.declared {
@@ -116,6 +116,11 @@ fn entries(system: &System) -> Vec<Value> {
 fn timing(system: &System, f: &Figures) -> Vec<(&'static str, u32)> {
     let g = &system.device.geometry;
     let refi = f.refi.unwrap_or(1_000_000);
+    // Of what no constraint here asks for, what the device has; else something that binds nothing.
+    let own = |name: &str, other: u32| {
+        let cycles = system.device.timings.get(name).and_then(|cycles| u32::try_from(*cycles).ok());
+        cycles.unwrap_or(other)
+    };
     // Megatransfers: two beats a clock of our BL/2 cycles a burst.
     let rate = (4_000_000.0 / f64::from(f.tck_ps)).round() as u32;
     vec![
@@ -139,12 +144,12 @@ fn timing(system: &System, f: &Figures) -> Vec<(&'static str, u32)> {
         ("nWTRL", f.wtrl),
         ("nRTW", f.rtw),
         ("nFAW", f.faw.unwrap_or(1)),
-        ("nPPD", 1),
+        ("nPPD", own("nPPD", 1)),
         ("nRFC", f.rfc),
-        ("nRFCpb", f.rfc),
+        ("nRFCpb", own("nRFCpb", f.rfc)),
         ("nRFMab", f.rfc),
         ("nRFMpb", f.rfc),
-        ("nRREFD", f.rrdl),
+        ("nRREFD", own("nRREFD", f.rrdl)),
         ("nREFI", refi),
         ("nREFIpb", (refi / (g.bank_groups * g.banks * g.ranks)).max(1)),
         ("tCK_ps", f.tck_ps),
@@ -177,8 +182,8 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         "impl": "HBM34",
         "wr_low_watermark": low,
         "wr_high_watermark": high,
-        "read_buffer_size": system.queue_depth,
-        "write_buffer_size": system.queue_depth,
+        "read_buffer_size": system.read_depth,
+        "write_buffer_size": system.writes.map_or(system.queue_depth, |w| w.depth),
         "priority_buffer_size": 1568,
         "scheduler": { "impl": "FRFCFS" },
         "refresh_manager": refresh,
