@@ -200,7 +200,7 @@ fn every_system_prints_its_constraints_for_ramulator() {
             "{name}: {out}"
         );
         // What the target has is in its own list, what it lacks apart.
-        let (plain, apart) = out.split_once("pim_constraints").unwrap();
+        let (plain, _) = out.split_once("pim_constraints").unwrap();
         assert!(plain.contains("following=[\"REFpb\"]") && !plain.contains("REFrk"), "{out}");
         if name == "hbm3" {
             assert!(

@@ -507,7 +507,8 @@ impl<'d> Channel<'d> {
             offers[4..].copy_from_slice(&self.data_candidates().map(|c| c.and_then(|c| self.before_refresh(c))));
         }
         let (mut best, held) = self.pick(&offers);
-        for c in held.iter().flatten() {
+        let held = offers.iter().enumerate().filter(|(place, _)| held >> place & 1 == 1);
+        for c in held.filter_map(|(_, c)| c.as_ref()) {
             let item = &mut self.classes[c.class][c.index];
             item.passed = item.passed.saturating_add(1);
         }

@@ -13,6 +13,7 @@ use crate::spec::{CommandId, Device, Effect, Level, Plan, Scope};
 use crate::trace::Request;
 use crate::units::Cycle;
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 
 /// Cycles between the commands of an operation.
 #[derive(Clone, Copy, Default)]
@@ -103,19 +104,17 @@ struct Job<'a> {
 }
 
 impl Channel<'_> {
-    /// The offer to take, and those that give way to it or to one that is yet to come.
-    pub(super) fn pick(
-        &self,
-        offers: &[Option<Candidate>; OFFERS],
-    ) -> (Option<Candidate>, [Option<Candidate>; OFFERS]) {
-        let (mut left, mut held) = (*offers, [None; OFFERS]);
+    /// The offer to take, and those that give way to it or to one that is yet to come, a bit each.
+    pub(super) fn pick(&self, offers: &[Option<Candidate>; OFFERS]) -> (Option<Candidate>, u8) {
+        let mut held = 0u8;
         loop {
-            let all = left.iter().enumerate().filter_map(|(place, c)| c.map(|c| (place, c)));
-            let Some((place, first)) = all.min_by_key(|(_, c)| (c.at, c.order)) else { return (None, held) };
-            if !left.iter().flatten().any(|other| self.gives_way(&first, other)) {
-                return (Some(first), held);
+            let left = || offers.iter().enumerate().filter(|(place, _)| held >> place & 1 == 0);
+            let left = || left().filter_map(|(place, c)| c.as_ref().map(|c| (place, c)));
+            let Some((place, first)) = left().min_by_key(|(_, c)| (c.at, c.order)) else { return (None, held) };
+            if !left().any(|(_, other)| self.gives_way(first, other)) {
+                return (Some(*first), held);
             }
-            held[place] = left[place].take();
+            held |= 1 << place;
         }
     }
 
@@ -226,7 +225,10 @@ impl Channel<'_> {
     /// The oldest request behind a barrier that does more than open rows.
     fn behind_barrier(&self, epoch: u32) -> Option<&Item> {
         let later = |i: &&Item| i.epoch > epoch && !i.is_rows_only();
-        let all = self.classes.iter().filter_map(|queue| queue.iter().find(later));
+        // Reads, writes and moves stand in the order of their epochs, and may be many.
+        let sorted = |queue: &'_ VecDeque<Item>| queue.partition_point(|i| i.epoch <= epoch);
+        let [array, moves, data] = &self.classes;
+        let all = [array.iter().find(later), moves.get(sorted(moves)), data.get(sorted(data))].into_iter().flatten();
         all.min_by_key(|i| i.order)
     }
 
