@@ -237,6 +237,32 @@ impl Geometry {
         })
     }
 
+    /// The number of a bank within its channel, and so what a command that works in all banks, and needs none named, may
+    /// say by the bank of its address.
+    #[inline]
+    pub fn bank_number(&self, a: &Address) -> u32 {
+        ((a.pseudo_channel * self.ranks + a.rank) * self.bank_groups + a.bank_group) * self.banks + a.bank
+    }
+
+    /// An address with the bank of a number.
+    pub fn with_bank_number(&self, number: u32, a: Address) -> Address {
+        let at = self.unit_address(a.channel, number / self.banks);
+        Address { bank: number % self.banks, row: a.row, column: a.column, offset: a.offset, ..at }
+    }
+
+    /// The query heads for which a MAC of all banks, or of bank groups, multiplies the column that it reads: one more than
+    /// the number of its bank. Only where units multiply for several heads at a time; else its bank means nothing.
+    #[inline]
+    pub fn heads_of_mac(&self, a: &Address) -> u32 {
+        let is_named = ![a.pseudo_channel, a.rank, a.bank_group, a.bank].contains(&NOT_ADDRESSED);
+        if is_named { self.bank_number(a) + 1 } else { 1 }
+    }
+
+    /// Where a MAC for so many query heads is asked for: at most as many as a channel has banks.
+    pub fn mac_for(&self, heads: u32, a: Address) -> Address {
+        self.with_bank_number(heads - 1, a)
+    }
+
     /// The address of the first bank of unit `unit` (bank group counted over the channel).
     pub fn unit_address(&self, channel: u32, unit: u32) -> Address {
         let bank_group = unit % self.bank_groups;

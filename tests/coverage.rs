@@ -81,6 +81,8 @@ struct Round {
     open: BTreeSet<Row>,
     all_banks: bool,
     columns: BTreeMap<u32, u64>,
+    /// How often each column is read from the array.
+    reads: BTreeMap<u32, u64>,
     last: u32,
     /// Which of the sweeps over V it belongs to, counted by the results that leave between them; 0 for K.
     sweep: usize,
@@ -96,6 +98,8 @@ struct Touched {
     open: BTreeMap<u32, u32>,
     /// Whether other rows are open than in the last round.
     changed: bool,
+    /// Query heads for which a column is multiplied when it is read.
+    at_once: u32,
     /// Sweeps over V that are over, and whether outputs have left since the last MAC.
     sweeps: usize,
     ended: bool,
@@ -136,8 +140,7 @@ impl Touched {
                         self.rounds.push(Round { open, sweep, ..Round::default() });
                     }
                     let round = self.rounds.last_mut().unwrap();
-                    *round.columns.entry(a.column).or_default() += 1;
-                    round.last = a.column;
+                    round.take(a.column, g.heads_of_mac(&a));
                 }
                 (Op::MacAb, Phase::AttendScore | Phase::AttendContext) => {
                     self.open.clear();
@@ -147,7 +150,7 @@ impl Touched {
                     if last.is_none_or(|last| !last.all_banks || last.open != open || last.sweep != sweep) {
                         self.rounds.push(Round { open, all_banks: true, sweep, ..Round::default() });
                     }
-                    *self.rounds.last_mut().unwrap().columns.entry(a.column).or_default() += 1;
+                    self.rounds.last_mut().unwrap().take(a.column, g.heads_of_mac(&a));
                 }
                 (Op::St, Phase::Append) => self.appended.push(spot),
                 (Op::Ld, Phase::Remap) => {
@@ -176,7 +179,7 @@ impl Touched {
             let want = Expected { spots, rows, addressing: want.addressing.clone(), ..Expected::default() };
             let rounds: Vec<Round> = self.rounds.iter().filter(|r| rounds(r)).cloned().collect();
             let opened = rounds.iter().filter(|r| !r.all_banks).flat_map(|r| r.open.iter().copied()).collect();
-            Touched { rounds, opened, ..Touched::default() }.check(&want, skip_columns, at);
+            Touched { rounds, opened, at_once: self.at_once, ..Touched::default() }.check(&want, skip_columns, at);
         };
         part(u64::MAX, &|m| m == 0, &|round| matrix(round) == 0);
         for sweep in 0..lots * matrices {
@@ -214,6 +217,14 @@ impl Touched {
                 of_row.for_each(|((_, _, column), heads)| *columns.entry(*column).or_default() |= heads);
             }
             round.check_leavers(want, &columns, skip_columns, at);
+            // Of the heads that share a read, those that want a column, or anything of the round where none is skipped.
+            let any = columns.values().fold(0, |all, heads| all | heads);
+            for (column, reads) in &round.reads {
+                let heads = if skip_columns { columns.get(column).copied().unwrap_or(0) } else { any };
+                let lots: BTreeSet<u32> =
+                    (0..u64::BITS).filter(|h| heads >> h & 1 == 1).map(|h| h / self.at_once).collect();
+                assert_eq!(*reads, lots.len() as u64, "{at}: reads of column {column} for heads {heads:b}");
+            }
             if skip_columns {
                 let times = columns.into_iter().map(|(column, heads)| (column, u64::from(heads.count_ones())));
                 assert_eq!(round.columns, times.collect(), "{at}: {:?}", round.open);
@@ -247,6 +258,13 @@ impl Touched {
 }
 
 impl Round {
+    /// A MAC of a column for so many query heads.
+    fn take(&mut self, column: u32, heads: u32) {
+        *self.columns.entry(column).or_default() += u64::from(heads);
+        *self.reads.entry(column).or_default() += 1;
+        self.last = column;
+    }
+
     /// Whether each unit that left had all that it wants behind it, and left at once. `columns` has the query heads that
     /// want each column in any unit; they multiply one after the other.
     fn check_leavers(&self, want: &Expected, columns: &BTreeMap<u32, u64>, skip_columns: bool, at: &str) {
@@ -406,7 +424,7 @@ fn check_memory(memory: &mut Memory, touched: &Touched, want: &Expected, at: &st
 }
 
 /// Requests of each segment, by the channel that they go to.
-fn by_segment(records: &[Record], g: &Geometry) -> Vec<(Segment, Touched)> {
+fn by_segment(records: &[Record], g: &Geometry, at_once: u32) -> Vec<(Segment, Touched)> {
     let mut out: Vec<(Segment, Touched)> = Vec::new();
     let mut lanes: BTreeMap<(u32, u8), usize> = BTreeMap::new();
     let mut now: BTreeMap<u32, (usize, Phase)> = BTreeMap::new();
@@ -417,7 +435,7 @@ fn by_segment(records: &[Record], g: &Geometry) -> Vec<(Segment, Touched)> {
             }
             Record::Segment(s) => {
                 lanes.insert((s.channel, s.lane), out.len());
-                out.push((*s, Touched::default()));
+                out.push((*s, Touched { at_once, ..Touched::default() }));
             }
             Record::Request(r) if r.op == Op::Barrier => {}
             Record::Request(r) if r.op == Op::Sync => now.clear(),
@@ -443,7 +461,7 @@ fn check(file: &Path, overrides: &[String], known: &mut Option<Vec<Selection>>) 
         assert_eq!(trace::check(record, &g), Ok(()), "{what}");
     }
 
-    let segments = by_segment(&records, &g);
+    let segments = by_segment(&records, &g, system.device.heads_per_read);
     let heads = match workload.mapping.addressing {
         // One segment stands for all heads of a channel.
         Addressing::Ideal => generator.cache().query_heads.min(g.channels as usize),
@@ -685,6 +703,40 @@ fn heads_beyond_the_accumulators_are_covered_once() {
                     ("bank-group", "vector"),
                     ("broadcast", "vector"),
                 ] {
+                    let set = [
+                        ("policy", policy),
+                        ("budget", "48"),
+                        ("dense_layers", "0"),
+                        ("mapping.addressing", addressing),
+                        ("mapping.layout", layout),
+                        ("mapping.values", values),
+                        ("mapping.skip_columns", ["true", "false"][turn % 2]),
+                    ];
+                    check(&file, &overrides(&[&ATTENTION_ALONE[..], &SMALL_CLUSTERS, &set].concat()), &mut known);
+                }
+            }
+        }
+    }
+}
+
+/// Units with lanes for several query heads read a column once for those of them that want it, and every head multiplies
+/// what it selected once all the same; also where accumulators are for fewer heads, or for no multiple of so many.
+#[test]
+fn a_column_is_read_once_for_the_heads_that_share_it() {
+    for (at_once, sets, group) in [(2, 32, 4), (3, 32, 4), (4, 32, 4), (8, 32, 7), (2, 3, 6), (64, 32, 3)] {
+        let dir = tempfile::tempdir().unwrap();
+        let heads = format!("kv_heads = 2\nquery_heads = {}\ndim = 128\n", 2 * group);
+        let file = synthetic(dir.path(), &format!("layers = 1\n{heads}prefill = 200\ndecode_steps = 2"), 2);
+        let device = std::fs::read_to_string(config("dram/hbm3-pim.toml")).unwrap();
+        let few = device.replace("accumulators = { value = 32", &format!("accumulators = {{ value = {sets}"));
+        std::fs::write(dir.path().join("device.toml"), few).unwrap();
+        let system = std::fs::read_to_string(dir.path().join("system.toml")).unwrap();
+        let system = system.replace(&config("dram/hbm3-pim.toml").display().to_string(), "device.toml");
+        std::fs::write(dir.path().join("system.toml"), format!("heads_per_read = {at_once}\n{system}")).unwrap();
+        for policy in ["starc", "oracle"] {
+            let mut known = None;
+            for (turn, layout) in LAYOUTS.into_iter().enumerate() {
+                for (addressing, values) in [("bank-group", "stripe"), ("broadcast", "vector"), ("ideal", "stripe")] {
                     let set = [
                         ("policy", policy),
                         ("budget", "48"),

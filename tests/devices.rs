@@ -5,10 +5,11 @@ use crate::common;
 
 use common::{cycles, load, macs, one, root, run, system};
 use pimattn::addr::Address;
+use pimattn::engine;
 use pimattn::error::EXIT_CONFIG;
 use pimattn::op::Op;
 use pimattn::spec::System;
-use pimattn::trace::Request;
+use pimattn::trace::{Header, Record, Request};
 use std::path::Path;
 
 /// Systems on a device of their own.
@@ -183,6 +184,50 @@ fn moves_turn_the_data_path_and_change_ranks() {
     let one_rank: Vec<Request> = (0..4).map(|i| at(Op::MvSb, 0, i)).collect();
     assert_eq!(cycles(&single, &one_rank), 3 * t("nCCDS") + 1);
     assert_eq!(cycles(&s, &moves(8)), 6 * t("nCCDS") + t("nBL") + 1 + 1);
+}
+
+#[test]
+fn a_column_that_heads_share_is_read_once_and_multiplied_for_each() {
+    for name in ["hbm3-pim", "hbm2-pim-samsung", "gddr6-aim"] {
+        let (alone, shared) = (system(name, &["channels=1"]), system(name, &["channels=1", "heads_per_read=4"]));
+        let g = &shared.device.geometry;
+        let macs = |heads: u32| {
+            let at = g.mac_for(heads, Address { row: 5, ..Address::default() });
+            Request { op: Op::MacAb, addr: g.encode(&at), count: 8, stride: g.column_bytes }
+        };
+        let (one_head, c) = run(&alone, &[macs(1)]);
+        let energy =
+            |s: &System, c: &pimattn::stats::Counters| pimattn::stats::energy::Energy::of(c, 0, &s.device, s.energy);
+        let columns = f64::from(8 * g.banks_per_channel());
+        let of_one = energy(&alone, &c.run.counters);
+        for heads in 1..=4 {
+            let (cycles, c) = run(&shared, &[macs(heads)]);
+            let e = energy(&shared, &c.run.counters);
+            assert_eq!(cycles, one_head, "{name}: {heads} heads");
+            assert_eq!((e.column, e.movement, e.activation), (of_one.column, of_one.movement, of_one.activation));
+            let by_hand = columns * f64::from(shared.device.elements) * shared.device.energy.mac * f64::from(heads);
+            assert!((e.compute / by_hand - 1.0).abs() < 1e-12, "{name}: {heads} heads");
+            // Of a device that multiplies for one head, the bank of the address means nothing, as in AttAcc's traces.
+            assert_eq!(energy(&alone, &run(&alone, &[macs(heads)]).1.run.counters), of_one);
+        }
+        let mut source =
+            common::Memory { header: Header::foreign(*g, "test"), records: vec![Record::Request(macs(5))] };
+        let e = engine::run(&shared, &mut source, &mut (), &mut |_| ()).unwrap_err();
+        assert!(e.to_string().contains("PIM_MAC_AB for 5 query heads; a column is multiplied for 4"), "{e}");
+        assert_eq!(e.exit_code(), 65);
+        // A trace for other units than the system has is refused, if it says so.
+        for (ours, theirs, same) in [(&alone, 4, false), (&shared, 1, false), (&shared, 4, true), (&alone, 0, true)] {
+            let header = Header { heads_per_read: theirs, ..Header::foreign(*g, "test") };
+            let mut source = common::Memory { header, records: vec![Record::Request(macs(1))] };
+            let result = engine::run(ours, &mut source, &mut (), &mut |_| ());
+            assert_eq!(result.is_ok(), same, "{theirs}");
+            let what = format!("heads_per_read = {theirs}");
+            assert!(result.is_ok() || result.is_err_and(|e| e.to_string().contains(&what)));
+        }
+        let file = root().join(format!("configs/system/{name}.toml"));
+        let e = load(&file, &["heads_per_read=0"]).unwrap_err();
+        assert!(e.to_string().contains("heads_per_read=0: heads_per_read = 0 is not in 1..="), "{e}");
+    }
 }
 
 #[test]
@@ -387,6 +432,12 @@ fn what_a_device_file_lacks_is_said() {
         ("latency = \"nCCD\"", "latency = \"nCCF\"", "did you mean \"nCCD\"?"),
         ("lanes = 8", "lines = 8", "did you mean \"lanes\"?"),
         ("lanes = 8", "lanes = 8, accumulators = { value = 0, source = \"us\" }", "accumulators = 0"),
+        ("lanes = 8", "lanes = 8, heads_per_read = { value = 0, source = \"us\" }", "heads_per_read = 0"),
+        (
+            "lanes = 8",
+            "lanes = 8, heads_per_read = { value = 99, source = \"us\" }",
+            "heads_per_read = 99 is not in 1..=",
+        ),
         ("effect = \"read\", serves", "effect = \"read\", done_per_entry = \"1\", serves", "only a softmax's"),
         (
             "level = \"bank\", from = [\"OPEN\"",

@@ -169,6 +169,11 @@ fn random_system(r: &mut Random) -> System {
             _ => {}
         }
     }
+    // MACs for as many query heads as their addresses say.
+    if name != "attacc-compat" && r.below(3) == 0 {
+        let one_rank = set.iter().any(|s| s.ends_with("1R"));
+        set.push(format!("heads_per_read={}", if name != "hbm3-pim" { 16 } else { 64 >> u32::from(one_rank) }));
+    }
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
     common::system(name, &set)
 }

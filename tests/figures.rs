@@ -49,6 +49,7 @@ const FIGURES: &[Figure] = &[
     Figure { name: "scale-requests", write: scale::requests },
     Figure { name: "scale-tokens", write: scale::tokens },
     Figure { name: "schedules", write: scale::schedules },
+    Figure { name: "shared-reads", write: devices::shared_reads },
     Figure { name: "supply", write: power::supply },
     Figure { name: "switches", write: system::switches },
     Figure { name: "switches-grouped", write: system::grouped },

@@ -137,7 +137,7 @@ fn optional(kind: Kind, table: &str, key: &str) -> bool {
         Device => match table {
             "[sources]" => key == "derived",
             "[[command]]" => ["serves", "opener", "closer", "path", "reach", "done", "done_per_entry"].contains(&key),
-            "[pim]" => ["element", "accumulators"].contains(&key),
+            "[pim]" => ["element", "accumulators", "heads_per_read"].contains(&key),
             "[refresh_time]" => !["source", "\"8 Gb\""].contains(&key),
             _ if table.starts_with("[timing") => {
                 !["source", "rate", "tCK"].contains(&key)

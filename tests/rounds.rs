@@ -67,17 +67,19 @@ fn replay(system: &System, target: &Target, rounds: &Rounds, sweep: &Sweep, work
 fn the_pace_of_rounds_is_that_of_the_engine() {
     let mut seed = 7;
     for power in ["per-command", "ignore", "charge", "stagger"] {
-        let system = system("hbm3-pim", &["refresh=none", &format!("power={power}")]);
+        let system = system("hbm3-pim", &["refresh=none", "heads_per_read=4", &format!("power={power}")]);
         let pace = Pace::of(&system.device).unwrap();
         let geometry = system.device.geometry;
         for i in 0..60 {
             let dim = [64, 128, 256][i % 3];
             let shape = Shape::new(&geometry, dim, 2, system.device.entry_bytes, ValueLayout::Stripe).unwrap();
-            let target = Target { geometry, shape };
+            let at_once = [1, 2, 4][i / 4 % 3];
+            let target = Target { geometry, shape, heads_per_read: at_once };
             let layout = [Layout::RowBlock, Layout::Interleaved][i / 3 % 2];
             let (heads, pages, page) = (1 + i % 4, 1 + random(&mut seed, 40), [1, 4, 16][i / 6 % 3]);
             let sweep = select(&shape, layout, heads, pages, page, &mut seed);
-            let work = Work { skip_columns: i % 5 > 0, columns: shape.columns, stripes: 1 };
+            let work =
+                Work { skip_columns: i % 5 > 0, columns: shape.columns, stripes: 1, heads_per_read: at_once as usize };
             let cells = sweep.cells();
             let engine = |rounds: &Rounds| replay(&system, &target, rounds, &sweep, work);
             let quickest = Rounds::quickest(cells, &sweep, shape.units, &work, &pace);

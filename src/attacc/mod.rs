@@ -260,6 +260,7 @@ impl Schedule {
             config: self.attention.canonical() + form + if self.pipeline { "" } else { "pipeline = false\n" },
             provenance: "no KV data: AttAcc's schedule, all heads alike".into(),
             element_bytes: self.attention.bytes,
+            heads_per_read: 1,
         }
     }
 

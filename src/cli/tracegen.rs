@@ -539,7 +539,8 @@ fn info(args: &Info, common: &Common) -> Result<()> {
         progress.at(runs);
     }
     drop(progress);
-    let Header { generator, geometry: g, spec_hash, seed, config, provenance, element_bytes } = source.header();
+    let Header { generator, geometry: g, spec_hash, seed, config, provenance, element_bytes, heads_per_read } =
+        source.header();
     let mut out = String::new();
     let mut line = |key: &str, value: String| out.push_str(&format!("{key:<12} {value}\n"));
     let or_unknown = |s: &String| if s.is_empty() { "unknown".to_string() } else { s.clone() };
@@ -550,6 +551,9 @@ fn info(args: &Info, common: &Common) -> Result<()> {
     line("seed", seed.to_string());
     if *element_bytes > 0 {
         line("elements", format!("{element_bytes} B"));
+    }
+    if *heads_per_read > 1 {
+        line("MACs", format!("for {heads_per_read} query heads at a time"));
     }
     line("segments", format!("{segments}: {} steps, {} layers, {} KV heads", steps.len(), layers.len(), heads.len()));
     line("channels", format!("{} used", channels.len()));

@@ -171,6 +171,7 @@ pub fn run_with<P: Probe>(
 ) -> Result<Cycle> {
     needs_same_geometry(system, source)?;
     needs_same_elements(system, source)?;
+    needs_lanes(system, source)?;
     let reader = Reader::new(source, engine == Engine::Fast);
     match system.controller {
         Controller::Faithful => faithful::run(system, reader, probe, progress),
@@ -185,6 +186,20 @@ fn needs_same_geometry(system: &System, source: &dyn Source) -> Result<()> {
         return Ok(());
     }
     let what = format!("the trace is for another device: {theirs}; {} has {ours}", system.name);
+    Err(Error::data("trace", what))
+}
+
+/// An error where a trace has MACs for more query heads than the units of `system` multiply a column for. Plain DRAM
+/// multiplies none.
+fn needs_lanes(system: &System, source: &dyn Source) -> Result<()> {
+    let (ours, theirs) = (system.device.heads_per_read, source.header().heads_per_read);
+    if theirs == 0 || ours == theirs || system.device.lanes == 0 {
+        return Ok(());
+    }
+    let what = format!(
+        "a column is multiplied for {theirs} query heads when it is read; for {ours} by {}: replay it with heads_per_read = {theirs} in the system, or generate it for heads_per_read = {ours}",
+        system.name
+    );
     Err(Error::data("trace", what))
 }
 

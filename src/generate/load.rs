@@ -75,11 +75,12 @@ impl Generator {
             config: kv.map_or_else(|| doc.canonical(), |kv| doc.canonical_with("kv", &kv.display().to_string())),
             provenance: cache.provenance.clone(),
             element_bytes,
+            heads_per_read: system.device.heads_per_read,
         };
         let costs = Costs::new(&workload, &system.device).ok_or_else(|| {
             doc.error("system", format!("{} has no PIM_MAC_AB, which every mapping needs", system.device.name))
         })?;
-        let target = Target { geometry, shape };
+        let target = Target { geometry, shape, heads_per_read: system.device.heads_per_read };
         let sets = shape.columns / shape.value_stripes;
         if heads::together(sets, system.device.accumulators).is_none() {
             let has = system.device.accumulators;

@@ -1,7 +1,8 @@
 //! Attention to the selected tokens: scores by sweeping the rows of K, softmax, outputs by sweeping the rows of V.
 //!
 //! In a sweep, every open row serves all query heads of the group before the next one opens, so the group opens the
-//! union of its rows once and each query head multiplies only for itself. For outputs, a unit needs sets of accumulators of
+//! union of its rows once; of the query heads, as many as the units have lanes for multiply a column when it is read, each
+//! only what it wants, and then the next as many. For outputs, a unit needs sets of accumulators of
 //! each query head; heads that it has none for take another sweep. Results are moved out while the next ones are computed: a unit fills one buffer entry
 //! while the entry before is on its way (AttAcc's double buffering). What no unit needs is not moved.
 
@@ -28,9 +29,9 @@ pub struct Part<'a> {
     pub units: u32,
 }
 
-/// A unit that has no place left in its round, behind a place of a query head.
+/// A unit that has no place left in its round, behind a place of a lot of query heads.
 struct Leaver {
-    head: usize,
+    lot: usize,
     place: u32,
     unit: u32,
 }
@@ -58,13 +59,13 @@ impl Part<'_> {
             return Vec::new();
         }
         let last = |c: &Cell| {
-            let (head, place) = self.work.last(self.sweep, *c)?;
-            Some(Leaver { head, place, unit: self.unit(c) })
+            let (lot, place) = self.work.last(self.sweep, *c)?;
+            Some(Leaver { lot, place, unit: self.unit(c) })
         };
         let mut leavers: Vec<Leaver> = round.cells.iter().filter_map(last).collect();
-        leavers.sort_by_key(|l| (l.head, l.place, l.unit));
-        let end = leavers.last().map(|l| (l.head, l.place));
-        leavers.retain(|l| Some((l.head, l.place)) != end);
+        leavers.sort_by_key(|l| (l.lot, l.place, l.unit));
+        let end = leavers.last().map(|l| (l.lot, l.place));
+        leavers.retain(|l| Some((l.lot, l.place)) != end);
         leavers
     }
 
@@ -76,9 +77,10 @@ impl Part<'_> {
             let leavers = self.leavers(round);
             for (head, lines) in lines.iter_mut().enumerate() {
                 let places = self.work.places(self.sweep, round.cells, head);
+                let lot = head / self.work.heads_per_read;
                 let take = |unit: u32| match leavers.iter().find(|l| l.unit == unit) {
-                    Some(l) if l.head < head => 0,
-                    Some(l) if l.head == head => places & u64::MAX >> (63 - l.place),
+                    Some(l) if l.lot < lot => 0,
+                    Some(l) if l.lot == lot => places & u64::MAX >> (63 - l.place),
                     _ => places,
                 };
                 match round.opening {
@@ -97,6 +99,7 @@ impl Part<'_> {
 
     /// `enabled` are the units that take part in the MACs of units, before and after.
     fn multiply(&self, rows: &Rows, matrix: &Matrix, results: Results, enabled: &mut u64, emit: &mut Emitter<'_>) {
+        let mut masks = Vec::with_capacity(self.work.heads_per_read.min(self.sweep.heads()));
         for round in self.rounds.iter() {
             let mut units = round.cells.iter().fold(0, |all: u64, c| all | 1 << self.unit(c));
             let (op, row) = match round.opening {
@@ -113,18 +116,21 @@ impl Part<'_> {
                 }
             }
             let leavers = self.leavers(round);
-            for head in 0..self.sweep.heads() {
-                let mut places = self.work.places(self.sweep, round.cells, head);
-                (0..matrix.stripes_in_row - 1).for_each(|s| emit.stripe(op, row, places, matrix, s, results, units));
-                for l in leavers.iter().filter(|l| l.head == head) {
+            for (number, lot) in self.work.lots(self.sweep).enumerate() {
+                masks.clear();
+                masks.extend(lot.map(|head| self.work.places(self.sweep, round.cells, head)));
+                let mut places = u64::MAX;
+                (0..matrix.stripes_in_row - 1)
+                    .for_each(|s| emit.stripe(op, row, (&masks, places), matrix, s, results, units));
+                for l in leavers.iter().filter(|l| l.lot == number) {
                     let upto = places & u64::MAX >> (63 - l.place);
-                    emit.stripe(op, row, upto, matrix, matrix.stripes_in_row - 1, results, units);
+                    emit.stripe(op, row, (&masks, upto), matrix, matrix.stripes_in_row - 1, results, units);
                     emit.close(l.unit);
                     places &= !upto;
                     units &= !(1 << l.unit);
                     *enabled &= !(1 << l.unit);
                 }
-                emit.stripe(op, row, places, matrix, matrix.stripes_in_row - 1, results, units);
+                emit.stripe(op, row, (&masks, places), matrix, matrix.stripes_in_row - 1, results, units);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What a channel can be asked for, one level above single requests.
 
+use super::heads;
 use super::layout::Shape;
 use super::rows::Rows;
 use super::stage::Stage;
@@ -14,6 +15,8 @@ pub struct Target {
     pub geometry: Geometry,
     /// Shape of keys and values.
     pub shape: Shape,
+    /// Query heads for which a unit multiplies a column that it reads once.
+    pub heads_per_read: u32,
 }
 
 /// How the vectors of a matrix lie in the rows of a unit.
@@ -49,12 +52,14 @@ pub struct Emitter<'a> {
     /// Scores that wait in the buffer entry of the units that have worked most, and the units that have any.
     filled: u32,
     waiting: u64,
+    /// Of the query heads that are multiplied for at a time, those that have scores there.
+    lanes: u64,
 }
 
 impl<'a> Emitter<'a> {
     /// An empty stage of `phase` in `channel`.
     pub fn new(target: &'a Target, channel: u32, phase: Phase) -> Self {
-        Emitter { target, channel, stage: Stage::new(phase), deferred: Vec::new(), filled: 0, waiting: 0 }
+        Emitter { target, channel, stage: Stage::new(phase), deferred: Vec::new(), filled: 0, waiting: 0, lanes: 0 }
     }
 
     /// The stage: everything is complete, results included.
@@ -127,28 +132,45 @@ impl<'a> Emitter<'a> {
         self.deferred.push(Request::one(Op::PreBg, addr));
     }
 
-    /// Multiplies the places of `mask` in a row (a physical one), all stripes, in `units`.
-    pub fn macs(&mut self, op: Op, row: u32, mask: u64, m: &Matrix, results: Results, units: u64) {
-        (0..m.stripes_in_row).for_each(|stripe| self.stripe(op, row, mask, m, stripe, results, units));
+    /// Multiplies places of a row (a physical one), all stripes, in `units`: those of each mask for a query head, of as many
+    /// heads as a unit multiplies for at a time.
+    pub fn macs(&mut self, op: Op, row: u32, masks: &[u64], m: &Matrix, results: Results, units: u64) {
+        (0..m.stripes_in_row).for_each(|stripe| self.stripe(op, row, (masks, u64::MAX), m, stripe, results, units));
     }
 
-    /// Multiplies one stripe of the places of `mask`.
+    /// Multiplies one stripe of the places of `masks` that are in a set, too. A column that several heads want is read once.
     #[expect(clippy::too_many_arguments, reason = "what is multiplied, where, and where it goes")]
-    pub fn stripe(&mut self, op: Op, row: u32, mask: u64, m: &Matrix, stripe: u32, results: Results, units: u64) {
-        let column_bytes = self.target.geometry.column_bytes;
-        let mut rest = mask;
+    pub fn stripe(
+        &mut self,
+        op: Op,
+        row: u32,
+        (masks, within): (&[u64], u64),
+        m: &Matrix,
+        stripe: u32,
+        results: Results,
+        units: u64,
+    ) {
+        debug_assert!(masks.len() <= self.target.heads_per_read as usize);
+        let g = self.target.geometry;
+        let mut rest = within & masks.iter().fold(0, |all, mask| all | mask);
         while rest != 0 {
             let first = rest.trailing_zeros();
-            let mut run = (rest >> first).trailing_ones();
+            let wants = |mask: &u64| mask >> first & 1 == 1;
+            // A run goes on as long as the same heads want it.
+            let same = masks.iter().fold(rest, |same, mask| same & if wants(mask) { *mask } else { !mask });
+            let lanes = (0..).zip(masks).fold(0, |all, (i, mask)| all | u64::from(wants(mask)) << i);
+            let mut run = (same >> first).trailing_ones();
             if results == Results::Scores {
                 run = run.min(self.target.shape.entry - self.filled);
             }
             let column = stripe * m.per_row + first * m.columns;
-            self.push(op, Address { row, column, ..Default::default() }, run * m.columns, column_bytes);
+            let at = g.mac_for(lanes.count_ones(), Address { row, column, ..Default::default() });
+            self.push(op, at, run * m.columns, g.column_bytes);
             rest &= !(u64::MAX >> (64 - run) << first);
             if results == Results::Scores {
                 self.filled += run;
                 self.waiting |= units;
+                self.lanes |= lanes;
                 if self.filled == self.target.shape.entry {
                     self.scores();
                 }
@@ -156,30 +178,32 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// Multiplies the first `places[h]` places of every unit, row after row, for each query head `h`: a dense sweep.
-    pub fn dense(&mut self, rows: &Rows, m: &Matrix, places: &[u32]) {
-        let most = places.iter().copied().max().unwrap_or(0);
-        for row in 0..most.div_ceil(m.per_row) {
-            for n in places {
-                let n = n.saturating_sub(row * m.per_row).min(m.per_row);
-                let mask = if n == 0 { 0 } else { u64::MAX >> (64 - n) };
-                self.macs(Op::MacAb, rows.at(m.id, row), mask, m, Results::Scores, u64::MAX);
+    /// Multiplies the first `places` places of every unit, row after row, for each query head: a dense sweep.
+    pub fn dense(&mut self, rows: &Rows, m: &Matrix, places: u32, heads: u32) {
+        for row in 0..places.div_ceil(m.per_row) {
+            let n = (places - row * m.per_row).min(m.per_row);
+            for lot in heads::lots(heads as usize, self.target.heads_per_read as usize) {
+                let masks = vec![u64::MAX >> (64 - n); lot.len()];
+                self.macs(Op::MacAb, rows.at(m.id, row), &masks, m, Results::Scores, u64::MAX);
             }
         }
     }
 
-    /// The buffer entry of each unit that has scores goes to the softmax buffer, both pseudo-channels at a time, behind
+    /// The buffer entries of each unit that has scores, of each query head that has any, go to the softmax buffer, both pseudo-channels at a time, behind
     /// a barrier, and beside the MACs that fill the next entry.
     pub fn scores(&mut self) {
         self.filled = 0;
         let units = std::mem::take(&mut self.waiting);
+        let heads = std::mem::take(&mut self.lanes).count_ones();
         let g = &self.target.geometry;
         let half = g.ranks * g.bank_groups;
         let both = (0..g.pseudo_channels).fold(0, |all, p| all | units >> (p * half));
-        for bank_group in 0..g.bank_groups {
-            for rank in 0..g.ranks {
-                if both >> (rank * g.bank_groups + bank_group) & 1 == 1 {
-                    self.defer(Address { rank, bank_group, ..Default::default() });
+        for _ in 0..heads {
+            for bank_group in 0..g.bank_groups {
+                for rank in 0..g.ranks {
+                    if both >> (rank * g.bank_groups + bank_group) & 1 == 1 {
+                        self.defer(Address { rank, bank_group, ..Default::default() });
+                    }
                 }
             }
         }
@@ -234,7 +258,8 @@ mod tests {
     #[test]
     fn more_entries_than_a_row_has_bytes_are_several_runs() {
         let g = geometry();
-        let target = Target { geometry: g, shape: Shape::new(&g, 128, 2, 32, ValueLayout::Stripe).unwrap() };
+        let target =
+            Target { geometry: g, shape: Shape::new(&g, 128, 2, 32, ValueLayout::Stripe).unwrap(), heads_per_read: 1 };
         let mut emit = Emitter::new(&target, 3, Phase::AttendContext);
         emit.entries(Op::MvGb, Address { rank: 1, bank_group: 2, ..Address::default() }, 2500);
         let segment = Segment { channel: 3, ..Segment::default() };

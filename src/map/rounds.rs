@@ -6,10 +6,12 @@
 //! cheaper in all banks. [`Pace`] works out from the device's timing how long a list of rounds takes, and
 //! the cheapest of some lists is taken.
 
+use super::heads;
 use super::sweep::{Cell, Sweep};
 use crate::op::Op;
 use crate::spec::{CommandId, Device, Level};
 use crate::units::Cycle;
+use std::ops::Range;
 
 /// How a round opens its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,9 +109,21 @@ pub struct Work {
     pub columns: u32,
     /// Stripes of a row, each multiplied after the one before.
     pub stripes: u32,
+    /// Query heads for which a column is multiplied when it is read.
+    pub heads_per_read: usize,
 }
 
 impl Work {
+    /// The query heads in lots that are multiplied for at a time.
+    pub fn lots(&self, sweep: &Sweep) -> impl Iterator<Item = Range<usize>> + use<> {
+        heads::lots(sweep.heads(), self.heads_per_read)
+    }
+
+    /// Places that all units read for a lot of query heads in a round.
+    pub fn read(&self, sweep: &Sweep, cells: &[Cell], lot: Range<usize>) -> u64 {
+        lot.fold(0, |all, head| all | self.places(sweep, cells, head))
+    }
+
     /// Places that all units multiply for a query head in a round: those that any unit wants.
     pub fn places(&self, sweep: &Sweep, cells: &[Cell], head: usize) -> u64 {
         let any = cells.iter().fold(0, |all, c| all | sweep.mask(*c, head));
@@ -119,11 +133,13 @@ impl Work {
         }
     }
 
-    /// The last query head for which a cell is wanted, and the last of its places then; none where it stays open to the
-    /// end of its round.
+    /// The last lot of query heads for which a cell is wanted, and the last of its places then; none where it stays open to
+    /// the end of its round.
     pub fn last(&self, sweep: &Sweep, cell: Cell) -> Option<(usize, u32)> {
         let head = (0..sweep.heads()).rev().find(|h| sweep.mask(cell, *h) != 0)?;
-        self.skip_columns.then(|| (head, sweep.mask(cell, head).ilog2()))
+        let lot = head / self.heads_per_read;
+        let places = (lot * self.heads_per_read..=head).fold(0, |all, h| all | sweep.mask(cell, h));
+        self.skip_columns.then(|| (lot, places.ilog2()))
     }
 }
 
@@ -277,11 +293,11 @@ impl Pace {
             }
             let mut done = 0u64;
             let mut ends = [0u64; UNITS];
-            for head in 0..sweep.heads() {
-                let places = work.places(sweep, round.cells, head);
+            for (number, lot) in work.lots(sweep).enumerate() {
+                let places = work.read(sweep, round.cells, lot);
                 for cell in round.cells {
                     if let Some((last, place)) = work.last(sweep, *cell)
-                        && last == head
+                        && last == number
                     {
                         let upto = (places & (u64::MAX >> (63 - place))).count_ones();
                         let before = places.count_ones() * (work.stripes - 1);

@@ -99,12 +99,12 @@ impl Scanner<'_> {
         let scores = match scan {
             Scan::Nothing => return emit.finish(),
             Scan::Keys => {
-                emit.dense(self.rows, &self.keys, &vec![end.div_ceil(self.units); self.heads as usize]);
+                emit.dense(self.rows, &self.keys, end.div_ceil(self.units), self.heads);
                 len
             }
             Scan::Vectors { matrices, vectors: count, elements } => {
                 for matrix in vectors(self.target, self.own, matrices, elements) {
-                    emit.dense(self.rows, &matrix, &vec![self.places(&matrix, count); self.heads as usize]);
+                    emit.dense(self.rows, &matrix, self.places(&matrix, count), self.heads);
                     emit.settle();
                 }
                 matrices * count
@@ -152,8 +152,9 @@ impl Scanner<'_> {
                 for dim in dims {
                     let row = self.rows.at(self.own, t * tile_rows + dim / g.columns);
                     let place = Matrix { id: self.own, per_row: g.columns, columns: 1, stripes_in_row: 1 };
-                    for _ in lot.clone() {
-                        emit.macs(Op::MacAb, row, 1 << (dim % g.columns), &place, Results::Outputs, u64::MAX);
+                    for heads in heads::lots(lot.len(), self.target.heads_per_read as usize) {
+                        let masks = vec![1 << (dim % g.columns); heads.len()];
+                        emit.macs(Op::MacAb, row, &masks, &place, Results::Outputs, u64::MAX);
                     }
                 }
                 emit.lanes(lot.len());
@@ -242,7 +243,11 @@ mod tests {
     #[test]
     fn places_of_a_channel_are_those_of_its_fullest_unit() {
         let geometry = geometry();
-        let target = Target { geometry, shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap() };
+        let target = Target {
+            geometry,
+            shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap(),
+            heads_per_read: 1,
+        };
         let rows = Rows::new(0, 1, 3);
         let accumulators = 1;
         let matrix = vectors(&target, 1, 1, 128).next().unwrap();
@@ -268,7 +273,11 @@ mod tests {
     /// Requests of a scan of dimensions by so many query heads, on units with so many sets of accumulators.
     fn scanned(dims: &[u32], heads: u32, accumulators: u32) -> Vec<(Op, Address)> {
         let geometry = geometry();
-        let target = Target { geometry, shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap() };
+        let target = Target {
+            geometry,
+            shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap(),
+            heads_per_read: 1,
+        };
         let mut rows = Rows::new(0, 100, 2);
         let scan = Scan::Dimensions(dims);
         let (tokens, _) = tile(&target, 16, 128);

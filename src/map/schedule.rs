@@ -254,7 +254,8 @@ impl Scheduler {
     fn work(&self, side: Side) -> Work {
         let m = &self.cache.side(side)[0];
         let (columns, stripes) = (m.columns * m.stripes_in_row, m.stripes_in_row);
-        Work { skip_columns: self.mapping.skip_columns, columns, stripes }
+        let heads_per_read = self.target.heads_per_read as usize;
+        Work { skip_columns: self.mapping.skip_columns, columns, stripes, heads_per_read }
     }
 
     fn rounds(&self, side: Side, sweep: &Sweep, cells: &[Cell]) -> Rounds {

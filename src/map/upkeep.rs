@@ -39,7 +39,7 @@ pub fn cluster(means: &Means, places: &[Place], rows: &Rows, keys: &Matrix, targ
     };
     let key = |emit: &mut Emitter<'_>, p: &Place, times: u32| {
         let row = rows.at(keys.id, p.row);
-        (0..times).for_each(|_| emit.macs(Op::MacAb, row, 1 << p.index, keys, Results::Outputs, u64::MAX));
+        (0..times).for_each(|_| emit.macs(Op::MacAb, row, &[1 << p.index], keys, Results::Outputs, u64::MAX));
     };
     for p in places {
         key(&mut emit, p, 2);
@@ -59,7 +59,7 @@ pub fn cluster(means: &Means, places: &[Place], rows: &Rows, keys: &Matrix, targ
             }
             for group in 0..groups {
                 let (row, index) = (rows.at(centroids.id, group / keys.per_row), group % keys.per_row);
-                emit.macs(Op::MacAb, row, 1 << index, &centroids, Results::Outputs, u64::MAX);
+                emit.macs(Op::MacAb, row, &[1 << index], &centroids, Results::Outputs, u64::MAX);
             }
             results(&mut emit, groups);
             emit.barrier();
@@ -125,7 +125,11 @@ mod tests {
     fn kmeans_has_the_commands_of_the_paper() {
         let geometry = geometry();
         for (dim, tokens, clusters, iterations) in [(128, 64, 4, 7), (80, 64, 4, 1), (256, 128, 40, 3), (64, 5, 1, 2)] {
-            let target = Target { geometry, shape: Shape::new(&geometry, dim, 2, 32, ValueLayout::Stripe).unwrap() };
+            let target = Target {
+                geometry,
+                shape: Shape::new(&geometry, dim, 2, 32, ValueLayout::Stripe).unwrap(),
+                heads_per_read: 1,
+            };
             let (columns, per_row) = (target.shape.columns, target.shape.keys_per_row);
             let keys = Matrix { id: 0, per_row, columns, stripes_in_row: 1 };
             let mut rows = Rows::new(0, 9, 2);

@@ -71,6 +71,9 @@ pub struct PimFile {
     /// Sets of accumulators that a unit keeps: outputs of so many pairs of query head and column of a vector may grow at
     /// the same time.
     pub accumulators: Option<Count>,
+    /// Query heads for which a unit multiplies a column that it reads once, each with lanes, a query and a buffer entry of its
+    /// own; 1 when absent.
+    pub heads_per_read: Option<Count>,
 }
 
 /// One timing preset.

@@ -184,6 +184,12 @@ pub struct Reach {
 }
 
 impl Command {
+    /// Whether its address needs no bank, and may say instead for how many query heads it multiplies
+    /// ([`Geometry::heads_of_mac`]).
+    pub fn says_heads(&self) -> bool {
+        self.effect == Effect::MacOpen || (self.effect, self.scope) == (Effect::Mac, Scope::Channel)
+    }
+
     /// The banks that it acts on for certain: those of a bank group, where it acts on those bank groups that are enabled.
     fn least_reach(&self) -> Scope {
         if self.effect == Effect::MacOpen { Scope::BankGroup } else { self.scope }
@@ -322,6 +328,8 @@ pub struct Device {
     pub entry_bytes: u32,
     /// Sets of accumulators of a unit; without a number in the device file, as many as are asked for.
     pub accumulators: u32,
+    /// Query heads for which a unit multiplies a column that it reads once.
+    pub heads_per_read: u32,
     /// Energies.
     pub energy: EnergyTable,
     /// Names of what is assumed rather than taken from a source.
@@ -340,6 +348,8 @@ pub struct Selection<'a> {
     pub power: PowerPolicy,
     /// Bytes of an element of what is multiplied, where they are not the device's.
     pub element_bytes: Option<u32>,
+    /// Query heads for which a unit multiplies a column that it reads once, where they are not the device's.
+    pub heads_per_read: Option<u32>,
     /// Of power policy `charge`, what differs from the device's budget.
     pub budget: &'a Budget,
     /// Which constraints hold: `Completed` all, each at the highest level where it means the same; `Reference` only
@@ -512,6 +522,8 @@ impl Device {
         };
         let pim = file.pim.as_ref();
         let accumulators = of_unit("accumulators", pim.and_then(|p| p.accumulators.as_ref()), u32::MAX)?;
+        let heads_per_read = of_unit("heads_per_read", pim.and_then(|p| p.heads_per_read.as_ref()), 1)?;
+        let heads_per_read = heads_of_a_read(heads_per_read, &geometry, doc, choice, chooser)?;
         let energy = EnergyTable {
             activation: e.activation.value,
             cell_activation: needed(&e.cell_activation, multiplies, "cell_activation", doc)?,
@@ -540,6 +552,7 @@ impl Device {
             elements,
             entry_bytes,
             accumulators,
+            heads_per_read,
             energy,
             assumed: assumed(file),
         })
@@ -553,6 +566,26 @@ impl Device {
         let bytes = self.geometry.banks_per_channel() / command.passes * self.geometry.column_bytes;
         Some(f64::from(bytes) / f64::from(gap))
     }
+}
+
+/// The query heads of a column read: the system's, or those of the device. A request names them by the bank of its address.
+fn heads_of_a_read(
+    of_device: u32,
+    geometry: &Geometry,
+    doc: &Document,
+    choice: &Selection<'_>,
+    chooser: &Document,
+) -> Result<u32> {
+    let (heads, most) = (choice.heads_per_read.unwrap_or(of_device), geometry.banks_per_channel());
+    if (1..=most).contains(&heads) {
+        return Ok(heads);
+    }
+    let what = format!("heads_per_read = {heads} is not in 1..={most}, the banks of a channel");
+    Err(if choice.heads_per_read.is_some() {
+        chooser.error("heads_per_read", what)
+    } else {
+        doc.error("pim.heads_per_read", what)
+    })
 }
 
 fn clock_period(ps: f64) -> Option<ClockPeriod> {
@@ -1077,7 +1110,8 @@ fn sources_of(file: &DeviceFile) -> Vec<(String, &str)> {
         out.extend(o.column.source.as_deref().map(|s| (format!("organisation.{k}.column"), s)));
     }
     out.extend(file.pim.as_ref().map(|p| ("pim".into(), p.source.as_str())));
-    let of_units = file.pim.iter().flat_map(|p| [("accumulators", &p.accumulators)]);
+    let of_units =
+        file.pim.iter().flat_map(|p| [("accumulators", &p.accumulators), ("heads_per_read", &p.heads_per_read)]);
     out.extend(of_units.filter_map(|(name, n)| Some((format!("pim.{name}"), n.as_ref()?.source.as_str()))));
     for (k, t) in &file.timing {
         out.push((format!("timing.{k}"), &t.source));

@@ -130,6 +130,8 @@ struct SystemFile {
     issue_interval: Option<Duration>,
     /// Bytes of an element of what the units multiply.
     element_bytes: Option<u32>,
+    /// Query heads for which a unit multiplies a column that it reads once.
+    heads_per_read: Option<u32>,
     #[serde(default)]
     power_budget: Budget,
     dram: DramFile,
@@ -237,6 +239,7 @@ impl System {
             channels: s.channels,
             power: s.power,
             element_bytes: s.element_bytes,
+            heads_per_read: s.heads_per_read,
             budget: &s.power_budget,
             constraints,
             refresh_rate: s.refresh_rate.unwrap_or_default(),

@@ -1,5 +1,6 @@
 //! What is counted: commands, requests, and what segments wanted of them.
 
+use crate::addr::{Address, Geometry};
 use crate::engine::probe::{CommandEvent, Completion, RowOutcome};
 use crate::op::Op;
 use crate::spec::resolve::{MAX_COMMANDS, Reach};
@@ -14,6 +15,8 @@ pub struct Counters {
     pub issued: [u64; MAX_COMMANDS],
     /// Banks that they acted on, summed; of buffer moves, the entries that they moved.
     pub banks: [u64; MAX_COMMANDS],
+    /// Banks of MACs, summed over the query heads beyond the first for which they multiplied the same column.
+    pub shared: u64,
     /// Requests completed, by operation.
     pub requests: [u64; Op::COUNT],
     /// Requests that needed a row and found it open.
@@ -37,6 +40,8 @@ pub struct Rule {
     needs_row: bool,
     /// Of a buffer move, what it reaches.
     reach: Option<Reach>,
+    /// Of a MAC, by what its address says for how many query heads it is, if it does.
+    heads: Option<Geometry>,
 }
 
 /// By command.
@@ -44,10 +49,11 @@ pub type Rules = [Rule; MAX_COMMANDS];
 
 /// The rules of a device.
 pub fn rules(device: &Device) -> Rules {
-    let mut rules = [Rule { needs_row: false, reach: None }; MAX_COMMANDS];
+    let mut rules = [Rule { needs_row: false, reach: None, heads: None }; MAX_COMMANDS];
     for (rule, c) in rules.iter_mut().zip(&device.commands) {
         rule.needs_row = matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Open);
         rule.reach = (c.effect == Effect::Move).then_some(c.reach);
+        rule.heads = (device.heads_per_read > 1 && c.says_heads()).then_some(device.geometry);
     }
     rules
 }
@@ -58,6 +64,7 @@ impl Default for Counters {
         Counters {
             issued: none,
             banks: none,
+            shared: 0,
             requests: [0; Op::COUNT],
             hits: 0,
             misses: 0,
@@ -73,26 +80,30 @@ impl Counters {
     /// Counts a command.
     #[inline]
     pub fn command(&mut self, e: &CommandEvent, rules: &Rules) {
-        self.issue(e.command, (e.banks, e.phase), e.completes, rules);
+        self.issue(e.command, &e.address, (e.banks, e.phase), e.completes, rules);
     }
 
-    /// The same of what matters of it: the banks that it acted on, and what for.
+    /// The same of what matters of it: its address, the banks that it acted on, and what for.
     #[inline]
     pub fn issue(
         &mut self,
         command: CommandId,
+        at: &Address,
         (banks, phase): (u32, Phase),
         completes: Option<Completion>,
         rules: &Rules,
     ) {
         let id = usize::from(command);
-        let Rule { needs_row, reach } = &rules[id];
+        let Rule { needs_row, reach, heads } = &rules[id];
         self.issued[id] += 1;
         self.banks[id] += u64::from(match reach {
             None => banks,
             Some(r) if phase == Phase::AttendContext => r.outputs,
             Some(r) => r.entries,
         });
+        if let Some(geometry) = heads {
+            self.shared += u64::from(banks) * u64::from(geometry.heads_of_mac(at) - 1);
+        }
         if let Some(c) = completes {
             self.requests[c.op as usize] += 1;
             if *needs_row {
@@ -124,6 +135,7 @@ impl Counters {
         for (id, _) in device.commands.iter().enumerate().filter(|(_, c)| wanted(c.effect)) {
             (out.issued[id], out.banks[id]) = (self.issued[id], self.banks[id]);
         }
+        out.shared = if wanted(Effect::Mac) || wanted(Effect::MacOpen) { self.shared } else { 0 };
         out
     }
 
@@ -138,6 +150,7 @@ impl Counters {
         sum(&mut self.issued, &o.issued);
         sum(&mut self.banks, &o.banks);
         sum(&mut self.requests, &o.requests);
+        self.shared += o.shared * times;
         self.hits += o.hits * times;
         self.misses += o.misses * times;
         self.conflicts += o.conflicts * times;

@@ -62,6 +62,7 @@ impl Energy {
                 Effect::Open | Effect::Close | Effect::Refresh | Effect::Softmax | Effect::Configure => {}
             }
         }
+        out.compute += counters.shared as f64 * f64::from(device.elements) * e.mac;
         if honest {
             out.background = e.background * device.clock.ns(channel_cycles);
         }

@@ -333,7 +333,7 @@ fn bound(device: &Device, slots: u64, channels: u64) -> Option<Cycle> {
     let command = &device.commands[usize::from(device.plans[Op::MacAb as usize]?.last)];
     let banks = u64::from(g.banks_per_channel() / command.passes);
     let gap = (banks as f64 / columns_per_cycle).round() as u64;
-    Some((slots * u64::from(g.banks)).div_ceil(banks * channels) * gap)
+    Some((slots * u64::from(g.banks)).div_ceil(banks * channels * u64::from(device.heads_per_read)) * gap)
 }
 
 fn measures(row: &Row<'_>, system: &System) -> Vec<Value> {
@@ -352,7 +352,7 @@ fn measures(row: &Row<'_>, system: &System) -> Vec<Value> {
         c.issued[usize::from(*id)] * device.refresh_cycles(*id) * u64::from(banks)
     });
     let refreshing: u64 = refreshing.sum();
-    let slots = mac_banks / u64::from(g.banks);
+    let slots = (mac_banks + c.shared) / u64::from(g.banks);
     let known = row.wanted.map(|(w, _)| w).filter(|w| w.segments > 0);
     let wanted = |of: fn(&Wanted) -> u64| known.map_or(Value::Unknown, |w| Value::Int(of(w)));
     let request = |op: Op| Value::Int(c.requests[op as usize]);

@@ -51,7 +51,7 @@ impl Part {
         for event in &self.events {
             match event.what {
                 What::Command { command, banks, completes, .. } => {
-                    counters.issue(command, (banks, event.phase), completes, rules);
+                    counters.issue(command, &event.address, (banks, event.phase), completes, rules);
                 }
                 What::Silent(op) => counters.silent(op),
                 What::Barrier => {}

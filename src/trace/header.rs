@@ -19,6 +19,8 @@ pub struct Header {
     pub provenance: String,
     /// Bytes of an element of what is multiplied; 0 where the trace does not say.
     pub element_bytes: u32,
+    /// Query heads for which one MAC may multiply a column; 0 where the trace does not say.
+    pub heads_per_read: u32,
 }
 
 impl Header {
@@ -32,6 +34,7 @@ impl Header {
             config: String::new(),
             provenance: provenance.into(),
             element_bytes: 0,
+            heads_per_read: 0,
         }
     }
 }

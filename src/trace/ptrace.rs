@@ -30,7 +30,7 @@ pub const FORMAT: Format = Format {
 
 const MAGIC: &[u8; 8] = b"PTRACE\x1a\n";
 /// Version that this code writes, and the only one that it reads.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Well within the codec's limit, so that what is written can be read.
 const MAX_HEADER: u32 = 1 << 18;
 /// A record is at most this long in bincode (a segment of fourteen numbers).

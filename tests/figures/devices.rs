@@ -1,7 +1,7 @@
 //! docs/devices.md.
 
-use super::table;
-use crate::common::{cycles, macs, one, system};
+use super::{Trace, table, whole};
+use crate::common::{cycles, load, macs, one, root, system};
 use crate::plain_dram::{alternating, latency, timed};
 use pimattn::addr::Address;
 use pimattn::op::Op;
@@ -70,4 +70,24 @@ pub(super) fn turns(_: &str) -> String {
         vec![name.into(), format!("{mean:.0}"), longest.to_string()]
     });
     table(&["hbm3-pim", "latency of LD, mean, cycles", "longest"], &[false, true, true], rows)
+}
+
+/// The demo on units that multiply a column for one query head, and for all three of a group.
+pub(super) fn shared_reads(_: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let device = root().join("configs/dram/hbm3-pim.toml").display().to_string();
+    let text = std::fs::read_to_string(root().join("configs/system/hbm3-pim.toml")).unwrap();
+    let rows = ["full", "quest", "starc"].map(|policy| {
+        let [alone, shared] = [1, 3].map(|heads| {
+            let file = folder.path().join(format!("{heads}.toml"));
+            let text = text.replace("../dram/hbm3-pim.toml", &device);
+            std::fs::write(&file, format!("heads_per_read = {heads}\n{text}")).unwrap();
+            let set = [format!("system={}", file.display()), format!("policy={policy}"), "steps=8".into()];
+            let set: Vec<&str> = set.iter().map(String::as_str).collect();
+            Trace::generate("demo", &set).cycles(&load(&file, &[]).unwrap())
+        });
+        vec![policy.into(), whole(alone), whole(shared), format!("{:.2}", alone as f64 / shared as f64)]
+    });
+    let head = ["policy", "cycles, a read for each head", "a read for three heads", "times as fast"];
+    table(&head, &[false, true, true, true], rows)
 }
