@@ -17,6 +17,8 @@ use pimattn::spec::System;
 use pimattn::spec::workload::Workload;
 use pimattn::stats::log::LogProbe;
 use pimattn::trace::{Header, Record, Request, Sink};
+use rayon::prelude::*;
+use std::path::Path;
 
 fn explain(system: &System, text: &str) -> Result<(Reasons, Vec<Held>), Error> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -265,8 +267,8 @@ fn the_program_prints_a_table_or_the_commands() {
     assert_eq!(run(&["--format", "csv"]).1, Some(2));
 }
 
-/// The trace of the demo, or of another policy on it.
-fn demo(set: &[String]) -> (Header, Vec<Record>) {
+/// The trace of a shipped workload, or of another policy on it, and the system that it is for.
+fn shipped(workload: &str, set: &[String]) -> (Header, Vec<Record>, String) {
     struct Keep(Vec<Record>);
     impl Sink for Keep {
         fn push(&mut self, record: Record) -> pimattn::error::Result<()> {
@@ -277,36 +279,71 @@ fn demo(set: &[String]) -> (Header, Vec<Record>) {
             Ok(())
         }
     }
-    let (workload, doc) = Workload::load(&common::root().join("configs/workload/demo.toml"), set).unwrap();
+    let file = common::root().join(format!("configs/workload/{workload}.toml"));
+    let (workload, doc) = Workload::load(&file, set).unwrap();
+    let system = Path::new(&workload.system).file_stem().unwrap().to_str().unwrap().to_string();
     let generator = Generator::load(workload, &doc, None).unwrap();
     let mut keep = Keep(Vec::new());
     generator.run(&mut keep, None, &mut |_| {}).unwrap();
-    (generator.header().clone(), keep.0)
+    (generator.header().clone(), keep.0, system)
 }
 
-/// Waiting at syncs, which most channels of the demo do most of the time, does not count as work.
-#[test]
-fn rules_of_the_controller_alone_hold_back_at_most_a_hundredth_of_the_work() {
+const POWER: [&str; 4] = ["per-command", "stagger", "charge", "ignore"];
+
+/// Policies whose traces rules of the controller alone hold back for more than a hundredth of the work. Waiting at syncs,
+/// which most channels of the demo do most of the time, does not count as work.
+fn held_by_rules(workload: &str, policies: &[&str], set: &[&str], power: &[&str]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for policy in select::REGISTRY {
+    for policy in policies {
         for addressing in ["bank-group", "broadcast"] {
-            let set = [format!("policy={}", policy.name), format!("mapping.addressing={addressing}"), "steps=2".into()];
-            let (header, records) = demo(&set);
-            for power in ["per-command", "stagger", "charge", "ignore"] {
-                let system = common::system("hbm3-pim", &[&format!("power={power}")]);
+            let own = [format!("policy={policy}"), format!("mapping.addressing={addressing}")];
+            let set: Vec<String> = own.into_iter().chain(set.iter().map(|s| s.to_string())).collect();
+            let (header, records, system) = shipped(workload, &set);
+            for power in power {
+                let system = common::system(&system, &[&format!("power={power}")]);
                 let mut source = Memory { header: header.clone(), records: records.clone() };
                 let mut log = LogProbe::new(Vec::new(), &system.device);
                 engine::run_with(Engine::Plain, &system, &mut source, &mut log, &mut |_| ()).unwrap();
                 let text = String::from_utf8(log.finish().unwrap()).unwrap();
                 let (reasons, _) = explain(&system, &text).unwrap();
                 let (rules, work) = (reasons.rules().cycles, reasons.total().cycles - reasons.waiting());
-                assert!(work > 1000, "{policy:?}");
+                assert!(work > 1000, "{workload} {policy}");
                 if rules * 100 > work {
                     let share = 100.0 * rules as f64 / work as f64;
-                    wrong.push(format!("{} {addressing} {power}: {rules} of {work} cycles, {share:.2} %", policy.name));
+                    wrong.push(format!(
+                        "{workload} {policy} {addressing} {power}: {rules} of {work} cycles, {share:.2} %"
+                    ));
                 }
             }
         }
     }
+    wrong
+}
+
+fn every_policy() -> Vec<&'static str> {
+    select::REGISTRY.iter().map(|p| p.name).collect()
+}
+
+#[test]
+fn rules_of_the_controller_alone_hold_back_at_most_a_hundredth_of_the_work() {
+    let wrong = held_by_rules("demo", &every_policy(), &["steps=2"], &POWER);
+    assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The other workloads, cut short; with PIMATTN_WHY=all every policy under every power policy, at more of their length.
+#[test]
+fn rules_alone_hold_back_little_of_any_shipped_workload() {
+    let all = std::env::var("PIMATTN_WHY").is_ok_and(|v| v == "all");
+    let policies = if all { every_policy() } else { vec!["full", "quest", "starc", "sparq"] };
+    let power = if all { &POWER[..] } else { &POWER[..1] };
+    let length = if all { "synthetic.prefill=8192" } else { "synthetic.prefill=2048" };
+    let workloads: [(&str, &[&str]); 4] = [
+        ("stack", &["steps=1", length, "synthetic.decode_steps=1", "synthetic.kv_heads=3", "synthetic.query_heads=3"]),
+        ("fitted", &["steps=1", length]),
+        ("serving", &["steps=1", "batch.requests=4"]),
+        ("synthetic", &["steps=1", length, "synthetic.kv_heads=2", "synthetic.query_heads=8"]),
+    ];
+    let wrong: Vec<String> =
+        workloads.par_iter().flat_map(|(name, set)| held_by_rules(name, &policies, set, power)).collect();
     assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong.join("\n"));
 }

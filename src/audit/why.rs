@@ -527,9 +527,15 @@ impl<'s> Why<'s> {
         };
         let (reads, queue) = (self.system.read_depth as usize, self.system.queue_depth as usize);
         let writes = self.system.writes.map(|w| w.depth as usize);
-        match (effect(track.newest_of(own).unwrap_or(id)), writes) {
+        let newest = track.newest_of(own).unwrap_or(id);
+        let is_request = self.system.device.plans.iter().flatten().any(|p| p.last == newest);
+        match (effect(newest), writes) {
             (Effect::Read, Some(writes)) => left(reads - 1, Some(Effect::Read)).max(left(writes, Some(Effect::Write))),
             (Effect::Write, Some(writes)) => left(writes - 1, Some(Effect::Write)).max(left(reads, Some(Effect::Read))),
+            // Requests that only open or close rows have a queue each.
+            (Effect::Open | Effect::Close, _) if is_request => {
+                left(queue - 1, Some(Effect::Open)).max(left(queue - 1, Some(Effect::Close)))
+            }
             _ => left(queue - 1, None),
         }
     }

@@ -10,7 +10,7 @@
 //! issued, that of the older request on a tie; row and column commands have a bus each. Row opening and closing may
 //! pass a barrier, nothing else may.
 //!
-//! The controller sees `queue_depth` outstanding requests each of MACs, of row commands, of moves, and of reads and of
+//! The controller sees `queue_depth` outstanding requests each of MACs, of openings and of closings of rows, of moves, and of reads and of
 //! writes (which may have depths of their own, or share a queue where they take no turns): MACs and moves do not hide the row commands behind them (within some hundred, [`MACS_HELD`]). Requests count the same whether
 //! they came one by one or as runs, so that both forms of a trace take the same cycles.
 //!
@@ -49,7 +49,7 @@ const MACS_HELD: u64 = 128;
 const INTERRUPT_STEPS: u32 = 1 << 16;
 
 /// Of [`Queue`].
-const QUEUES: usize = 5;
+const QUEUES: usize = 6;
 /// Candidates at a time: rows and MACs, two kinds of moves, rows and reads and writes of data.
 const OFFERS: usize = 4 + KINDS;
 /// Of data: reads and writes, and rows for them.
@@ -94,7 +94,8 @@ struct Item {
 enum Queue {
     Reads,
     Writes,
-    Rows,
+    Openings,
+    Closings,
     Macs,
     Moves,
 }
@@ -104,7 +105,8 @@ impl Queue {
         match effect {
             Effect::Write if turns => Queue::Writes,
             Effect::Read | Effect::Write => Queue::Reads,
-            Effect::Open | Effect::Close => Queue::Rows,
+            Effect::Open => Queue::Openings,
+            Effect::Close => Queue::Closings,
             Effect::Mac | Effect::MacOpen => Queue::Macs,
             Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => Queue::Moves,
         }
@@ -234,7 +236,7 @@ impl<'d> Channel<'d> {
             classes: Default::default(),
             depth,
             held: [0; QUEUES],
-            most: [reads, writes, depth, depth.max(MACS_HELD), depth.max(MOVES_HELD)],
+            most: [reads, writes, depth, depth, depth.max(MACS_HELD), depth.max(MOVES_HELD)],
             order_of: Order::new(device),
             rows_of_data: vec![0; device.geometry.banks_per_channel() as usize],
             rows_of_units: vec![0; device.geometry.units() as usize],
@@ -364,7 +366,8 @@ impl<'d> Channel<'d> {
             (Some(Record::Request(Request { op: Op::St, .. })), _) => room(Queue::Writes),
             _ => room(Queue::Reads) && room(Queue::Writes),
         };
-        data && [Queue::Rows, Queue::Macs, Queue::Moves].into_iter().all(room) && self.epochs.len() < EPOCHS
+        data && [Queue::Openings, Queue::Closings, Queue::Macs, Queue::Moves].into_iter().all(room)
+            && self.epochs.len() < EPOCHS
     }
 
     /// Sorts waiting records into the classes until a queue is full.

@@ -141,6 +141,10 @@ impl Part<'_> {
     }
 }
 
+/// Entries of probabilities that a bank group gets before the next one has its turn: few, so that a controller that sees
+/// some tens of moves sees several bank groups.
+const TURN: u32 = 4;
+
 /// The scores of the selected keys.
 pub fn scores(part: &Part<'_>, rows: &Rows, matrix: &Matrix, target: &Target, channel: u32) -> Stage {
     let mut emit = Emitter::new(target, channel, Phase::AttendScore);
@@ -170,11 +174,14 @@ pub fn probabilities(parts: &[Part<'_>], target: &Target, channel: u32) -> Vec<S
     let mut moves = Emitter::new(target, channel, Phase::AttendContext);
     let half = g.ranks * g.bank_groups;
     for lines in &lines {
-        for pair in 0..half {
-            let most = (0..g.pseudo_channels).map(|p| lines[(p * half + pair) as usize]).max().unwrap_or(0);
-            if most > 0 {
+        let most = |pair: u32| (0..g.pseudo_channels).map(|p| lines[(p * half + pair) as usize]).max().unwrap_or(0);
+        let entries: Vec<u32> = (0..half).map(|pair| most(pair).div_ceil(target.shape.entry)).collect();
+        // The bank groups take turns: entries of one alone are further apart than those of several.
+        let all = entries.iter().copied().max().unwrap_or(0);
+        for first in (0..all).step_by(TURN as usize) {
+            for (pair, entries) in (0..).zip(&entries) {
                 let at = Address { rank: pair / g.bank_groups, bank_group: pair % g.bank_groups, ..Default::default() };
-                moves.entries(Op::MvGb, at, most.div_ceil(target.shape.entry));
+                moves.entries(Op::MvGb, at, first..(*entries).min(first + TURN));
             }
         }
     }

@@ -7,6 +7,7 @@ use super::stage::Stage;
 use crate::addr::{Address, Geometry};
 use crate::op::Op;
 use crate::trace::{Phase, Request};
+use std::ops::Range;
 
 /// A device, and how a head's vectors lie on it.
 #[derive(Debug, Clone, Copy)]
@@ -98,19 +99,24 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// Entries of the buffers at an address, from the first. Their numbers count on from the offset into the column and
+    /// Entries of the buffers at an address, by number. Their numbers count on from the offset into the column and
     /// the row, as AttAcc's do, which mean nothing to a buffer; a run ends where a row does.
-    pub fn entries(&mut self, op: Op, address: Address, count: u32) {
-        let most = self.target.geometry.row_bytes();
-        for (row, first) in (0..).zip((0..count).step_by(most as usize)) {
-            self.push(op, Address { row, ..address }, (count - first).min(most), 1);
+    pub fn entries(&mut self, op: Op, address: Address, mut numbers: Range<u32>) {
+        let g = self.target.geometry;
+        let most = g.row_bytes();
+        while !numbers.is_empty() {
+            let (row, in_row) = (numbers.start / most, numbers.start % most);
+            let count = (most - in_row).min(numbers.end - numbers.start);
+            let (column, offset) = (in_row / g.column_bytes, in_row % g.column_bytes);
+            self.push(op, Address { row, column, offset, ..address }, count, 1);
+            numbers.start += count;
         }
     }
 
     /// A vector of `entries` buffer entries a bank is broadcast over pseudo-channels, ranks and bank groups.
     pub fn vector(&mut self, entries: u32) {
         for bank in 0..self.target.geometry.banks {
-            self.entries(Op::WrGb, Address { bank, ..Default::default() }, entries);
+            self.entries(Op::WrGb, Address { bank, ..Default::default() }, 0..entries);
         }
     }
 
@@ -261,7 +267,7 @@ mod tests {
         let target =
             Target { geometry: g, shape: Shape::new(&g, 128, 2, 32, ValueLayout::Stripe).unwrap(), heads_per_read: 1 };
         let mut emit = Emitter::new(&target, 3, Phase::AttendContext);
-        emit.entries(Op::MvGb, Address { rank: 1, bank_group: 2, ..Address::default() }, 2500);
+        emit.entries(Op::MvGb, Address { rank: 1, bank_group: 2, ..Address::default() }, 0..2500);
         let segment = Segment { channel: 3, ..Segment::default() };
         let plan = Plan { segment, probabilities: vec![emit.finish()], ..Plan::default() };
         let mut out = Vec::new();

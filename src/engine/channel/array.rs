@@ -129,15 +129,18 @@ impl Channel<'_> {
         let queue = &self.classes[ARRAY];
         let mut data = self.classes[DATA].iter().peekable();
         let mut look = Look::new();
-        let (mut rows_seen, mut macs_seen) = (0, 0);
+        let (mut openings, mut closings, mut macs_seen) = (0, 0, 0);
         // Whether an older MAC is still to come, and one of the enabled bank groups.
         let (mut macs, mut of_groups) = (false, false);
         for (index, item) in queue.iter().enumerate() {
-            let rows_only = item.is_rows_only();
-            let seen = if rows_only { &mut rows_seen } else { &mut macs_seen };
-            if look.used == BankSet::MAX || rows_only && *seen >= self.depth {
+            if look.used == BankSet::MAX {
                 break;
             }
+            let seen = match item.effect {
+                Effect::Open => &mut openings,
+                Effect::Close => &mut closings,
+                _ => &mut macs_seen,
+            };
             if *seen >= self.depth {
                 look.used |= item.banks;
                 continue;
