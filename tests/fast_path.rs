@@ -9,7 +9,7 @@ use pimattn::addr::{Address, Geometry};
 use pimattn::engine::{self, Engine};
 use pimattn::op::Op;
 use pimattn::spec::System;
-use pimattn::spec::system::Controller;
+use pimattn::spec::system::{Controller, Order};
 use pimattn::stats::log::LogProbe;
 use pimattn::stats::tally::Tally;
 use pimattn::stats::{Account, Collector, Step};
@@ -175,7 +175,12 @@ fn random_system(r: &mut Random) -> System {
         set.push(format!("heads_per_read={}", if name != "hbm3-pim" { 16 } else { 64 >> u32::from(one_rank) }));
     }
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
-    common::system(name, &set)
+    let mut system = common::system(name, &set);
+    // Reads and writes that are weighed, and played where few wait.
+    if !name.ends_with("compat") && r.below(3) == 0 {
+        (system.writes, system.scheduler.order) = (None, Order::Weighed);
+    }
+    system
 }
 
 /// All that can be told of a run.

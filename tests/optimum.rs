@@ -20,8 +20,12 @@
 //! - no refresh. The makespan is that of the last result.
 //!
 //! Each optimal schedule is audited. Reads and writes do not take turns here (`writes` is unset): that is a choice of the
-//! system. `PIMATTN_OPTIMUM_CASES` is the number of traces (2,000 for a long run), `PIMATTN_OPTIMUM_FIRST` the first seed;
-//! with `PIMATTN_OPTIMUM_SHOW` all traces on which the engine loses more than 1 % are shown, and the least of each.
+//! system. They are weighed, and what comes of each next command is played while no more than 16 requests wait
+//! (src/engine/channel/play.rs): always in traces as short as these, at the end only of a long one; where more wait, they
+//! go first-ready. Traces without reads and writes are scheduled by the rules of every system.
+//!
+//! `PIMATTN_OPTIMUM_CASES` is the number of traces (2,000 for a long run), `PIMATTN_OPTIMUM_FIRST` the first seed; with
+//! `PIMATTN_OPTIMUM_SHOW` all traces on which the engine loses more than 1 % are shown, and the least of each.
 
 #[path = "optimum/exact.rs"]
 mod exact;
@@ -48,34 +52,30 @@ const LIMIT: u64 = 20_000;
 /// Traces of the first 2,000 seeds on which the engine takes over 5 % more than the optimum, and why.
 const LISTED: &[(&str, &[u64])] = &[
     (
-        "Three or more reads and writes: pairs are weighed, and the best order of all is not the best of each pair.",
+        "Reads and writes: the next command is tried, but what follows it is played by pairs, and an order that is better from its second command on is not seen.",
+        &[139, 224, 281, 304, 649, 707, 1036, 1124, 1197, 1230, 1354, 1564, 1769, 1833, 1959, 1998],
+    ),
+    (
+        "MACs with reads and writes: as above; and a row that older array work needs is opened for a read alone only where that work needs the same one.",
         &[
-            78, 113, 139, 169, 224, 281, 304, 398, 545, 616, 649, 652, 716, 759, 777, 869, 903, 937, 957, 982, 1036,
-            1060, 1124, 1230, 1276, 1322, 1354, 1399, 1405, 1408, 1437, 1527, 1564, 1628, 1649, 1766, 1769, 1800, 1827,
-            1850, 1865, 1867, 1881, 1927, 1931, 1989,
+            229, 306, 308, 382, 410, 441, 489, 543, 747, 778, 783, 863, 937, 956, 1038, 1107, 1141, 1144, 1209, 1445,
+            1526, 1528, 1668, 1743, 1936, 1965,
         ],
     ),
     (
         "MACs with requests of other widths: which opener serves both, or whether to open the older one's row alone first, is a choice by the two requests, not by all that wait.",
-        &[
-            15, 29, 37, 100, 120, 181, 229, 306, 308, 343, 410, 416, 428, 441, 489, 527, 543, 747, 778, 783, 806, 839,
-            863, 956, 980, 987, 1025, 1038, 1107, 1141, 1144, 1166, 1337, 1442, 1445, 1470, 1479, 1528, 1588, 1589,
-            1666, 1668, 1743, 1958, 1965,
-        ],
+        &[29, 181, 1588, 1666],
     ),
     (
         "MACs, moves and rows of bank groups: the best order of all is not the best of each pair.",
         &[
-            149, 223, 319, 583, 740, 810, 835, 881, 907, 983, 1013, 1084, 1129, 1165, 1201, 1244, 1279, 1325, 1380,
-            1392, 1402, 1526, 1556, 1606, 1634, 1936, 1998,
+            149, 223, 319, 583, 740, 810, 835, 881, 907, 1084, 1129, 1165, 1201, 1244, 1279, 1325, 1380, 1392, 1402,
+            1556, 1606, 1634,
         ],
     ),
     (
         "The order ahead of a barrier that suits what is behind it: only the first request behind it is looked at.",
-        &[
-            83, 92, 164, 176, 186, 256, 309, 340, 399, 707, 789, 809, 816, 819, 1105, 1162, 1197, 1209, 1309, 1349,
-            1352, 1458, 1563, 1583, 1732, 1823, 1825, 1833, 1839, 1852, 1884, 1959,
-        ],
+        &[399, 809, 1162, 1309, 1884],
     ),
 ];
 
@@ -300,7 +300,7 @@ fn the_engine_is_never_below_the_optimum() {
     }
 }
 
-/// Over 2,000 traces 1.9 % in the mean; less over these 300.
+/// Over 2,000 traces 0.7 % in the mean, as over these 300.
 #[test]
 fn the_engine_is_near_the_optimum() {
     let cases = cases(300);
@@ -327,5 +327,30 @@ fn the_engine_is_near_the_optimum() {
     let some: Vec<String> =
         surprises.iter().take(4).map(|c| format!("{}\n  of which\n{}", c.text(), c.core())).collect();
     assert!(surprises.is_empty(), "{} above 5 % are not listed: {all:?}, as\n{}", surprises.len(), some.join("\n"));
-    assert!(mean <= 0.02, "{:.3} % above the optimum in the mean", 100.0 * mean);
+    assert!(mean <= 0.008, "{:.3} % above the optimum in the mean", 100.0 * mean);
+}
+
+/// More is to come than waits, and what waits is not to be done soonest.
+#[test]
+fn a_full_queue_is_worked_as_fast_where_reads_and_writes_are_weighed() {
+    let cycles = |order: Order, queue_depth: &str| {
+        let mut system = common::system("hbm2", &["channels=1", "refresh=none", queue_depth]);
+        (system.writes, system.scheduler.order) = (None, order);
+        let (mut r, g) = (Random(7), system.device.geometry);
+        let access = |_| {
+            let at = Address {
+                bank_group: r.below(g.bank_groups),
+                bank: r.below(g.banks),
+                row: r.below(16),
+                column: r.below(g.columns),
+                ..Address::default()
+            };
+            Request::one(r.of(&[Op::Ld, Op::St]), g.encode(&at))
+        };
+        common::cycles(&system, &(0..1000).map(access).collect::<Vec<_>>())
+    };
+    for depth in ["queue_depth=8", "queue_depth=32"] {
+        let (oldest, weighed) = (cycles(Order::Oldest, depth), cycles(Order::Weighed, depth));
+        assert!(weighed as f64 <= 1.005 * oldest as f64, "{depth}: weighed {weighed}, oldest first {oldest}");
+    }
 }

@@ -21,6 +21,7 @@ mod array;
 mod data;
 mod normal;
 mod order;
+mod play;
 mod refresh;
 
 use super::probe::{CommandEvent, Completion, NO_REQUEST, Opener, Probe, RowOutcome};
@@ -216,6 +217,8 @@ pub struct Channel<'d> {
     fruitless: u32,
     /// Cycle of the last command: what becomes possible now cannot issue before.
     now: Cycle,
+    /// Whether it is a copy in which a command is tried ([`mod@play`]).
+    plays: bool,
 }
 
 impl<'d> Channel<'d> {
@@ -260,6 +263,7 @@ impl<'d> Channel<'d> {
             units: Units::new(device.geometry.units()),
             fruitless: 0,
             now: 0,
+            plays: false,
         }
     }
 
@@ -514,7 +518,8 @@ impl<'d> Channel<'d> {
         if !self.classes[DATA].is_empty() {
             offers[4..].copy_from_slice(&self.data_candidates().map(|c| c.and_then(|c| self.before_refresh(c))));
         }
-        let (mut best, held) = self.pick(&offers);
+        let of_pairs = self.pick(&offers);
+        let (mut best, held) = if self.looks_ahead() { self.play(&offers, of_pairs)? } else { of_pairs };
         let held = offers.iter().enumerate().filter(|(place, _)| held >> place & 1 == 1);
         for c in held.filter_map(|(_, c)| c.as_ref()) {
             let item = &mut self.classes[c.class][c.index];

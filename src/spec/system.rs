@@ -64,8 +64,9 @@ pub enum Order {
     Oldest,
     /// That of the bank which comes next after the bank of the last command; of one bank, the oldest.
     BanksInTurn,
-    /// Whichever makes the results of both sooner, as all other commands are ordered: a read before a write for which the
-    /// bus would turn round, a bank with more rows to come before one with fewer. Not where reads and writes take turns.
+    /// While no more than 16 requests of a channel wait and no queue is full, whichever makes the last result of all
+    /// sooner: a read before a write for which the bus would turn round, a bank with more rows to come before one with
+    /// fewer. Else the oldest. Not where reads and writes take turns.
     Weighed,
 }
 

@@ -152,8 +152,10 @@ impl Builder<'_> {
         let banks = reached(&self.device.geometry, c.scope, &at, units);
         let new = Instance { command, at, units, banks, atoms: 0, opens };
         // For an audit, accesses name their row; a softmax names its entries.
-        let row = |i: &Instance| {
-            Some(i.at.row).filter(|_| matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Softmax))
+        let row = |i: &Instance| match c.effect {
+            Effect::Read | Effect::Write | Effect::Mac => Some((i.at.row, 0)),
+            Effect::Softmax => Some((i.at.row, i.at.column)),
+            _ => None,
         };
         let same = |i: &Instance| (i.command, &i.banks, i.opens, row(i)) == (command, &new.banks, opens, row(&new));
         self.instances.iter().position(same).unwrap_or_else(|| {

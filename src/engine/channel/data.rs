@@ -77,11 +77,6 @@ impl Schedule {
         self.turns.is_some()
     }
 
-    /// Whether reads and writes are weighed against each other, as all other commands are ([`super::order`]).
-    fn weighs(&self) -> bool {
-        self.rules.order == Order::Weighed
-    }
-
     /// Whether row and column commands share a bus.
     pub fn one_bus(&self) -> bool {
         self.rules.one_bus
@@ -262,7 +257,7 @@ impl Channel<'_> {
     }
 
     /// First-ready, first-come among the data requests in sight, or those of one kind and what goes with them; where the
-    /// controller weighs reads and writes against each other ([`Schedule::weighs`]), the first of each kind and need. A row
+    /// controller weighs reads and writes against each other ([`Channel::weighs`]), the first of each kind and need. A row
     /// command only for the oldest request of its kind and bank (see [`Closes`]), and ahead of its epoch only for the oldest
     /// of all; nothing past an older request to the same column.
     fn first_ready(&self, kind: Option<Effect>) -> [Option<Candidate>; KINDS] {
@@ -272,7 +267,7 @@ impl Channel<'_> {
             |i: &Item| kind.is_none_or(|k| i.effect == k) || i.data.wanted || rules.opened_leave && i.data.opened;
         // Where the oldest goes first of those that can at the same cycle, no younger one is better than an older one.
         let by_age = rules.order != Order::BanksInTurn && !rules.opened_leave && !rules.one_bus;
-        let weighs = self.schedule.weighs();
+        let weighs = self.weighs();
         let mut all: [Option<(Candidate, (u32, u32))>; KINDS] = [None; KINDS];
         // The commands for which nothing before the best is to be had.
         let mut hopeless = [0u64; 2];
@@ -352,11 +347,24 @@ impl Channel<'_> {
         all.map(|best| best.map(|(c, _)| c))
     }
 
+    /// Whether reads and writes are weighed against each other, as all other commands are ([`super::order`]).
+    pub(super) fn weighs(&self) -> bool {
+        self.schedule.rules.order == Order::Weighed && self.few_wait()
+    }
+
     /// Whether the controller looks at a request: not at those that wait for another one, or for a place in their bank's
     /// queue.
-    fn is_in_sight(&self, item: &Item) -> bool {
+    pub(super) fn is_in_sight(&self, item: &Item) -> bool {
         let waits = item.data.merged || item.data.forwarded;
         !waits && (self.schedule.rules.bank_depth.is_none() || item.data.banked)
+    }
+
+    /// Whether others keep the row of the bank open, whoever wants to close it.
+    pub(super) fn row_waits(&self, item: &Item, index: usize) -> bool {
+        match self.schedule.rules.closes {
+            Closes::FirstReady => self.row_is_awaited(item),
+            Closes::Oldest => self.row_is_kept(item, index),
+        }
     }
 
     /// Whether a request waits for which the row of the bank was opened.

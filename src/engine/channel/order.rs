@@ -4,7 +4,7 @@
 //! are played through to the results, and that which is done first is taken: a read goes before a write, for the bus
 //! turns round sooner that way; a narrow activation before a wide one that fills the tFAW window; of several banks,
 //! that with the most rows still to open; a row hit before the row is closed. No request gives way more than some hundred
-//! times ([`PASSED`]).
+//! times ([`PASSED`]). Where few requests wait, more than pairs is played ([`super::play`]).
 
 use super::{ARRAY, Candidate, Channel, DATA, Item, MOVES, OFFERS, PASSED};
 use crate::engine::state::{Rows, Target};
@@ -256,6 +256,12 @@ impl Channel<'_> {
                 rows += Cycle::from(array.any(|a| a.order > item.order && elsewhere(a)));
                 let mut data = self.classes[DATA].iter();
                 next = data.find(|o| o.order > item.order && o.request.addr == item.request.addr);
+            }
+            // What comes in its banks waits for it as for a read or write.
+            Effect::Mac if !self.classes[DATA].is_empty() => {
+                let mut younger = self.classes[ARRAY].iter().filter(|a| a.order > item.order);
+                let elsewhere = |a: &Item| a.banks & item.banks != 0 && self.needs_other_row(a, &item.target);
+                rows += Cycle::from(younger.any(elsewhere));
             }
             _ => {}
         }
