@@ -74,7 +74,7 @@ impl Channel<'_> {
 
     /// Whether no more requests wait than can be played, and none that is yet to come is kept out.
     pub(super) fn few_wait(&self) -> bool {
-        let others = [Queue::Rows, Queue::Macs, Queue::Moves].map(|q| self.held[q as usize]);
+        let others = [Queue::Openings, Queue::Closings, Queue::Macs, Queue::Moves].map(|q| self.held[q as usize]);
         self.classes[DATA].len() as u64 + others.iter().sum::<u64>() <= FEW && self.has_room()
     }
 
