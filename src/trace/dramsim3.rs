@@ -25,7 +25,7 @@ pub const FORMAT: Format = Format {
     open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line), None),
     create: |output, header, options| {
         powers_of_two(&header.geometry, Dramsim3::FORMAT)?;
-        let target = Dramsim3 { geometry: header.geometry, rows: Vec::new(), wrote: false, cycles: 0 };
+        let target = Dramsim3 { geometry: header.geometry, rows: Vec::new(), wrote: false, writes: false, cycles: 0 };
         Ok(Box::new(Exporter::new(target, output, header, options)))
     },
     reads: true,
@@ -38,6 +38,8 @@ struct Dramsim3 {
     /// The row that was last accessed, by bank over all channels.
     rows: Vec<Option<u32>>,
     wrote: bool,
+    /// Whether it has any.
+    writes: bool,
     cycles: u64,
 }
 
@@ -66,6 +68,7 @@ impl Target for Dramsim3 {
 
     fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool) {
         let _ = writeln!(out, "0x{addr:x} {} 0", if write { "WRITE" } else { "READ" });
+        self.writes |= write;
         let g = &self.geometry;
         let a = g.decode(addr);
         let bank = ((a.channel * g.units() + g.unit_of(&a)) * g.banks + a.bank) as usize;
@@ -95,21 +98,35 @@ impl Target for Dramsim3 {
                 "columns": g.columns * BURST / 2,
                 "device_width": width,
                 "BL": BURST,
+                "hbm_dual_cmd": g.ranks == 1,
             },
             "system": {
                 "channel_size": (g.channel_bytes() / u64::from(g.pseudo_channels)) >> 20,
                 "channels": g.channels * g.pseudo_channels,
                 "bus_width": width,
                 "address_mapping": "chrabgbaroco",
+                "unified_queue": self.writes,
             },
             "address_bits": address_bits(g),
         });
-        let notes = [
+        let mut notes = vec![
             "the last line is an end mark, which is never issued; keep it the last, without a line break",
             "DRAMsim3 runs exactly -c cycles, served or not: the number of cycles that it prints is no result",
             "a pseudo-channel is a channel of DRAMsim3",
         ];
-        (settings, notes.map(String::from).to_vec())
+        if g.ranks > 1 {
+            notes.push(
+                "leave hbm_dual_cmd off: with it two column commands of a cycle, a write and a read of another rank, leave \
+                 their queues and one is issued, so that reads are never answered; off, row and column commands share a bus",
+            );
+        }
+        if self.writes {
+            notes.push(
+                "leave unified_queue on: with a queue of writes, one whose column a waiting read reads may be chosen again \
+                 and again, and no read goes on",
+            );
+        }
+        (settings, notes.into_iter().map(String::from).collect())
     }
 }
 
