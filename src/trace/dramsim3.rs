@@ -6,7 +6,7 @@
 
 use super::lower::{Exporter, Target, powers_of_two};
 use super::manifest::address_bits;
-use super::text::{self, decimal, hexadecimal, word};
+use super::text::{self, Line, decimal, hexadecimal, word};
 use super::{Format, Op};
 use crate::addr::Geometry;
 use crate::error::suggest;
@@ -65,9 +65,11 @@ impl Dramsim3 {
 impl Target for Dramsim3 {
     const FORMAT: &'static str = "dramsim3";
     const PROGRAM: &'static str = "DRAMsim3";
+    const ARRIVALS: bool = true;
 
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool) {
-        let _ = writeln!(out, "0x{addr:x} {} 0", if write { "WRITE" } else { "READ" });
+    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, cycle: u64) {
+        let _ = writeln!(out, "0x{addr:x} {} {cycle}", if write { "WRITE" } else { "READ" });
+        self.cycles = self.cycles.max(cycle);
         self.writes |= write;
         let g = &self.geometry;
         let a = g.decode(addr);
@@ -130,7 +132,7 @@ impl Target for Dramsim3 {
     }
 }
 
-fn parse_line(line: &str) -> Result<Option<(Op, u64)>, String> {
+fn parse_line(line: &str) -> Result<Line, String> {
     let address = terminated(preceded(opt(tag_no_case("0x")), hexadecimal), space1);
     // Ramulator 1's DRAM traces are the same without cycles.
     let fields = (address, word, opt(preceded(space1, decimal)));
@@ -145,7 +147,10 @@ fn parse_line(line: &str) -> Result<Option<(Op, u64)>, String> {
         // DRAMsim3 would read.
         _ => return Err(format!("unknown operation \"{name}\"{}", suggest(name, ["READ", "WRITE"]))),
     };
-    Ok((cycle != Some(u64::MAX)).then_some((op, addr)))
+    Ok(match cycle {
+        Some(u64::MAX) => Line::End,
+        cycle => Line::Request(op, addr, cycle.unwrap_or(0)),
+    })
 }
 
 #[cfg(test)]
@@ -154,11 +159,11 @@ mod tests {
 
     #[test]
     fn the_end_mark_is_no_request() {
-        assert_eq!(parse_line("0x40 READ 0"), Ok(Some((Op::Ld, 0x40))));
-        assert_eq!(parse_line("40 write\t7"), Ok(Some((Op::St, 0x40))));
-        assert_eq!(parse_line("0x0 READ 18446744073709551615"), Ok(None));
-        assert_eq!(parse_line("0x40 R"), Ok(Some((Op::Ld, 0x40))));
-        assert_eq!(parse_line("0x40 W"), Ok(Some((Op::St, 0x40))));
+        assert_eq!(parse_line("0x40 READ 0"), Ok(Line::Request(Op::Ld, 0x40, 0)));
+        assert_eq!(parse_line("40 write\t7"), Ok(Line::Request(Op::St, 0x40, 7)));
+        assert_eq!(parse_line("0x0 READ 18446744073709551615"), Ok(Line::End));
+        assert_eq!(parse_line("0x40 R"), Ok(Line::Request(Op::Ld, 0x40, 0)));
+        assert_eq!(parse_line("0x40 W"), Ok(Line::Request(Op::St, 0x40, 0)));
         assert!(parse_line("0x40 READ").is_err());
         assert!(parse_line("0x40 R 7").is_err());
         assert!(parse_line("0x40 RAED 0").unwrap_err().contains("did you mean \"READ\""));
