@@ -258,6 +258,7 @@ fn the_clustering_loses_most_of_its_macs() {
     for record in all.0 {
         match record {
             Record::Segment(s) => panic!("{s:?}: none were given"),
+            Record::Arrival(a) => panic!("{a:?}: nothing arrives later"),
             Record::Mark(m) => phases[m.channel as usize] = m.phase,
             Record::Request(r) => match (phases[DEVICE.channel_of(r.addr) as usize], r.op) {
                 (Phase::Cluster, Op::MacAb) => macs += r.count,
@@ -316,6 +317,7 @@ fn labels_say_what_each_request_is_for_and_change_none() {
         for record in all.0 {
             match record {
                 Record::Segment(s) => assert!(requests.is_empty() && s.lane == 0),
+                Record::Arrival(a) => panic!("{a:?}: nothing arrives later"),
                 Record::Mark(m) => {
                     assert_ne!(std::mem::replace(&mut phases[m.channel as usize], m.phase), m.phase, "a mark in vain");
                 }
@@ -453,7 +455,7 @@ fn requests_and_steps(path: &str) -> (Vec<Request>, Vec<(u32, u32)>) {
             match record {
                 Record::Request(r) => requests.push(*r),
                 Record::Segment(s) => steps.push((s.step, s.position)),
-                Record::Mark(_) => {}
+                Record::Mark(_) | Record::Arrival(_) => {}
             }
         }
     }

@@ -433,6 +433,7 @@ fn by_segment(records: &[Record], g: &Geometry, at_once: u32) -> Vec<(Segment, T
             Record::Mark(m) => {
                 now.insert(m.channel, (lanes[&(m.channel, m.lane)], m.phase));
             }
+            Record::Arrival(a) => panic!("{a:?}: nothing arrives later"),
             Record::Segment(s) => {
                 lanes.insert((s.channel, s.lane), out.len());
                 out.push((*s, Touched { at_once, ..Touched::default() }));

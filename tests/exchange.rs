@@ -39,7 +39,7 @@ fn import(format: &str, bytes: &[u8]) -> pimattn::error::Result<Vec<(Op, u64)>> 
     while source.next_block(&mut block)? {
         all.extend(block.iter().flat_map(|r| match r {
             Record::Request(r) => expand(r),
-            Record::Segment(_) | Record::Mark(_) => Vec::new(),
+            Record::Segment(_) | Record::Mark(_) | Record::Arrival(_) => Vec::new(),
         }));
     }
     Ok(all)
@@ -449,4 +449,66 @@ fn the_command_writes_a_manifest_or_asks_where_to() {
         assert_eq!(refused.status.code(), Some(code), "{flags:?} {}", String::from_utf8_lossy(&refused.stderr));
         assert!(!Path::new(&never).exists() && !Path::new(&path("never.manifest.json")).exists());
     }
+}
+
+/// A trace in `from`, as `to`, with its manifest.
+fn converted(from: &str, text: &str, to: &str, strict: bool) -> pimattn::error::Result<(Vec<u8>, Option<Manifest>)> {
+    let mut source =
+        (trace::format(from)?.open)(Box::new(std::io::Cursor::new(text.as_bytes().to_vec())), "test", Some(&DEVICE))?;
+    let out = Shared::default();
+    let options = Options { strict, ..Options::default() };
+    let mut sink = (trace::format(to)?.create)(Box::new(out.clone()), source.header(), options)?;
+    let mut block = Vec::new();
+    while source.next_block(&mut block)? {
+        block.iter().try_for_each(|r| sink.push(*r))?;
+    }
+    sink.finish()?;
+    let manifest = sink.manifest();
+    drop(sink);
+    let bytes = std::mem::take(&mut *out.0.lock().unwrap());
+    Ok((bytes, manifest))
+}
+
+#[test]
+fn arrival_cycles_come_in_and_go_out() {
+    // Two channels; DRAMsim3 looks at no request before the one ahead of it, whatever its cycle.
+    let theirs = "0x40 READ 0\n0x60 READ 0\n0x80 READ 7\n0x40000040 WRITE 900\n0xa0 READ 900\n0xc0 READ 900\n0xe0 READ 12\n0x40000060 READ 1000000";
+    let through = |formats: &[&str], back: &str| {
+        let (mut from, mut text) = ("dramsim3", theirs.to_string());
+        for to in formats.iter().chain([&back]) {
+            let (bytes, manifest) = converted(from, &text, to, false).unwrap();
+            let dropped = manifest.is_some_and(|m| m.notes.iter().any(|n| n.starts_with("arrival cycles are dropped")));
+            assert_eq!(dropped, ["ramulator-ls", "ramulator-rw", "attacc", "sait-pimsim"].contains(to), "{to}");
+            (from, text) = (to, String::from_utf8(bytes).unwrap());
+        }
+        text
+    };
+    let expected = theirs.replace("READ 12", "READ 900") + "\n0x0 READ 18446744073709551615";
+    assert_eq!(through(&[], "dramsim3"), expected);
+    assert_eq!(through(&["text"], "dramsim3"), expected);
+    assert_eq!(through(&["dramsys-stl", "text", "text"], "dramsim3"), expected);
+    assert!(through(&[], "text").contains("ST 0x40000040 @900\nLD 0x000000a0 @900\n"));
+    assert!(through(&[], "dramsys-stl").contains("\n900: write 0x40000040\n"));
+    assert!(through(&[], "ramulator-ls").starts_with("LD 0x40\n"));
+    through(&[], "ramulator-rw");
+    through(&[], "attacc");
+    assert!(converted("dramsim3", theirs, "ramulator-ls", true).unwrap_err().to_string().contains("no arrival cycles"));
+    assert!(converted("dramsim3", theirs, "dramsys-stl", true).is_ok());
+    // And the binary form.
+    let (bytes, _) = converted("dramsim3", theirs, "ptrace", false).unwrap();
+    let mut source = trace::open(Box::new(std::io::Cursor::new(bytes)), "test", None).unwrap();
+    let (mut block, mut cycles) = (Vec::new(), Vec::new());
+    while source.next_block(&mut block).unwrap() {
+        cycles.extend(
+            block.iter().filter_map(|r| if let Record::Arrival(a) = r { Some((a.channel, a.cycle)) } else { None }),
+        );
+    }
+    assert_eq!(cycles, [(0, 7), (1, 900), (0, 900), (1, 1_000_000)]);
+    // A bound that waits for the last.
+    let (_, manifest) = converted("dramsim3", theirs, "dramsim3", false).unwrap();
+    let arguments = manifest.unwrap().settings["arguments"].as_str().unwrap()[3..].parse::<u64>().unwrap();
+    assert!(arguments > 1_000_000);
+    assert!(
+        converted("dramsim3", "0x40 READ 18446744073709551614", "text", false).unwrap_err().exit_code() == EXIT_DATA
+    );
 }

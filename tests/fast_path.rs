@@ -13,7 +13,7 @@ use pimattn::spec::system::{Controller, Order};
 use pimattn::stats::log::LogProbe;
 use pimattn::stats::tally::Tally;
 use pimattn::stats::{Account, Collector, Step};
-use pimattn::trace::{Header, Mark, Phase, Record, Request, Segment};
+use pimattn::trace::{Arrival, Header, Mark, Phase, Record, Request, Segment};
 use std::collections::BTreeMap;
 
 /// Numbers at random.
@@ -83,7 +83,8 @@ fn disturb(r: &mut Random, g: &Geometry, faithful: bool, out: &mut Vec<Record>) 
     let channel = r.below(g.channels);
     let at = Address { channel, row: r.below(4), bank: r.below(g.banks), ..Address::default() };
     let addr = g.encode(&at);
-    match r.below(7) {
+    match r.below(8) {
+        7 if faithful => out.push(Record::Arrival(Arrival { channel, cycle: u64::from(r.below(30_000)) })),
         0 => out.push(Record::Segment(Segment {
             channel,
             step: r.below(3),
@@ -204,7 +205,7 @@ fn told(engine: Engine, system: &System, records: &[Record]) -> Result<Told, Str
     let (collector, (tally, log)) = probe;
     let text = String::from_utf8(log.finish().unwrap()).unwrap();
     // Of what is looked up, requests have no numbers; marks, which name them, are left out with the column.
-    let marks = ["BARRIER", "HOST", "SYNC"];
+    let marks = ["BARRIER", "HOST", "SYNC", "ARRIVAL"];
     let of_bank = |line: &&str| !line.split(", ").nth(1).is_some_and(|name| marks.contains(&name));
     let nine = |line: &str| line.split(", ").take(9).collect::<Vec<_>>().join(", ");
     let faithful = system.controller == Controller::Faithful;

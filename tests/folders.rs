@@ -215,3 +215,45 @@ fn every_system_prints_its_constraints_for_ramulator() {
         );
     }
 }
+
+#[test]
+fn dramsim3_is_set_so_that_it_answers_all_and_run_until_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let ini = |name: &str, system: &str, lines: &str| {
+        let trace = dir.path().join(format!("{name}.ls"));
+        std::fs::write(&trace, lines).unwrap();
+        let (trace, folder) = (trace.display().to_string(), dir.path().join(name).display().to_string());
+        tracegen(&["convert", &trace, &folder, "--to", "dramsim3", "--config", &config(system)]).success();
+        text(&dir.path().join(name).join("config.ini"))
+    };
+    // With two ranks it loses reads that a write meets; with writes in a queue of their own it may serve reads no more.
+    for (name, system, lines, dual, unified) in [
+        ("loads", "hbm2", "LD 0x40\n", true, false),
+        ("mixed", "hbm2", "LD 0x40\nST 0x80\n", true, true),
+        ("ranks", "hbm3", "LD 0x40\n", false, false),
+    ] {
+        let ini = ini(name, system, lines);
+        assert!(ini.contains(&format!("\nhbm_dual_cmd = {dual}\n")), "{name}: {ini}");
+        assert!(ini.contains(&format!("\nunified_queue = {unified}\n")), "{name}: {ini}");
+    }
+
+    // A program that answers from so many cycles on.
+    let runs = dir.path().join("runs");
+    let run = |from: u64| {
+        let script = format!(
+            "#!/bin/sh\nd=$([ $5 -ge {from} ] && echo 1 || echo 0)\necho run >> {0}\n\
+             printf '{{\"0\":{{\"x\":1,\"num_reads_done\":%s,\"y\":2}},\"1\":{{\"num_writes_done\":1,\"num_reads_done\":0}}}}' $d > $7/dramsim3.json\n",
+            runs.display()
+        );
+        let program = dir.path().join("program");
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(&runs, "").unwrap();
+        let run = dir.path().join("mixed/run.sh");
+        let done = std::process::Command::new("sh").arg(run).env("DRAMSIM3", &program).output().unwrap();
+        (done.status.code(), text(&runs).lines().count())
+    };
+    assert_eq!(run(1), (Some(0), 1));
+    assert_eq!(run(20_003), (Some(0), 2));
+    assert_eq!(run(10_000_000).0, Some(1));
+}

@@ -5,7 +5,7 @@
 
 use pimattn::addr::Geometry;
 use pimattn::error::{EXIT_DATA, EXIT_USAGE, Error};
-use pimattn::trace::{self, Header, Mark, Op, Phase, Record, Request, Segment, Sink};
+use pimattn::trace::{self, Arrival, Header, Mark, Op, Phase, Record, Request, Segment, Sink};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Cursor, Read, Write};
@@ -757,7 +757,9 @@ fn crafted() -> Vec<(String, File, &'static str)> {
     for channel in [16, 17, 4096, most] {
         bad_records.push((Record::Segment(Segment { channel, ..Segment::default() }), "does not exist"));
         bad_records.push((Record::Mark(Mark { channel, lane: 0, phase: Phase::Other }), "does not exist"));
+        bad_records.push((Record::Arrival(Arrival { channel, cycle: 0 }), "does not exist"));
     }
+    bad_records.push((Record::Arrival(Arrival { channel: 0, cycle: u64::MAX }), "beyond the last"));
     for lane in [2, 255] {
         bad_records.push((Record::Segment(Segment { lane, ..Segment::default() }), "does not exist"));
         bad_records.push((Record::Mark(Mark { channel: 0, lane, phase: Phase::Other }), "does not exist"));

@@ -3,14 +3,16 @@
 
 use crate::common;
 
-use common::{cycles, load, one, root, run, system};
+use common::{Memory, cycles, load, one, root, run, system};
 use pimattn::addr::Address;
+use pimattn::audit::why::why;
 use pimattn::engine;
 use pimattn::engine::probe::{CommandEvent, Probe};
 use pimattn::op::Op;
 use pimattn::spec::System;
-use pimattn::stats::Counters;
-use pimattn::trace::{self, Request};
+use pimattn::stats::log::LogProbe;
+use pimattn::stats::{Collector, Counters};
+use pimattn::trace::{self, Arrival, Header, Record, Request};
 
 const SYSTEMS: [&str; 5] = ["hbm3-pim", "hbm3", "hbm2", "hbm2-pim-samsung", "gddr6-aim"];
 
@@ -401,4 +403,60 @@ fn one_command_bus_carries_a_command_a_cycle() {
     let twice = |c: &[u64]| c.windows(2).filter(|w| w[0] == w[1]).count();
     assert!(twice(&commands(&[])) > 0);
     assert_eq!(twice(&commands(&["scheduler.one_bus=true"])), 0);
+}
+
+/// A trace with arrivals: when it was done, its counters and its log.
+fn arriving(s: &System, work: &[(u64, Request)]) -> (u64, Collector, String) {
+    let records = work.iter().flat_map(|(cycle, request)| {
+        [Record::Arrival(Arrival { channel: 0, cycle: *cycle }), Record::Request(*request)]
+    });
+    let mut source = Memory { header: Header::foreign(s.device.geometry, "test"), records: records.collect() };
+    let mut probe = (Collector::new(&s.device), LogProbe::new(Vec::new(), &s.device));
+    let cycles = engine::run(s, &mut source, &mut probe, &mut |_| ()).unwrap();
+    (cycles, probe.0, String::from_utf8(probe.1.finish().unwrap()).unwrap())
+}
+
+#[test]
+fn requests_come_no_earlier_than_the_trace_says() {
+    for name in SYSTEMS {
+        let s = system(name, &["refresh=none", "channels=1"]);
+        let (g, t) = (&s.device.geometry, |n: &str| s.device.timings[n]);
+        let (hit, miss) = (t("nCL") + t("nBL"), t("nRCDRD") + t("nCL") + t("nBL"));
+        let read = |column| one(g, Op::Ld, Address { row: 5, column, ..Default::default() });
+        let work = [(0, read(0)), (5000, read(1)), (4000, read(2)), (90_000, read(3))];
+        let (cycles, collector, log) = arriving(&s, &work);
+        assert_eq!(cycles, 90_000 + hit, "{name}");
+        let c = &collector.run.counters;
+        // The third arrives with the second, and its data come behind.
+        assert_eq!((c.timed_reads, c.longest_read), (4, miss), "{name}");
+        assert_eq!(c.read_latency, miss + 3 * hit + t("nCCDL"), "{name}");
+        assert!(log.contains("5001, ARRIVAL, 0, -1, -1, -1, -1, -1, -1, 1\n5001, RD,"), "{name}: {log}");
+        // A read before it arrives is none that the audit lets pass.
+        let early =
+            log.replace("5001, ARRIVAL, 0, -1, -1, -1, -1, -1, -1, 1", "5001, ARRIVAL, 0, -1, -1, -1, -1, -1, -1, 0");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), early).unwrap();
+        assert_eq!(why(file.path(), &s, 5, &mut |_| ()).unwrap().0.broken, 1, "{name}");
+        // What they waited for is in the log, and nothing else held the two.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), log).unwrap();
+        let mut held = Vec::new();
+        let (report, _) = why(file.path(), &s, 5, &mut |h| held.push(h.reason.name(&s.device))).unwrap();
+        assert_eq!(report.broken, 0, "{name}");
+        assert_eq!((held[2].as_str(), held[4].as_str()), ("arrival", "arrival"), "{name}: {held:?}");
+    }
+    // Refreshes go on in between, as many as there is time for.
+    let s = system("hbm3", &["channels=1"]);
+    let row = |row| one(&s.device.geometry, Op::Ld, Address { row, ..Default::default() });
+    let (cycles, collector, _) = arriving(&s, &[(0, row(1)), (1_000_000, row(2))]);
+    assert!((1_000_000..1_001_000).contains(&cycles), "{cycles}");
+    assert_eq!(
+        collector.run.counters.issued[usize::from(s.device.command("REFab").unwrap())],
+        1_000_000 / s.device.timings["nREFI"]
+    );
+    let compat = system("attacc-compat", &[]);
+    let records = vec![Record::Arrival(Arrival { channel: 0, cycle: 5 })];
+    let mut source = Memory { header: Header::foreign(compat.device.geometry, "test"), records };
+    let e = engine::run(&compat, &mut source, &mut (), &mut |_| ()).unwrap_err().to_string();
+    assert!(e.contains("arrival cycles"), "{e}");
 }

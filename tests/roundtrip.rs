@@ -5,7 +5,7 @@ use pimattn::addr::Geometry;
 use pimattn::engine;
 use pimattn::engine::probe::{CommandEvent, Probe};
 use pimattn::spec::System;
-use pimattn::trace::{self, Header, Mark, Op, Phase, Record, Request, Segment};
+use pimattn::trace::{self, Arrival, Header, Mark, Op, Phase, Record, Request, Segment};
 use proptest::prelude::*;
 use std::io::Cursor;
 use std::path::Path;
@@ -81,6 +81,10 @@ fn marks() -> impl Strategy<Value = Record> {
         .prop_map(|(channel, lane, phase)| Record::Mark(Mark { channel, lane, phase }))
 }
 
+fn arrivals() -> impl Strategy<Value = Record> {
+    (0u32..5, 0..=trace::LAST_ARRIVAL).prop_map(|(channel, cycle)| Record::Arrival(Arrival { channel, cycle }))
+}
+
 fn segments() -> impl Strategy<Value = Record> {
     (0u32..5, 0u8..2, any::<[u32; 10]>(), any::<[u64; 2]>()).prop_map(|(channel, lane, n, m)| {
         Record::Segment(Segment {
@@ -107,7 +111,7 @@ proptest! {
 
     #[test]
     fn ptrace_keeps_everything(
-        records in prop::collection::vec(prop_oneof![4 => requests(u32::MAX), 1 => segments(), 1 => marks()], 0..200),
+        records in prop::collection::vec(prop_oneof![4 => requests(u32::MAX), 1 => segments(), 1 => marks(), 1 => arrivals()], 0..200),
         copies in 1usize..60,
         words in prop::array::uniform3(".{0,40}"),
         seed: u64,

@@ -62,6 +62,7 @@ def stream(device, kind, stores):
 
 def main(folder):
     """Writes all streams of all devices."""
+    os.makedirs(folder, exist_ok=True)
     for name, device in DEVICES.items():
         for kind in ("random", "seq", "lin"):
             for stores in (0, 5, 33, 50, 80) if kind != "lin" else (0,):

@@ -30,6 +30,8 @@ pub enum Mark {
     Host,
     /// All channels have met.
     Sync,
+    /// They arrive.
+    Arrival,
 }
 
 impl Mark {
@@ -39,6 +41,7 @@ impl Mark {
             Mark::Barrier => "BARRIER",
             Mark::Host => "HOST",
             Mark::Sync => "SYNC",
+            Mark::Arrival => "ARRIVAL",
         }
     }
 }
@@ -120,7 +123,7 @@ fn parse(text: &str, line: u64, device: &Device) -> Result<Entry, String> {
     let clock: Cycle =
         clock.parse().ok().filter(|c| (1..=1 << 60).contains(c)).ok_or_else(|| format!("{clock:?} is not a clock"))?;
     let name = next("command")?;
-    let mark = [Mark::Barrier, Mark::Host, Mark::Sync].into_iter().find(|m| m.name() == name);
+    let mark = [Mark::Barrier, Mark::Host, Mark::Sync, Mark::Arrival].into_iter().find(|m| m.name() == name);
     let what = match (mark, device.command(name)) {
         (Some(mark), _) => What::Mark(mark),
         (None, Some(command)) => What::Command(command),

@@ -173,11 +173,13 @@ impl<'s> Auditor<'s> {
     /// name no request, wait for no data of reads and writes.
     fn mark(&mut self, channel: &mut Channel, e: &Entry) {
         let there = if e.request.is_some() { channel.results.max(channel.data) } else { channel.results };
-        if there > e.clock {
+        // Those that are there need not be through when others arrive.
+        let arrives = e.what == What::Mark(log::Mark::Arrival);
+        if there > e.clock && !arrives {
             self.broken(e, Rule::Barrier, slack(e.clock, there), None);
         }
         if let Some(first) = e.request {
-            channel.epoch = first;
+            channel.epoch = if arrives { channel.epoch } else { first };
             if channel.newest.is_some_and(|newest| newest >= first) {
                 self.broken(e, Rule::Epoch, 0, None);
             }

@@ -128,6 +128,9 @@ struct Done {
     chain: Chain,
 }
 
+/// Arrivals that are kept of a channel: more than it has requests at a time, each of which is behind one.
+const ARRIVALS: usize = 1 << 13;
+
 /// One channel, in cycles from 0.
 struct Track {
     ahead: VecDeque<Ahead>,
@@ -143,6 +146,8 @@ struct Track {
     sync: Option<(u64, Bound)>,
     /// The last one that was no barrier.
     worked: Option<(u64, Bound)>,
+    /// When requests arrive, by the trace: the first of those that do, and the cycle.
+    arrivals: VecDeque<(u64, Cycle)>,
     result: Option<Done>,
     refreshes: u64,
 }
@@ -263,6 +268,13 @@ impl<'s> Why<'s> {
         let at = e.clock - 1;
         let id = match e.what {
             What::Command(id) => id,
+            What::Mark(Mark::Arrival) => {
+                track.arrivals.push_back((e.request.unwrap_or(0), at));
+                if track.arrivals.len() > ARRIVALS {
+                    track.arrivals.pop_front();
+                }
+                return;
+            }
             What::Mark(mark) => {
                 let end = self.latest_end(track, at);
                 let reason = Reason::Mark(mark);
@@ -354,7 +366,7 @@ impl<'s> Why<'s> {
         }
         let own = |(at, reason, p): (Cycle, Reason, &Past)| Bound { at, reason, from: p.at, chain: p.chain.clone() };
         let mut best = Bound { at: 0, reason: Reason::Start, from: 0, chain: self.start.clone() };
-        let marked = [self.of_mark(track, e, c.id), self.of_arrival(e), self.of_refresh(track, c, e)];
+        let marked = [self.of_mark(track, e, c.id), self.of_arrival(track, e), self.of_refresh(track, c, e)];
         for bound in [edge.map(own), data.map(own)].into_iter().chain(marked).flatten() {
             if bound.at > best.at || best.reason == Reason::Start {
                 best = bound;
@@ -480,8 +492,11 @@ impl<'s> Why<'s> {
         e.request.is_some_and(|own| own >= *first).then(|| bound.clone())
     }
 
-    fn of_arrival(&self, e: &Entry) -> Option<Bound> {
-        let at = (e.request? as f64 * self.system.issue_interval?) as Cycle;
+    fn of_arrival(&self, track: &Track, e: &Entry) -> Option<Bound> {
+        let request = e.request?;
+        let of_system = self.system.issue_interval.map(|cycles| (request as f64 * cycles) as Cycle);
+        let of_trace = track.arrivals.iter().rev().find(|(first, _)| *first <= request).map(|(_, at)| *at);
+        let at = of_system.max(of_trace)?;
         Some(Bound { at, reason: Reason::Arrival, from: 0, chain: self.start.clone() })
     }
 
@@ -623,6 +638,7 @@ impl Track {
             mark: None,
             sync: None,
             worked: None,
+            arrivals: VecDeque::new(),
             result: None,
             refreshes: 0,
         }

@@ -417,6 +417,7 @@ fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension
                 Record::Request(r) => Some(geometry.channel_of(r.addr)),
                 Record::Segment(s) => Some(s.channel),
                 Record::Mark(m) => Some(m.channel),
+                Record::Arrival(a) => Some(a.channel),
             };
             let range = match (args.per_channel, channel) {
                 (false, _) => 0..1,
@@ -533,7 +534,7 @@ fn info(args: &Info, common: &Common) -> Result<()> {
                     layers.insert(s.layer);
                     heads.insert((s.request, s.kv_head));
                 }
-                Record::Mark(_) => {}
+                Record::Mark(_) | Record::Arrival(_) => {}
             }
         }
         progress.at(runs);

@@ -101,7 +101,7 @@ impl Sink for SomeChannels {
     fn push(&mut self, record: Record) -> Result<()> {
         let here = match &record {
             Record::Request(r) => self.channels.contains(&self.geometry.channel_of(r.addr)),
-            Record::Segment(_) | Record::Mark(_) => false,
+            Record::Segment(_) | Record::Mark(_) | Record::Arrival(_) => false,
         };
         if here {
             self.records.push(record);

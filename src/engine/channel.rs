@@ -78,6 +78,8 @@ struct Item {
     order: u64,
     /// Requests of the channel before its current one.
     number: u64,
+    /// When it arrives at the earliest, by the trace.
+    arrives: Cycle,
     /// Commands that its current request has had of those that complete it.
     pass: u32,
     row: RowOutcome,
@@ -195,6 +197,9 @@ pub struct Channel<'d> {
     requests: u64,
     /// Whether requests are counted from the beginning; not once work was looked up.
     numbered: bool,
+    /// When what it is given arrives at the earliest; whether the trace says so.
+    arrives: Cycle,
+    timed: bool,
     /// Cycles between the arrivals of two requests.
     interval: Option<f64>,
     schedule: Schedule,
@@ -246,6 +251,8 @@ impl<'d> Channel<'d> {
             order: 0,
             requests: 0,
             numbered: true,
+            arrives: 0,
+            timed: false,
             interval: system.issue_interval,
             schedule: Schedule::new(system),
             epoch: 0,
@@ -382,6 +389,14 @@ impl<'d> Channel<'d> {
                 None => return Ok(()),
                 Some(Record::Segment(s)) => self.segments.take(&s, probe),
                 Some(Record::Mark(m)) => self.segments.mark(&m),
+                Some(Record::Arrival(a)) => {
+                    self.timed = true;
+                    // What came before now holds nothing.
+                    if self.numbered && a.cycle > self.arrives.max(self.now) {
+                        probe.epoch(self.id, a.cycle, Opener::Arrival, self.requests);
+                    }
+                    self.arrives = self.arrives.max(a.cycle);
+                }
                 Some(Record::Request(r)) if r.op == Op::Barrier || r.op == Op::Host => {
                     let host = if r.op == Op::Host { Cycle::from(r.count) } else { 0 };
                     if host > 0 || self.epochs.back().is_none_or(|e| e.used) {
@@ -454,6 +469,7 @@ impl<'d> Channel<'d> {
             label: self.segments.label(),
             order: self.order,
             number: self.requests,
+            arrives: self.arrives,
             pass: 0,
             passed: 0,
             row: RowOutcome::Hit,
@@ -567,7 +583,7 @@ impl<'d> Channel<'d> {
     /// When the current request of an item arrives.
     #[inline]
     fn arrival(&self, item: &Item) -> Cycle {
-        self.interval.map_or(0, |cycles| arrival(item.number, cycles))
+        self.interval.map_or(item.arrives, |cycles| arrival(item.number, cycles).max(item.arrives))
     }
 
     /// The first ready among the moves of this epoch, and the first of another kind; softmax and mode settings neither
@@ -697,11 +713,12 @@ impl<'d> Channel<'d> {
         if by.is_none() {
             probe.silent(self.id, item.label.segment, item.label.phase, item.request.op);
         }
-        if let Some(cycles) = self.interval {
-            let arrived = arrival(item.number, cycles);
+        if self.interval.is_some() || self.timed {
+            let item = &self.classes[class][index];
             let Label { segment, phase } = item.label;
-            probe.latency(self.id, segment, phase, item.request.op, done.saturating_sub(arrived));
+            probe.latency(self.id, segment, phase, item.request.op, done.saturating_sub(self.arrival(item)));
         }
+        let item = &self.classes[class][index];
         if matches!(item.effect, Effect::Open | Effect::Close) {
             let target = item.target;
             let row = if item.effect == Effect::Open { target.address.row } else { CLOSED };

@@ -88,6 +88,7 @@ fn feed(reader: &mut Reader<'_>, channels: &mut [Channel<'_>]) -> Result<Stop> {
             }
             Record::Segment(s) => s.channel,
             Record::Mark(m) => m.channel,
+            Record::Arrival(a) => a.channel,
         };
         if channels[channel as usize].give(record) >= WAITING {
             return Ok(Stop::Full);

@@ -39,6 +39,8 @@ pub enum Opener {
     Host,
     /// All channels have met.
     Sync,
+    /// The trace says that it arrives then; its row commands do not come before, either.
+    Arrival,
 }
 
 /// A command on a channel's bus.

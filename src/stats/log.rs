@@ -58,6 +58,7 @@ impl<W: Write> LogProbe<W> {
                 Opener::Barrier => "BARRIER",
                 Opener::Host => "HOST",
                 Opener::Sync => "SYNC",
+                Opener::Arrival => "ARRIVAL",
             };
             let (clock, first) = (mark.cycle + 1, mark.first);
             let written = writeln!(self.out, "{clock}, {name}, {channel}, -1, -1, -1, -1, -1, -1, {first}");
@@ -114,6 +115,9 @@ impl<W: Write> Probe for LogProbe<W> {
 
     fn epoch(&mut self, channel: u32, cycle: Cycle, opener: Opener, first: u64) {
         self.numbered = true;
-        self.marks[channel as usize].push_back(Mark { cycle, opener, first });
+        // Arrivals are told ahead.
+        let marks = &mut self.marks[channel as usize];
+        let place = marks.partition_point(|m| m.cycle <= cycle);
+        marks.insert(place, Mark { cycle, opener, first });
     }
 }

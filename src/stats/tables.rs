@@ -114,7 +114,7 @@ pub const MEASURES: &[Column] = &[
     column(
         "latency_mean",
         "tCK",
-        "LD: from its arrival to its data, mean; only where the system has an issue_interval",
+        "LD: from its arrival to its data, mean; only where the system has an issue_interval or the trace arrivals",
     ),
     column("latency_max", "tCK", "LD: from its arrival to its data, longest"),
     column("req_rd", "1", "LD requests"),

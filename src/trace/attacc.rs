@@ -7,12 +7,14 @@
 
 use super::lower::{OpenUnits, write_error};
 use super::manifest::{KEPT, Ledger, Manifest, Options, address_bits};
-use super::text::{self, number, word};
+use super::text::{self, Line, decimal, number, word};
 use super::{Format, Header, Op, Record, Request, Sink};
 use crate::addr::{Address, Geometry};
 use crate::error::{Result, suggest};
+use nom::bytes::complete::tag;
 use nom::character::complete::char;
-use nom::sequence::separated_pair;
+use nom::combinator::opt;
+use nom::sequence::{preceded, separated_pair};
 use serde_json::json;
 use std::io::{BufWriter, Write};
 
@@ -30,9 +32,7 @@ pub const FORMAT: Format = Format {
     detect: |head| {
         Op::names().any(|n| head.starts_with(n.as_bytes()) && matches!(head.get(n.len()), Some(b' ') | None))
     },
-    open: |input, name, geometry| {
-        text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Some), Some(usual))
-    },
+    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line), Some(usual)),
     create: |output, header, options| Ok(Box::new(Writer::new(output, header, options))),
     reads: true,
     keeps_all: false,
@@ -116,6 +116,7 @@ impl Sink for Writer {
                 Ok(())
             }
             Record::Mark(_) => Ok(()),
+            Record::Arrival(_) => self.ledger.drop_arrival(PROGRAM),
         }
     }
 
@@ -175,10 +176,13 @@ const VALUES: [u8; 256] = {
     values
 };
 
-fn parse_line(line: &str) -> Result<(Op, u64), String> {
-    let (name, addr) = text::whole(line, "OPERATION 0xADDRESS", separated_pair(word, char(' '), number))?;
+fn parse_line(line: &str) -> Result<Line, String> {
+    // Our own text has the cycle of arrival, where there is one.
+    let fields = (separated_pair(word, char(' '), number), opt(preceded(tag(" @"), decimal)));
+    let ((name, addr), cycle) = text::whole(line, "OPERATION 0xADDRESS", fields)?;
     let op = Op::parse(name);
-    op.map(|op| (op, addr)).ok_or_else(|| format!("unknown operation \"{name}\"{}", suggest(name, Op::names())))
+    op.map(|op| Line::Request(op, addr, cycle.unwrap_or(0)))
+        .ok_or_else(|| format!("unknown operation \"{name}\"{}", suggest(name, Op::names())))
 }
 
 #[cfg(test)]
@@ -187,9 +191,10 @@ mod tests {
 
     #[test]
     fn lines_parse_or_say_why_not() {
-        assert_eq!(parse_line("PIM_MAC_AB 0x00000040"), Ok((Op::MacAb, 0x40)));
-        assert_eq!(parse_line("LD 64"), Ok((Op::Ld, 64)));
-        assert_eq!(parse_line("LD 0xFFFFFFFFFFFFFFFF"), Ok((Op::Ld, u64::MAX)));
+        assert_eq!(parse_line("PIM_MAC_AB 0x00000040"), Ok(Line::Request(Op::MacAb, 0x40, 0)));
+        assert_eq!(parse_line("LD 64"), Ok(Line::Request(Op::Ld, 64, 0)));
+        assert_eq!(parse_line("LD 64 @7"), Ok(Line::Request(Op::Ld, 64, 7)));
+        assert_eq!(parse_line("LD 0xFFFFFFFFFFFFFFFF"), Ok(Line::Request(Op::Ld, u64::MAX, 0)));
     }
 
     #[test]
@@ -217,9 +222,19 @@ mod tests {
     #[test]
     fn other_lines_do_not_parse() {
         assert!(parse_line("PIM_MAC_AX 0x0").unwrap_err().contains("did you mean \"PIM_MAC_AB\""));
-        for bad in
-            ["", "LD", "LD ", "LD 0x", "LD  0x0", "LD 0x0 ", "LD 0x0 1", "# LD 0x0", "LD 0x10000000000000000", "LD -1"]
-        {
+        for bad in [
+            "",
+            "LD",
+            "LD ",
+            "LD 0x",
+            "LD  0x0",
+            "LD 0x0 ",
+            "LD 0x0 1",
+            "LD 0x0 @",
+            "# LD 0x0",
+            "LD 0x10000000000000000",
+            "LD -1",
+        ] {
             assert!(parse_line(bad).is_err(), "{bad:?}");
         }
     }

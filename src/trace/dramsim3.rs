@@ -6,7 +6,7 @@
 
 use super::lower::{Exporter, Target, powers_of_two};
 use super::manifest::address_bits;
-use super::text::{self, decimal, hexadecimal, word};
+use super::text::{self, Line, decimal, hexadecimal, word};
 use super::{Format, Op};
 use crate::addr::Geometry;
 use crate::error::suggest;
@@ -25,7 +25,7 @@ pub const FORMAT: Format = Format {
     open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line), None),
     create: |output, header, options| {
         powers_of_two(&header.geometry, Dramsim3::FORMAT)?;
-        let target = Dramsim3 { geometry: header.geometry, rows: Vec::new(), wrote: false, cycles: 0 };
+        let target = Dramsim3 { geometry: header.geometry, rows: Vec::new(), wrote: false, writes: false, cycles: 0 };
         Ok(Box::new(Exporter::new(target, output, header, options)))
     },
     reads: true,
@@ -38,6 +38,8 @@ struct Dramsim3 {
     /// The row that was last accessed, by bank over all channels.
     rows: Vec<Option<u32>>,
     wrote: bool,
+    /// Whether it has any.
+    writes: bool,
     cycles: u64,
 }
 
@@ -63,9 +65,12 @@ impl Dramsim3 {
 impl Target for Dramsim3 {
     const FORMAT: &'static str = "dramsim3";
     const PROGRAM: &'static str = "DRAMsim3";
+    const ARRIVALS: bool = true;
 
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool) {
-        let _ = writeln!(out, "0x{addr:x} {} 0", if write { "WRITE" } else { "READ" });
+    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, cycle: u64) {
+        let _ = writeln!(out, "0x{addr:x} {} {cycle}", if write { "WRITE" } else { "READ" });
+        self.cycles = self.cycles.max(cycle);
+        self.writes |= write;
         let g = &self.geometry;
         let a = g.decode(addr);
         let bank = ((a.channel * g.units() + g.unit_of(&a)) * g.banks + a.bank) as usize;
@@ -95,25 +100,39 @@ impl Target for Dramsim3 {
                 "columns": g.columns * BURST / 2,
                 "device_width": width,
                 "BL": BURST,
+                "hbm_dual_cmd": g.ranks == 1,
             },
             "system": {
                 "channel_size": (g.channel_bytes() / u64::from(g.pseudo_channels)) >> 20,
                 "channels": g.channels * g.pseudo_channels,
                 "bus_width": width,
                 "address_mapping": "chrabgbaroco",
+                "unified_queue": self.writes,
             },
             "address_bits": address_bits(g),
         });
-        let notes = [
+        let mut notes = vec![
             "the last line is an end mark, which is never issued; keep it the last, without a line break",
             "DRAMsim3 runs exactly -c cycles, served or not: the number of cycles that it prints is no result",
             "a pseudo-channel is a channel of DRAMsim3",
         ];
-        (settings, notes.map(String::from).to_vec())
+        if g.ranks > 1 {
+            notes.push(
+                "leave hbm_dual_cmd off: with it two column commands of a cycle, a write and a read of another rank, leave \
+                 their queues and one is issued, so that reads are never answered; off, row and column commands share a bus",
+            );
+        }
+        if self.writes {
+            notes.push(
+                "leave unified_queue on: with a queue of writes, one whose column a waiting read reads may be chosen again \
+                 and again, and no read goes on",
+            );
+        }
+        (settings, notes.into_iter().map(String::from).collect())
     }
 }
 
-fn parse_line(line: &str) -> Result<Option<(Op, u64)>, String> {
+fn parse_line(line: &str) -> Result<Line, String> {
     let address = terminated(preceded(opt(tag_no_case("0x")), hexadecimal), space1);
     // Ramulator 1's DRAM traces are the same without cycles.
     let fields = (address, word, opt(preceded(space1, decimal)));
@@ -128,7 +147,10 @@ fn parse_line(line: &str) -> Result<Option<(Op, u64)>, String> {
         // DRAMsim3 would read.
         _ => return Err(format!("unknown operation \"{name}\"{}", suggest(name, ["READ", "WRITE"]))),
     };
-    Ok((cycle != Some(u64::MAX)).then_some((op, addr)))
+    Ok(match cycle {
+        Some(u64::MAX) => Line::End,
+        cycle => Line::Request(op, addr, cycle.unwrap_or(0)),
+    })
 }
 
 #[cfg(test)]
@@ -137,11 +159,11 @@ mod tests {
 
     #[test]
     fn the_end_mark_is_no_request() {
-        assert_eq!(parse_line("0x40 READ 0"), Ok(Some((Op::Ld, 0x40))));
-        assert_eq!(parse_line("40 write\t7"), Ok(Some((Op::St, 0x40))));
-        assert_eq!(parse_line("0x0 READ 18446744073709551615"), Ok(None));
-        assert_eq!(parse_line("0x40 R"), Ok(Some((Op::Ld, 0x40))));
-        assert_eq!(parse_line("0x40 W"), Ok(Some((Op::St, 0x40))));
+        assert_eq!(parse_line("0x40 READ 0"), Ok(Line::Request(Op::Ld, 0x40, 0)));
+        assert_eq!(parse_line("40 write\t7"), Ok(Line::Request(Op::St, 0x40, 7)));
+        assert_eq!(parse_line("0x0 READ 18446744073709551615"), Ok(Line::End));
+        assert_eq!(parse_line("0x40 R"), Ok(Line::Request(Op::Ld, 0x40, 0)));
+        assert_eq!(parse_line("0x40 W"), Ok(Line::Request(Op::St, 0x40, 0)));
         assert!(parse_line("0x40 READ").is_err());
         assert!(parse_line("0x40 R 7").is_err());
         assert!(parse_line("0x40 RAED 0").unwrap_err().contains("did you mean \"READ\""));

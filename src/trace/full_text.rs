@@ -1,9 +1,10 @@
 //! The text form with all our operations: as AttAcc's, but nothing is lowered, so that every request comes back.
-//! Segments are not written.
+//! Segments are not written. A request that arrives later than at the beginning has ` @CYCLE` behind its address.
 
-use super::lower::write_error;
+use super::lower::{Arrivals, write_error};
 use super::manifest::{KEPT, Ledger, Manifest, Options, address_bits};
 use super::{Format, Header, Record, Sink, attacc};
+use crate::addr::Geometry;
 use crate::error::Result;
 use serde_json::json;
 use std::io::{BufWriter, Write};
@@ -22,27 +23,45 @@ pub const FORMAT: Format = Format {
 
 struct Writer {
     out: BufWriter<Box<dyn Write + Send>>,
-    bits: serde_json::Value,
+    geometry: Geometry,
+    arrivals: Arrivals,
     ledger: Ledger,
 }
 
 impl Writer {
     fn new(out: Box<dyn Write + Send>, header: &Header, options: Options) -> Self {
-        let bits = json!(address_bits(&header.geometry));
-        Writer { out: BufWriter::with_capacity(1 << 16, out), bits, ledger: Ledger::new(header, options, false) }
+        Writer {
+            out: BufWriter::with_capacity(1 << 16, out),
+            geometry: header.geometry,
+            arrivals: Arrivals::default(),
+            ledger: Ledger::new(header, options, false),
+        }
     }
 }
 
 impl Sink for Writer {
     fn push(&mut self, record: Record) -> Result<()> {
-        let Record::Request(r) = record else {
-            self.ledger.segments += u64::from(matches!(record, Record::Segment(_)));
-            return Ok(());
+        let r = match record {
+            Record::Request(r) => r,
+            Record::Segment(_) => {
+                self.ledger.segments += 1;
+                return Ok(());
+            }
+            Record::Mark(_) => return Ok(()),
+            Record::Arrival(a) => {
+                self.arrivals.take(&a);
+                return Ok(());
+            }
         };
+        let cycle = if r.op.is_mark() { 0 } else { self.arrivals.of(self.geometry.channel_of(r.addr)) };
         self.ledger.count(r.op, r.count.into(), r.count.into());
         (0..u64::from(r.count)).try_for_each(|i| {
             let addr = r.addr + i * u64::from(r.stride);
-            writeln!(self.out, "{} 0x{addr:08x}", r.op.mnemonic()).map_err(write_error)
+            match cycle {
+                0 => writeln!(self.out, "{} 0x{addr:08x}", r.op.mnemonic()),
+                cycle => writeln!(self.out, "{} 0x{addr:08x} @{cycle}", r.op.mnemonic()),
+            }
+            .map_err(write_error)
         })
     }
 
@@ -51,7 +70,7 @@ impl Sink for Writer {
     }
 
     fn manifest(&self) -> Option<Manifest> {
-        let settings = json!({ "address_bits": self.bits });
+        let settings = json!({ "address_bits": address_bits(&self.geometry) });
         Some(self.ledger.manifest(FORMAT.name, env!("CARGO_PKG_NAME"), |_| KEPT, settings, Vec::new()))
     }
 }

@@ -5,7 +5,7 @@
 //! never leaves the buffers of the logic die is nothing at all.
 
 use super::manifest::{KEPT, Ledger, MacReads, Manifest, Options};
-use super::{Header, LANES, Mark, Op, Record, Request, Segment, Sink};
+use super::{Arrival, Header, LANES, Mark, Op, Record, Request, Segment, Sink};
 use crate::addr::{Address, Geometry};
 use crate::error::{Error, Result};
 use foldhash::HashSet;
@@ -50,6 +50,28 @@ impl OpenUnits {
             true => Err(Error::data("trace", format!("channel {channel}: PIM_MAC_BG with no bank group open"))),
             false => Ok(open),
         }
+    }
+}
+
+/// From which cycle on requests arrive, by channel.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals(Vec<u64>);
+
+impl Arrivals {
+    /// Requests behind it arrive so; false if they did before.
+    pub(crate) fn take(&mut self, a: &Arrival) -> bool {
+        let channel = a.channel as usize;
+        if self.0.len() <= channel {
+            self.0.resize(channel + 1, 0);
+        }
+        let later = a.cycle > self.0[channel];
+        self.0[channel] = self.0[channel].max(a.cycle);
+        later
+    }
+
+    /// When the next request of a channel arrives at the earliest.
+    pub(crate) fn of(&self, channel: u32) -> u64 {
+        self.0.get(channel as usize).copied().unwrap_or(0)
     }
 }
 
@@ -108,13 +130,15 @@ pub(crate) trait Target: Send {
     const PROGRAM: &'static str;
     /// Whether it has barriers.
     const BARRIERS: bool = false;
+    /// Whether its requests have a cycle at which they arrive.
+    const ARRIVALS: bool = false;
 
     /// Refuses an address that means something else to the target than a place in memory.
     fn allow(&self, _addr: u64) -> Result<()> {
         Ok(())
     }
-    /// Appends one access.
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool);
+    /// Appends one access, which arrives at `cycle` at the earliest.
+    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, cycle: u64);
     /// Appends the barriers that stand for one in `channel`, and says how many.
     fn barrier(&mut self, _out: &mut Vec<u8>, _channel: u32) -> u64 {
         0
@@ -135,6 +159,7 @@ pub(crate) struct Exporter<T> {
     buffer: Vec<u8>,
     open: OpenUnits,
     fetched: Fetched,
+    arrivals: Arrivals,
     ledger: Ledger,
 }
 
@@ -150,13 +175,15 @@ impl<T: Target> Exporter<T> {
             buffer: Vec::with_capacity(BUFFER + 256),
             open: OpenUnits::default(),
             fetched: Fetched::default(),
+            arrivals: Arrivals::default(),
             ledger: Ledger::new(header, options, true),
         }
     }
 
     fn access(&mut self, op: Op, addr: u64) -> Result<()> {
         self.target.allow(addr)?;
-        self.target.access(&mut self.buffer, addr, op == Op::St);
+        let cycle = self.arrivals.of(self.geometry.channel_of(addr));
+        self.target.access(&mut self.buffer, addr, op == Op::St, cycle);
         self.ledger.count(op, 0, 1);
         if self.buffer.len() < BUFFER { Ok(()) } else { self.write() }
     }
@@ -275,6 +302,11 @@ impl<T: Target> Sink for Exporter<T> {
                 self.fetched.mark(&m);
                 Ok(())
             }
+            Record::Arrival(a) if T::ARRIVALS => {
+                self.arrivals.take(&a);
+                Ok(())
+            }
+            Record::Arrival(_) => self.ledger.drop_arrival(T::PROGRAM),
         }
     }
 

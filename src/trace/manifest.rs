@@ -127,6 +127,8 @@ pub(crate) struct Ledger {
     /// Lines that stand for no operation.
     pub(crate) marks: u64,
     pub(crate) segments: u64,
+    /// Whether there were arrival cycles, and are no more.
+    arrivals_dropped: bool,
 }
 
 impl Ledger {
@@ -139,6 +141,7 @@ impl Ledger {
             written: [0; Op::COUNT],
             marks: 0,
             segments: 0,
+            arrivals_dropped: false,
         }
     }
 
@@ -156,6 +159,15 @@ impl Ledger {
         }
     }
 
+    /// An arrival cycle is dropped; refused if nothing may be lost.
+    pub(crate) fn drop_arrival(&mut self, target: &str) -> Result<()> {
+        if self.options.strict {
+            return Err(Error::Check(format!("--strict: {target} has no arrival cycles")));
+        }
+        self.arrivals_dropped = true;
+        Ok(())
+    }
+
     /// Lines written for the operations of which `of` is true.
     pub(crate) fn written(&self, of: impl Fn(Op) -> bool) -> u64 {
         Op::ALL.iter().filter(|op| of(**op)).map(|op| self.written[*op as usize]).sum()
@@ -168,8 +180,11 @@ impl Ledger {
         target: &'static str,
         how: impl Fn(Op) -> &'static str,
         settings: Value,
-        notes: Vec<String>,
+        mut notes: Vec<String>,
     ) -> Manifest {
+        if self.arrivals_dropped {
+            notes.push("arrival cycles are dropped: every request is there from the beginning".into());
+        }
         let fate = |&op: &Op| Fate {
             operation: op.mnemonic(),
             requests: self.requests[op as usize],

@@ -4,7 +4,8 @@
 //! spaced addresses; a run of n means the same as n requests of one. A [`Segment`] says whose work a channel does, for
 //! the tables; it carries what the generator knows and the engine cannot (which bytes were wanted). A channel works for
 //! two segments at most at the same time, one in each of its lanes, and a [`Mark`] says for which of them, and for which
-//! [`Phase`] of a decode step, the requests behind it are. Neither orders anything: they are labels.
+//! [`Phase`] of a decode step, the requests behind it are. Neither orders anything: they are labels. An [`Arrival`] says before
+//! which cycle the requests behind it are not there; without one they all are from the beginning.
 //!
 //! A format is one file here and one line in [`FORMATS`].
 
@@ -158,6 +159,19 @@ pub struct Segment {
     pub bytes_useful: u64,
 }
 
+/// The requests behind it in one channel arrive at `cycle` at the earliest, counted from the beginning of the run. A lower
+/// one than before changes nothing: requests arrive in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Arrival {
+    /// The channel.
+    pub channel: u32,
+    /// The cycle of the memory's clock.
+    pub cycle: u64,
+}
+
+/// The last cycle at which a request may arrive: what comes behind it still has a number.
+pub const LAST_ARRIVAL: u64 = 1 << 59;
+
 /// One item of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum Record {
@@ -167,6 +181,8 @@ pub enum Record {
     Segment(Segment),
     /// What it is for.
     Mark(Mark),
+    /// When it arrives.
+    Arrival(Arrival),
 }
 
 /// A stream of records.
@@ -234,6 +250,13 @@ pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
             }
             Ok(())
         }
+        Record::Arrival(Arrival { channel, .. }) if *channel >= geometry.channels => {
+            Err(format!("channel {channel} does not exist ({} channels)", geometry.channels))
+        }
+        Record::Arrival(Arrival { cycle, .. }) if *cycle > LAST_ARRIVAL => {
+            Err(format!("cycle {cycle} is beyond the last at which a request may arrive, {LAST_ARRIVAL}"))
+        }
+        Record::Arrival(_) => Ok(()),
     }
 }
 

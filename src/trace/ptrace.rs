@@ -11,7 +11,7 @@
 //! takes a file without its end for damaged.
 
 use super::volley::{Item, Packer, Unpacker, Volley};
-use super::{BLOCK, Format, Header, Mark, Record, Request, Segment, Sink, Source, check, check_volley};
+use super::{Arrival, BLOCK, Format, Header, Mark, Record, Request, Segment, Sink, Source, check, check_volley};
 use crate::addr::Geometry;
 use crate::error::{Error, Result};
 use std::io::{Read, Write};
@@ -45,6 +45,7 @@ enum Packed {
     Segment(Segment),
     Mark(Mark),
     Volley(Volley),
+    Arrival(Arrival),
 }
 
 impl From<Item> for Packed {
@@ -54,6 +55,7 @@ impl From<Item> for Packed {
             Item::Volley(v) => Packed::Volley(v),
             Item::Segment(s) => Packed::Segment(s),
             Item::Mark(m) => Packed::Mark(m),
+            Item::Arrival(a) => Packed::Arrival(a),
         }
     }
 }
@@ -235,6 +237,7 @@ impl Reader {
             Packed::Request(r) => Record::Request(r),
             Packed::Segment(s) => Record::Segment(s),
             Packed::Mark(m) => Record::Mark(m),
+            Packed::Arrival(a) => Record::Arrival(a),
             Packed::Volley(v) => return check_volley(&v, geometry).map(|()| Item::Volley(v)),
         };
         check(&record, geometry).map(|()| record.into())

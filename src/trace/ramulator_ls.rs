@@ -2,7 +2,7 @@
 
 use super::lower::{Exporter, Target, powers_of_two};
 use super::manifest::address_bits;
-use super::text::{self, number, word};
+use super::text::{self, Line, number, word};
 use super::{Format, Op};
 use crate::addr::Geometry;
 use crate::error::suggest;
@@ -17,7 +17,9 @@ pub const FORMAT: Format = Format {
     summary: "LoadStoreTrace of Ramulator 2: reads and writes at byte addresses",
     // Its lines are lines of AttAcc's text too, which is read the same way; --from insists on this one.
     detect: |_| false,
-    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Some), None),
+    open: |input, name, geometry| {
+        text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Line::of), None)
+    },
     create: |output, header, options| {
         powers_of_two(&header.geometry, LoadStore::FORMAT)?;
         Ok(Box::new(Exporter::new(LoadStore(header.geometry), output, header, options)))
@@ -33,7 +35,7 @@ impl Target for LoadStore {
     const FORMAT: &'static str = "ramulator-ls";
     const PROGRAM: &'static str = "Ramulator 2 (LoadStoreTrace)";
 
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool) {
+    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, _cycle: u64) {
         let _ = writeln!(out, "{} 0x{addr:x}", if write { "ST" } else { "LD" });
     }
 

@@ -2,7 +2,7 @@
 //! pseudo-channel, rank (SID), bank group, bank, row, column. One blank, no blank line, no comment.
 
 use super::lower::{Exporter, Target};
-use super::text::{self, decimal, word};
+use super::text::{self, Line, decimal, word};
 use super::{Format, Op};
 use crate::addr::{Address, Geometry};
 use crate::error::suggest;
@@ -18,7 +18,7 @@ pub const FORMAT: Format = Format {
     summary: "ReadWriteTrace of Ramulator 2: reads and writes at address vectors",
     detect: |head| matches!(head, [b'R' | b'W', b' ', b'0'..=b'9', ..]),
     open: |input, name, geometry| {
-        text::Reader::open(input, name, geometry, |line, g| parse_line(line, g).map(Some), None)
+        text::Reader::open(input, name, geometry, |line, g| parse_line(line, g).map(Line::of), None)
     },
     create: |output, header, options| Ok(Box::new(Exporter::new(ReadWrite(header.geometry), output, header, options))),
     reads: true,
@@ -34,7 +34,7 @@ impl Target for ReadWrite {
     const FORMAT: &'static str = "ramulator-rw";
     const PROGRAM: &'static str = "Ramulator 2 (ReadWriteTrace)";
 
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool) {
+    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, _cycle: u64) {
         let a = self.0.decode(addr);
         let _ = writeln!(
             out,

@@ -89,7 +89,7 @@ impl Target for Sait {
         }
     }
 
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool) {
+    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, _cycle: u64) {
         let channel = self.channel(addr);
         Sait::record(out, exchange_bits(addr), channel, if write { b'W' } else { b'R' });
     }

@@ -1,6 +1,7 @@
 //! Text traces, one request a line: what their readers have in common.
 
-use super::{BLOCK, Header, Item, Op, Record, Request, Source, check};
+use super::lower::Arrivals;
+use super::{Arrival, BLOCK, Header, Item, Op, Record, Request, Source, check};
 use crate::addr::Geometry;
 use crate::error::{Error, Result};
 use nom::branch::alt;
@@ -11,8 +12,24 @@ use nom::sequence::{preceded, terminated};
 use nom::{IResult, Parser};
 use std::io::{BufRead, BufReader, Read};
 
-/// Reads one line: a request, or nothing for the mark that ends the trace.
-pub type ParseLine = fn(&str, &Geometry) -> Result<Option<(Op, u64)>, String>;
+/// What a line says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// A request at an address, which arrives at this cycle at the earliest.
+    Request(Op, u64, u64),
+    /// The trace ends.
+    End,
+}
+
+impl Line {
+    /// A request that is there from the beginning.
+    pub fn of((op, addr): (Op, u64)) -> Self {
+        Line::Request(op, addr, 0)
+    }
+}
+
+/// Reads one line.
+pub type ParseLine = fn(&str, &Geometry) -> Result<Line, String>;
 /// Reads a line as it usually is, from the beginning of more text: a request, and the bytes of the line. None of whatever
 /// is not quite usual, which is left to a [`ParseLine`]. The operation is likely the one given.
 pub type ParseUsual = fn(&[u8], Op) -> Option<(Op, u64, usize)>;
@@ -35,6 +52,9 @@ pub struct Reader {
     number: u64,
     /// What further lines may join; none at a count of 0.
     pending: Request,
+    /// When what is behind arrives at the earliest, and what has been said of it, by channel.
+    arrival: u64,
+    arrivals: Arrivals,
     marked: bool,
     ended: bool,
 }
@@ -62,6 +82,8 @@ impl Reader {
             line: Vec::new(),
             number: 0,
             pending: Request { count: 0, ..Request::one(Op::Ld, 0) },
+            arrival: 0,
+            arrivals: Arrivals::default(),
             marked: false,
             ended: false,
         }))
@@ -110,11 +132,13 @@ impl Reader {
         let text = std::str::from_utf8(&self.line).map_err(|_| at("not text".into()))?;
         let text = text.trim_end_matches(['\n', '\r']);
         match (self.parse)(text, &self.header.geometry).map_err(at)? {
-            Some((op, addr)) => {
+            Line::Request(op, addr, cycle) => {
                 check(&Record::Request(Request::one(op, addr)), &self.header.geometry).map_err(at)?;
+                check(&Record::Arrival(Arrival { channel: 0, cycle }), &self.header.geometry).map_err(at)?;
+                self.arrival = self.arrival.max(cycle);
                 Ok(Some((op, addr)))
             }
-            None => {
+            Line::End => {
                 self.marked = true;
                 self.next_request()
             }
@@ -123,9 +147,15 @@ impl Reader {
 
     fn block<T: From<Record>>(&mut self, out: &mut Vec<T>) -> Result<bool> {
         out.clear();
-        while !self.ended && out.len() < BLOCK {
+        // A request and an arrival at a time.
+        while !self.ended && out.len() + 1 < BLOCK {
             let next = self.next_request()?;
+            let arrival = next.filter(|(op, _)| self.arrival > 0 && !op.is_mark()).and_then(|(_, addr)| {
+                let arrival = Arrival { channel: self.header.geometry.channel_of(addr), cycle: self.arrival };
+                self.arrivals.take(&arrival).then_some(arrival)
+            });
             if let Some((op, addr)) = next
+                && arrival.is_none()
                 && self.pending.count > 0
                 && extend(&mut self.pending, op, addr, &self.header.geometry)
             {
@@ -134,6 +164,7 @@ impl Reader {
             if self.pending.count > 0 {
                 out.push(Record::Request(self.pending).into());
             }
+            out.extend(arrival.map(|a| Record::Arrival(a).into()));
             match next {
                 Some((op, addr)) => self.pending = Request::one(op, addr),
                 None => (self.ended, self.pending.count) = (true, 0),

@@ -4,7 +4,7 @@
 //! request such a trace is long; as volleys it is short, and what reads it sees at once that channels are asked for the
 //! same.
 
-use super::{Mark, Op, Record, Request, Segment};
+use super::{Arrival, Mark, Op, Record, Request, Segment};
 use crate::addr::Geometry;
 use std::ops::Range;
 
@@ -47,6 +47,8 @@ pub enum Item {
     Segment(Segment),
     /// What it is for.
     Mark(Mark),
+    /// When it arrives.
+    Arrival(Arrival),
 }
 
 impl From<Record> for Item {
@@ -55,6 +57,7 @@ impl From<Record> for Item {
             Record::Request(request) => Item::Volley(Volley { request, channels: 1 }),
             Record::Segment(s) => Item::Segment(s),
             Record::Mark(m) => Item::Mark(m),
+            Record::Arrival(a) => Item::Arrival(a),
         }
     }
 }
@@ -186,6 +189,7 @@ impl Unpacker {
         match item {
             Item::Segment(s) => Some(Record::Segment(s)),
             Item::Mark(m) => Some(Record::Mark(m)),
+            Item::Arrival(a) => Some(Record::Arrival(a)),
             Item::Volley(Volley { request, channels: 1 }) => Some(Record::Request(request)),
             Item::Volley(v) => {
                 *self = Unpacker { volley: Some(v), round: 0, channel: 0 };

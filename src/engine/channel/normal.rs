@@ -17,6 +17,7 @@ impl Item {
             self.epoch,
             self.label,
             self.order,
+            self.arrives,
             self.pass,
             self.row,
             self.data,
@@ -28,6 +29,7 @@ impl Item {
             other.epoch,
             other.label,
             other.order,
+            other.arrives,
             other.pass,
             other.row,
             other.data,
@@ -41,7 +43,7 @@ impl<'d> Channel<'d> {
     /// Whether it has nothing to do, and what comes is nobody's, and comes whenever there is room for it.
     pub fn is_blank(&self) -> bool {
         let idle = self.input.is_empty() && !self.input_ended && self.held == [0; QUEUES];
-        idle && self.interval.is_none() && self.segments.is_unused()
+        idle && self.interval.is_none() && !self.timed && self.segments.is_unused()
     }
 
     /// The cycle of its last command.

@@ -117,6 +117,10 @@ impl Frontend<'_> {
                 Some(Record::Request(request)) => self.run = Some(request),
                 Some(Record::Segment(s)) => channels[s.channel as usize].segments.take(&s, probe),
                 Some(Record::Mark(m)) => channels[m.channel as usize].segments.mark(&m),
+                Some(Record::Arrival(_)) => {
+                    let what = "it has arrival cycles, which the compat controller does not know";
+                    return Err(Error::data("trace", what));
+                }
             }
         }
         Ok(self.run)

@@ -7,6 +7,27 @@ use crate::spec::System;
 /// Beats of a burst.
 const BURST: u32 = 4;
 
+/// Cycles to begin with, beside one a request.
+const LEAST: u64 = 20_000;
+
+/// Runs a trace for more and more cycles, until its statistics have all requests.
+const REPLAY: &str = r#"# replay TRACE READS WRITES FROM_CYCLES TO_CYCLES
+replay() {
+    out="out/${1%.dramsim3}"
+    mkdir -p "$out"
+    cycles=$4
+    while :; do
+        "${DRAMSIM3:-dramsim3main}" config.ini -t "$1" -c "$cycles" -o "$out"
+        awk -v RS=, -F: -v r="$2" -v w="$3" '/"num_reads_done"/ { r -= $NF } /"num_writes_done"/ { w -= $NF }
+            END { exit r != 0 || w != 0 }' "$out/dramsim3.json" && break
+        [ "$cycles" -lt "$5" ] || { echo "$1: requests without an answer after $cycles cycles" >&2; exit 1; }
+        cycles=$((cycles * 4))
+        [ "$cycles" -le "$5" ] || cycles=$5
+    done
+    echo "$1: $2 reads and $3 writes answered"
+}
+"#;
+
 /// Its cycles are `int`.
 const NEVER: u32 = i32::MAX as u32;
 
@@ -26,6 +47,8 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
     // The gap between ranks is also in the distance of a read and a write.
     let turn = (f.rtw + f.cwl).saturating_sub(f.cl + f.bl);
     let rtrs = if g.ranks > 1 { f.rank_gap } else { turn };
+    // As the manifests say, of all traces alike.
+    let writes = parts.iter().any(|p| p.manifest.writes > 0);
     let ini = [
         "[dram_structure]".into(),
         "protocol = HBM".into(),
@@ -36,6 +59,7 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         format!("columns = {}", g.columns * BURST / 2),
         format!("device_width = {width}"),
         format!("BL = {BURST}"),
+        format!("hbm_dual_cmd = {}", g.ranks == 1),
         "num_dies = 4".into(),
         String::new(),
         "[timing]".into(),
@@ -70,7 +94,7 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         "row_buf_policy = OPEN_PAGE".into(),
         "cmd_queue_size = 8".into(),
         format!("trans_queue_size = {}", system.queue_depth),
-        "unified_queue = False".into(),
+        format!("unified_queue = {}", writes),
         String::new(),
         "[other]".into(),
         "epoch_period = 1000000000".into(),
@@ -79,22 +103,20 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
     // The manifest's bound is for an HBM of its own; a slower device takes as many times as long.
     let row = f.rcdwr.max(f.rcdrd) + f.cl.max(f.cwl) + f.bl + f.wr.max(f.rtp) + f.rp;
     let times = u64::from(row.max(f.rc).div_ceil(100).max(1));
-    let mut run = SHELL.to_string();
-    for part in parts {
-        let bound =
-            part.manifest.settings["arguments"].as_str().and_then(|a| a.strip_prefix("-c ")?.parse::<u64>().ok());
+    let mut run = format!("{SHELL}{REPLAY}");
+    for Part { name, manifest, .. } in parts {
+        let bound = manifest.settings["arguments"].as_str().and_then(|a| a.strip_prefix("-c ")?.parse::<u64>().ok());
         let Some(bound) = bound else {
             return Err(Error::Usage("dramsim3: the manifest says no number of cycles".into()));
         };
-        let out = part.name.trim_end_matches(".dramsim3");
-        run += &format!(
-            "mkdir -p out/{out} && \"${{DRAMSIM3:-dramsim3main}}\" config.ini -t {} -c {} -o out/{out}\n",
-            part.name,
-            bound * times
-        );
+        let least = manifest.requests + LEAST;
+        let most = (bound * times).max(least);
+        run += &format!("replay {name} {} {} {least} {most}\n", manifest.reads, manifest.writes);
     }
     let mut notes = vec![
-        "DRAMSIM3 names the program; statistics are in out/".to_string(),
+        "DRAMSIM3 names the program; statistics are in out/; exit code 1 if requests were not answered".to_string(),
+        "it runs a number of cycles, answered or not, which run.sh raises until all is answered: the last is no result"
+            .into(),
         "energies that it prints are of its default currents, and say nothing of this device".into(),
     ];
     if g.ranks > 1 && rtrs != turn {
