@@ -391,7 +391,12 @@ fn encode<T: bincode::Encode>(value: &T) -> Vec<u8> {
 impl Block {
     fn of(records: &[Record]) -> Self {
         let requests = records.iter().map(|r| if let Record::Request(r) = r { u64::from(r.count) } else { 0 }).sum();
-        Block { requests, ..Block::raw(records.iter().flat_map(encode).collect(), records.len() as u32) }
+        // The format has volleys before arrivals.
+        let coded = |r: &Record| match r {
+            Record::Arrival(a) => encode(&(4u32, *a)),
+            _ => encode(r),
+        };
+        Block { requests, ..Block::raw(records.iter().flat_map(coded).collect(), records.len() as u32) }
     }
 
     fn raw(raw: Vec<u8>, records: u32) -> Self {

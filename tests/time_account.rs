@@ -387,6 +387,22 @@ fn a_refresh_behind_two_meetings_at_the_same_cycle_counts_once() {
     }
 }
 
+/// A refresh of a part of the banks may end before data that are on their way beside it; what is next then counts.
+#[test]
+fn data_beside_a_refresh_of_some_banks_hide_it_no_longer_than_it_lasts() {
+    let s = often_refreshed(1);
+    let g = s.device.geometry;
+    let at = |bank| Address { row: 3, bank, ..Address::default() };
+    let host = |count| Record::Request(Request { count, ..one(&g, Op::Host, Address::default()) });
+    for before in 300..700 {
+        for bank in 0..2 {
+            let read = Record::Request(one(&g, Op::Ld, at(bank)));
+            let records = [host(before), read, host(300), read];
+            assert_eq!(against_plain(&s, &records, false), Ok(()), "{before} {bank}");
+        }
+    }
+}
+
 /// How many random traces each; PROPTEST_CASES says otherwise.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200)

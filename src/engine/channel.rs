@@ -580,6 +580,11 @@ impl<'d> Channel<'d> {
         if self.schedule.one_bus() { Bus::Row as usize } else { of as usize }
     }
 
+    /// Whether requests arrive at times: one that waits in a queue may not be there yet.
+    fn is_timed(&self) -> bool {
+        self.interval.is_some() || self.timed
+    }
+
     /// When the current request of an item arrives.
     #[inline]
     fn arrival(&self, item: &Item) -> Cycle {
@@ -713,7 +718,7 @@ impl<'d> Channel<'d> {
         if by.is_none() {
             probe.silent(self.id, item.label.segment, item.label.phase, item.request.op);
         }
-        if self.interval.is_some() || self.timed {
+        if self.is_timed() {
             let item = &self.classes[class][index];
             let Label { segment, phase } = item.label;
             probe.latency(self.id, segment, phase, item.request.op, done.saturating_sub(self.arrival(item)));

@@ -399,7 +399,10 @@ impl Sweep {
                     (Cause::Refresh, self.progress[ROW].until, self.progress[ROW].work)
                 }
                 // Data on its way does not wait for the banks that are refreshed.
-                Some(PARTIAL) if self.data.until > self.at => (Cause::Movement, self.data.until, self.data.work),
+                Some(PARTIAL) if self.data.until > self.at => {
+                    let end = self.data.until.min(self.progress[PARTIAL].until);
+                    (Cause::Movement, end, self.data.work)
+                }
                 Some(slot) => (IN_PROGRESS[slot], self.progress[slot].until, self.progress[slot].work),
                 None => self.idle(next),
             };

@@ -208,7 +208,7 @@ impl Channel<'_> {
     /// The widest younger request in sight that needs the row of `item` in other banks, too, which nothing older needs at
     /// another row: to open the row twice, first for the older one alone, would take longer.
     pub(super) fn wider(&self, item: &Item, banks: BankSet) -> Option<&Item> {
-        if self.interval.is_some() || !self.is_mixed() {
+        if self.is_timed() || !self.is_mixed() {
             return None;
         }
         let row = item.target.address.row;

@@ -43,7 +43,7 @@ impl<'d> Channel<'d> {
     /// Whether it has nothing to do, and what comes is nobody's, and comes whenever there is room for it.
     pub fn is_blank(&self) -> bool {
         let idle = self.input.is_empty() && !self.input_ended && self.held == [0; QUEUES];
-        idle && self.interval.is_none() && !self.timed && self.segments.is_unused()
+        idle && !self.is_timed() && self.segments.is_unused()
     }
 
     /// The cycle of its last command.

@@ -80,7 +80,7 @@ impl Channel<'_> {
 
     /// Whether it tries commands before it takes one. Requests that are still to arrive are not known.
     pub(super) fn looks_ahead(&self) -> bool {
-        !self.plays && self.weighs() && self.interval.is_none() && !self.classes[DATA].is_empty()
+        !self.plays && self.weighs() && !self.is_timed() && !self.classes[DATA].is_empty()
     }
 
     /// Commands for reads and writes: those that rows and older ones allow.
