@@ -34,7 +34,7 @@ use crate::spec::device::Bus;
 use crate::spec::{CommandId, Device, Due, Effect, Plan, Refreshes, Scope, System};
 use crate::trace::{Record, Request};
 use crate::units::Cycle;
-use array::{Array, BankSet, Units};
+use array::{BankSet, Units};
 use data::{Schedule, Wait};
 use order::Order;
 use std::collections::VecDeque;
@@ -515,31 +515,35 @@ impl<'d> Channel<'d> {
     /// The command to issue next. Items that need no command are completed on the way.
     fn choose<P: Probe>(&mut self, probe: &mut P) -> Result<Choice> {
         let mut offers: [Option<Candidate>; OFFERS] = [None; OFFERS];
-        match self.array_candidate()? {
-            Array::Done(index) => {
-                // A refresh may have closed what it asks to be closed.
-                let now = self.now.max(self.last[ARRAY]).max(self.arrival(&self.classes[ARRAY][index]));
-                self.complete(ARRAY, index, now, None, probe);
-                return Ok(Choice::Completed);
-            }
-            Array::Next(of_array) => {
-                offers[..2].copy_from_slice(&of_array.map(|c| c.and_then(|c| self.before_refresh(c))));
-            }
+        if let Some(index) = self.array_candidates(&mut offers)? {
+            // A refresh may have closed what it asks to be closed.
+            let now = self.now.max(self.last[ARRAY]).max(self.arrival(&self.classes[ARRAY][index]));
+            self.complete(ARRAY, index, now, None, probe);
+            return Ok(Choice::Completed);
         }
         if let Some((index, done)) = self.forwarded() {
             self.complete(DATA, index, done, None, probe);
             return Ok(Choice::Completed);
         }
-        offers[2..4].copy_from_slice(&self.move_candidates());
+        self.move_candidates(&mut offers);
         if !self.classes[DATA].is_empty() {
-            offers[4..].copy_from_slice(&self.data_candidates().map(|c| c.and_then(|c| self.before_refresh(c))));
+            offers[4..].copy_from_slice(&self.data_candidates());
         }
-        let of_pairs = self.pick(&offers);
+        let (of_banks, of_data) = offers.split_at_mut(4);
+        // Moves touch no bank.
+        for slot in of_banks[..2].iter_mut().chain(of_data) {
+            if slot.as_ref().is_some_and(|c| !self.comes_before_refresh(c)) {
+                *slot = None;
+            }
+        }
+        let (first, held) = self.pick(&offers);
+        let of_pairs = (first.and_then(|place| offers[place]), held);
         let (mut best, held) = if self.looks_ahead() { self.play(&offers, of_pairs)? } else { of_pairs };
-        let held = offers.iter().enumerate().filter(|(place, _)| held >> place & 1 == 1);
-        for c in held.filter_map(|(_, c)| c.as_ref()) {
-            let item = &mut self.classes[c.class][c.index];
-            item.passed = item.passed.saturating_add(1);
+        for (place, c) in offers.iter().enumerate() {
+            if let (true, Some(c)) = (held >> place & 1 == 1, c) {
+                let item = &mut self.classes[c.class][c.index];
+                item.passed = item.passed.saturating_add(1);
+            }
         }
         let due = self.next_refresh.filter(|_| self.classes.iter().any(|c| !c.is_empty()));
         // No refresh comes before it is due.
@@ -593,8 +597,8 @@ impl<'d> Channel<'d> {
 
     /// The first ready among the moves of this epoch, and the first of another kind; softmax and mode settings neither
     /// pass others nor are passed.
-    fn move_candidates(&self) -> [Option<Candidate>; 2] {
-        let mut best: [Option<Candidate>; 2] = [None; 2];
+    fn move_candidates(&self, offers: &mut [Option<Candidate>; OFFERS]) {
+        let best = &mut offers[2..4];
         // Where no command of this kind can come before the best, none of its items needs a closer look.
         let mut hopeless = 0u64;
         let mut seen = 0;
@@ -609,18 +613,17 @@ impl<'d> Channel<'d> {
                 continue;
             }
             let c = self.candidate(MOVES, index, command, item.target);
-            let kind = usize::from(best[0].is_some_and(|b| b.command != command));
-            if best[kind].is_none_or(|b| c.at < b.at) {
+            let kind = usize::from(best[0].as_ref().is_some_and(|b| b.command != command));
+            if best[kind].as_ref().is_none_or(|b| c.at < b.at) {
                 best[kind] = Some(c);
             }
             if !free {
                 break;
             }
-            if best[kind].is_some_and(|b| self.soonest(command, MOVES) >= b.at) {
+            if best[kind].as_ref().is_some_and(|b| self.soonest(command, MOVES) >= b.at) {
                 hopeless |= 1 << command;
             }
         }
-        best
     }
 
     /// A cycle before which a class cannot issue a command anywhere.

@@ -5,7 +5,7 @@
 //! other banks. A PIM_MAC_BG works in the bank groups that were enabled when it was asked for;
 //! the others may open and close beside it.
 
-use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item, PASSED};
+use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item, OFFERS, PASSED};
 use crate::addr::{Address, Geometry};
 use crate::engine::state::{Rows, Target, members};
 use crate::error::{Error, Result};
@@ -13,15 +13,6 @@ use crate::spec::{CommandId, Effect, Scope};
 
 /// A set of banks of the channel; banks beyond 128 share bits, and so wait for each other.
 pub type BankSet = u128;
-
-/// What array work could do next.
-#[expect(clippy::large_enum_variant, reason = "it lives for one look, and never on the heap")]
-pub enum Array {
-    /// The request at this place in its queue needs no command.
-    Done(usize),
-    /// The first row command and the first column command that it could issue, if any.
-    Next([Option<Candidate>; 2]),
-}
 
 /// The bank groups that PIM_MAC_BG works in.
 #[derive(Clone, PartialEq)]
@@ -124,8 +115,9 @@ impl Channel<'_> {
         row != target.address.row
     }
 
-    /// The first command that array work in sight could issue.
-    pub(super) fn array_candidate(&self) -> Result<Array> {
+    /// Offers the first row command and the first column command that array work in sight could issue, if any; or returns
+    /// the place in its queue of a request that needs no command.
+    pub(super) fn array_candidates(&self, offers: &mut [Option<Candidate>; OFFERS]) -> Result<Option<usize>> {
         let queue = &self.classes[ARRAY];
         let mut data = self.classes[DATA].iter().peekable();
         let mut look = Look::new();
@@ -158,11 +150,11 @@ impl Channel<'_> {
                     let free = look.used & item.banks == 0;
                     let command = match (item.effect, self.state.rows(item.scope, &item.target)) {
                         _ if !free => None,
-                        (Effect::Open, Rows::Ready) => return Ok(Array::Done(index)),
+                        (Effect::Open, Rows::Ready) => return Ok(Some(index)),
                         (Effect::Open, Rows::Closed) => Some(item.plan.last),
                         (Effect::Open, Rows::Conflict) => item.plan.closer,
                         _ if self.state.any_open(item.scope, &item.target) => Some(item.plan.last),
-                        _ => return Ok(Array::Done(index)),
+                        _ => return Ok(Some(index)),
                     };
                     if let Some(command) = command {
                         self.row_command(&mut look, index, command, item.target, item.banks);
@@ -202,7 +194,8 @@ impl Channel<'_> {
             of_groups |= item.effect == Effect::MacOpen;
             look.used |= item.banks;
         }
-        Ok(Array::Next([look.row.map(|(c, _)| c), look.column]))
+        (offers[0], offers[1]) = (look.row.map(|(c, _)| c), look.column);
+        Ok(None)
     }
 
     /// The widest younger request in sight that needs the row of `item` in other banks, too, which nothing older needs at

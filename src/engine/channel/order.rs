@@ -104,15 +104,15 @@ struct Job<'a> {
 }
 
 impl Channel<'_> {
-    /// The offer to take, and those that give way to it or to one that is yet to come, a bit each.
-    pub(super) fn pick(&self, offers: &[Option<Candidate>; OFFERS]) -> (Option<Candidate>, u8) {
+    /// The place of the offer to take, and those that give way to it or to one that is yet to come, a bit each.
+    pub(super) fn pick(&self, offers: &[Option<Candidate>; OFFERS]) -> (Option<usize>, u8) {
         let mut held = 0u8;
         loop {
             let left = || offers.iter().enumerate().filter(|(place, _)| held >> place & 1 == 0);
             let left = || left().filter_map(|(place, c)| c.as_ref().map(|c| (place, c)));
             let Some((place, first)) = left().min_by_key(|(_, c)| (c.at, c.order)) else { return (None, held) };
             if !left().any(|(_, other)| self.gives_way(first, other)) {
-                return (Some(*first), held);
+                return (Some(place), held);
             }
             held |= 1 << place;
         }

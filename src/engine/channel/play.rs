@@ -105,7 +105,7 @@ impl Channel<'_> {
                 continue;
             }
             let c = self.candidate(DATA, index, command, item.target);
-            if !self.is_held(&c) && self.before_refresh(c).is_some() {
+            if !self.is_held(&c) && self.comes_before_refresh(&c) {
                 tries.add(c);
             }
         }

@@ -27,10 +27,10 @@ impl Channel<'_> {
         self.next_refresh.is_some_and(|due| due.at <= at)
     }
 
-    /// The best of a class of requests, if no refresh of all banks is due by then.
-    pub(super) fn before_refresh(&self, c: Candidate) -> Option<Candidate> {
+    /// Whether no refresh of all banks is due by the cycle at which a command of a request could issue.
+    pub(super) fn comes_before_refresh(&self, c: &Candidate) -> bool {
         let of_all = self.refreshes.is_some_and(|all| all.scope == Scope::Channel);
-        (!of_all || !self.is_due(c.at)).then_some(c)
+        !of_all || !self.is_due(c.at)
     }
 
     /// Whether a command of a request, at the cycle at which it could issue, is held by a refresh of some banks that is due by
