@@ -145,11 +145,12 @@ impl Channel<'_> {
                     look.unready |= bank;
                 }
             }
+            // Behind older array work of one of its banks; a round of bank groups goes on in the others.
+            let waits = item.effect != Effect::MacOpen && look.used & item.banks != 0;
             match item.effect {
+                _ if waits => {}
                 Effect::Open | Effect::Close => {
-                    let free = look.used & item.banks == 0;
                     let command = match (item.effect, self.state.rows(item.scope, &item.target)) {
-                        _ if !free => None,
                         (Effect::Open, Rows::Ready) => return Ok(Some(index)),
                         (Effect::Open, Rows::Closed) => Some(item.plan.last),
                         (Effect::Open, Rows::Conflict) => item.plan.closer,
