@@ -30,7 +30,7 @@ pub enum Mark {
     Host,
     /// All channels have met.
     Sync,
-    /// They arrive.
+    /// The trace says that requests arrive from then on.
     Arrival,
 }
 

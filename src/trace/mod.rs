@@ -181,7 +181,7 @@ pub enum Record {
     Segment(Segment),
     /// What it is for.
     Mark(Mark),
-    /// When it arrives.
+    /// From which cycle on the requests behind it arrive.
     Arrival(Arrival),
 }
 

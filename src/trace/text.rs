@@ -17,7 +17,7 @@ use std::io::{BufRead, BufReader, Read};
 pub enum Line {
     /// A request at an address, which arrives at this cycle at the earliest.
     Request(Op, u64, u64),
-    /// The trace ends.
+    /// The mark with which a trace says that it ends.
     End,
 }
 

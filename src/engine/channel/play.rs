@@ -22,7 +22,7 @@ const TRIED: usize = 16;
 /// Commands of a play: a request has four at most, but for rows that are closed again before they were of use.
 const STEPS: u64 = 16 * FEW;
 
-/// Commands to try.
+/// The candidates of one decision that are each played to the end.
 struct Tries {
     all: [Option<Candidate>; TRIED],
     count: usize,
