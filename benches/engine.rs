@@ -7,13 +7,13 @@ mod common;
 use common::{Memory, ratio};
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use pimattn::addr::{Address, Geometry};
-use pimattn::engine::probe::Probe;
-use pimattn::engine::{self, Engine};
-use pimattn::op::Op;
-use pimattn::spec::{Device, System};
-use pimattn::stats::Collector;
-use pimattn::trace::{Header, Record, Request};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::op::Op;
+use pimattn_core::spec::{Device, System};
+use pimattn_engine::probe::Probe;
+use pimattn_engine::{self as engine, Engine};
+use pimattn_stats::Collector;
+use pimattn_trace::{Header, Record, Request};
 use std::path::Path;
 
 fn main() {

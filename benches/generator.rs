@@ -6,14 +6,14 @@ mod common;
 
 use common::{least_seconds, ratio};
 use divan::Bencher;
-use pimattn::accuracy::exact_scores;
-use pimattn::cluster::{Config, Start, TOLERANCE, kmeans::KMeans, plain};
-use pimattn::kv::synthetic::{SyntheticSpec, generate};
-use pimattn::kv::{KvCache, Rows};
-use pimattn::select::clusterkv::ClusterKv;
-use pimattn::select::infinigen::Infinigen;
-use pimattn::select::sparq::Sparq;
-use pimattn::select::{self, HeadView, Policy, REGISTRY, StepView};
+use pimattn_kv::synthetic::{SyntheticSpec, generate};
+use pimattn_kv::{KvCache, Rows};
+use pimattn_policies::accuracy::exact_scores;
+use pimattn_policies::cluster::{Config, Start, TOLERANCE, kmeans::KMeans, plain};
+use pimattn_policies::select::clusterkv::ClusterKv;
+use pimattn_policies::select::infinigen::Infinigen;
+use pimattn_policies::select::sparq::Sparq;
+use pimattn_policies::select::{self, HeadView, Policy, REGISTRY, StepView};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::sync::OnceLock;
@@ -195,7 +195,7 @@ fn ratios() {
     };
     select("oracle", &mut || {
         let score =
-            |q: &[f32]| all.data.chunks_exact(all.dim).map(|k| pimattn::linalg::dot(q, k)).collect::<Vec<f32>>();
+            |q: &[f32]| all.data.chunks_exact(all.dim).map(|k| pimattn_kv::linalg::dot(q, k)).collect::<Vec<f32>>();
         queries.iter().map(|q| first(select::plain::ranking(&score(q)), step.budget)).collect()
     });
     select("sparq", &mut || select::plain::sparq(&Sparq::default(), all, step).tokens);

@@ -9,19 +9,19 @@
 mod common;
 
 use common::Memory;
-use pimattn::addr::{Address, Geometry};
-use pimattn::attacc::{Attention, Mode, Schedule};
-use pimattn::cluster::{Config, Start, kmeans::KMeans};
-use pimattn::engine;
-use pimattn::error::Result;
-use pimattn::kv::KvCache;
-use pimattn::kv::synthetic::{SyntheticSpec, generate};
-use pimattn::linalg::{self, Level};
-use pimattn::op::Op;
-use pimattn::select::{HeadView, REGISTRY, StepView};
-use pimattn::spec::System;
-use pimattn::stats::Collector;
-use pimattn::trace::{self, Header, Record, Request, Sink};
+use pimattn_attacc::{Attention, Mode, Schedule};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::error::Result;
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine as engine;
+use pimattn_kv::KvCache;
+use pimattn_kv::linalg::{self, Level};
+use pimattn_kv::synthetic::{SyntheticSpec, generate};
+use pimattn_policies::cluster::{Config, Start, kmeans::KMeans};
+use pimattn_policies::select::{HeadView, REGISTRY, StepView};
+use pimattn_stats::Collector;
+use pimattn_trace::{self as trace, Header, Record, Request, Sink};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::fmt::Write as _;
@@ -259,7 +259,7 @@ fn kmeans() -> Box<dyn FnMut()> {
         let keys = cache.keys(0, 0).range(0..cache.prefill);
         let mut kmeans = KMeans::default();
         let mut fit = |keys: &[f32], clusters, max_iterations, start| {
-            let config = Config { clusters, max_iterations, tolerance: pimattn::cluster::TOLERANCE, start };
+            let config = Config { clusters, max_iterations, tolerance: pimattn_policies::cluster::TOLERANCE, start };
             kmeans.fit(keys, 128, &config, &mut ChaCha8Rng::seed_from_u64(1));
         };
         keys.data.chunks_exact(64 * 128).for_each(|block| fit(block, 4, 16, Start::First));

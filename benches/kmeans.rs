@@ -8,9 +8,9 @@
 mod common;
 
 use common::least_seconds;
-use pimattn::cluster::{Config, Start, kmeans::KMeans};
-use pimattn::kv::synthetic::{SyntheticSpec, generate};
-use pimattn::linalg;
+use pimattn_kv::linalg;
+use pimattn_kv::synthetic::{SyntheticSpec, generate};
+use pimattn_policies::cluster::{Config, Start, kmeans::KMeans};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::path::Path;
@@ -33,7 +33,7 @@ fn main() -> std::io::Result<()> {
     let config = |start| Config {
         clusters: KEYS / 32,
         max_iterations: ITERATIONS,
-        tolerance: pimattn::cluster::TOLERANCE,
+        tolerance: pimattn_policies::cluster::TOLERANCE,
         start,
     };
     let mut kmeans = KMeans::default();

@@ -2,9 +2,9 @@
 //! those of tools/streams.py; traces are those of traces/agreement, exported as ramulator-ls.
 
 use crate::common::{self, Shared, root, run};
-use pimattn::op::Op;
-use pimattn::spec::{Effect, System};
-use pimattn::trace::{MacReads, Options, Record, Request, format, open};
+use pimattn_core::op::Op;
+use pimattn_core::spec::{Effect, System};
+use pimattn_trace::{MacReads, Options, Record, Request, format, open};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 

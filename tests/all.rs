@@ -1,6 +1,5 @@
 //! All tests but those with an allocator of their own, as one program: each program more is linked once more.
 //!
-//! A file of tests is a line here; `imports::every_file_of_tests_is_run` notices one that is missing. To run one:
 //! `cargo test --test all parity::`.
 
 mod common;
@@ -22,7 +21,6 @@ mod folders;
 mod ghosts;
 mod hostile_configs;
 mod ideal;
-mod imports;
 mod kv_hostile;
 mod kv_sample;
 mod laws;

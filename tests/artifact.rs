@@ -6,10 +6,10 @@
 use crate::common;
 
 use common::{root, system};
-use pimattn::artifact::{BARS, Budgets, MODELS, POLICIES, STEPS};
-use pimattn::attacc::{Attention, Form, Mode};
-use pimattn::decode::{self, Layers};
-use pimattn::spec::System;
+use pimattn_attacc::{Attention, Form, Mode};
+use pimattn_core::spec::System;
+use pimattn_experiments::attention::{self, Layers};
+use pimattn_starc::artifact::{BARS, Budgets, MODELS, POLICIES, STEPS};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const FORMS: [Form; 2] = [Form::Exact, Form::Published];
 /// A layer by the short cut, which must be what all channels take.
 fn check(system: &System, attention: Attention) {
     for form in FORMS {
-        let plain = decode::replay(system, form, &attention).unwrap();
+        let plain = attention::replay(system, form, &attention).unwrap();
         let layer = Layers::new(system).layer(form, attention).unwrap();
         assert_eq!(layer, plain, "{} {form:?} {attention:?}", system.name);
         assert_eq!(layer.energy(system), plain.energy(system));
@@ -166,7 +166,7 @@ fn every_step_is_the_replay_of_its_budget() {
             clustering: i == 58,
             ..HEAD
         };
-        let layer = decode::replay(&system, Form::Published, &attention).unwrap();
+        let layer = attention::replay(&system, Form::Published, &attention).unwrap();
         let cell = |name: &str| steps.column(name)[i].to_string();
         assert_eq!(cell("cycles"), layer.cycles.to_string(), "step {i}");
         assert_eq!(cell("energy_pj"), format!("{:.1}", layer.energy(&system).total()));

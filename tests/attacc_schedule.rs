@@ -7,9 +7,9 @@
 //! the comparison line by line does nothing but say so.
 
 use crate::common::Shared;
-use pimattn::attacc::{Attention, DEVICE, Form, Mode, Schedule};
-use pimattn::op::Op;
-use pimattn::trace::{self, Phase, Record, Request, Segment, Sink};
+use pimattn_attacc::{Attention, DEVICE, Form, Mode, Schedule};
+use pimattn_core::op::Op;
+use pimattn_trace::{self as trace, Phase, Record, Request, Segment, Sink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -158,7 +158,7 @@ struct Records {
 }
 
 impl Sink for Records {
-    fn push(&mut self, record: Record) -> pimattn::error::Result<()> {
+    fn push(&mut self, record: Record) -> pimattn_core::error::Result<()> {
         trace::check(&record, &DEVICE).unwrap();
         match record {
             Record::Request(r) => self.requests.push(r),
@@ -166,7 +166,7 @@ impl Sink for Records {
         }
         Ok(())
     }
-    fn finish(&mut self) -> pimattn::error::Result<()> {
+    fn finish(&mut self) -> pimattn_core::error::Result<()> {
         self.finished = true;
         Ok(())
     }
@@ -297,12 +297,12 @@ fn a_channel_alone_makes_runs() {
 struct All(Vec<Record>);
 
 impl Sink for All {
-    fn push(&mut self, record: Record) -> pimattn::error::Result<()> {
+    fn push(&mut self, record: Record) -> pimattn_core::error::Result<()> {
         trace::check(&record, &DEVICE).unwrap();
         self.0.push(record);
         Ok(())
     }
-    fn finish(&mut self) -> pimattn::error::Result<()> {
+    fn finish(&mut self) -> pimattn_core::error::Result<()> {
         panic!("another step may follow");
     }
 }

@@ -7,14 +7,14 @@
 use crate::common;
 
 use common::Memory;
-use pimattn::addr::{Address, Geometry};
-use pimattn::audit::{self, report::Defect, report::Report, report::Rule};
-use pimattn::engine::{self, Engine};
-use pimattn::error::{EXIT_DATA, Result};
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::stats::log::LogProbe;
-use pimattn::trace::{Header, Record, Request};
+use pimattn_audit::{self as audit, report::Defect, report::Report, report::Rule};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::error::{EXIT_DATA, Result};
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine::{self as engine, Engine};
+use pimattn_stats::log::LogProbe;
+use pimattn_trace::{Header, Record, Request};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -226,7 +226,7 @@ fn mutations(text: &str) -> Vec<(usize, String)> {
 fn covered(system: &System, line: usize) -> bool {
     let declared = &system.device.declared;
     let e = declared.iter().find(|d| d.line == line).unwrap();
-    let everywhere = |id: u8| system.device.commands[usize::from(id)].scope == pimattn::spec::Scope::Channel;
+    let everywhere = |id: u8| system.device.commands[usize::from(id)].scope == pimattn_core::spec::Scope::Channel;
     let pairs = e.from.iter().flat_map(|f| e.to.iter().map(move |t| (*f, *t)));
     e.window == 1
         && pairs.into_iter().all(|(f, t)| {

@@ -1,13 +1,13 @@
 //! The books of runs, by hand: what a table says is what was done, once, and in its unit.
 
 use crate::common::{Memory, macs, one, run, system};
-use pimattn::addr::{Address, Geometry};
-use pimattn::engine::{self, Engine};
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::stats::Collector;
-use pimattn::stats::tables::{MEASURES, Rows};
-use pimattn::trace::{Header, Mark, Phase, Record, Request, Segment};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine::{self as engine, Engine};
+use pimattn_stats::Collector;
+use pimattn_stats::tables::{MEASURES, Rows};
+use pimattn_trace::{Header, Mark, Phase, Record, Request, Segment};
 use std::path::Path;
 use std::process::{Command, Output};
 

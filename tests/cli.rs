@@ -129,7 +129,7 @@ fn info_convert_list_and_schema_say_what_they_should() {
     assert!(out.stderr.is_empty(), "-q silences warnings");
 
     let list = run(&mut tracegen(d), &["list"], 0).stdout;
-    for name in pimattn::select::REGISTRY.iter().map(|e| e.name).chain(["ptrace", "attacc"]) {
+    for name in pimattn_policies::select::REGISTRY.iter().map(|e| e.name).chain(["ptrace", "attacc"]) {
         assert!(text(&list).lines().any(|l| l.starts_with(&format!("  {name} "))), "{name}");
     }
     let schema = run(&mut pimsim(d), &["schema"], 0).stdout;

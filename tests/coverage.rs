@@ -4,20 +4,20 @@
 //! here, from the policies and the layout; the requests are decoded from the trace.
 
 use crate::common::Keep;
-use pimattn::addr::Geometry;
-use pimattn::engine;
-use pimattn::engine::probe::Probe;
-use pimattn::error::Result;
-use pimattn::generate::Generator;
-use pimattn::kv::KvCache;
-use pimattn::map::layout::{Place, Shape, Side};
-use pimattn::map::placement::{Heads, homes};
-use pimattn::map::positions::Positions;
-use pimattn::map::rows::Rows;
-use pimattn::select::{self, HeadView, SlotOrder, StepView};
-use pimattn::spec::System;
-use pimattn::spec::workload::{Addressing, ClusteringCost, Cost, ValueLayout, Workload};
-use pimattn::trace::{self, Header, Op, Phase, Record, Request, Segment, Source};
+use pimattn_core::addr::Geometry;
+use pimattn_core::error::Result;
+use pimattn_core::spec::System;
+use pimattn_engine as engine;
+use pimattn_engine::probe::Probe;
+use pimattn_kv::KvCache;
+use pimattn_policies::select::{self, HeadView, SlotOrder, StepView};
+use pimattn_trace::{self as trace, Header, Op, Phase, Record, Request, Segment, Source};
+use pimattn_tracegen::generate::Generator;
+use pimattn_tracegen::map::layout::{Place, Shape, Side};
+use pimattn_tracegen::map::placement::{Heads, homes};
+use pimattn_tracegen::map::positions::Positions;
+use pimattn_tracegen::map::rows::Rows;
+use pimattn_tracegen::workload::{Addressing, ClusteringCost, Cost, ValueLayout, Workload};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -312,7 +312,7 @@ fn selections(workload: &Workload, cache: &KvCache, steps: usize) -> Vec<Selecti
             let queries: Vec<&[f32]> =
                 (0..group).map(|q| cache.queries(layer, head * group + q).row(position - cache.query_start)).collect();
             let mut scores = vec![Vec::new(); group];
-            pimattn::accuracy::exact_scores(keys, position + 1, &queries, &mut scores);
+            pimattn_policies::accuracy::exact_scores(keys, position + 1, &queries, &mut scores);
             let mut tokens = vec![Vec::new(); group];
             state.grow(position + 1);
             let view = StepView { len: position + 1, budget: workload.budget, queries: &queries, scores: &scores };

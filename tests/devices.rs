@@ -4,12 +4,12 @@
 use crate::common;
 
 use common::{cycles, load, macs, one, root, run, system};
-use pimattn::addr::Address;
-use pimattn::engine;
-use pimattn::error::EXIT_CONFIG;
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::trace::{Header, Record, Request};
+use pimattn_core::addr::Address;
+use pimattn_core::error::EXIT_CONFIG;
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine as engine;
+use pimattn_trace::{Header, Record, Request};
 use std::path::Path;
 
 /// Systems on a device of their own.
@@ -197,7 +197,7 @@ fn a_column_that_heads_share_is_read_once_and_multiplied_for_each() {
         };
         let (one_head, c) = run(&alone, &[macs(1)]);
         let energy =
-            |s: &System, c: &pimattn::stats::Counters| pimattn::stats::energy::Energy::of(c, 0, &s.device, s.energy);
+            |s: &System, c: &pimattn_stats::Counters| pimattn_stats::energy::Energy::of(c, 0, &s.device, s.energy);
         let columns = f64::from(8 * g.banks_per_channel());
         let of_one = energy(&alone, &c.run.counters);
         for heads in 1..=4 {
@@ -244,7 +244,7 @@ fn columns_of_narrow_elements_take_several_passes_of_the_lanes() {
             let gap = base.max(passes * t("nCCDL"));
             assert_eq!(cycles, activation + (8 * shared - 1) * gap + 1, "{name} {bytes}");
             // The energy of a multiplication is the same whatever the width, and the column is read once.
-            let energy = pimattn::stats::energy::Energy::of(&c.run.counters, 0, &s.device, s.energy);
+            let energy = pimattn_stats::energy::Energy::of(&c.run.counters, 0, &s.device, s.energy);
             let columns = f64::from(8 * g.banks_per_channel());
             assert!((energy.compute / (columns * f64::from(elements) * 0.32) - 1.0).abs() < 1e-12, "{name} {bytes}");
             assert!((energy.column / (columns * 256.0 * 0.44) - 1.0).abs() < 1e-12);
@@ -370,7 +370,7 @@ dram = { device = "toy.toml", organisation = "small", timing = "slow" }
 "#;
 
 /// A system on the toy device, of which one piece of text is replaced.
-fn toy(from: &str, to: &str, set: &[&str]) -> Result<System, pimattn::error::Error> {
+fn toy(from: &str, to: &str, set: &[&str]) -> Result<System, pimattn_core::error::Error> {
     let dir = tempfile::tempdir().unwrap();
     assert!(from.is_empty() || TOY.contains(from), "{from}");
     std::fs::write(dir.path().join("toy.toml"), if from.is_empty() { TOY.into() } else { TOY.replace(from, to) })
@@ -391,7 +391,7 @@ fn one_file_is_enough_for_a_new_device() {
     // Four banks share one unit: four commands for a column of all.
     let (cycles, c) = run(&s, &[macs(g, 1, 10)]);
     assert_eq!(cycles, 7 + 39 * 3 + 1);
-    let energy = pimattn::stats::energy::Energy::of(&c.run.counters, 0, &s.device, s.energy);
+    let energy = pimattn_stats::energy::Energy::of(&c.run.counters, 0, &s.device, s.energy);
     assert_eq!((energy.activation, energy.column), (400.0, 10.0 * 4.0 * 256.0));
     assert_eq!(energy.compute, 10.0 * 4.0 * 8.0);
     let (cycles, c) =

@@ -4,12 +4,12 @@
 use crate::common;
 
 use common::Memory;
-use pimattn::addr::{Address, Geometry};
-use pimattn::engine;
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::stats::Collector;
-use pimattn::trace::{Header, Record, Request};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine as engine;
+use pimattn_stats::Collector;
+use pimattn_trace::{Header, Record, Request};
 use std::path::Path;
 
 const PRESETS: [&str; 10] = [
@@ -312,7 +312,7 @@ fn an_operation_that_nothing_opened_is_an_error_not_a_hang() {
     let records = vec![Record::Request(mac)];
     let mut source = Memory { header: Header::foreign(s.device.geometry, "test"), records };
     let e = engine::run(&s, &mut source, &mut (), &mut |_| ()).unwrap_err();
-    assert_eq!(e.exit_code(), pimattn::error::EXIT_DATA);
+    assert_eq!(e.exit_code(), pimattn_core::error::EXIT_DATA);
     assert!(e.to_string().contains("no bank group open"), "{e}");
 }
 
@@ -320,8 +320,8 @@ fn an_operation_that_nothing_opened_is_an_error_not_a_hang() {
 fn energy_is_the_sum_of_what_the_commands_do() {
     let s = system(&["refresh=none"]);
     let (cycles, c) = run(&s, &[macs(&s.device.geometry, 0, 32)]);
-    let of = |model| pimattn::stats::energy::Energy::of(&c.run.counters, cycles * 16, &s.device, model);
-    use pimattn::spec::system::EnergyModel::{PerByte, PerCommand};
+    let of = |model| pimattn_stats::energy::Energy::of(&c.run.counters, cycles * 16, &s.device, model);
+    use pimattn_core::spec::system::EnergyModel::{PerByte, PerCommand};
     let (e, b) = (of(PerCommand), of(PerByte));
     let bits = 32.0 * 64.0 * 32.0 * 8.0;
     assert_eq!(e.activation, 64.0 * 909.0);

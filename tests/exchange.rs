@@ -2,16 +2,16 @@
 //! programs write can be read. The rules are re-implemented here from the behaviour of each parser, named beside it.
 
 use crate::common::Shared;
-use pimattn::addr::Address;
-use pimattn::attacc::DEVICE;
-use pimattn::error::EXIT_DATA;
-use pimattn::op::Op;
-use pimattn::trace::{self, Header, MacReads, Manifest, Options, Record, Request, Segment};
+use pimattn_attacc::DEVICE;
+use pimattn_core::addr::Address;
+use pimattn_core::error::EXIT_DATA;
+use pimattn_core::op::Op;
+use pimattn_trace::{self as trace, Header, MacReads, Manifest, Options, Record, Request, Segment};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
-fn try_export(format: &str, records: &[Record], options: Options) -> pimattn::error::Result<(Vec<u8>, Manifest)> {
+fn try_export(format: &str, records: &[Record], options: Options) -> pimattn_core::error::Result<(Vec<u8>, Manifest)> {
     let out = Shared::default();
     let header = Header::foreign(DEVICE, "test");
     let mut sink = (trace::format(format)?.create)(Box::new(out.clone()), &header, options)?;
@@ -32,7 +32,7 @@ fn export_text(format: &str, records: &[Record]) -> (String, Manifest) {
     (String::from_utf8(bytes).unwrap(), manifest)
 }
 
-fn import(format: &str, bytes: &[u8]) -> pimattn::error::Result<Vec<(Op, u64)>> {
+fn import(format: &str, bytes: &[u8]) -> pimattn_core::error::Result<Vec<(Op, u64)>> {
     let input = Box::new(std::io::Cursor::new(bytes.to_vec()));
     let mut source = (trace::format(format)?.open)(input, "test", Some(&DEVICE))?;
     let (mut block, mut all) = (Vec::new(), Vec::new());
@@ -452,7 +452,12 @@ fn the_command_writes_a_manifest_or_asks_where_to() {
 }
 
 /// A trace in `from`, as `to`, with its manifest.
-fn converted(from: &str, text: &str, to: &str, strict: bool) -> pimattn::error::Result<(Vec<u8>, Option<Manifest>)> {
+fn converted(
+    from: &str,
+    text: &str,
+    to: &str,
+    strict: bool,
+) -> pimattn_core::error::Result<(Vec<u8>, Option<Manifest>)> {
     let mut source =
         (trace::format(from)?.open)(Box::new(std::io::Cursor::new(text.as_bytes().to_vec())), "test", Some(&DEVICE))?;
     let out = Shared::default();

@@ -5,15 +5,15 @@
 use crate::common;
 
 use common::Memory;
-use pimattn::addr::{Address, Geometry};
-use pimattn::engine::{self, Engine};
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::spec::system::{Controller, Order};
-use pimattn::stats::log::LogProbe;
-use pimattn::stats::tally::Tally;
-use pimattn::stats::{Account, Collector, Step};
-use pimattn::trace::{Arrival, Header, Mark, Phase, Record, Request, Segment};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_core::spec::system::{Controller, Order};
+use pimattn_engine::{self as engine, Engine};
+use pimattn_stats::log::LogProbe;
+use pimattn_stats::tally::Tally;
+use pimattn_stats::{Account, Collector, Step};
+use pimattn_trace::{Arrival, Header, Mark, Phase, Record, Request, Segment};
 use std::collections::BTreeMap;
 
 /// Numbers at random.
@@ -194,7 +194,7 @@ struct Told {
     channels: Vec<Account>,
     heads: BTreeMap<(u32, u32, u32), Account>,
     steps: Vec<Step>,
-    counted: Vec<pimattn::stats::Counters>,
+    counted: Vec<pimattn_stats::Counters>,
 }
 
 fn told(engine: Engine, system: &System, records: &[Record]) -> Result<Told, String> {

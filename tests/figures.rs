@@ -15,10 +15,10 @@ mod synthetic;
 mod system;
 
 use crate::common::{documented, root};
-use pimattn::generate::Generator;
-use pimattn::spec::System;
-use pimattn::spec::workload::Workload;
-use pimattn::trace::{Header, Record, Request, Sink, Source};
+use pimattn_core::spec::System;
+use pimattn_trace::{Header, Record, Request, Sink, Source};
+use pimattn_tracegen::generate::Generator;
+use pimattn_tracegen::workload::Workload;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -241,11 +241,11 @@ struct Trace {
 }
 
 impl Sink for Trace {
-    fn push(&mut self, record: Record) -> pimattn::error::Result<()> {
+    fn push(&mut self, record: Record) -> pimattn_core::error::Result<()> {
         self.records.push(record);
         Ok(())
     }
-    fn finish(&mut self) -> pimattn::error::Result<()> {
+    fn finish(&mut self) -> pimattn_core::error::Result<()> {
         Ok(())
     }
 }
@@ -265,13 +265,13 @@ impl Trace {
     /// Requests in order, without whose work they are.
     fn requests(requests: &[Request]) -> Trace {
         let records = requests.iter().map(|r| Record::Request(*r)).collect();
-        Trace { header: Header::foreign(pimattn::attacc::DEVICE, "figures"), records }
+        Trace { header: Header::foreign(pimattn_attacc::DEVICE, "figures"), records }
     }
 
     /// Cycles on a system.
     fn cycles(&self, system: &System) -> u64 {
         let mut source = Reading { trace: self, at: 0 };
-        pimattn::engine::run(system, &mut source, &mut (), &mut |_| {}).unwrap()
+        pimattn_engine::run(system, &mut source, &mut (), &mut |_| {}).unwrap()
     }
 }
 
@@ -284,7 +284,7 @@ impl Source for Reading<'_> {
     fn header(&self) -> &Header {
         &self.trace.header
     }
-    fn next_block(&mut self, out: &mut Vec<Record>) -> pimattn::error::Result<bool> {
+    fn next_block(&mut self, out: &mut Vec<Record>) -> pimattn_core::error::Result<bool> {
         let rest = &self.trace.records[self.at..];
         out.clear();
         out.extend_from_slice(&rest[..rest.len().min(4096)]);

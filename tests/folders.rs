@@ -147,7 +147,7 @@ fn columns_are_read_once_in_a_step_of_a_head() {
 fn rows_that_mean_something_to_pimsimulator_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let g = system("hbm3-pim", &[]).device.geometry;
-    let at = |row, column| g.encode(&pimattn::addr::Address { row, column, ..Default::default() });
+    let at = |row, column| g.encode(&pimattn_core::addr::Address { row, column, ..Default::default() });
     for (row, column, code) in [(0x17ff, 31, 1), (0x3fff, 0, 1), (0x17ff, 30, 0), (0x17fe, 31, 0), (0x1000, 0, 0)] {
         let trace = dir.path().join("one.ls");
         std::fs::write(&trace, format!("LD {:#x}\n", at(row, column))).unwrap();
@@ -163,7 +163,7 @@ fn compressed_traces_are_read_and_damaged_ones_are_refused() {
     let plain = "LD 0x40\nST 0x80\n".repeat(2000);
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gz.write_all(plain.as_bytes()).unwrap();
-    let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
     xz.write_all(plain.as_bytes()).unwrap();
     let zst = zstd::encode_all(plain.as_bytes(), 1).unwrap();
     let info = |path: &PathBuf| tracegen(&["info", &path.display().to_string(), "--config", &config("hbm2")]);

@@ -3,18 +3,18 @@
 use crate::common;
 
 use common::{root, system};
-use pimattn::attacc::{Attention, DEVICE, Form, Mode, Schedule};
-use pimattn::decode::{self, Layers};
-use pimattn::error::Result;
-use pimattn::generate::Generator;
-use pimattn::op::Op;
-use pimattn::spec::workload::Workload;
-use pimattn::spec::{Effect, System};
-use pimattn::stats::energy::Energy;
-use pimattn::system::cost::{Component, Cost};
-use pimattn::system::layer::Part;
-use pimattn::system::{Budget, Model, Platform, Reference, Replayed, Service, Switches, serve};
-use pimattn::trace::{Record, Request, Segment, Sink};
+use pimattn_attacc::{Attention, DEVICE, Form, Mode, Schedule};
+use pimattn_core::error::Result;
+use pimattn_core::op::Op;
+use pimattn_core::spec::{Effect, System};
+use pimattn_experiments::attention::{self, Layers};
+use pimattn_experiments::end_to_end::cost::{Component, Cost};
+use pimattn_experiments::end_to_end::layer::Part;
+use pimattn_experiments::end_to_end::{Budget, Model, Platform, Reference, Replayed, Service, Switches, serve};
+use pimattn_stats::energy::Energy;
+use pimattn_trace::{Record, Request, Segment, Sink};
+use pimattn_tracegen::generate::Generator;
+use pimattn_tracegen::workload::Workload;
 use std::collections::{BTreeMap, BTreeSet};
 
 const HEAD: Attention =
@@ -165,7 +165,7 @@ fn labels_leave_the_requests_as_they_are() {
 
 /// Banks activated.
 fn activations(system: &System, form: Form, attention: Attention) -> u64 {
-    let layer = decode::replay(system, form, &attention).unwrap();
+    let layer = attention::replay(system, form, &attention).unwrap();
     let commands = system.device.commands.iter().zip(layer.counters.banks);
     commands.filter(|(c, _)| c.effect == Effect::Open).map(|(_, banks)| banks).sum()
 }
@@ -195,7 +195,7 @@ fn a_channel_of_each_kind_stands_for_all() {
             for heads in [17, 20, 31, 32, 33, 47, 48] {
                 for len in [100, 256, 700] {
                     let attention = Attention { mode, heads, len, ..HEAD };
-                    let all = decode::replay(&system, Form::Exact, &attention).unwrap();
+                    let all = attention::replay(&system, Form::Exact, &attention).unwrap();
                     let short = layers.layer(Form::Exact, attention).unwrap();
                     assert_eq!(short, all, "{} {attention:?}", system.name);
                 }
@@ -296,7 +296,7 @@ fn a_request_multiplies_as_much_in_any_batch() {
     let padded = hand(2064.0) / hand(2048.0);
     assert!((pj(none, 21, 2048) / batches[0] / padded - 1.0).abs() < 1e-3);
     let mut published = none;
-    published.set(pimattn::system::Switch::PublishedSchedule, true);
+    published.set(pimattn_experiments::end_to_end::Switch::PublishedSchedule, true);
     assert!(pj(published, 21, 2047) > 1.4 * batches[0], "the reference's ghosts");
 }
 
@@ -353,5 +353,5 @@ fn a_bit_costs_the_same_in_attention_and_in_shared_matrices() {
     let bits = 16.0 * 2.0 * 4096.0 * 128.0 * 16.0;
     let per_bit = Energy::mac_pj_per_bit(device.plans[Op::MacAb as usize].as_ref().unwrap().last, device);
     let of = |model| Energy::of(&macs, 0, device, model).array();
-    assert!(close(of(pimattn::spec::system::EnergyModel::PerByte), bits * per_bit));
+    assert!(close(of(pimattn_core::spec::system::EnergyModel::PerByte), bits * per_bit));
 }

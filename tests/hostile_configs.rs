@@ -2,10 +2,10 @@
 //!
 //! The bundled files are changed in one respect at a time, line by line and then by hand.
 
-use pimattn::error::{EXIT_CONFIG, EXIT_DATA, EXIT_NO_INPUT, EXIT_USAGE, Error};
-use pimattn::generate::Generator;
-use pimattn::spec::System;
-use pimattn::spec::workload::Workload;
+use pimattn_core::error::{EXIT_CONFIG, EXIT_DATA, EXIT_NO_INPUT, EXIT_USAGE, Error};
+use pimattn_core::spec::System;
+use pimattn_tracegen::generate::Generator;
+use pimattn_tracegen::workload::Workload;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::path::{Path, PathBuf};
@@ -699,7 +699,7 @@ fn budgets_below_what_a_policy_needs_are_refused() {
     {
         let set = [format!("policy={policy}"), format!("budget={budget}")];
         let set: Vec<&str> = set.iter().map(String::as_str).collect();
-        let entry = pimattn::select::find(policy).unwrap();
+        let entry = pimattn_policies::select::find(policy).unwrap();
         let needs = (entry.build)(&toml::Table::new()).unwrap().min_budget();
         let result = house.load(Work, Work.text().as_bytes(), &set);
         assert_eq!(result.is_err(), budget < needs, "{policy}: {budget} of {needs}");

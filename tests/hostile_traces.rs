@@ -3,9 +3,9 @@
 //! The inputs are made from good files by a fixed schedule, so every run sees the same ones. Mutations come in two
 //! kinds: as they are, which checksums must catch, and with the checksums made right again, which reach the decoder.
 
-use pimattn::addr::Geometry;
-use pimattn::error::{EXIT_DATA, EXIT_USAGE, Error};
-use pimattn::trace::{self, Arrival, Header, Mark, Op, Phase, Record, Request, Segment, Sink};
+use pimattn_core::addr::Geometry;
+use pimattn_core::error::{EXIT_DATA, EXIT_USAGE, Error};
+use pimattn_trace::{self as trace, Arrival, Header, Mark, Op, Phase, Record, Request, Segment, Sink};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Cursor, Read, Write};
@@ -917,12 +917,12 @@ impl<F: FnMut(&mut Vec<Record>)> trace::Source for Made<F> {
 fn replayed(set: &[&str], blocks: usize, block: impl FnMut(&Geometry, &mut Vec<Record>)) -> usize {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/system/hbm3-pim.toml");
     let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
-    let system = pimattn::spec::System::load(&file, &set).unwrap();
+    let system = pimattn_core::spec::System::load(&file, &set).unwrap();
     let geometry = system.device.geometry;
     let mut block = block;
     let header = Header::foreign(geometry, "test");
     let mut source = Made { header, blocks, block: |out: &mut Vec<Record>| block(&geometry, out) };
-    let (cycles, held) = peak(|| pimattn::engine::run(&system, &mut source, &mut (), &mut |_| {}));
+    let (cycles, held) = peak(|| pimattn_engine::run(&system, &mut source, &mut (), &mut |_| {}));
     assert!(cycles.unwrap() > 0);
     held
 }

@@ -7,16 +7,16 @@
 use crate::common;
 
 use common::{Keep, Memory, one, root, system};
-use pimattn::addr::Address;
-use pimattn::attacc::{Attention, DEVICE, Mode, Schedule};
-use pimattn::engine::{self, probe::Probe};
-use pimattn::error::{EXIT_CONFIG, EXIT_DATA, Error, Result};
-use pimattn::generate::Generator;
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::spec::workload::Workload;
-use pimattn::stats::{Collector, Step};
-use pimattn::trace::{Header, Phase, Record, Request};
+use pimattn_attacc::{Attention, DEVICE, Mode, Schedule};
+use pimattn_core::addr::Address;
+use pimattn_core::error::{EXIT_CONFIG, EXIT_DATA, Error, Result};
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine::{self as engine, probe::Probe};
+use pimattn_stats::{Collector, Step};
+use pimattn_trace::{Header, Phase, Record, Request};
+use pimattn_tracegen::generate::Generator;
+use pimattn_tracegen::workload::Workload;
 use std::io::Write;
 use std::path::PathBuf;
 

@@ -2,8 +2,8 @@
 //!
 //! The inputs are made from good files by a fixed schedule, so every run sees the same ones.
 
-use pimattn::error::{EXIT_DATA, Error};
-use pimattn::kv::{self, KvCache};
+use pimattn_core::error::{EXIT_DATA, Error};
+use pimattn_kv::{self as kv, KvCache};
 use std::path::Path;
 use std::time::{Duration, Instant};
 

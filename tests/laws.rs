@@ -3,15 +3,15 @@
 use crate::common;
 
 use common::{Keep, Memory, root, system};
-use pimattn::addr::{Address, Geometry};
-use pimattn::engine;
-use pimattn::generate::Generator;
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::spec::workload::Workload;
-use pimattn::stats::energy::Energy;
-use pimattn::stats::{Collector, Counters};
-use pimattn::trace::{Header, Record, Request};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine as engine;
+use pimattn_stats::energy::Energy;
+use pimattn_stats::{Collector, Counters};
+use pimattn_trace::{Header, Record, Request};
+use pimattn_tracegen::generate::Generator;
+use pimattn_tracegen::workload::Workload;
 
 /// SplitMix64.
 struct Random(u64);

@@ -21,7 +21,7 @@
 //!
 //! Each optimal schedule is audited. Reads and writes do not take turns here (`writes` is unset): that is a choice of the
 //! system. They are weighed, and what comes of each next command is played while no more than 16 requests wait
-//! (src/engine/channel/play.rs): always in traces as short as these, at the end only of a long one; where more wait, they
+//! (crates/engine/src/channel/play.rs): always in traces as short as these, at the end only of a long one; where more wait, they
 //! go first-ready. Traces without reads and writes are scheduled by the rules of every system.
 //!
 //! `PIMATTN_OPTIMUM_CASES` is the number of traces (2,000 for a long run), `PIMATTN_OPTIMUM_FIRST` the first seed; with
@@ -35,15 +35,15 @@ mod problem;
 use crate::common;
 
 use common::Memory;
-use pimattn::addr::{Address, Geometry};
-use pimattn::audit::Auditor;
-use pimattn::audit::log::{Entry, What};
-use pimattn::engine;
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::spec::system::Order;
-use pimattn::stats::log::LogProbe;
-use pimattn::trace::{Header, Record, Request};
+use pimattn_audit::Auditor;
+use pimattn_audit::log::{Entry, What};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_core::spec::system::Order;
+use pimattn_engine as engine;
+use pimattn_stats::log::LogProbe;
+use pimattn_trace::{Header, Record, Request};
 use problem::Problem;
 
 /// Partial schedules after which the exact scheduler gives up: on some traces of many reads and writes.

@@ -4,16 +4,16 @@
 //! The full dump and the means are in the shared folder (`PIMATTN_SHARED`, or `../shared`), which is not part of the
 //! project: without it all tests but that of the bundled sample do nothing but say so.
 
-use pimattn::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
-use pimattn::cluster::kmeans::KMeans;
-use pimattn::cluster::{Config, Start, plain};
-use pimattn::fit::agree::{Agreement, Cell, before_decode, layers_of, stand_in};
-use pimattn::fit::measure::Plan;
-use pimattn::fit::{Options, fit};
-use pimattn::kv::KvCache;
-use pimattn::kv::fitted::Pairs;
-use pimattn::select::sparq::Sparq;
-use pimattn::select::{self, HeadState, HeadView, Policy, Scan, StepView};
+use pimattn_kv::KvCache;
+use pimattn_kv::fitted::Pairs;
+use pimattn_policies::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
+use pimattn_policies::cluster::kmeans::KMeans;
+use pimattn_policies::cluster::{Config, Start, plain};
+use pimattn_policies::select::sparq::Sparq;
+use pimattn_policies::select::{self, HeadState, HeadView, Policy, Scan, StepView};
+use pimattn_tracegen::fit::agree::{Agreement, Cell, before_decode, layers_of, stand_in};
+use pimattn_tracegen::fit::measure::Plan;
+use pimattn_tracegen::fit::{Options, fit};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
@@ -216,7 +216,7 @@ fn compare_with_plain(
 #[test]
 fn policies_agree_with_their_plain_versions_on_the_sample() {
     let sample = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("traces/smollm2-135m-rustbook-cut.safetensors");
-    let kv = pimattn::kv::load(sample).unwrap();
+    let kv = pimattn_kv::load(sample).unwrap();
     for (layer, budget) in [(0, 128), (1, 400)] {
         let heads = [0, 1, 2].map(|head| (layer, head));
         let compared = compare_with_plain(&kv, &heads, budget, &[2048, 2049, 2110, 2111, 2112, 2175]);

@@ -4,12 +4,12 @@
 //! A few small runs are under `traces/golden`. The full set is looked for in `$PIMATTN_SHARED/golden`, else in
 //! `../shared/golden` beside this crate; without it the tests of the full set say so and check nothing.
 
-use pimattn::engine::{self, probe::Probe};
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::stats::Collector;
-use pimattn::stats::log::LogProbe;
-use pimattn::trace::{self, Record, Request, Segment, Source};
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine::{self as engine, probe::Probe};
+use pimattn_stats::Collector;
+use pimattn_stats::log::LogProbe;
+use pimattn_trace::{self as trace, Record, Request, Segment, Source};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Cursor, Read, Write as _};
@@ -45,7 +45,7 @@ fn unpacked(path: &Path) -> Vec<u8> {
     zstd::decode_all(file).unwrap()
 }
 
-fn replay<P: Probe>(system: &System, text: impl Into<Vec<u8>>, probe: &mut P) -> pimattn::error::Result<u64> {
+fn replay<P: Probe>(system: &System, text: impl Into<Vec<u8>>, probe: &mut P) -> pimattn_core::error::Result<u64> {
     let input: Box<dyn Read + Send> = Box::new(Cursor::new(text.into()));
     let mut source = trace::open(input, "trace", Some(&system.device.geometry))?;
     engine::run(system, source.as_mut(), probe, &mut |_| {})
@@ -157,7 +157,7 @@ const SAME_BANK_CONFLICT: &str = "PIM_MAC_SB 0x00000000\nPIM_MAC_SB 0x04000400\n
 fn a_livelock_is_reported_with_its_bank_and_row() {
     for refresh in ["none", "all-bank"] {
         let error = replay(&system("HBM3_5.2Gbps", refresh), SAME_BANK_CONFLICT, &mut ()).unwrap_err();
-        assert_eq!(error.exit_code(), pimattn::error::EXIT_DATA);
+        assert_eq!(error.exit_code(), pimattn_core::error::EXIT_DATA);
         let text = error.to_string();
         for part in ["livelock", "PIM_MAC_SB", "channel 0", "bank group 0, bank 0, row 0"] {
             assert!(text.contains(part), "{text}");
@@ -184,7 +184,7 @@ fn operations_that_the_reference_does_not_know_are_named() {
         let text = format!("{} 0x0\n", op.mnemonic());
         let error = replay(&system("HBM3_5.2Gbps", "none"), text, &mut ()).unwrap_err();
         assert!(error.to_string().contains(op.mnemonic()), "{error}");
-        assert_eq!(error.exit_code(), pimattn::error::EXIT_DATA);
+        assert_eq!(error.exit_code(), pimattn_core::error::EXIT_DATA);
     }
 }
 
@@ -196,7 +196,7 @@ impl Source for Records {
         &self.0
     }
 
-    fn next_block(&mut self, out: &mut Vec<Record>) -> pimattn::error::Result<bool> {
+    fn next_block(&mut self, out: &mut Vec<Record>) -> pimattn_core::error::Result<bool> {
         *out = std::mem::take(&mut self.1);
         Ok(!out.is_empty())
     }
@@ -224,7 +224,7 @@ fn runs_count_as_requests_and_segments_as_nothing() {
 fn a_power_policy_that_the_reference_lacks_is_refused() {
     let config = root().join("configs/system/attacc-compat.toml");
     let error = System::load(&config, &["power=stagger".into()]).unwrap_err();
-    assert_eq!(error.exit_code(), pimattn::error::EXIT_CONFIG);
+    assert_eq!(error.exit_code(), pimattn_core::error::EXIT_CONFIG);
 }
 
 #[test]

@@ -4,15 +4,15 @@
 use crate::common;
 
 use common::{Memory, cycles, load, one, root, run, system};
-use pimattn::addr::Address;
-use pimattn::audit::why::why;
-use pimattn::engine;
-use pimattn::engine::probe::{CommandEvent, Probe};
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::stats::log::LogProbe;
-use pimattn::stats::{Collector, Counters};
-use pimattn::trace::{self, Arrival, Header, Record, Request};
+use pimattn_audit::why::why;
+use pimattn_core::addr::Address;
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine as engine;
+use pimattn_engine::probe::{CommandEvent, Probe};
+use pimattn_stats::log::LogProbe;
+use pimattn_stats::{Collector, Counters};
+use pimattn_trace::{self as trace, Arrival, Header, Record, Request};
 
 const SYSTEMS: [&str; 5] = ["hbm3-pim", "hbm3", "hbm2", "hbm2-pim-samsung", "gddr6-aim"];
 

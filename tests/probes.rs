@@ -2,10 +2,10 @@
 //! cycle before the latency and legal at it wherever the two meet, and free wherever they do not. Where they meet is
 //! worked out here from the banks that each command reaches, not from the engine's tables.
 
-use pimattn::addr::{Address, Geometry};
-use pimattn::engine::state::ChannelState;
-use pimattn::spec::resolve::Declared;
-use pimattn::spec::{Command, Effect, Level, Scope, System};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::spec::resolve::Declared;
+use pimattn_core::spec::{Command, Effect, Level, Scope, System};
+use pimattn_engine::state::ChannelState;
 use std::path::{Path, PathBuf};
 
 fn configs() -> PathBuf {

@@ -5,16 +5,16 @@ use crate::audit::{Random, random_trace};
 use crate::common;
 
 use common::{Memory, cycles, load, macs, one, root, run, system};
-use pimattn::addr::{Address, Geometry};
-use pimattn::audit::{self, why::why};
-use pimattn::engine::{self, Engine};
-use pimattn::op::Op;
-use pimattn::spec::system::EnergyModel;
-use pimattn::spec::{Effect, System};
-use pimattn::stats::energy::Energy;
-use pimattn::stats::log::LogProbe;
-use pimattn::stats::{Collector, Counters};
-use pimattn::trace::{Header, Record, Request};
+use pimattn_audit::{self as audit, why::why};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::op::Op;
+use pimattn_core::spec::system::EnergyModel;
+use pimattn_core::spec::{Effect, System};
+use pimattn_engine::{self as engine, Engine};
+use pimattn_stats::energy::Energy;
+use pimattn_stats::log::LogProbe;
+use pimattn_stats::{Collector, Counters};
+use pimattn_trace::{Header, Record, Request};
 use std::path::Path;
 
 fn log(s: &System, requests: &[Request]) -> String {

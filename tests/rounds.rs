@@ -3,19 +3,19 @@
 use crate::common;
 
 use common::{Memory, system};
-use pimattn::engine;
-use pimattn::map::attend::{self, Part};
-use pimattn::map::emit::{Matrix, Target};
-use pimattn::map::layout::{Shape, Side};
-use pimattn::map::positions::Positions;
-use pimattn::map::rounds::{Pace, Rounds, Work};
-use pimattn::map::rows::Rows;
-use pimattn::map::stage::{self, Plan};
-use pimattn::map::sweep::Sweep;
-use pimattn::select::SlotOrder;
-use pimattn::spec::System;
-use pimattn::spec::workload::{Layout, UnitPlacement, ValueLayout, Workload};
-use pimattn::trace::{Header, Segment};
+use pimattn_core::spec::System;
+use pimattn_engine as engine;
+use pimattn_policies::select::SlotOrder;
+use pimattn_trace::{Header, Segment};
+use pimattn_tracegen::map::attend::{self, Part};
+use pimattn_tracegen::map::emit::{Matrix, Target};
+use pimattn_tracegen::map::layout::{Shape, Side};
+use pimattn_tracegen::map::positions::Positions;
+use pimattn_tracegen::map::rounds::{Pace, Rounds, Work};
+use pimattn_tracegen::map::rows::Rows;
+use pimattn_tracegen::map::stage::{self, Plan};
+use pimattn_tracegen::map::sweep::Sweep;
+use pimattn_tracegen::workload::{Layout, UnitPlacement, ValueLayout, Workload};
 
 const TOKENS: u32 = 4096;
 const ROWS: u32 = 64;
@@ -28,7 +28,7 @@ fn random(state: &mut u64, below: u32) -> u32 {
 /// The keys that some query heads select, as pages of `page` tokens, `pages` for each head.
 fn select(shape: &Shape, layout: Layout, heads: usize, pages: u32, page: u32, seed: &mut u64) -> Sweep {
     let (workload, _) = Workload::load(&common::root().join("configs/workload/demo.toml"), &[]).unwrap();
-    let mapping = pimattn::spec::workload::Mapping { layout, ..workload.mapping };
+    let mapping = pimattn_tracegen::workload::Mapping { layout, ..workload.mapping };
     let mut positions = Positions::new(Side::Keys, &mapping, UnitPlacement::RoundRobin, shape, shape.units);
     let order = SlotOrder::default();
     positions.update(&order, TOKENS, &[], &mut Vec::new());

@@ -1,11 +1,11 @@
 //! Traces survive a change of format, and a change of form does not change their cycles.
 
 use crate::common::Shared;
-use pimattn::addr::Geometry;
-use pimattn::engine;
-use pimattn::engine::probe::{CommandEvent, Probe};
-use pimattn::spec::System;
-use pimattn::trace::{self, Arrival, Header, Mark, Op, Phase, Record, Request, Segment};
+use pimattn_core::addr::Geometry;
+use pimattn_core::spec::System;
+use pimattn_engine as engine;
+use pimattn_engine::probe::{CommandEvent, Probe};
+use pimattn_trace::{self as trace, Arrival, Header, Mark, Op, Phase, Record, Request, Segment};
 use proptest::prelude::*;
 use std::io::Cursor;
 use std::path::Path;
@@ -57,7 +57,7 @@ fn requests(longest: u32) -> impl Strategy<Value = Record> {
     let op = proptest::sample::select(Op::ALL);
     let stride = prop_oneof![Just(0u32), Just(32), 1u32..5000, any::<u32>()];
     (op, any::<u64>(), 1..longest, stride).prop_map(|(op, at, mut count, stride)| {
-        let addr = GEOMETRY.encode(&pimattn::addr::Address {
+        let addr = GEOMETRY.encode(&pimattn_core::addr::Address {
             channel: at as u32 % 5,
             rank: (at >> 8) as u32 % 3,
             pseudo_channel: (at >> 16) as u32 % 2,
@@ -188,7 +188,7 @@ fn config(path: &str) -> std::path::PathBuf {
 
 /// Every command, and where a run ends.
 #[derive(Default, PartialEq)]
-struct Log(Vec<(u64, u8, pimattn::addr::Address)>);
+struct Log(Vec<(u64, u8, pimattn_core::addr::Address)>);
 
 impl Probe for Log {
     fn command(&mut self, e: &CommandEvent) {
@@ -197,7 +197,7 @@ impl Probe for Log {
 }
 
 /// Length and commands, channel by channel: how far one channel is ahead of another when it is simulated means nothing.
-fn replay(system: &System, bytes: &[u8]) -> (u64, Vec<(u64, u8, pimattn::addr::Address)>) {
+fn replay(system: &System, bytes: &[u8]) -> (u64, Vec<(u64, u8, pimattn_core::addr::Address)>) {
     let mut source = trace::open(Box::new(Cursor::new(bytes.to_vec())), "t", Some(&system.device.geometry)).unwrap();
     let mut log = Log::default();
     let cycles = engine::run(system, source.as_mut(), &mut log, &mut |_| {}).unwrap();
@@ -206,8 +206,8 @@ fn replay(system: &System, bytes: &[u8]) -> (u64, Vec<(u64, u8, pimattn::addr::A
 }
 
 fn demo_trace(set: &[&str]) -> (Header, Vec<Record>) {
-    use pimattn::generate::Generator;
-    use pimattn::spec::workload::Workload;
+    use pimattn_tracegen::generate::Generator;
+    use pimattn_tracegen::workload::Workload;
     let set: Vec<String> = ["steps=3"].iter().chain(set).map(|s| s.to_string()).collect();
     let (workload, doc) = Workload::load(&config("workload/demo.toml"), &set).unwrap();
     let generator = Generator::load(workload, &doc, None).unwrap();
@@ -272,7 +272,7 @@ fn mixed_work() -> impl Strategy<Value = Vec<Record>> {
     prop::collection::vec((ops, any::<u32>(), 1u32..40), 1..60).prop_map(move |items| {
         let mut out = Vec::new();
         for (op, n, count) in items {
-            let address = pimattn::addr::Address {
+            let address = pimattn_core::addr::Address {
                 channel: n % 2,
                 pseudo_channel: n >> 1 & 1,
                 rank: n >> 2 & 1,

@@ -2,8 +2,8 @@
 //! there, and what the source program makes of them.
 
 use crate::common::system;
-use pimattn::addr::Geometry;
-use pimattn::spec::System;
+use pimattn_core::addr::Geometry;
+use pimattn_core::spec::System;
 
 /// Timings of a device against `NAME VALUE` pairs of its source, with our names.
 fn timings(s: &System, carried: &[(&str, u32)]) {

@@ -3,14 +3,16 @@
 use crate::common;
 
 use common::root;
-use pimattn::attacc::{Attention, Form, Mode};
-use pimattn::error::{EXIT_CONFIG, EXIT_USAGE, Error, Result};
-use pimattn::spec::System;
-use pimattn::system::attention::Stack;
-use pimattn::system::cost::{Component, Cost};
-use pimattn::system::gpu::{Bound, Roofline};
-use pimattn::system::layer::{Layer, Part};
-use pimattn::system::{Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve};
+use pimattn_attacc::{Attention, Form, Mode};
+use pimattn_core::error::{EXIT_CONFIG, EXIT_USAGE, Error, Result};
+use pimattn_core::spec::System;
+use pimattn_experiments::end_to_end::attention::Stack;
+use pimattn_experiments::end_to_end::cost::{Component, Cost};
+use pimattn_experiments::end_to_end::gpu::{Bound, Roofline};
+use pimattn_experiments::end_to_end::layer::{Layer, Part};
+use pimattn_experiments::end_to_end::{
+    Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve,
+};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -123,7 +125,7 @@ fn parts_add_up_and_none_is_negative() {
                 assert!(close(cost.total_energy(), parts) && close(cost.time(), cost.seconds.iter().sum()));
                 assert!(cost.seconds.iter().chain(cost.energy.iter().flatten()).all(|x| *x >= 0.0), "{service:?}");
             }
-            let columns: Vec<f64> = pimattn::system::table::measures(&outcome.steps[0]).collect();
+            let columns: Vec<f64> = pimattn_experiments::end_to_end::table::measures(&outcome.steps[0]).collect();
             assert!(close(columns[0], columns[1..10].iter().sum()), "times: {columns:?}");
             assert!(close(columns[11], columns[12..21].iter().sum()), "components: {columns:?}");
             assert!(close(columns[11], columns[19..27].iter().sum()), "work, standing and communication: {columns:?}");
@@ -263,7 +265,7 @@ fn every_switch_changes_something() {
     let service = Service { mode: Mode::Buffer, pipeline: true, coprocess: true, prefill: 600, ..SERVICE };
     let outcome =
         |switches: Switches, service: &Service| on_pim(&load("h100-attacc", &[], switches).unwrap(), &model, service);
-    let starc = Switches::of(pimattn::system::Reference::Starc);
+    let starc = Switches::of(pimattn_experiments::end_to_end::Reference::Starc);
     for switch in Switch::ALL {
         let mut services = vec![service.clone()];
         // Which is hidden where takes projections that are longer than attention.

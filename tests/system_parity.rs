@@ -4,10 +4,12 @@
 //! `../shared`), which is not part of the project: without it that test does nothing but say so. A few rows stand here,
 //! carried over from the same runs.
 
-use pimattn::attacc::Mode;
-use pimattn::system::cost::{Component, Cost};
-use pimattn::system::layer::Part;
-use pimattn::system::{Attend, Budget, Model, Outcome, Platform, Reference, Replayed, Service, Switches, serve};
+use pimattn_attacc::Mode;
+use pimattn_experiments::end_to_end::cost::{Component, Cost};
+use pimattn_experiments::end_to_end::layer::Part;
+use pimattn_experiments::end_to_end::{
+    Attend, Budget, Model, Outcome, Platform, Reference, Replayed, Service, Switches, serve,
+};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};

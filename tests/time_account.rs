@@ -4,15 +4,15 @@
 use crate::common;
 
 use common::{Memory, macs, one, root, system};
-use pimattn::addr::{Address, Geometry};
-use pimattn::engine;
-use pimattn::engine::probe::{CommandEvent, Probe};
-use pimattn::op::Op;
-use pimattn::spec::{Effect, System};
-use pimattn::stats::account::{CAUSES, Cause, Time, apportion};
-use pimattn::stats::books::{PARTS, WAITING};
-use pimattn::stats::{Collector, Step};
-use pimattn::trace::{Header, Mark, Phase, Record, Request, Segment};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::op::Op;
+use pimattn_core::spec::{Effect, System};
+use pimattn_engine as engine;
+use pimattn_engine::probe::{CommandEvent, Probe};
+use pimattn_stats::account::{CAUSES, Cause, Time, apportion};
+use pimattn_stats::books::{PARTS, WAITING};
+use pimattn_stats::{Collector, Step};
+use pimattn_trace::{Header, Mark, Phase, Record, Request, Segment};
 use proptest::prelude::*;
 
 type Causes = [u64; CAUSES];
@@ -436,7 +436,7 @@ proptest! {
         let (cycles, run, counters) = (c.cycles, c.run.time, c.run.counters.clone());
         let steps = c.into_steps();
         prop_assert_eq!(steps.iter().map(|s| s.cycles).sum::<u64>(), cycles);
-        let (mut time, mut counted, mut waiting) = (Time::default(), pimattn::stats::Counters::default(), 0);
+        let (mut time, mut counted, mut waiting) = (Time::default(), pimattn_stats::Counters::default(), 0);
         for step in &steps {
             let sum = step.parts.sum();
             time.add(&sum.time);

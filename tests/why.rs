@@ -4,19 +4,19 @@ use crate::audit::{Random, choices, random_trace};
 use crate::common;
 
 use common::Memory;
-use pimattn::addr::{Address, Geometry};
-use pimattn::audit::log::Mark;
-use pimattn::audit::why::{Held, Reason, Reasons, why};
-use pimattn::engine::probe::Probe;
-use pimattn::engine::{self, Engine};
-use pimattn::error::{EXIT_DATA, Error};
-use pimattn::generate::Generator;
-use pimattn::op::Op;
-use pimattn::select;
-use pimattn::spec::System;
-use pimattn::spec::workload::Workload;
-use pimattn::stats::log::LogProbe;
-use pimattn::trace::{Header, Record, Request, Sink};
+use pimattn_audit::log::Mark;
+use pimattn_audit::why::{Held, Reason, Reasons, why};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::error::{EXIT_DATA, Error};
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine::probe::Probe;
+use pimattn_engine::{self as engine, Engine};
+use pimattn_policies::select;
+use pimattn_stats::log::LogProbe;
+use pimattn_trace::{Header, Record, Request, Sink};
+use pimattn_tracegen::generate::Generator;
+use pimattn_tracegen::workload::Workload;
 use rayon::prelude::*;
 use std::path::Path;
 
@@ -271,11 +271,11 @@ fn the_program_prints_a_table_or_the_commands() {
 fn shipped(workload: &str, set: &[String]) -> (Header, Vec<Record>, String) {
     struct Keep(Vec<Record>);
     impl Sink for Keep {
-        fn push(&mut self, record: Record) -> pimattn::error::Result<()> {
+        fn push(&mut self, record: Record) -> pimattn_core::error::Result<()> {
             self.0.push(record);
             Ok(())
         }
-        fn finish(&mut self) -> pimattn::error::Result<()> {
+        fn finish(&mut self) -> pimattn_core::error::Result<()> {
             Ok(())
         }
     }

@@ -67,7 +67,7 @@ def cut(metadata, arrays, layers, sinks, recent, decode, prefill_end=None):
 
 
 def query_start(metadata, tokens, queries):
-    """The token of the first query, by the rules of src/kv/parts.rs."""
+    """The token of the first query, by the rules of crates/kv/src/parts.rs."""
     if "query_start" in metadata:
         return int(metadata["query_start"])
     for clause in metadata.get("positions", "").split(";"):

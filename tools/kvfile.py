@@ -1,6 +1,6 @@
 """Reading and writing KV dumps in the safetensors format, with NumPy only.
 
-A dump is a dictionary of arrays (k, v, q, layers) and a dictionary of metadata strings; src/kv/safetensors.rs has
+A dump is a dictionary of arrays (k, v, q, layers) and a dictionary of metadata strings; crates/kv/src/safetensors.rs has
 their shapes. NumPy has no bfloat16: such an array is held as a `Bf16`, its 16 bits per element in a uint16 array.
 """
 

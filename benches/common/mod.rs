@@ -2,8 +2,8 @@
 //! processor time of this thread, the least of a few runs taken in turns, so that neither other processes nor a change of
 //! the clock falls on one side alone.
 
-use pimattn::error::Result;
-use pimattn::trace::{BLOCK, Header, Record, Source};
+use pimattn_core::error::Result;
+use pimattn_trace::{BLOCK, Header, Record, Source};
 
 /// Records in memory, as a trace.
 pub struct Memory<'r> {

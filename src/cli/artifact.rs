@@ -1,11 +1,11 @@
 //! `pimsim artifact`: the STARC artifact's experiment.
 
 use super::Common;
-use crate::artifact::{BARS, Bar, Budgets, Experiment, MODELS, Model, POLICIES, Policy, STEPS};
-use crate::error::{Error, Result};
-use crate::fsio::Output;
-use crate::spec::System;
-use crate::table::{Column, Writer};
+use pimattn_core::error::{Error, Result};
+use pimattn_core::fsio::Output;
+use pimattn_core::spec::System;
+use pimattn_core::table::{Column, Writer};
+use pimattn_starc::artifact::{BARS, Bar, Budgets, Experiment, MODELS, Model, POLICIES, Policy, STEPS};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 

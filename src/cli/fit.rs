@@ -1,15 +1,15 @@
 //! `tracegen fit` and `tracegen agree`: statistics of real caches for synthetic ones.
 
 use super::Common;
-use crate::error::{Error, Result};
-use crate::fit::agree::{Agreement, COLUMNS, before_decode, layers_of, stand_in};
-use crate::fit::measure::Plan;
-use crate::fit::{Options, fit};
-use crate::fsio::Output;
-use crate::kv::fitted::{Model, Pairs};
-use crate::kv::{self, KvCache};
-use crate::select;
-use crate::table;
+use pimattn_core::error::{Error, Result};
+use pimattn_core::fsio::Output;
+use pimattn_core::table;
+use pimattn_kv::fitted::{Model, Pairs};
+use pimattn_kv::{self as kv, KvCache};
+use pimattn_policies::select;
+use pimattn_tracegen::fit::agree::{Agreement, COLUMNS, before_decode, layers_of, stand_in};
+use pimattn_tracegen::fit::measure::Plan;
+use pimattn_tracegen::fit::{Options, fit};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -42,7 +42,7 @@ impl Fitting {
             Some("halves") => Some(Pairs::Halves),
             Some("interleaved") => Some(Pairs::Interleaved),
             Some(other) => {
-                let hint = crate::error::suggest(other, ["halves", "interleaved"]);
+                let hint = pimattn_core::error::suggest(other, ["halves", "interleaved"]);
                 return Err(Error::Usage(format!("--rope-pairs: unknown \"{other}\"{hint}")));
             }
         };
@@ -155,7 +155,7 @@ pub fn run_fit(args: &Fit, common: &Common) -> Result<()> {
 }
 
 fn described(model: &Model) -> String {
-    let layer = |l: &crate::kv::fitted::Layer| {
+    let layer = |l: &pimattn_kv::fitted::Layer| {
         format!("{} ({} first sinks, {:.2} % later ones)", l.layer, l.first_sinks, 100.0 * l.sink_rate)
     };
     let layers: Vec<String> = model.layers.iter().map(layer).collect();

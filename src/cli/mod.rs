@@ -9,12 +9,12 @@ mod sweep;
 mod system;
 pub mod tracegen;
 
-use crate::error::{EXIT_INTERRUPTED, EXIT_OK, Error, Result};
-use crate::interrupt;
-use crate::report::sheet::Style;
-use crate::sweep::store;
 use clap::{Args, ColorChoice, Parser};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use pimattn_core::error::{EXIT_INTERRUPTED, EXIT_OK, Error, Result};
+use pimattn_core::interrupt;
+use pimattn_experiments::sweep::store;
+use pimattn_report::sheet::Style;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -176,7 +176,7 @@ pub fn run<P: Parser>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
     let args = match P::try_parse() {
         Ok(args) => args,
         Err(e) => {
-            let code = if e.use_stderr() { crate::error::EXIT_USAGE } else { EXIT_OK };
+            let code = if e.use_stderr() { pimattn_core::error::EXIT_USAGE } else { EXIT_OK };
             let _ = e.print();
             return ExitCode::from(code);
         }
@@ -215,27 +215,29 @@ pub fn print(text: &str) -> Result<()> {
 
 /// The documentation of every table, of both programs, as Markdown.
 pub fn tables_document() -> String {
-    let mut out = crate::stats::tables::markdown();
+    let mut out = pimattn_stats::tables::markdown();
     out.push_str("\n# Tables of pimsim artifact\n\n## bars.csv\n\nA row is a model, a policy and a context.\n");
-    out.push_str(&crate::table::markdown(crate::artifact::BARS));
+    out.push_str(&pimattn_core::table::markdown(pimattn_starc::artifact::BARS));
     out.push_str("\n## steps.csv\n\nA row is a decode step: one layer, on one stack.\n");
-    out.push_str(&crate::table::markdown(crate::artifact::STEPS));
+    out.push_str(&pimattn_core::table::markdown(pimattn_starc::artifact::STEPS));
     out.push_str("\n# Table of pimsim audit --why\n\nA row is what held commands, or took cycles.\n");
-    out.push_str(&crate::table::markdown(crate::audit::why::COLUMNS));
+    out.push_str(&pimattn_core::table::markdown(pimattn_audit::why::COLUMNS));
     out.push_str("\n# Table of pimsim system\n\nA row is the mean decode step of a service, or one of its steps.\n");
-    out.push_str(&crate::table::markdown(crate::system::table::COLUMNS));
+    out.push_str(&pimattn_core::table::markdown(pimattn_experiments::end_to_end::table::COLUMNS));
     out.push_str("\n# Table of pimsim system --switches\n\nA row is a switch.\n");
-    out.push_str(&crate::table::markdown(crate::system::table::SWITCH_COLUMNS));
+    out.push_str(&pimattn_core::table::markdown(pimattn_experiments::end_to_end::table::SWITCH_COLUMNS));
     out.push_str("\n# Tables of pimsim reproduce\n");
-    for (file, row, columns) in crate::reproduce::columns::all() {
+    for (file, row, columns) in pimattn_starc::reproduce::columns::all() {
         out.push_str(&format!("\n## {file}\n\nA row is {row}.\n"));
-        out.push_str(&crate::table::markdown(&columns));
+        out.push_str(&pimattn_core::table::markdown(&columns));
     }
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
-    out.push_str(&crate::table::markdown(crate::generate::METRICS));
+    out.push_str(&pimattn_core::table::markdown(pimattn_tracegen::generate::METRICS));
     out.push_str("\n# Table of tracegen agree\n\nA row is a figure of a layer, or of all that are compared.\n");
-    out.push_str(&crate::table::markdown(crate::fit::agree::COLUMNS));
+    out.push_str(&pimattn_core::table::markdown(pimattn_tracegen::fit::agree::COLUMNS));
     out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");
-    out.push_str(&crate::table::markdown(&[&[store::POINT, store::KEY][..], &crate::sweep::point::columns()].concat()));
+    out.push_str(&pimattn_core::table::markdown(
+        &[&[store::POINT, store::KEY][..], &pimattn_experiments::sweep::point::columns()].concat(),
+    ));
     out
 }

@@ -1,21 +1,21 @@
 //! `pimsim`: traces in, tables out.
 
 use super::{Common, EXIT_CODES, Format, Progress};
-use crate::audit;
-use crate::engine::{self, probe::Probe};
-use crate::error::{Error, Result};
-use crate::fsio::{self, Output};
-use crate::report::accuracy::{AccuracyTable, By};
-use crate::report::compare;
-use crate::report::explain::Explanation;
-use crate::report::summary::Summary;
-use crate::spec::System;
-use crate::spec::system::Controller;
-use crate::stats::Collector;
-use crate::stats::log::LogProbe;
-use crate::stats::write::{Tables, finish_run};
-use crate::trace;
 use clap::{Parser, Subcommand};
+use pimattn_audit as audit;
+use pimattn_core::error::{Error, Result};
+use pimattn_core::fsio::{self, Output};
+use pimattn_core::spec::System;
+use pimattn_core::spec::system::Controller;
+use pimattn_engine::{self as engine, probe::Probe};
+use pimattn_report::accuracy::{AccuracyTable, By};
+use pimattn_report::compare;
+use pimattn_report::explain::Explanation;
+use pimattn_report::summary::Summary;
+use pimattn_stats::Collector;
+use pimattn_stats::log::LogProbe;
+use pimattn_stats::write::{Tables, finish_run};
+use pimattn_trace as trace;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

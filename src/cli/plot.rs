@@ -1,9 +1,9 @@
 //! `pimsim plot`.
 
-use crate::error::{Error, Result};
-use crate::fsio::{self, Output};
-use crate::plot::Scale;
-use crate::report::chart::Chart;
+use pimattn_core::error::{Error, Result};
+use pimattn_core::fsio::{self, Output};
+use pimattn_report::chart::Chart;
+use pimattn_report::plot::Scale;
 use std::io::Write;
 use std::path::PathBuf;
 

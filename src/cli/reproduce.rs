@@ -1,9 +1,9 @@
 //! `pimsim reproduce`.
 
 use super::Common;
-use crate::error::Result;
-use crate::reproduce::plan::Plan;
-use crate::reproduce::{self, Options};
+use pimattn_core::error::Result;
+use pimattn_starc::reproduce::plan::Plan;
+use pimattn_starc::reproduce::{self, Options};
 use std::path::PathBuf;
 use std::sync::Mutex;
 

@@ -1,13 +1,13 @@
 //! `pimsim sweep`, `pimsim merge` and `pimsim frontier`.
 
 use super::{Common, Format};
-use crate::error::{Error, Result};
-use crate::fsio;
-use crate::report::frontier;
-use crate::sweep::grid::Grid;
-use crate::sweep::merge::Merged;
-use crate::sweep::store::Store;
-use crate::sweep::{self, Event, Outcome};
+use pimattn_core::error::{Error, Result};
+use pimattn_core::fsio;
+use pimattn_experiments::sweep::grid::Grid;
+use pimattn_experiments::sweep::merge::Merged;
+use pimattn_experiments::sweep::store::Store;
+use pimattn_experiments::sweep::{self, Event, Outcome};
+use pimattn_report::frontier;
 use std::path::PathBuf;
 
 /// Arguments of `sweep`.

@@ -1,13 +1,15 @@
 //! `pimsim system`: models and platforms in, the time and energy of decode steps out.
 
 use super::Common;
-use crate::artifact::Budgets;
-use crate::attacc::Mode;
-use crate::error::{Error, Result};
-use crate::fsio::Output;
-use crate::spec::System;
-use crate::system::{Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve, table};
-use crate::table::{Value, Writer};
+use pimattn_attacc::Mode;
+use pimattn_core::error::{Error, Result};
+use pimattn_core::fsio::Output;
+use pimattn_core::spec::System;
+use pimattn_core::table::{Value, Writer};
+use pimattn_experiments::end_to_end::{
+    Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve, table,
+};
+use pimattn_starc::artifact::Budgets;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,17 +1,17 @@
 //! `tracegen`: KV cache in, trace out.
 
 use super::{Common, EXIT_CODES, fit};
-use crate::attacc::{self, Attention, Decode, Mode};
-use crate::error::{Error, Result, suggest};
-use crate::fsio::{self, Output};
-use crate::generate::{Generator, METRICS};
-use crate::op::Op;
-use crate::spec::System;
-use crate::spec::workload::Workload;
-use crate::table::{self, Value};
-use crate::trace::folder::{self, Part};
-use crate::trace::{self, FORMATS, Format, Header, MacReads, Options, Record, Sink, Source};
 use clap::{Parser, Subcommand};
+use pimattn_attacc::{self as attacc, Attention, Decode, Mode};
+use pimattn_core::error::{Error, Result, suggest};
+use pimattn_core::fsio::{self, Output};
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_core::table::{self, Value};
+use pimattn_trace::folder::{self, Part};
+use pimattn_trace::{self as trace, FORMATS, Format, Header, MacReads, Options, Record, Sink, Source};
+use pimattn_tracegen::generate::{Generator, METRICS};
+use pimattn_tracegen::workload::Workload;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -410,7 +410,7 @@ fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension
     let (mut block, mut records) = (Vec::new(), 0);
     let mut progress = common.progress("converting", None);
     while source.next_block(&mut block)? {
-        crate::interrupt::check()?;
+        pimattn_core::interrupt::check()?;
         for record in &block {
             let channel = match record {
                 Record::Request(r) if r.op == Op::Sync => None,
@@ -500,7 +500,7 @@ fn convert(args: &Convert, common: &Common) -> Result<()> {
     let mut progress = common.progress("converting", None);
     let (mut block, mut records) = (Vec::new(), 0);
     while source.next_block(&mut block)? {
-        crate::interrupt::check()?;
+        pimattn_core::interrupt::check()?;
         block.iter().try_for_each(|r| trace.sink.push(*r))?;
         records += block.len() as u64;
         progress.at(records);
@@ -518,7 +518,7 @@ fn info(args: &Info, common: &Common) -> Result<()> {
         (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut progress = common.progress("reading", None);
     while source.next_block(&mut block)? {
-        crate::interrupt::check()?;
+        pimattn_core::interrupt::check()?;
         for r in &block {
             match r {
                 Record::Request(r) => {
@@ -571,7 +571,7 @@ fn info(args: &Info, common: &Common) -> Result<()> {
 
 fn list() -> String {
     let mut out = String::from("policies\n");
-    crate::select::REGISTRY.iter().for_each(|e| out.push_str(&format!("  {:<12} {}\n", e.name, e.summary)));
+    pimattn_policies::select::REGISTRY.iter().for_each(|e| out.push_str(&format!("  {:<12} {}\n", e.name, e.summary)));
     out.push_str("trace formats\n");
     FORMATS.iter().for_each(|f| out.push_str(&format!("  {:<12} {}\n", f.name, f.summary)));
     out

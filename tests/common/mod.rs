@@ -1,13 +1,13 @@
 //! What tests of the engine share: systems with overrides, traces in memory, one run.
 #![allow(dead_code)]
 
-use pimattn::addr::{Address, Geometry};
-use pimattn::engine;
-use pimattn::error::Result;
-use pimattn::op::Op;
-use pimattn::spec::System;
-use pimattn::stats::Collector;
-use pimattn::trace::{Header, Record, Request, Sink, Source};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::error::Result;
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_engine as engine;
+use pimattn_stats::Collector;
+use pimattn_trace::{Header, Record, Request, Sink, Source};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

@@ -2,7 +2,7 @@
 
 use super::{table, whole};
 use crate::common::{root, system};
-use pimattn::audit::{self, report::Defect, report::Report};
+use pimattn_audit::{self as audit, report::Defect, report::Report};
 use rayon::prelude::*;
 use std::path::PathBuf;
 

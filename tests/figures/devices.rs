@@ -3,9 +3,9 @@
 use super::{Trace, table, whole};
 use crate::common::{cycles, load, macs, one, root, system};
 use crate::plain_dram::{alternating, latency, timed};
-use pimattn::addr::Address;
-use pimattn::op::Op;
-use pimattn::spec::System;
+use pimattn_core::addr::Address;
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
 
 const SYSTEMS: [&str; 5] = ["hbm3-pim", "hbm3", "hbm2", "hbm2-pim-samsung", "gddr6-aim"];
 

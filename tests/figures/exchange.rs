@@ -2,7 +2,7 @@
 
 use super::{Trace, table, whole};
 use crate::common::{Shared, system};
-use pimattn::trace::{self, Manifest, Options};
+use pimattn_trace::{self as trace, Manifest, Options};
 use rayon::prelude::*;
 
 /// Formats without multiply-accumulates, whose programs say how many requests they took.
@@ -30,7 +30,7 @@ pub(super) fn exports(_: &str) -> String {
         let compat = system("attacc-compat", &[]);
         let input = Box::new(std::io::Cursor::new(text));
         let mut source = trace::open(input, "trace", Some(&compat.device.geometry)).unwrap();
-        let cycles = pimattn::engine::run(&compat, source.as_mut(), &mut (), &mut |_| {}).unwrap();
+        let cycles = pimattn_engine::run(&compat, source.as_mut(), &mut (), &mut |_| {}).unwrap();
         let barriers = attacc.operations.iter().filter(|o| ["PIM_BARRIER", "PIM_SYNC"].contains(&o.operation));
         let barriers: u64 = barriers.map(|o| o.written).sum();
         let plain: Vec<(u64, u64)> =

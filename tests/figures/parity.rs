@@ -2,12 +2,12 @@
 
 use super::{Trace, prose, table, whole};
 use crate::common::{root, system};
-use pimattn::addr::Address;
-use pimattn::artifact::{Bar, Budgets, Experiment, MODELS, POLICIES};
-use pimattn::attacc::{Attention, DEVICE, Mode, ROW_TOKENS, Schedule};
-use pimattn::op::Op;
-use pimattn::table::Value;
-use pimattn::trace::Request;
+use pimattn_attacc::{Attention, DEVICE, Mode, ROW_TOKENS, Schedule};
+use pimattn_core::addr::Address;
+use pimattn_core::op::Op;
+use pimattn_core::table::Value;
+use pimattn_starc::artifact::{Bar, Budgets, Experiment, MODELS, POLICIES};
+use pimattn_trace::Request;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -134,7 +134,7 @@ pub(super) fn artifact(_: &str) -> String {
         }
     }
     let mut experiment = Experiment::new(&system, &bars, &|_, _| {}).unwrap();
-    let place = pimattn::artifact::BARS.iter().position(|c| c.name == "step_ms").unwrap();
+    let place = pimattn_starc::artifact::BARS.iter().position(|c| c.name == "step_ms").unwrap();
     let mut times = Vec::new();
     let mut keep = |row: &[Value]| {
         let Value::Float(ms, _) = row[place] else { panic!("{row:?}") };

@@ -2,7 +2,7 @@
 
 use super::{Trace, prose, table, whole};
 use crate::common::system;
-use pimattn::spec::System;
+use pimattn_core::spec::System;
 use rayon::prelude::*;
 use std::fmt::Write as _;
 

@@ -2,9 +2,9 @@
 
 use super::{table, whole};
 use crate::common::root;
-use pimattn::attacc::{Attention, DEVICE, Decode, Mode};
-use pimattn::error::Result;
-use pimattn::trace::{Record, Sink};
+use pimattn_attacc::{Attention, DEVICE, Decode, Mode};
+use pimattn_core::error::Result;
+use pimattn_trace::{Record, Sink};
 use std::collections::BTreeMap;
 
 type Row = BTreeMap<String, String>;

@@ -2,10 +2,10 @@
 
 use super::{prose, table, whole};
 use crate::common::root;
-use pimattn::generate::{Generator, METRICS};
-use pimattn::kv;
-use pimattn::spec::workload::Workload;
-use pimattn::table::Value;
+use pimattn_core::table::Value;
+use pimattn_kv as kv;
+use pimattn_tracegen::generate::{Generator, METRICS};
+use pimattn_tracegen::workload::Workload;
 use rayon::prelude::*;
 
 /// The bundled sample's shape.

@@ -1,11 +1,11 @@
 //! A trace of one channel as a problem of order: which commands can serve its requests, and what each pair of them keeps
 //! apart. Built from the device's declared constraints alone, each pair of commands on its own.
 
-use pimattn::addr::{Address, Geometry};
-use pimattn::op::Op;
-use pimattn::spec::device::PowerPolicy;
-use pimattn::spec::{CommandId, Device, Effect, Level, Scope};
-use pimattn::trace::Request;
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::op::Op;
+use pimattn_core::spec::device::PowerPolicy;
+use pimattn_core::spec::{CommandId, Device, Effect, Level, Scope};
+use pimattn_trace::Request;
 
 /// The most requests of a problem: a request is a bit.
 pub const MOST: usize = 16;

@@ -1,0 +1,725 @@
+//! What held each command until it came.
+//!
+//! First there is what no other order of the commands would change: constraints and data to earlier commands in its banks,
+//! the mark that its request is behind, its arrival, the refresh. From there on, the first cycle is looked for in which it
+//! would have fitted between the other commands, as they came: the bus free, all constraints kept from them to it and
+//! from it to them. Where that is the cycle in which it came, what ends there held it. Where it would have
+//! fitted sooner, a rule of the controller alone held it from then on.
+//!
+//! Cycles are told along the critical chain: a command takes over the cycles by reason of the one that it was held by, and
+//! adds its own. A mark takes over those of the command whose result it waited for. So the chain of a channel's last
+//! result has all of the channel's cycles, each under one reason.
+//!
+//! What completes a request is the last command of it, for which a log is read some commands ahead.
+
+mod reasons;
+
+pub use reasons::{COLUMNS, Held, Order, Reason, Reasons, Sum};
+
+use super::banks::{Banks, node_size};
+use super::log::{self, Entry, Mark, What};
+use super::report::Report;
+use super::{Auditor, last_opening, opening, pairs};
+use pimattn_core::addr::Address;
+use pimattn_core::error::{Error, Result};
+use pimattn_core::spec::device::{Bus, PowerPolicy};
+use pimattn_core::spec::resolve::Declared;
+use pimattn_core::spec::system::Controller;
+use pimattn_core::spec::{CommandId, Device, Due, Effect, System};
+use pimattn_core::units::Cycle;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+use std::rc::Rc;
+
+/// Audits one log of the faithful controller as [`audit`](super::audit) does, and says what held its commands; `each`
+/// hears of every command, in order within a channel.
+pub fn why(path: &Path, system: &System, max: usize, each: &mut dyn FnMut(&Held)) -> Result<(Report, Reasons)> {
+    let mut auditor = Auditor::new(system, max);
+    let mut why = Why::new(system)?;
+    log::read(path, &system.device, |entry| {
+        auditor.entry(&entry)?;
+        why.entry(&entry, each)
+    })?;
+    Ok((auditor.finish(), why.finish(each)))
+}
+
+/// Cycles by reason, by the number that a reason has.
+type Chain = Rc<Vec<Cycle>>;
+
+/// The reasons met so far: chains hold cycles by their number.
+#[derive(Default)]
+struct Names {
+    numbers: BTreeMap<Reason, usize>,
+    reasons: Vec<Reason>,
+    commands: Vec<u64>,
+}
+
+impl Names {
+    fn number(&mut self, reason: Reason) -> usize {
+        *self.numbers.entry(reason).or_insert_with(|| {
+            self.reasons.push(reason);
+            self.commands.push(0);
+            self.reasons.len() - 1
+        })
+    }
+
+    /// A chain that goes on.
+    fn add(&mut self, chain: &Chain, parts: &[(Reason, Cycle)]) -> Chain {
+        let mut out = Vec::clone(chain);
+        for (reason, cycles) in parts.iter().filter(|(_, cycles)| *cycles > 0) {
+            let at = self.number(*reason);
+            out.resize(out.len().max(at + 1), 0);
+            out[at] += cycles;
+        }
+        Rc::new(out)
+    }
+}
+
+/// A bound: the command could not come before `at`, because of what came at `from`, whose chain it is.
+#[derive(Clone)]
+struct Bound {
+    at: Cycle,
+    reason: Reason,
+    from: Cycle,
+    chain: Chain,
+}
+
+/// A command: when it came, in cycles from 0, and what of.
+#[derive(Clone, Copy)]
+struct Now {
+    at: Cycle,
+    id: CommandId,
+    banks: Banks,
+    row: u32,
+    column: u32,
+    request: Option<u64>,
+    bus: Bus,
+    effect: Effect,
+}
+
+/// A command of the recent past.
+struct Past {
+    now: Now,
+    /// It was the last one of its request.
+    last: bool,
+    chain: Chain,
+}
+
+/// A line that was read and waits for those behind it.
+struct Ahead {
+    entry: Entry,
+    /// No later command of the same request is known.
+    last: bool,
+}
+
+/// A counted command of a window: when the place that it took is counted, when it came.
+struct Counted {
+    at: Cycle,
+    from: Cycle,
+    id: CommandId,
+    chain: Chain,
+}
+
+/// A result: there from `at` on, of a command that came at `from`.
+struct Done {
+    at: Cycle,
+    from: Cycle,
+    id: CommandId,
+    chain: Chain,
+}
+
+/// Arrivals that are kept of a channel: more than it has requests at a time, each of which is behind one.
+const ARRIVALS: usize = 1 << 13;
+
+/// One channel, in cycles from 0.
+struct Track {
+    ahead: VecDeque<Ahead>,
+    /// Lines that left `ahead`.
+    left: u64,
+    /// The last line in `ahead` of each request there.
+    newest: HashMap<u64, u64>,
+    past: VecDeque<Past>,
+    counted: Vec<Vec<VecDeque<Counted>>>,
+    /// The last mark: its first request, and the bound that it is.
+    mark: Option<(u64, Bound)>,
+    /// The last sync, with the first request behind it.
+    sync: Option<(u64, Bound)>,
+    /// The last one that was no barrier.
+    worked: Option<(u64, Bound)>,
+    /// When requests arrive, by the trace: the first of those that do, and the cycle.
+    arrivals: VecDeque<(u64, Cycle)>,
+    result: Option<Done>,
+    refreshes: u64,
+}
+
+/// Says what held the commands of a log, line by line. Its memory is bounded by the device and the queue.
+pub struct Why<'s> {
+    system: &'s System,
+    pairs: Vec<Vec<usize>>,
+    /// The longest bound from one command to another.
+    longest: Vec<Cycle>,
+    spread: Vec<u32>,
+    horizon: Cycle,
+    /// Requests that the controller looks at, of the kind of which it sees most.
+    depth: u64,
+    /// Lines of a channel that are read ahead.
+    look: usize,
+    channels: Vec<Option<Box<Track>>>,
+    names: Names,
+    start: Chain,
+}
+
+impl<'s> Why<'s> {
+    /// Nothing read yet; an error where the system has a controller whose logs do not number requests.
+    pub fn new(system: &'s System) -> Result<Self> {
+        if system.controller != Controller::Faithful {
+            let what = "what held a command is known of the faithful controller only: its logs number the requests";
+            return Err(Error::Usage(format!("{}: {what}", system.name)));
+        }
+        let device = &system.device;
+        let pairs = pairs(device);
+        let spread: Vec<u32> = device.commands.iter().map(|c| last_opening(device, c.effect, c.scope)).collect();
+        let n = device.commands.len();
+        let reach = |(i, edges): (usize, &Vec<usize>)| {
+            let edge = edges.iter().map(|e| device.declared[*e].latency).max();
+            edge.map_or(0, |latency| Cycle::from(latency + spread[i / n]))
+        };
+        let longest: Vec<Cycle> = pairs.iter().enumerate().map(reach).collect();
+        let windows = device.declared.iter().map(|d| Cycle::from(d.latency)).max().unwrap_or(0);
+        let horizon = longest.iter().copied().max().unwrap_or(0).max(windows);
+        let channels = (0..device.geometry.channels).map(|_| None).collect();
+        let depth = system.queue_depth.max(system.read_depth + system.writes.map_or(0, |w| w.depth));
+        let look = 4 * depth as usize + 64;
+        let start = Chain::default();
+        Ok(Why {
+            system,
+            pairs,
+            longest,
+            spread,
+            horizon,
+            depth: u64::from(depth),
+            look,
+            channels,
+            names: Names::default(),
+            start,
+        })
+    }
+
+    /// Takes one line; an error says why it cannot be judged.
+    pub fn entry(&mut self, e: &Entry, each: &mut dyn FnMut(&Held)) -> Result<(), String> {
+        let device = &self.system.device;
+        if let What::Command(id) = e.what {
+            let c = &device.commands[usize::from(id)];
+            let refreshes = self.system.refreshes.is_some_and(|all| id == all.command || id == all.closer);
+            if e.request.is_none() && !refreshes {
+                let ours = "what held a command is known of logs of pimsim run --log only";
+                return Err(format!("{} without a request: {ours}", c.name));
+            }
+        }
+        let mut track = self.channels[e.channel as usize].take().unwrap_or_else(|| Box::new(Track::new(device)));
+        track.read(e);
+        while track.ahead.len() > self.look {
+            self.judge_next(&mut track, each);
+        }
+        self.channels[e.channel as usize] = Some(track);
+        Ok(())
+    }
+
+    /// Ends the log: commands and cycles by reason, over all channels.
+    pub fn finish(mut self, each: &mut dyn FnMut(&Held)) -> Reasons {
+        let mut total: Vec<Cycle> = Vec::new();
+        for channel in 0..self.channels.len() {
+            let Some(mut track) = self.channels[channel].take() else { continue };
+            while !track.ahead.is_empty() {
+                self.judge_next(&mut track, each);
+            }
+            // A barrier with nothing behind it takes nothing.
+            let mark = track.mark.take().filter(|(_, bound)| bound.reason != Reason::Mark(Mark::Barrier));
+            track.mark = mark.or(track.worked.take());
+            let end = self.latest_end(&track, Cycle::MAX);
+            total.resize(total.len().max(end.chain.len()), 0);
+            end.chain.iter().zip(&mut total).for_each(|(cycles, sum)| *sum += cycles);
+        }
+        total.resize(self.names.reasons.len(), 0);
+        let sums = self.names.commands.iter().zip(&total);
+        let rows = self.names.reasons.iter().zip(sums);
+        let sum = |(reason, (commands, cycles)): (&Reason, (&u64, &Cycle))| {
+            (*reason, Sum { commands: *commands, cycles: *cycles })
+        };
+        Reasons(rows.map(sum).filter(|(_, sum)| *sum != Sum::default()).collect())
+    }
+
+    /// The last result or mark of a channel, not after `until`.
+    fn latest_end(&mut self, track: &Track, until: Cycle) -> Bound {
+        let mark = track.mark.as_ref().map(|(_, bound)| bound.clone());
+        let marked = mark.as_ref().map_or(0, |m| m.at);
+        match track.result.as_ref().filter(|r| r.at.min(until) >= marked) {
+            Some(r) => {
+                let (at, reason) = (r.at.min(until), Reason::Results(r.id));
+                let chain = self.names.add(&r.chain, &[(reason, at - r.from)]);
+                Bound { at, reason, from: at, chain }
+            }
+            None => mark.unwrap_or(Bound { at: 0, reason: Reason::Start, from: 0, chain: self.start.clone() }),
+        }
+    }
+
+    fn judge_next(&mut self, track: &mut Track, each: &mut dyn FnMut(&Held)) {
+        let Some(Ahead { entry: e, last }) = track.next() else { return };
+        let at = e.clock - 1;
+        let id = match e.what {
+            What::Command(id) => id,
+            What::Mark(Mark::Arrival) => {
+                track.arrivals.push_back((e.request.unwrap_or(0), at));
+                if track.arrivals.len() > ARRIVALS {
+                    track.arrivals.pop_front();
+                }
+                return;
+            }
+            What::Mark(mark) => {
+                let end = self.latest_end(track, at);
+                let reason = Reason::Mark(mark);
+                let chain = self.names.add(&end.chain, &[(reason, at - end.at)]);
+                let marked = (e.request.unwrap_or(0), Bound { at, reason, from: at, chain });
+                if mark != Mark::Barrier {
+                    track.worked = Some(marked.clone());
+                }
+                if mark == Mark::Sync {
+                    track.sync = Some(marked.clone());
+                }
+                track.mark = Some(marked);
+                return;
+            }
+        };
+        let device = &self.system.device;
+        let c = &device.commands[usize::from(id)];
+        // The audit of the same line has found its banks.
+        let banks = super::banks_of(&e, c, &device.geometry).unwrap_or_default();
+        while track.past.len() > 1 && track.past.front().is_some_and(|p| at - p.at > 2 * self.horizon) {
+            track.past.pop_front();
+        }
+        let [.., row, column] = e.fields;
+        let now = Now { at, id, banks, row, column, request: e.request, bus: c.bus, effect: c.effect };
+        let (chain, reason, since) = self.judge(track, &now, &e);
+        let number = self.names.number(reason);
+        self.names.commands[number] += 1;
+        each(&Held { clock: e.clock, channel: e.channel, command: id, reason, since: since + 1 });
+        self.issued(track, now, last, chain);
+    }
+
+    /// What held a command: the chain to it, the reason, and since when.
+    fn judge(&mut self, track: &Track, c: &Now, e: &Entry) -> (Chain, Reason, Cycle) {
+        let hard = self.hard(track, c, e);
+        if hard.at >= c.at {
+            let edge = if matches!(hard.reason, Reason::Edge(..)) { None } else { self.edge_until(track, c) };
+            let bound = edge.unwrap_or(hard);
+            return (self.names.add(&bound.chain, &[(bound.reason, c.at - bound.from)]), bound.reason, bound.from);
+        }
+        // Of what came longer ago, the place of others is not known any more.
+        let reach = c.at.saturating_sub(self.horizon);
+        let oldest = track.past.iter().find(|p| p.at >= reach).filter(|p| p.at > hard.at);
+        let from = match oldest {
+            Some(p) if hard.at < reach => {
+                Bound { at: p.at, reason: Reason::Unexplained, from: p.at, chain: p.chain.clone() }
+            }
+            _ => hard,
+        };
+        let could = self.first_place(track, c, from);
+        if could.at >= c.at {
+            return (self.names.add(&could.chain, &[(could.reason, c.at - could.from)]), could.reason, could.from);
+        }
+        let until_seen = match self.seen(track, e, c.id).filter(|seen| *seen > could.at) {
+            Some(seen) => self.first_place(track, c, Bound { at: seen, ..could.clone() }).at.min(c.at),
+            None => could.at,
+        };
+        let rule = if until_seen == c.at { Reason::QueueDepth } else { self.rule(track, e, c.id, until_seen) };
+        let parts = [
+            (could.reason, could.at - could.from),
+            (Reason::QueueDepth, until_seen - could.at),
+            (rule, c.at - until_seen),
+        ];
+        (self.names.add(&could.chain, &parts), rule, could.at)
+    }
+
+    /// The latest of the bounds that no other order of commands moves: what it follows in its banks and data, its mark, its
+    /// arrival, its refresh. Of equal ones a constraint comes first, then data.
+    fn hard(&self, track: &Track, c: &Now, e: &Entry) -> Bound {
+        let mut edge: Option<(Cycle, Reason, &Past)> = None;
+        let mut data: Option<(Cycle, Reason, &Past)> = None;
+        let later = |best: &Option<(Cycle, Reason, &Past)>, at| best.is_none_or(|(best, ..)| at > best);
+        for p in track.past.iter().rev() {
+            let known = self.longest[self.pair(p.id, c.id)];
+            // The softmax unit is through with one before it begins the next.
+            let busy = if c.effect == Effect::Softmax { self.system.device.work(p.id, &address(p)) } else { 0 };
+            let follows = p.at + busy.max(Cycle::from(p.bus == c.bus));
+            if !later(&edge, p.at + known) && !later(&data, follows) {
+                continue;
+            }
+            let Some(reason) = follows_on(p, c) else { continue };
+            if let Some((i, latency)) = self.latency((p.id, &p.banks), (c.id, &c.banks))
+                && later(&edge, p.at + latency)
+            {
+                edge = Some((p.at + latency, Reason::Edge(i, p.id, c.id), p));
+            }
+            if later(&data, follows) {
+                data = Some((follows, reason, p));
+            }
+        }
+        let own = |(at, reason, p): (Cycle, Reason, &Past)| Bound { at, reason, from: p.at, chain: p.chain.clone() };
+        let mut best = Bound { at: 0, reason: Reason::Start, from: 0, chain: self.start.clone() };
+        let marked = [self.of_mark(track, e, c.id), self.of_arrival(track, e), self.of_refresh(track, c, e)];
+        for bound in [edge.map(own), data.map(own)].into_iter().chain(marked).flatten() {
+            if bound.at > best.at || best.reason == Reason::Start {
+                best = bound;
+            }
+        }
+        best
+    }
+
+    /// A constraint that holds a command until it came, whichever other command it is from.
+    fn edge_until(&self, track: &Track, c: &Now) -> Option<Bound> {
+        let near = track.past.iter().rev().filter(|p| p.at + self.longest[self.pair(p.id, c.id)] >= c.at);
+        near.filter_map(|p| {
+            let (i, latency) = self.latency((p.id, &p.banks), (c.id, &c.banks))?;
+            let (at, reason) = (p.at + latency, Reason::Edge(i, p.id, c.id));
+            (at >= c.at).then(|| Bound { at, reason, from: p.at, chain: p.chain.clone() })
+        })
+        .next()
+    }
+
+    /// The first cycle from `bound` on in which a command fits between the others as they came, and what it ends. None of
+    /// them has to move: constraints hold from them to it and from it to them, and the bus is free.
+    fn first_place(&self, track: &Track, c: &Now, bound: Bound) -> Bound {
+        let mut best = bound;
+        loop {
+            let before = best.at;
+            for p in track.past.iter().filter(|p| p.at + self.horizon >= before) {
+                if best.at >= c.at {
+                    return best;
+                }
+                let (pair, back) = (self.pair(p.id, c.id), self.pair(c.id, p.id));
+                let same_bus = Cycle::from(p.bus == c.bus);
+                let may_hold = best.at < p.at + self.longest[pair].max(same_bus);
+                if !may_hold || best.at + self.longest[back].max(same_bus) <= p.at || follows_on(p, c).is_some() {
+                    continue;
+                }
+                let ahead = self.latency((p.id, &p.banks), (c.id, &c.banks));
+                let behind = self.latency((c.id, &c.banks), (p.id, &p.banks)).map_or(0, |(_, latency)| latency);
+                let until = p.at + ahead.map_or(0, |(_, latency)| latency).max(same_bus);
+                if best.at < until && best.at + behind.max(same_bus) > p.at {
+                    let bus = if c.bus == Bus::Row { Reason::RowBus } else { Reason::ColumnBus };
+                    let reason = match ahead {
+                        Some((i, latency)) if p.at + latency == until => Reason::Edge(i, p.id, c.id),
+                        _ => bus,
+                    };
+                    best = Bound { at: until, reason, from: p.at, chain: p.chain.clone() };
+                }
+            }
+            self.windows(track, c, &mut best);
+            if best.at == before || best.at >= c.at {
+                return best;
+            }
+        }
+    }
+
+    /// Moves a bound to where a command fits into the windows that count it.
+    fn windows(&self, track: &Track, c: &Now, best: &mut Bound) {
+        let device = &self.system.device;
+        for (i, d) in device.declared.iter().enumerate().filter(|(_, d)| d.window > 1 && d.to.contains(&c.id)) {
+            let size = node_size(d.level, &device.geometry);
+            let (n, latency) = (d.window as usize, Cycle::from(d.latency));
+            for node in c.banks.nodes(size).iter() {
+                let counted = &track.counted[i][node];
+                let own = self.taken(d, &c.banks, node, size);
+                let needed = places(d, &c.banks, node, size);
+                while best.at < c.at {
+                    let split = counted.partition_point(|p| p.at <= best.at);
+                    // The one that has to have left the window before the last place is free.
+                    let oldest = (split + needed).checked_sub(n + 1).and_then(|at| counted.get(at));
+                    let held = oldest.filter(|p| p.at + latency > best.at);
+                    // With it among them, those behind must still be far enough from those ahead of it.
+                    let later = counted.iter().skip(split).enumerate().find(|(behind, p)| {
+                        let first = (split + behind + own).checked_sub(n);
+                        first.is_some_and(|f| {
+                            counted.get(f).filter(|_| f < split).map_or(best.at, |o| o.at) + latency > p.at
+                        }) && p.at < best.at + latency
+                    });
+                    let (at, p) = match (held, later) {
+                        (Some(p), _) => (p.at + latency, p),
+                        (None, Some((_, p))) => (p.at.max(best.at + 1), p),
+                        (None, None) => break,
+                    };
+                    *best = Bound { at, reason: Reason::Edge(i, p.id, c.id), from: p.from, chain: p.chain.clone() };
+                }
+            }
+        }
+    }
+
+    fn pair(&self, from: CommandId, to: CommandId) -> usize {
+        usize::from(from) * self.system.device.commands.len() + usize::from(to)
+    }
+
+    /// The longest constraint, windows apart, from one command to another, where they meet.
+    fn latency(&self, from: (CommandId, &Banks), to: (CommandId, &Banks)) -> Option<(usize, Cycle)> {
+        let device = &self.system.device;
+        let opens = device.commands[usize::from(to.0)].effect == Effect::Open;
+        let spread = if opens { 0 } else { self.spread[usize::from(from.0)] };
+        let mut best: Option<(usize, Cycle)> = None;
+        for &i in &self.pairs[self.pair(from.0, to.0)] {
+            let d = &device.declared[i];
+            let latency = Cycle::from(d.latency + spread);
+            let size = node_size(d.level, &device.geometry);
+            let apart = d.apart.map(|level| node_size(level, &device.geometry));
+            let together = apart.is_some_and(|size| from.1.nodes(size) == to.1.nodes(size));
+            if best.is_none_or(|(_, most)| latency > most) && from.1.nodes(size).meets(&to.1.nodes(size)) && !together {
+                best = Some((i, latency));
+            }
+        }
+        best
+    }
+
+    /// Places of a window that a command takes at a node in all.
+    fn taken(&self, d: &Declared, banks: &Banks, node: usize, size: usize) -> usize {
+        match self.system.device.power {
+            PowerPolicy::Stagger => banks.iter().filter(|bank| bank / size == node).count(),
+            PowerPolicy::PerCommand | PowerPolicy::Ignore | PowerPolicy::Charge => places(d, banks, node, size),
+        }
+    }
+
+    /// The mark ahead of a request. Row commands may pass barriers and the host, nothing passes a sync.
+    fn of_mark(&self, track: &Track, e: &Entry, id: CommandId) -> Option<Bound> {
+        let column = self.system.device.commands[usize::from(id)].bus == Bus::Column;
+        let (first, bound) = if column { track.mark.as_ref()? } else { track.sync.as_ref()? };
+        e.request.is_some_and(|own| own >= *first).then(|| bound.clone())
+    }
+
+    fn of_arrival(&self, track: &Track, e: &Entry) -> Option<Bound> {
+        let request = e.request?;
+        let of_system = self.system.issue_interval.map(|cycles| (request as f64 * cycles) as Cycle);
+        let of_trace = track.arrivals.iter().rev().find(|(first, _)| *first <= request).map(|(_, at)| *at);
+        let at = of_system.max(of_trace)?;
+        Some(Bound { at, reason: Reason::Arrival, from: 0, chain: self.start.clone() })
+    }
+
+    /// When the refresh that a command is for falls due. Until then the last command before it was at work.
+    fn of_refresh(&self, track: &Track, c: &Now, e: &Entry) -> Option<Bound> {
+        let all = self.system.refreshes.filter(|_| e.request.is_none())?;
+        // Banks that are due later may close ahead of their turn.
+        let own = |due: &Due| {
+            let a = all.address(e.channel, due.turn, &self.system.device.geometry);
+            let set =
+                Banks::of(all.scope, &[a.pseudo_channel, a.rank, a.bank_group, a.bank], &self.system.device.geometry);
+            set.is_ok_and(|set| set.meets(&c.banks))
+        };
+        let next = all.after(all.first(), track.refreshes);
+        let mut turns = (0..u64::from(all.sets)).map(|n| all.after(next, n));
+        let at = if all.sets == 1 { next.at } else { turns.find(own)?.at };
+        let reason = Reason::Refresh;
+        let marked = track.mark.as_ref().map(|(_, bound)| bound).filter(|b| b.at <= at);
+        let from = track.past.iter().rev().find(|p| p.at <= at).filter(|p| marked.is_none_or(|m| m.at <= p.at));
+        Some(match (from, marked) {
+            (Some(p), _) => Bound { at, reason, from: p.at, chain: p.chain.clone() },
+            (None, Some(m)) => Bound { at, reason, from: m.at, chain: m.chain.clone() },
+            (None, None) => Bound { at, reason, from: 0, chain: self.start.clone() },
+        })
+    }
+
+    /// When the controller came to see a request: fewer than the depth of its queue were ahead of it, not complete; and
+    /// where reads and writes have a queue each, no older one of the other kind waited for a place.
+    fn seen(&self, track: &Track, e: &Entry, id: CommandId) -> Option<Cycle> {
+        let own = e.request?;
+        let effect = |id: CommandId| self.system.device.commands[usize::from(id)].effect;
+        // After which of the last completions among older requests so many were left, if not always.
+        let left = |most: usize, kind: Option<Effect>| {
+            let counts = |request: Option<u64>, id: CommandId| {
+                request.is_some_and(|r| r < own) && kind.is_none_or(|kind| effect(id) == kind)
+            };
+            let open = track.ahead.iter().filter(|a| match a.entry.what {
+                What::Command(id) => a.last && counts(a.entry.request, id),
+                What::Mark(_) => false,
+            });
+            let back = most.checked_sub(open.count())?;
+            track.past.iter().rev().filter(|p| p.last && counts(p.request, p.id)).nth(back).map(|p| p.at)
+        };
+        let (reads, queue) = (self.system.read_depth as usize, self.system.queue_depth as usize);
+        let writes = self.system.writes.map(|w| w.depth as usize);
+        let newest = track.newest_of(own).unwrap_or(id);
+        let is_request = self.system.device.plans.iter().flatten().any(|p| p.last == newest);
+        match (effect(newest), writes) {
+            (Effect::Read, Some(writes)) => left(reads - 1, Some(Effect::Read)).max(left(writes, Some(Effect::Write))),
+            (Effect::Write, Some(writes)) => left(writes - 1, Some(Effect::Write)).max(left(reads, Some(Effect::Read))),
+            // Requests that only open or close rows have a queue each.
+            (Effect::Open | Effect::Close, _) if is_request => {
+                left(queue - 1, Some(Effect::Open)).max(left(queue - 1, Some(Effect::Close)))
+            }
+            _ => left(queue - 1, None),
+        }
+    }
+
+    /// The rule that held a command from `since` on, though its request was seen.
+    fn rule(&self, track: &Track, e: &Entry, id: CommandId, since: Cycle) -> Reason {
+        let effect = |id: CommandId| self.system.device.commands[usize::from(id)].effect;
+        let of_data = |effect: Effect| matches!(effect, Effect::Read | Effect::Write);
+        let final_one = e.request.and_then(|own| track.newest_of(own)).unwrap_or(id);
+        let own = effect(final_one);
+        if !of_data(own) {
+            return Reason::Unexplained;
+        }
+        let near = |request: Option<u64>| request.zip(e.request).is_some_and(|(a, b)| a.abs_diff(b) < self.depth);
+        let before = track.past.iter().rev().take_while(|p| p.at >= since).map(|p| (p.request, effect(p.id)));
+        let behind = track.ahead.iter().filter_map(|a| match a.entry.what {
+            What::Command(id) => Some((a.entry.request, effect(id))),
+            What::Mark(_) => None,
+        });
+        let mut beside = before.chain(behind).filter(|(request, effect)| of_data(*effect) && near(*request)).peekable();
+        if self.system.writes.is_some() && beside.clone().any(|(_, other)| other != own) {
+            return Reason::WriteTurns;
+        }
+        if beside.peek().is_some() { Reason::FirstReady } else { Reason::Unexplained }
+    }
+
+    /// Notes what a command does.
+    fn issued(&self, track: &mut Track, now: Now, last: bool, chain: Chain) {
+        let device = &self.system.device;
+        let Now { at, id, banks, row, column, request, bus, effect } = now;
+        let c = &device.commands[usize::from(id)];
+        let keep = 2 * self.horizon;
+        track.refreshes += u64::from(c.effect == Effect::Refresh);
+        for (i, d) in device.declared.iter().enumerate().filter(|(_, d)| d.window > 1 && d.from.contains(&id)) {
+            let size = node_size(d.level, &device.geometry);
+            for node in banks.nodes(size).iter() {
+                let stagger = device.power == PowerPolicy::Stagger;
+                let taken = self.taken(d, &banks, node, size);
+                let counted = &mut track.counted[i][node];
+                while counted.len() > d.window as usize && counted.front().is_some_and(|p| p.at + keep < at) {
+                    counted.pop_front();
+                }
+                for place in 0..taken {
+                    let after = if stagger { opening(device, place as u32) } else { 0 };
+                    counted.push_back(Counted { at: at + after, from: at, id, chain: chain.clone() });
+                }
+            }
+        }
+        let done = at + self.system.device.done(id, &address(&now));
+        if request.is_some() && last && track.result.as_ref().is_none_or(|r| done > r.at) {
+            track.result = Some(Done { at: done, from: at, id, chain: chain.clone() });
+        }
+        // More commands than two a cycle are violations already; that many are not remembered.
+        if track.past.len() as Cycle > 8 * (self.horizon + 1) {
+            track.past.pop_front();
+        }
+        track.past.push_back(Past { now: Now { at, id, banks, row, column, request, bus, effect }, last, chain });
+    }
+}
+
+impl std::ops::Deref for Past {
+    type Target = Now;
+    fn deref(&self) -> &Now {
+        &self.now
+    }
+}
+
+impl Ahead {
+    fn is_command(&self) -> bool {
+        matches!(self.entry.what, What::Command(_))
+    }
+}
+
+impl Track {
+    fn new(device: &Device) -> Self {
+        let banks = device.geometry.banks_per_channel() as usize;
+        let nodes = |d: &Declared| if d.window > 1 { banks / node_size(d.level, &device.geometry) } else { 0 };
+        let rings = |d: &Declared| (0..nodes(d)).map(|_| VecDeque::new()).collect();
+        Track {
+            ahead: VecDeque::new(),
+            left: 0,
+            newest: HashMap::new(),
+            past: VecDeque::new(),
+            counted: device.declared.iter().map(rings).collect(),
+            mark: None,
+            sync: None,
+            worked: None,
+            arrivals: VecDeque::new(),
+            result: None,
+            refreshes: 0,
+        }
+    }
+
+    /// Puts a line behind those that wait.
+    fn read(&mut self, e: &Entry) {
+        let number = self.left + self.ahead.len() as u64;
+        let request = e.request.filter(|_| matches!(e.what, What::Command(_)));
+        if let Some(before) = request.and_then(|r| self.newest.insert(r, number)) {
+            self.ahead[(before - self.left) as usize].last = false;
+        }
+        self.ahead.push_back(Ahead { entry: *e, last: request.is_some() });
+    }
+
+    /// Takes the first of the lines that wait.
+    fn next(&mut self) -> Option<Ahead> {
+        let next = self.ahead.pop_front()?;
+        if let Some(request) = next.entry.request.filter(|_| next.is_command())
+            && self.newest.get(&request) == Some(&self.left)
+        {
+            self.newest.remove(&request);
+        }
+        self.left += 1;
+        Some(next)
+    }
+
+    /// The last command of a request among the lines that wait.
+    fn newest_of(&self, request: u64) -> Option<CommandId> {
+        let number = self.newest.get(&request)?;
+        match self.ahead[(number - self.left) as usize].entry.what {
+            What::Command(id) => Some(id),
+            What::Mark(_) => None,
+        }
+    }
+}
+
+/// Whether a command belongs to the moves, which pass refreshes.
+fn of_moves(effect: Effect) -> bool {
+    matches!(effect, Effect::Move | Effect::Softmax | Effect::Configure)
+}
+
+/// The row and column that a command is given.
+fn address(now: &Now) -> Address {
+    Address { row: now.row, column: now.column, ..Address::default() }
+}
+
+/// Places of a window that a command takes at a node, where it does not spread.
+fn places(d: &Declared, banks: &Banks, node: usize, size: usize) -> usize {
+    if d.by_bank { banks.iter().filter(|bank| bank / size == node).count() } else { 1 }
+}
+
+/// Why a command follows on an earlier one, if no other order of the two would do.
+fn follows_on(p: &Now, c: &Now) -> Option<Reason> {
+    let mac = |effect| matches!(effect, Effect::Mac | Effect::MacOpen);
+    let data = |effect| matches!(effect, Effect::Read | Effect::Write);
+    let row = |effect| matches!(effect, Effect::Open | Effect::Close);
+    let (Some(first), Some(second)) = (p.request, c.request) else {
+        // A refresh closes its banks, in its turn; moves touch none.
+        let in_turn = p.effect == Effect::Refresh && c.effect == Effect::Refresh;
+        let touches = !of_moves(p.effect) && !of_moves(c.effect) && p.banks.meets(&c.banks);
+        return (in_turn || touches).then_some(Reason::Refresh);
+    };
+    let older = first < second;
+    let order = match (p.effect, c.effect) {
+        _ if first == second => Order::Row,
+        (a, b) if mac(a) && mac(b) => return older.then_some(Reason::Data(Order::Macs)),
+        (a, b) if of_moves(a) && of_moves(b) => {
+            let passes = a == Effect::Move && b == Effect::Move;
+            return (older && !passes).then_some(Reason::Data(Order::Softmax));
+        }
+        (a, b) if of_moves(a) || of_moves(b) => return None,
+        (a, b) if data(a) && data(b) => {
+            let same = (p.row, p.column) == (c.row, c.column) && p.banks.meets(&c.banks);
+            return (older && same).then_some(Reason::Data(Order::Column));
+        }
+        // A MAC of the open bank groups uses those that older requests had opened, and no others.
+        (Effect::MacOpen, Effect::Open) if older => return None,
+        (Effect::Open | Effect::Close, Effect::MacOpen) if !older => return None,
+        (a, b) if row(a) || row(b) => Order::Row,
+        _ => return None,
+    };
+    p.banks.meets(&c.banks).then_some(Reason::Data(order))
+}

@@ -1,0 +1,327 @@
+//! Array work of a channel: MACs, and the row commands of bank groups.
+//!
+//! Requests that share no bank do not wait for each other: a bank group closes and opens as soon as nothing older uses
+//! it, whatever the others do. MACs are in order, for they accumulate, but that those of some banks may pass others in
+//! other banks. A PIM_MAC_BG works in the bank groups that were enabled when it was asked for;
+//! the others may open and close beside it.
+
+use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item, OFFERS, PASSED};
+use crate::state::{Rows, Target, members};
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::error::{Error, Result};
+use pimattn_core::spec::{CommandId, Effect, Scope};
+
+/// A set of banks of the channel; banks beyond 128 share bits, and so wait for each other.
+pub type BankSet = u128;
+
+/// The bank groups that PIM_MAC_BG works in.
+#[derive(Clone, PartialEq)]
+pub struct Units {
+    /// Enabled by all requests taken in so far.
+    enabled: u64,
+    /// Row that each bank group should have open, by the requests completed so far.
+    wanted: Vec<u32>,
+    /// Those that have it open.
+    ready: u64,
+}
+
+impl Units {
+    /// None is enabled.
+    pub fn new(count: u32) -> Self {
+        Units { enabled: 0, wanted: vec![CLOSED; count as usize], ready: 0 }
+    }
+
+    /// Rows that are wanted.
+    pub fn rows(&mut self) -> impl Iterator<Item = &mut u32> {
+        self.wanted.iter_mut()
+    }
+}
+
+impl Channel<'_> {
+    /// The banks in `scope` of a target.
+    pub(super) fn bank_set(&self, scope: Scope, target: &Target) -> BankSet {
+        match scope {
+            Scope::Channel => BankSet::MAX,
+            Scope::Bank => 1 << (target.bank() % 128),
+            _ => self.state.banks(scope, target).fold(0, |set, bank| set | 1 << (bank % 128)),
+        }
+    }
+
+    /// Takes the bank groups that a request enables or works in into account. Returns those that it works in, and its
+    /// banks.
+    pub(super) fn enlist(&mut self, effect: Effect, scope: Scope, target: &Target) -> Result<(u64, BankSet)> {
+        let units = &mut self.units;
+        let g = &self.device.geometry;
+        match effect {
+            Effect::Open => units.enabled |= 1 << g.unit_of(&target.address),
+            Effect::Close => units.enabled &= !(1 << g.unit_of(&target.address)),
+            Effect::Mac => units.enabled = 0,
+            Effect::MacOpen if units.enabled == 0 => {
+                let what = format!("channel {}: PIM_MAC_BG with no bank group open", self.id);
+                return Err(Error::data("trace", what));
+            }
+            Effect::MacOpen => {
+                let enabled = units.enabled;
+                let set = |unit| self.bank_set(Scope::BankGroup, &self.unit_target(unit, 0));
+                return Ok((enabled, members(enabled).fold(0, |all, unit| all | set(unit))));
+            }
+            _ => {}
+        }
+        Ok((0, self.bank_set(scope, target)))
+    }
+
+    fn unit_target(&self, unit: u32, row: u32) -> Target {
+        self.state.target(Address { row, ..self.device.geometry.unit_address(self.id, unit) })
+    }
+
+    fn unit_rows(&self, unit: u32) -> (Target, Rows) {
+        let target = self.unit_target(unit, self.units.wanted[unit as usize]);
+        (target, self.state.rows(Scope::BankGroup, &target))
+    }
+
+    /// Looks again which bank groups have the row that is wanted of them, after `scope` of a target has changed.
+    pub(super) fn rows_changed(&mut self, scope: Scope, target: &Target) {
+        let one = self.device.geometry.unit_of(&target.address);
+        let of_one = matches!(scope, Scope::Bank | Scope::BankGroup);
+        let all = 0..self.units.wanted.len() as u32;
+        for unit in if of_one { one..one + 1 } else { all } {
+            let open = self.units.wanted[unit as usize] != CLOSED && self.unit_rows(unit).1 == Rows::Ready;
+            let bit = 1u64.checked_shl(unit).unwrap_or(0);
+            self.units.ready = if open { self.units.ready | bit } else { self.units.ready & !bit };
+        }
+    }
+
+    /// A bank group is wanted at another row.
+    pub(super) fn want(&mut self, target: &Target, row: u32) {
+        let unit = self.device.geometry.unit_of(&target.address);
+        self.units.wanted[unit as usize] = row;
+        self.rows_changed(Scope::BankGroup, target);
+    }
+
+    /// MACs of all banks at one row end the bank groups' own rounds, and which rows they were at is forgotten. (After
+    /// narrower ones, too, no bank group is enabled; but others may have been asked for new rows meanwhile.)
+    pub(super) fn end_rounds(&mut self) {
+        self.units.wanted.fill(CLOSED);
+        self.units.ready = 0;
+    }
+
+    /// Whether array work needs a bank at another row than `target`'s, or may yet close it.
+    pub(super) fn needs_other_row(&self, item: &Item, target: &Target) -> bool {
+        let row = match item.effect {
+            Effect::Mac | Effect::Open => item.target.address.row,
+            Effect::MacOpen => self.units.wanted[self.device.geometry.unit_of(&target.address) as usize],
+            _ => CLOSED,
+        };
+        row != target.address.row
+    }
+
+    /// Offers the first row command and the first column command that array work in sight could issue, if any; or returns
+    /// the place in its queue of a request that needs no command.
+    pub(super) fn array_candidates(&self, offers: &mut [Option<Candidate>; OFFERS]) -> Result<Option<usize>> {
+        let queue = &self.classes[ARRAY];
+        let mut data = self.classes[DATA].iter().peekable();
+        let mut look = Look::new();
+        let (mut openings, mut closings, mut macs_seen) = (0, 0, 0);
+        // Whether an older MAC is still to come, and one of the enabled bank groups.
+        let (mut macs, mut of_groups) = (false, false);
+        for (index, item) in queue.iter().enumerate() {
+            if look.used == BankSet::MAX {
+                break;
+            }
+            let seen = match item.effect {
+                Effect::Open => &mut openings,
+                Effect::Close => &mut closings,
+                _ => &mut macs_seen,
+            };
+            if *seen >= self.depth {
+                look.used |= item.banks;
+                continue;
+            }
+            *seen += u64::from(item.request.count);
+            while let Some(older) = data.next_if(|d| d.order < item.order) {
+                let bank = self.bank_set(Scope::Bank, &older.target);
+                look.reserved |= bank;
+                if older.passed >= PASSED && self.state.rows(Scope::Bank, &older.target) != Rows::Ready {
+                    look.unready |= bank;
+                }
+            }
+            // Behind older array work of one of its banks; a round of bank groups goes on in the others.
+            let waits = item.effect != Effect::MacOpen && look.used & item.banks != 0;
+            match item.effect {
+                _ if waits => {}
+                Effect::Open | Effect::Close => {
+                    let command = match (item.effect, self.state.rows(item.scope, &item.target)) {
+                        (Effect::Open, Rows::Ready) => return Ok(Some(index)),
+                        (Effect::Open, Rows::Closed) => Some(item.plan.last),
+                        (Effect::Open, Rows::Conflict) => item.plan.closer,
+                        _ if self.state.any_open(item.scope, &item.target) => Some(item.plan.last),
+                        _ => return Ok(Some(index)),
+                    };
+                    if let Some(command) = command {
+                        self.row_command(&mut look, index, command, item.target, item.banks);
+                    }
+                }
+                Effect::MacOpen => {
+                    let waiting = item.units & !self.units.ready;
+                    for unit in members(waiting) {
+                        let (target, rows) = self.unit_rows(unit);
+                        let banks = self.bank_set(Scope::BankGroup, &target);
+                        let command = if rows == Rows::Closed { item.plan.opener } else { item.plan.closer };
+                        if let Some(command) = command.filter(|_| look.used & banks == 0) {
+                            self.row_command(&mut look, index, command, target, banks);
+                        }
+                    }
+                    if waiting == 0 && !macs {
+                        self.column_command(&mut look, index, item);
+                    }
+                }
+                _ => match self.state.rows(item.scope, &item.target) {
+                    Rows::Ready if of_groups => {}
+                    Rows::Ready => self.column_command(&mut look, index, item),
+                    rows => {
+                        let wide = self.wider(item, item.banks).unwrap_or(item);
+                        let command = match rows {
+                            Rows::Closed if self.state.rows(wide.scope, &wide.target) == Rows::Closed => wide.opener(),
+                            _ => wide.plan.closer,
+                        };
+                        let (target, banks) = (wide.target, wide.banks);
+                        if let Some(command) = command {
+                            self.row_command(&mut look, index, command, target, banks);
+                        }
+                    }
+                },
+            }
+            macs |= matches!(item.effect, Effect::Mac | Effect::MacOpen);
+            of_groups |= item.effect == Effect::MacOpen;
+            look.used |= item.banks;
+        }
+        (offers[0], offers[1]) = (look.row.map(|(c, _)| c), look.column);
+        Ok(None)
+    }
+
+    /// The widest younger request in sight that needs the row of `item` in other banks, too, which nothing older needs at
+    /// another row: to open the row twice, first for the older one alone, would take longer.
+    pub(super) fn wider(&self, item: &Item, banks: BankSet) -> Option<&Item> {
+        if self.is_timed() || !self.is_mixed() {
+            return None;
+        }
+        let row = item.target.address.row;
+        let mut data = self.classes[DATA].iter().peekable();
+        let mut widest: Option<&Item> = None;
+        let (mut otherwise, mut seen) = (0, 0);
+        for mac in &self.classes[ARRAY] {
+            if seen >= self.depth {
+                break;
+            }
+            seen += u64::from(mac.request.count);
+            while let Some(older) = data.next_if(|d| d.order < mac.order) {
+                if older.target.address.row != row {
+                    otherwise |= self.bank_set(Scope::Bank, &older.target);
+                }
+            }
+            let same = matches!(mac.effect, Effect::Mac | Effect::Open) && mac.target.address.row == row;
+            let covers = mac.banks != banks && mac.banks & banks == banks && mac.order > item.order;
+            if same && covers && mac.banks & otherwise == 0 && self.opens_well(item, mac) {
+                widest = widest.filter(|w| w.banks.count_ones() >= mac.banks.count_ones()).or(Some(mac));
+            }
+            otherwise |= if same && mac.effect == Effect::Mac { 0 } else { mac.banks };
+            if otherwise & banks != 0 {
+                break;
+            }
+        }
+        widest
+    }
+
+    /// A row command in banks that nothing older needs otherwise.
+    fn row_command(&self, look: &mut Look, index: usize, command: CommandId, target: Target, banks: BankSet) {
+        // What closes more banks than are asked for waits for the others, too.
+        let wide = self.device.commands[usize::from(command)].scope == Scope::Channel;
+        let banks = if wide { BankSet::MAX } else { banks };
+        if (look.used | look.reserved) & banks == 0 {
+            let turn = if self.order_of.ranks_bind { look.turn(&target, &self.device.geometry) } else { 0 };
+            look.consider_row(self, index, command, target, turn);
+        }
+    }
+
+    /// A MAC of the epoch, whose rows are open, in banks that nothing older needs at another row.
+    fn column_command(&self, look: &mut Look, index: usize, item: &Item) {
+        if item.epoch == self.epoch && look.used & item.banks == 0 && look.unready & item.banks == 0 {
+            look.consider_column(self, index, item.plan.last, item.target.in_units(item.units));
+        }
+    }
+}
+
+/// A look along the queue.
+struct Look {
+    /// Banks of older array work.
+    used: BankSet,
+    /// Banks of older reads and writes, and of those among them that have another row to open and were passed often.
+    reserved: BankSet,
+    unready: BankSet,
+    /// Row commands so far, by rank.
+    in_rank: [u8; RANKS],
+    row: Option<(Candidate, u8)>,
+    column: Option<Candidate>,
+    /// The commands for which nothing before the best is to be had.
+    hopeless: u64,
+}
+
+/// Ranks of a channel that are told apart where row commands take turns.
+const RANKS: usize = 32;
+
+impl Look {
+    fn new() -> Self {
+        Look { used: 0, reserved: 0, unready: 0, in_rank: [0; RANKS], row: None, column: None, hopeless: 0 }
+    }
+
+    /// How many row commands of its rank come before one. Of those that can issue at once, the ranks take turns, so that
+    /// in each of them the first row opens early: tRRD and tFAW hold the others of a rank, but not the ranks.
+    fn turn(&mut self, target: &Target, g: &Geometry) -> u8 {
+        let a = &target.address;
+        let before = &mut self.in_rank[(a.pseudo_channel * g.ranks + a.rank) as usize % RANKS];
+        *before = before.saturating_add(1);
+        *before - 1
+    }
+
+    fn consider_row(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target, turn: u8) {
+        let behind = |c: &Candidate| channel.rows_behind(&channel.classes[ARRAY][c.index], &c.target);
+        let deeper = |than: &Candidate| channel.rows_behind(&channel.classes[ARRAY][index], &target) > behind(than);
+        let hopeless = self.hopeless & 1 << command != 0;
+        if hopeless && self.row.as_ref().is_none_or(|(b, t)| (*t, deeper(b)) <= (turn, false)) {
+            return;
+        }
+        let c = channel.candidate(ARRAY, index, command, target);
+        if channel.is_held(&c) {
+            return;
+        }
+        // Of two that are alike, or of which one closes rows: in turn of the ranks, where those bind; then that with the most
+        // rows to come. To weigh closings, too, would hold an opening back for the gain of a cycle, again and again.
+        let closes = |c: CommandId| channel.device.commands[usize::from(c)].effect == Effect::Close;
+        let before = self.row.is_none_or(|(b, t)| match b.command == command || closes(b.command) || closes(command) {
+            true => (c.at, turn, behind(&b)) < (b.at, t, behind(&c)),
+            false => channel.goes_before(&c, &b),
+        });
+        if before {
+            self.row = Some((c, turn));
+        }
+        if self.row.is_some_and(|(b, _)| channel.soonest(command, ARRAY) >= b.at) {
+            self.hopeless |= 1 << command;
+        }
+    }
+
+    fn consider_column(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target) {
+        if self.hopeless & 1 << command != 0 {
+            return;
+        }
+        let c = channel.candidate(ARRAY, index, command, target);
+        if channel.is_held(&c) {
+            return;
+        }
+        if self.column.is_none_or(|b| c.at < b.at) {
+            self.column = Some(c);
+        }
+        if self.column.is_some_and(|b| channel.soonest(command, ARRAY) >= b.at) {
+            self.hopeless |= 1 << command;
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Which of the commands that could be next goes first.
+//!
+//! The first that can issue, that of the older request on a tie. But where it would hold back another one, both orders
+//! are played through to the results, and that which is done first is taken: a read goes before a write, for the bus
+//! turns round sooner that way; a narrow activation before a wide one that fills the tFAW window; of several banks,
+//! that with the most rows still to open; a row hit before the row is closed. No request gives way more than some hundred
+//! times ([`PASSED`]). Where few requests wait, more than pairs is played ([`super::play`]).
+
+use super::{ARRAY, Candidate, Channel, DATA, Item, MOVES, OFFERS, PASSED};
+use crate::state::{Rows, Target};
+use pimattn_core::op::Op;
+use pimattn_core::spec::{CommandId, Device, Effect, Level, Plan, Scope};
+use pimattn_core::units::Cycle;
+use pimattn_trace::Request;
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+
+/// Cycles between the commands of an operation.
+#[derive(Clone, Copy, Default)]
+struct Lead {
+    /// From opening a row, and from closing another one before, to the last command.
+    opened: Cycle,
+    closed: Cycle,
+    /// From the last command to the one that closes the row.
+    used: Cycle,
+    /// From one opening of a bank to the next.
+    cycle: Cycle,
+}
+
+/// What a device keeps apart, in brief.
+#[derive(Clone)]
+pub struct Order {
+    leads: [Lead; Op::COUNT],
+    /// Per pair of commands, the most that the first can hold back the second, wherever they are.
+    most: Vec<Cycle>,
+    commands: usize,
+    /// Whether a rank keeps two openings of bank groups further apart than the bus does.
+    pub(super) ranks_bind: bool,
+}
+
+impl Order {
+    /// Works out what the commands of a device keep apart.
+    pub fn new(device: &Device) -> Self {
+        let commands = device.commands.len();
+        let mut most = vec![0; commands * commands];
+        for (from, command) in device.commands.iter().enumerate() {
+            for (to, other) in device.commands.iter().enumerate() {
+                let edges = command.edges.iter().filter(|e| usize::from(e.to) == to).map(|e| Cycle::from(e.latency));
+                let windows = command.counted_in.iter().filter(|w| other.held_by.contains(w));
+                let windows = windows.map(|w| Cycle::from(device.windows[usize::from(*w)].latency));
+                let bus = Cycle::from(command.bus == other.bus);
+                most[from * commands + to] = edges.chain(windows).max().unwrap_or(0).max(bus);
+            }
+        }
+        let ranks_bind = device.commands.iter().enumerate().any(|(id, c)| {
+            let own = || c.edges.iter().filter(|e| usize::from(e.to) == id && e.level < Level::BankGroup);
+            let bus = own().filter(|e| e.level == Level::Channel).map(|e| e.latency).max().unwrap_or(1);
+            let fills = |w: &&u8| device.windows[usize::from(**w)].places(c) >= device.windows[usize::from(**w)].count;
+            let opens = c.effect == Effect::Open && c.scope == Scope::BankGroup;
+            opens && (own().any(|e| e.latency > bus) || c.held_by.iter().any(|w| fills(&w)))
+        });
+        let mut order = Order { leads: [Lead::default(); Op::COUNT], most, commands, ranks_bind };
+        order.leads = device.plans.map(|plan| plan.map_or(Lead::default(), |plan| order.lead(device, &plan)));
+        order
+    }
+
+    fn lead(&self, device: &Device, plan: &Plan) -> Lead {
+        let between = |from: Option<CommandId>, to: Option<CommandId>| {
+            let (Some(from), Some(to)) = (from, to) else { return 0 };
+            let edges = device.commands[usize::from(from)].edges.iter().filter(|e| e.to == to);
+            edges.map(|e| Cycle::from(e.latency)).max().unwrap_or(0)
+        };
+        let opened = between(plan.opener, Some(plan.last));
+        let opener = plan.opener.or(Some(plan.last));
+        let closed = between(plan.closer, opener);
+        Lead {
+            opened,
+            closed: closed + opened,
+            used: between(Some(plan.last), plan.closer),
+            cycle: between(opener, plan.closer) + closed,
+        }
+    }
+
+    fn most(&self, from: CommandId, to: CommandId) -> Cycle {
+        self.most[usize::from(from) * self.commands + usize::from(to)]
+    }
+}
+
+/// A request as far as it is known: its next command, and what follows.
+struct Job<'a> {
+    at: Cycle,
+    command: CommandId,
+    target: &'a Target,
+    /// From this command to the (first) last one, from that to the last of several, and from that to the result.
+    lead: Cycle,
+    passes: Cycle,
+    result: Cycle,
+    /// The same to the result of what comes after it in its banks.
+    rest: Cycle,
+    last: CommandId,
+    epoch: u32,
+    /// Of array work, its place in the program: its MACs keep it.
+    in_order: Option<u64>,
+}
+
+impl Channel<'_> {
+    /// The place of the offer to take, and those that give way to it or to one that is yet to come, a bit each.
+    pub(super) fn pick(&self, offers: &[Option<Candidate>; OFFERS]) -> (Option<usize>, u8) {
+        let mut held = 0u8;
+        loop {
+            let left = || offers.iter().enumerate().filter(|(place, _)| held >> place & 1 == 0);
+            let left = || left().filter_map(|(place, c)| c.as_ref().map(|c| (place, c)));
+            let Some((place, first)) = left().min_by_key(|(_, c)| (c.at, c.order)) else { return (None, held) };
+            if !left().any(|(_, other)| self.gives_way(first, other)) {
+                return (Some(place), held);
+            }
+            held |= 1 << place;
+        }
+    }
+
+    /// Whether one goes before another: see [`Channel::gives_way`].
+    pub(super) fn goes_before(&self, a: &Candidate, b: &Candidate) -> bool {
+        if (a.at, a.order) < (b.at, b.order) { !self.gives_way(a, b) } else { self.gives_way(b, a) }
+    }
+
+    /// Whether the results are there sooner if `other` goes before `first`, which could issue before it.
+    fn gives_way(&self, first: &Candidate, other: &Candidate) -> bool {
+        if other.order == first.order || self.classes[first.class][first.index].passed >= PASSED {
+            return false;
+        }
+        let (lead_first, lead_other) = (self.lead(first), self.lead(other));
+        let both_rows = lead_first > 0 && lead_other > 0;
+        let most = self.order_of.most(first.command, other.command);
+        if !both_rows && first.at + most <= other.at {
+            return false;
+        }
+        let gap = |a: &Candidate, b: &Candidate| self.state.apart((a.command, &a.target, a.at), (b.command, &b.target));
+        if !both_rows && first.at + gap(first, other) <= other.at {
+            return false;
+        }
+        let closes = |c: &Candidate| self.device.commands[usize::from(c.command)].effect == Effect::Close;
+        let meet = || self.state.meet(first.command, &first.target, other.command, &other.target);
+        match (closes(first) && lead_other == 0, closes(other) && lead_first == 0) {
+            // A row hit, if to open the row again took longer than to wait for it.
+            (true, _) if meet() => {
+                let cycle = self.order_of.leads[self.classes[other.class][other.index].request.op as usize].cycle;
+                return other.at + gap(other, first) < first.at + cycle;
+            }
+            (_, true) if meet() => return false,
+            _ => {}
+        }
+        let (a, b) = (self.job(first, lead_first), self.job(other, lead_other));
+        if (a.command, a.last, a.rest, a.epoch) == (b.command, b.last, b.rest, b.epoch) {
+            return false;
+        }
+        let next = self.behind_barrier(a.epoch.max(b.epoch));
+        self.in_turn(&b, &a, next) < self.in_turn(&a, &b, next)
+    }
+
+    /// Cycles from a command to the last one of its request.
+    fn lead(&self, c: &Candidate) -> Cycle {
+        let item = &self.classes[c.class][c.index];
+        let lead = self.lead_of(item);
+        match c.command {
+            last if last == item.plan.last => 0,
+            row if self.device.commands[usize::from(row)].effect == Effect::Close => lead.closed,
+            _ => lead.opened,
+        }
+    }
+
+    fn job<'a>(&self, c: &'a Candidate, lead: Cycle) -> Job<'a> {
+        let item = &self.classes[c.class][c.index];
+        let last = item.plan.last;
+        let more = Cycle::from(self.device.commands[usize::from(last)].passes - item.pass - 1);
+        let between = || self.state.apart((last, &item.target, 0), (last, &item.target));
+        Job {
+            at: c.at,
+            command: c.command,
+            target: &c.target,
+            lead,
+            passes: if more == 0 { 0 } else { more * between() },
+            result: self.device.done(last, &item.target.address),
+            rest: self.rest(item, &c.target),
+            last,
+            // Row commands of their own may stand on either side of a barrier.
+            epoch: if item.is_rows_only() { self.epoch } else { item.epoch },
+            in_order: (c.class == ARRAY).then_some(item.order),
+        }
+    }
+
+    /// When the last result is there, and the sum of the times of both requests, if `a` goes before `b`, and `next` is
+    /// the first to come behind a barrier.
+    fn in_turn(&self, a: &Job<'_>, b: &Job<'_>, next: Option<&Item>) -> (Cycle, Cycle) {
+        let gap = |x: (CommandId, &Target, Cycle), y: CommandId, at: &Target| self.state.apart(x, (y, at));
+        let free = if a.lead == 0 { a.at + a.passes } else { a.at };
+        let second = b.at.max(free + gap((a.command, a.target, free), b.command, b.target));
+        let (mut of_a, mut of_b) = (a.at + a.lead, second + b.lead);
+        let result = |of_a: Cycle, of_b: Cycle| {
+            let (end_a, end_b) = (of_a + a.passes, of_b + b.passes);
+            let until =
+                |j: &Job<'_>, end| next.map_or(0, |n| end + gap((j.last, j.target, end), n.plan.last, &n.target));
+            let end = (end_a + a.rest).max(end_b + b.rest);
+            (end.max(until(a, end_a)).max(until(b, end_b)), of_a + of_b)
+        };
+        // A barrier keeps the younger back until the result of the older is there.
+        match a.epoch.cmp(&b.epoch) {
+            Ordering::Less => of_b = of_b.max(of_a + a.passes + a.result),
+            Ordering::Greater => of_a = of_a.max(of_b + b.passes + b.result),
+            Ordering::Equal => {}
+        }
+        if (a.lead, b.lead) == (0, 0) {
+            return result(of_a, of_b);
+        }
+        let a_first = || result(of_a, of_b.max(of_a + a.passes + gap((a.last, a.target, of_a), b.last, b.target)));
+        let b_first = || result(of_a.max(of_b + b.passes + gap((b.last, b.target, of_b), a.last, a.target)), of_b);
+        match (a.in_order, b.in_order) {
+            _ if a.epoch < b.epoch => a_first(),
+            _ if a.epoch > b.epoch => b_first(),
+            (Some(x), Some(y)) if x < y => a_first(),
+            (Some(_), Some(_)) => b_first(),
+            _ => a_first().min(b_first()),
+        }
+    }
+
+    /// The oldest request behind a barrier that does more than open rows.
+    fn behind_barrier(&self, epoch: u32) -> Option<&Item> {
+        let later = |i: &&Item| i.epoch > epoch && !i.is_rows_only();
+        // Reads, writes and moves stand in the order of their epochs, and may be many.
+        let sorted = |queue: &'_ VecDeque<Item>| queue.partition_point(|i| i.epoch <= epoch);
+        let [array, moves, data] = &self.classes;
+        let all = [array.iter().find(later), moves.get(sorted(moves)), data.get(sorted(data))].into_iter().flatten();
+        all.min_by_key(|i| i.order)
+    }
+
+    /// Cycles from the last command of a request to the result of what comes after it in its banks, at least.
+    fn rest(&self, item: &Item, target: &Target) -> Cycle {
+        let lead = self.lead_of(item);
+        let done = self.device.done(item.plan.last, &item.target.address);
+        let after = |next: &Item| {
+            let gap = self.state.apart((item.plan.last, &item.target, 0), (next.plan.last, &next.target));
+            gap + self.device.done(next.plan.last, &next.target.address)
+        };
+        let mut rows = self.rows_behind(item, target);
+        let mut next = None;
+        match item.effect {
+            // Neither softmax nor mode settings pass it.
+            Effect::Move => {
+                let queue = &self.classes[MOVES];
+                let of_epoch = queue.iter().take_while(|o| o.epoch == item.epoch);
+                next = of_epoch.skip_while(|o| o.order <= item.order).find(|o| o.effect != Effect::Move);
+            }
+            Effect::Read | Effect::Write => {
+                let bank = self.bank_set(Scope::Bank, &item.target);
+                let elsewhere = |a: &Item| a.banks & bank != 0 && self.needs_other_row(a, &item.target);
+                let mut array = self.classes[ARRAY].iter();
+                rows += Cycle::from(array.any(|a| a.order > item.order && elsewhere(a)));
+                let mut data = self.classes[DATA].iter();
+                next = data.find(|o| o.order > item.order && o.request.addr == item.request.addr);
+            }
+            // What comes in its banks waits for it as for a read or write.
+            Effect::Mac if !self.classes[DATA].is_empty() => {
+                let mut younger = self.classes[ARRAY].iter().filter(|a| a.order > item.order);
+                let elsewhere = |a: &Item| a.banks & item.banks != 0 && self.needs_other_row(a, &item.target);
+                rows += Cycle::from(younger.any(elsewhere));
+            }
+            _ => {}
+        }
+        let rest = done.max(next.map_or(0, after));
+        match rows {
+            0 => rest,
+            _ => rest.max(lead.used + (rows - 1) * lead.cycle + lead.closed + done),
+        }
+    }
+
+    /// Whether a younger request of more banks, which opens the row of `item` with them, has its result sooner that way
+    /// than if `item` opened its row alone, and the other one all of them again.
+    pub(super) fn opens_well(&self, item: &Item, wide: &Item) -> bool {
+        if item.epoch == wide.epoch {
+            return true;
+        }
+        let Some(opener) = wide.opener() else { return false };
+        let (lead, lead_wide) = (self.lead_of(item), self.lead_of(wide));
+        let done = self.device.done(item.plan.last, &item.target.address);
+        let at_once = self.state.apart((opener, &wide.target, 0), (item.plan.last, &item.target));
+        let alone = lead.opened + done.max(lead.used + lead_wide.closed);
+        (at_once + done).max(lead_wide.opened) < alone
+    }
+
+    fn lead_of(&self, item: &Item) -> &Lead {
+        &self.order_of.leads[item.request.op as usize]
+    }
+
+    /// Rows that the bank of a request, or a bank group, is yet to open after its own.
+    pub(super) fn rows_behind(&self, item: &Item, target: &Target) -> Cycle {
+        let rows = match item.effect {
+            Effect::Read | Effect::Write => self.rows_of_data[item.target.bank() as usize],
+            Effect::Open | Effect::Close | Effect::MacOpen => {
+                self.rows_of_units[self.device.geometry.unit_of(&target.address) as usize]
+            }
+            _ => return 0,
+        };
+        Cycle::from(rows - u32::from(item.opens))
+    }
+
+    /// Counts the rows that a request opens, of a run each of its own, if it opens any that others of its bank need not.
+    pub(super) fn count_in(&mut self, item: &Item) {
+        let Request { addr, count, stride, .. } = item.request;
+        for i in 0..if item.opens { u64::from(count) } else { 0 } {
+            let target = self.state.target(self.device.geometry.decode(addr + i * u64::from(stride)));
+            *self.rows_of(item.effect, &target) += 1;
+        }
+    }
+
+    /// A request had its command while older ones wait for another row of its bank: these are not passed by for ever.
+    pub(super) fn count_passed(&mut self, class: usize, index: usize) {
+        let item = &self.classes[class][index];
+        let (order, banks, target) = (item.order, item.banks, item.target);
+        match class {
+            DATA if !self.classes[ARRAY].is_empty() => {
+                let bank = self.bank_set(Scope::Bank, &target);
+                for i in 0..self.classes[ARRAY].len() {
+                    let a = &self.classes[ARRAY][i];
+                    if a.order < order && a.banks & bank != 0 && self.needs_other_row(a, &target) {
+                        self.classes[ARRAY][i].passed = self.classes[ARRAY][i].passed.saturating_add(1);
+                    }
+                }
+            }
+            ARRAY => {
+                for i in 0..self.classes[DATA].len() {
+                    let d = &self.classes[DATA][i];
+                    let waits = d.order < order && self.bank_set(Scope::Bank, &d.target) & banks != 0;
+                    if waits && self.state.rows(Scope::Bank, &d.target) != Rows::Ready {
+                        self.classes[DATA][i].passed = self.classes[DATA][i].passed.saturating_add(1);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The current request of an item is done: its row is no more to be opened.
+    pub(super) fn count_out(&mut self, class: usize, index: usize) {
+        let item = &self.classes[class][index];
+        if item.opens {
+            let (effect, target) = (item.effect, item.target);
+            *self.rows_of(effect, &target) -= 1;
+        }
+    }
+
+    /// A read or write has left: the oldest of its bank that is left opens no row after those of others.
+    pub(super) fn count_oldest(&mut self, bank: u32) {
+        if self.rows_of_data[bank as usize] == 0 {
+            return;
+        }
+        let next = self.classes[DATA].iter_mut().find(|o| o.target.bank() == bank);
+        if let Some(next) = next.filter(|n| n.opens) {
+            next.opens = false;
+            self.rows_of_data[bank as usize] -= 1;
+        }
+    }
+
+    fn rows_of(&mut self, effect: Effect, target: &Target) -> &mut u32 {
+        match effect {
+            Effect::Read | Effect::Write => &mut self.rows_of_data[target.bank() as usize],
+            _ => &mut self.rows_of_units[self.device.geometry.unit_of(&target.address) as usize],
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Refreshes of a channel.
+//!
+//! From when the refresh of a set of banks falls due, no array work and no data request has a command for them, but what
+//! closes them for the refresh: as soon as constraints allow, whatever waits for them. Other banks work on; what needs
+//! banks of several sets waits for all of them. Sets are refreshed in their order; the banks of those behind close
+//! meanwhile, if they are due too.
+
+use super::{Candidate, Channel, NO_REQUEST};
+use crate::channel::Label;
+use crate::probe::Probe;
+use crate::state::Target;
+use pimattn_core::spec::device::Bus;
+use pimattn_core::spec::{CommandId, Due, Effect, Refreshes, Scope};
+use pimattn_core::units::Cycle;
+use std::collections::VecDeque;
+
+impl Channel<'_> {
+    /// The refreshes, from the next one on, that are due at a cycle; of each set one at most.
+    fn due_until(&self, until: Cycle) -> impl Iterator<Item = (Due, Refreshes)> {
+        let (next, all) = (self.next_refresh, self.refreshes);
+        let of = move |n: u64| next.zip(all).map(|(due, all)| (all.after(due, n), all));
+        let sets = all.map_or(0, |all| u64::from(all.sets));
+        (0..sets).map_while(of).take_while(move |(due, _)| due.at <= until)
+    }
+
+    fn is_due(&self, at: Cycle) -> bool {
+        self.next_refresh.is_some_and(|due| due.at <= at)
+    }
+
+    /// Whether no refresh of all banks is due by the cycle at which a command of a request could issue.
+    pub(super) fn comes_before_refresh(&self, c: &Candidate) -> bool {
+        let of_all = self.refreshes.is_some_and(|all| all.scope == Scope::Channel);
+        !of_all || !self.is_due(c.at)
+    }
+
+    /// Whether a command of a request, at the cycle at which it could issue, is held by a refresh of some banks that is due by
+    /// then.
+    #[inline]
+    pub(super) fn is_held(&self, c: &Candidate) -> bool {
+        self.is_due(c.at) && self.refreshes.is_some_and(|all| all.scope != Scope::Channel) && self.meets_refresh(c)
+    }
+
+    fn meets_refresh(&self, c: &Candidate) -> bool {
+        let meets = |(due, all): (Due, Refreshes)| {
+            self.state.meets(c.command, &c.target, all.scope, &self.set_of(&all, due.turn))
+        };
+        self.due_until(c.at).any(meets)
+    }
+
+    fn set_of(&self, all: &Refreshes, turn: u32) -> Target {
+        self.state.target(all.address(self.id, turn, &self.device.geometry))
+    }
+
+    /// What refreshes could issue first: the next one, or what closes its banks, or those of one behind that is due by then.
+    pub(super) fn refresh_candidate(&self) -> Option<Candidate> {
+        let next = self.next_refresh?;
+        let mut best: Option<Candidate> = None;
+        for (due, all) in self.due_until(Cycle::MAX) {
+            if best.is_some_and(|b| b.at < due.at) {
+                break;
+            }
+            let set = self.set_of(&all, due.turn);
+            let mut consider = |command, target| {
+                let c = self.of_refresh(command, target, due.at);
+                if best.is_none_or(|b| c.at < b.at) {
+                    best = Some(c);
+                }
+            };
+            let open = match all.scope {
+                Scope::Channel => self.state.open_banks() > 0,
+                scope => self.state.any_open(scope, &set),
+            };
+            let closer = self.device.commands[usize::from(all.closer)].scope;
+            match open {
+                false if due == next => consider(all.command, set),
+                false => {}
+                true if closer == all.scope => consider(all.closer, set),
+                true => self.state.open_in(all.scope, &set).for_each(|bank| consider(all.closer, bank)),
+            }
+        }
+        best
+    }
+
+    fn of_refresh(&self, command: CommandId, target: Target, due: Cycle) -> Candidate {
+        let at = self.state.earliest(command, &target).max(self.bus_free[Bus::Row as usize]).max(due).max(self.now);
+        Candidate { at, order: 0, class: usize::MAX, index: 0, command, target }
+    }
+
+    pub(super) fn issue_refresh<P: Probe>(&mut self, c: &Candidate, probe: &mut P) {
+        let command = &self.device.commands[usize::from(c.command)];
+        self.bus_free[Bus::Row as usize] = c.at + 1;
+        self.state.issue(c.command, &c.target, c.at);
+        self.now = self.now.max(c.at);
+        if command.effect == Effect::Refresh {
+            self.next_refresh = self.next_refresh.zip(self.refreshes).map(|(due, all)| all.after(due, 1));
+            // Waiting for requests that are still to arrive, or for work that is not over, is no livelock.
+            let at_work = c.at < self.epoch_open.max(self.softmax_free);
+            let waits = self.classes.iter().filter_map(VecDeque::front).any(|i| !at_work && self.arrival(i) <= c.at);
+            self.fruitless += u32::from(waits);
+        }
+        self.rows_changed(command.scope, &c.target);
+        let banks = command.scope.banks(&self.device.geometry);
+        self.report(c, banks, Label::default(), None, NO_REQUEST, probe);
+    }
+}

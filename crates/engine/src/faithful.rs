@@ -1,0 +1,98 @@
+//! The faithful engine: channels that meet at syncs, each at its own pace between them.
+
+mod recurring;
+
+use super::channel::{Channel, Progress};
+use super::probe::{Opener, Probe};
+use super::{Reader, Stop};
+use pimattn_core::error::Result;
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_core::units::Cycle;
+use pimattn_trace::Record;
+use priority_queue::PriorityQueue;
+use recurring::Recurring;
+use std::cmp::Reverse;
+
+/// Records of one channel that wait at most; a channel that has this many runs before more are read.
+const WAITING: usize = 4096;
+/// Records of all channels that are read before the channels run again: what they take, not how many stacks there are,
+/// is the memory of a run.
+const READ: usize = 1 << 18;
+/// Cycles that one channel may run ahead of the next.
+const QUANTUM: Cycle = 4096;
+
+/// Replays a trace.
+pub fn run<P: Probe>(
+    system: &System,
+    mut reader: Reader<'_>,
+    probe: &mut P,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Cycle> {
+    let device = &system.device;
+    let mut channels: Vec<Channel<'_>> = (0..device.geometry.channels).map(|id| Channel::new(system, id)).collect();
+    let mut wakeups: PriorityQueue<u32, Reverse<(Cycle, u32)>> = PriorityQueue::with_capacity(channels.len());
+    let mut recurring = Recurring::new(system);
+    let mut fresh = true;
+    loop {
+        if std::mem::take(&mut fresh) && reader.takes_volleys() {
+            recurring.run(&mut reader, &mut channels, probe, progress)?;
+        }
+        let stop = feed(&mut reader, &mut channels)?;
+        progress(reader.requests);
+        if stop != Stop::Full {
+            channels.iter_mut().for_each(Channel::close_input);
+        }
+        for (id, channel) in (0..).zip(&channels) {
+            wakeups.push(id, Reverse((channel.done_at(), id)));
+        }
+        while let Some((id, _)) = wakeups.pop() {
+            let horizon = wakeups.peek().map_or(Cycle::MAX, |(_, Reverse((next, _)))| next + QUANTUM);
+            if let Progress::Ahead(at) = channels[id as usize].advance(horizon, probe)? {
+                wakeups.push(id, Reverse((at, id)));
+            }
+        }
+        if stop == Stop::Full {
+            continue;
+        }
+        let met = channels.iter().map(Channel::done_at).max().unwrap_or(0);
+        for (id, channel) in (0..).zip(&mut channels) {
+            channel.end_segments(probe);
+            probe.channel_waits(id, channel.worked_until(), met);
+            if stop == Stop::End {
+                probe.channel_end(id, channel.worked_until());
+            }
+            if let Some(first) = channel.requests().filter(|_| stop == Stop::Sync) {
+                // A refresh that a channel without work had may be later than the meeting.
+                probe.epoch(id, met.max(channel.now()), Opener::Sync, first);
+            }
+            channel.resume(met, probe);
+        }
+        if stop == Stop::End {
+            probe.end(met);
+            return Ok(met);
+        }
+        probe.sync(met);
+        fresh = true;
+    }
+}
+
+fn feed(reader: &mut Reader<'_>, channels: &mut [Channel<'_>]) -> Result<Stop> {
+    for _ in 0..READ {
+        let Some(record) = reader.next()? else { return Ok(Stop::End) };
+        let channel = match &record {
+            Record::Request(r) if r.op == Op::Sync => return Ok(Stop::Sync),
+            Record::Request(r) => {
+                reader.requests += u64::from(r.count);
+                reader.geometry.channel_of(r.addr)
+            }
+            Record::Segment(s) => s.channel,
+            Record::Mark(m) => m.channel,
+            Record::Arrival(a) => a.channel,
+        };
+        if channels[channel as usize].give(record) >= WAITING {
+            return Ok(Stop::Full);
+        }
+    }
+    Ok(Stop::Full)
+}

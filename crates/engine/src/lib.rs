@@ -1,0 +1,218 @@
+//! The discrete-event engine: when every command of a trace issues.
+//!
+//! Channels are independent between two syncs. Each is a component with its own clock; a priority queue holds the
+//! cycle at which each can do something next, and the earliest goes on until it is a quantum ahead of the others,
+//! needs records, or is done. Records are read only as channels need them, so memory does not grow with the trace.
+//!
+//! Order is total: a channel's commands in time, ties by the older request; channels by (cycle, id). Cycles count
+//! from 0; a run's length is the cycle at which its last result is there.
+//!
+//! `compat` is another engine, with the reference's clock and order, for systems that ask for it. Both simulate work that
+//! recurs once only ([`memo`]), unless the plain engine is asked for.
+
+mod channel;
+mod compat;
+mod faithful;
+pub mod memo;
+pub mod probe;
+mod segments;
+pub mod state;
+
+use pimattn_core::addr::Geometry;
+use pimattn_core::error::{Error, Result};
+use pimattn_core::interrupt;
+use pimattn_core::spec::System;
+use pimattn_core::spec::system::Controller;
+use pimattn_core::units::Cycle;
+use pimattn_trace::{Item, Packer, Record, Source, Unpacker};
+use probe::Probe;
+
+/// What stopped the reading of records.
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum Stop {
+    /// A channel has enough.
+    Full,
+    /// All channels must meet.
+    Sync,
+    /// No record is left.
+    End,
+}
+
+/// The input: request by request, or as volleys where those are of use.
+struct Reader<'s> {
+    source: &'s mut dyn Source,
+    geometry: Geometry,
+    volleys: bool,
+    records: Vec<Record>,
+    raw: Vec<Item>,
+    packer: Packer,
+    items: Vec<Item>,
+    at: usize,
+    /// Items that come before the others, the last one first.
+    back: Vec<Item>,
+    apart: Unpacker,
+    ended: bool,
+    requests: u64,
+}
+
+impl<'s> Reader<'s> {
+    fn new(source: &'s mut dyn Source, volleys: bool) -> Self {
+        let geometry = source.header().geometry;
+        Reader {
+            source,
+            geometry,
+            volleys,
+            records: Vec::new(),
+            raw: Vec::new(),
+            packer: Packer::default(),
+            items: Vec::new(),
+            at: 0,
+            back: Vec::new(),
+            apart: Unpacker::default(),
+            ended: false,
+            requests: 0,
+        }
+    }
+
+    /// The next request, run or label.
+    #[inline]
+    fn next(&mut self) -> Result<Option<Record>> {
+        if self.volleys {
+            return self.next_of_items();
+        }
+        if self.at == self.records.len() {
+            interrupt::check()?;
+            self.at = 0;
+            self.records.clear();
+            if self.ended || !self.source.next_block(&mut self.records)? {
+                self.ended = true;
+                return Ok(None);
+            }
+        }
+        self.at += 1;
+        Ok(Some(self.records[self.at - 1]))
+    }
+
+    fn next_of_items(&mut self) -> Result<Option<Record>> {
+        loop {
+            if let Some(record) = self.apart.next(&self.geometry) {
+                return Ok(Some(record));
+            }
+            let Some(item) = self.next_item()? else { return Ok(None) };
+            if let Some(record) = self.apart.begin(item) {
+                return Ok(Some(record));
+            }
+        }
+    }
+
+    /// The next item, where [`Reader::takes_volleys`].
+    fn next_item(&mut self) -> Result<Option<Item>> {
+        if let Some(item) = self.back.pop() {
+            return Ok(Some(item));
+        }
+        while self.at == self.items.len() {
+            interrupt::check()?;
+            self.at = 0;
+            self.items.clear();
+            if self.ended {
+                return Ok(None);
+            }
+            self.ended = !self.source.next_items(&mut self.raw)?;
+            let (items, geometry) = (&mut self.items, &self.geometry);
+            self.raw.drain(..).for_each(|item| self.packer.push_item(item, geometry, |item| items.push(item)));
+            if self.ended {
+                self.packer.flush(geometry, |item| items.push(item));
+            }
+        }
+        self.at += 1;
+        Ok(Some(self.items[self.at - 1]))
+    }
+
+    /// Gives an item back, to be the next one.
+    fn put_back(&mut self, item: Item) {
+        self.back.push(item);
+    }
+
+    /// Whether there are volleys; makes [`Reader::next_item`] the next call that may be made.
+    fn takes_volleys(&mut self) -> bool {
+        let rest = self.apart.rest(&self.geometry);
+        self.back.extend(rest.into_iter().rev().flatten().map(Item::Volley));
+        self.volleys
+    }
+}
+
+/// How a trace is replayed. Both come to the same, command for command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// Work that recurs is simulated once ([`memo`]).
+    #[default]
+    Fast,
+    /// Every command is simulated.
+    Plain,
+}
+
+/// Replays a trace on a system and returns its length in cycles. `progress` hears how many requests were read.
+pub fn run<P: Probe>(
+    system: &System,
+    source: &mut dyn Source,
+    probe: &mut P,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Cycle> {
+    run_with(Engine::default(), system, source, probe, progress)
+}
+
+/// [`run`] in one of the two ways.
+pub fn run_with<P: Probe>(
+    engine: Engine,
+    system: &System,
+    source: &mut dyn Source,
+    probe: &mut P,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Cycle> {
+    needs_same_geometry(system, source)?;
+    needs_same_elements(system, source)?;
+    needs_lanes(system, source)?;
+    let reader = Reader::new(source, engine == Engine::Fast);
+    match system.controller {
+        Controller::Faithful => faithful::run(system, reader, probe, progress),
+        Controller::Compat => compat::run(system, reader, probe, progress),
+    }
+}
+
+/// An error unless a trace is for the device of `system`.
+fn needs_same_geometry(system: &System, source: &dyn Source) -> Result<()> {
+    let (ours, theirs) = (system.device.geometry, source.header().geometry);
+    if ours == theirs {
+        return Ok(());
+    }
+    let what = format!("the trace is for another device: {theirs}; {} has {ours}", system.name);
+    Err(Error::data("trace", what))
+}
+
+/// An error where a trace has MACs for more query heads than the units of `system` multiply a column for. Plain DRAM
+/// multiplies none.
+fn needs_lanes(system: &System, source: &dyn Source) -> Result<()> {
+    let (ours, theirs) = (system.device.heads_per_read, source.header().heads_per_read);
+    if theirs == 0 || ours == theirs || system.device.lanes == 0 {
+        return Ok(());
+    }
+    let what = format!(
+        "a column is multiplied for {theirs} query heads when it is read; for {ours} by {}: replay it with heads_per_read = {theirs} in the system, or generate it for heads_per_read = {ours}",
+        system.name
+    );
+    Err(Error::data("trace", what))
+}
+
+/// An error where a trace says that its elements are not as wide as those that the units of `system` multiply. Plain DRAM
+/// multiplies none.
+fn needs_same_elements(system: &System, source: &dyn Source) -> Result<()> {
+    let (ours, theirs) = (system.device.element_bytes, source.header().element_bytes);
+    if ours == theirs || ours == 0 || theirs == 0 {
+        return Ok(());
+    }
+    let what = format!(
+        "the trace has elements of {theirs} B; {} multiplies elements of {ours} B: replay it with element_bytes = {theirs} in the system, or generate it with elements of {ours} B (mapping.element_bytes in the workload, --bytes of tracegen attacc)",
+        system.name
+    );
+    Err(Error::data("trace", what))
+}

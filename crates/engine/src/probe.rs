@@ -1,0 +1,165 @@
+//! What the engine tells about its work. Statistics and logs are probes; the engine knows none of them.
+
+use super::memo::stretch::{Place, Stretch};
+use pimattn_core::addr::Address;
+use pimattn_core::op::Op;
+use pimattn_core::spec::CommandId;
+use pimattn_core::units::Cycle;
+use pimattn_trace::{Phase, Segment};
+
+/// How a request found its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowOutcome {
+    /// The row was open, or none was needed.
+    Hit,
+    /// The bank was closed.
+    Miss,
+    /// Another row had to be closed first.
+    Conflict,
+}
+
+/// A request that a command completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// What was asked for.
+    pub op: Op,
+    /// How it found its row.
+    pub row: RowOutcome,
+}
+
+/// No request is known that a command serves.
+pub const NO_REQUEST: u64 = u64::MAX;
+
+/// What opened an epoch: the requests behind it whose column commands may issue from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opener {
+    /// A barrier: the results ahead of it are there.
+    Barrier,
+    /// The host has done its work.
+    Host,
+    /// All channels have met.
+    Sync,
+    /// The trace says that it arrives then; its row commands do not come before, either.
+    Arrival,
+}
+
+/// A command on a channel's bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandEvent {
+    /// Cycle, from 0.
+    pub cycle: Cycle,
+    /// Which command.
+    pub command: CommandId,
+    /// Where; of a command that reaches several banks, the address that it was given, with
+    /// [`NOT_ADDRESSED`](pimattn_core::addr::NOT_ADDRESSED) in fields that it was given without.
+    pub address: Address,
+    /// Banks that it acted on.
+    pub banks: u32,
+    /// Of a command that works in some bank groups of the channel, which of them, a bit each; else 0.
+    pub units: u64,
+    /// The channel's segment that it works for, counted from 1; 0 before the first and for refresh.
+    pub segment: u32,
+    /// What it is for within the segment.
+    pub phase: Phase,
+    /// The request that it completed, if any.
+    pub completes: Option<Completion>,
+    /// The request that it serves: its number in the channel, counted from 0, marks (barriers, the host, syncs) not
+    /// counted. [`NO_REQUEST`] for refresh, from the compat controller, and where requests are no longer counted because
+    /// work was looked up ([`memo`](super::memo)).
+    pub request: u64,
+}
+
+/// An observer of the engine. Within one channel, calls come in order of time, but for [`Probe::epoch`].
+pub trait Probe {
+    /// A command was issued.
+    fn command(&mut self, _event: &CommandEvent) {}
+    /// A barrier took a cycle of its channel's bus, as in the reference; other controllers let barriers cost nothing.
+    fn barrier(&mut self, _cycle: Cycle, _address: &Address) {}
+    /// What channels did over a stretch of time that recurs. Says what [`Stretch::tell`] says, which it does unless the
+    /// probe knows better.
+    fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
+        stretch.tell(place, self);
+    }
+    /// From `cycle` on, a channel's requests from number `first` on may issue column commands; row commands may have come
+    /// before. Only from channels that number their requests. It may be told ahead of commands that come before `cycle`.
+    fn epoch(&mut self, _channel: u32, _cycle: Cycle, _opener: Opener, _first: u64) {}
+    /// A request needed no command (its row was open, or closed, already, or a waiting write had its data).
+    fn silent(&mut self, _channel: u32, _segment: u32, _phase: Phase, _op: Op) {}
+    /// The host worked so many cycles, from `begin` on, while the channel waited.
+    fn host(&mut self, _channel: u32, _segment: u32, _phase: Phase, _begin: Cycle, _cycles: Cycle) {}
+    /// A request got its result so many cycles after it arrived; only where the system times arrivals.
+    fn latency(&mut self, _channel: u32, _segment: u32, _phase: Phase, _op: Op, _cycles: Cycle) {}
+    /// A channel took up a segment, its `id`-th; commands for it follow.
+    fn segment_begin(&mut self, _id: u32, _segment: &Segment) {}
+    /// A channel has completed a segment: its last result was there at `cycle`.
+    fn segment_end(&mut self, _channel: u32, _id: u32, _cycle: Cycle) {}
+    /// A channel, whose own work was done at `done`, waits for the others until `met`.
+    fn channel_waits(&mut self, _channel: u32, _done: Cycle, _met: Cycle) {}
+    /// All channels met.
+    fn sync(&mut self, _cycle: Cycle) {}
+    /// The run is over; a channel's own work was done at `done`.
+    fn channel_end(&mut self, _channel: u32, _done: Cycle) {}
+    /// The run is over, at `cycle`.
+    fn end(&mut self, _cycle: Cycle) {}
+}
+
+/// Nobody is watching.
+impl Probe for () {
+    fn stretch(&mut self, _: &Stretch, _: &Place<'_>) {}
+}
+
+/// Two observers.
+impl<A: Probe, B: Probe> Probe for (A, B) {
+    fn command(&mut self, e: &CommandEvent) {
+        self.0.command(e);
+        self.1.command(e);
+    }
+    fn barrier(&mut self, cycle: Cycle, address: &Address) {
+        self.0.barrier(cycle, address);
+        self.1.barrier(cycle, address);
+    }
+    fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
+        self.0.stretch(stretch, place);
+        self.1.stretch(stretch, place);
+    }
+    fn epoch(&mut self, channel: u32, cycle: Cycle, opener: Opener, first: u64) {
+        self.0.epoch(channel, cycle, opener, first);
+        self.1.epoch(channel, cycle, opener, first);
+    }
+    fn silent(&mut self, channel: u32, segment: u32, phase: Phase, op: Op) {
+        self.0.silent(channel, segment, phase, op);
+        self.1.silent(channel, segment, phase, op);
+    }
+    fn host(&mut self, channel: u32, segment: u32, phase: Phase, begin: Cycle, cycles: Cycle) {
+        self.0.host(channel, segment, phase, begin, cycles);
+        self.1.host(channel, segment, phase, begin, cycles);
+    }
+    fn latency(&mut self, channel: u32, segment: u32, phase: Phase, op: Op, cycles: Cycle) {
+        self.0.latency(channel, segment, phase, op, cycles);
+        self.1.latency(channel, segment, phase, op, cycles);
+    }
+    fn segment_begin(&mut self, id: u32, segment: &Segment) {
+        self.0.segment_begin(id, segment);
+        self.1.segment_begin(id, segment);
+    }
+    fn segment_end(&mut self, channel: u32, id: u32, cycle: Cycle) {
+        self.0.segment_end(channel, id, cycle);
+        self.1.segment_end(channel, id, cycle);
+    }
+    fn channel_waits(&mut self, channel: u32, done: Cycle, met: Cycle) {
+        self.0.channel_waits(channel, done, met);
+        self.1.channel_waits(channel, done, met);
+    }
+    fn sync(&mut self, cycle: Cycle) {
+        self.0.sync(cycle);
+        self.1.sync(cycle);
+    }
+    fn channel_end(&mut self, channel: u32, done: Cycle) {
+        self.0.channel_end(channel, done);
+        self.1.channel_end(channel, done);
+    }
+    fn end(&mut self, cycle: Cycle) {
+        self.0.end(cycle);
+        self.1.end(cycle);
+    }
+}

@@ -1,0 +1,499 @@
+//! The state of one channel's banks, and when each command becomes legal.
+
+use super::memo::{mix, shift::Shift};
+use pimattn_core::addr::{Address, NOT_ADDRESSED};
+use pimattn_core::spec::resolve::Edge;
+use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Scope};
+use pimattn_core::units::Cycle;
+
+/// No row is open.
+pub const CLOSED: u32 = u32::MAX;
+/// Not all banks are in the same state.
+const MIXED: u32 = u32::MAX - 1;
+
+/// Rows of the banks in a command's scope, compared with the row that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// All open at the wanted row.
+    Ready,
+    /// All closed.
+    Closed,
+    /// Some open at another row, or only some open.
+    Conflict,
+}
+
+/// An address with its node at every level.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// The address.
+    pub address: Address,
+    path: [u32; 5],
+    /// Of a command that works in some bank groups of the channel, which of them; else none.
+    pub units: u64,
+}
+
+impl Target {
+    /// The same, in some bank groups of the channel.
+    pub fn in_units(self, units: u64) -> Self {
+        Target { units, ..self }
+    }
+
+    /// The bank within its channel.
+    #[inline]
+    pub fn bank(&self) -> u32 {
+        self.path[Level::Bank as usize]
+    }
+}
+
+/// The members of a set, ascending.
+pub fn members(mut set: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let first = set.trailing_zeros();
+        set &= set.wrapping_sub(1);
+        (first < 64).then_some(first)
+    })
+}
+
+/// Nodes `first, first + step, ...`, `count` of them.
+#[derive(Clone, Copy)]
+struct Span {
+    first: u32,
+    step: u32,
+    count: u32,
+}
+
+impl Span {
+    fn contains(&self, node: u32) -> bool {
+        node >= self.first
+            && (node - self.first).is_multiple_of(self.step)
+            && (node - self.first) / self.step < self.count
+    }
+
+    /// Whether some of its nodes are among another's.
+    fn within(&self, other: &Span) -> bool {
+        (0..self.count).any(|i| other.contains(self.first + i * self.step))
+    }
+}
+
+/// One channel's banks and timing.
+#[derive(Clone)]
+pub struct ChannelState<'d> {
+    device: &'d Device,
+    commands: usize,
+    /// First node of each level, and nodes per level.
+    base: [u32; 5],
+    nodes: [u32; 5],
+    /// Earliest legal cycle of each command at each node, `floors` not counted.
+    ready: Vec<Cycle>,
+    /// The same at all nodes of a level: what reaches all of them is written down once.
+    floors: Vec<Cycle>,
+    /// The latest of all nodes of a level, with its floor.
+    tops: Vec<Cycle>,
+    /// Per window and node of its level, when each of the last `count` places taken is free; `heads` the oldest.
+    rings: Vec<Vec<Cycle>>,
+    heads: Vec<Vec<u32>>,
+    rows: Vec<u32>,
+    open_banks: u32,
+    uniform: u32,
+}
+
+impl<'d> ChannelState<'d> {
+    /// All banks closed, everything legal at cycle 0.
+    pub fn new(device: &'d Device) -> Self {
+        let g = &device.geometry;
+        let mut nodes = [1, g.pseudo_channels, g.ranks, g.bank_groups, g.banks];
+        for i in 1..5 {
+            nodes[i] *= nodes[i - 1];
+        }
+        let mut base = [0; 5];
+        for i in 1..5 {
+            base[i] = base[i - 1] + nodes[i - 1];
+        }
+        let total = (base[4] + nodes[4]) as usize;
+        let commands = device.commands.len();
+        let at = |l: Level| nodes[l as usize] as usize;
+        ChannelState {
+            device,
+            commands,
+            base,
+            nodes,
+            ready: vec![0; total * commands],
+            floors: vec![0; nodes.len() * commands],
+            tops: vec![0; nodes.len() * commands],
+            rings: device.windows.iter().map(|w| vec![0; at(w.level) * w.count as usize]).collect(),
+            heads: device.windows.iter().map(|w| vec![0; at(w.level)]).collect(),
+            rows: vec![CLOSED; nodes[4] as usize],
+            open_banks: 0,
+            uniform: CLOSED,
+        }
+    }
+
+    /// An address with its nodes.
+    #[inline]
+    pub fn target(&self, address: Address) -> Target {
+        let g = &self.device.geometry;
+        let rank = address.pseudo_channel * g.ranks + address.rank;
+        let group = rank * g.bank_groups + address.bank_group;
+        Target { address, path: [0, address.pseudo_channel, rank, group, group * g.banks + address.bank], units: 0 }
+    }
+
+    #[inline]
+    fn span(&self, level: Level, scope: Scope, target: &Target) -> Span {
+        let l = level as usize;
+        let own = target.path[l];
+        match scope {
+            Scope::Bank => Span { first: own, step: 1, count: 1 },
+            Scope::BankGroup if level < Level::Bank => Span { first: own, step: 1, count: 1 },
+            Scope::BankGroup => {
+                let banks = self.device.geometry.banks;
+                Span { first: target.path[3] * banks, step: 1, count: banks }
+            }
+            Scope::SameBank if level == Level::Bank => {
+                Span { first: target.address.bank, step: self.device.geometry.banks, count: self.nodes[3] }
+            }
+            Scope::Rank if level <= Level::Rank => Span { first: own, step: 1, count: 1 },
+            Scope::Rank => {
+                let count = self.nodes[l] / self.nodes[Level::Rank as usize];
+                Span { first: target.path[Level::Rank as usize] * count, step: 1, count }
+            }
+            Scope::SameBank | Scope::Channel => Span { first: 0, step: 1, count: self.nodes[l] },
+            Scope::PerBank if level == Level::Channel => Span { first: 0, step: 1, count: 1 },
+            Scope::PerBank => {
+                let step = self.nodes[l] / self.nodes[1];
+                Span { first: own % step, step, count: self.nodes[1] }
+            }
+        }
+    }
+
+    /// The nodes of a level that have some of the bank groups of `units`, some of them more than once.
+    fn nodes_of(&self, level: Level, units: u64) -> impl Iterator<Item = u32> + use<> {
+        let (groups, nodes) = (self.nodes[Level::BankGroup as usize], self.nodes[level as usize]);
+        let (apart, below) = if nodes > groups { (1, nodes / groups) } else { (groups / nodes, 1) };
+        members(units).flat_map(move |unit| (0..below).map(move |i| unit / apart * below + i))
+    }
+
+    /// Whether a command leaves bank groups out.
+    #[inline]
+    fn is_partial(&self, command: &Command, target: &Target) -> bool {
+        command.effect == Effect::MacOpen && target.units.count_ones() < self.nodes[Level::BankGroup as usize]
+    }
+
+    /// The first cycle at which `command` breaks no constraint.
+    #[inline]
+    pub fn earliest(&self, command: CommandId, target: &Target) -> Cycle {
+        let c = &self.device.commands[usize::from(command)];
+        let mut at = 0;
+        if self.is_partial(c, target) {
+            for &level in &c.incoming {
+                at = at.max(self.floors[level as usize * self.commands + usize::from(command)]);
+                for node in self.nodes_of(level, target.units) {
+                    let node = self.base[level as usize] + node;
+                    at = at.max(self.ready[node as usize * self.commands + usize::from(command)]);
+                }
+            }
+            return at;
+        }
+        for &level in &c.incoming {
+            let span = self.span(level, c.scope, target);
+            let in_level = level as usize * self.commands + usize::from(command);
+            if span.count == self.nodes[level as usize] {
+                at = at.max(self.tops[in_level]);
+                continue;
+            }
+            at = at.max(self.floors[in_level]);
+            let mut node = self.base[level as usize] + span.first;
+            for _ in 0..span.count {
+                at = at.max(self.ready[node as usize * self.commands + usize::from(command)]);
+                node += span.step;
+            }
+        }
+        for &w in &c.held_by {
+            let window = &self.device.windows[usize::from(w)];
+            let span = self.span(window.level, c.scope, target);
+            let mut node = span.first as usize;
+            for _ in 0..span.count {
+                // It fits when the places that it takes have left the window, the last of them last.
+                let last = (self.heads[usize::from(w)][node] + window.places(c) - 1) % window.count;
+                at = at.max(self.rings[usize::from(w)][node * window.count as usize + last as usize]);
+                node += span.step as usize;
+            }
+        }
+        at
+    }
+
+    /// The first cycle at which `command` breaks no constraint that holds for the channel as a whole.
+    pub fn earliest_in_channel(&self, command: CommandId) -> Cycle {
+        self.tops[usize::from(command)]
+    }
+
+    /// A cycle before which `command` breaks a constraint of the channel, or of every pseudo-channel, wherever it goes.
+    pub fn earliest_anywhere(&self, command: CommandId) -> Cycle {
+        let at = |node: u32| self.ready[node as usize * self.commands + usize::from(command)];
+        let level = Level::PseudoChannel as usize;
+        let soonest = (self.base[level]..self.base[level] + self.nodes[level]).map(at).min().unwrap_or(0);
+        self.earliest_in_channel(command).max(soonest).max(self.floors[level * self.commands + usize::from(command)])
+    }
+
+    /// Whether two commands have a bank in common.
+    pub fn meet(&self, a: CommandId, at: &Target, b: CommandId, bt: &Target) -> bool {
+        let scope = |c: CommandId| self.device.commands[usize::from(c)].scope;
+        let (x, y) = (self.span(Level::Bank, scope(a), at), self.span(Level::Bank, scope(b), bt));
+        if x.count <= y.count { x.within(&y) } else { y.within(&x) }
+    }
+
+    /// How long after a command `a` a command `b` must wait, about: by their constraints where they share a node, and by
+    /// the windows that hold `b`, which could issue at `free` without `a`.
+    pub fn apart(&self, a: (CommandId, &Target, Cycle), b: (CommandId, &Target)) -> Cycle {
+        let (from, to) = (&self.device.commands[usize::from(a.0)], &self.device.commands[usize::from(b.0)]);
+        let partial = [(from, a.1), (to, b.1)].map(|(c, t)| self.is_partial(c, t));
+        let shared = |level: Level| {
+            match partial {
+                _ if level == Level::Channel => return true,
+                [true, true] => return a.1.units & b.1.units != 0,
+                [true, false] => {
+                    let span = self.span(level, to.scope, b.1);
+                    return self.nodes_of(level, a.1.units).any(|n| span.contains(n));
+                }
+                [false, true] => {
+                    let span = self.span(level, from.scope, a.1);
+                    return self.nodes_of(level, b.1.units).any(|n| span.contains(n));
+                }
+                _ => {}
+            }
+            let (x, y) = (self.span(level, from.scope, a.1), self.span(level, to.scope, b.1));
+            if x.count <= y.count { x.within(&y) } else { y.within(&x) }
+        };
+        let mut least = Cycle::from(from.bus == to.bus);
+        for edge in from.edges.iter().filter(|e| e.to == b.0) {
+            let holds = match edge.siblings {
+                true => a.1.path[edge.level as usize - 1] == b.1.path[edge.level as usize - 1] && !shared(edge.level),
+                false => shared(edge.level),
+            };
+            if holds {
+                least = least.max(Cycle::from(edge.latency));
+            }
+        }
+        for &w in from.counted_in.iter().filter(|w| to.held_by.contains(w)) {
+            let window = &self.device.windows[usize::from(w)];
+            if !shared(window.level) {
+                continue;
+            }
+            let node = self
+                .span(
+                    window.level,
+                    if from.scope == Scope::Channel { to.scope } else { from.scope },
+                    if from.scope == Scope::Channel { b.1 } else { a.1 },
+                )
+                .first as usize;
+            let place = window.places(from) + window.places(to) - 1;
+            let until = if place >= window.count {
+                a.2 + Cycle::from(window.latency)
+            } else {
+                let place = (self.heads[usize::from(w)][node] + place) % window.count;
+                self.rings[usize::from(w)][node * window.count as usize + place as usize]
+            };
+            least = least.max(until.saturating_sub(a.2));
+        }
+        least
+    }
+
+    /// Issues `command` at cycle `at`.
+    #[inline]
+    pub fn issue(&mut self, command: CommandId, target: &Target, at: Cycle) {
+        let device = self.device;
+        let c = &device.commands[usize::from(command)];
+        let partial = self.is_partial(c, target);
+        for edge in &c.edges {
+            if edge.siblings {
+                self.hold_siblings(edge, target, at + Cycle::from(edge.latency));
+                continue;
+            }
+            let span = self.span(edge.level, c.scope, target);
+            let until = at + Cycle::from(edge.latency);
+            let in_level = edge.level as usize * self.commands + usize::from(edge.to);
+            self.tops[in_level] = self.tops[in_level].max(until);
+            if partial && edge.level != Level::Channel {
+                for node in self.nodes_of(edge.level, target.units) {
+                    let node = self.base[edge.level as usize] + node;
+                    let ready = &mut self.ready[node as usize * self.commands + usize::from(edge.to)];
+                    *ready = (*ready).max(until);
+                }
+                continue;
+            }
+            if span.count == self.nodes[edge.level as usize] {
+                self.floors[in_level] = self.floors[in_level].max(until);
+                continue;
+            }
+            let mut node = self.base[edge.level as usize] + span.first;
+            for _ in 0..span.count {
+                let ready = &mut self.ready[node as usize * self.commands + usize::from(edge.to)];
+                *ready = (*ready).max(until);
+                node += span.step;
+            }
+        }
+        for &w in &c.counted_in {
+            let window = &device.windows[usize::from(w)];
+            let span = self.span(window.level, c.scope, target);
+            let mut node = span.first as usize;
+            for _ in 0..span.count {
+                let head = &mut self.heads[usize::from(w)][node];
+                for _ in 0..window.places(c) {
+                    self.rings[usize::from(w)][node * window.count as usize + *head as usize] =
+                        at + Cycle::from(window.latency);
+                    *head = (*head + 1) % window.count;
+                }
+                node += span.step as usize;
+            }
+        }
+        match c.effect {
+            Effect::Open => self.set_rows(c.scope, target, target.address.row),
+            Effect::Close => self.set_rows(c.scope, target, CLOSED),
+            _ => {}
+        }
+    }
+
+    /// Holds a command back at the other nodes of the parent of the target's node.
+    fn hold_siblings(&mut self, edge: &Edge, target: &Target, until: Cycle) {
+        let level = edge.level as usize;
+        let (own, to) = (target.path[level], usize::from(edge.to));
+        let siblings = self.nodes[level] / self.nodes[level - 1];
+        let first = own - own % siblings;
+        for node in (first..first + siblings).filter(|node| *node != own) {
+            let ready = &mut self.ready[(self.base[level] + node) as usize * self.commands + to];
+            *ready = (*ready).max(until);
+            let top = &mut self.tops[level * self.commands + to];
+            *top = (*top).max(until);
+        }
+    }
+
+    fn set_rows(&mut self, scope: Scope, target: &Target, row: u32) {
+        let span = self.span(Level::Bank, scope, target);
+        let mut bank = span.first as usize;
+        for _ in 0..span.count {
+            let old = std::mem::replace(&mut self.rows[bank], row);
+            self.open_banks += u32::from(row != CLOSED);
+            self.open_banks -= u32::from(old != CLOSED);
+            bank += span.step as usize;
+        }
+        self.uniform = match (scope, self.open_banks) {
+            (Scope::Channel, _) => row,
+            (_, 0) => CLOSED,
+            _ => MIXED,
+        };
+    }
+
+    /// The rows in `scope` against the row of `target`.
+    #[inline]
+    pub fn rows(&self, scope: Scope, target: &Target) -> Rows {
+        let wanted = target.address.row;
+        if scope == Scope::Channel && self.uniform != MIXED {
+            return match self.uniform {
+                CLOSED => Rows::Closed,
+                row if row == wanted => Rows::Ready,
+                _ => Rows::Conflict,
+            };
+        }
+        let span = self.span(Level::Bank, scope, target);
+        let (mut ready, mut closed) = (0, 0);
+        let mut bank = span.first as usize;
+        for _ in 0..span.count {
+            ready += u32::from(self.rows[bank] == wanted);
+            closed += u32::from(self.rows[bank] == CLOSED);
+            bank += span.step as usize;
+        }
+        match span.count {
+            n if n == ready => Rows::Ready,
+            n if n == closed => Rows::Closed,
+            _ => Rows::Conflict,
+        }
+    }
+
+    /// Banks of the channel in `scope`.
+    pub fn banks(&self, scope: Scope, target: &Target) -> impl Iterator<Item = usize> + use<> {
+        let span = self.span(Level::Bank, scope, target);
+        (0..span.count).map(move |i| (span.first + i * span.step) as usize)
+    }
+
+    /// Whether a command at a target, which works in some bank groups where it names some, reaches a bank in `scope` of
+    /// another.
+    pub fn meets(&self, command: CommandId, target: &Target, scope: Scope, other: &Target) -> bool {
+        let own = &self.device.commands[usize::from(command)];
+        let set = self.span(Level::Bank, scope, other);
+        let within = |bank: u32| {
+            bank.checked_sub(set.first).is_some_and(|ahead| ahead % set.step == 0 && ahead / set.step < set.count)
+        };
+        if own.effect == Effect::MacOpen {
+            return self.nodes_of(Level::Bank, target.units).any(within);
+        }
+        let span = self.span(Level::Bank, own.scope, target);
+        (0..span.count).any(|i| within(span.first + i * span.step))
+    }
+
+    /// Whether any bank in `scope` has a row open.
+    pub fn any_open(&self, scope: Scope, target: &Target) -> bool {
+        self.banks(scope, target).any(|bank| self.rows[bank] != CLOSED)
+    }
+
+    /// The banks in `scope` that have a row open.
+    pub fn open_in(&self, scope: Scope, target: &Target) -> impl Iterator<Item = Target> + use<'_, 'd> {
+        let g = &self.device.geometry;
+        let channel = target.address.channel;
+        self.banks(scope, target).filter(|bank| self.rows[*bank] != CLOSED).map(move |bank| {
+            let (unit, bank) = (bank as u32 / g.banks, bank as u32 % g.banks);
+            let (row, column) = (NOT_ADDRESSED, NOT_ADDRESSED);
+            self.target(Address { bank, row, column, ..g.unit_address(channel, unit) })
+        })
+    }
+
+    /// Moves it to another time, with other rows.
+    pub fn shift(&mut self, shift: &mut Shift<'_>) {
+        // Which of them a time was written down in makes no difference, and shall make none.
+        self.tops.fill(0);
+        for (level, (base, nodes)) in self.base.iter().zip(self.nodes).enumerate() {
+            let in_level = level * self.commands..(level + 1) * self.commands;
+            let (floors, tops) = (&self.floors[in_level.clone()], &mut self.tops[in_level]);
+            let own = *base as usize * self.commands..(*base + nodes) as usize * self.commands;
+            for node in self.ready[own].chunks_exact_mut(self.commands) {
+                for ((at, floor), top) in node.iter_mut().zip(floors).zip(tops.iter_mut()) {
+                    *at = (*at).max(*floor);
+                    shift.bound(at);
+                    *top = (*top).max(*at);
+                }
+            }
+        }
+        self.floors.fill(0);
+        let windows = self.device.windows.iter().zip(&mut self.rings).zip(&mut self.heads);
+        for ((window, rings), heads) in windows {
+            for (ring, head) in rings.chunks_mut(window.count as usize).zip(heads) {
+                ring.rotate_left(*head as usize);
+                *head = 0;
+                ring.iter_mut().for_each(|at| shift.bound(at));
+            }
+        }
+        self.rows.iter_mut().chain([&mut self.uniform]).for_each(|row| shift.row(row));
+    }
+
+    /// Equal for equal states.
+    pub fn digest(&self, digest: &mut u64) {
+        self.ready.iter().filter(|at| **at > 0).for_each(|at| mix(digest, *at));
+        self.rows.iter().for_each(|row| mix(digest, u64::from(*row)));
+    }
+
+    /// Whether two shifted states are the same.
+    pub fn same(&self, other: &Self) -> bool {
+        self.ready == other.ready
+            && self.rings == other.rings
+            && self.rows == other.rows
+            && self.uniform == other.uniform
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.ready.len() * size_of::<Cycle>() + self.rings.iter().map(Vec::len).sum::<usize>() * size_of::<Cycle>()
+    }
+
+    /// Banks with an open row.
+    pub fn open_banks(&self) -> u32 {
+        self.open_banks
+    }
+}

@@ -1,0 +1,267 @@
+//! A GPU as a roofline: the larger of computing and reading, each at a share of its peak.
+//!
+//! Terms and figures are AttAcc's (ASPLOS 2024, its published simulator): tiles for the first-level cache are chosen by
+//! traffic and by how evenly their thread blocks fill the cores, tiles for the second-level cache by traffic; activation
+//! and normalisation follow straight lines through measurements. Sizes are of one GPU, energies of all.
+
+use super::cost::{Component, Energy};
+use super::layer::{Layer, Part};
+use super::platform::{Gpu, Tiles};
+use super::switches::{Switch, Switches};
+use std::collections::BTreeMap;
+
+/// What bounds a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Arithmetic.
+    Compute,
+    /// Reading and writing.
+    Memory,
+}
+
+/// A layer's time and energy.
+#[derive(Debug, Clone, Copy)]
+pub struct Timed {
+    /// Time in s.
+    pub seconds: f64,
+    /// What takes that long.
+    pub bound: Bound,
+    /// Energy of all GPUs in pJ.
+    pub energy: Energy,
+}
+
+/// How a product is cut.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tiling {
+    /// Share of the cores that work, over all waves of thread blocks.
+    pub core_share: f64,
+    /// Bytes between DRAM and the second level.
+    pub dram: f64,
+    /// Bytes between the second level and the first.
+    pub l2: f64,
+}
+
+/// The GPUs.
+pub struct Roofline<'p> {
+    gpu: &'p Gpu,
+    switches: Switches,
+    tilings: BTreeMap<[u64; 6], Tiling>,
+}
+
+/// Bytes that a product moves when tiles of `tm` x `tn` results each read what they need.
+fn tiled_bytes(layer: &Layer, tm: f64, tn: f64, shared: f64) -> f64 {
+    let Layer { m, n, k, ops, bytes, .. } = *layer;
+    [(n / tn).ceil() * m * k, (m / tm).ceil() * n * k / shared, m * n]
+        .map(|elements| elements * bytes * ops)
+        .iter()
+        .sum()
+}
+
+/// Share of the cores that `blocks` thread blocks keep busy.
+fn core_share(blocks: f64, cores: f64) -> f64 {
+    blocks / ((blocks / cores).ceil() * cores)
+}
+
+fn thread_blocks(layer: &Layer, tm: f64, tn: f64) -> f64 {
+    match layer.part.is_weights() {
+        true => (layer.m / tm).ceil() * (layer.n / tn).ceil() * layer.ops,
+        // Attention kernels run a thread block for each head.
+        false => layer.ops,
+    }
+}
+
+/// The tile of the first-level cache: least traffic, weighed by the square of the idle share.
+fn l1_tile(gpu: &Gpu, layer: &Layer) -> (f64, f64) {
+    let Tiles { sizes, depth, .. } = &gpu.tiles;
+    let mut best = (f64::INFINITY, (layer.m.min(1.0), layer.n.min(1.0)));
+    for tm in sizes.iter().map(|t| t.min(layer.m)) {
+        for tn in sizes.iter().map(|t| t.min(layer.n)) {
+            if ((tm + tn) * depth + tm * tn) * layer.bytes > gpu.l1 {
+                continue;
+            }
+            let share = core_share(thread_blocks(layer, tm, tn), gpu.cores);
+            let cost = tiled_bytes(layer, tm, tn, 1.0) * (1.0 / share).powi(2);
+            if cost < best.0 {
+                best = (cost, (tm, tn));
+            }
+        }
+    }
+    best.1
+}
+
+/// Bytes from DRAM with the best tile of the second-level cache, a multiple of the first level's or the whole side.
+///
+/// For a height, the widest tile that fits reads least, so only that one is looked at.
+fn dram_bytes(gpu: &Gpu, layer: &Layer, (tm, tn): (f64, f64)) -> f64 {
+    let depth = layer.k / gpu.tiles.l2_depth_parts;
+    let fits = |h: f64, w: f64| ((h + w) * depth + h * w) * layer.bytes <= gpu.l2;
+    let bytes = |h: f64, w: f64| tiled_bytes(layer, h, w, layer.shared);
+    let heights = (1..=(layer.m / tm) as u64).map(|i| tm * i as f64).chain([layer.m]);
+    let widest = |h: f64| {
+        if fits(h, layer.n) {
+            return Some(layer.n);
+        }
+        let room = (gpu.l2 / layer.bytes - h * depth) / (h + depth);
+        let most = (room / tn).floor().min((layer.n / tn).floor());
+        // One more or less may be right, as the division is rounded.
+        [most + 1.0, most, most - 1.0].into_iter().map(|i| i * tn).find(|w| (tn..=layer.n).contains(w) && fits(h, *w))
+    };
+    // The first level's tile is taken even when it does not fit.
+    heights.filter_map(|h| Some(bytes(h, widest(h)?))).fold(bytes(tm, tn), f64::min)
+}
+
+impl<'p> Roofline<'p> {
+    /// These GPUs, with these switches.
+    pub fn new(gpu: &'p Gpu, switches: Switches) -> Self {
+        Roofline { gpu, switches, tilings: BTreeMap::new() }
+    }
+
+    /// Time and energy of a layer, or of a transfer that the GPUs make.
+    pub fn cost(&mut self, layer: &Layer) -> Timed {
+        match layer.part {
+            Part::AllReduce | Part::Link => self.transfer(layer),
+            part if part.is_product() => self.product(layer),
+            _ => self.elements(layer),
+        }
+    }
+
+    /// How a product is cut.
+    pub fn tiling(&mut self, layer: &Layer) -> Tiling {
+        let Layer { m, n, k, ops, shared, bytes, .. } = *layer;
+        let sizes = [m, n, k, ops, shared, bytes].map(f64::to_bits);
+        let gpu = self.gpu;
+        *self.tilings.entry(sizes).or_insert_with(|| {
+            let (tm, tn) = l1_tile(gpu, layer);
+            Tiling {
+                core_share: core_share(thread_blocks(layer, tm, tn), gpu.cores),
+                dram: dram_bytes(gpu, layer, (tm, tn)),
+                l2: tiled_bytes(layer, tm, tn, 1.0),
+            }
+        })
+    }
+
+    fn product(&mut self, layer: &Layer) -> Timed {
+        let tiling = self.tiling(layer);
+        let gpu = self.gpu;
+        let compute = layer.flops() / (self.peak(layer) * tiling.core_share);
+        let memory = tiling.dram / (gpu.bandwidth * gpu.bandwidth_utilisation * tiling.core_share);
+        let [rm, rn] = gpu.tiles.register;
+        // Each multiply-accumulate reads two registers and writes one.
+        let registers = match self.switches.has(Switch::RegisterElements) {
+            true => 3.0 * layer.m * layer.n * layer.k,
+            false => 3.0 * layer.flops() / 2.0 * layer.bytes,
+        };
+        let l1 = tiled_bytes(layer, rm, rn, 1.0);
+        self.timed(compute, memory, [tiling.dram, tiling.l2, l1, registers], layer)
+    }
+
+    fn elements(&mut self, layer: &Layer) -> Timed {
+        let gpu = self.gpu;
+        let bytes = layer.traffic();
+        let line = match layer.part {
+            Part::Activation => Some((&gpu.elementwise.activation, Switch::EighthActivation)),
+            Part::Norm => Some((&gpu.elementwise.norm, Switch::EighthNorm)),
+            _ => None,
+        };
+        let share = core_share(layer.ops, gpu.cores);
+        let (compute, memory) = match line {
+            None => (
+                layer.flops() / (self.peak(layer) * share),
+                bytes / (gpu.bandwidth * gpu.bandwidth_utilisation * share),
+            ),
+            Some((line, eighth)) => {
+                let per_byte = line.per_byte * gpu.elementwise.bandwidth / gpu.bandwidth;
+                let measured = (line.latency + per_byte * bytes) / self.eighth(eighth);
+                let one_core = self.switches.has(Switch::ElementwiseOneCore);
+                (if one_core { layer.flops() / (self.peak(layer) * share) } else { 0.0 }, measured)
+            }
+        };
+        self.timed(compute, memory, [bytes; 4], layer)
+    }
+
+    /// An all-reduce, or keys and values of a prompt to the PIM device.
+    fn transfer(&self, layer: &Layer) -> Timed {
+        let (gpu, bytes) = (self.gpu, layer.traffic());
+        let one_way = gpu.link / 2.0;
+        let seconds = match layer.part {
+            Part::AllReduce => {
+                let (r, share) = (&gpu.all_reduce, bytes / gpu.devices);
+                let measured = r.latency + r.per_byte * r.link / gpu.link * share;
+                measured.max(share / one_way) * (gpu.devices - 1.0) / self.eighth(Switch::EighthAllReduce)
+            }
+            _ => bytes / one_way / self.eighth(Switch::EighthLink),
+        };
+        let mut energy = Energy::default();
+        energy[Component::Communication as usize] = gpu.devices * bytes * 8.0 * gpu.energy.link;
+        Timed { seconds, bound: Bound::Memory, energy }
+    }
+
+    fn eighth(&self, switch: Switch) -> f64 {
+        if self.switches.has(switch) { 8.0 } else { 1.0 }
+    }
+
+    /// Operations per second that all cores together reach; elements of half the size go twice as fast.
+    fn peak(&self, layer: &Layer) -> f64 {
+        self.gpu.peak * self.gpu.compute_utilisation * (2.0 / layer.bytes).floor()
+    }
+
+    /// `bytes`: moved by DRAM, second level, first level, registers.
+    fn timed(&self, compute: f64, memory: f64, bytes: [f64; 4], layer: &Layer) -> Timed {
+        let e = &self.gpu.energy;
+        let mut energy = Energy::default();
+        let levels = [Component::Dram, Component::L2, Component::L1, Component::Registers];
+        for (component, (bytes, per_bit)) in
+            levels.into_iter().zip(bytes.into_iter().zip([e.dram, e.l2, e.l1, e.registers]))
+        {
+            energy[component as usize] = self.gpu.devices * bytes * 8.0 * per_bit;
+        }
+        energy[Component::Alu as usize] = self.gpu.devices * layer.flops() / 2.0 * e.alu;
+        let bound = if compute > memory { Bound::Compute } else { Bound::Memory };
+        Timed { seconds: compute.max(memory), bound, energy }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu() -> Gpu {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/platform/h100-attacc.toml");
+        super::super::Platform::load(&file, &[], Switches::default()).unwrap().gpu
+    }
+
+    /// All heights with all widths.
+    fn plain_dram_bytes(gpu: &Gpu, layer: &Layer, (tm, tn): (f64, f64)) -> f64 {
+        let sides = |tile: f64, side: f64| (1..=(side / tile) as u64).map(move |i| tile * i as f64).chain([side]);
+        let depth = layer.k / gpu.tiles.l2_depth_parts;
+        let mut least = f64::INFINITY;
+        for h in sides(tm, layer.m) {
+            for w in sides(tn, layer.n) {
+                let fits = ((h + w) * depth + h * w) * layer.bytes <= gpu.l2;
+                if fits || (h, w) == (tm, tn) {
+                    least = least.min(tiled_bytes(layer, h, w, layer.shared));
+                }
+            }
+        }
+        least
+    }
+
+    #[test]
+    fn the_widest_tile_that_fits_reads_least() {
+        let mut gpu = gpu();
+        for l2 in [gpu.l2, 1e6, 2e5, 1e3] {
+            gpu.l2 = l2;
+            for (m, n, k) in [(2048.0, 4096.0, 4096.0), (1.0, 1536.0, 12288.0), (700.0, 1365.0 + 1.0 / 3.0, 4096.0)] {
+                let layer =
+                    Layer { part: Part::Qkv, m, n, k, ops: 1.0, shared: 1.0, bytes: 2.0, elementwise: (0.0, 0.0) };
+                for tile in [(8.0, 128.0), (64.0, 64.0)].map(|(h, w): (f64, f64)| (h.min(m), w.min(n))) {
+                    assert_eq!(
+                        dram_bytes(&gpu, &layer, tile),
+                        plain_dram_bytes(&gpu, &layer, tile),
+                        "{l2} {m} {tile:?}"
+                    );
+                }
+            }
+        }
+    }
+}

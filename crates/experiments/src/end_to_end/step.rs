@@ -1,0 +1,290 @@
+//! Decode steps and the prefill before them, put together of layers.
+
+use super::Model;
+use super::attention::{Attend, Stack};
+use super::cost::Cost;
+use super::gpu::Roofline;
+use super::layer::{Layer, Part, Split, Stage, block};
+use super::pim::PimDevices;
+use super::platform::Platform;
+use super::switches::{Switch, Switches};
+use pimattn_attacc::{Attention, Form, Mode};
+use pimattn_core::error::{Error, Result};
+use pimattn_core::interrupt;
+
+/// Tokens that a query head may attend to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Budget {
+    /// All.
+    Full,
+    /// So many; PIM rounds them up to whole rows.
+    Tokens(u32),
+    /// So many at each step in turn, and as many as at the last one afterwards.
+    PerStep(Vec<u32>),
+}
+
+impl Budget {
+    /// Tokens at a step, from 0.
+    pub fn at(&self, step: u32) -> Option<u32> {
+        match self {
+            Budget::Full => None,
+            Budget::Tokens(n) => Some(*n),
+            Budget::PerStep(table) => table.get(step as usize).or(table.last()).copied(),
+        }
+    }
+}
+
+/// What is asked of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Requests that are decoded together.
+    pub batch: u32,
+    /// Tokens of each prompt.
+    pub prefill: u32,
+    /// Decode steps; step s, from 0, attends to `prefill + s + 1` tokens.
+    pub steps: u32,
+    /// Bytes of an element: 1 or 2.
+    pub bytes: u32,
+    /// Tokens attended to.
+    pub budget: Budget,
+    /// Where the GEMV units are.
+    pub mode: Mode,
+    /// Whether the supply limits the PIM devices' activations.
+    pub power_limit: bool,
+    /// Pipelining over heads: projections of one beside the attention of another.
+    pub pipeline: bool,
+    /// PIM devices take a part of the feed-forward matrices.
+    pub coprocess: bool,
+}
+
+impl Service {
+    fn check(&self, model: &Model, platform: &Platform) -> Result<()> {
+        let usage = |what: String| Err(Error::Usage(what));
+        let most = 1 << 22;
+        for (name, n) in [("batch", self.batch), ("prefill", self.prefill), ("steps", self.steps)] {
+            if !(1..=most).contains(&n) {
+                return usage(format!("--{name} is {n}; 1..={most} is possible"));
+            }
+        }
+        if !(1..=2).contains(&self.bytes) {
+            return usage(format!("--bytes is {}; 1 and 2 are possible", self.bytes));
+        }
+        let empty = match &self.budget {
+            Budget::Full => false,
+            Budget::Tokens(n) => *n == 0,
+            Budget::PerStep(table) => table.is_empty() || table.contains(&0),
+        };
+        if empty {
+            return usage("the KV budget is 0; at least one token is needed".into());
+        }
+        let gpus = platform.gpu.devices as u32;
+        if !model.heads.is_multiple_of(gpus) {
+            return usage(format!("{} heads of {} do not divide over {gpus} devices", model.heads, model.name));
+        }
+        Ok(())
+    }
+}
+
+/// What a service costs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The prefill.
+    pub prefill: Cost,
+    /// Each decode step.
+    pub steps: Vec<Cost>,
+}
+
+impl Outcome {
+    /// The mean step.
+    pub fn mean(&self) -> Cost {
+        let mut out = Cost::default();
+        self.steps.iter().for_each(|s| out.add_scaled(s, 1.0 / self.steps.len() as f64));
+        out
+    }
+}
+
+/// A machine at its service: what all steps have in common.
+struct Work<'w> {
+    model: Model,
+    service: &'w Service,
+    switches: Switches,
+    gpus: u32,
+    roofline: Roofline<'w>,
+    pim: Option<PimDevices<'w>>,
+}
+
+/// Prefill and decode steps of `service`. Attention is on the PIM devices, by what `stacks` knows of it, where the
+/// platform has them; else on the GPUs.
+pub fn serve(
+    platform: &Platform,
+    model: &Model,
+    service: &Service,
+    stacks: Option<&mut dyn Attend>,
+) -> Result<Outcome> {
+    service.check(model, platform)?;
+    let switches = platform.switches;
+    let model = if switches.has(Switch::PublishedModels) { model.as_published() } else { model.clone() };
+    let gpus = platform.gpu.devices as u32;
+    let form = if switches.has(Switch::PublishedSchedule) { Form::Published } else { Form::Exact };
+    let (attention, system) = match (&platform.pim, stacks) {
+        (Some(pim), Some(stacks)) => {
+            let heads = (model.heads / gpus * service.batch).div_ceil(pim.stacks);
+            let wanted: Vec<Attention> =
+                (0..service.steps).map(|s| stack_attention(&model, service, heads, s)).collect();
+            (stacks.attend(form, &wanted)?, Some((pim, stacks.system().clone())))
+        }
+        _ => (Vec::new(), None),
+    };
+    let pim = system.as_ref().map(|(pim, system)| PimDevices {
+        pim,
+        gpu: &platform.gpu,
+        system,
+        mode: service.mode,
+        power_limit: service.power_limit,
+        switches,
+    });
+    let roofline = Roofline::new(&platform.gpu, switches);
+    let mut work = Work { model, service, switches, gpus, roofline, pim };
+    let prefill = work.prefill();
+    let steps = (0..service.steps).map(|s| {
+        interrupt::check()?;
+        Ok(work.step(s, attention.get(s as usize)))
+    });
+    Ok(Outcome { prefill, steps: steps.collect::<Result<_>>()? })
+}
+
+fn stack_attention(model: &Model, service: &Service, heads: u32, step: u32) -> Attention {
+    Attention {
+        mode: service.mode,
+        heads,
+        len: service.prefill + step + 1,
+        dim: model.head_dim,
+        bytes: service.bytes,
+        kv_budget: service.budget.at(step),
+        clustering: false,
+    }
+}
+
+impl Work<'_> {
+    fn block(&self, stage: Stage) -> Vec<Layer> {
+        let split = Split { gpus: self.gpus, pim: self.pim.is_some() };
+        block(&self.model, stage, self.service.batch, self.service.bytes, split)
+    }
+
+    /// All layers of the model.
+    fn all_layers(&self, layer: &Cost) -> Cost {
+        let mut out = Cost::default();
+        out.add_scaled(layer, f64::from(self.model.layers));
+        out.attention_cycles = layer.attention_cycles;
+        out
+    }
+
+    fn prefill(&mut self) -> Cost {
+        let tokens = self.service.prefill;
+        let mut cost = Cost::default();
+        for layer in self.block(Stage { tokens, cache: tokens.into(), prefill: true }) {
+            if layer.part == Part::Link && self.switches.has(Switch::FreePrefillLink) {
+                continue;
+            }
+            let timed = self.roofline.cost(&layer);
+            cost.add(layer.part, timed.seconds, &timed.energy);
+        }
+        self.stand(&mut cost, &[]);
+        self.all_layers(&cost)
+    }
+
+    /// Adds what the PIM devices take while parts last that have not counted it.
+    fn stand(&self, cost: &mut Cost, counted: &[Part]) {
+        let Some(pim) = &self.pim else { return };
+        for part in Part::ALL.into_iter().filter(|part| !counted.contains(part)) {
+            cost.add(part, 0.0, &pim.idle(cost.seconds[part as usize]));
+        }
+    }
+
+    /// The step with this index; with PIM, its attention.
+    fn step(&mut self, step: u32, stack: Option<&Stack>) -> Cost {
+        let len = self.service.prefill + step + 1;
+        let attended = self.service.budget.at(step).map_or(len, |b| b.min(len));
+        let cache = if self.pim.is_some() { len } else { attended };
+        let mut cost = Cost::default();
+        let mut softmax_seconds = 0.0;
+        let mut late_link = 0.0;
+        for layer in self.block(Stage { tokens: 1, cache: cache.into(), prefill: false }) {
+            let (Some(pim), Some(stack)) = (&self.pim, stack) else {
+                let timed = self.roofline.cost(&layer);
+                cost.add(layer.part, timed.seconds, &timed.energy);
+                continue;
+            };
+            match layer.part {
+                Part::Score => {
+                    cost.add(layer.part, stack.seconds, &pim.attention(stack, &layer, step == 0));
+                    cost.attention_cycles = stack.cycles as f64;
+                }
+                Part::Context => {}
+                Part::Softmax => {
+                    let dense = self.switches.has(Switch::DenseSoftmax);
+                    let layer = if dense { layer } else { Layer { n: attended.into(), ..layer } };
+                    let (seconds, energy) = pim.softmax(&layer);
+                    // Its time is within that of attention, which has the commands for it.
+                    cost.add(layer.part, 0.0, &energy);
+                    softmax_seconds = if dense { seconds } else { 0.0 };
+                }
+                Part::Link => {
+                    let (seconds, energy) = pim.transfer(layer.traffic());
+                    cost.add(layer.part, seconds, &energy);
+                }
+                Part::FeedForward if self.service.coprocess => {
+                    let alone = self.roofline.cost(&layer);
+                    match pim.share(&layer, &alone) {
+                        None => cost.add(layer.part, alone.seconds, &alone.energy),
+                        Some(shared) => {
+                            cost.add(layer.part, shared.gpu.seconds, &shared.gpu.energy);
+                            cost.add(layer.part, 0.0, &shared.pim);
+                            cost.add(Part::Link, 0.0, &shared.link);
+                            late_link += shared.link_seconds;
+                        }
+                    }
+                }
+                part => {
+                    let timed = self.roofline.cost(&layer);
+                    cost.add(part, timed.seconds, &timed.energy);
+                }
+            }
+        }
+        if stack.is_some() {
+            self.overlap(&mut cost, softmax_seconds);
+        }
+        cost.seconds[Part::Link as usize] += late_link;
+        self.stand(&mut cost, &[Part::Score]);
+        self.all_layers(&cost)
+    }
+
+    /// Heads follow each other through the projections, the link and attention. Of stages that overlap, the longest
+    /// shows whole, and of the others one head. The time that is hidden is taken off them, never off attention.
+    /// The link and attention always overlap; the projections do with `pipeline`.
+    fn overlap(&self, cost: &mut Cost, softmax_seconds: f64) {
+        let shown = 1.0 / f64::from(self.model.kv_heads_of_device(self.gpus));
+        let of = |part: Part| cost.seconds[part as usize];
+        let attention = of(Part::Score) + softmax_seconds;
+        let (qkv, projection, link) = (of(Part::Qkv), of(Part::Projection), of(Part::Link));
+        let hidden = attention * (1.0 - shown);
+        let projections = if self.service.pipeline { qkv + projection } else { 0.0 };
+        let is_longest = |this: f64, other: f64| this >= attention && this > other;
+        let (mut qkv_left, mut projection_left) = (qkv, projection);
+        if self.service.pipeline && is_longest(projections, link) {
+            let qkv_share = if self.switches.has(Switch::FixedShares) { 0.75 } else { qkv / projections };
+            qkv_left -= hidden * qkv_share;
+            projection_left -= hidden * (1.0 - qkv_share);
+        } else if self.service.pipeline {
+            qkv_left *= shown;
+            projection_left *= shown;
+        }
+        let link_left = match link >= attention && link >= projections {
+            true => link - hidden,
+            false => link * shown,
+        };
+        for (part, left) in [(Part::Qkv, qkv_left), (Part::Projection, projection_left), (Part::Link, link_left)] {
+            cost.seconds[part as usize] = left;
+        }
+    }
+}

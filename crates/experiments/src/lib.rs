@@ -1,0 +1,5 @@
+//! Experiments of no paper: grids of runs, the attention of a layer, and decode steps of a model from end to end.
+
+pub mod attention;
+pub mod end_to_end;
+pub mod sweep;

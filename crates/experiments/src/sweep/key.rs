@@ -1,0 +1,91 @@
+//! What the result of a point depends on, as one number.
+
+use super::grid::Job;
+use pimattn_core::error::{Error, Result};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Digests of files, each read once, and of the running program.
+pub struct Digests {
+    program: String,
+    files: Mutex<BTreeMap<PathBuf, String>>,
+}
+
+impl Digests {
+    /// Knows the program, byte for byte: what any change of the code, of a library or of the compiler may have made
+    /// compute something else keeps its results apart, whatever version number it bears.
+    pub fn new() -> Result<Self> {
+        let program = match cfg!(target_os = "linux") {
+            // The file that runs, though another may have been built in its place.
+            true => PathBuf::from("/proc/self/exe"),
+            false => std::env::current_exe().map_err(|e| Error::io("this program", e))?,
+        };
+        Ok(Digests { program: of_file(&program)?, files: Mutex::default() })
+    }
+
+    /// The key of a point: SHA-256 of the program, what is measured, the workload with its overrides, the resolved
+    /// system and the content of the files that are read.
+    pub fn key(&self, job: &Job, accuracy: bool) -> Result<String> {
+        let mut hash = Sha256::new();
+        let mut part = |text: &str| {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        };
+        part(&self.program);
+        part(if accuracy { "accuracy" } else { "cost" });
+        part(&job.doc.canonical());
+        part(&format!("{:?}", job.system));
+        for (role, file) in job.inputs() {
+            part(role);
+            part(&self.content(&file)?);
+        }
+        Ok(hex(&hash.finalize()))
+    }
+
+    fn content(&self, path: &Path) -> Result<String> {
+        // Whoever else asks for the same file waits for its digest.
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = files.get(path) {
+            return Ok(known.clone());
+        }
+        let digest = match path.is_dir() {
+            true => of_folder(path)?,
+            false => of_file(path)?,
+        };
+        files.insert(path.into(), digest.clone());
+        Ok(digest)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn of_file(path: &Path) -> Result<String> {
+    let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        pimattn_core::interrupt::check()?;
+        match file.read(&mut buffer).map_err(|e| Error::io(path, e))? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Of a folder of arrays: names and contents of its files.
+fn of_folder(path: &Path) -> Result<String> {
+    let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, e))?;
+    let mut files = entries.map(|e| Ok(e.map_err(|e| Error::io(path, e))?.path())).collect::<Result<Vec<_>>>()?;
+    files.retain(|f| f.is_file());
+    files.sort();
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update(of_file(&file)?);
+    }
+    Ok(hex(&hash.finalize()))
+}

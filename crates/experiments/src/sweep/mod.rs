@@ -1,0 +1,127 @@
+//! Sweeps: a grid of workloads and systems, each point generated and replayed in one process.
+//!
+//! [`grid`] expands a grid file into points, [`point`] runs one, [`key`] says what its result depends on, [`store`]
+//! keeps finished points and writes the table, [`merge`] puts the tables of shards together. Points are independent:
+//! they go to as many workers as there are threads. The table gains a row as each is done, and has them in the order
+//! of the grid once all are. What is held of a point while others run is its place and its key.
+
+pub mod grid;
+pub mod key;
+pub mod merge;
+pub mod point;
+pub mod store;
+
+use grid::{Grid, Point};
+use pimattn_core::error::{Error, Result};
+use pimattn_core::interrupt;
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use store::{Found, Store};
+
+/// Points of which the keys are made between two looks at whether the user wants to stop.
+const BATCH: usize = 256;
+
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Points that were run.
+    pub run: usize,
+    /// Points of which the result was there.
+    pub kept: usize,
+    /// Points that failed, in order of the grid.
+    pub failed: Vec<(usize, Error)>,
+}
+
+/// What a sweep tells while it goes on.
+pub enum Event<'a> {
+    /// So many points need nothing more, most of them because their result was there.
+    Kept(u64),
+    /// So many points are done.
+    Done(u64),
+    /// A kept result was damaged: its point is run again.
+    Damaged(&'a std::path::Path),
+}
+
+/// Runs the points of a grid that the store does not have, with so many workers. A point that fails does not stop the
+/// others.
+pub fn run(
+    grid: &Grid,
+    points: &[Point],
+    store: &mut Store<'_>,
+    workers: usize,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let digests = key::Digests::new()?;
+    let key = |point: &Point| {
+        let job = grid.prepare(point)?;
+        Ok((digests.key(&job, grid.accuracy)?, job))
+    };
+    let mut open = Vec::new();
+    for batch in points.chunks(BATCH) {
+        interrupt::check()?;
+        let found: Vec<Result<(String, Found)>> = batch
+            .par_iter()
+            .map(|point| {
+                let (key, _) = key(point)?;
+                let found = store.find(&key)?;
+                Ok((key, found))
+            })
+            .collect();
+        for (point, found) in batch.iter().zip(found) {
+            match found {
+                Ok((key, Found::Whole)) => {
+                    store.keep(point, key);
+                    outcome.kept += 1;
+                }
+                Ok((key, Found::Damaged)) => {
+                    tell(Event::Damaged(&store.file(&key)));
+                    open.push(point);
+                }
+                Ok((_, Found::Nothing)) => open.push(point),
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(e) => outcome.failed.push((point.index, e)),
+            }
+        }
+    }
+    store.begin(points)?;
+    tell(Event::Kept((outcome.kept + outcome.failed.len()) as u64));
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let worked: Result<()> = std::thread::scope(|scope| {
+        let (results, finished) = sync_channel(workers.max(1));
+        for _ in 0..workers.clamp(1, open.len().max(1)) {
+            let (results, open, next, stop, key) = (results.clone(), &open, &next, &stop, &key);
+            scope.spawn(move || {
+                while interrupt::check().is_ok() && !stop.load(Ordering::Relaxed) {
+                    let Some(point) = open.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                    let result = key(point).and_then(|(key, job)| Ok((key, point::run(&job, grid.accuracy)?)));
+                    if results.send((*point, result)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(results);
+        for (point, result) in finished {
+            match result {
+                Ok((key, cells)) => {
+                    if let Err(e) = store.put(point, key, cells) {
+                        stop.store(true, Ordering::Relaxed);
+                        return Err(e);
+                    }
+                    outcome.run += 1;
+                }
+                Err(Error::Interrupted) => {}
+                Err(e) => outcome.failed.push((point.index, e)),
+            }
+            tell(Event::Done((outcome.kept + outcome.run + outcome.failed.len()) as u64));
+        }
+        Ok(())
+    });
+    worked?;
+    store.finish(points)?;
+    interrupt::check()?;
+    outcome.failed.sort_by_key(|(index, _)| *index);
+    Ok(outcome)
+}

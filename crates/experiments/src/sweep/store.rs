@@ -1,0 +1,211 @@
+//! Finished points: a file each, there whole or not at all, and the table made of them.
+//!
+//! The table of a sweep that runs has the rows that were there when it began, in the order of the grid, and behind them
+//! one for each point as it is done. When all are done it is replaced by one in the order of the grid. The files of the
+//! points alone say what is done: a table that was cut off is made again.
+
+use super::grid::{Grid, Point};
+use super::point;
+use pimattn_core::error::{Error, Result};
+use pimattn_core::fsio::AtomicFile;
+use pimattn_core::table::{Column, Value, column};
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// First column of the table.
+pub const POINT: Column = column("point", "1", "place in the grid, from 0");
+/// Column between the axes and the results.
+pub const KEY: Column = column(
+    "key",
+    "-",
+    "SHA-256 of what the result depends on: program, workload and overrides, resolved system, content of the files read",
+);
+
+/// Whether a point's result is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// It is.
+    Whole,
+    /// Its file is there, but is not what was written.
+    Damaged,
+    /// It is not.
+    Nothing,
+}
+
+/// Where the results of a sweep are.
+pub struct Store<'g> {
+    grid: &'g Grid,
+    table: PathBuf,
+    cache: PathBuf,
+    heading: Vec<String>,
+    /// Names of the cells of a result.
+    names: Vec<String>,
+    /// Key of each point that is done, by its place.
+    done: BTreeMap<usize, String>,
+    /// The table, while it grows.
+    growing: Option<File>,
+    _locks: [File; 2],
+}
+
+impl<'g> Store<'g> {
+    /// A table in `folder`, finished points in `cache`; both folders are made.
+    ///
+    /// # Errors
+    /// When another sweep is at work in `folder`, or a folder cannot be made.
+    pub fn open(grid: &'g Grid, folder: &Path, cache: &Path) -> Result<Self> {
+        for dir in [folder, cache] {
+            std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+        }
+        let locks = [alone(folder)?, shared(cache)?];
+        let names: Vec<String> = point::columns().iter().map(|c| c.name.to_string()).collect();
+        let taken = |name: &str| names.iter().map(String::as_str).chain([POINT.name, KEY.name]).any(|c| c == name);
+        let axes = grid.axes().map(|axis| if taken(axis) { format!("workload.{axis}") } else { axis.into() });
+        let heading = [POINT.name.into()].into_iter().chain(axes).chain([KEY.name.into()]).chain(names.iter().cloned());
+        Ok(Store {
+            grid,
+            table: folder.join("sweep.csv"),
+            cache: cache.into(),
+            heading: heading.collect(),
+            names,
+            done: BTreeMap::new(),
+            growing: None,
+            _locks: locks,
+        })
+    }
+
+    /// The file of a key's result.
+    pub fn file(&self, key: &str) -> PathBuf {
+        self.cache.join(format!("{key}.csv"))
+    }
+
+    /// Whether the result of this key is there.
+    pub fn find(&self, key: &str) -> Result<Found> {
+        let file = self.file(key);
+        match std::fs::read(&file) {
+            Ok(text) if self.cells(&text).is_some() => Ok(Found::Whole),
+            Ok(_) => Ok(Found::Damaged),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Err(e) => Err(Error::io(&file, e)),
+        }
+    }
+
+    /// The cells of a result, if its file is whole: the line of names, one of cells, and an end to it.
+    fn cells(&self, text: &[u8]) -> Option<csv::StringRecord> {
+        let mut csv = csv::Reader::from_reader(text.strip_suffix(b"\n")?);
+        let same = csv.headers().is_ok_and(|h| h.iter().eq(self.names.iter()));
+        let mut records = csv.records();
+        let first = records.next().filter(|_| same)?.ok()?;
+        records.next().is_none().then_some(first)
+    }
+
+    /// Takes note that the result of a point is there.
+    pub fn keep(&mut self, point: &Point, key: String) {
+        self.done.insert(point.index, key);
+    }
+
+    /// Writes the table of the points that are there, to which [`Store::put`] adds.
+    pub fn begin(&mut self, points: &[Point]) -> Result<()> {
+        self.write_table(points)?;
+        let file = File::options().append(true).open(&self.table).map_err(|e| Error::io(&self.table, e))?;
+        self.growing = Some(file);
+        Ok(())
+    }
+
+    /// Keeps the result of a point: in its file first, then in the table.
+    pub fn put(&mut self, point: &Point, key: String, cells: Vec<Value>) -> Result<()> {
+        let file = self.file(&key);
+        let cells: Vec<String> = cells.iter().map(ToString::to_string).collect();
+        let mut out = Table::create(&file)?;
+        out.row(self.names.iter().map(String::as_str))?;
+        out.row(cells.iter().map(String::as_str))?;
+        out.commit()?;
+        if let Some(table) = &mut self.growing {
+            let mut line = csv::Writer::from_writer(Vec::new());
+            let row = self.grid.row(point, &key, cells.iter().map(String::as_str));
+            line.write_record(row.iter()).map_err(|e| Error::data(&self.table, e.to_string()))?;
+            let line = line.into_inner().map_err(|e| Error::io(&self.table, e.into_error()))?;
+            // The whole row at once, so that readers see no half of it.
+            table.write_all(&line).map_err(|e| Error::io(&self.table, e))?;
+        }
+        self.done.insert(point.index, key);
+        Ok(())
+    }
+
+    /// Replaces the table by one in the order of the grid.
+    pub fn finish(&mut self, points: &[Point]) -> Result<()> {
+        self.growing = None;
+        self.write_table(points)
+    }
+
+    fn write_table(&self, points: &[Point]) -> Result<()> {
+        let mut out = Table::create(&self.table)?;
+        out.row(self.heading.iter().map(String::as_str))?;
+        for point in points {
+            let Some(key) = self.done.get(&point.index) else { continue };
+            let file = self.file(key);
+            let text = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
+            let cells = self.cells(&text).ok_or_else(|| Error::data(&file, "was damaged while the sweep ran"))?;
+            out.row(self.grid.row(point, key, cells.iter()))?;
+        }
+        out.commit()
+    }
+}
+
+impl Grid {
+    /// A row of the table.
+    fn row<'a>(&self, point: &Point, key: &str, cells: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let place = [point.index.to_string()].into_iter();
+        place.chain(self.shown(point)).chain([key.to_string()]).chain(cells.map(String::from)).collect()
+    }
+}
+
+/// The folder, if no other sweep has it.
+fn alone(folder: &Path) -> Result<File> {
+    let file = File::open(folder).map_err(|e| Error::io(folder, e))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let source = std::io::Error::other("another sweep is at work here; give each shard a folder of its own");
+            Err(Error::Io { path: folder.into(), source })
+        }
+        // A file system without locks has to trust its users.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// The folder together with other sweeps; what killed ones left half-written is removed if nobody else is there.
+fn shared(folder: &Path) -> Result<File> {
+    let file = File::open(folder).map_err(|e| Error::io(folder, e))?;
+    if file.try_lock().is_ok() {
+        AtomicFile::clear(folder)?;
+        let _ = file.unlock();
+    }
+    let _ = file.lock_shared();
+    Ok(file)
+}
+
+/// A CSV file that is there whole or not at all.
+pub(super) struct Table {
+    csv: csv::Writer<AtomicFile>,
+    path: PathBuf,
+}
+
+impl Table {
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        Ok(Table { csv: csv::Writer::from_writer(AtomicFile::create(path)?), path: path.into() })
+    }
+
+    pub(super) fn row<C: AsRef<[u8]>>(&mut self, cells: impl IntoIterator<Item = C>) -> Result<()> {
+        self.csv.write_record(cells).map_err(|e| match e.into_kind() {
+            csv::ErrorKind::Io(e) => Error::io(&self.path, e),
+            other => Error::data(&self.path, format!("{other:?}")),
+        })
+    }
+
+    pub(super) fn commit(self) -> Result<()> {
+        let mut file = self.csv.into_inner().map_err(|e| Error::io(&self.path, e.into_error()))?;
+        file.flush().map_err(|e| Error::io(&self.path, e))?;
+        file.commit()
+    }
+}

@@ -1,0 +1,169 @@
+//! KV caches: keys, values and decode queries of a model, from a dump or from a seeded synthetic source.
+//!
+//! [`load`] reads a dump in any of its forms; [`synthetic::generate`] makes one up. Both end in
+//! [`KvCache::checked`], the one place where the rules of a consistent cache are written.
+
+pub mod fitted;
+pub mod linalg;
+pub mod npy;
+pub mod safetensors;
+pub mod synthetic;
+
+mod parts;
+mod raw;
+mod zip;
+
+pub use parts::{KvParts, Tensor};
+
+use pimattn_core::error::{Error, Result};
+use std::ops::Range;
+use std::path::Path;
+
+/// Reads a dump: a `.safetensors` file, a `.npz` file, or a directory of `.npy` files.
+///
+/// Errors: [`Error::NoInput`] when `path` does not exist, [`Error::Usage`] when its form is not one of the three,
+/// [`Error::Data`] when the dump is damaged or contradicts itself, [`Error::Io`] when it cannot be read.
+pub fn load(path: impl AsRef<Path>) -> Result<KvCache> {
+    let path = path.as_ref();
+    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    if meta.is_dir() {
+        return npy::load_dir(path);
+    }
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    match extension.as_str() {
+        "safetensors" => safetensors::load(path),
+        "npz" => npy::load_npz(path),
+        "npy" => Err(Error::Usage(format!(
+            "{}: a .npy file holds one array only; give the directory that holds k.npy, v.npy, q.npy and prefill_len.npy",
+            path.display()
+        ))),
+        _ => Err(Error::Usage(format!(
+            "{}: not a known form of KV dump; expected a .safetensors file, a .npz file or a directory of .npy files",
+            path.display()
+        ))),
+    }
+}
+
+/// Rows of equal length in one slice: `[row, dim]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// All rows, one after the other.
+    pub data: &'a [f32],
+    /// Length of one row.
+    pub dim: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.data.len() / self.dim
+    }
+
+    /// No rows at all.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// One row.
+    #[inline]
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[i * self.dim..(i + 1) * self.dim]
+    }
+
+    /// Some rows.
+    pub fn range(&self, r: Range<usize>) -> Rows<'a> {
+        Rows { data: &self.data[r.start * self.dim..r.end * self.dim], dim: self.dim }
+    }
+}
+
+/// Rows of several heads, as many of each: `[head, row, dim]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads<'a> {
+    /// All rows of the first head, then those of the next.
+    pub data: &'a [f32],
+    /// Length of one row.
+    pub dim: usize,
+    /// Number of heads.
+    pub heads: usize,
+}
+
+impl<'a> Heads<'a> {
+    /// Rows of one head.
+    pub fn head(&self, head: usize) -> Rows<'a> {
+        let n = self.data.len() / self.heads;
+        Rows { data: &self.data[head * n..(head + 1) * n], dim: self.dim }
+    }
+}
+
+/// Keys, values and queries of some layers of one sequence.
+///
+/// Token index `t` of `k` and `v` counts the cached tokens from 0; query `i` is the query of token
+/// `query_start + i`, which attends to tokens `0..=query_start + i`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KvCache {
+    /// Which layers of the model these are, ascending.
+    pub layers: Vec<u32>,
+    /// KV heads per layer.
+    pub kv_heads: usize,
+    /// Query heads per layer; a multiple of `kv_heads`. Query head `h` uses KV head `h / (query_heads / kv_heads)`.
+    pub query_heads: usize,
+    /// Elements of a key, value or query vector.
+    pub dim: usize,
+    /// Cached tokens.
+    pub tokens: usize,
+    /// Tokens that were there before decoding began.
+    pub prefill: usize,
+    /// Token index of the first query.
+    pub query_start: usize,
+    /// Queries per query head.
+    pub queries: usize,
+    /// Bytes of one element as the model stores it (2 for f16 and bf16).
+    pub element_bytes: u32,
+    /// Where the data comes from, for reports and trace headers.
+    pub provenance: String,
+    /// Keys after RoPE `[layer, kv_head, token, dim]`.
+    pub k: Vec<f32>,
+    /// Values `[layer, kv_head, token, dim]`.
+    pub v: Vec<f32>,
+    /// Unscaled queries after RoPE `[layer, query_head, query, dim]`.
+    pub q: Vec<f32>,
+}
+
+impl KvCache {
+    /// Query heads that share one KV head.
+    pub fn group(&self) -> usize {
+        self.query_heads / self.kv_heads
+    }
+
+    /// Keys `[token, dim]` of a KV head; `layer` is an index into `layers`.
+    pub fn keys(&self, layer: usize, kv_head: usize) -> Rows<'_> {
+        self.slice(&self.k, layer * self.kv_heads + kv_head, self.tokens)
+    }
+
+    /// Values `[token, dim]` of a KV head.
+    pub fn values(&self, layer: usize, kv_head: usize) -> Rows<'_> {
+        self.slice(&self.v, layer * self.kv_heads + kv_head, self.tokens)
+    }
+
+    /// Queries `[query, dim]` of a query head.
+    pub fn queries(&self, layer: usize, query_head: usize) -> Rows<'_> {
+        self.slice(&self.q, layer * self.query_heads + query_head, self.queries)
+    }
+
+    /// Queries `[query head of the group, query, dim]` of the query heads that share a KV head.
+    pub fn group_queries(&self, layer: usize, kv_head: usize) -> Heads<'_> {
+        let n = self.group() * self.queries * self.dim;
+        let first = (layer * self.kv_heads + kv_head) * n;
+        Heads { data: &self.q[first..first + n], dim: self.dim, heads: self.group() }
+    }
+
+    /// Token indices that are decode steps: from the prefill length on, wherever there is a query.
+    pub fn decode_positions(&self) -> Range<usize> {
+        self.prefill.max(self.query_start)..self.query_start + self.queries
+    }
+
+    fn slice<'a>(&self, of: &'a [f32], index: usize, rows: usize) -> Rows<'a> {
+        let n = rows * self.dim;
+        Rows { data: &of[index * n..(index + 1) * n], dim: self.dim }
+    }
+}

@@ -1,0 +1,195 @@
+//! Dumps in the safetensors format.
+//!
+//! | tensor | shape | types |
+//! |-|-|-|
+//! | `k`, `v` | `[layer, kv_head, token, dim]` | F16, BF16, F32 |
+//! | `q` or `q_late` | `[layer, query_head, query, dim]` | F16, BF16, F32 |
+//! | `layers` (optional) | `[layer]` | I32, U32, I64: layer numbers in the model; without it 0, 1, 2, ... |
+//!
+//! Metadata (all values are strings): `prefill_len` is required; `query_start` or a range in `positions` says which
+//! tokens the queries belong to (see [`KvCache::checked`]); `model` and `text` go into the provenance.
+
+use super::KvCache;
+use super::parts::{KvParts, Tensor, check_names, short};
+use super::raw::{self, FloatType, IntType};
+use pimattn_core::error::{Error, Result};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use std::path::Path;
+
+/// Reads a dump. Memory beyond the mapped file is at most four bytes per stored element.
+///
+/// Errors: [`Error::Data`] when the header is damaged, a name, type or shape is not as documented above, or the
+/// parts contradict each other; [`Error::NoInput`] and [`Error::Io`] when the file cannot be read.
+pub fn load(path: &Path) -> Result<KvCache> {
+    let bytes = raw::map(path)?;
+    let file = File::parse(&bytes).map_err(|what| Error::data(path, what))?;
+    let parts = file.parts(path)?;
+    KvCache::checked(&path.display().to_string(), parts)
+}
+
+struct File<'a> {
+    header: Metadata,
+    data: &'a [u8],
+}
+
+impl<'a> File<'a> {
+    /// Splits a file into header and data.
+    ///
+    /// `SafeTensors::deserialize` adds header and data length without an overflow check, so the lengths are compared
+    /// here and the crate parses and validates only the header.
+    fn parse(bytes: &'a [u8]) -> Result<File<'a>, String> {
+        let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+            return Err(format!("{} bytes are too few for a safetensors file", bytes.len()));
+        };
+        let length = u64::from_le_bytes(*length);
+        let Some((header, data)) = usize::try_from(length).ok().and_then(|n| rest.split_at_checked(n)) else {
+            return Err(format!("the header claims {length} bytes, but only {} follow", rest.len()));
+        };
+        let header: Metadata =
+            serde_json::from_slice(header).map_err(|e| format!("damaged safetensors header: {}", brief(&e)))?;
+        if header.data_len() != data.len() {
+            return Err(format!("the tensors take {} bytes, but the file has {}", header.data_len(), data.len()));
+        }
+        Ok(File { header, data })
+    }
+
+    fn parts(&self, path: &Path) -> Result<KvParts> {
+        let bad = |what: String| Error::data(path, what);
+        let names = self.header.offset_keys();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let q_name = check_names(&names, false).map_err(bad)?;
+        let prefill = self
+            .number("prefill_len")
+            .map_err(bad)?
+            .ok_or_else(|| bad("the metadata lack \"prefill_len\", the number of prefill tokens".to_string()))?;
+        let query_start = self.number("query_start").map_err(bad)?;
+        let layers = match self.header.info("layers") {
+            Some(info) => Some(self.layers(info).map_err(bad)?),
+            None => None,
+        };
+        let said = ["model", "text"].into_iter().filter_map(|name| self.said(name));
+        Ok(KvParts {
+            k: self.tensor(path, "k")?,
+            v: self.tensor(path, "v")?,
+            q: self.tensor(path, q_name)?,
+            layers,
+            prefill,
+            query_start,
+            positions: self.said("positions").map(str::to_string),
+            provenance: raw::provenance(path, said),
+        })
+    }
+
+    fn said(&self, name: &str) -> Option<&str> {
+        self.header.metadata().as_ref()?.get(name).map(String::as_str)
+    }
+
+    fn number(&self, name: &str) -> Result<Option<i64>, String> {
+        let Some(text) = self.said(name) else { return Ok(None) };
+        match text.trim().parse() {
+            Ok(n) => Ok(Some(n)),
+            Err(_) => Err(format!("metadata \"{name}\" is \"{}\"; expected an integer", short(text))),
+        }
+    }
+
+    fn bytes(&self, info: &TensorInfo) -> Result<&'a [u8], String> {
+        let (start, end) = info.data_offsets;
+        self.data.get(start..end).ok_or_else(|| format!("tensor data {start}..{end} lie outside the file"))
+    }
+
+    fn tensor(&self, path: &Path, name: &str) -> Result<Tensor> {
+        let bad = |what: String| Error::data(path, what);
+        let info = self.header.info(name).ok_or_else(|| bad(format!("there is no \"{name}\"")))?;
+        let ty = match info.dtype {
+            Dtype::F16 => FloatType::F16,
+            Dtype::BF16 => FloatType::Bf16,
+            Dtype::F32 => FloatType::F32,
+            other => return Err(bad(format!("tensor \"{name}\" has type {other}; expected F16, BF16 or F32"))),
+        };
+        Ok(Tensor {
+            name: name.to_string(),
+            shape: info.shape.clone(),
+            data: raw::floats(self.bytes(info).map_err(bad)?, ty)?,
+            element_bytes: ty.element_bytes(),
+        })
+    }
+
+    fn layers(&self, info: &TensorInfo) -> Result<Vec<i64>, String> {
+        let ty = match info.dtype {
+            Dtype::I32 => IntType::I32,
+            Dtype::U32 => IntType::U32,
+            Dtype::I64 => IntType::I64,
+            other => return Err(format!("tensor \"layers\" has type {other}; expected I32, U32 or I64")),
+        };
+        if info.shape.len() != 1 {
+            return Err(format!("tensor \"layers\" has {} axes; expected 1", info.shape.len()));
+        }
+        raw::integers(self.bytes(info)?, ty).ok_or_else(|| "tensor \"layers\" holds a number too large".to_string())
+    }
+}
+
+/// serde's messages quote names from the file, which may be of any length.
+fn brief(e: &serde_json::Error) -> String {
+    let text = e.to_string();
+    if text.len() <= 256 { text } else { format!("{} ... at line {} column {}", short(&text), e.line(), e.column()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with `header` and `data` bytes, written to a temporary directory and loaded.
+    fn load_text(header: &str, data: &[u8]) -> Result<KvCache> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.safetensors");
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+        std::fs::write(&path, bytes).unwrap();
+        load(&path)
+    }
+
+    const SMALL: &str = r#"{"__metadata__":{"prefill_len":"1","model":"m","positions":"k 0..1; q 1..1"},
+        "k":{"dtype":"BF16","shape":[1,1,2,1],"data_offsets":[0,4]},
+        "q":{"dtype":"F32","shape":[1,2,1,1],"data_offsets":[4,12]},
+        "v":{"dtype":"F16","shape":[1,1,2,1],"data_offsets":[12,16]},
+        "layers":{"dtype":"I32","shape":[1],"data_offsets":[16,20]}}"#;
+
+    fn small_data() -> Vec<u8> {
+        let mut data = Vec::new();
+        data.extend([1.0, 2.0].map(|x| half::bf16::from_f32(x).to_le_bytes()).concat());
+        data.extend([3.0f32, 4.0].map(f32::to_le_bytes).concat());
+        data.extend([5.0, 6.0].map(|x| half::f16::from_f32(x).to_le_bytes()).concat());
+        data.extend(7i32.to_le_bytes());
+        data
+    }
+
+    #[test]
+    fn reads_mixed_types() {
+        let kv = load_text(SMALL, &small_data()).unwrap();
+        assert_eq!((&kv.k[..], &kv.q[..], &kv.v[..]), (&[1.0, 2.0][..], &[3.0, 4.0][..], &[5.0, 6.0][..]));
+        assert_eq!((&kv.layers[..], kv.element_bytes, kv.decode_positions()), (&[7][..], 2, 1..2));
+        assert_eq!(kv.provenance, "t.safetensors; m");
+    }
+
+    #[test]
+    fn messages_name_file_tensor_and_expectation() {
+        let e = |from: &str, to: &str| load_text(&SMALL.replace(from, to), &small_data()).unwrap_err().to_string();
+        assert!(e("\"prefill_len\":\"1\"", "\"prefill_len\":\"one\"").contains("\"one\"; expected an integer"));
+        assert!(e("\"prefill_len\":\"1\",", "").contains("lack \"prefill_len\""));
+        assert!(e("BF16", "I16").contains("t.safetensors: tensor \"k\" has type I16; expected F16, BF16 or F32"));
+        assert!(e("\"I32\"", "\"F32\"").contains("tensor \"layers\" has type F32"));
+        assert!(e("\"k\":", "\"keys\":").contains("did you mean \"k\"?"));
+        assert!(e("[16,20]", "[16,24]").contains("damaged safetensors header"));
+    }
+
+    #[test]
+    fn lengths_that_overflow_are_refused() {
+        let tensors: Vec<String> = (0..8u64)
+            .map(|i| {
+                let (n, start) = ((1u64 << 61) - 1, i * ((1 << 61) - 1));
+                format!(r#""t{i}":{{"dtype":"U8","shape":[{n}],"data_offsets":[{start},{}]}}"#, start + n)
+            })
+            .collect();
+        let header = format!(r#"{{"__metadata__":{{}},{}}}"#, tensors.join(","));
+        assert_eq!(load_text(&header, &[]).unwrap_err().exit_code(), pimattn_core::error::EXIT_DATA);
+    }
+}

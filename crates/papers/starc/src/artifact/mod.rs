@@ -1,0 +1,237 @@
+//! The STARC artifact's experiment: the attention of every decode step of its models, contexts and policies.
+//!
+//! The artifact simulates one layer of one stack for each step and takes all layers, stacks and devices to be alike. How
+//! many tokens a step attends to is all that tells policies apart: all of them, or as many rows as a table of measured
+//! budgets has for the step. A bar is a model, a policy and a context. [`pimattn_experiments::attention`] replays what differs, once.
+
+mod budget;
+mod rows;
+
+pub use budget::Budgets;
+pub use rows::{BARS, STEPS};
+
+use pimattn_attacc::{Attention, Form, Mode};
+use pimattn_core::error::{Error, Result, suggest};
+use pimattn_core::interrupt;
+use pimattn_core::spec::{Effect, System};
+use pimattn_core::table::Value;
+use pimattn_core::units::Cycle;
+use pimattn_experiments::attention::Layers;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Devices beside the GPUs, and their stacks (AttAcc; STARC's platform has the same).
+pub const DEVICES: u32 = 8;
+/// Stacks of a device.
+pub const STACKS: u32 = 5;
+/// Bytes of an element.
+const BYTES: u32 = 2;
+/// The artifact's schedule, quirks included.
+const FORM: Form = Form::Published;
+
+/// A model, as far as its attention goes (the artifact's src/config.py). It has K and V for every query head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Model {
+    /// Name, the artifact's.
+    pub name: &'static str,
+    /// Layers, all alike.
+    pub layers: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Elements of a key.
+    pub dim: u32,
+    /// What its budget tables are named after.
+    pub table: &'static str,
+}
+
+/// The models of the experiment.
+pub const MODELS: [Model; 3] = [
+    Model { name: "LLAMA-7B", layers: 32, heads: 32, dim: 128, table: "Llama" },
+    Model { name: "GPT-13B", layers: 40, heads: 40, dim: 128, table: "GPT" },
+    Model { name: "Mistral-7B", layers: 32, heads: 32, dim: 128, table: "Mistral" },
+];
+
+/// What tells how many tokens a step attends to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Name.
+    pub name: &'static str,
+    /// What its budget tables are named after; all tokens where it has none.
+    pub table: Option<&'static str>,
+    /// Whether it clusters.
+    pub clusters: bool,
+}
+
+/// The policies of the experiment.
+pub const POLICIES: [Policy; 4] = [
+    Policy { name: "full", table: None, clusters: false },
+    Policy { name: "quest", table: Some("Quest"), clusters: false },
+    Policy { name: "sparq", table: Some("SparQ"), clusters: false },
+    Policy { name: "starc", table: Some("STARC"), clusters: true },
+];
+
+impl Model {
+    /// The model of this name.
+    pub fn find(name: &str) -> Result<Model> {
+        let known = MODELS.iter().find(|m| m.name.eq_ignore_ascii_case(name)).copied();
+        known.ok_or_else(|| Error::Usage(format!("unknown model \"{name}\"{}", suggest(name, MODELS.map(|m| m.name)))))
+    }
+
+    /// Heads of a batch of so many requests that a stack holds (rounded as the artifact rounds).
+    pub fn heads_per_stack(&self, batch: u32) -> u32 {
+        (u64::from(self.heads / DEVICES) * u64::from(batch)).div_ceil(STACKS.into()).try_into().unwrap_or(u32::MAX)
+    }
+}
+
+impl Policy {
+    /// The policy of this name.
+    pub fn find(name: &str) -> Result<Policy> {
+        let known = POLICIES.iter().find(|p| p.name == name).copied();
+        known.ok_or_else(|| {
+            Error::Usage(format!("unknown policy \"{name}\"{}", suggest(name, POLICIES.map(|p| p.name))))
+        })
+    }
+
+    /// Where the budgets for a model are in a folder: the artifact's file, or that compressed.
+    pub fn table_in(&self, folder: &Path, model: &Model) -> Option<PathBuf> {
+        let plain = folder.join(self.table_name(model)?);
+        let packed = folder.join(format!("{}.zst", self.table_name(model)?));
+        Some(if !plain.exists() && packed.exists() { packed } else { plain })
+    }
+
+    /// File name of its budgets for a model, as the artifact has it.
+    pub fn table_name(&self, model: &Model) -> Option<String> {
+        self.table.map(|policy| format!("kv_budget_{}_{policy}.txt", model.table))
+    }
+}
+
+/// A model, a policy and a context.
+#[derive(Debug, Clone)]
+pub struct Bar {
+    /// The model.
+    pub model: Model,
+    /// The policy.
+    pub policy: Policy,
+    /// Requests that are decoded together.
+    pub batch: u32,
+    /// Tokens of each prompt.
+    pub prefill: u32,
+    /// Tokens that are generated of each; the prefill makes the first, so that decode steps are one fewer.
+    pub context: u32,
+    /// Budgets of the steps; all tokens are attended to without.
+    pub budgets: Option<Arc<Budgets>>,
+    /// Whether the artifact's clustering comes ahead of the last step.
+    pub clustering: bool,
+}
+
+impl Bar {
+    /// Decode steps.
+    pub fn steps(&self) -> u32 {
+        self.context.saturating_sub(1)
+    }
+
+    /// A stack's share of a layer at each step.
+    ///
+    /// # Errors
+    /// When there is no step, one has no budget, or there are more tokens than numbers.
+    pub fn attentions(&self) -> Result<impl Iterator<Item = Attention> + '_> {
+        let steps = self.steps();
+        if steps == 0 {
+            let what = format!("a context of {} has no decode step; 2 is the least", self.context);
+            return Err(Error::Usage(what));
+        }
+        let Some(first) = self.prefill.checked_add(1).filter(|first| first.checked_add(steps).is_some()) else {
+            return Err(Error::Usage(format!("{} and {} tokens are too many", self.prefill, self.context)));
+        };
+        let budgets = self.budgets.as_ref().map(|b| b.first(steps as usize)).transpose()?;
+        let heads = self.model.heads_per_stack(self.batch);
+        Ok((0..steps).map(move |step| Attention {
+            mode: Mode::Bank,
+            heads,
+            len: first + step,
+            dim: self.model.dim,
+            bytes: BYTES,
+            kv_budget: budgets.map(|b| b[step as usize]),
+            clustering: self.clustering && step + 1 == steps,
+        }))
+    }
+}
+
+/// What a layer's attention takes on a stack, as far as rows say it.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    cycles: Cycle,
+    ns: f64,
+    energy_pj: f64,
+    activations: u64,
+}
+
+impl Cost {
+    fn new(layers: &mut Layers<'_>, system: &System, attention: Attention) -> Result<Self> {
+        let layer = layers.layer(FORM, attention)?;
+        let opens = system.device.commands.iter().zip(&layer.counters.banks).filter(|(c, _)| c.effect == Effect::Open);
+        Ok(Cost {
+            cycles: layer.cycles,
+            ns: layer.ns(system),
+            energy_pj: layer.energy(system).total(),
+            activations: opens.map(|(_, banks)| banks).sum(),
+        })
+    }
+}
+
+/// Takes the rows of a table.
+pub type RowSink<'a> = &'a mut dyn FnMut(&[Value]) -> Result<()>;
+
+/// Bars of which every step has been simulated.
+pub struct Experiment<'a> {
+    system: &'a System,
+    bars: &'a [Bar],
+    layers: Layers<'a>,
+}
+
+impl<'a> Experiment<'a> {
+    /// Simulates every step of every bar on stacks of `system`. `progress` hears how many replays of how many are done.
+    ///
+    /// # Errors
+    /// When a bar makes no sense ([`Bar::attentions`]), or when its heads do not fit a stack.
+    pub fn new(system: &'a System, bars: &'a [Bar], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Self> {
+        let mut layers = Layers::new(system);
+        let wanted = bars.iter().map(Bar::attentions).collect::<Result<Vec<_>>>()?;
+        layers.learn(FORM, wanted.into_iter().flatten(), progress)?;
+        Ok(Experiment { system, bars, layers })
+    }
+
+    /// Schedules that were replayed.
+    pub fn replays(&self) -> usize {
+        self.layers.replays()
+    }
+
+    /// What was replayed, for others that ask for the same.
+    pub fn into_layers(self) -> Layers<'a> {
+        self.layers
+    }
+
+    /// Writes a row of [`BARS`] for each bar to `bar_row`, and one of [`STEPS`] for each step to `step_row`, if it is
+    /// given.
+    pub fn rows(&mut self, bar_row: RowSink<'_>, mut step_row: Option<RowSink<'_>>) -> Result<()> {
+        for bar in self.bars {
+            interrupt::check()?;
+            let mut known: BTreeMap<Attention, Cost> = BTreeMap::new();
+            let mut total = rows::Total::default();
+            for (step, attention) in bar.attentions()?.enumerate() {
+                let key = attention.normal_form(FORM, &self.system.device.geometry)?;
+                let cost = match known.get(&key) {
+                    Some(cost) => *cost,
+                    None => *known.entry(key).or_insert(Cost::new(&mut self.layers, self.system, attention)?),
+                };
+                total.add(&attention, &cost);
+                if let Some(emit) = &mut step_row {
+                    emit(&rows::step(bar, step as u64, &attention, &cost))?;
+                }
+            }
+            bar_row(&rows::bar(bar, &total))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,324 @@
+//! What a paper claims, set against what was found: a row of claims.csv each, with the cells that it is made of.
+
+use super::Tables;
+use pimattn_core::error::{Error, Result};
+use pimattn_core::table::{Column, Value, column};
+use pimattn_report::cells::Cells;
+use serde::Deserialize;
+
+/// A claim, as a plan has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// Version of the paper.
+    pub version: String,
+    /// What is claimed, in words.
+    pub what: String,
+    /// What it is about.
+    pub kind: Kind,
+    /// Policies that STARC is set against.
+    #[serde(default)]
+    pub against: Vec<String>,
+    /// Least that is claimed, in percent; none for "up to".
+    #[serde(default)]
+    pub least: Option<f64>,
+    /// Most that is claimed, in percent.
+    #[serde(default)]
+    pub most: Option<f64>,
+}
+
+/// What a claim is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Less time of the attention layers.
+    AttentionLatency,
+    /// Less energy of the attention layers.
+    AttentionEnergy,
+    /// Less time of a decode step.
+    EndToEndLatency,
+    /// Less energy of a decode step.
+    EndToEndEnergy,
+    /// Time of clustering, of all.
+    ClusteringOverhead,
+    /// Recall of sparq at least that of starc, and this above infinigen and quest, at every budget.
+    RecallOrder,
+    /// Needs weights and a benchmark; not measured.
+    Benchmark,
+}
+
+impl Claim {
+    /// What is wrong with it, if anything.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        match self.kind {
+            Kind::RecallOrder | Kind::Benchmark => Ok(()),
+            Kind::ClusteringOverhead if self.most.is_some() => Ok(()),
+            Kind::ClusteringOverhead => Err("most (percent) is missing".into()),
+            _ if self.most.is_none() => Err("most (percent) is missing".into()),
+            _ if self.against.is_empty() => Err("against (policies) is missing".into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn claimed(&self) -> String {
+        match (self.least, self.most) {
+            (Some(least), Some(most)) => format!("{least} to {most} %"),
+            (None, Some(most)) if self.kind == Kind::ClusteringOverhead => format!("about {most} %"),
+            (None, Some(most)) => format!("up to {most} %"),
+            _ => String::new(),
+        }
+    }
+}
+
+/// Columns of claims.csv.
+pub const COLUMNS: &[Column] = &[
+    column("claim", "1", "number, from 1"),
+    column("version", "-", "version of the paper"),
+    column("what", "-", "what is claimed"),
+    column("claimed", "-", "the figures; reductions are of STARC against the policies named"),
+    column("artifact", "-", "found in artifact mode: least to most over models, contexts and the policies named"),
+    column(
+        "artifact_verdict",
+        "-",
+        "a range claimed: within, below, above, or overlapping it; up to or about a figure: reached within one percentage point (clustering: within a factor of 2), exceeded, not reached",
+    ),
+    column("artifact_from", "-", "cells of the least and the most: file, line, column"),
+    column("masks", "-", "found in real-mask mode, likewise"),
+    column("masks_verdict", "-", "likewise"),
+    column("masks_from", "-", "cells of the least and the most"),
+    column("why", "-", "why they differ where they do, with the cells that say so"),
+];
+
+/// A range of cells.
+struct Found {
+    least: f64,
+    most: f64,
+    from: [String; 2],
+}
+
+impl Found {
+    fn of(table: &Cells, rows: &[usize], column: &str) -> Result<Option<Found>> {
+        let mut found: Option<(f64, usize, f64, usize)> = None;
+        for row in rows {
+            let x = table.number(*row, column)?;
+            found = Some(match found {
+                None => (x, *row, x, *row),
+                Some((a, i, b, j)) => {
+                    let (a, i) = if x < a { (x, *row) } else { (a, i) };
+                    let (b, j) = if x > b { (x, *row) } else { (b, j) };
+                    (a, i, b, j)
+                }
+            });
+        }
+        Ok(found.map(|(least, i, most, j)| Found { least, most, from: [i, j].map(|r| table.cite(r, column)) }))
+    }
+
+    fn words(&self) -> String {
+        format!("{:.2} to {:.2} %", self.least, self.most)
+    }
+
+    fn cells(&self) -> String {
+        self.from.join("; ")
+    }
+
+    fn verdict(&self, claim: &Claim) -> &'static str {
+        let (most, near) = match (claim.most, claim.kind) {
+            (None, _) => return "",
+            (Some(most), Kind::ClusteringOverhead) => (most, most),
+            (Some(most), _) => (most, 1.0),
+        };
+        match claim.least {
+            Some(least) if least <= self.least && self.most <= most => "within",
+            Some(least) if self.most < least => "below",
+            Some(_) if self.least > most => "above",
+            Some(_) => "overlaps",
+            None if (self.most - most).abs() <= near => "reached",
+            None if self.most > most => "exceeded",
+            None => "not reached",
+        }
+    }
+
+    /// The words of a row: range, verdict, cells.
+    fn said(found: Option<Found>, claim: &Claim) -> [String; 3] {
+        found.map_or_else(Default::default, |f| [f.words(), f.verdict(claim).into(), f.cells()])
+    }
+}
+
+/// A number with the cell that it is from.
+pub fn cited(table: &Cells, row: usize, column: &str, decimals: usize, unit: &str) -> Result<String> {
+    Ok(format!("{:.decimals$}{unit} [{}]", table.number(row, column)?, table.cite(row, column)))
+}
+
+/// The reductions of a claim in a mode.
+fn reductions(t: &Tables, claim: &Claim, mode: &str) -> Result<Option<Found>> {
+    let (scope, measure) = match claim.kind {
+        Kind::AttentionLatency => ("attention", "latency"),
+        Kind::AttentionEnergy => ("attention", "energy"),
+        Kind::EndToEndLatency => ("end-to-end", "latency"),
+        Kind::EndToEndEnergy => ("end-to-end", "energy"),
+        _ => return Ok(None),
+    };
+    let mut rows = Vec::new();
+    for policy in &claim.against {
+        let wanted = [("mode", mode), ("scope", scope), ("measure", measure), ("against", policy.as_str())];
+        rows.extend(t.reductions.find(&wanted)?);
+    }
+    Found::of(&t.reductions, &rows, "reduction_percent")
+}
+
+/// The table of claims.
+pub fn table(claims: &[Claim], t: &Tables) -> Result<Cells> {
+    let mut rows = Vec::new();
+    for (i, claim) in (1..).zip(claims) {
+        let none = || [String::from("not measured"), String::new(), String::new()];
+        let [artifact, masks] = match claim.kind {
+            Kind::Benchmark => [none(), none()],
+            Kind::RecallOrder => [["no masks in this mode".into(), String::new(), String::new()], recall_order(t)?],
+            Kind::ClusteringOverhead => {
+                let rows = t.masks.find(&[("policy", "starc")])?;
+                let masks = Found::said(Found::of(&t.masks, &rows, "cluster_percent")?, claim);
+                [[clustering_in_artifact_mode().into(), String::new(), String::new()], masks]
+            }
+            _ => [
+                Found::said(reductions(t, claim, "artifact")?, claim),
+                Found::said(reductions(t, claim, "masks")?, claim),
+            ],
+        };
+        let cells = [claim.version.clone(), claim.what.clone(), claim.claimed()];
+        let cells = cells.into_iter().chain(artifact).chain(masks).chain([why(claim, t)?]);
+        rows.push([Value::Int(i)].into_iter().chain(cells.map(Value::Text)).collect());
+    }
+    Ok(Cells::of("claims.csv", COLUMNS, &rows))
+}
+
+fn clustering_in_artifact_mode() -> &'static str {
+    "ahead of the last decode step only, with most of its work missing (docs/parity.md)"
+}
+
+/// Of every cache and budget: words, verdict, cells.
+fn recall_order(t: &Tables) -> Result<[String; 3]> {
+    let (mut held, mut all, mut broken) = (0, 0, Vec::new());
+    for row in t.choices.find(&[("policy", "starc")])? {
+        let key = ["source", "prefill", "budget"].map(|c| t.choices.cell(row, c));
+        let [source, prefill, budget] = key;
+        let (source, prefill, budget) = (source?, prefill?, budget?);
+        let of = |policy| {
+            let wanted = [("source", source), ("prefill", prefill), ("budget", budget), ("policy", policy)];
+            let row = t.choices.the(&wanted)?;
+            Ok::<_, Error>((t.choices.number(row, "top_recall")?, row))
+        };
+        let (sparq, starc, infinigen, quest) = (of("sparq")?, of("starc")?, of("infinigen")?, of("quest")?);
+        let ways = [(sparq.0 >= starc.0, sparq.1), (starc.0 > infinigen.0, infinigen.1), (starc.0 > quest.0, quest.1)];
+        for (holds, other) in ways {
+            all += 1;
+            match holds {
+                true => held += 1,
+                false => broken.push(format!(
+                    "{} against {}",
+                    t.choices.cite(row, "top_recall"),
+                    t.choices.cite(other, "top_recall")
+                )),
+            }
+        }
+    }
+    let words = format!("{held} of {all} comparisons hold");
+    let cells = match broken.is_empty() {
+        true => format!("{}, column top_recall, all rows", t.choices.name()),
+        false => format!("not: {}", broken.join("; ")),
+    };
+    let verdict = if held == all { "holds" } else { "holds in part" };
+    Ok([words, verdict.into(), cells])
+}
+
+/// The longest context of the first model, where sentences take their examples.
+fn example(t: &Tables) -> Result<(&str, &str)> {
+    let row = t.masks.len().checked_sub(1).ok_or_else(|| Error::data(t.masks.name(), "no rows"))?;
+    let context = t.masks.cell(row, "context")?;
+    Ok((t.masks.cell(0, "model")?, context))
+}
+
+/// A sentence on why claim and findings differ, of the cells that it names.
+fn why(claim: &Claim, t: &Tables) -> Result<String> {
+    let (model, context) = example(t)?;
+    let mask = |policy: &str| t.masks.the(&[("model", model), ("context", context), ("policy", policy)]);
+    let of_masks = |policy: &str, column: &str, decimals: usize, unit: &str| {
+        cited(&t.masks, mask(policy)?, column, decimals, unit)
+    };
+    let bar = |policy: &str, column: &str, decimals: usize, unit: &str| {
+        let row = t.artifact.the(&[("model", model), ("context", context), ("policy", policy)])?;
+        cited(&t.artifact, row, column, decimals, unit)
+    };
+    let step = |mode: &str, policy: &str, column: &str| {
+        let row = t.system.the(&[("mode", mode), ("model", model), ("context", context), ("policy", policy)])?;
+        cited(&t.system, row, column, 4, "")
+    };
+    let against = claim.against.first().map_or("full", String::as_str);
+    Ok(match claim.kind {
+        Kind::AttentionLatency => format!(
+            "{model}, {context} tokens: in artifact mode a head attends to {} row-rounded tokens with starc, {} with {against}, and \
+             nothing else takes time; in real-mask mode choosing is {} of starc's step and {} of {against}'s, {} with starc \
+             ({} in {against}) row-rounded tokens are touched, and the fullest unit has {} times the rows of the mean.",
+            bar("starc", "mean_tokens", 1, "")?,
+            bar(against, "mean_tokens", 1, "")?,
+            of_masks("starc", "select_percent", 1, " %")?,
+            of_masks(against, "select_percent", 1, " %")?,
+            of_masks("starc", "row_tokens", 1, "")?,
+            of_masks(against, "row_tokens", 1, "")?,
+            of_masks("starc", "imbalance_units", 2, "")?,
+        ),
+        Kind::AttentionEnergy => format!(
+            "{model}, {context} tokens: artifact mode spreads the energy of an activation over a fully used row and counts the \
+             multiplications of the whole cache for every policy ({} mJ compute of starc, {} mJ of {against}); in real-mask \
+             mode each activation is paid, {} a step with starc and {} with {against}, and choosing costs {} uJ of starc's {} uJ.",
+            step("artifact", "starc", "attention_compute_mj")?,
+            step("artifact", against, "attention_compute_mj")?,
+            of_masks("starc", "activations", 0, "")?,
+            of_masks(against, "activations", 0, "")?,
+            of_masks("starc", "select_uj", 2, "")?,
+            of_masks("starc", "energy_uj", 2, "")?,
+        ),
+        Kind::EndToEndLatency => format!(
+            "{model}, {context} tokens, {against}: attention is {} of {} ms a step in artifact mode and {} of {} ms in real-mask \
+             mode, which bounds what any policy can save; real-mask mode keeps the first layers dense and has none of the \
+             published simulator's unexplained factors (docs/system.md), so that the rest of a step takes longer.",
+            step("artifact", against, "attention_ms")?,
+            step("artifact", against, "step_ms")?,
+            step("masks", against, "attention_ms")?,
+            step("masks", against, "step_ms")?,
+        ),
+        Kind::EndToEndEnergy => format!(
+            "{model}, {context} tokens, {against}: attention's memory and arithmetic are {} and {} of {} mJ a step in artifact mode, \
+             {} and {} of {} mJ in real-mask mode; weights take the rest, whatever the policy.",
+            step("artifact", against, "attention_memory_mj")?,
+            step("artifact", against, "attention_compute_mj")?,
+            step("artifact", against, "energy_mj")?,
+            step("masks", against, "attention_memory_mj")?,
+            step("masks", against, "attention_compute_mj")?,
+            step("masks", against, "energy_mj")?,
+        ),
+        Kind::ClusteringOverhead => format!(
+            "{model}, {context} tokens: clustering 64 new keys with all its commands, the host's part and the move takes {} us a \
+             decode step of {} us; the artifact's trace has a part of it, once, ahead of the last step.",
+            of_masks("starc", "cluster_us", 4, "")?,
+            of_masks("starc", "time_us", 3, "")?,
+        ),
+        Kind::RecallOrder => {
+            let budget = t.masks.cell(mask("starc")?, "budget")?;
+            format!(
+                "{model}, {context} tokens, budget {budget}: {} of the best tokens with sparq, {} with starc, {} with infinigen, {} with \
+                 quest. InfiniGen's are without the weights that it speculates with (docs/model.md).",
+                of_masks("sparq", "top_recall", 4, "")?,
+                of_masks("starc", "top_recall", 4, "")?,
+                of_masks("infinigen", "top_recall", 4, "")?,
+                of_masks("quest", "top_recall", 4, "")?,
+            )
+        }
+        Kind::Benchmark => format!(
+            "A benchmark's score needs the model's weights; what stands for it here is the error of attention's output, {} \
+             with starc, {} with sparq, {} with quest ({model}, {context} tokens).",
+            of_masks("starc", "output_rel_err", 4, "")?,
+            of_masks("sparq", "output_rel_err", 4, "")?,
+            of_masks("quest", "output_rel_err", 4, "")?,
+        ),
+    })
+}

@@ -1,0 +1,28 @@
+//! The report of an experiment: claims, figures and text, each made of cells of its tables.
+
+pub mod claims;
+pub mod figures;
+pub mod text;
+
+use pimattn_report::cells::Cells;
+
+/// The tables of an experiment.
+#[derive(Debug)]
+pub struct Tables {
+    /// Attention with the artifact's row budgets.
+    pub artifact: Cells,
+    /// Attention with our own masks, by context.
+    pub masks: Cells,
+    /// The same, by window.
+    pub positions: Cells,
+    /// Decode steps end to end, of both modes.
+    pub system: Cells,
+    /// What STARC takes against the others.
+    pub reductions: Cells,
+    /// Policies by budget.
+    pub choices: Cells,
+    /// Policies at equal error.
+    pub winners: Cells,
+    /// Gains under changed assumptions.
+    pub ablation: Cells,
+}

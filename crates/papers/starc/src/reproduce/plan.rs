@@ -1,0 +1,182 @@
+//! Schema of a plan (`configs/report/*.toml`): the experiment, and what the paper claims of it.
+
+use crate::artifact;
+use crate::paper::claims::Claim;
+use pimattn_core::error::{Error, Result, suggest};
+use pimattn_core::spec::System;
+use pimattn_core::spec::config::Document;
+use pimattn_core::spec::model::Model;
+use pimattn_experiments::end_to_end::platform::Platform;
+use pimattn_experiments::end_to_end::switches::{Reference, Switches};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanFile {
+    name: String,
+    title: String,
+    batch: u32,
+    prefill: u32,
+    contexts: Vec<u32>,
+    window_every: u32,
+    dense_layers: u32,
+    tables: String,
+    artifact_system: String,
+    platform: String,
+    errors: Vec<f64>,
+    grids: GridFiles,
+    model: Vec<ModelEntry>,
+    claim: Vec<Claim>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GridFiles {
+    masks: String,
+    choices: String,
+    recall: String,
+    ablation: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelEntry {
+    name: String,
+    artifact: String,
+    file: String,
+}
+
+/// Grids of sweeps.
+#[derive(Debug, Clone)]
+pub struct Grids {
+    /// Windows of decode steps of every model and policy.
+    pub masks: PathBuf,
+    /// Budgets and contexts.
+    pub choices: PathBuf,
+    /// Budgets on a real cache.
+    pub recall: PathBuf,
+    /// One assumption changed at a time.
+    pub ablation: PathBuf,
+}
+
+/// A model of the experiment.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Name in the tables, and of its variant in the grid of windows.
+    pub name: String,
+    /// As the artifact has it.
+    pub artifact: artifact::Model,
+    /// Its shape.
+    pub model: Model,
+}
+
+/// An experiment.
+#[derive(Debug)]
+pub struct Plan {
+    /// Short name.
+    pub name: String,
+    /// Title of the report.
+    pub title: String,
+    /// Requests decoded together.
+    pub batch: u32,
+    /// Tokens of each prompt.
+    pub prefill: u32,
+    /// Tokens generated of each request.
+    pub contexts: Vec<u32>,
+    /// A window of the grid stands for so many decode steps.
+    pub window_every: u32,
+    /// Layers that stay full in real-mask mode.
+    pub dense_layers: u32,
+    /// Folder of the artifact's row budgets.
+    pub tables: PathBuf,
+    /// System of a stack in artifact mode.
+    pub artifact_system: PathBuf,
+    /// Platform file.
+    pub platform: PathBuf,
+    /// Errors at which policies are set against each other.
+    pub errors: Vec<f64>,
+    /// Grids.
+    pub grids: Grids,
+    /// Models.
+    pub models: Vec<Entry>,
+    /// What the paper claims.
+    pub claims: Vec<Claim>,
+}
+
+impl Plan {
+    /// Loads a plan with overrides.
+    pub fn load(file: &Path, overrides: &[String]) -> Result<Plan> {
+        let doc = Document::load(file, overrides)?;
+        let f: PlanFile = doc.decode()?;
+        let path = |key: &str, path: &str| doc.resolve_path(key, path);
+        let positive = [("batch", f.batch), ("prefill", f.prefill), ("window_every", f.window_every)];
+        if let Some((key, _)) = positive.iter().find(|(_, n)| *n == 0) {
+            return Err(doc.error(key, format!("{key} is 0")));
+        }
+        if f.contexts.is_empty() || f.contexts.iter().any(|c| *c < 2 || c % f.window_every != 0) {
+            let what = format!("expected whole multiples of window_every = {}", f.window_every);
+            return Err(doc.error("contexts", what));
+        }
+        for (i, claim) in f.claim.iter().enumerate() {
+            claim.check().map_err(|what| doc.error(&format!("claim[{i}]"), what))?;
+        }
+        let entry = |(i, m): (usize, &ModelEntry)| {
+            let known = artifact::Model::find(&m.artifact);
+            let artifact = known.map_err(|e| doc.error(&format!("model[{i}].artifact"), e.to_string()))?;
+            let file = path(&format!("model[{i}].file"), &m.file);
+            Ok(Entry { name: m.name.clone(), artifact, model: Model::load(&file, &[])? })
+        };
+        let models = f.model.iter().enumerate().map(entry).collect::<Result<Vec<_>>>()?;
+        if models.is_empty() {
+            return Err(doc.error("", "no [[model]]"));
+        }
+        Ok(Plan {
+            grids: Grids {
+                masks: path("grids.masks", &f.grids.masks),
+                choices: path("grids.choices", &f.grids.choices),
+                recall: path("grids.recall", &f.grids.recall),
+                ablation: path("grids.ablation", &f.grids.ablation),
+            },
+            tables: path("tables", &f.tables),
+            artifact_system: path("artifact_system", &f.artifact_system),
+            platform: path("platform", &f.platform),
+            name: f.name,
+            title: f.title,
+            batch: f.batch,
+            prefill: f.prefill,
+            contexts: f.contexts,
+            window_every: f.window_every,
+            dense_layers: f.dense_layers,
+            errors: f.errors,
+            models,
+            claims: f.claim,
+        })
+    }
+
+    /// Leaves only the models of these names, if there are any.
+    ///
+    /// # Errors
+    /// When one is not of the plan.
+    pub fn only(&mut self, names: &[String]) -> Result<()> {
+        if let Some(name) = names.iter().find(|name| !self.models.iter().any(|m| m.name == **name)) {
+            let hint = suggest(name, self.models.iter().map(|m| m.name.as_str()));
+            return Err(Error::Usage(format!("the plan has no model \"{name}\"{hint}")));
+        }
+        self.models.retain(|m| names.is_empty() || names.contains(&m.name));
+        Ok(())
+    }
+
+    /// The platform, as the artifact's simulator has it or as it is, and a stack of it.
+    pub fn platform(&self, published: bool) -> Result<(Platform, System)> {
+        let switches = if published { Switches::of(Reference::Starc) } else { Switches::default() };
+        let platform = Platform::load(&self.platform, &[], switches)?;
+        match platform.pim.as_ref().map(|pim| pim.stack(true)) {
+            Some(stack) => Ok((platform, stack?)),
+            None => {
+                let at = self.platform.display().to_string();
+                Err(Error::Config { at, what: "the experiment needs a platform with PIM devices ([pim])".into() })
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Artifact mode: the artifact's row budgets, every decode step of them, to attention and end to end.
+
+use super::Progress;
+use super::plan::Plan;
+use crate::artifact::{Bar, Budgets, Experiment, POLICIES};
+use pimattn_attacc::Mode;
+use pimattn_core::error::Result;
+use pimattn_core::spec::System;
+use pimattn_core::table::Value;
+use pimattn_experiments::end_to_end::attention::Replayed;
+use pimattn_experiments::end_to_end::step::{Budget, Service, serve};
+use pimattn_experiments::end_to_end::table::measures;
+use std::sync::Arc;
+
+/// Bytes of an element.
+const BYTES: u32 = 2;
+
+fn bars(plan: &Plan) -> Result<Vec<Bar>> {
+    let mut bars = Vec::new();
+    for entry in &plan.models {
+        let model = entry.artifact;
+        for context in &plan.contexts {
+            for policy in POLICIES {
+                let budgets = policy.table_in(&plan.tables, &model);
+                let budgets = budgets.map(|path| Budgets::read(&path).map(Arc::new)).transpose()?;
+                let (batch, prefill, context) = (plan.batch, plan.prefill, *context);
+                bars.push(Bar { model, policy, batch, prefill, context, budgets, clustering: policy.clusters });
+            }
+        }
+    }
+    Ok(bars)
+}
+
+/// Rows of a table.
+type Rows = Vec<Vec<Value>>;
+
+/// Rows of the bars, and of the mean decode step end to end.
+pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Rows, Rows)> {
+    let system = System::load(&plan.artifact_system, &[])?;
+    let bars = bars(plan)?;
+    let what = format!("{}: artifact mode", plan.name);
+    let mut experiment = Experiment::new(&system, &bars, &|done, all| progress(&what, done, all))?;
+    let per_model = plan.contexts.len() * POLICIES.len();
+    let entry = |bar: usize| &plan.models[bar / per_model];
+    let mut rows: Vec<Vec<Value>> = Vec::new();
+    experiment.rows(
+        &mut |row| {
+            // The first column has the model's name, the artifact's; the plan's stands in all tables.
+            let name = Value::Text(entry(rows.len()).name.clone());
+            rows.push([&[name][..], &row[1..]].concat());
+            Ok(())
+        },
+        None,
+    )?;
+    let (platform, _) = plan.platform(true)?;
+    let mut stacks = Replayed::knowing(&system, experiment.into_layers());
+    let what = format!("{}: artifact mode, end to end", plan.name);
+    let mut system_rows = Vec::new();
+    for (i, bar) in bars.iter().enumerate() {
+        let steps = bar.steps();
+        let budget = match &bar.budgets {
+            Some(budgets) => Budget::PerStep(budgets.first(steps as usize)?.to_vec()),
+            None => Budget::Full,
+        };
+        let service = service(plan, bar.prefill, steps, budget);
+        let entry = entry(i);
+        let outcome = serve(&platform, &entry.model, &service, Some(&mut stacks))?;
+        let keys = ["artifact", &entry.name, &bar.context.to_string(), bar.policy.name];
+        let values = measures(&outcome.mean()).map(|x| Value::Float(x, 9));
+        system_rows.push(keys.iter().map(|k| Value::Text(k.to_string())).chain(values).collect());
+        progress(&what, i as u64 + 1, bars.len() as u64);
+    }
+    Ok((rows, system_rows))
+}
+
+/// Steps behind so many tokens, with the optimisations of the paper's evaluation.
+pub fn service(plan: &Plan, prefill: u32, steps: u32, budget: Budget) -> Service {
+    Service {
+        batch: plan.batch,
+        prefill,
+        steps,
+        bytes: BYTES,
+        budget,
+        mode: Mode::Bank,
+        power_limit: true,
+        pipeline: true,
+        coprocess: true,
+    }
+}

@@ -1,0 +1,412 @@
+//! Selection policies: which cached tokens a query head attends to.
+//!
+//! A policy is one file and one line in the registry. It is built from its own table of the workload file, then
+//! makes a [`HeadState`] for each (layer, KV head), which sees the cache grow and answers each decode step.
+//!
+//! Every policy but `full` selects all tokens when they fit the budget, and otherwise at most the budget, provided that
+//! this is at least [`Policy::min_budget`]. Two differ by definition: `h2o` evicts, so that what an earlier step's budget
+//! had no room for is gone, whatever fits later; `clusterkv` can be told to take generated tokens on top of the budget.
+
+pub mod clusterkv;
+mod clusters;
+mod columns;
+/// The policy of docs/add-a-policy.md.
+#[cfg(test)]
+#[path = "../../../../docs/add-a-policy.rs"]
+mod documented;
+pub mod full;
+pub mod h2o;
+pub mod infinigen;
+pub mod oracle;
+#[cfg(any(test, feature = "oracles"))]
+pub mod plain;
+pub mod quest;
+mod shortlist;
+pub mod sparq;
+pub mod starc;
+pub mod starc_v1;
+pub mod streaming;
+#[cfg(test)]
+mod testing;
+pub mod topk;
+
+use pimattn_core::error::suggest;
+use pimattn_kv::{Heads, Rows};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// All policies, in the order in which reports list them.
+pub const REGISTRY: &[Entry] = &[
+    full::ENTRY,
+    oracle::ENTRY,
+    streaming::ENTRY,
+    quest::ENTRY,
+    sparq::ENTRY,
+    infinigen::ENTRY,
+    h2o::ENTRY,
+    clusterkv::ENTRY,
+    starc::ENTRY,
+    starc_v1::ENTRY,
+];
+
+/// A policy that can be built.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Name in workload files and reports.
+    pub name: &'static str,
+    /// What it selects, in one line.
+    pub summary: &'static str,
+    /// Builds the policy from its table of the workload file; missing keys have their defaults.
+    ///
+    /// # Errors
+    /// When the table has an unknown key, or a value is of the wrong type or out of range.
+    pub build: fn(&toml::Table) -> Result<Box<dyn Policy>, PolicyError>,
+}
+
+/// The policy of that name, or a message that names the nearest one.
+pub fn find(name: &str) -> Result<&'static Entry, String> {
+    REGISTRY
+        .iter()
+        .find(|entry| entry.name == name)
+        .ok_or_else(|| format!("unknown policy \"{name}\"{}", suggest(name, REGISTRY.iter().map(|entry| entry.name))))
+}
+
+/// A policy's table is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct PolicyError {
+    /// Path of the wrong key inside the table, such as `block`.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+/// Reads a policy's parameters. Those that `table` does not mention have their defaults.
+fn parse<P: Serialize + DeserializeOwned + Default>(table: &toml::Table) -> Result<P, PolicyError> {
+    let known = toml::Table::try_from(P::default()).expect("parameters are a table");
+    if let Some(key) = table.keys().find(|key| !known.contains_key(*key)) {
+        let message = match known.is_empty() {
+            true => "unknown key; this policy has no parameters".to_string(),
+            false => format!("unknown key{}", suggest(key, known.keys().map(String::as_str))),
+        };
+        return Err(PolicyError { key: key.clone(), message });
+    }
+    serde_path_to_error::deserialize(table.clone())
+        .map_err(|e| PolicyError { key: e.path().to_string(), message: e.inner().message().to_string() })
+}
+
+/// `Ok` when a parameter's value is in range; else an error that says what it must be.
+fn require(in_range: bool, key: &str, must: impl Into<String>) -> Result<(), PolicyError> {
+    match in_range {
+        true => Ok(()),
+        false => Err(PolicyError { key: key.to_string(), message: must.into() }),
+    }
+}
+
+/// Selects tokens `0..len`.
+fn select_all(len: usize, out: &mut Vec<u32>) {
+    out.clear();
+    out.extend(0..len as u32);
+}
+
+/// What a policy may know about one KV head before decoding begins.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadView<'a> {
+    /// All keys `[token, dim]`; the policy must look only at tokens that [`HeadState::grow`] has announced.
+    pub keys: Rows<'a>,
+    /// Tokens present before the first decode step.
+    pub prefill: usize,
+    /// All queries that there are, of the query heads that share the keys; see [`HeadView::prefill_queries`].
+    pub queries: Heads<'a>,
+    /// Token of the first query; a dump may hold only late ones.
+    pub query_start: usize,
+    /// Seed for this head, derived from the run's seed, the layer and the head.
+    pub seed: u64,
+}
+
+impl<'a> HeadView<'a> {
+    /// Queries of a query head at positions before decoding, the only ones that a policy may prepare from: those of
+    /// tokens `query_start..prefill`, none where the source has only later ones.
+    pub fn prefill_queries(&self, head: usize) -> Rows<'a> {
+        let queries = self.queries.head(head);
+        queries.range(0..self.prefill.saturating_sub(self.query_start).min(queries.len()))
+    }
+}
+
+/// One decode step of one KV head, for the query heads that share it.
+#[derive(Debug, Clone, Copy)]
+pub struct StepView<'a> {
+    /// Tokens to attend to: `0..len`, the last one being the token being decoded.
+    pub len: usize,
+    /// Tokens each query head may select.
+    pub budget: usize,
+    /// Unscaled queries, one per query head of the group.
+    pub queries: &'a [&'a [f32]],
+    /// True unscaled scores q·k of tokens `0..len`, one slice per query head, in the order of [`linalg::dot`]. Empty unless
+    /// accuracy metrics ask for them.
+    ///
+    /// [`linalg::dot`]: pimattn_kv::linalg::dot
+    pub scores: &'a [Vec<f32>],
+}
+
+/// What selecting reads of memory, per KV head and step, beyond the tokens selected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scan<'a> {
+    /// Nothing: the choice follows from positions, or from probabilities that the softmax has seen anyway.
+    Nothing,
+    /// Every cached key, whole, against every query of the group.
+    Keys,
+    /// Vectors of the policy's own, in rows of their own.
+    Vectors {
+        /// Matrices; each is multiplied by one vector per query head.
+        matrices: u32,
+        /// Vectors of a matrix.
+        vectors: u32,
+        /// Elements of a vector.
+        elements: u32,
+    },
+    /// These elements of every key, the same for all query heads of the group, from a second copy of K that lies
+    /// dimension by dimension.
+    Dimensions(&'a [u32]),
+}
+
+impl Scan<'_> {
+    /// One or more matrices of `vectors` vectors of `elements` elements; nothing to read when there are no vectors.
+    fn vectors(matrices: u32, vectors: usize, elements: usize) -> Self {
+        match vectors {
+            0 => Scan::Nothing,
+            _ => Scan::Vectors { matrices, vectors: vectors as u32, elements: elements as u32 },
+        }
+    }
+}
+
+/// A K-means that a policy ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clustering {
+    /// First token (tokens are consecutive).
+    pub first: u32,
+    /// Tokens that were clustered.
+    pub tokens: u32,
+    /// Clusters asked for.
+    pub clusters: u32,
+    /// Lloyd iterations it took.
+    pub iterations: u32,
+}
+
+/// A configured policy.
+pub trait Policy: Send + Sync {
+    /// Name in the registry.
+    fn name(&self) -> &'static str;
+    /// The smallest budget (tokens) with which the policy can honour its definition.
+    fn min_budget(&self) -> usize {
+        1
+    }
+    /// Whether what a step selected changes what later steps can select.
+    fn remembers(&self) -> bool {
+        false
+    }
+    /// Whether it clusters keys.
+    fn clusters(&self) -> bool {
+        false
+    }
+    /// Work on the prefill of one KV head (clustering happens here).
+    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a>;
+}
+
+/// A policy's memory of one KV head.
+pub trait HeadState {
+    /// Tokens `0..len` exist now. Called with growing `len` before each step.
+    fn grow(&mut self, len: usize);
+    /// For each query head of the step, the tokens selected, ascending, into `out` (one vector per query head,
+    /// cleared first). `step.len` is the length last announced with [`HeadState::grow`].
+    fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]);
+    /// The order in which tokens lie in memory.
+    fn order(&self) -> &SlotOrder;
+    /// What the last `select` had to read to choose: nothing where all tokens fit the budget.
+    fn scan(&self) -> Scan<'_> {
+        Scan::Nothing
+    }
+    /// What the last `grow` clustered; before the first one, what `prepare` did.
+    fn clusterings(&self) -> &[Clustering] {
+        &[]
+    }
+    /// Per query head, the share `a` (0 to 1) of the selected tokens' attention in the output of the last step:
+    /// `a · attention(selected) + (1 - a) · mean(V of tokens 0..len)`. Empty means 1 for all.
+    fn blend(&self) -> &[f32] {
+        &[]
+    }
+}
+
+/// The order in which tokens `0..len` lie in memory: a permutation, and its cluster boundaries.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SlotOrder {
+    /// Slot of each token; empty means position order (slot = token).
+    pub slot_of: Vec<u32>,
+    /// First slot of every cluster, ascending; empty where the policy does not cluster. Slots behind the last
+    /// cluster's end (`clustered`) are in position order.
+    pub cluster_starts: Vec<u32>,
+    /// Tokens (= slots) that belong to clusters.
+    pub clustered: u32,
+    /// Grows by one whenever an existing token changes its slot, so that users know when to look again.
+    pub version: u32,
+}
+
+impl SlotOrder {
+    /// Slot of a token.
+    #[inline]
+    pub fn slot(&self, token: u32) -> u32 {
+        self.slot_of.get(token as usize).copied().unwrap_or(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{self, Case};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn build(name: &str, table: &str) -> Result<Box<dyn Policy>, PolicyError> {
+        (entry(name).build)(&table.parse().unwrap())
+    }
+
+    /// Of the registry, or of the documentation.
+    fn entry(name: &str) -> &'static Entry {
+        if name == documented::ENTRY.name { &documented::ENTRY } else { find(name).unwrap() }
+    }
+
+    fn error(name: &str, table: &str) -> String {
+        build(name, table).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn every_entry_builds_with_defaults_and_knows_its_name() {
+        for entry in REGISTRY {
+            assert_eq!(build(entry.name, "").unwrap().name(), entry.name);
+            assert_eq!(find(entry.name).unwrap().summary, entry.summary);
+        }
+        assert_eq!(find("stark").unwrap_err(), "unknown policy \"stark\"; did you mean \"starc\"?");
+    }
+
+    #[test]
+    fn the_documented_policy_is_the_one_that_is_tested_here() {
+        let document = include_str!("../../../../docs/add-a-policy.md");
+        assert!(document.contains(&format!("```rust\n{}```\n", include_str!("../../../../docs/add-a-policy.rs"))));
+        assert_eq!(build("recent", "older = 16").unwrap().min_budget(), 17);
+        assert_eq!(error("recent", "older = 0"), "older: must be at least 1");
+        assert_eq!(error("recent", "oldest = 1"), "oldest: unknown key; did you mean \"older\"?");
+    }
+
+    #[test]
+    fn wrong_parameters_are_errors_that_name_the_key() {
+        assert_eq!(error("quest", "pages = 16"), "pages: unknown key; did you mean \"page\"?");
+        assert_eq!(error("full", "page = 16"), "page: unknown key; this policy has no parameters");
+        assert!(error("starc", "block = \"64\"").starts_with("block: invalid type: string"));
+        assert!(error("starc", "block = -1").starts_with("block: invalid value"));
+        assert!(error("starc", "start = \"last\"").starts_with("start: unknown variant `last`"));
+        assert_eq!(error("starc", "block = 0"), "block: must be at least 1");
+        assert_eq!(error("starc", "clusters = 65"), "clusters: must be 1 to 64, the block");
+        assert_eq!(error("starc", "max_iterations = 0"), "max_iterations: must be at least 1");
+        assert_eq!(error("quest", "page = 0"), "page: must be at least 1");
+        assert_eq!(error("quest", "min_pages = 0"), "min_pages: must be at least 1");
+        assert_eq!(error("starc-v1", "cluster_size = 129"), "cluster_size: must be 1 to 128, the buffer");
+        assert_eq!(error("starc-v1", "buffer = 0"), "buffer: must be at least 1");
+        assert_eq!(error("sparq", "r = 0"), "r: must be at least 1");
+        assert!(error("sparq", "mean_value = 1").starts_with("mean_value: invalid type: integer"));
+        let share_of_columns = "columns: must be above 0 and at most 1, a share of the columns";
+        assert_eq!(error("infinigen", "columns = 0.0"), share_of_columns);
+        assert_eq!(error("infinigen", "columns = 1.1"), share_of_columns);
+        assert_eq!(error("infinigen", "columns = nan"), share_of_columns);
+        assert_eq!(error("infinigen", "alpha = -1.0"), "alpha: must be a number of at least 0");
+        assert_eq!(error("infinigen", "alpha = inf"), "alpha: must be a number of at least 0");
+        assert_eq!(error("h2o", "heavy = 1.0"), "heavy: must be at least 0 and below 1, a share of the budget");
+        assert_eq!(error("h2o", "heavy = -0.1"), "heavy: must be at least 0 and below 1, a share of the budget");
+        for policy in ["starc", "starc-v1", "clusterkv"] {
+            for wrong in ["-1e-4", "nan", "inf"] {
+                assert_eq!(error(policy, &format!("tolerance = {wrong}")), "tolerance: must be a number of at least 0");
+            }
+        }
+        assert_eq!(error("clusterkv", "cluster_size = 0"), "cluster_size: must be at least 1");
+        assert_eq!(error("clusterkv", "max_iterations = 0"), "max_iterations: must be at least 1");
+        assert_eq!(error("starc-v1", "max_iterations = 0"), "max_iterations: must be at least 1");
+    }
+
+    /// What must hold of every policy at every step.
+    fn check_laws(name: &str, case: &Case) -> Result<(), TestCaseError> {
+        let policy = build(name, "").unwrap();
+        let mut version = None;
+        let mut slots = Vec::new();
+        testing::run(policy.as_ref(), case, |step, selected, state| {
+            let order = state.order();
+            if step.len <= step.budget {
+                prop_assert_eq!(state.scan(), Scan::Nothing);
+            }
+            for tokens in selected {
+                prop_assert!(tokens.is_sorted_by(|a, b| a < b), "{name}: not ascending");
+                prop_assert!(tokens.iter().all(|t| (*t as usize) < step.len));
+                if step.len <= step.budget || name == "full" {
+                    prop_assert_eq!(tokens.len(), step.len);
+                } else if step.budget >= policy.min_budget() {
+                    prop_assert!(tokens.len() <= step.budget, "{name}: {} of {}", tokens.len(), step.budget);
+                }
+            }
+            check_order(order, step.len)?;
+            // Between two versions, no token that was there has moved.
+            let now: Vec<u32> = (0..step.len as u32).map(|t| order.slot(t)).collect();
+            if version == Some(order.version) {
+                prop_assert_eq!(&now[..slots.len()], &slots[..]);
+            }
+            version = Some(order.version);
+            slots = now;
+            Ok(())
+        })
+    }
+
+    fn check_order(order: &SlotOrder, len: usize) -> Result<(), TestCaseError> {
+        let mut slots: Vec<u32> = (0..len as u32).map(|t| order.slot(t)).collect();
+        let clustered = order.clustered as usize;
+        prop_assert!(clustered <= len);
+        prop_assert!(slots[clustered..].iter().copied().eq(clustered as u32..len as u32));
+        prop_assert!(order.cluster_starts.is_sorted_by(|a, b| a < b), "empty cluster");
+        prop_assert_eq!(order.cluster_starts.is_empty(), clustered == 0);
+        prop_assert!(order.cluster_starts.first().is_none_or(|first| *first == 0));
+        prop_assert!(order.cluster_starts.last().is_none_or(|last| *last < order.clustered));
+        slots.sort_unstable();
+        prop_assert!(slots.into_iter().eq(0..len as u32), "not a permutation");
+        Ok(())
+    }
+
+    /// What is clustered is said once, in order, when it happens.
+    fn check_clusterings(name: &str, case: &Case) -> Result<(), TestCaseError> {
+        let policy = build(name, "").unwrap();
+        let queries = case.dumped_queries();
+        let mut state = policy.prepare(case.head(&queries));
+        let (mut clustered, mut clusters) = (0, 0);
+        for len in case.prefill..=case.prefill + case.steps {
+            if len > case.prefill {
+                state.grow(len);
+            }
+            for Clustering { first, tokens, clusters: asked, iterations } in state.clusterings().iter().copied() {
+                prop_assert!(first == clustered || name == "clusterkv", "only sinks are left out");
+                prop_assert!(asked > 0 && asked <= tokens && iterations > 0, "{name}");
+                clustered = first + tokens;
+                clusters += asked as usize;
+            }
+            // A cluster of sinks alone is not the work of a K-means.
+            let sinks = usize::from(name == "clusterkv");
+            prop_assert!(policy.clusters() || state.order().clustered == 0, "{name} clusters");
+            prop_assert!(clustered == state.order().clustered || clusters == 0 && sinks == 1);
+            prop_assert!(clusters + sinks >= state.order().cluster_starts.len());
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn policies_honour_their_laws(case in testing::cases()) {
+            for entry in REGISTRY.iter().chain([&documented::ENTRY]) {
+                check_laws(entry.name, &case)?;
+                check_clusterings(entry.name, &case)?;
+            }
+        }
+    }
+}

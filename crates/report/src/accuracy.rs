@@ -1,0 +1,148 @@
+//! What policies keep, by layer and query head, and where recall and the error of the output disagree on which policy is
+//! better: the means of metrics tables over steps (and requests, and what is not asked for).
+
+use super::sheet::{ColumnMeans, Rows, Style, layout};
+use pimattn_core::error::Result;
+use std::collections::BTreeMap;
+use std::io::Read;
+
+/// What a row of the table stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// A policy.
+    Policy,
+    /// A policy in a layer.
+    Layer,
+    /// A policy in a query head of a layer.
+    Head,
+}
+
+const MEASURES: [&str; 5] = ["selected", "row_tokens", "mass_recall", "top_recall", "output_rel_err"];
+const TOP_RECALL: usize = 3;
+const ERROR: usize = 4;
+
+/// Budget, layer, query head, as far as they are asked for.
+type Place = (u64, Option<u64>, Option<u64>);
+
+type Means = ColumnMeans<{ MEASURES.len() }>;
+
+/// Means of metrics tables.
+pub struct AccuracyTable {
+    by: By,
+    /// In the order of their first rows.
+    policies: Vec<String>,
+    means: BTreeMap<(Place, usize), Means>,
+}
+
+impl AccuracyTable {
+    /// Nothing read yet.
+    pub fn new(by: By) -> Self {
+        AccuracyTable { by, policies: Vec::new(), means: BTreeMap::new() }
+    }
+
+    /// Adds the rows of a metrics table; those of dense layers say nothing about a policy and are left out.
+    pub fn add(&mut self, input: impl Read, file: &str) -> Result<()> {
+        let names = ["policy", "budget", "layer", "query_head", "dense"];
+        let columns: Vec<&str> = names.into_iter().chain(MEASURES).collect();
+        let (by, policies, means) = (self.by, &mut self.policies, &mut self.means);
+        Rows::open(input, file, &columns)?.each_of_some(|cells| {
+            let (names, measures) = cells.split_at(names.len());
+            let count = |i: usize| names[i].parse::<u64>().map_err(|_| format!("\"{}\" is not a count", names[i]));
+            if count(4)? == 1 {
+                return Ok(());
+            }
+            let policy = policies.iter().position(|p| *p == names[0]).unwrap_or_else(|| {
+                policies.push(names[0].clone());
+                policies.len() - 1
+            });
+            let layer = (by != By::Policy).then(|| count(2)).transpose()?;
+            let head = (by == By::Head).then(|| count(3)).transpose()?;
+            let entry = means.entry(((count(1)?, layer, head), policy)).or_default();
+            entry.add(measures)
+        })
+    }
+
+    /// Policies at the same place that select fewer of the best tokens than this one, and yet have a smaller error.
+    fn better_with_less(&self, place: Place, policy: usize) -> Vec<&str> {
+        let of = |p: usize| self.means.get(&(place, p));
+        let Some(own) = of(policy) else { return Vec::new() };
+        let below = |m: &Means, i: usize| m.of(i).zip(own.of(i)).is_some_and(|(m, own)| m < own);
+        let less = |m: &Means| below(m, TOP_RECALL) && below(m, ERROR);
+        let others = self.policies.iter().enumerate().filter(|(p, _)| of(*p).is_some_and(less));
+        others.map(|(_, name)| name.as_str()).collect()
+    }
+
+    /// The table as text.
+    pub fn render(&self, style: Style) -> String {
+        let places: &[&str] = match self.by {
+            By::Policy => &["budget", "policy"],
+            By::Layer => &["budget", "layer", "policy"],
+            By::Head => &["budget", "layer", "query head", "policy"],
+        };
+        let measures =
+            ["selected", "row tokens", "mass recall", "top-B recall", "output error", "less recall, less error"];
+        let heading = places.iter().chain(&measures).map(|name| name.to_string()).collect();
+        let row = |((place, policy), means): (&(Place, usize), &Means)| {
+            let (budget, layer, head) = place;
+            let numbers = [Some(*budget), *layer, *head].into_iter().flatten().map(|n| n.to_string());
+            let means = [1, 1, 4, 4, 4].into_iter().enumerate().map(|(i, d)| means.cell(i, d));
+            let names = std::iter::once(self.policies[*policy].clone());
+            let against = self.better_with_less(*place, *policy).join(" ");
+            numbers.chain(names).chain(means).chain([against]).collect()
+        };
+        layout(&std::iter::once(heading).chain(self.means.iter().map(row)).collect::<Vec<_>>(), style)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADING: &str =
+        "policy,budget,layer,query_head,dense,selected,row_tokens,mass_recall,top_recall,output_rel_err";
+
+    fn table(by: By) -> String {
+        let mut table = AccuracyTable::new(by);
+        let starc = "starc,8,2,0,0,8,16,0.9,0.5,0.3\nstarc,8,2,1,0,8,32,0.7,0.7,0.1\nstarc,8,0,0,1,99,99,1,1,0\n";
+        table.add(format!("{HEADING}\n{starc}").as_bytes(), "s.csv").unwrap();
+        let quest = "quest,8,2,0,0,8,8,0.8,0.4,0.2\nquest,8,2,1,0,8,8,0.8,0.4,0.4\n";
+        table.add(format!("{HEADING}\n{quest}").as_bytes(), "q.csv").unwrap();
+        table.render(Style::Csv)
+    }
+
+    #[test]
+    fn means_are_of_sparse_layers_and_name_who_errs_less_with_less() {
+        let text = table(By::Head);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1], "8,2,0,starc,8.0,16.0,0.9000,0.5000,0.3000,quest");
+        assert_eq!(lines[2], "8,2,0,quest,8.0,8.0,0.8000,0.4000,0.2000,");
+        assert_eq!(lines[3], "8,2,1,starc,8.0,32.0,0.7000,0.7000,0.1000,");
+        assert_eq!(lines.len(), 5);
+        let text = table(By::Policy);
+        assert_eq!(text.lines().nth(1), Some("8,starc,8.0,24.0,0.8000,0.6000,0.2000,"));
+        assert_eq!(table(By::Layer).lines().nth(2), Some("8,2,quest,8.0,8.0,0.8000,0.4000,0.3000,"));
+    }
+
+    #[test]
+    fn bad_cells_are_errors_with_their_line() {
+        let mut table = AccuracyTable::new(By::Layer);
+        let bad = format!("{HEADING}\nstarc,8,two,0,0,8,16,0.9,0.5,0.3\n");
+        assert_eq!(table.add(bad.as_bytes(), "s.csv").unwrap_err().to_string(), "s.csv:2: \"two\" is not a count");
+        let none = table.add("policy,budget\n".as_bytes(), "s.csv").unwrap_err().to_string();
+        assert!(none.contains("no column \"layer\""), "{none}");
+        let empty = table.add(format!("{HEADING}\n").as_bytes(), "s.csv").unwrap_err().to_string();
+        assert_eq!(empty, "s.csv: a table without a row");
+    }
+
+    /// A head of zero values has no relative error; means are of the heads that have one.
+    #[test]
+    fn empty_cells_are_left_out_of_means() {
+        let mut table = AccuracyTable::new(By::Policy);
+        let rows = "starc,8,2,0,0,8,16,0.9,0.5,\nstarc,8,2,1,0,8,32,0.7,0.7,0.1\nquest,8,2,0,0,8,16,0.9,0.9,\n";
+        table.add(format!("{HEADING}\n{rows}").as_bytes(), "s.csv").unwrap();
+        let text = table.render(Style::Csv);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1], "8,starc,8.0,24.0,0.8000,0.6000,0.1000,");
+        assert_eq!(lines[2], "8,quest,8.0,16.0,0.9000,0.9000,,");
+    }
+}

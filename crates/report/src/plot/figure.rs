@@ -1,0 +1,268 @@
+//! Panels in a grid, under a title and one legend.
+
+use super::axis::{Ruler, short};
+use super::bars::Bars;
+use super::lines::Lines;
+use super::style::{
+    Anchor, HEADING, LABEL, TICK, TITLE, colour, dashes, filled, hatches, line, marker, px, text, upward, width,
+};
+use pimattn_core::error::{Error, Result};
+use svg::node::element as el;
+
+/// A figure.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    /// What it shows.
+    pub title: String,
+    /// Where it is from, below it.
+    pub note: String,
+    /// Names of the legend, in order; looks go by it, so that figures with the same list look alike. Names that panels
+    /// have beside it follow.
+    pub names: Vec<String>,
+    /// The panels, row by row.
+    pub panels: Vec<Panel>,
+    /// Panels side by side.
+    pub columns: usize,
+    /// Width and height of a panel, in pixels.
+    pub panel: (f64, f64),
+}
+
+/// A part of a figure with axes of its own.
+#[derive(Debug, Clone)]
+pub struct Panel {
+    /// What sets it apart.
+    pub title: String,
+    /// What it shows.
+    pub content: Content,
+}
+
+/// What a panel shows.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Lines.
+    Lines(Lines),
+    /// Bars.
+    Bars(Bars),
+}
+
+/// Names of a legend.
+pub struct Names(Vec<String>);
+
+impl Names {
+    /// Place of a name; all are known.
+    pub fn place(&self, name: &str) -> usize {
+        self.0.iter().position(|n| n == name).unwrap_or(0)
+    }
+}
+
+/// Where the data of a panel is drawn.
+pub struct Frame {
+    /// From the figure's left.
+    pub left: f64,
+    /// Of the data.
+    pub width: f64,
+    top: f64,
+    height: f64,
+}
+
+const GRID: &str = "#D8D8D8";
+const INK: &str = "#000000";
+const MARGIN: f64 = 14.0;
+/// Beside and below the data: numbers and label of an axis.
+const BESIDE: f64 = 66.0;
+const BELOW: f64 = 44.0;
+const SAMPLE: f64 = 34.0;
+
+impl Frame {
+    /// From the left, of a place from 0 to 1.
+    pub fn x(&self, place: f64) -> f64 {
+        self.left + place * self.width
+    }
+
+    /// From the top, of a place from 0 to 1.
+    pub fn y(&self, place: f64) -> f64 {
+        self.top + (1.0 - place) * self.height
+    }
+
+    /// Where the axis to the right is.
+    pub fn bottom(&self) -> f64 {
+        self.top + self.height
+    }
+
+    /// Box, grid, ticks and labels.
+    pub fn axes(&self, x: Option<(&Ruler, &str)>, (y, y_label): (&Ruler, &str)) -> el::Group {
+        let (left, right, bottom) = (self.left, self.left + self.width, self.bottom());
+        let mut out = el::Group::new();
+        for tick in &y.ticks {
+            let at = self.y(y.place(*tick));
+            out = out.add(line((left, at), (right, at), GRID, 1.0));
+            out = out.add(text(&short(*tick), left - 6.0, at + TICK * 0.36, TICK, Anchor::End));
+        }
+        let middle = self.top + self.height / 2.0;
+        out = out.add(upward(y_label, left - BESIDE + LABEL, middle, LABEL, Anchor::Middle));
+        if let Some((x, label)) = x {
+            for tick in &x.ticks {
+                let at = self.x(x.place(*tick));
+                out = out.add(line((at, self.top), (at, bottom), GRID, 1.0));
+                out = out.add(text(&short(*tick), at, bottom + TICK + 5.0, TICK, Anchor::Middle));
+            }
+            out = out.add(text(label, left + self.width / 2.0, bottom + BELOW - 8.0, LABEL, Anchor::Middle));
+        }
+        let rect = el::Rectangle::new().set("x", px(left)).set("y", px(self.top));
+        let rect = rect.set("width", px(self.width)).set("height", px(self.height));
+        out.add(rect.set("fill", "none").set("stroke", INK).set("stroke-width", 1))
+    }
+}
+
+impl Content {
+    fn names(&self) -> Vec<&str> {
+        match self {
+            Content::Lines(lines) => lines.names().collect(),
+            Content::Bars(bars) => bars.names().collect(),
+        }
+    }
+
+    fn footing(&self) -> f64 {
+        match self {
+            Content::Lines(_) => BELOW,
+            Content::Bars(bars) => bars.footing(),
+        }
+    }
+}
+
+impl Figure {
+    /// The figure as SVG.
+    ///
+    /// # Errors
+    /// When there are no panels, or a value has no place on its axis; the panel is named.
+    pub fn svg(&self) -> Result<String> {
+        if self.panels.is_empty() {
+            return Err(Error::Usage(format!("the figure \"{}\" has no panels", self.title)));
+        }
+        let names = self.legend_names();
+        let columns = self.columns.clamp(1, self.panels.len());
+        let (wide, high) = self.panel;
+        let lines = [(&self.title, TITLE), (&self.note, TICK)].map(|(line, size)| width(line, size) + 2.0 * MARGIN);
+        let total = lines.into_iter().fold(2.0 * MARGIN + columns as f64 * wide, f64::max);
+        let mut out = el::Group::new()
+            .add(text(&self.title, MARGIN, MARGIN + TITLE, TITLE, Anchor::Start).set("font-weight", "bold"));
+        let (legend, legend_height) = self.legend(&names, MARGIN + TITLE + 12.0, total);
+        out = out.add(legend);
+        let top = MARGIN + TITLE + 12.0 + legend_height;
+        for (i, panel) in self.panels.iter().enumerate() {
+            let corner = (MARGIN + (i % columns) as f64 * wide, top + (i / columns) as f64 * high);
+            let heading = text(&panel.title, corner.0 + BESIDE, corner.1 + HEADING + 8.0, HEADING, Anchor::Start);
+            let above = HEADING + 22.0;
+            let frame = Frame {
+                left: corner.0 + BESIDE,
+                width: wide - BESIDE - 22.0,
+                top: corner.1 + above,
+                height: high - above - panel.content.footing() - 4.0,
+            };
+            let drawn = match &panel.content {
+                Content::Lines(lines) => lines.draw(&frame, &names),
+                Content::Bars(bars) => bars.draw(&frame, &names),
+            };
+            let drawn = drawn.map_err(|e| Error::Usage(format!("panel \"{}\": {e}", panel.title)))?;
+            out = out.add(drawn).add(heading.set("font-weight", "bold"));
+        }
+        let mut bottom = top + self.panels.len().div_ceil(columns) as f64 * high;
+        if !self.note.is_empty() {
+            bottom += TICK + 2.0;
+            out = out.add(text(&self.note, MARGIN, bottom, TICK, Anchor::Start).set("fill", "#404040"));
+        }
+        let size = (px(total), px(bottom + MARGIN));
+        let paper = el::Rectangle::new().set("width", size.0).set("height", size.1).set("fill", "#FFFFFF");
+        let document = svg::Document::new().set("width", size.0).set("height", size.1);
+        let document = document.set("viewBox", format!("0 0 {} {}", size.0, size.1));
+        let document = document.set("font-family", "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif");
+        Ok(format!("{}\n", document.add(el::Title::new(&self.title)).add(hatches()).add(paper).add(out)))
+    }
+
+    fn legend_names(&self) -> Names {
+        let mut names = self.names.clone();
+        for name in self.panels.iter().flat_map(|p| p.content.names()) {
+            if !names.iter().any(|n| n == name) {
+                names.push(name.into());
+            }
+        }
+        Names(names)
+    }
+
+    /// Samples and names of what the panels have, row by row; its height.
+    fn legend(&self, names: &Names, top: f64, total: f64) -> (el::Group, f64) {
+        let drawn: Vec<&str> = self.panels.iter().flat_map(|p| p.content.names()).collect();
+        let lines = self.panels.iter().any(|p| matches!(p.content, Content::Lines(_)));
+        let (mut out, mut x, mut row) = (el::Group::new(), MARGIN, 0.0);
+        for (i, name) in names.0.iter().enumerate().filter(|(_, n)| drawn.contains(&n.as_str())) {
+            let need = SAMPLE + 8.0 + width(name, LABEL) + 14.0;
+            if x > MARGIN && x + need > total {
+                (x, row) = (MARGIN, row + 1.0);
+            }
+            let middle = top + row * 20.0 + 10.0;
+            out = match lines {
+                true => {
+                    let sample = line((x, middle), (x + SAMPLE, middle), colour(i), 1.8);
+                    out.add(sample.set("stroke-dasharray", dashes(i))).add(marker(i, (x + SAMPLE / 2.0, middle)))
+                }
+                false => out.add(filled(i, (x + 10.0, middle - 7.0), (SAMPLE - 10.0, 14.0))),
+            };
+            out = out.add(text(name, x + SAMPLE + 6.0, middle + LABEL * 0.36, LABEL, Anchor::Start));
+            x += need;
+        }
+        (out, (row + 1.0) * 20.0 + 4.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Axis, Bar, Group, Scale, Series};
+    use super::*;
+
+    fn figure(content: Content) -> Figure {
+        let panels = vec![Panel { title: "a & b".into(), content }];
+        Figure { title: "t".into(), note: String::new(), names: vec![], panels, columns: 2, panel: (300.0, 240.0) }
+    }
+
+    fn lines(points: &[(f64, f64)]) -> Content {
+        let series = ["one", "two"].map(|name| Series { name: name.into(), points: points.to_vec() }).to_vec();
+        Content::Lines(Lines { x: Axis::new("x", Scale::Log), y: Axis::new("y", Scale::FromZero), series })
+    }
+
+    #[test]
+    fn the_same_figure_is_the_same_bytes_and_names_are_escaped() {
+        let f = figure(lines(&[(1.0, 2.0), (100.0, 3.0)]));
+        let svg = f.svg().unwrap();
+        assert_eq!(svg, f.svg().unwrap());
+        assert!(svg.contains("a &amp; b") && svg.starts_with("<svg "));
+        // A line and a sample of the legend for each series.
+        assert_eq!(svg.matches("stroke-dasharray").count(), 4);
+    }
+
+    #[test]
+    fn looks_go_by_the_given_order_of_names() {
+        let mut f = figure(lines(&[(1.0, 2.0)]));
+        assert!(!f.svg().unwrap().contains(colour(2)));
+        f.names = vec!["two".into(), "absent".into()];
+        let svg = f.svg().unwrap();
+        assert!(svg.contains(colour(2)) && !svg.contains("absent"));
+    }
+
+    #[test]
+    fn parts_lie_on_top_of_each_other() {
+        let parts = vec![("p".to_string(), 1.0), ("none".to_string(), 0.0), ("q".to_string(), 2.0)];
+        let groups = vec![Group { label: "g".into(), bars: vec![Bar { label: "b".into(), parts }] }];
+        let svg = figure(Content::Bars(Bars { y: Axis::new("y", Scale::FromZero), groups })).svg().unwrap();
+        // The bar's total, and hatching for the third name.
+        assert!(svg.contains(">\n3\n</text>") && svg.contains("url(#hatch2)"));
+    }
+
+    #[test]
+    fn an_impossible_value_names_its_panel() {
+        let e = figure(lines(&[(0.0, 1.0)])).svg().unwrap_err().to_string();
+        assert!(e.contains("a & b") && e.contains("\"x\""), "{e}");
+        let mut none = figure(lines(&[]));
+        none.panels.clear();
+        assert!(none.svg().is_err());
+    }
+}

@@ -1,0 +1,164 @@
+//! The books of one channel: what was counted, and where its time went, for each piece of work.
+
+use super::account::{Ledger, Time, Work};
+use super::counters::Counters;
+use pimattn_core::units::Cycle;
+use pimattn_trace::{Phase, Segment};
+use std::collections::VecDeque;
+
+/// Rows of a step in `phases.csv`: the phases of traces, and waiting for other channels.
+pub const PARTS: usize = Phase::ALL.len() + 1;
+/// Waiting, among them.
+pub const WAITING: usize = Phase::ALL.len();
+
+/// Counts and time of one phase.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Part {
+    /// Commands and requests.
+    pub counters: Counters,
+    /// Time, summed over channels.
+    pub time: Time,
+}
+
+impl Part {
+    /// Adds another one to this.
+    pub fn add(&mut self, other: &Part) {
+        self.add_times(other, 1);
+    }
+
+    /// Adds another one so many times.
+    pub fn add_times(&mut self, other: &Part, times: u64) {
+        self.counters.add_times(&other.counters, times);
+        self.time.add_times(&other.time, times);
+    }
+}
+
+/// Counts and time by phase; [`WAITING`] is the last.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Parts {
+    parts: [Part; PARTS],
+    touched: u16,
+}
+
+impl Parts {
+    /// One of them, to write to.
+    #[inline]
+    pub fn at(&mut self, part: usize) -> &mut Part {
+        self.touched |= 1 << part;
+        &mut self.parts[part]
+    }
+
+    /// Those with anything in them, and which they are.
+    pub fn used(&self) -> impl Iterator<Item = (usize, &Part)> {
+        self.parts.iter().enumerate().filter(|(i, _)| self.touched >> i & 1 == 1)
+    }
+
+    /// All of them together.
+    pub fn sum(&self) -> Part {
+        let mut sum = Part::default();
+        self.used().for_each(|(_, p)| sum.add(p));
+        sum
+    }
+
+    /// Adds others to these.
+    pub fn add(&mut self, other: &Parts) {
+        other.used().for_each(|(i, p)| self.at(i).add(p));
+    }
+
+    /// Nothing more comes: row switches that no access followed were for all banks.
+    pub fn close(&mut self, banks: u64) {
+        self.settle(banks, banks);
+    }
+
+    fn settle(&mut self, active: u64, banks: u64) {
+        let touched = self.touched;
+        let parts = self.parts.iter_mut().enumerate().filter(|(i, _)| touched >> i & 1 == 1);
+        parts.for_each(|(_, p)| p.time.settle(active, banks));
+    }
+}
+
+/// A segment that is not written off.
+pub struct Open {
+    /// The channel's `id`-th.
+    pub id: u32,
+    /// The segment.
+    pub segment: Segment,
+    /// Its first command.
+    pub begin: Option<Cycle>,
+    /// Once it is complete, when no time can be written down for it any more.
+    pub closes: Option<Cycle>,
+    /// What was counted.
+    pub parts: Parts,
+}
+
+/// The books of one channel.
+#[derive(Default)]
+pub struct Books {
+    /// Work of no segment.
+    pub loose: Parts,
+    /// Segments in work, in the order in which they were taken up.
+    pub open: VecDeque<Open>,
+    /// Complete ones among them.
+    pub complete: usize,
+    /// When the channel last met with the others.
+    pub met: Cycle,
+    /// Step that the channel is in: of its last segment, or, behind a sync, the latest.
+    pub step: Option<u32>,
+}
+
+impl Books {
+    /// Whose work a command is: what belongs to no segment, as refreshes do, counts for the oldest one in work.
+    #[inline]
+    pub fn work(&self, segment: u32, phase: Phase) -> Work {
+        let segment = if segment == 0 { self.open.front().map_or(0, |o| o.id) } else { segment };
+        Work { segment, phase }
+    }
+
+    /// The counts of some work at a cycle.
+    #[inline]
+    pub fn counters(&mut self, work: Work, cycle: Cycle) -> &mut Counters {
+        let at = self.open.iter().position(|o| o.id == work.segment);
+        let part = match at {
+            Some(i) => {
+                self.open[i].begin.get_or_insert(cycle);
+                self.open[i].parts.at(work.phase as usize)
+            }
+            None if cycle < self.met => self.loose.at(WAITING),
+            None => self.loose.at(work.phase as usize),
+        };
+        &mut part.counters
+    }
+
+    /// Counts and time of some work.
+    pub fn part(&mut self, work: Work) -> &mut Part {
+        let at = self.open.iter().position(|o| o.id == work.segment);
+        let parts = at.map_or(&mut self.loose, |i| &mut self.open[i].parts);
+        parts.at(work.phase as usize)
+    }
+
+    /// A segment in work.
+    #[inline]
+    pub fn find(&mut self, id: u32) -> Option<&mut Open> {
+        self.open.iter_mut().find(|o| o.id == id)
+    }
+
+    /// The first step that the channel may still work for.
+    pub fn first_step(&self) -> Option<u32> {
+        self.open.iter().map(|o| o.segment.step).chain(self.step).min()
+    }
+}
+
+impl Ledger for Books {
+    #[inline]
+    fn time(&mut self, work: Work) -> &mut Time {
+        &mut self.part(work).time
+    }
+
+    fn settle(&mut self, active: u64, banks: u64) {
+        self.open.iter_mut().map(|o| &mut o.parts).chain([&mut self.loose]).for_each(|p| p.settle(active, banks));
+    }
+
+    fn waiting(&mut self) -> &mut Time {
+        &mut self.loose.at(WAITING).time
+    }
+}

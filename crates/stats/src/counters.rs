@@ -1,0 +1,204 @@
+//! What is counted: commands, requests, and what segments wanted of them.
+
+use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::op::Op;
+use pimattn_core::spec::resolve::{MAX_COMMANDS, Reach};
+use pimattn_core::spec::{CommandId, Device, Effect};
+use pimattn_core::units::Cycle;
+use pimattn_engine::probe::{CommandEvent, Completion, RowOutcome};
+use pimattn_trace::{Phase, Segment};
+
+/// Counted commands and requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counters {
+    /// Commands issued, by id.
+    pub issued: [u64; MAX_COMMANDS],
+    /// Banks that they acted on, summed; of buffer moves, the entries that they moved.
+    pub banks: [u64; MAX_COMMANDS],
+    /// Banks of MACs, summed over the query heads beyond the first for which they multiplied the same column.
+    pub shared: u64,
+    /// Requests completed, by operation.
+    pub requests: [u64; Op::COUNT],
+    /// Requests that needed a row and found it open.
+    pub hits: u64,
+    /// Requests that found their bank closed.
+    pub misses: u64,
+    /// Requests that found another row open.
+    pub conflicts: u64,
+    /// Reads of which the latency is known.
+    pub timed_reads: u64,
+    /// Their latencies, summed.
+    pub read_latency: Cycle,
+    /// The longest of them.
+    pub longest_read: Cycle,
+}
+
+/// What is to be known of commands to count them.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// Whether the request that it completes needed a row.
+    needs_row: bool,
+    /// Of a buffer move, what it reaches.
+    reach: Option<Reach>,
+    /// Of a MAC, by what its address says for how many query heads it is, if it does.
+    heads: Option<Geometry>,
+}
+
+/// By command.
+pub type Rules = [Rule; MAX_COMMANDS];
+
+/// The rules of a device.
+pub fn rules(device: &Device) -> Rules {
+    let mut rules = [Rule { needs_row: false, reach: None, heads: None }; MAX_COMMANDS];
+    for (rule, c) in rules.iter_mut().zip(&device.commands) {
+        rule.needs_row = matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Open);
+        rule.reach = (c.effect == Effect::Move).then_some(c.reach);
+        rule.heads = (device.heads_per_read > 1 && c.says_heads()).then_some(device.geometry);
+    }
+    rules
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let none = [0; MAX_COMMANDS];
+        Counters {
+            issued: none,
+            banks: none,
+            shared: 0,
+            requests: [0; Op::COUNT],
+            hits: 0,
+            misses: 0,
+            conflicts: 0,
+            timed_reads: 0,
+            read_latency: 0,
+            longest_read: 0,
+        }
+    }
+}
+
+impl Counters {
+    /// Counts a command.
+    #[inline]
+    pub fn command(&mut self, e: &CommandEvent, rules: &Rules) {
+        self.issue(e.command, &e.address, (e.banks, e.phase), e.completes, rules);
+    }
+
+    /// The same of what matters of it: its address, the banks that it acted on, and what for.
+    #[inline]
+    pub fn issue(
+        &mut self,
+        command: CommandId,
+        at: &Address,
+        (banks, phase): (u32, Phase),
+        completes: Option<Completion>,
+        rules: &Rules,
+    ) {
+        let id = usize::from(command);
+        let Rule { needs_row, reach, heads } = &rules[id];
+        self.issued[id] += 1;
+        self.banks[id] += u64::from(match reach {
+            None => banks,
+            Some(r) if phase == Phase::AttendContext => r.outputs,
+            Some(r) => r.entries,
+        });
+        if let Some(geometry) = heads {
+            self.shared += u64::from(banks) * u64::from(geometry.heads_of_mac(at) - 1);
+        }
+        if let Some(c) = completes {
+            self.requests[c.op as usize] += 1;
+            if *needs_row {
+                match c.row {
+                    RowOutcome::Hit => self.hits += 1,
+                    RowOutcome::Miss => self.misses += 1,
+                    RowOutcome::Conflict => self.conflicts += 1,
+                }
+            }
+        }
+    }
+
+    /// Counts a request that needed no command.
+    pub fn silent(&mut self, op: Op) {
+        self.requests[op as usize] += 1;
+        self.hits += u64::from(op == Op::ActBg);
+    }
+
+    /// Counts the latency of a read.
+    pub fn latency(&mut self, cycles: Cycle) {
+        self.timed_reads += 1;
+        self.read_latency += cycles;
+        self.longest_read = self.longest_read.max(cycles);
+    }
+
+    /// The commands of some effects, without their requests.
+    pub fn only(&self, device: &Device, wanted: impl Fn(Effect) -> bool) -> Counters {
+        let mut out = Counters::default();
+        for (id, _) in device.commands.iter().enumerate().filter(|(_, c)| wanted(c.effect)) {
+            (out.issued[id], out.banks[id]) = (self.issued[id], self.banks[id]);
+        }
+        out.shared = if wanted(Effect::Mac) || wanted(Effect::MacOpen) { self.shared } else { 0 };
+        out
+    }
+
+    /// Adds another count to this one.
+    pub fn add(&mut self, o: &Counters) {
+        self.add_times(o, 1);
+    }
+
+    /// Adds another count so many times.
+    pub fn add_times(&mut self, o: &Counters, times: u64) {
+        let sum = |a: &mut [u64], b: &[u64]| a.iter_mut().zip(b).for_each(|(a, b)| *a += b * times);
+        sum(&mut self.issued, &o.issued);
+        sum(&mut self.banks, &o.banks);
+        sum(&mut self.requests, &o.requests);
+        self.shared += o.shared * times;
+        self.hits += o.hits * times;
+        self.misses += o.misses * times;
+        self.conflicts += o.conflicts * times;
+        self.timed_reads += o.timed_reads * times;
+        self.read_latency += o.read_latency * times;
+        self.longest_read = self.longest_read.max(o.longest_read);
+    }
+}
+
+/// What segments say of the work wanted, summed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Segments.
+    pub segments: u64,
+    /// Decode steps that they belong to.
+    pub steps: u64,
+    /// The last one's step, plus one.
+    next_step: u32,
+    /// Tokens selected, over query heads.
+    pub selected: u64,
+    /// Distinct tokens of each group.
+    pub distinct: u64,
+    /// Row-blocks of K touched.
+    pub row_blocks: u64,
+    /// Tokens in them.
+    pub row_tokens: u64,
+    /// Row-blocks in the fullest unit.
+    pub fullest_unit: u64,
+    /// Unit-columns multiplied for a selected token.
+    pub slots_used: u64,
+    /// Bytes of distinct tokens.
+    pub bytes_useful: u64,
+}
+
+impl Wanted {
+    /// Adds a segment.
+    pub fn segment(&mut self, s: &Segment) {
+        self.segments += 1;
+        if s.step >= self.next_step {
+            self.steps += 1;
+            self.next_step = s.step + 1;
+        }
+        self.selected += u64::from(s.selected);
+        self.distinct += u64::from(s.distinct);
+        self.row_blocks += u64::from(s.row_blocks);
+        self.row_tokens += u64::from(s.row_tokens);
+        self.fullest_unit += u64::from(s.fullest_unit);
+        self.slots_used += s.slots_used;
+        self.bytes_useful += s.bytes_useful;
+    }
+}

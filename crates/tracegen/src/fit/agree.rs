@@ -1,0 +1,358 @@
+//! How a synthetic cache agrees with a real one in what matters to a study of sparse attention.
+
+use super::measure::{HeadMeasured, Means, Plan, measure};
+use pimattn_core::error::{Error, Result};
+use pimattn_core::table::{Column, Value, column};
+use pimattn_kv::KvCache;
+use pimattn_kv::fitted::{self, Model, Shape};
+use std::fmt::Write;
+
+/// Columns of the table.
+pub const COLUMNS: &[Column] = &[
+    column("layer", "-", "layer of the model, or \"all\" of those compared"),
+    column(
+        "measure",
+        "-",
+        "row_tokens, top_recall, mass_recall, output_rel_err (as in the metrics of a run); top_mass: softmax mass of the \
+         5 % of the tokens with the highest scores; cluster_size: share of starc's clusters of the prefill that have so \
+         many tokens",
+    ),
+    column("policy", "-", "selection policy"),
+    column("at", "tokens", "budget; for cluster_size, tokens of a cluster"),
+    column("real", "-", "mean over query heads and decode positions of the real cache"),
+    column("synthetic", "-", "the same of the synthetic cache, mean over seeds"),
+    column("lowest", "-", "of the seeds"),
+    column("highest", "-", "of the seeds"),
+    column("difference", "1", "synthetic / real - 1 for row_tokens, else synthetic - real"),
+];
+
+/// One figure of both caches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cell {
+    /// Layer, or all.
+    pub layer: Option<u32>,
+    /// What it is.
+    pub measure: &'static str,
+    /// Of which policy.
+    pub policy: Option<&'static str>,
+    /// Budget, or size of a cluster.
+    pub at: Option<usize>,
+    /// Of the real cache.
+    pub real: f64,
+    /// Of each synthetic cache.
+    pub synthetic: Vec<f64>,
+}
+
+impl Cell {
+    /// Mean over the synthetic caches.
+    pub fn mean(&self) -> f64 {
+        self.synthetic.iter().sum::<f64>() / self.synthetic.len() as f64
+    }
+
+    /// Of the synthetic mean from the real figure; relative for row tokens.
+    pub fn difference(&self) -> f64 {
+        if self.measure == "row_tokens" { self.mean() / self.real - 1.0 } else { self.mean() - self.real }
+    }
+
+    /// A row of the table.
+    pub fn row(&self) -> Vec<Value> {
+        let digits = |x: f64| Value::Float(x, 6);
+        let fold = |f: fn(f64, f64) -> f64| digits(self.synthetic.iter().copied().reduce(f).unwrap_or(f64::NAN));
+        vec![
+            self.layer.map_or(Value::Text("all".into()), |l| Value::Int(l.into())),
+            Value::Text(self.measure.into()),
+            self.policy.map_or(Value::Unknown, |p| Value::Text(p.into())),
+            self.at.map_or(Value::Unknown, |b| Value::Int(b as u64)),
+            digits(self.real),
+            digits(self.mean()),
+            fold(f64::min),
+            fold(f64::max),
+            digits(self.difference()),
+        ]
+    }
+}
+
+/// The order of policies by a recall at a budget.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Order {
+    /// Layer, or all.
+    pub layer: Option<u32>,
+    /// By which recall.
+    pub measure: &'static str,
+    /// Budget.
+    pub budget: usize,
+    /// Best first, of the real cache.
+    pub real: Vec<&'static str>,
+    /// Pairs of policies that are the other way round in the synthetic mean, the one that is better in the real cache
+    /// first, with by how much it is better there and worse here.
+    pub swapped: Vec<(&'static str, &'static str, f64, f64)>,
+}
+
+/// A comparison.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Agreement {
+    /// All figures: of each layer, then of all.
+    pub cells: Vec<Cell>,
+    /// Orders of policies: of each layer, then of all.
+    pub orders: Vec<Order>,
+}
+
+/// The cache that a model makes up in place of some layers of a real one.
+pub fn stand_in(model: &Model, real: &KvCache, seed: u64) -> Result<KvCache> {
+    let fits = |what: &str, of_model: usize, of_real: usize| match of_model == of_real {
+        true => Ok(()),
+        false => Err(Error::Usage(format!("the fitted model has {what} {of_model}, the dump {of_real}"))),
+    };
+    fits("dim", model.dim, real.dim)?;
+    let steps = real.decode_positions().len();
+    let shape = Shape {
+        layers: real.layers.clone(),
+        model_layers: model.model_layers,
+        kv_heads: real.kv_heads,
+        query_heads: real.query_heads,
+        dim: real.dim,
+        prefill: real.prefill,
+        decode_steps: steps,
+        prefill_queries: real.prefill.saturating_sub(real.query_start),
+        element_bytes: real.element_bytes,
+        seed,
+    };
+    fitted::generate(model, &shape)
+}
+
+/// Some layers of a cache, by their numbers, in the cache's order.
+///
+/// Errors: [`Error::Usage`] when it has not all of them.
+pub fn layers_of(kv: &KvCache, numbers: &[u32]) -> Result<KvCache> {
+    if let Some(missing) = numbers.iter().find(|l| !kv.layers.contains(l)) {
+        return Err(Error::Usage(format!("the dump has no layer {missing}; it has {:?}", kv.layers)));
+    }
+    let chosen: Vec<usize> = (0..kv.layers.len()).filter(|l| numbers.contains(&kv.layers[*l])).collect();
+    let cut = |data: &[f32]| -> Vec<f32> {
+        let n = data.len() / kv.layers.len();
+        chosen.iter().flat_map(|l| &data[l * n..(l + 1) * n]).copied().collect()
+    };
+    Ok(KvCache {
+        layers: chosen.iter().map(|l| kv.layers[*l]).collect(),
+        k: cut(&kv.k),
+        v: cut(&kv.v),
+        q: cut(&kv.q),
+        provenance: kv.provenance.clone(),
+        ..*kv
+    })
+}
+
+/// What there was of a cache before decoding began: its prefill, and the queries of that.
+///
+/// Errors: [`Error::Usage`] when it has no such queries.
+pub fn before_decode(kv: &KvCache) -> Result<KvCache> {
+    let queries = kv.prefill.saturating_sub(kv.query_start).min(kv.queries);
+    if queries == 0 {
+        return Err(Error::Usage("the dump has no queries of its prefill".into()));
+    }
+    let cut = |data: &[f32], rows: usize, keep: usize| -> Vec<f32> {
+        data.chunks_exact(rows * kv.dim).flat_map(|head| &head[..keep * kv.dim]).copied().collect()
+    };
+    Ok(KvCache {
+        layers: kv.layers.clone(),
+        tokens: kv.prefill,
+        queries,
+        k: cut(&kv.k, kv.tokens, kv.prefill),
+        v: cut(&kv.v, kv.tokens, kv.prefill),
+        q: cut(&kv.q, kv.queries, queries),
+        provenance: format!("{}, before decoding", kv.provenance),
+        ..*kv
+    })
+}
+
+impl Agreement {
+    /// Measures a real cache and synthetic ones of the same layers.
+    pub fn new(
+        real: &KvCache,
+        synthetic: impl IntoIterator<Item = Result<KvCache>>,
+        plan: &Plan,
+        progress: &(dyn Fn() + Sync),
+    ) -> Result<Self> {
+        let real_heads = measure(real, plan, progress)?;
+        let mut synthetic_heads = Vec::new();
+        for kv in synthetic {
+            let kv = kv?;
+            if kv.layers != real.layers {
+                let what = format!("layers {:?} cannot be compared with layers {:?}", kv.layers, real.layers);
+                return Err(Error::Usage(what));
+            }
+            synthetic_heads.push(measure(&kv, plan, progress)?);
+        }
+        let mut agreement = Agreement { cells: Vec::new(), orders: Vec::new() };
+        for layer in real.layers.iter().map(|l| Some(*l)).chain([None]) {
+            let real = Scope::new(&real_heads, layer);
+            let synthetic: Vec<Scope> = synthetic_heads.iter().map(|h| Scope::new(h, layer)).collect();
+            agreement.scope(layer, &real, &synthetic, plan);
+        }
+        Ok(agreement)
+    }
+
+    fn scope(&mut self, layer: Option<u32>, real: &Scope, synthetic: &[Scope], plan: &Plan) {
+        let mut cell = |measure, policy, at, of: &dyn Fn(&Scope) -> f64| {
+            let synthetic = synthetic.iter().map(of).collect();
+            self.cells.push(Cell { layer, measure, policy, at, real: of(real), synthetic });
+        };
+        let n = plan.budgets.len();
+        for (name, of) in MEASURES {
+            for (p, policy) in plan.policies.iter().enumerate() {
+                for (b, budget) in plan.budgets.iter().enumerate() {
+                    cell(name, Some(*policy), Some(*budget), &|s| of(&s.means[p * n + b]));
+                }
+            }
+        }
+        cell("top_mass", None, None, &|s| s.top_mass);
+        for size in 0..real.cluster_shares.len() {
+            cell("cluster_size", Some("starc"), Some(size + 1), &|s| s.cluster_shares[size]);
+        }
+        for (measure, of) in MEASURES.iter().filter(|(name, _)| name.ends_with("_recall")) {
+            for (b, budget) in plan.budgets.iter().enumerate() {
+                let of_real = |p: usize| of(&real.means[p * n + b]);
+                let of_synthetic =
+                    |p: usize| synthetic.iter().map(|s| of(&s.means[p * n + b])).sum::<f64>() / synthetic.len() as f64;
+                let mut ranked: Vec<usize> = (0..plan.policies.len()).collect();
+                ranked.sort_by(|x, y| of_real(*y).total_cmp(&of_real(*x)));
+                let pairs = ranked.iter().enumerate().flat_map(|(i, x)| ranked[i + 1..].iter().map(move |y| (*x, *y)));
+                let gaps = pairs.map(|(x, y)| (x, y, of_real(x) - of_real(y), of_synthetic(y) - of_synthetic(x)));
+                let swapped = gaps.filter(|(_, _, real, synthetic)| *real > 0.0 && *synthetic > 0.0);
+                self.orders.push(Order {
+                    layer,
+                    measure,
+                    budget: *budget,
+                    real: ranked.iter().map(|p| plan.policies[*p]).collect(),
+                    swapped: swapped.map(|(x, y, r, s)| (plan.policies[x], plan.policies[y], r, s)).collect(),
+                });
+            }
+        }
+    }
+
+    /// Cells of row tokens that differ by more than a share.
+    pub fn beyond(&self, tolerance: f64) -> Vec<&Cell> {
+        let beyond = |c: &&Cell| c.measure == "row_tokens" && c.difference().abs() > tolerance;
+        self.cells.iter().filter(beyond).collect()
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let layers: Vec<Option<u32>> = self.orders.iter().map(|o| o.layer).fold(Vec::new(), |mut all, l| {
+            if all.last() != Some(&l) {
+                all.push(l);
+            }
+            all
+        });
+        for layer in layers {
+            self.layer_text(layer, &mut out);
+        }
+        out
+    }
+
+    fn layer_text(&self, layer: Option<u32>, out: &mut String) {
+        let name = layer.map_or("all layers".into(), |l| format!("layer {l}"));
+        let of = |measure: &'static str| self.cells.iter().filter(move |c| c.layer == layer && c.measure == measure);
+        let mass = of("top_mass").next();
+        let (real, synthetic) = mass.map_or((f64::NAN, f64::NAN), |c| (c.real, c.mean()));
+        let sizes: Vec<&Cell> = of("cluster_size").collect();
+        let moments = |value: &dyn Fn(&Cell) -> f64| {
+            let at = |c: &Cell| c.at.unwrap_or(0) as f64;
+            let mean: f64 = sizes.iter().map(|c| at(c) * value(c)).sum();
+            let square: f64 = sizes.iter().map(|c| at(c).powi(2) * value(c)).sum();
+            (mean, (square - mean * mean).max(0.0).sqrt())
+        };
+        let (m, s) = (moments(&|c| c.real), moments(&Cell::mean));
+        let apart = sizes.iter().map(|c| c.difference().abs()).sum::<f64>() / 2.0;
+        let _ = writeln!(
+            out,
+            "{name}\n  mass of the top 5 %: real {real:.3}, synthetic {synthetic:.3}\n  tokens of a starc cluster: real \
+             {:.1} +- {:.1}, synthetic {:.1} +- {:.1}; {:.1} % of the clusters would have to change size",
+            m.0,
+            m.1,
+            s.0,
+            s.1,
+            100.0 * apart
+        );
+        for measure in ["row_tokens", "top_recall", "mass_recall"] {
+            let unit = if measure == "row_tokens" { "difference in %" } else { "real/synthetic in %" };
+            let _ = write!(out, "  {measure}, {unit}\n    {:10}", "");
+            let mut policies: Vec<&str> = of(measure).filter_map(|c| c.policy).collect();
+            policies.dedup();
+            let width = 9;
+            for cell in of(measure).filter(|c| c.policy == policies.first().copied()) {
+                let _ = write!(out, " {:>width$}", cell.at.unwrap_or(0));
+            }
+            out.push('\n');
+            for policy in policies {
+                let _ = write!(out, "    {policy:10}");
+                for cell in of(measure).filter(|c| c.policy == Some(policy)) {
+                    let text = match measure {
+                        "row_tokens" => format!("{:+.1}", 100.0 * cell.difference()),
+                        _ => format!("{:.1}/{:.1}", 100.0 * cell.real, 100.0 * cell.mean()),
+                    };
+                    let _ = write!(out, " {text:>width$}");
+                }
+                out.push('\n');
+            }
+        }
+        for order in self.orders.iter().filter(|o| o.layer == layer) {
+            let _ = write!(out, "  {} at {}: {}", order.measure, order.budget, order.real.join(" > "));
+            if order.swapped.is_empty() {
+                out.push_str("; the same order\n");
+                continue;
+            }
+            let swap = |(x, y, r, s): &(&str, &str, f64, f64)| {
+                format!("{x} and {y} (apart {:.1} points real, {:.1} the other way)", 100.0 * r, 100.0 * s)
+            };
+            let swaps: Vec<String> = order.swapped.iter().map(swap).collect();
+            let _ = writeln!(out, "; swapped: {}", swaps.join(", "));
+        }
+    }
+}
+
+type Getter = fn(&Means) -> f64;
+
+const MEASURES: [(&str, Getter); 4] = [
+    ("row_tokens", |m| m.row_tokens),
+    ("top_recall", |m| m.top_recall),
+    ("mass_recall", |m| m.mass_recall),
+    ("output_rel_err", |m| m.output_rel_err),
+];
+
+/// Means over the heads of a layer, or of all.
+struct Scope {
+    means: Vec<Means>,
+    top_mass: f64,
+    cluster_shares: Vec<f64>,
+}
+
+impl Scope {
+    fn new(heads: &[HeadMeasured], layer: Option<u32>) -> Self {
+        let heads: Vec<&HeadMeasured> = heads.iter().filter(|h| layer.is_none_or(|l| l == h.layer)).collect();
+        let n = heads.len() as f64;
+        let mut means = vec![Means::default(); heads[0].means.len()];
+        let mut errors = vec![0.0; means.len()];
+        let mut sizes = vec![0u64; heads[0].cluster_sizes.len()];
+        for head in &heads {
+            for ((sum, errors), m) in means.iter_mut().zip(&mut errors).zip(&head.means) {
+                sum.row_tokens += m.row_tokens / n;
+                sum.top_recall += m.top_recall / n;
+                sum.mass_recall += m.mass_recall / n;
+                if !m.output_rel_err.is_nan() {
+                    sum.output_rel_err += m.output_rel_err;
+                    *errors += 1.0;
+                }
+            }
+            sizes.iter_mut().zip(&head.cluster_sizes).for_each(|(sum, c)| *sum += c);
+        }
+        means.iter_mut().zip(errors).for_each(|(sum, errors)| sum.output_rel_err /= errors);
+        let clusters = sizes.iter().sum::<u64>().max(1) as f64;
+        Scope {
+            means,
+            top_mass: heads.iter().map(|h| h.top_mass / n).sum(),
+            cluster_shares: sizes.iter().map(|c| *c as f64 / clusters).collect(),
+        }
+    }
+}

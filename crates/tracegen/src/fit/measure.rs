@@ -1,0 +1,204 @@
+//! What matters of a cache to a study of sparse attention, measured: how concentrated its attention is, what policies
+//! select of it and where that lies, and how large STARC's clusters are.
+
+use pimattn_core::error::{Error, Result};
+use pimattn_core::interrupt;
+use pimattn_kv::KvCache;
+use pimattn_policies::accuracy::{RowShape, Scratch, exact_scores};
+use pimattn_policies::select::{self, HeadState, HeadView, Policy, StepView};
+use rayon::prelude::*;
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Policies of the registry, with their default parameters.
+    pub policies: Vec<&'static str>,
+    /// Budgets (tokens).
+    pub budgets: Vec<usize>,
+    /// Every so many decode positions are measured.
+    pub every: usize,
+    /// Seed of policies that draw.
+    pub seed: u64,
+}
+
+/// Means of a policy at a budget over decode positions and query heads.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Means {
+    /// Row-blocks of 16 slots touched, times 16.
+    pub row_tokens: f64,
+    /// Share of the budget's best tokens selected.
+    pub top_recall: f64,
+    /// Softmax mass on the selected.
+    pub mass_recall: f64,
+    /// Relative error of the output, of those that have one; NaN where none has.
+    pub output_rel_err: f64,
+}
+
+/// What was measured of one KV head and its query heads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadMeasured {
+    /// Layer of the model.
+    pub layer: u32,
+    /// KV head within the layer.
+    pub kv_head: usize,
+    /// `[policy, budget]`, in the plan's order.
+    pub means: Vec<Means>,
+    /// Softmax mass of the top 5 % of the tokens.
+    pub top_mass: f64,
+    /// STARC's clusters of the prefill by size: `[tokens - 1]`.
+    pub cluster_sizes: Vec<u64>,
+}
+
+/// Measures every head of a cache.
+///
+/// Errors: [`Error::Usage`] for an unknown policy or a budget that it cannot honour.
+pub fn measure(kv: &KvCache, plan: &Plan, progress: &(dyn Fn() + Sync)) -> Result<Vec<HeadMeasured>> {
+    let policies: Vec<Box<dyn Policy>> = plan
+        .policies
+        .iter()
+        .map(|name| {
+            let entry = select::find(name).map_err(Error::Usage)?;
+            (entry.build)(&toml::Table::new()).map_err(|e| Error::Usage(format!("policy {name}: {e}")))
+        })
+        .collect::<Result<_>>()?;
+    for policy in &policies {
+        if let Some(b) = plan.budgets.iter().find(|b| **b < policy.min_budget()) {
+            let what = format!("budget {b} is below the {} tokens that {} needs", policy.min_budget(), policy.name());
+            return Err(Error::Usage(what));
+        }
+    }
+    let heads: Vec<(usize, usize)> = (0..kv.layers.len()).flat_map(|l| (0..kv.kv_heads).map(move |h| (l, h))).collect();
+    let measured = heads.par_iter().map(|(l, h)| {
+        let measured = head(kv, *l, *h, &policies, plan);
+        progress();
+        measured
+    });
+    measured.collect()
+}
+
+/// A policy's states of a head: one for all budgets, or one each where what it selected before matters.
+struct States<'a> {
+    states: Vec<Box<dyn HeadState + Send + 'a>>,
+    remembers: bool,
+}
+
+/// What a policy selected at a step, by query head, and its blend.
+#[derive(Clone)]
+struct Selection {
+    tokens: Vec<Vec<u32>>,
+    shares: Vec<f32>,
+}
+
+fn head(kv: &KvCache, layer: usize, kv_head: usize, policies: &[Box<dyn Policy>], plan: &Plan) -> Result<HeadMeasured> {
+    let view = HeadView {
+        keys: kv.keys(layer, kv_head),
+        prefill: kv.prefill,
+        queries: kv.group_queries(layer, kv_head),
+        query_start: kv.query_start,
+        seed: plan.seed ^ ((layer * kv.kv_heads + kv_head) as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+    };
+    let mut states: Vec<States<'_>> = policies
+        .iter()
+        .map(|p| States {
+            states: (0..if p.remembers() { plan.budgets.len() } else { 1 }).map(|_| p.prepare(view)).collect(),
+            remembers: p.remembers(),
+        })
+        .collect();
+    let (group, scale) = (kv.group(), (kv.dim as f32).sqrt().recip());
+    let mut means = vec![Means::default(); policies.len() * plan.budgets.len()];
+    let mut errors = vec![0usize; means.len()];
+    let mut scores = vec![Vec::new(); group];
+    let mut tokens = vec![Vec::new(); group];
+    let mut selections = vec![Selection { tokens: vec![Vec::new(); group], shares: Vec::new() }; means.len()];
+    let mut scratch = Scratch::default();
+    let (mut weights, mut top_mass, mut count) = (Vec::new(), 0.0, 0usize);
+    for (step, position) in kv.decode_positions().enumerate() {
+        interrupt::check()?;
+        let len = position + 1;
+        let query = |g| kv.queries(layer, kv_head * group + g).row(position - kv.query_start);
+        let queries: Vec<&[f32]> = (0..group).map(query).collect();
+        let measured = step % plan.every == 0;
+        if measured {
+            exact_scores(view.keys, len, &queries, &mut scores);
+        }
+        for (p, s) in states.iter_mut().enumerate() {
+            if !measured && !s.remembers {
+                continue;
+            }
+            let needed = if measured { &scores[..] } else { &[] };
+            for (b, budget) in plan.budgets.iter().copied().enumerate() {
+                let state = if s.remembers { &mut s.states[b] } else { &mut s.states[0] };
+                if s.remembers || b == 0 {
+                    state.grow(len);
+                }
+                state.select(StepView { len, budget, queries: &queries, scores: needed }, &mut tokens);
+                if measured {
+                    let Selection { tokens: selected, shares } = &mut selections[p * plan.budgets.len() + b];
+                    std::mem::swap(&mut tokens, selected);
+                    shares.clear();
+                    shares.extend_from_slice(state.blend());
+                }
+            }
+        }
+        if !measured {
+            continue;
+        }
+        for (g, scores) in scores.iter().enumerate() {
+            let mut attention = scratch.attend(scores, scale, kv.values(layer, kv_head));
+            // Budget by budget: the threshold of the best is found once for each.
+            for (b, budget) in plan.budgets.iter().copied().enumerate() {
+                for (p, s) in states.iter().enumerate() {
+                    let state = if s.remembers { &s.states[b] } else { &s.states[0] };
+                    let at = p * plan.budgets.len() + b;
+                    let share = selections[at].shares.get(g).copied().unwrap_or(1.0);
+                    let a = attention.measure_blend(
+                        &selections[at].tokens[g],
+                        share,
+                        budget,
+                        state.order(),
+                        RowShape::default(),
+                    );
+                    means[at].row_tokens += a.row_tokens as f64;
+                    means[at].top_recall += a.top_recall;
+                    means[at].mass_recall += a.mass_recall;
+                    means[at].output_rel_err += a.output_rel_err.unwrap_or(0.0);
+                    errors[at] += usize::from(a.output_rel_err.is_some());
+                }
+            }
+            weights.clear();
+            weights.resize(len, 0.0);
+            let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            weights.iter_mut().zip(scores).for_each(|(w, s)| *w = ((s - highest) * scale).exp());
+            let all: f64 = weights.iter().map(|w| f64::from(*w)).sum();
+            weights.sort_unstable_by(|a, b| b.total_cmp(a));
+            top_mass += weights[..(len / 20).max(1)].iter().map(|w| f64::from(*w)).sum::<f64>() / all;
+            count += 1;
+        }
+    }
+    let n = count.max(1) as f64;
+    for (m, errors) in means.iter_mut().zip(errors) {
+        let Means { row_tokens, top_recall, mass_recall, output_rel_err } = m;
+        [row_tokens, top_recall, mass_recall].into_iter().for_each(|x| *x /= n);
+        *output_rel_err /= errors as f64;
+    }
+    Ok(HeadMeasured {
+        layer: kv.layers[layer],
+        kv_head,
+        means,
+        top_mass: top_mass / n,
+        cluster_sizes: cluster_sizes(view),
+    })
+}
+
+/// Sizes of STARC's clusters of the prefill, with its default parameters.
+fn cluster_sizes(view: HeadView<'_>) -> Vec<u64> {
+    let starc = select::starc::Starc::default();
+    let mut sizes = vec![0; starc.block];
+    let state = starc.prepare(view);
+    let order = state.order();
+    let ends = order.cluster_starts.iter().skip(1).chain([&order.clustered]);
+    for (start, end) in order.cluster_starts.iter().zip(ends) {
+        sizes[(end - start) as usize - 1] += 1;
+    }
+    sizes
+}

@@ -1,0 +1,211 @@
+//! Loading a workload: its system, policy and caches, and whether they fit together.
+
+use super::{Generator, ideal};
+use crate::map::emit::Target;
+use crate::map::heads;
+use crate::map::layout::{Shape, Side};
+use crate::map::placement::{self, Heads};
+use crate::map::schedule::Costs;
+use crate::workload::{Addressing, Mapping, Workload};
+use pimattn_core::error::{Error, Result};
+use pimattn_core::op::Op;
+use pimattn_core::spec::config::Document;
+use pimattn_core::spec::{Device, System};
+use pimattn_kv::fitted::{self, FittedSpec, Model};
+use pimattn_kv::synthetic::SyntheticSpec;
+use pimattn_kv::{self as kv, KvCache};
+use pimattn_policies::select::{self, Policy};
+use pimattn_trace::Header;
+use pimattn_trace::header::spec_hash;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+impl Generator {
+    /// Loads the workload's system, KV cache (or `kv` instead) and policy, and checks that they fit together.
+    pub fn load(workload: Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
+        let system = workload.load_system(doc, &[])?;
+        Generator::load_for(system, workload, doc, kv)
+    }
+
+    /// As [`Generator::load`], for a system that is loaded already.
+    pub fn load_for(system: System, workload: Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
+        let policy = policy(&workload, doc, &workload.policy)?;
+        let full = self::policy(&workload, doc, "full")?;
+        for name in workload.policies.keys() {
+            self::policy(&workload, doc, name)?;
+        }
+        if workload.budget < policy.min_budget() {
+            let what = format!(
+                "budget {} is below the {} tokens that {} needs",
+                workload.budget,
+                policy.min_budget(),
+                policy.name()
+            );
+            return Err(doc.error("budget", what));
+        }
+        has_operations(&system.device, &workload.mapping, doc)?;
+        let (caches, requests) = caches(&workload, doc, kv)?;
+        let cache = &caches[0];
+        let geometry = system.device.geometry;
+        let entry_bytes = system.device.entry_bytes;
+        let element_bytes = workload.mapping.element_bytes(cache.element_bytes);
+        let shape = Shape::new(&geometry, cache.dim, element_bytes, entry_bytes, workload.mapping.values)
+            .map_err(|e| doc.error("mapping", e))?;
+        if workload.mapping.addressing == Addressing::Ideal && caches.iter().any(|c| c.prefill != cache.prefill) {
+            let what = "addressing = \"ideal\" has one length for all heads; the requests have several";
+            return Err(doc.error("batch.prefill", what));
+        }
+        let heads = Heads { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
+        let lengths: Vec<usize> = requests.iter().map(|r| caches[*r].tokens).collect();
+        let homes =
+            placement::homes(heads, &lengths, &workload.placement, &geometry).map_err(|e| doc.error("placement", e))?;
+        if workload.mapping.addressing != Addressing::Ideal {
+            for (i, home) in homes.iter().enumerate() {
+                let cache = &caches[requests[i / cache.kv_heads % requests.len()]];
+                let steps = cache.decode_positions();
+                let steps = if workload.steps == 0 { steps.len() } else { steps.len().min(workload.steps) };
+                home.holds(cache.decode_positions().start + steps, &shape).map_err(|e| doc.error("placement", e))?;
+            }
+        }
+        let header = Header {
+            generator: concat!("tracegen ", env!("CARGO_PKG_VERSION")).into(),
+            geometry,
+            spec_hash: spec_hash(&geometry, &format!("{:?} {:?} {shape:?}", workload.mapping, workload.placement)),
+            seed: workload.seed,
+            config: kv.map_or_else(|| doc.canonical(), |kv| doc.canonical_with("kv", &kv.display().to_string())),
+            provenance: cache.provenance.clone(),
+            element_bytes,
+            heads_per_read: system.device.heads_per_read,
+        };
+        let costs = Costs::new(&workload, &system.device).ok_or_else(|| {
+            doc.error("system", format!("{} has no PIM_MAC_AB, which every mapping needs", system.device.name))
+        })?;
+        let target = Target { geometry, shape, heads_per_read: system.device.heads_per_read };
+        let sets = shape.columns / shape.value_stripes;
+        if heads::together(sets, system.device.accumulators).is_none() {
+            let has = system.device.accumulators;
+            let what = format!("the outputs of a query head need {sets} sets of accumulators; a unit has {has}");
+            return Err(doc.error("mapping.values", what));
+        }
+        let generator = Generator { workload, system, caches, requests, policy, full, target, costs, homes, header };
+        ideal::check_clustering(&generator).map_err(|e| doc.error("clustering_cost", e.to_string()))?;
+        Ok(generator)
+    }
+}
+
+/// Refuses to make requests that no command of the device serves.
+fn has_operations(device: &Device, mapping: &Mapping, doc: &Document) -> Result<()> {
+    let of = |addressing: Addressing| match addressing {
+        Addressing::BankGroup => &[Op::ActBg, Op::PreBg, Op::MacBg, Op::MacAb][..],
+        Addressing::Broadcast | Addressing::Ideal => &[Op::MacAb],
+    };
+    let serves = |op: &Op| device.plans[*op as usize].is_some();
+    let moves = [Op::WrGb, Op::MvSb, Op::MvGb, Op::Sfm];
+    if let Some(op) = moves.iter().chain(of(Addressing::Broadcast)).find(|op| !serves(op)) {
+        return Err(doc.error("system", format!("{} has no {}: nothing can attend on it", device.name, op.mnemonic())));
+    }
+    let value_key = if mapping.value_addressing.is_some() { "mapping.value_addressing" } else { "mapping.addressing" };
+    for (side, key) in Side::BOTH.into_iter().zip(["mapping.addressing", value_key]) {
+        if let Some(op) = of(side.arrangement(mapping).addressing).iter().find(|op| !serves(op)) {
+            let name = key.trim_start_matches("mapping.");
+            let what = format!(
+                "{} has no {}, which {name} = \"bank-group\" asks for; it has {}, for \"broadcast\" and \"ideal\"",
+                device.name,
+                op.mnemonic(),
+                Op::MacAb.mnemonic()
+            );
+            return Err(doc.error(key, what));
+        }
+    }
+    Ok(())
+}
+
+fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Policy>> {
+    let at = if workload.policies.contains_key(name) && workload.policy != name {
+        format!("policies.{name}")
+    } else {
+        "policy".into()
+    };
+    let entry = select::find(name).map_err(|e| doc.error(&at, e))?;
+    let none = toml::Table::new();
+    let table = workload.policies.get(name).unwrap_or(&none);
+    (entry.build)(table).map_err(|e| doc.serde_error(&format!("policies.{name}.{}", e.key), &e.message))
+}
+
+/// The caches, and which of them each request has. A dump is everybody's; a synthetic source makes each request its own.
+fn caches(workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<(Vec<KvCache>, Vec<usize>)> {
+    let requests = workload.batch.requests;
+    let dump = kv.map(Path::to_path_buf).or_else(|| workload.kv_path(doc));
+    if let Some(path) = dump {
+        return Ok((vec![kv::load(path)?], vec![0; requests]));
+    }
+    let source = synthetic(workload, doc)?;
+    let make = |r: usize| {
+        // A large odd factor keeps the seeds of neighbouring requests apart.
+        let apart = (r as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
+        let prefill = match workload.batch.prefill.as_slice() {
+            [] => None,
+            lengths => Some(lengths[r % lengths.len()]),
+        };
+        let made = match &source {
+            Synthetic::Assumed(spec) => {
+                let (prefill, seed) = (prefill.unwrap_or(spec.prefill), spec.seed ^ apart);
+                kv::synthetic::generate(&SyntheticSpec { prefill, seed, ..spec.clone() })
+            }
+            Synthetic::Fitted(model, shape) => {
+                // A request that is shorter than the source has as many queries of its prefill as fit.
+                let prefill_queries = prefill.map_or(shape.prefill_queries, |p| shape.prefill_queries.min(p));
+                let (prefill, seed) = (prefill.unwrap_or(shape.prefill), shape.seed ^ apart);
+                fitted::generate(model, &fitted::Shape { prefill, prefill_queries, seed, ..shape.clone() })
+            }
+        };
+        made.map_err(|e| match e {
+            Error::Config { at, what } => doc.error(&at, what),
+            other => other,
+        })
+    };
+    Ok(((0..requests).map(make).collect::<Result<_>>()?, (0..requests).collect()))
+}
+
+/// A synthetic source.
+enum Synthetic {
+    /// Of assumed statistics.
+    Assumed(SyntheticSpec),
+    /// Of statistics fitted to a dump.
+    Fitted(Box<Model>, fitted::Shape),
+}
+
+fn synthetic(workload: &Workload, doc: &Document) -> Result<Synthetic> {
+    let table = workload.synthetic.clone().unwrap_or_default();
+    let shape_of = workload.load_model(doc)?.map(|m| [m.kv_heads, m.heads, m.head_dim].map(|n| n as usize));
+    if table.contains_key("fit") {
+        let mut spec: FittedSpec = parameters(table, doc)?;
+        let model = Model::load(&doc.resolve_path("synthetic.fit", &spec.fit)).map_err(|e| match e {
+            Error::NoInput(p) => doc.error("synthetic.fit", format!("fitted model {} does not exist", p.display())),
+            Error::Io { path, source } => doc.error("synthetic.fit", format!("{}: {source}", path.display())),
+            other => other,
+        })?;
+        if let Some([kv_heads, heads, dim]) = shape_of {
+            (spec.kv_heads, spec.query_heads, spec.dim) = (Some(kv_heads), Some(heads), Some(dim));
+        }
+        let shape = spec.shape(&model, workload.seed);
+        return Ok(Synthetic::Fitted(Box::new(model), shape));
+    }
+    let own_seed = table.contains_key("seed");
+    let mut spec: SyntheticSpec = parameters(table, doc)?;
+    if let Some([kv_heads, heads, dim]) = shape_of {
+        (spec.kv_heads, spec.query_heads, spec.dim) = (kv_heads, heads, dim);
+    }
+    // The run's seed is the source's too, unless the source has one of its own.
+    if !own_seed {
+        spec.seed = workload.seed;
+    }
+    Ok(Synthetic::Assumed(spec))
+}
+
+fn parameters<T: DeserializeOwned>(table: toml::Table, doc: &Document) -> Result<T> {
+    serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
+        let at = format!("synthetic.{}", e.path()).replace("synthetic..", "synthetic");
+        doc.serde_error(&at, e.inner().message())
+    })
+}

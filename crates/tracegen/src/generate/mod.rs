@@ -1,0 +1,176 @@
+//! The generator: a KV cache and a workload in, a trace and accuracy metrics out.
+//!
+//! KV heads are independent until they share a channel: each has its policy state and its scheduler, and the heads of a
+//! channel work through a few decode steps at a time on whatever thread is free, where their requests are put beside each
+//! other. Results are put together in order of step, layer and channel, so that the same inputs give the same bytes for
+//! any number of threads. Between two layers all channels meet.
+
+mod head;
+mod ideal;
+mod load;
+mod metrics;
+
+pub use metrics::{METRICS, RowSink};
+
+use crate::map::emit::Target;
+use crate::map::placement::Home;
+use crate::map::schedule::Costs;
+use crate::map::stage::{self, Plan};
+use crate::workload::{Addressing, Workload};
+use head::HeadWork;
+use pimattn_core::error::Result;
+use pimattn_core::interrupt;
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
+use pimattn_kv::KvCache;
+use pimattn_policies::select::Policy;
+use pimattn_trace::{Header, Record, Request, Sink};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Decode steps that a channel works through at a time, at most.
+const CHUNK: usize = 8;
+/// Records of all channels that a chunk holds until they are written, if it has more than a step: about 75 MB.
+const CHUNK_RECORDS: usize = 1 << 20;
+
+/// A loaded workload: everything that generation needs.
+pub struct Generator {
+    workload: Workload,
+    system: System,
+    /// The caches, and which of them each request has.
+    caches: Vec<KvCache>,
+    requests: Vec<usize>,
+    policy: Box<dyn Policy>,
+    full: Box<dyn Policy>,
+    target: Target,
+    costs: Costs,
+    /// By layer, request, KV head.
+    homes: Vec<Home>,
+    header: Header,
+}
+
+/// The heads of one layer that share a channel, or a group of channels.
+struct ChannelWork<'g> {
+    layer: usize,
+    heads: Vec<HeadWork<'g>>,
+    /// Records of each step of the chunk, one after the other, and where each step's end.
+    records: Vec<Record>,
+    ends: Vec<usize>,
+}
+
+impl Generator {
+    /// The header of the trace.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The cache that is decoded: that of the first request.
+    pub fn cache(&self) -> &KvCache {
+        &self.caches[0]
+    }
+
+    /// Requests of the batch.
+    pub fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The device that addresses are for.
+    pub fn system(&self) -> &System {
+        &self.system
+    }
+
+    /// Decode steps: those that every request has.
+    pub fn steps(&self) -> usize {
+        let all = self.caches.iter().map(|c| c.decode_positions().len()).min().unwrap_or(0);
+        if self.workload.steps == 0 { all } else { all.min(self.workload.steps) }
+    }
+
+    /// Writes the trace to `sink`; a metrics row goes to `metrics`, when given, for each query head and step.
+    /// `progress` hears how many steps are done.
+    pub fn run(
+        &self,
+        sink: &mut dyn Sink,
+        mut metrics: Option<RowSink<'_>>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let measure = metrics.is_some();
+        let mut work = self.work();
+        interrupt::check()?;
+        let steps = self.steps();
+        // How many records a step has shows at the first.
+        let (mut first, mut most) = (0, 1);
+        while first < steps {
+            let chunk = first..steps.min(first + most);
+            work.par_iter_mut().map(|w| w.run(chunk.clone(), measure)).collect::<Result<Vec<()>>>()?;
+            for (i, step) in chunk.clone().enumerate() {
+                for layer in work.chunk_by(|a, b| a.layer == b.layer) {
+                    if self.workload.mapping.addressing == Addressing::Ideal {
+                        ideal::layer(self, layer.iter().flat_map(|w| &w.heads), i, step, sink)?;
+                    }
+                    for w in layer {
+                        w.step_records(i).iter().try_for_each(|r| sink.push(*r))?;
+                    }
+                    sink.push(Record::Request(Request::one(Op::Sync, 0)))?;
+                    if let Some(emit) = &mut metrics {
+                        let mut heads: Vec<&HeadWork<'_>> = layer.iter().flat_map(|w| &w.heads).collect();
+                        heads.sort_by_key(|h| (h.request(), h.kv_head()));
+                        heads.into_iter().try_for_each(|h| metrics::rows(h, i, emit))?;
+                    }
+                }
+                progress(step as u64 + 1);
+            }
+            let records: usize = work.iter().map(|w| w.records.len()).sum();
+            most = (CHUNK_RECORDS / (records / chunk.len()).max(1)).clamp(1, CHUNK);
+            first = chunk.end;
+            interrupt::check()?;
+        }
+        sink.finish()
+    }
+
+    /// The heads, ready for the first step, by layer and channel.
+    fn work(&self) -> Vec<ChannelWork<'_>> {
+        let c = self.cache();
+        let (layers, kv_heads, requests) = (c.layers.len(), c.kv_heads, self.requests.len());
+        let places: Vec<(usize, usize, usize)> =
+            (0..layers).flat_map(|l| (0..requests).flat_map(move |r| (0..kv_heads).map(move |h| (l, r, h)))).collect();
+        let heads: Vec<HeadWork<'_>> = places.into_par_iter().map(|(l, r, h)| HeadWork::new(self, l, r, h)).collect();
+        let mut channels: BTreeMap<(usize, u32), Vec<HeadWork<'_>>> = BTreeMap::new();
+        for head in heads {
+            channels.entry((head.layer(), head.channel())).or_default().push(head);
+        }
+        let work = |((layer, _), heads)| ChannelWork { layer, heads, records: Vec::new(), ends: Vec::new() };
+        channels.into_iter().map(work).collect()
+    }
+}
+
+impl ChannelWork<'_> {
+    fn run(&mut self, steps: Range<usize>, measure: bool) -> Result<()> {
+        self.records.clear();
+        self.ends.clear();
+        self.heads.iter_mut().for_each(HeadWork::begin_chunk);
+        for step in steps {
+            // By channel of the group, the plans of its heads.
+            let mut channels: Vec<Vec<Plan>> = Vec::new();
+            for head in &mut self.heads {
+                for (i, plan) in head.step(step, measure)?.into_iter().enumerate() {
+                    if i == channels.len() {
+                        channels.push(Vec::new());
+                    }
+                    channels[i].push(plan);
+                }
+            }
+            if let Some(head) = self.heads.first() {
+                let (geometry, pipeline) = (head.geometry(), head.workload().schedule.pipeline);
+                channels.iter().for_each(|plans| stage::write(plans, geometry, pipeline, &mut self.records));
+            }
+            self.ends.push(self.records.len());
+        }
+        Ok(())
+    }
+
+    fn step_records(&self, i: usize) -> &[Record] {
+        let begin = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.records[begin..self.ends[i]]
+    }
+}

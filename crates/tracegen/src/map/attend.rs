@@ -1,0 +1,208 @@
+//! Attention to the selected tokens: scores by sweeping the rows of K, softmax, outputs by sweeping the rows of V.
+//!
+//! In a sweep, every open row serves all query heads of the group before the next one opens, so the group opens the
+//! union of its rows once; of the query heads, as many as the units have lanes for multiply a column when it is read, each
+//! only what it wants, and then the next as many. For outputs, a unit needs sets of accumulators of
+//! each query head; heads that it has none for take another sweep. Results are moved out while the next ones are computed: a unit fills one buffer entry
+//! while the entry before is on its way (AttAcc's double buffering). What no unit needs is not moved.
+
+use super::emit::{Emitter, Matrix, Results, Target};
+use super::rounds::{Opening, Round, Rounds, Work};
+use super::rows::Rows;
+use super::stage::Stage;
+use super::sweep::{Cell, Sweep};
+use pimattn_core::addr::Address;
+use pimattn_core::op::Op;
+use pimattn_trace::Phase;
+
+/// The touched cells of one matrix in one channel of the head.
+pub struct Part<'a> {
+    /// All cells and their masks.
+    pub sweep: &'a Sweep,
+    /// Those of this channel.
+    pub cells: &'a [Cell],
+    /// In which rounds they are opened.
+    pub rounds: &'a Rounds,
+    /// What is multiplied of them.
+    pub work: Work,
+    /// Units of a channel.
+    pub units: u32,
+}
+
+/// A unit that has no place left in its round, behind a place of a lot of query heads.
+struct Leaver {
+    lot: usize,
+    place: u32,
+    unit: u32,
+}
+
+impl Part<'_> {
+    /// Rows in the unit that has most.
+    pub fn fullest_unit(&self) -> u32 {
+        let mut count = vec![0u32; self.units as usize];
+        self.cells.iter().for_each(|c| count[self.unit(c) as usize] += 1);
+        count.into_iter().max().unwrap_or(0)
+    }
+
+    fn unit(&self, cell: &Cell) -> u32 {
+        cell.unit % self.units
+    }
+
+    /// Units that have any cell, a bit each.
+    fn busy(&self) -> u64 {
+        self.cells.iter().fold(0, |all, c| all | 1 << self.unit(c))
+    }
+
+    /// Units that leave a round before its end, in the order in which they do.
+    fn leavers(&self, round: Round<'_>) -> Vec<Leaver> {
+        if round.opening == Opening::All {
+            return Vec::new();
+        }
+        let last = |c: &Cell| {
+            let (lot, place) = self.work.last(self.sweep, *c)?;
+            Some(Leaver { lot, place, unit: self.unit(c) })
+        };
+        let mut leavers: Vec<Leaver> = round.cells.iter().filter_map(last).collect();
+        leavers.sort_by_key(|l| (l.lot, l.place, l.unit));
+        let end = leavers.last().map(|l| (l.lot, l.place));
+        leavers.retain(|l| Some((l.lot, l.place)) != end);
+        leavers
+    }
+
+    /// Probabilities that each unit needs, per query head and unit: one for each place that it multiplies.
+    fn lines(&self) -> Vec<Vec<u32>> {
+        let mut lines = vec![vec![0; self.units as usize]; self.sweep.heads()];
+        let busy = self.busy();
+        for round in self.rounds.iter() {
+            let leavers = self.leavers(round);
+            for (head, lines) in lines.iter_mut().enumerate() {
+                let places = self.work.places(self.sweep, round.cells, head);
+                let lot = head / self.work.heads_per_read;
+                let take = |unit: u32| match leavers.iter().find(|l| l.unit == unit) {
+                    Some(l) if l.lot < lot => 0,
+                    Some(l) if l.lot == lot => places & u64::MAX >> (63 - l.place),
+                    _ => places,
+                };
+                match round.opening {
+                    // Units that this row is nothing to multiply it by zero, if they have others.
+                    Opening::All => (0..self.units).filter(|u| busy >> u & 1 == 1).for_each(|u| {
+                        lines[u as usize] += places.count_ones();
+                    }),
+                    Opening::Own => round.cells.iter().map(|c| self.unit(c)).for_each(|u| {
+                        lines[u as usize] += take(u).count_ones();
+                    }),
+                }
+            }
+        }
+        lines
+    }
+
+    /// `enabled` are the units that take part in the MACs of units, before and after.
+    fn multiply(&self, rows: &Rows, matrix: &Matrix, results: Results, enabled: &mut u64, emit: &mut Emitter<'_>) {
+        let mut masks = Vec::with_capacity(self.work.heads_per_read.min(self.sweep.heads()));
+        for round in self.rounds.iter() {
+            let mut units = round.cells.iter().fold(0, |all: u64, c| all | 1 << self.unit(c));
+            let (op, row) = match round.opening {
+                Opening::All => (Op::MacAb, rows.at(matrix.id, round.cells[0].row)),
+                Opening::Own => (Op::MacBg, 0),
+            };
+            match round.opening {
+                // MACs of all banks end the units' own rounds.
+                Opening::All => *enabled = 0,
+                Opening::Own => {
+                    (0..self.units).filter(|u| *enabled & !units & 1 << u != 0).for_each(|u| emit.close(u));
+                    round.cells.iter().for_each(|c| emit.open(self.unit(c), rows.at(matrix.id, c.row)));
+                    *enabled = units;
+                }
+            }
+            let leavers = self.leavers(round);
+            for (number, lot) in self.work.lots(self.sweep).enumerate() {
+                masks.clear();
+                masks.extend(lot.map(|head| self.work.places(self.sweep, round.cells, head)));
+                let mut places = u64::MAX;
+                (0..matrix.stripes_in_row - 1)
+                    .for_each(|s| emit.stripe(op, row, (&masks, places), matrix, s, results, units));
+                for l in leavers.iter().filter(|l| l.lot == number) {
+                    let upto = places & u64::MAX >> (63 - l.place);
+                    emit.stripe(op, row, (&masks, upto), matrix, matrix.stripes_in_row - 1, results, units);
+                    emit.close(l.unit);
+                    places &= !upto;
+                    units &= !(1 << l.unit);
+                    *enabled &= !(1 << l.unit);
+                }
+                emit.stripe(op, row, (&masks, places), matrix, matrix.stripes_in_row - 1, results, units);
+            }
+        }
+    }
+
+    /// Units that stayed open would take part in the MACs of the next sweep. They close beside the results.
+    fn disable(&self, enabled: u64, emit: &mut Emitter<'_>) {
+        (0..self.units).filter(|u| enabled >> u & 1 == 1).for_each(|unit| emit.close_behind(unit));
+    }
+}
+
+/// Entries of probabilities that a bank group gets before the next one has its turn: few, so that a controller that sees
+/// some tens of moves sees several bank groups.
+const TURN: u32 = 4;
+
+/// The scores of the selected keys.
+pub fn scores(part: &Part<'_>, rows: &Rows, matrix: &Matrix, target: &Target, channel: u32) -> Stage {
+    let mut emit = Emitter::new(target, channel, Phase::AttendScore);
+    let mut enabled = 0;
+    part.multiply(rows, matrix, Results::Scores, &mut enabled, &mut emit);
+    part.disable(enabled, &mut emit);
+    emit.finish()
+}
+
+/// Softmax of each query head, then its probabilities to the GEMV buffers, of both pseudo-channels at a time: to each
+/// unit those of its places in V, of which each of `parts` has some query heads.
+pub fn probabilities(parts: &[Part<'_>], target: &Target, channel: u32) -> Vec<Stage> {
+    let g = &target.geometry;
+    let mut lines = parts[0].lines();
+    for more in parts[1..].iter().map(Part::lines) {
+        let units = lines.iter_mut().flatten().zip(more.into_iter().flatten());
+        units.for_each(|(all, own)| *all += own);
+    }
+    let mut softmax = Emitter::new(target, channel, Phase::Softmax);
+    for head in 0..lines.len() {
+        let wanted = |p: &Part<'_>| p.cells.iter().map(|c| u64::from(p.sweep.mask(*c, head).count_ones())).sum::<u64>();
+        let scores: u64 = parts.iter().map(wanted).sum();
+        for at in g.softmax_addresses(scores.div_ceil(u64::from(target.shape.entry))) {
+            softmax.push(Op::Sfm, at, 1, 0);
+        }
+    }
+    let mut moves = Emitter::new(target, channel, Phase::AttendContext);
+    let half = g.ranks * g.bank_groups;
+    for lines in &lines {
+        let most = |pair: u32| (0..g.pseudo_channels).map(|p| lines[(p * half + pair) as usize]).max().unwrap_or(0);
+        let entries: Vec<u32> = (0..half).map(|pair| most(pair).div_ceil(target.shape.entry)).collect();
+        // The bank groups take turns: entries of one alone are further apart than those of several.
+        let all = entries.iter().copied().max().unwrap_or(0);
+        for first in (0..all).step_by(TURN as usize) {
+            for (pair, entries) in (0..).zip(&entries) {
+                let at = Address { rank: pair / g.bank_groups, bank_group: pair % g.bank_groups, ..Default::default() };
+                moves.entries(Op::MvGb, at, first..(*entries).min(first + TURN));
+            }
+        }
+    }
+    vec![softmax.finish(), moves.finish()]
+}
+
+/// The outputs, stripe after stripe of V; the query heads of each of `parts` after those of the one before, for their
+/// units have no accumulators for more.
+pub fn context(parts: &[Part<'_>], rows: &Rows, stripes: &[Matrix], target: &Target, channel: u32) -> Stage {
+    let mut emit = Emitter::new(target, channel, Phase::AttendContext);
+    parts.iter().for_each(|part| outputs(part, rows, stripes, &mut emit));
+    emit.finish()
+}
+
+fn outputs(part: &Part<'_>, rows: &Rows, stripes: &[Matrix], emit: &mut Emitter<'_>) {
+    let mut enabled = 0;
+    for (i, matrix) in stripes.iter().enumerate() {
+        part.multiply(rows, matrix, Results::Outputs, &mut enabled, emit);
+        if i + 1 == stripes.len() {
+            part.disable(enabled, emit);
+        }
+        (0..matrix.stripes_in_row).for_each(|_| emit.outputs(part.sweep.wanting(), part.busy()));
+    }
+}

@@ -1,0 +1,323 @@
+//! In which rounds the touched rows of a matrix are opened, and how long that takes.
+//!
+//! A round is what is open at the same time: a row of all banks, or a row of its own in each unit that has one left. The
+//! units of the second kind open one after the other; but a unit that has no place left in its round closes, and opens
+//! for the next one beside the MACs of the others. Where the device can do both, rows that most units touch are
+//! cheaper in all banks. [`Pace`] works out from the device's timing how long a list of rounds takes, and
+//! the cheapest of some lists is taken.
+
+use super::heads;
+use super::sweep::{Cell, Sweep};
+use pimattn_core::op::Op;
+use pimattn_core::spec::{CommandId, Device, Level};
+use pimattn_core::units::Cycle;
+use std::ops::Range;
+
+/// How a round opens its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// The same row in all banks.
+    All,
+    /// A row of its own in each unit that has a cell.
+    Own,
+}
+
+/// Cells that are open at the same time.
+#[derive(Debug, Clone, Copy)]
+pub struct Round<'a> {
+    /// How they are opened.
+    pub opening: Opening,
+    /// The cells, by unit.
+    pub cells: &'a [Cell],
+}
+
+/// Rounds one after the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rounds {
+    cells: Vec<Cell>,
+    /// How each round opens, and where its cells end.
+    ends: Vec<(Opening, usize)>,
+}
+
+impl Rounds {
+    /// The rounds.
+    pub fn iter(&self) -> impl Iterator<Item = Round<'_>> {
+        self.ends.iter().enumerate().map(|(i, (opening, end))| {
+            let begin = if i == 0 { 0 } else { self.ends[i - 1].1 };
+            Round { opening: *opening, cells: &self.cells[begin..*end] }
+        })
+    }
+
+    fn push(&mut self, opening: Opening, cells: impl Iterator<Item = Cell>) {
+        self.cells.extend(cells);
+        self.ends.push((opening, self.cells.len()));
+    }
+
+    /// A row of all banks after the other; `cells` in order of row.
+    pub fn broadcast(cells: &[Cell]) -> Self {
+        let mut out = Rounds::default();
+        cells.chunk_by(|a, b| a.row == b.row).for_each(|row| out.push(Opening::All, row.iter().copied()));
+        out
+    }
+
+    /// Rows for which `all` holds in all banks, the others unit by unit: the first of each unit together, then the second
+    /// of each, and so on; `cells` in order of row.
+    fn mixed(cells: &[Cell], units: u32, all: impl Fn(u32) -> bool) -> Self {
+        let mut out = Rounds::default();
+        let mut own: Vec<Vec<Cell>> = vec![Vec::new(); units as usize];
+        for row in cells.chunk_by(|a, b| a.row == b.row) {
+            if all(row[0].row) {
+                out.push(Opening::All, row.iter().copied());
+            } else {
+                row.iter().for_each(|c| own[(c.unit % units) as usize].push(*c));
+            }
+        }
+        let most = own.iter().map(Vec::len).max().unwrap_or(0);
+        (0..most).for_each(|r| out.push(Opening::Own, own.iter().filter_map(|cells| cells.get(r)).copied()));
+        out
+    }
+
+    /// The quickest of the lists of rounds that open the rows of most cells in all banks and the others unit by unit;
+    /// `cells` in order of row.
+    pub fn quickest(cells: &[Cell], sweep: &Sweep, units: u32, work: &Work, pace: &Pace) -> Self {
+        let mut rows: Vec<(usize, u32)> =
+            cells.chunk_by(|a, b| a.row == b.row).map(|row| (row.len(), row[0].row)).collect();
+        rows.sort_by_key(|(cells, row)| (std::cmp::Reverse(*cells), *row));
+        // So many of the rows: none, all, and a few shares between.
+        let mut shares: Vec<usize> = (0..=SHARES).map(|i| rows.len() * i / SHARES).collect();
+        shares.dedup();
+        let list = |n: usize| {
+            let mut wide: Vec<u32> = rows[..n].iter().map(|(_, row)| *row).collect();
+            wide.sort_unstable();
+            Rounds::mixed(cells, units, |row| wide.binary_search(&row).is_ok())
+        };
+        // On a tie the one that opens fewer rows.
+        let best = shares.into_iter().map(list).min_by_key(|rounds| pace.cycles(rounds, sweep, units, work));
+        best.unwrap_or_default()
+    }
+}
+
+/// Lists of rounds that are compared.
+const SHARES: usize = 8;
+
+/// What is multiplied in a round.
+#[derive(Debug, Clone, Copy)]
+pub struct Work {
+    /// Whether places that no unit wants are left out.
+    pub skip_columns: bool,
+    /// Columns of a place, all stripes of a row together.
+    pub columns: u32,
+    /// Stripes of a row, each multiplied after the one before.
+    pub stripes: u32,
+    /// Query heads for which a column is multiplied when it is read.
+    pub heads_per_read: usize,
+}
+
+impl Work {
+    /// The query heads in lots that are multiplied for at a time.
+    pub fn lots(&self, sweep: &Sweep) -> impl Iterator<Item = Range<usize>> + use<> {
+        heads::lots(sweep.heads(), self.heads_per_read)
+    }
+
+    /// Places that all units read for a lot of query heads in a round.
+    pub fn read(&self, sweep: &Sweep, cells: &[Cell], lot: Range<usize>) -> u64 {
+        lot.fold(0, |all, head| all | self.places(sweep, cells, head))
+    }
+
+    /// Places that all units multiply for a query head in a round: those that any unit wants.
+    pub fn places(&self, sweep: &Sweep, cells: &[Cell], head: usize) -> u64 {
+        let any = cells.iter().fold(0, |all, c| all | sweep.mask(*c, head));
+        match self.skip_columns || any == 0 {
+            true => any,
+            false => u64::MAX >> (64 - sweep.per_row()),
+        }
+    }
+
+    /// The last lot of query heads for which a cell is wanted, and the last of its places then; none where it stays open to
+    /// the end of its round.
+    pub fn last(&self, sweep: &Sweep, cell: Cell) -> Option<(usize, u32)> {
+        let head = (0..sweep.heads()).rev().find(|h| sweep.mask(cell, *h) != 0)?;
+        let lot = head / self.heads_per_read;
+        let places = (lot * self.heads_per_read..=head).fold(0, |all, h| all | sweep.mask(cell, h));
+        self.skip_columns.then(|| (lot, places.ilog2()))
+    }
+}
+
+/// Cycles between the commands that change rows, of one of the two openings.
+#[derive(Debug, Clone, Copy, Default)]
+struct Switch {
+    /// From a MAC to the closing of its row.
+    close: Cycle,
+    /// From the closing to the opening of another row.
+    open: Cycle,
+    /// From the opening to a MAC.
+    multiply: Cycle,
+    /// From an opening to the closing of the row, and to another opening of the bank.
+    least_open: Cycle,
+    cycle: Cycle,
+    /// So many openings of a rank may fall into a window of so many cycles.
+    burst: usize,
+    window: Cycle,
+}
+
+/// The last openings of a rank.
+#[derive(Clone, Copy, Default)]
+struct Supply {
+    /// When each of them no longer counts, the last one first.
+    until: [Cycle; BURST],
+}
+
+/// Openings in a window that are looked at; more are as good as any number.
+const BURST: usize = 4;
+
+impl Supply {
+    /// When the next opening may come.
+    fn ready(&self, switch: &Switch) -> Cycle {
+        if switch.burst > BURST { 0 } else { self.until[switch.burst - 1] }
+    }
+
+    fn open(&mut self, at: Cycle, switch: &Switch) {
+        self.until.rotate_right(1);
+        self.until[0] = at + switch.window;
+    }
+}
+
+/// How long rounds take on a device.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    all: Switch,
+    own: Option<Switch>,
+    /// Between two openings, and between two MACs.
+    openings: Cycle,
+    macs: Cycle,
+    units_per_rank: u32,
+}
+
+/// Most units of a channel.
+const UNITS: usize = 64;
+
+impl Pace {
+    /// That of a device; none if it has no MAC of all banks.
+    pub fn of(device: &Device) -> Option<Self> {
+        let latency = |from: CommandId, to: CommandId, levels: &[Level]| {
+            let edges = device.commands[usize::from(from)].edges.iter();
+            let edges = edges.filter(|e| e.to == to && (levels.is_empty() || levels.contains(&e.level)));
+            edges.map(|e| Cycle::from(e.latency)).max().unwrap_or(1)
+        };
+        let switch = |op: Op| {
+            let plan = device.plans[op as usize]?;
+            let (open, close) = (plan.opener?, plan.closer?);
+            let opener = &device.commands[usize::from(open)];
+            // What takes more places than a window has takes several windows.
+            let held = opener.held_by.iter().map(|w| &device.windows[usize::from(*w)]);
+            let per_rank = latency(open, open, &[Level::Rank]);
+            let windows = held.map(|w| {
+                let burst = (w.count / w.places(opener)).max(1) as usize;
+                (burst, Cycle::from(w.latency * w.places(opener).div_ceil(w.count)))
+            });
+            let pace = |(burst, window): &(usize, Cycle)| window / *burst as Cycle;
+            // Under `stagger` an opening of many banks holds back the next one of its rank itself.
+            let (burst, window) = windows.chain([(1, per_rank)]).max_by_key(pace).unwrap_or((1, per_rank));
+            Some(Switch {
+                close: latency(plan.last, close, &[]),
+                open: latency(close, open, &[]),
+                multiply: latency(open, plan.last, &[]),
+                least_open: latency(open, close, &[]),
+                cycle: latency(open, open, &[]),
+                burst,
+                window,
+            })
+        };
+        let mac = device.plans[Op::MacAb as usize]?;
+        let own = device.plans[Op::MacBg as usize].and_then(|p| p.opener);
+        let between = |id: CommandId| latency(id, id, &[Level::Channel]);
+        let g = &device.geometry;
+        Some(Pace {
+            all: switch(Op::MacAb)?,
+            own: switch(Op::MacBg),
+            openings: own.map_or(1, between),
+            macs: latency(mac.last, mac.last, &[]) * Cycle::from(device.commands[usize::from(mac.last)].passes),
+            units_per_rank: g.bank_groups,
+        })
+    }
+
+    /// Whether units can open rows of their own.
+    pub fn has_own_rows(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Cycles from the first opening to behind the last MAC: constraints and the row bus, without refresh and moves.
+    pub fn cycles(&self, rounds: &Rounds, sweep: &Sweep, units: u32, work: &Work) -> Cycle {
+        let own = self.own.unwrap_or(self.all);
+        // Of each unit: when its last MAC was, when it last opened, and since when it is closed.
+        let (mut used, mut opened, mut is_open) = ([0; UNITS], [None::<Cycle>; UNITS], [false; UNITS]);
+        let mut supply = [Supply::default(); UNITS];
+        // When the row bus is free, and the next MAC may come.
+        let (mut bus, mut next) = (0, 0);
+        for round in rounds.iter() {
+            let mut ready = next;
+            let switch = if round.opening == Opening::All { self.all } else { own };
+            let units_of = |c: &Cell| (c.unit % units) as usize;
+            let free = |unit: usize, used: &[Cycle; UNITS], opened: &[Option<Cycle>; UNITS], is_open: bool| {
+                let since = opened[unit].unwrap_or(0);
+                let closing = if is_open { (used[unit] + switch.close).max(since + switch.least_open) } else { 0 };
+                let again = opened[unit].map_or(0, |at| at + switch.cycle);
+                if is_open { (closing + switch.open).max(again) } else { again }
+            };
+            match round.opening {
+                Opening::All => {
+                    let all = (0..units as usize).map(|u| free(u, &used, &opened, is_open[u])).max().unwrap_or(0);
+                    let ranks = (units / self.units_per_rank).max(1) as usize;
+                    let at = all.max(bus).max(supply[..ranks].iter().map(|s| s.ready(&switch)).max().unwrap_or(0));
+                    supply[..ranks].iter_mut().for_each(|s| s.open(at, &switch));
+                    (bus, ready) = (at + self.openings, ready.max(at + switch.multiply));
+                    opened[..units as usize].fill(Some(at));
+                    is_open[..units as usize].fill(true);
+                }
+                Opening::Own => {
+                    let mut order: [(Cycle, usize); UNITS] = [(0, 0); UNITS];
+                    let n = round.cells.len();
+                    for (slot, cell) in order.iter_mut().zip(round.cells) {
+                        let unit = units_of(cell);
+                        *slot = (free(unit, &used, &opened, is_open[unit]), unit);
+                    }
+                    order[..n].sort_unstable();
+                    for (free, unit) in &order[..n] {
+                        let rank = *unit / self.units_per_rank as usize;
+                        let at = (*free).max(bus).max(supply[rank].ready(&switch));
+                        supply[rank].open(at, &switch);
+                        (bus, ready) = (at + self.openings, ready.max(at + switch.multiply));
+                        (opened[*unit], is_open[*unit]) = (Some(at), true);
+                    }
+                }
+            }
+            let mut done = 0u64;
+            let mut ends = [0u64; UNITS];
+            for (number, lot) in work.lots(sweep).enumerate() {
+                let places = work.read(sweep, round.cells, lot);
+                for cell in round.cells {
+                    if let Some((last, place)) = work.last(sweep, *cell)
+                        && last == number
+                    {
+                        let upto = (places & (u64::MAX >> (63 - place))).count_ones();
+                        let before = places.count_ones() * (work.stripes - 1);
+                        ends[units_of(cell)] = done + u64::from((before + upto) * work.columns / work.stripes);
+                    }
+                }
+                done += u64::from(places.count_ones() * work.columns);
+            }
+            for cell in round.cells {
+                let unit = units_of(cell);
+                let own = round.opening == Opening::Own && ends[unit] > 0;
+                let macs = if own { ends[unit] } else { done };
+                used[unit] = ready + macs.saturating_sub(1) * self.macs;
+            }
+            let last = ready + done.saturating_sub(1) * self.macs;
+            if round.opening == Opening::All {
+                used[..units as usize].fill(last);
+            }
+            next = last + self.macs;
+        }
+        next
+    }
+}

@@ -1,0 +1,329 @@
+//! What selecting costs: the reading, multiplying and ranking that the published simulators leave out.
+//!
+//! A policy says what it reads ([`Scan`]); here it becomes commands. The vectors of a policy's own matrices have rows of
+//! their own, in which they lie as keys do; `selection_layout` says whether they go round the units one by one, so that a
+//! dense sweep is balanced, or row by row. A second copy of K lies in tiles: a tile has as
+//! many tokens as all banks of the head have lanes, and a column for each dimension, so that one MAC multiplies one
+//! dimension of all its tokens. Scores go to the softmax buffer, and the host (the buffer die) ranks them. (Assumed: the
+//! units multiply lane by lane as for outputs, and keep one set of accumulators per query head; heads beyond the sets go
+//! over the tile again.)
+
+use super::emit::{Emitter, Matrix, Results, Target};
+use super::heads;
+use super::rows::Rows;
+use super::stage::Stage;
+use crate::workload::Layout;
+use pimattn_core::addr::Address;
+use pimattn_core::op::Op;
+use pimattn_policies::select::Scan;
+use pimattn_trace::Phase;
+
+/// Who scans, and where.
+pub struct Scanner<'a> {
+    /// The device.
+    pub target: &'a Target,
+    /// The head's channel.
+    pub channel: u32,
+    /// Units of the head, over all its channels.
+    pub units: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Rows of the head.
+    pub rows: &'a Rows,
+    /// K.
+    pub keys: Matrix,
+    /// Number of the policy's first own matrix.
+    pub own: usize,
+    /// How its vectors go round the units.
+    pub layout: Layout,
+    /// Sets of accumulators of a unit.
+    pub accumulators: u32,
+}
+
+/// Columns of a vector of `elements` elements in each bank.
+fn columns(target: &Target, elements: u32) -> u32 {
+    let lanes = target.lanes() * target.geometry.banks;
+    elements.div_ceil(lanes).max(1)
+}
+
+/// The policy's own matrices of vectors.
+pub fn vectors(target: &Target, own: usize, matrices: u32, elements: u32) -> impl Iterator<Item = Matrix> + use<> {
+    let columns = columns(target, elements);
+    let per_row = target.geometry.columns / columns;
+    (own..own + matrices as usize).map(move |id| Matrix { id, per_row, columns, stripes_in_row: 1 })
+}
+
+/// Tokens of a tile of the second copy of K, and rows of a tile.
+pub fn tile(target: &Target, units: u32, dim: u32) -> (u32, u32) {
+    (target.lanes() * target.geometry.banks * units, dim.div_ceil(target.geometry.columns))
+}
+
+impl Target {
+    /// Elements of one column.
+    pub fn lanes(&self) -> u32 {
+        self.geometry.column_bytes / self.shape.element_bytes
+    }
+
+    /// Elements of one vector.
+    pub fn dim(&self) -> u32 {
+        self.shape.vector_bytes / self.shape.element_bytes
+    }
+}
+
+impl Scanner<'_> {
+    /// Whether the scan multiplies by the queries themselves, so that attention finds them in the buffers.
+    pub fn loads_queries(&self, scan: Scan<'_>) -> bool {
+        match scan {
+            Scan::Nothing | Scan::Dimensions(_) => false,
+            Scan::Keys => true,
+            Scan::Vectors { matrices, elements, .. } => matrices == 1 && elements == self.target.dim(),
+        }
+    }
+
+    /// What the scan multiplies by goes to the GEMV buffers.
+    pub fn multipliers(&self, scan: Scan<'_>) -> Stage {
+        let mut emit = Emitter::new(self.target, self.channel, Phase::Select);
+        let (vectors, entries) = match scan {
+            Scan::Nothing => (0, 0),
+            Scan::Keys => (1, self.target.shape.columns),
+            Scan::Vectors { matrices, elements, .. } => (matrices, columns(self.target, elements)),
+            Scan::Dimensions(dims) => (1, (dims.len() as u32).div_ceil(self.target.lanes())),
+        };
+        (0..vectors * self.heads).for_each(|_| emit.vector(entries));
+        emit.finish()
+    }
+
+    /// The scores. `len` tokens end at position `end`; the host takes `host(scores)` cycles.
+    pub fn scan(&self, scan: Scan<'_>, len: u32, end: u32, host: impl Fn(u64) -> u32) -> Stage {
+        let mut emit = Emitter::new(self.target, self.channel, Phase::Select);
+        let scores = match scan {
+            Scan::Nothing => return emit.finish(),
+            Scan::Keys => {
+                emit.dense(self.rows, &self.keys, end.div_ceil(self.units), self.heads);
+                len
+            }
+            Scan::Vectors { matrices, vectors: count, elements } => {
+                for matrix in vectors(self.target, self.own, matrices, elements) {
+                    emit.dense(self.rows, &matrix, self.places(&matrix, count), self.heads);
+                    emit.settle();
+                }
+                matrices * count
+            }
+            Scan::Dimensions(dims) => {
+                self.dimensions(dims, len, &mut emit);
+                len
+            }
+        };
+        emit.host(host(u64::from(scores) * u64::from(self.heads)));
+        emit.finish()
+    }
+
+    /// Vectors, of `count`, in the channel's first unit; no other unit of the channel has more.
+    fn places(&self, m: &Matrix, count: u32) -> u32 {
+        let per_channel = self.target.geometry.units();
+        let unit = self.channel % (self.units / per_channel) * per_channel;
+        match self.layout {
+            Layout::RowBlock => {
+                let (rows, rest) = (count / (m.per_row * self.units), count % (m.per_row * self.units));
+                rows * m.per_row + rest.saturating_sub(unit * m.per_row).min(m.per_row)
+            }
+            Layout::Interleaved | Layout::ClusterStriped => count / self.units + u32::from(unit < count % self.units),
+        }
+    }
+
+    /// Unit of a vector, and its place among those of the unit.
+    fn place(&self, m: &Matrix, vector: u32) -> (u32, u32) {
+        match self.layout {
+            Layout::RowBlock => {
+                let block = vector / m.per_row;
+                (block % self.units, block / self.units * m.per_row + vector % m.per_row)
+            }
+            Layout::Interleaved | Layout::ClusterStriped => (vector % self.units, vector / self.units),
+        }
+    }
+
+    fn dimensions(&self, dims: &[u32], len: u32, emit: &mut Emitter<'_>) {
+        let g = &self.target.geometry;
+        let (tokens, tile_rows) = tile(self.target, self.units, self.target.dim());
+        // The scores of a tile grow in a set for each query head until its last dimension.
+        let together = heads::together(1, self.accumulators).unwrap_or(1);
+        for t in 0..len.div_ceil(tokens) {
+            for lot in heads::lots(self.heads as usize, together) {
+                for dim in dims {
+                    let row = self.rows.at(self.own, t * tile_rows + dim / g.columns);
+                    let place = Matrix { id: self.own, per_row: g.columns, columns: 1, stripes_in_row: 1 };
+                    for heads in heads::lots(lot.len(), self.target.heads_per_read as usize) {
+                        let masks = vec![1 << (dim % g.columns); heads.len()];
+                        emit.macs(Op::MacAb, row, &masks, &place, Results::Outputs, u64::MAX);
+                    }
+                }
+                emit.lanes(lot.len());
+            }
+        }
+    }
+
+    /// Writes to the policy's own matrices what came with the tokens `from..len`: vectors beyond those `written`, which
+    /// becomes their number; full groups of lanes of the second copy of K.
+    pub fn append(&self, scan: Scan<'_>, from: u32, len: u32, written: &mut u32) -> Stage {
+        let mut emit = Emitter::new(self.target, self.channel, Phase::Append);
+        let g = &self.target.geometry;
+        match scan {
+            Scan::Vectors { matrices, vectors: count, elements } => {
+                for matrix in vectors(self.target, self.own, matrices, elements) {
+                    for vector in *written..count {
+                        self.store(&matrix, vector, &mut emit);
+                    }
+                }
+                *written = count;
+            }
+            Scan::Dimensions(_) => {
+                let (tokens, tile_rows) = tile(self.target, self.units, self.target.dim());
+                let lanes = self.target.lanes();
+                for group in from / lanes..len / lanes {
+                    let (t, bank) = (group * lanes / tokens, group % (tokens / lanes));
+                    if !self.is_here(bank / g.banks) {
+                        continue;
+                    }
+                    let at = g.unit_address(0, bank / g.banks % g.units());
+                    for first in (0..self.target.dim()).step_by(g.columns as usize) {
+                        let row = self.rows.at(self.own, t * tile_rows + first / g.columns);
+                        let count = (self.target.dim() - first).min(g.columns);
+                        emit.push(Op::St, Address { row, bank: bank % g.banks, ..at }, count, g.column_bytes);
+                    }
+                }
+            }
+            Scan::Nothing | Scan::Keys => {}
+        }
+        emit.finish()
+    }
+
+    /// Whether a unit of the head is in this channel.
+    fn is_here(&self, unit: u32) -> bool {
+        let per_channel = self.target.geometry.units();
+        let channels = self.units / per_channel;
+        unit / per_channel == self.channel % channels
+    }
+
+    fn store(&self, m: &Matrix, vector: u32, emit: &mut Emitter<'_>) {
+        let g = &self.target.geometry;
+        let (unit, line) = self.place(m, vector);
+        if !self.is_here(unit) {
+            return;
+        }
+        let at = g.unit_address(0, unit % g.units());
+        let (row, column) = (self.rows.at(m.id, line / m.per_row), line % m.per_row * m.columns);
+        for bank in 0..g.banks {
+            emit.push(Op::St, Address { row, column, bank, ..at }, m.columns, g.column_bytes);
+        }
+    }
+}
+
+/// Rows that the policy's own matrices need, by matrix.
+pub fn rows(target: &Target, units: u32, scan: Scan<'_>, len: u32) -> Vec<u32> {
+    match scan {
+        Scan::Nothing | Scan::Keys => Vec::new(),
+        Scan::Vectors { matrices, vectors: count, elements } => {
+            vectors(target, 0, matrices, elements).map(|m| count.div_ceil(units).div_ceil(m.per_row)).collect()
+        }
+        Scan::Dimensions(_) => {
+            let (tokens, tile_rows) = tile(target, units, target.dim());
+            vec![len.div_ceil(tokens) * tile_rows]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{Shape, tests::geometry};
+    use super::super::stage::{self, Plan};
+    use super::*;
+    use crate::workload::ValueLayout;
+    use pimattn_trace::{Record, Segment};
+
+    #[test]
+    fn places_of_a_channel_are_those_of_its_fullest_unit() {
+        let geometry = geometry();
+        let target = Target {
+            geometry,
+            shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap(),
+            heads_per_read: 1,
+        };
+        let rows = Rows::new(0, 1, 3);
+        let accumulators = 1;
+        let matrix = vectors(&target, 1, 1, 128).next().unwrap();
+        for layout in [Layout::Interleaved, Layout::RowBlock] {
+            for count in [0, 1, 16, 17, 40, 300, 512, 513, 1000] {
+                for channel in 6..8 {
+                    let keys = Matrix { id: 0, ..matrix };
+                    let (target, rows) = (&target, &rows);
+                    let s = Scanner { target, channel, units: 32, heads: 1, rows, keys, own: 1, layout, accumulators };
+                    let mut by_unit = [0; 32];
+                    (0..count).for_each(|v| {
+                        let (unit, place) = s.place(&matrix, v);
+                        assert_eq!(place, by_unit[unit as usize], "places of a unit follow each other");
+                        by_unit[unit as usize] += 1;
+                    });
+                    let of_channel = if s.is_here(0) { &by_unit[..16] } else { &by_unit[16..] };
+                    assert_eq!(Some(&s.places(&matrix, count)), of_channel.iter().max(), "{layout:?} {count}");
+                }
+            }
+        }
+    }
+
+    /// Requests of a scan of dimensions by so many query heads, on units with so many sets of accumulators.
+    fn scanned(dims: &[u32], heads: u32, accumulators: u32) -> Vec<(Op, Address)> {
+        let geometry = geometry();
+        let target = Target {
+            geometry,
+            shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap(),
+            heads_per_read: 1,
+        };
+        let mut rows = Rows::new(0, 100, 2);
+        let scan = Scan::Dimensions(dims);
+        let (tokens, _) = tile(&target, 16, 128);
+        rows.reserve(1, super::rows(&target, 16, scan, tokens + 1)[0]).unwrap();
+        let keys = Matrix { id: 0, per_row: 16, columns: 2, stripes_in_row: 1 };
+        let layout = Layout::Interleaved;
+        let (target, rows) = (&target, &rows);
+        let s = Scanner { target, channel: 0, units: 16, heads, rows, keys, own: 1, layout, accumulators };
+        let stage = s.scan(scan, tokens + 1, tokens + 1, |_| 0);
+        let segment = Segment::default();
+        let plan = Plan { segment, scan: stage, ..Plan::default() };
+        let mut out = Vec::new();
+        stage::write(&[plan], &geometry, false, &mut out);
+        let requests = out.iter().filter_map(|r| if let Record::Request(r) = r { Some(r) } else { None });
+        requests
+            .filter(|r| matches!(r.op, Op::MacAb | Op::MvSb))
+            .flat_map(|r| (0..u64::from(r.count)).map(|i| (r.op, geometry.decode(r.addr + i * u64::from(r.stride)))))
+            .collect()
+    }
+
+    /// Between two moves of its results, a unit never has more scores that grow than it has sets; and every query head
+    /// multiplies each dimension of each tile once.
+    #[test]
+    fn a_scan_of_dimensions_keeps_to_the_accumulators() {
+        let dims = [3, 40, 77, 127];
+        let whole = scanned(&dims, 7, u32::MAX);
+        assert_eq!(whole, scanned(&dims, 7, 7), "enough is enough");
+        for sets in 1..7u32 {
+            let split = scanned(&dims, 7, sets);
+            let of = |requests: &[(Op, Address)], op| {
+                let mut of: Vec<_> = requests.iter().filter(|r| r.0 == op).map(|r| (r.1.row, r.1.column)).collect();
+                of.sort_unstable();
+                of
+            };
+            assert_eq!(of(&split, Op::MacAb), of(&whole, Op::MacAb), "{sets} sets");
+            assert_eq!(of(&split, Op::MvSb).len(), of(&whole, Op::MvSb).len(), "{sets} sets");
+            let sweeps = split.split(|r| r.0 == Op::MvSb).filter(|macs| !macs.is_empty());
+            let mut heads = Vec::new();
+            for macs in sweeps {
+                let first = macs.iter().filter(|m| **m == macs[0]).count();
+                assert!(dims.iter().all(|d| macs.iter().filter(|(_, a)| a.column == d % 32).count() >= first));
+                assert_eq!(macs.len(), dims.len() * first, "{sets} sets: all dimensions for as many heads");
+                heads.push(first as u32);
+            }
+            assert!(heads.iter().all(|n| *n <= sets), "{sets} sets: {heads:?}");
+            assert_eq!(heads.iter().sum::<u32>(), 2 * 7, "two tiles");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! All that one KV head asks of its channels at one decode step.
+
+use super::attend::{self, Part};
+use super::emit::{Emitter, Matrix, Target};
+use super::heads;
+use super::layout::{Place, Side};
+use super::placement::Home;
+use super::positions::{Moved, Positions};
+use super::rounds::{Pace, Rounds, Work};
+use super::rows::Rows;
+use super::scan::{self, Scanner};
+use super::stage::{Plan, Stage};
+use super::sweep::{Cell, Sweep};
+use super::upkeep::{self, Cache, Means};
+use crate::workload::{Addressing, ClusteringCost, Cost, Host, Mapping, Workload};
+use pimattn_core::op::Op;
+use pimattn_core::spec::Device;
+use pimattn_policies::select::{Clustering, Scan, SlotOrder};
+use pimattn_trace::{Phase, Segment};
+
+/// What a step costs besides attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Costs {
+    /// How long rounds of rows take.
+    pace: Pace,
+    /// Sets of accumulators of a unit.
+    accumulators: u32,
+    select: bool,
+    append: bool,
+    cluster: bool,
+    /// Cycles until the host has chosen, and for each score.
+    choose: (f64, f64),
+    /// Cycles until the host has compared, and for each score.
+    compare: (f64, f64),
+}
+
+impl Costs {
+    /// Those of a workload on a device; none if the device has no MAC of all banks.
+    pub fn new(workload: &Workload, device: &Device) -> Option<Self> {
+        let (clock, host): (_, &Host) = (device.clock, &workload.host);
+        Some(Costs {
+            pace: Pace::of(device)?,
+            accumulators: device.accumulators,
+            select: workload.selection_cost == Cost::Pim,
+            append: workload.append_cost == Cost::Pim,
+            cluster: workload.clustering_cost == ClusteringCost::Pim,
+            choose: (host.selecting().in_cycles(clock), host.select_score.in_cycles(clock)),
+            compare: (host.clustering().in_cycles(clock), host.cluster_score.in_cycles(clock)),
+        })
+    }
+}
+
+/// Cycles of the host for so many scores.
+fn host((latency, score): (f64, f64), scores: u64) -> u32 {
+    (latency + score * scores as f64).ceil() as u32
+}
+
+/// What a group of query heads asks for at one step.
+pub struct Wanted<'a> {
+    /// Tokens of each query head, ascending.
+    pub tokens: &'a [Vec<u32>],
+    /// Their order in memory.
+    pub order: &'a SlotOrder,
+    /// Tokens in the cache; the last one is new.
+    pub len: u32,
+    /// What was read to choose.
+    pub scan: Scan<'a>,
+    /// What is clustered before this step attends.
+    pub clusterings: &'a [Clustering],
+}
+
+/// Plans the steps of one KV head. Keeps its memory between steps.
+pub struct Scheduler {
+    target: Target,
+    mapping: Mapping,
+    costs: Costs,
+    home: Home,
+    units: u32,
+    cache: Cache,
+    /// Number of the policy's first own matrix; the centroids of a K-means that goes on come last.
+    own: usize,
+    /// Of K and of V.
+    sides: [Matrices; 2],
+    rows: Rows,
+    /// Vectors of the policy's own matrices that are written, once it is known.
+    written: Option<u32>,
+    clustering: Vec<Clustering>,
+    /// Query heads whose outputs a unit has accumulators for.
+    together: usize,
+}
+
+/// K or V: where its tokens lie, which of them moved in this step, and what is touched.
+struct Matrices {
+    side: Side,
+    positions: Positions,
+    moved: Vec<Moved>,
+    sweep: Sweep,
+    /// Rows opened so far, by unit.
+    load: Vec<u64>,
+}
+
+impl Matrices {
+    fn place(&self, order: &SlotOrder, token: u32) -> Place {
+        self.positions.place(self.positions.position(order, token))
+    }
+}
+
+/// Matrices that a policy may have of its own.
+const OWN: usize = 2;
+
+impl Scheduler {
+    /// A scheduler for a KV head that `heads` query heads share.
+    pub fn new(target: Target, workload: &Workload, costs: Costs, home: Home, heads: usize) -> Self {
+        let (shape, mapping) = (target.shape, &workload.mapping);
+        let units = shape.units * home.channels;
+        let stripes = shape.value_stripes;
+        let matrix = |id, per_row, columns, stripes_in_row| Matrix { id, per_row, columns, stripes_in_row };
+        let value = |s| matrix(1 + s as usize, shape.values_per_row, 1, shape.columns / stripes);
+        let own = 1 + stripes as usize;
+        Scheduler {
+            target,
+            mapping: mapping.clone(),
+            costs,
+            home,
+            units,
+            cache: Cache {
+                keys: vec![matrix(0, shape.keys_per_row, shape.columns, 1)],
+                values: (0..stripes).map(value).collect(),
+            },
+            own,
+            sides: Side::BOTH.map(|side| Matrices {
+                side,
+                positions: Positions::new(side, mapping, workload.placement.units, &shape, units),
+                moved: Vec::new(),
+                sweep: Sweep::new(units, heads, shape.per_row(side)),
+                load: vec![0; units as usize],
+            }),
+            rows: Rows::new(home.first_row, home.rows, own + OWN + 1),
+            written: None,
+            clustering: Vec::new(),
+            // A device that has not enough for one query head is refused when a workload is loaded.
+            together: heads::together(shape.columns / stripes, costs.accumulators).unwrap_or(1),
+        }
+    }
+
+    /// Charges a clustering to the next step.
+    pub fn owe(&mut self, clusterings: &[Clustering]) {
+        self.clustering.extend_from_slice(clusterings);
+    }
+
+    /// The plans of one step, one for each channel of the head. Fails when the head has outgrown its rows.
+    pub fn step(&mut self, wanted: &Wanted<'_>, segment: Segment) -> Result<Vec<Plan>, String> {
+        for Matrices { positions, moved, load, .. } in &mut self.sides {
+            positions.update(wanted.order, wanted.len, load, moved);
+        }
+        if self.costs.cluster {
+            self.clustering.extend_from_slice(wanted.clusterings);
+        }
+        self.reserve(wanted)?;
+        for Matrices { positions, sweep, load, .. } in &mut self.sides {
+            sweep.clear();
+            for (head, tokens) in wanted.tokens.iter().enumerate() {
+                sweep.add(head, tokens, wanted.order, positions);
+            }
+            sweep.sort();
+            sweep.cells().iter().for_each(|c| load[c.unit as usize] += 1);
+        }
+        let plans = (0..self.home.channels).map(|c| self.plan(c, wanted, segment)).collect();
+        // What a policy has of its own at its first scan was written before, with the prefill.
+        self.written = match wanted.scan {
+            Scan::Nothing => self.written,
+            Scan::Vectors { vectors, .. } => Some(vectors),
+            Scan::Keys | Scan::Dimensions(_) => Some(0),
+        };
+        self.clustering.clear();
+        Ok(plans)
+    }
+
+    fn reserve(&mut self, wanted: &Wanted<'_>) -> Result<(), String> {
+        for Matrices { side, positions, .. } in &self.sides {
+            let rows = positions.rows();
+            self.cache.side(*side).iter().try_for_each(|m| self.rows.reserve(m.id, rows))?;
+        }
+        if self.costs.select {
+            for (i, rows) in scan::rows(&self.target, self.units, wanted.scan, wanted.len).into_iter().enumerate() {
+                self.rows.reserve(self.own + i, rows)?;
+            }
+        }
+        let most = self.clustering.iter().map(|c| c.clusters.div_ceil(self.target.shape.units)).max().unwrap_or(0);
+        self.rows.reserve(self.own + OWN, most.div_ceil(self.target.shape.keys_per_row))
+    }
+
+    fn plan(&self, part: u32, wanted: &Wanted<'_>, segment: Segment) -> Plan {
+        let channel = self.home.channel + part;
+        let (target, rows) = (&self.target, &self.rows);
+        let cells = self.sides.each_ref().map(|side| self.cells(&side.sweep, part));
+        let rounds: [Rounds; 2] =
+            std::array::from_fn(|i| self.rounds(self.sides[i].side, &self.sides[i].sweep, &cells[i]));
+        let keys = self.part(Side::Keys, &self.sides[0].sweep, &cells[0], &rounds[0]);
+        // Query heads that a unit has accumulators for, in one sweep; all of them, mostly.
+        let sweeps: Vec<Sweep> = match heads::lots(wanted.tokens.len(), self.together).collect::<Vec<_>>() {
+            lots if lots.len() > 1 => lots.into_iter().map(|lot| self.sides[1].sweep.of(lot)).collect(),
+            _ => Vec::new(),
+        };
+        let of_lots: Vec<(Vec<Cell>, Rounds)> = sweeps
+            .iter()
+            .map(|sweep| {
+                let cells = self.cells(sweep, part);
+                let rounds = self.rounds(self.sides[1].side, sweep, &cells);
+                (cells, rounds)
+            })
+            .collect();
+        let mut lots: Vec<Part<'_>> = Vec::new();
+        for (sweep, (cells, rounds)) in sweeps.iter().zip(&of_lots) {
+            lots.push(self.part(Side::Values, sweep, cells, rounds));
+        }
+        if lots.is_empty() {
+            lots.push(self.part(Side::Values, &self.sides[1].sweep, &cells[1], &rounds[1]));
+        }
+        let scanner = Scanner {
+            target,
+            channel,
+            units: self.units,
+            heads: wanted.tokens.len() as u32,
+            rows,
+            keys: self.cache.keys[0],
+            own: self.own,
+            layout: self.mapping.selection_layout,
+            accumulators: self.costs.accumulators,
+        };
+        let scan = if self.costs.select { wanted.scan } else { Scan::Nothing };
+        let mut queries = vec![scanner.multipliers(scan)];
+        if !scanner.loads_queries(scan) {
+            let mut emit = Emitter::new(target, channel, Phase::AttendScore);
+            (0..wanted.tokens.len()).for_each(|_| emit.vector(target.shape.columns));
+            queries.push(emit.finish());
+        }
+        let choose = |scores| host(self.costs.choose, scores);
+        Plan {
+            segment: self.segment(segment, channel, &keys),
+            upkeep: self.upkeep(part, wanted, &scanner),
+            queries,
+            scan: scanner.scan(scan, wanted.len, self.sides[0].positions.end(wanted.len), choose),
+            scores: attend::scores(&keys, rows, &self.cache.keys[0], target, channel),
+            probabilities: attend::probabilities(&lots, target, channel),
+            context: attend::context(&lots, rows, &self.cache.values, target, channel),
+        }
+    }
+
+    fn cells(&self, sweep: &Sweep, part: u32) -> Vec<Cell> {
+        sweep.cells().iter().filter(|c| c.unit / self.target.shape.units == part).copied().collect()
+    }
+
+    fn work(&self, side: Side) -> Work {
+        let m = &self.cache.side(side)[0];
+        let (columns, stripes) = (m.columns * m.stripes_in_row, m.stripes_in_row);
+        let heads_per_read = self.target.heads_per_read as usize;
+        Work { skip_columns: self.mapping.skip_columns, columns, stripes, heads_per_read }
+    }
+
+    fn rounds(&self, side: Side, sweep: &Sweep, cells: &[Cell]) -> Rounds {
+        match side.arrangement(&self.mapping).addressing {
+            Addressing::BankGroup => {
+                Rounds::quickest(cells, sweep, self.target.shape.units, &self.work(side), &self.costs.pace)
+            }
+            Addressing::Broadcast | Addressing::Ideal => Rounds::broadcast(cells),
+        }
+    }
+
+    fn part<'a>(&self, side: Side, sweep: &'a Sweep, cells: &'a [Cell], rounds: &'a Rounds) -> Part<'a> {
+        Part { sweep, cells, rounds, work: self.work(side), units: self.target.shape.units }
+    }
+
+    fn segment(&self, template: Segment, channel: u32, keys: &Part<'_>) -> Segment {
+        let shape = &self.target.shape;
+        let selected: u32 = keys.cells.iter().map(|c| keys.sweep.wanted(*c)).sum();
+        let distinct: u32 = keys.cells.iter().map(|c| keys.sweep.distinct(*c)).sum();
+        Segment {
+            channel,
+            selected,
+            distinct,
+            row_blocks: keys.cells.len() as u32,
+            fullest_unit: keys.fullest_unit(),
+            row_tokens: keys.cells.iter().map(|c| self.sides[0].positions.tokens_in(c.unit, c.row)).sum(),
+            slots_used: 2 * u64::from(selected) * u64::from(shape.columns),
+            bytes_useful: 2 * u64::from(distinct) * u64::from(shape.vector_bytes),
+            ..template
+        }
+    }
+
+    /// Writing the new token, clustering, moving: in this order.
+    fn upkeep(&self, part: u32, wanted: &Wanted<'_>, scanner: &Scanner<'_>) -> Vec<Stage> {
+        let mut stages = Vec::new();
+        if self.costs.append {
+            stages.push(self.append(part, scanner.channel));
+            let scan = if self.costs.select { wanted.scan } else { Scan::Nothing };
+            if let Some(mut written) = self.written {
+                stages.push(scanner.append(scan, wanted.len - 1, wanted.len, &mut written));
+            }
+        }
+        if self.costs.cluster {
+            // The K-means of a head that has several channels take turns among them.
+            for c in self.clustering.iter().skip(part as usize).step_by(self.home.channels as usize) {
+                stages.push(self.cluster(c, wanted.order, scanner.channel));
+            }
+            stages.extend(self.remap(part, wanted, scanner.channel));
+        }
+        stages
+    }
+
+    fn is_here(&self, place: Place, part: u32) -> bool {
+        place.unit / self.target.shape.units == part
+    }
+
+    fn append(&self, part: u32, channel: u32) -> Stage {
+        let mut emit = Emitter::new(&self.target, channel, Phase::Append);
+        for Matrices { side, positions, .. } in &self.sides {
+            let place = positions.place(positions.appended());
+            if self.is_here(place, part) {
+                upkeep::vector(Op::St, self.cache.side(*side), place, &self.rows, &mut emit);
+            }
+        }
+        emit.finish()
+    }
+
+    fn cluster(&self, c: &Clustering, order: &SlotOrder, channel: u32) -> Stage {
+        let places: Vec<Place> = (c.first..c.first + c.tokens).map(|t| self.sides[0].place(order, t)).collect();
+        let means = Means {
+            clusters: c.clusters,
+            iterations: c.iterations,
+            host: host(self.costs.compare, u64::from(c.tokens) * u64::from(c.clusters)),
+            centroids: self.own + OWN,
+        };
+        upkeep::cluster(&means, &places, &self.rows, &self.cache.keys[0], &self.target, channel)
+    }
+
+    /// Keys and values of the tokens that have another position now: all are read before the first is written.
+    fn remap(&self, part: u32, wanted: &Wanted<'_>, channel: u32) -> Option<Stage> {
+        if self.sides.iter().all(|s| s.moved.is_empty()) {
+            return None;
+        }
+        let mut emit = Emitter::new(&self.target, channel, Phase::Remap);
+        for op in [Op::Ld, Op::St] {
+            for s in &self.sides {
+                for Moved { token, from } in &s.moved {
+                    let read = op == Op::Ld;
+                    let place = if read { s.positions.place(*from) } else { s.place(wanted.order, *token) };
+                    if self.is_here(place, part) {
+                        upkeep::vector(op, self.cache.side(s.side), place, &self.rows, &mut emit);
+                    }
+                }
+            }
+            emit.barrier();
+        }
+        Some(emit.finish())
+    }
+}
