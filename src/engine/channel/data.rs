@@ -7,11 +7,16 @@
 //! its data from the queue ([`Scheduler::forward`]). Other rules of [`Scheduler`] are those in which published
 //! controllers differ.
 
-use super::{ARRAY, Candidate, Channel, DATA, Item, KINDS, PASSED, Queue};
+use super::array::BankSet;
+use super::{ARRAY, Candidate, Channel, DATA, Item, KINDS, PASSED, Queue, arrival};
+use crate::engine::memo::shift::Shift;
 use crate::engine::state::Rows;
+use crate::engine::state::Target;
+use crate::op::Op;
 use crate::spec::system::{Closes, Order, Scheduler, WriteDrain};
 use crate::spec::{Effect, Scope, System};
 use crate::units::Cycle;
+use std::collections::VecDeque;
 
 /// Reads and writes in turns.
 #[derive(Clone, PartialEq)]
@@ -51,6 +56,10 @@ pub struct Schedule {
     accesses: Vec<u32>,
     /// Reads that wait for nothing but to be told the data of a write.
     forwards: u32,
+    /// The last clock in which a request moved to its bank's queue, and how many did; where so many do in a clock.
+    fed: (Cycle, u32),
+    /// Banks whose rows were opened for reads and writes, whether they are still open or not; where idle ones close.
+    opened: BankSet,
 }
 
 impl Schedule {
@@ -69,7 +78,27 @@ impl Schedule {
             draining: 0,
             accesses: by_bank(rules.row_hits.is_some()),
             forwards: 0,
+            fed: (0, 0),
+            opened: 0,
         }
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &Scheduler {
+        &self.rules
+    }
+
+    /// A cycle before which nothing comes of what entered since the last command: it took the places of those that moved.
+    #[inline]
+    pub fn entered(&self) -> Cycle {
+        if self.fed.1 > 0 { self.fed.0 + 1 } else { 0 }
+    }
+
+    /// Moves it to another time.
+    pub fn shift(&mut self, shift: &Shift<'_>) {
+        // Of a clock that is over it does not matter how many moved.
+        shift.bound(&mut self.fed.0);
+        self.fed.1 = if self.fed.0 == 0 { 0 } else { self.fed.1 };
     }
 
     /// Whether reads and writes have a queue each.
@@ -142,14 +171,41 @@ impl Channel<'_> {
         self.feed_banks();
     }
 
-    /// Moves requests of this epoch to their banks' queues, where banks have them: reads, but writes where as many wait as
-    /// the high mark says, or where nothing else is to do; then all that wait, before reads do again.
+    /// Moves all requests to their banks' queues that find a place there, unless so many move in a clock.
     fn feed_banks(&mut self) {
+        while self.schedule.rules.bank_feed.is_none() && self.feed(Cycle::MAX) {}
+    }
+
+    /// Moves a request to its bank's queue, where so many do in a clock, if one can before a cycle. What there is to do then
+    /// has to be looked at again.
+    pub(super) fn feeds_before(&mut self, until: Cycle) -> bool {
+        let Some(each) = self.schedule.rules.bank_feed else { return false };
+        let (last, count) = self.schedule.fed;
+        // Places are free from the last command on; before that, all that could have moved.
+        let mut at = self.now.max(last + Cycle::from(count >= each));
+        while at < until {
+            if self.feed(at) {
+                self.schedule.fed = (at, if at == last { count + 1 } else { 1 });
+                return true;
+            }
+            let later = self.classes[DATA].iter().map(|i| self.arrival(i)).filter(|arrives| *arrives > at).min();
+            let Some(next) = later else { break };
+            at = next;
+        }
+        false
+    }
+
+    /// Moves a request of this epoch to its bank's queue, where banks have them, of those that have arrived: a read, but a write
+    /// where as many wait as the high mark says, or where nothing else is to do; then all that wait, before reads do again.
+    fn feed(&mut self, by: Cycle) -> bool {
         let rules = self.schedule.rules;
-        let Some(depth) = rules.bank_depth else { return };
-        loop {
+        let Some(depth) = rules.bank_depth else { return false };
+        let interval = self.interval;
+        let arrives = |i: &Item| interval.map_or(i.arrives, |cycles| arrival(i.number, cycles).max(i.arrives));
+        {
             let Schedule { turns, banked, in_banks, draining, .. } = &mut self.schedule;
-            let of_now = |i: &&Item| !i.data.banked && i.data.is_held(&rules) && i.epoch == self.epoch;
+            let of_now =
+                |i: &&Item| !i.data.banked && i.data.is_held(&rules) && i.epoch == self.epoch && arrives(i) <= by;
             let waiting =
                 |effect| self.classes[DATA].range(*in_banks..).filter(of_now).filter(move |i| i.effect == effect);
             if let Some(turns) = turns
@@ -163,7 +219,7 @@ impl Channel<'_> {
             let has_place = |i: &Item| banked[i.target.bank() as usize] < depth;
             let moves = |i: &Item| of_now(&i) && in_turn(i) && has_place(i);
             let next = (*in_banks..self.classes[DATA].len()).find(|i| moves(&self.classes[DATA][*i]));
-            let Some(mut item) = next.and_then(|index| self.classes[DATA].remove(index)) else { return };
+            let Some(mut item) = next.and_then(|index| self.classes[DATA].remove(index)) else { return false };
             banked[item.target.bank() as usize] += 1;
             *draining -= u64::from(*draining > 0);
             item.data.banked = true;
@@ -171,6 +227,7 @@ impl Channel<'_> {
             self.classes[DATA].insert(*in_banks, item);
             *in_banks += 1;
         }
+        true
     }
 
     /// A row was opened for a read or write.
@@ -206,6 +263,34 @@ impl Channel<'_> {
         self.schedule.last_bank = self.classes[DATA][index].target.bank();
     }
 
+    /// A row was opened by a command: whose it is, where idle ones close.
+    pub(super) fn row_opened(&mut self, c: &Candidate) {
+        if self.schedule.rules.closes_idle {
+            let scope = self.device.commands[usize::from(c.command)].scope;
+            let of_data = c.class == DATA && scope == Scope::Bank;
+            let bank = self.bank_set(Scope::Bank, &c.target);
+            self.schedule.opened = if of_data { self.schedule.opened | bank } else { 0 };
+        }
+    }
+
+    /// What closes a row that was opened for a read or write and that nothing waits for, if that comes before a cycle.
+    pub(super) fn idle_closing(&self, before: Cycle) -> Option<Candidate> {
+        let command = self.device.plans[Op::Ld as usize]?.closer.filter(|_| self.schedule.rules.closes_idle)?;
+        let any = self.classes.iter().find_map(VecDeque::front)?;
+        let of_bank = |bank: Target| {
+            let at = self.of_none(command, &bank).max(self.schedule.entered());
+            let bit = self.bank_set(Scope::Bank, &bank);
+            let needs_command = |i: &Item| !i.data.merged && !i.data.forwarded;
+            let waits = |i: &Item| i.target.bank() == bank.bank() && self.arrival(i) <= at && needs_command(i);
+            let idle = self.schedule.opened & bit != 0
+                && !self.classes[DATA].iter().any(waits)
+                && !self.classes[ARRAY].iter().any(|a| a.banks & bit != 0);
+            idle.then_some(Candidate { at, order: 0, class: usize::MAX, index: 0, command, target: bank })
+        };
+        let first = self.state.open_in(Scope::Channel, &any.target).filter_map(of_bank).min_by_key(|c| c.at)?;
+        (first.at < before && self.comes_before_refresh(&first) && !self.is_held(&first)).then_some(first)
+    }
+
     /// A read that gets what another one brought, now that it has it.
     pub(super) fn merged(&self, addr: u64) -> Option<usize> {
         let gets = |i: &Item| i.data.merged && i.request.addr == addr && i.epoch == self.epoch;
@@ -219,8 +304,8 @@ impl Channel<'_> {
         }
         let of_now = |i: &Item| i.data.forwarded && i.epoch == self.epoch;
         let index = self.classes[DATA].iter().position(of_now)?;
-        let at = self.now.max(self.epoch_open).max(self.arrival(&self.classes[DATA][index]));
-        Some((index, at + 1))
+        let at = self.now.max(self.schedule.entered()).max(self.epoch_open);
+        Some((index, at.max(self.arrival(&self.classes[DATA][index])) + 1))
     }
 
     /// The next data command: of those whose turn it is, if reads and writes take turns and one of them can proceed.
