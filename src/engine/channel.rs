@@ -669,7 +669,7 @@ impl<'d> Channel<'d> {
         self.state.issue(c.command, &c.target, c.at);
         self.now = self.now.max(c.at);
         if c.class == DATA {
-            self.data_issued(c.index);
+            self.data_issued(c);
         }
         if command.effect == Effect::Open {
             self.row_opened(c);

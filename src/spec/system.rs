@@ -104,6 +104,9 @@ pub struct Scheduler {
     pub forward: bool,
     /// Whether a read that is asked for again while it waits is read once for all who ask.
     pub merge: bool,
+    /// Whether only the bank that comes next in turn may have a second command in a clock: for the other bus, else none
+    /// has, and it loses its turn. With `order = "banks-in-turn"`.
+    pub loses_turn: bool,
     /// Whether row and column commands share one command bus.
     pub one_bus: bool,
     /// Whether a row that was opened for a read or write is closed when no request waits for its bank and none can have
@@ -223,6 +226,10 @@ impl System {
         }
         depth("scheduler.bank_depth", scheduler.bank_depth.unwrap_or(1))?;
         depth("scheduler.row_hits", scheduler.row_hits.unwrap_or(1))?;
+        if scheduler.loses_turn && scheduler.order != Order::BanksInTurn {
+            let why = "no bank has a turn that it could lose: needs order = \"banks-in-turn\"";
+            return Err(doc.error("scheduler.loses_turn", why));
+        }
         depth("scheduler.bank_feed", scheduler.bank_feed.unwrap_or(1))?;
         if scheduler.bank_feed.is_some() && scheduler.bank_depth.is_none() {
             let why = "without bank_depth, no request moves to a queue of its bank";

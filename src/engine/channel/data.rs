@@ -58,6 +58,9 @@ pub struct Schedule {
     forwards: u32,
     /// The last clock in which a request moved to its bank's queue, and how many did; where so many do in a clock.
     fed: (Cycle, u32),
+    /// When the last data command came, which bus it took, and whether the bank that comes next is still to be asked; where
+    /// it can lose its turn.
+    asks: Option<(Cycle, usize, bool)>,
     /// Banks whose rows were opened for reads and writes, whether they are still open or not; where idle ones close.
     opened: BankSet,
 }
@@ -79,6 +82,7 @@ impl Schedule {
             accesses: by_bank(rules.row_hits.is_some()),
             forwards: 0,
             fed: (0, 0),
+            asks: None,
             opened: 0,
         }
     }
@@ -99,6 +103,9 @@ impl Schedule {
         // Of a clock that is over it does not matter how many moved.
         shift.bound(&mut self.fed.0);
         self.fed.1 = if self.fed.0 == 0 { 0 } else { self.fed.1 };
+        if let Some((at, ..)) = &mut self.asks {
+            shift.bound(at);
+        }
     }
 
     /// Whether reads and writes have a queue each.
@@ -197,36 +204,46 @@ impl Channel<'_> {
 
     /// Moves a request of this epoch to its bank's queue, where banks have them, of those that have arrived: a read, but a write
     /// where as many wait as the high mark says, or where nothing else is to do; then all that wait, before reads do again.
+    /// No write moves past an older read of its column, but lets it go first.
     fn feed(&mut self, by: Cycle) -> bool {
         let rules = self.schedule.rules;
         let Some(depth) = rules.bank_depth else { return false };
         let interval = self.interval;
         let arrives = |i: &Item| interval.map_or(i.arrives, |cycles| arrival(i.number, cycles).max(i.arrives));
+        let Schedule { turns, banked, in_banks, draining, .. } = &mut self.schedule;
+        let queue = &self.classes[DATA];
+        let of_now = |i: &&Item| !i.data.banked && i.data.is_held(&rules) && i.epoch == self.epoch && arrives(i) <= by;
+        let waiting = |effect| queue.range(*in_banks..).filter(of_now).filter(move |i| i.effect == effect);
+        if let Some(turns) = turns
+            && *draining == 0
         {
-            let Schedule { turns, banked, in_banks, draining, .. } = &mut self.schedule;
-            let of_now =
-                |i: &&Item| !i.data.banked && i.data.is_held(&rules) && i.epoch == self.epoch && arrives(i) <= by;
-            let waiting =
-                |effect| self.classes[DATA].range(*in_banks..).filter(of_now).filter(move |i| i.effect == effect);
-            if let Some(turns) = turns
-                && *draining == 0
-            {
-                let writes = waiting(Effect::Write).count() as u64;
-                let idle = *in_banks == 0 && waiting(Effect::Read).next().is_none();
-                *draining = if writes >= turns.high || idle { writes } else { 0 };
-            }
-            let in_turn = |i: &Item| turns.is_none() || (i.effect == Effect::Write) == (*draining > 0);
-            let has_place = |i: &Item| banked[i.target.bank() as usize] < depth;
-            let moves = |i: &Item| of_now(&i) && in_turn(i) && has_place(i);
-            let next = (*in_banks..self.classes[DATA].len()).find(|i| moves(&self.classes[DATA][*i]));
-            let Some(mut item) = next.and_then(|index| self.classes[DATA].remove(index)) else { return false };
-            banked[item.target.bank() as usize] += 1;
-            *draining -= u64::from(*draining > 0);
-            item.data.banked = true;
-            self.held[Queue::of(item.effect, turns.is_some()) as usize] -= 1;
-            self.classes[DATA].insert(*in_banks, item);
-            *in_banks += 1;
+            let writes = waiting(Effect::Write).count() as u64;
+            let idle = *in_banks == 0 && waiting(Effect::Read).next().is_none();
+            *draining = if writes >= turns.high || idle { writes } else { 0 };
         }
+        let drains = *draining > 0;
+        let of_column = |i: &Item, effect: Effect| {
+            let addr = i.request.addr;
+            move |o: &Item| o.effect == effect && o.request.addr == addr
+        };
+        let in_turn = |at: usize, i: &Item| match (i.effect, turns.is_some()) {
+            (Effect::Write, turns) => {
+                let reads = of_column(i, Effect::Read);
+                (drains || !turns) && !queue.range(*in_banks..at).filter(of_now).any(reads)
+            }
+            (_, true) if drains => queue.range(at + 1..).filter(of_now).any(of_column(i, Effect::Write)),
+            _ => true,
+        };
+        let has_place = |i: &Item| banked[i.target.bank() as usize] < depth;
+        let moves = |(at, i): &(usize, &Item)| of_now(i) && has_place(i) && in_turn(*at, i);
+        let next = queue.iter().enumerate().skip(*in_banks).find(moves).map(|(at, _)| at);
+        let Some(mut item) = next.and_then(|index| self.classes[DATA].remove(index)) else { return false };
+        banked[item.target.bank() as usize] += 1;
+        *draining -= u64::from(drains && item.effect == Effect::Write);
+        item.data.banked = true;
+        self.held[Queue::of(item.effect, turns.is_some()) as usize] -= 1;
+        self.classes[DATA].insert(*in_banks, item);
+        *in_banks += 1;
         true
     }
 
@@ -259,8 +276,27 @@ impl Channel<'_> {
     }
 
     /// A command for a read or write was issued.
-    pub(super) fn data_issued(&mut self, index: usize) {
-        self.schedule.last_bank = self.classes[DATA][index].target.bank();
+    pub(super) fn data_issued(&mut self, c: &Candidate) {
+        self.schedule.last_bank = self.classes[DATA][c.index].target.bank();
+        if self.schedule.rules.loses_turn {
+            let bus = self.bus(self.device.commands[usize::from(c.command)].bus);
+            let first = self.schedule.asks.is_none_or(|(last, ..)| last != c.at);
+            self.schedule.asks = Some((c.at, bus, first));
+        }
+    }
+
+    /// Lets the bank that comes next lose its turn if it would have a command in the clock of the last one, for the same bus.
+    fn lose_turn(&mut self) {
+        let Some((at, bus, asks @ true)) = &mut self.schedule.asks else { return };
+        *asks = false;
+        let (at, bus) = (*at, *bus);
+        let free = std::mem::replace(&mut self.bus_free[bus], at);
+        let next = self.first_ready(None).into_iter().flatten().min_by_key(|c| c.at).filter(|c| c.at == at);
+        self.bus_free[bus] = free;
+        if let Some(c) = next.filter(|c| self.bus(self.device.commands[usize::from(c.command)].bus) == bus) {
+            self.schedule.last_bank = self.classes[DATA][c.index].target.bank();
+            self.last[DATA] = at + 1;
+        }
     }
 
     /// A row was opened by a command: whose it is, where idle ones close.
@@ -310,6 +346,7 @@ impl Channel<'_> {
 
     /// The next data command: of those whose turn it is, if reads and writes take turns and one of them can proceed.
     pub(super) fn data_candidates(&mut self) -> [Option<Candidate>; KINDS] {
+        self.lose_turn();
         if self.schedule.rules.bank_depth.is_some() {
             self.feed_banks();
             return self.first_ready(None);
