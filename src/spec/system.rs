@@ -100,6 +100,9 @@ pub struct Scheduler {
     /// Requests of a channel that move to the banks' queues in a clock, to have a command from the next one on; without
     /// it, as many as there are places.
     pub bank_feed: Option<u32>,
+    /// Writes above which they go to the banks' queues when those are empty, though reads wait; without it, only where no
+    /// read waits, or as `writes.high` says.
+    pub idle_writes: Option<u32>,
     /// Whether a read gets what an older write that still waits brings; else that write goes as if it were a read.
     pub forward: bool,
     /// Whether a read that is asked for again while it waits is read once for all who ask.
@@ -231,9 +234,11 @@ impl System {
             return Err(doc.error("scheduler.loses_turn", why));
         }
         depth("scheduler.bank_feed", scheduler.bank_feed.unwrap_or(1))?;
-        if scheduler.bank_feed.is_some() && scheduler.bank_depth.is_none() {
+        depth("scheduler.idle_writes", scheduler.idle_writes.unwrap_or(1))?;
+        let of_banks = [("bank_feed", scheduler.bank_feed), ("idle_writes", scheduler.idle_writes)];
+        for (key, _) in of_banks.iter().filter(|(_, given)| given.is_some() && scheduler.bank_depth.is_none()) {
             let why = "without bank_depth, no request moves to a queue of its bank";
-            return Err(doc.error("scheduler.bank_feed", why));
+            return Err(doc.error(&format!("scheduler.{key}"), why));
         }
         if scheduler.bank_depth.is_some() && s.writes.is_some() && !scheduler.forward {
             let why = "requests come to their banks out of order, and a read may not pass the write of its data: needs forward";

@@ -218,7 +218,8 @@ impl Channel<'_> {
             && *draining == 0
         {
             let writes = waiting(Effect::Write).count() as u64;
-            let idle = *in_banks == 0 && waiting(Effect::Read).next().is_none();
+            let many = rules.idle_writes.is_some_and(|most| writes > u64::from(most));
+            let idle = *in_banks == 0 && (many || waiting(Effect::Read).next().is_none());
             *draining = if writes >= turns.high || idle { writes } else { 0 };
         }
         let drains = *draining > 0;
