@@ -3,7 +3,9 @@
 //! From when the refresh of a set of banks falls due, no array work and no data request has a command for them, but what
 //! closes them for the refresh: as soon as constraints allow, whatever waits for them. Other banks work on; what needs
 //! banks of several sets waits for all of them. Sets are refreshed in their order; the banks of those behind close
-//! meanwhile, if they are due too.
+//! meanwhile, if they are due too. Where the system says so ([`Scheduler::works_until_refresh`]), data requests go on.
+//!
+//! [`Scheduler::works_until_refresh`]: crate::spec::system::Scheduler::works_until_refresh
 
 use super::{Candidate, Channel, DATA, NO_REQUEST};
 use crate::engine::channel::Label;
