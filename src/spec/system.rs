@@ -236,7 +236,8 @@ impl System {
         depth("scheduler.bank_feed", scheduler.bank_feed.unwrap_or(1))?;
         depth("scheduler.idle_writes", scheduler.idle_writes.unwrap_or(1))?;
         let of_banks = [("bank_feed", scheduler.bank_feed), ("idle_writes", scheduler.idle_writes)];
-        for (key, _) in of_banks.iter().filter(|(_, given)| given.is_some() && scheduler.bank_depth.is_none()) {
+        let alone = |(_, given): &&(&str, Option<u32>)| given.is_some() && scheduler.bank_depth.is_none();
+        if let Some((key, _)) = of_banks.iter().find(alone) {
             let why = "without bank_depth, no request moves to a queue of its bank";
             return Err(doc.error(&format!("scheduler.{key}"), why));
         }
