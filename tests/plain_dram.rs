@@ -457,7 +457,7 @@ fn so_many_requests_a_clock_move_to_the_banks() {
     let g = &s.device.geometry;
     let place =
         |i: u32| Address { bank_group: i % 4, bank: i / 4 % 4, row: i / 64, column: i % 32, ..Default::default() };
-    let op = |i: u32| if i % 5 == 0 { Op::Ld } else { Op::St };
+    let op = |i: u32| if i.is_multiple_of(5) { Op::Ld } else { Op::St };
     let work: Vec<_> = (0..2000).map(|i| (0, one(g, op(i), place(i)))).collect();
     let (_, _, log) = arriving(&s, &work);
     let first = |request: u64| {
