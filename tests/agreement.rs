@@ -56,14 +56,14 @@ pub(crate) const THEIRS: &[Theirs] = &[
     said(DramSim3, "random", 68488.0, 65703, 1.0),
     said(DramSim3, "seq", 17627.0, 2168, 1.0),
     said(DramSim3, "lin", 209932.0, 2090, 1.0),
-    said(DramSim3, "random-w5", 36144.0, 32860, 1.6),
+    said(DramSim3, "random-w5", 36144.0, 32860, 1.0),
     said(DramSim3, "random-w33", 35026.0, 32913, 1.0),
-    said(DramSim3, "random-w50", 35434.0, 32909, 1.4),
+    said(DramSim3, "random-w50", 35434.0, 32909, 1.0),
     said(DramSim3, "random-w80", 35817.0, 32899, 1.0),
     said(DramSim3, "seq-w5", 9295.0, 1408, 1.0),
     said(DramSim3, "seq-w33", 9792.0, 1113, 1.0),
     said(DramSim3, "seq-w50", 10111.0, 1112, 1.0),
-    said(DramSim3, "seq-w80", 9520.0, 1186, 4.2),
+    said(DramSim3, "seq-w80", 9520.0, 1186, 1.0),
     said(DramSim3, "bc-starc", 65845.0, 2811, 1.0),
     said(DramSim3, "bc-quest", 87147.0, 3247, 1.0),
     said(DramSys, "random", 67452.0, 65749, 1.0),
@@ -78,12 +78,12 @@ pub(crate) const THEIRS: &[Theirs] = &[
     said(DramSys, "seq-w50", 9736.0, 1061, 1.0),
     said(DramSys, "bc-starc", 67740.0, 2846, 1.0),
     said(DramSys, "bc-quest", 88512.0, 3338, 1.0),
-    said(PimSimulator, "random", 9217.0, 0, 4.4),
-    said(PimSimulator, "seq", 4985.0, 0, 3.5),
+    said(PimSimulator, "random", 9217.0, 0, 3.0),
+    said(PimSimulator, "seq", 4985.0, 0, 3.0),
     said(PimSimulator, "lin", 349985.0, 0, 3.0),
     said(PimSimulator, "random-w5", 6240.0, 0, 3.0),
-    said(PimSimulator, "random-w33", 6722.0, 0, 3.8),
-    said(PimSimulator, "random-w50", 6679.0, 0, 3.3),
+    said(PimSimulator, "random-w33", 6722.0, 0, 3.0),
+    said(PimSimulator, "random-w50", 6679.0, 0, 3.0),
     said(PimSimulator, "bc-starc", 66832.0, 0, 3.0),
     said(PimSimulator, "bc-quest", 88485.0, 0, 3.0),
 ];
@@ -133,6 +133,9 @@ impl Target {
                     "scheduler.row_hits=4",
                     "scheduler.forward=true",
                     "scheduler.merge=true",
+                    "scheduler.bank_feed=1",
+                    "scheduler.loses_turn=true",
+                    "scheduler.idle_writes=8",
                     "writes.high=1.0",
                     "writes.low=0.0",
                 ],
@@ -142,8 +145,24 @@ impl Target {
                 System { writes: None, ..variant("hbm2", "hbm2", &changes, &[]) }
             }
             PimSimulator => {
-                let changes = [("nWTRS = \"4 tCK\"", "nWTRS = \"9 tCK\"")];
-                let set = ["channels=32", "queue_depth=64", "scheduler.one_bus=true", "scheduler.row_hits=1024"];
+                let changes = [
+                    ("nWTRS = \"4 tCK\"", "nWTRS = \"9 tCK\""),
+                    // Its refresh keeps no distance to what was before it.
+                    (r#"to = ["ACT", "ACTAB", "REFab"], latency = "nRC""#, r#"to = ["ACT", "ACTAB"], latency = "nRC""#),
+                    (r#"to = ["ACT", "ACTAB", "REFab"], latency = "nRP""#, r#"to = ["ACT", "ACTAB"], latency = "nRP""#),
+                    (
+                        r#"to = ["ACT", "ACTAB", "REFab"], latency = "nRFC""#,
+                        r#"to = ["ACT", "ACTAB"], latency = "nRFC""#,
+                    ),
+                ];
+                let set = [
+                    "channels=32",
+                    "queue_depth=64",
+                    "scheduler.one_bus=true",
+                    "scheduler.row_hits=1024",
+                    "scheduler.closes_idle=true",
+                    "scheduler.works_until_refresh=true",
+                ];
                 System { writes: None, ..variant("hbm2-pim-samsung", "hbm2-pim-samsung", &changes, &set) }
             }
         }

@@ -180,6 +180,11 @@ fn random_system(r: &mut Random) -> System {
     // Reads and writes that are weighed, and played where few wait.
     if !name.ends_with("compat") && r.below(3) == 0 {
         (system.writes, system.scheduler.order) = (None, Order::Weighed);
+    } else if !name.ends_with("compat") && r.below(3) == 0 {
+        let rules = &mut system.scheduler;
+        (rules.forward, rules.bank_depth, rules.bank_feed) = (true, Some(2), Some(1));
+        (rules.order, rules.loses_turn) = (Order::BanksInTurn, r.below(2) == 0);
+        (rules.closes_idle, rules.works_until_refresh) = (r.below(3) == 0, r.below(2) == 0);
     }
     system
 }

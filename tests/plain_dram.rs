@@ -244,6 +244,10 @@ fn marks_that_cannot_be_are_errors() {
         (&["scheduler.bank_depth=0", "scheduler.forward=true"][..], "scheduler.bank_depth = 0 is not in 1..=1024"),
         (&["scheduler.bank_depth=8"][..], "needs forward"),
         (&["scheduler.order=youngest"][..], "youngest"),
+        (&["scheduler.bank_feed=1"][..], "bank_feed=1: without bank_depth"),
+        (&["scheduler.idle_writes=8"][..], "idle_writes=8: without bank_depth"),
+        (&["scheduler.bank_feed=0"][..], "scheduler.bank_feed = 0 is not in 1..=1024"),
+        (&["scheduler.loses_turn=true"][..], "needs order = \"banks-in-turn\""),
     ] {
         let e = load(&file, set).unwrap_err().to_string();
         assert!(e.contains(what), "{e}");
@@ -403,6 +407,180 @@ fn one_command_bus_carries_a_command_a_cycle() {
     let twice = |c: &[u64]| c.windows(2).filter(|w| w[0] == w[1]).count();
     assert!(twice(&commands(&[])) > 0);
     assert_eq!(twice(&commands(&["scheduler.one_bus=true"])), 0);
+}
+
+/// The commands of a log: when they came, which, and of the address the bank group, bank, row and column.
+fn commands(log: &str) -> Vec<(u64, &str, [i64; 4])> {
+    let line = |l| {
+        let words: Vec<&str> = str::split(l, ", ").collect();
+        let number = |i: usize| words[i].parse().unwrap();
+        (words[0].parse().unwrap(), words[1], [number(5), number(6), number(7), number(8)])
+    };
+    log.lines().filter(|l| !l.contains("ARRIVAL")).map(line).collect()
+}
+
+/// What held the commands of a log, by name; the audit finds nothing wrong with it.
+fn reasons(s: &System, log: &str) -> Vec<String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), log).unwrap();
+    let mut held = Vec::new();
+    let (report, _) = why(file.path(), s, 5, &mut |h| held.push(h.reason.name(&s.device))).unwrap();
+    assert_eq!(report.broken, 0, "{}", report.render(&s.device, "log", false));
+    held
+}
+
+const BANKS: [&str; 5] = [
+    "channels=1",
+    "scheduler.forward=true",
+    "scheduler.bank_depth=8",
+    "scheduler.order=banks-in-turn",
+    "writes.high=1.0",
+];
+
+fn of_banks(set: &[&str]) -> System {
+    system("hbm2", &[&BANKS[..], &["writes.low=0.0"], set].concat())
+}
+
+#[test]
+fn so_many_requests_a_clock_move_to_the_banks() {
+    let cycles = |set: &[&str], reads: u32| {
+        let s = of_banks(&[&["refresh=none"], set].concat());
+        let g = &s.device.geometry;
+        // All of one row, so that the last of them shows when it came.
+        let work: Vec<_> = (0..reads).map(|i| one(g, Op::Ld, Address { column: i, ..Default::default() })).collect();
+        cycles(&s, &work)
+    };
+    assert_eq!(cycles(&["scheduler.bank_feed=1"], 1), cycles(&[], 1) + 1);
+    assert_eq!(cycles(&["scheduler.bank_feed=8"], 8), cycles(&[], 8) + 1);
+    // Writes in ever other rows, among which few banks work at a time unless many are fed.
+    let s = of_banks(&["scheduler.bank_feed=1", "writes.high=0.5"]);
+    let g = &s.device.geometry;
+    let place =
+        |i: u32| Address { bank_group: i % 4, bank: i / 4 % 4, row: i / 64, column: i % 32, ..Default::default() };
+    let op = |i: u32| if i.is_multiple_of(5) { Op::Ld } else { Op::St };
+    let work: Vec<_> = (0..2000).map(|i| (0, one(g, op(i), place(i)))).collect();
+    let (_, _, log) = arriving(&s, &work);
+    let first = |request: u64| {
+        let ends = format!(", {request}");
+        log.lines()
+            .find(|l| l.ends_with(&ends) && !l.contains("ARRIVAL"))
+            .map(|l| l.split(',').next().unwrap().parse::<u64>().unwrap())
+    };
+    // Lines count from clock 1, and a request has a command from the clock after that in which it moved.
+    let firsts: Vec<u64> = {
+        let mut all: Vec<u64> = (0..2000).filter_map(first).collect();
+        all.sort_unstable();
+        all
+    };
+    assert!(firsts.iter().enumerate().all(|(i, at)| *at >= i as u64 + 2), "more than one a clock");
+    assert!(reasons(&s, &log).iter().any(|r| r == "feed of the bank's queue"));
+}
+
+#[test]
+fn writes_for_idle_banks_go_before_reads_where_many_wait() {
+    let first = |set: &[&str], writes: u32| {
+        let s = of_banks(&[&["scheduler.bank_feed=1", "refresh=none"], set].concat());
+        let g = &s.device.geometry;
+        let place = |i: u32| Address { bank_group: i % 4, bank: i / 4 % 4, row: 3, ..Default::default() };
+        let op = |i: u32| if i < 4 { Op::Ld } else { Op::St };
+        let work: Vec<_> = (0..4 + writes).map(|i| one(g, op(i), place(i))).collect();
+        order(&s, &work)[0].0
+    };
+    assert_eq!(first(&[], 9), Op::Ld);
+    assert_eq!(first(&["scheduler.idle_writes=8"], 9), Op::St);
+    assert_eq!(first(&["scheduler.idle_writes=8"], 8), Op::Ld);
+}
+
+#[test]
+fn a_write_does_not_move_past_an_older_read_of_its_column() {
+    for feed in [&["scheduler.bank_depth=1"][..], &["scheduler.bank_depth=1", "scheduler.bank_feed=1"]] {
+        let s = of_banks(&[&["refresh=none", "writes.high=0.1"], feed].concat());
+        let g = &s.device.geometry;
+        let at = |op, row, bank, column| (0, one(g, op, Address { bank, row, column, ..Default::default() }));
+        let reads = [at(Op::Ld, 1, 0, 0), at(Op::Ld, 2, 0, 0), at(Op::Ld, 7, 0, 3)];
+        let writes = (0..8).map(|i| at(Op::St, 7, i % 2, 3 + i / 2));
+        let (_, collector, log) = arriving(&s, &reads.into_iter().chain(writes).collect::<Vec<_>>());
+        assert_eq!(collector.run.counters.requests[Op::St as usize], 8);
+        let place = |name: &str| commands(&log).iter().position(|c| c.1 == name && c.2 == [0, 0, 7, 3]).unwrap();
+        assert!(place("RD") < place("WR"), "{feed:?}: {log}");
+    }
+}
+
+#[test]
+fn a_bank_loses_its_turn_where_it_wants_the_same_bus() {
+    let closings = |set: &[&str]| {
+        let s = of_banks(&[&["refresh=none"], set].concat());
+        let g = &s.device.geometry;
+        let read = |cycle, bank, row| (cycle, one(g, Op::Ld, Address { bank, row, ..Default::default() }));
+        // Behind the opening of bank 0's row it is bank 1's turn to close one, and then bank 2's.
+        let work = [read(0, 1, 1), read(0, 2, 1), read(1000, 0, 5), read(1000, 1, 2), read(1000, 2, 2)];
+        let (_, _, log) = arriving(&s, &work);
+        commands(&log).iter().filter(|c| c.1 == "PRE").map(|c| c.2[1]).collect::<Vec<_>>()
+    };
+    assert_eq!(closings(&[]), [1, 2]);
+    assert_eq!(closings(&["scheduler.loses_turn=true"]), [2, 1]);
+}
+
+#[test]
+fn rows_that_nothing_waits_for_are_closed() {
+    for name in SYSTEMS {
+        let run = |set: &[&str]| {
+            let s = system(name, &[&["refresh=none", "channels=1"], set].concat());
+            let g = s.device.geometry;
+            let read = |cycle, bank, row| (cycle, one(&g, Op::Ld, Address { bank, row, ..Default::default() }));
+            let (cycles, collector, log) = arriving(&s, &[read(0, 1, 5), read(5000, 1, 6), read(9000, 1, 6)]);
+            (s, cycles, collector.run.counters, log)
+        };
+        let (_, kept, c, _) = run(&[]);
+        assert_eq!((c.misses, c.conflicts, c.hits), (1, 1, 1), "{name}");
+        let (s, closed, c, log) = run(&["scheduler.closes_idle=true"]);
+        assert_eq!((c.misses, c.conflicts, c.hits), (3, 0, 0), "{name}: {log}");
+        let t = |n: &str| s.device.timings[n];
+        assert_eq!(closed, kept + t("nRCDRD"), "{name}: the last one is no hit");
+        let close = commands(&log).iter().find(|c| c.1 == "PRE").unwrap().0;
+        assert!(close < 200, "{name}: {close}");
+        reasons(&s, &log);
+    }
+    // What waits for the row, or for the bus alone, keeps it from being closed.
+    let s = system("hbm3", &["channels=1", "refresh=none", "scheduler.closes_idle=true"]);
+    let work: Vec<_> = (0..256).map(|i| interleaved(&s, Op::Ld, 0, i)).collect();
+    let c = run(&s, &work).1.run.counters;
+    assert!(c.misses + c.conflicts <= 256 / s.device.geometry.columns as u64 + 8, "{} {}", c.misses, c.conflicts);
+}
+
+#[test]
+fn reads_go_on_until_a_refresh_comes() {
+    let run = |set: &[&str]| {
+        let s = system("hbm2-pim-samsung", &[&["channels=1", "scheduler.one_bus=true"], set].concat());
+        let g = s.device.geometry;
+        let mut x = 1u64;
+        let work: Vec<_> = (0..8000)
+            .map(|_| {
+                let n = common::splitmix64(&mut x) as u32;
+                let (bank_group, bank) = (n % 4, n / 4 % 4);
+                (
+                    0,
+                    one(
+                        &g,
+                        Op::Ld,
+                        Address { bank_group, bank, row: n / 16 % 4096, column: n >> 20 & 31, ..Default::default() },
+                    ),
+                )
+            })
+            .collect();
+        let (_, _, log) = arriving(&s, &work);
+        reasons(&s, &log);
+        let all = commands(&log);
+        let refreshes: Vec<u64> = all.iter().filter(|c| c.1 == "REFab").map(|c| c.0).collect();
+        let interval = s.device.timings["nREFI"];
+        let reads = all.iter().filter(|c| c.1 == "RD" && c.0 > interval + 60 && c.0 < refreshes[0]).count();
+        let late = refreshes.iter().zip(1..).map(|(at, n)| at - n * interval).max().unwrap();
+        (refreshes.len(), reads, late / interval)
+    };
+    let (count, reads, late) = run(&[]);
+    assert!(count >= 8 && reads == 0 && late == 0, "{count} {reads} {late}");
+    let (count, reads, late) = run(&["scheduler.works_until_refresh=true"]);
+    assert!(count >= 4 && reads > 100 && late < 9, "{count} {reads} {late}");
 }
 
 /// A trace with arrivals: when it was done, its counters and its log.

@@ -25,7 +25,7 @@ use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::device::{Bus, PowerPolicy};
 use pimattn_core::spec::resolve::Declared;
 use pimattn_core::spec::system::Controller;
-use pimattn_core::spec::{CommandId, Device, Due, Effect, System};
+use pimattn_core::spec::{CommandId, Device, Due, Effect, Refreshes, Scope, System};
 use pimattn_core::units::Cycle;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
@@ -210,8 +210,11 @@ impl<'s> Why<'s> {
         let device = &self.system.device;
         if let What::Command(id) = e.what {
             let c = &device.commands[usize::from(id)];
+            let rules = &self.system.scheduler;
+            let one_by_one = rules.closes_idle || rules.works_until_refresh;
+            let closes = one_by_one && c.effect == Effect::Close && c.scope == Scope::Bank;
             let refreshes = self.system.refreshes.is_some_and(|all| id == all.command || id == all.closer);
-            if e.request.is_none() && !refreshes {
+            if e.request.is_none() && !refreshes && !closes {
                 let ours = "what held a command is known of logs of pimsim run --log only";
                 return Err(format!("{} without a request: {ours}", c.name));
             }
@@ -331,7 +334,11 @@ impl<'s> Why<'s> {
             Some(seen) => self.first_place(track, c, Bound { at: seen, ..could.clone() }).at.min(c.at),
             None => could.at,
         };
-        let rule = if until_seen == c.at { Reason::QueueDepth } else { self.rule(track, e, c.id, until_seen) };
+        let rule = match until_seen == c.at {
+            true => Reason::QueueDepth,
+            false if self.closes_idle(track, c, e) => Reason::IdleRow,
+            false => self.rule(track, e, c.id, until_seen),
+        };
         let parts = [
             (could.reason, could.at - could.from),
             (Reason::QueueDepth, until_seen - could.at),
@@ -502,7 +509,7 @@ impl<'s> Why<'s> {
 
     /// When the refresh that a command is for falls due. Until then the last command before it was at work.
     fn of_refresh(&self, track: &Track, c: &Now, e: &Entry) -> Option<Bound> {
-        let all = self.system.refreshes.filter(|_| e.request.is_none())?;
+        let all = self.system.refreshes.filter(|_| e.request.is_none() && !self.closes_idle(track, c, e))?;
         // Banks that are due later may close ahead of their turn.
         let own = |due: &Due| {
             let a = all.address(e.channel, due.turn, &self.system.device.geometry);
@@ -521,6 +528,13 @@ impl<'s> Why<'s> {
             (None, Some(m)) => Bound { at, reason, from: m.at, chain: m.chain.clone() },
             (None, None) => Bound { at, reason, from: 0, chain: self.start.clone() },
         })
+    }
+
+    /// Whether a command closes a row for nobody: no refresh is due.
+    fn closes_idle(&self, track: &Track, c: &Now, e: &Entry) -> bool {
+        let due = |all: Refreshes| all.after(all.first(), track.refreshes).at <= c.at;
+        let idle = self.system.scheduler.closes_idle && c.effect == Effect::Close && e.request.is_none();
+        idle && !self.system.refreshes.is_some_and(due)
     }
 
     /// When the controller came to see a request: fewer than the depth of its queue were ahead of it, not complete; and
@@ -563,6 +577,9 @@ impl<'s> Why<'s> {
         let own = effect(final_one);
         if !of_data(own) {
             return Reason::Unexplained;
+        }
+        if self.system.scheduler.bank_feed.is_some() && !track.past.iter().any(|p| p.request == e.request) {
+            return Reason::BankFeed;
         }
         let near = |request: Option<u64>| request.zip(e.request).is_some_and(|(a, b)| a.abs_diff(b) < self.depth);
         let before = track.past.iter().rev().take_while(|p| p.at >= since).map(|p| (p.request, effect(p.id)));

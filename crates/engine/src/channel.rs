@@ -158,7 +158,7 @@ struct Candidate {
 enum Choice {
     /// Issue this.
     Issue(Candidate),
-    /// A request turned out to need no command, and is complete.
+    /// A request turned out to need no command, and is complete; or one moved on to its bank's queue.
     Completed,
     /// No request can proceed.
     Nothing,
@@ -539,12 +539,6 @@ impl<'d> Channel<'d> {
         let (first, held) = self.pick(&offers);
         let of_pairs = (first.and_then(|place| offers[place]), held);
         let (mut best, held) = if self.looks_ahead() { self.play(&offers, of_pairs)? } else { of_pairs };
-        for (place, c) in offers.iter().enumerate() {
-            if let (true, Some(c)) = (held >> place & 1 == 1, c) {
-                let item = &mut self.classes[c.class][c.index];
-                item.passed = item.passed.saturating_add(1);
-            }
-        }
         let due = self.next_refresh.filter(|_| self.classes.iter().any(|c| !c.is_empty()));
         // No refresh comes before it is due.
         if due.is_some_and(|due| best.is_none_or(|b| b.at >= due.at))
@@ -552,6 +546,16 @@ impl<'d> Channel<'d> {
             && best.is_none_or(|b| (refresh.at, refresh.order) < (b.at, b.order))
         {
             best = Some(refresh);
+        }
+        best = self.idle_closing(best.map_or(Cycle::MAX, |b| b.at)).or(best);
+        if self.feeds_before(best.map_or(Cycle::MAX, |b| b.at)) {
+            return Ok(Choice::Completed);
+        }
+        for (place, c) in offers.iter().enumerate() {
+            if let (true, Some(c)) = (held >> place & 1 == 1, c) {
+                let item = &mut self.classes[c.class][c.index];
+                item.passed = item.passed.saturating_add(1);
+            }
         }
         Ok(best.map_or(Choice::Nothing, Choice::Issue))
     }
@@ -567,7 +571,7 @@ impl<'d> Channel<'d> {
         let item = &self.classes[class][index];
         let bus = self.bus(self.device.commands[usize::from(command)].bus);
         let mut at = self.state.earliest(command, &target).max(self.bus_free[bus]).max(self.last[class]);
-        at = at.max(self.arrival(item)).max(self.now);
+        at = at.max(self.arrival(item)).max(self.now).max(self.schedule.entered());
         if item.effect == Effect::Softmax {
             at = at.max(self.softmax_free);
         }
@@ -665,7 +669,10 @@ impl<'d> Channel<'d> {
         self.state.issue(c.command, &c.target, c.at);
         self.now = self.now.max(c.at);
         if c.class == DATA {
-            self.data_issued(c.index);
+            self.data_issued(c);
+        }
+        if command.effect == Effect::Open {
+            self.row_opened(c);
         }
         let item = &mut self.classes[c.class][c.index];
         let (label, number) = (item.label, item.number);

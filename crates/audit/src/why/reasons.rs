@@ -62,6 +62,10 @@ pub enum Reason {
     WriteTurns,
     /// First-ready, first-come among reads and writes.
     FirstReady,
+    /// Its request, which had no command before, may not have been in its bank's queue yet.
+    BankFeed,
+    /// A row that nothing waits for is closed when nothing else can be done.
+    IdleRow,
     /// Nothing that is known here.
     Unexplained,
 }
@@ -80,7 +84,8 @@ impl Reason {
             Reason::Arrival | Reason::Mark(Mark::Arrival) => "arrival",
             Reason::Refresh => "refresh",
             Reason::Results(_) => "results",
-            Reason::QueueDepth | Reason::WriteTurns | Reason::FirstReady | Reason::Unexplained => "controller",
+            Reason::QueueDepth | Reason::WriteTurns | Reason::FirstReady => "controller",
+            Reason::BankFeed | Reason::IdleRow | Reason::Unexplained => "controller",
         }
     }
 
@@ -109,6 +114,8 @@ impl Reason {
             Reason::QueueDepth => "queue depth",
             Reason::WriteTurns => "write turns",
             Reason::FirstReady => "first-ready first-come",
+            Reason::BankFeed => "feed of the bank's queue",
+            Reason::IdleRow => "idle row",
             Reason::Unexplained => "unexplained",
         }
         .into()

@@ -97,12 +97,27 @@ pub struct Scheduler {
     /// Requests of each bank that wait in a queue of the bank, which the common ones feed: from these the next command is
     /// chosen, of reads and writes alike.
     pub bank_depth: Option<u32>,
+    /// Requests of a channel that move to the banks' queues in a clock, to have a command from the next one on; without
+    /// it, as many as there are places.
+    pub bank_feed: Option<u32>,
+    /// Writes above which they go to the banks' queues when those are empty, though reads wait; without it, only where no
+    /// read waits, or as `writes.high` says.
+    pub idle_writes: Option<u32>,
     /// Whether a read gets what an older write that still waits brings; else that write goes as if it were a read.
     pub forward: bool,
     /// Whether a read that is asked for again while it waits is read once for all who ask.
     pub merge: bool,
+    /// Whether only the bank that comes next in turn may have a second command in a clock: for the other bus, else none
+    /// has, and it loses its turn. With `order = "banks-in-turn"`.
+    pub loses_turn: bool,
     /// Whether row and column commands share one command bus.
     pub one_bus: bool,
+    /// Whether a row that was opened for a read or write is closed when no request waits for its bank and none can have
+    /// a command in that clock.
+    pub closes_idle: bool,
+    /// Whether reads and writes go on while a refresh waits, rows opening for them, until all banks that it needs are
+    /// closed at a time, each as soon as it can be; at most until eight refreshes of every bank are due (JEDEC).
+    pub works_until_refresh: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -214,6 +229,18 @@ impl System {
         }
         depth("scheduler.bank_depth", scheduler.bank_depth.unwrap_or(1))?;
         depth("scheduler.row_hits", scheduler.row_hits.unwrap_or(1))?;
+        if scheduler.loses_turn && scheduler.order != Order::BanksInTurn {
+            let why = "no bank has a turn that it could lose: needs order = \"banks-in-turn\"";
+            return Err(doc.error("scheduler.loses_turn", why));
+        }
+        depth("scheduler.bank_feed", scheduler.bank_feed.unwrap_or(1))?;
+        depth("scheduler.idle_writes", scheduler.idle_writes.unwrap_or(1))?;
+        let of_banks = [("bank_feed", scheduler.bank_feed), ("idle_writes", scheduler.idle_writes)];
+        let alone = |(_, given): &&(&str, Option<u32>)| given.is_some() && scheduler.bank_depth.is_none();
+        if let Some((key, _)) = of_banks.iter().find(alone) {
+            let why = "without bank_depth, no request moves to a queue of its bank";
+            return Err(doc.error(&format!("scheduler.{key}"), why));
+        }
         if scheduler.bank_depth.is_some() && s.writes.is_some() && !scheduler.forward {
             let why = "requests come to their banks out of order, and a read may not pass the write of its data: needs forward";
             return Err(doc.error("scheduler.bank_depth", why));

@@ -7,11 +7,16 @@
 //! its data from the queue ([`Scheduler::forward`]). Other rules of [`Scheduler`] are those in which published
 //! controllers differ.
 
-use super::{ARRAY, Candidate, Channel, DATA, Item, KINDS, PASSED, Queue};
+use super::array::BankSet;
+use super::{ARRAY, Candidate, Channel, DATA, Item, KINDS, PASSED, Queue, arrival};
+use crate::memo::shift::Shift;
 use crate::state::Rows;
+use crate::state::Target;
+use pimattn_core::op::Op;
 use pimattn_core::spec::system::{Closes, Order, Scheduler, WriteDrain};
 use pimattn_core::spec::{Effect, Scope, System};
 use pimattn_core::units::Cycle;
+use std::collections::VecDeque;
 
 /// Reads and writes in turns.
 #[derive(Clone, PartialEq)]
@@ -51,6 +56,13 @@ pub struct Schedule {
     accesses: Vec<u32>,
     /// Reads that wait for nothing but to be told the data of a write.
     forwards: u32,
+    /// The last clock in which a request moved to its bank's queue, and how many did; where so many do in a clock.
+    fed: (Cycle, u32),
+    /// When the last data command came, which bus it took, and whether the bank that comes next is still to be asked; where
+    /// it can lose its turn.
+    asks: Option<(Cycle, usize, bool)>,
+    /// Banks whose rows were opened for reads and writes, whether they are still open or not; where idle ones close.
+    opened: BankSet,
 }
 
 impl Schedule {
@@ -69,6 +81,30 @@ impl Schedule {
             draining: 0,
             accesses: by_bank(rules.row_hits.is_some()),
             forwards: 0,
+            fed: (0, 0),
+            asks: None,
+            opened: 0,
+        }
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &Scheduler {
+        &self.rules
+    }
+
+    /// A cycle before which nothing comes of what entered since the last command: it took the places of those that moved.
+    #[inline]
+    pub fn entered(&self) -> Cycle {
+        if self.fed.1 > 0 { self.fed.0 + 1 } else { 0 }
+    }
+
+    /// Moves it to another time.
+    pub fn shift(&mut self, shift: &Shift<'_>) {
+        // Of a clock that is over it does not matter how many moved.
+        shift.bound(&mut self.fed.0);
+        self.fed.1 = if self.fed.0 == 0 { 0 } else { self.fed.1 };
+        if let Some((at, ..)) = &mut self.asks {
+            shift.bound(at);
         }
     }
 
@@ -142,35 +178,74 @@ impl Channel<'_> {
         self.feed_banks();
     }
 
-    /// Moves requests of this epoch to their banks' queues, where banks have them: reads, but writes where as many wait as
-    /// the high mark says, or where nothing else is to do; then all that wait, before reads do again.
+    /// Moves all requests to their banks' queues that find a place there, unless so many move in a clock.
     fn feed_banks(&mut self) {
-        let rules = self.schedule.rules;
-        let Some(depth) = rules.bank_depth else { return };
-        loop {
-            let Schedule { turns, banked, in_banks, draining, .. } = &mut self.schedule;
-            let of_now = |i: &&Item| !i.data.banked && i.data.is_held(&rules) && i.epoch == self.epoch;
-            let waiting =
-                |effect| self.classes[DATA].range(*in_banks..).filter(of_now).filter(move |i| i.effect == effect);
-            if let Some(turns) = turns
-                && *draining == 0
-            {
-                let writes = waiting(Effect::Write).count() as u64;
-                let idle = *in_banks == 0 && waiting(Effect::Read).next().is_none();
-                *draining = if writes >= turns.high || idle { writes } else { 0 };
+        while self.schedule.rules.bank_feed.is_none() && self.feed(Cycle::MAX) {}
+    }
+
+    /// Moves a request to its bank's queue, where so many do in a clock, if one can before a cycle. What there is to do then
+    /// has to be looked at again.
+    pub(super) fn feeds_before(&mut self, until: Cycle) -> bool {
+        let Some(each) = self.schedule.rules.bank_feed else { return false };
+        let (last, count) = self.schedule.fed;
+        // Places are free from the last command on; before that, all that could have moved.
+        let mut at = self.now.max(last + Cycle::from(count >= each));
+        while at < until {
+            if self.feed(at) {
+                self.schedule.fed = (at, if at == last { count + 1 } else { 1 });
+                return true;
             }
-            let in_turn = |i: &Item| turns.is_none() || (i.effect == Effect::Write) == (*draining > 0);
-            let has_place = |i: &Item| banked[i.target.bank() as usize] < depth;
-            let moves = |i: &Item| of_now(&i) && in_turn(i) && has_place(i);
-            let next = (*in_banks..self.classes[DATA].len()).find(|i| moves(&self.classes[DATA][*i]));
-            let Some(mut item) = next.and_then(|index| self.classes[DATA].remove(index)) else { return };
-            banked[item.target.bank() as usize] += 1;
-            *draining -= u64::from(*draining > 0);
-            item.data.banked = true;
-            self.held[Queue::of(item.effect, turns.is_some()) as usize] -= 1;
-            self.classes[DATA].insert(*in_banks, item);
-            *in_banks += 1;
+            let later = self.classes[DATA].iter().map(|i| self.arrival(i)).filter(|arrives| *arrives > at).min();
+            let Some(next) = later else { break };
+            at = next;
         }
+        false
+    }
+
+    /// Moves a request of this epoch to its bank's queue, where banks have them, of those that have arrived: a read, but a write
+    /// where as many wait as the high mark says, or where nothing else is to do; then all that wait, before reads do again.
+    /// No write moves past an older read of its column, but lets it go first.
+    fn feed(&mut self, by: Cycle) -> bool {
+        let rules = self.schedule.rules;
+        let Some(depth) = rules.bank_depth else { return false };
+        let interval = self.interval;
+        let arrives = |i: &Item| interval.map_or(i.arrives, |cycles| arrival(i.number, cycles).max(i.arrives));
+        let Schedule { turns, banked, in_banks, draining, .. } = &mut self.schedule;
+        let queue = &self.classes[DATA];
+        let of_now = |i: &&Item| !i.data.banked && i.data.is_held(&rules) && i.epoch == self.epoch && arrives(i) <= by;
+        let waiting = |effect| queue.range(*in_banks..).filter(of_now).filter(move |i| i.effect == effect);
+        if let Some(turns) = turns
+            && *draining == 0
+        {
+            let writes = waiting(Effect::Write).count() as u64;
+            let many = rules.idle_writes.is_some_and(|most| writes > u64::from(most));
+            let idle = *in_banks == 0 && (many || waiting(Effect::Read).next().is_none());
+            *draining = if writes >= turns.high || idle { writes } else { 0 };
+        }
+        let drains = *draining > 0;
+        let of_column = |i: &Item, effect: Effect| {
+            let addr = i.request.addr;
+            move |o: &Item| o.effect == effect && o.request.addr == addr
+        };
+        let in_turn = |at: usize, i: &Item| match (i.effect, turns.is_some()) {
+            (Effect::Write, turns) => {
+                let reads = of_column(i, Effect::Read);
+                (drains || !turns) && !queue.range(*in_banks..at).filter(of_now).any(reads)
+            }
+            (_, true) if drains => queue.range(at + 1..).filter(of_now).any(of_column(i, Effect::Write)),
+            _ => true,
+        };
+        let has_place = |i: &Item| banked[i.target.bank() as usize] < depth;
+        let moves = |(at, i): &(usize, &Item)| of_now(i) && has_place(i) && in_turn(*at, i);
+        let next = queue.iter().enumerate().skip(*in_banks).find(moves).map(|(at, _)| at);
+        let Some(mut item) = next.and_then(|index| self.classes[DATA].remove(index)) else { return false };
+        banked[item.target.bank() as usize] += 1;
+        *draining -= u64::from(drains && item.effect == Effect::Write);
+        item.data.banked = true;
+        self.held[Queue::of(item.effect, turns.is_some()) as usize] -= 1;
+        self.classes[DATA].insert(*in_banks, item);
+        *in_banks += 1;
+        true
     }
 
     /// A row was opened for a read or write.
@@ -202,8 +277,55 @@ impl Channel<'_> {
     }
 
     /// A command for a read or write was issued.
-    pub(super) fn data_issued(&mut self, index: usize) {
-        self.schedule.last_bank = self.classes[DATA][index].target.bank();
+    pub(super) fn data_issued(&mut self, c: &Candidate) {
+        self.schedule.last_bank = self.classes[DATA][c.index].target.bank();
+        if self.schedule.rules.loses_turn {
+            let bus = self.bus(self.device.commands[usize::from(c.command)].bus);
+            let first = self.schedule.asks.is_none_or(|(last, ..)| last != c.at);
+            self.schedule.asks = Some((c.at, bus, first));
+        }
+    }
+
+    /// Lets the bank that comes next lose its turn if it would have a command in the clock of the last one, for the same bus.
+    fn lose_turn(&mut self) {
+        let Some((at, bus, asks @ true)) = &mut self.schedule.asks else { return };
+        *asks = false;
+        let (at, bus) = (*at, *bus);
+        let free = std::mem::replace(&mut self.bus_free[bus], at);
+        let next = self.first_ready(None).into_iter().flatten().min_by_key(|c| c.at).filter(|c| c.at == at);
+        self.bus_free[bus] = free;
+        if let Some(c) = next.filter(|c| self.bus(self.device.commands[usize::from(c.command)].bus) == bus) {
+            self.schedule.last_bank = self.classes[DATA][c.index].target.bank();
+            self.last[DATA] = at + 1;
+        }
+    }
+
+    /// A row was opened by a command: whose it is, where idle ones close.
+    pub(super) fn row_opened(&mut self, c: &Candidate) {
+        if self.schedule.rules.closes_idle {
+            let scope = self.device.commands[usize::from(c.command)].scope;
+            let of_data = c.class == DATA && scope == Scope::Bank;
+            let bank = self.bank_set(Scope::Bank, &c.target);
+            self.schedule.opened = if of_data { self.schedule.opened | bank } else { 0 };
+        }
+    }
+
+    /// What closes a row that was opened for a read or write and that nothing waits for, if that comes before a cycle.
+    pub(super) fn idle_closing(&self, before: Cycle) -> Option<Candidate> {
+        let command = self.device.plans[Op::Ld as usize]?.closer.filter(|_| self.schedule.rules.closes_idle)?;
+        let any = self.classes.iter().find_map(VecDeque::front)?;
+        let of_bank = |bank: Target| {
+            let at = self.of_none(command, &bank).max(self.schedule.entered());
+            let bit = self.bank_set(Scope::Bank, &bank);
+            let needs_command = |i: &Item| !i.data.merged && !i.data.forwarded;
+            let waits = |i: &Item| i.target.bank() == bank.bank() && self.arrival(i) <= at && needs_command(i);
+            let idle = self.schedule.opened & bit != 0
+                && !self.classes[DATA].iter().any(waits)
+                && !self.classes[ARRAY].iter().any(|a| a.banks & bit != 0);
+            idle.then_some(Candidate { at, order: 0, class: usize::MAX, index: 0, command, target: bank })
+        };
+        let first = self.state.open_in(Scope::Channel, &any.target).filter_map(of_bank).min_by_key(|c| c.at)?;
+        (first.at < before && self.comes_before_refresh(&first) && !self.is_held(&first)).then_some(first)
     }
 
     /// A read that gets what another one brought, now that it has it.
@@ -219,12 +341,13 @@ impl Channel<'_> {
         }
         let of_now = |i: &Item| i.data.forwarded && i.epoch == self.epoch;
         let index = self.classes[DATA].iter().position(of_now)?;
-        let at = self.now.max(self.epoch_open).max(self.arrival(&self.classes[DATA][index]));
-        Some((index, at + 1))
+        let at = self.now.max(self.schedule.entered()).max(self.epoch_open);
+        Some((index, at.max(self.arrival(&self.classes[DATA][index])) + 1))
     }
 
     /// The next data command: of those whose turn it is, if reads and writes take turns and one of them can proceed.
     pub(super) fn data_candidates(&mut self) -> [Option<Candidate>; KINDS] {
+        self.lose_turn();
         if self.schedule.rules.bank_depth.is_some() {
             self.feed_banks();
             return self.first_ready(None);

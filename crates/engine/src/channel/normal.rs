@@ -94,6 +94,7 @@ impl<'d> Channel<'d> {
         shift.bound(&mut self.last[DATA]);
         self.bus_free.iter_mut().for_each(|at| shift.bound(at));
         shift.bound(&mut self.softmax_free);
+        self.schedule.shift(shift);
         shift.exact(&mut self.now);
     }
 

@@ -3,16 +3,22 @@
 //! From when the refresh of a set of banks falls due, no array work and no data request has a command for them, but what
 //! closes them for the refresh: as soon as constraints allow, whatever waits for them. Other banks work on; what needs
 //! banks of several sets waits for all of them. Sets are refreshed in their order; the banks of those behind close
-//! meanwhile, if they are due too.
+//! meanwhile, if they are due too. Where the system says so ([`Scheduler::works_until_refresh`]), data requests go on.
+//!
+//! [`Scheduler::works_until_refresh`]: pimattn_core::spec::system::Scheduler::works_until_refresh
 
-use super::{Candidate, Channel, NO_REQUEST};
+use super::{Candidate, Channel, DATA, NO_REQUEST};
 use crate::channel::Label;
 use crate::probe::Probe;
 use crate::state::Target;
+use pimattn_core::op::Op;
 use pimattn_core::spec::device::Bus;
 use pimattn_core::spec::{CommandId, Due, Effect, Refreshes, Scope};
 use pimattn_core::units::Cycle;
 use std::collections::VecDeque;
+
+/// Refreshes of every bank that may be put off (JEDEC).
+const POSTPONED: u64 = 8;
 
 impl Channel<'_> {
     /// The refreshes, from the next one on, that are due at a cycle; of each set one at most.
@@ -27,17 +33,28 @@ impl Channel<'_> {
         self.next_refresh.is_some_and(|due| due.at <= at)
     }
 
-    /// Whether no refresh of all banks is due by the cycle at which a command of a request could issue.
+    /// Whether no refresh of all banks is due by the cycle at which a command of a request could issue, or none that holds
+    /// it.
     pub(super) fn comes_before_refresh(&self, c: &Candidate) -> bool {
         let of_all = self.refreshes.is_some_and(|all| all.scope == Scope::Channel);
-        !of_all || !self.is_due(c.at)
+        !of_all || !self.is_due(c.at) || self.works_on(c)
+    }
+
+    /// Whether a command for a read or write comes though a refresh waits: as long as that can be put off.
+    fn works_on(&self, c: &Candidate) -> bool {
+        let works = self.schedule.rules().works_until_refresh && (c.class == DATA || c.class == usize::MAX);
+        let last = |all: Refreshes| self.next_refresh.map(|due| all.after(due, POSTPONED * u64::from(all.sets) - 1));
+        works && self.refreshes.and_then(last).is_some_and(|last| c.at < last.at)
     }
 
     /// Whether a command of a request, at the cycle at which it could issue, is held by a refresh of some banks that is due by
     /// then.
     #[inline]
     pub(super) fn is_held(&self, c: &Candidate) -> bool {
-        self.is_due(c.at) && self.refreshes.is_some_and(|all| all.scope != Scope::Channel) && self.meets_refresh(c)
+        self.is_due(c.at)
+            && self.refreshes.is_some_and(|all| all.scope != Scope::Channel)
+            && self.meets_refresh(c)
+            && !self.works_on(c)
     }
 
     fn meets_refresh(&self, c: &Candidate) -> bool {
@@ -70,22 +87,31 @@ impl Channel<'_> {
                 Scope::Channel => self.state.open_banks() > 0,
                 scope => self.state.any_open(scope, &set),
             };
-            let closer = self.device.commands[usize::from(all.closer)].scope;
+            // Where others work on, each bank closes as soon as it can.
+            let one = self.device.plans[Op::Ld as usize].and_then(|plan| plan.closer);
+            let closes = one.filter(|_| self.schedule.rules().works_until_refresh).unwrap_or(all.closer);
+            let closer = self.device.commands[usize::from(closes)].scope;
             match open {
                 false if due == next => consider(all.command, set),
                 false => {}
-                true if closer == all.scope => consider(all.closer, set),
-                true => self.state.open_in(all.scope, &set).for_each(|bank| consider(all.closer, bank)),
+                true if closer == all.scope => consider(closes, set),
+                true => self.state.open_in(all.scope, &set).for_each(|bank| consider(closes, bank)),
             }
         }
         best
     }
 
     fn of_refresh(&self, command: CommandId, target: Target, due: Cycle) -> Candidate {
-        let at = self.state.earliest(command, &target).max(self.bus_free[Bus::Row as usize]).max(due).max(self.now);
+        let at = self.of_none(command, &target).max(due);
         Candidate { at, order: 0, class: usize::MAX, index: 0, command, target }
     }
 
+    /// When a row command that is no request's could issue.
+    pub(super) fn of_none(&self, command: CommandId, target: &Target) -> Cycle {
+        self.state.earliest(command, target).max(self.bus_free[Bus::Row as usize]).max(self.now)
+    }
+
+    /// A command of a refresh, or one that closes an idle row.
     pub(super) fn issue_refresh<P: Probe>(&mut self, c: &Candidate, probe: &mut P) {
         let command = &self.device.commands[usize::from(c.command)];
         self.bus_free[Bus::Row as usize] = c.at + 1;

@@ -109,7 +109,8 @@ impl<'d> Recurring<'d> {
             renaming: Renaming::new(&device.geometry),
             chunk: Vec::new(),
             asked: Vec::new(),
-            off: false,
+            // Rows that close behind what is looked up are no part of it.
+            off: system.scheduler.closes_idle,
         }
     }
 
