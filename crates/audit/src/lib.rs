@@ -21,7 +21,7 @@ use log::{Entry, What};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::error::Result;
 use pimattn_core::spec::device::{Bus, ConstraintSet, PowerPolicy};
-use pimattn_core::spec::resolve::Declared;
+use pimattn_core::spec::tables::Declared;
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Refreshes, Scope, System};
 use pimattn_core::units::Cycle;
 use report::{Defect, Report, Rule, Violation};

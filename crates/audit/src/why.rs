@@ -23,7 +23,7 @@ use super::{Auditor, last_opening, opening, pairs};
 use pimattn_core::addr::Address;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::device::{Bus, PowerPolicy};
-use pimattn_core::spec::resolve::Declared;
+use pimattn_core::spec::tables::Declared;
 use pimattn_core::spec::system::Controller;
 use pimattn_core::spec::{CommandId, Device, Due, Effect, Refreshes, Scope, System};
 use pimattn_core::units::Cycle;

@@ -12,7 +12,7 @@
 
 use super::counters::Counters;
 use pimattn_core::addr::Geometry;
-use pimattn_core::spec::resolve::MAX_COMMANDS;
+use pimattn_core::spec::tables::MAX_COMMANDS;
 use pimattn_core::spec::{Device, Effect, Scope};
 use pimattn_core::units::Cycle;
 use pimattn_engine::probe::CommandEvent;

@@ -2,7 +2,7 @@
 
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
-use pimattn_core::spec::resolve::{MAX_COMMANDS, Reach};
+use pimattn_core::spec::tables::{MAX_COMMANDS, Reach};
 use pimattn_core::spec::{CommandId, Device, Effect};
 use pimattn_core::units::Cycle;
 use pimattn_engine::probe::{CommandEvent, Completion, RowOutcome};

@@ -12,7 +12,7 @@
 use crate::memo::{mix, shift::Shift};
 use pimattn_core::addr::{Address, Geometry, NOT_ADDRESSED};
 use pimattn_core::spec::device::Bus;
-use pimattn_core::spec::resolve::Window;
+use pimattn_core::spec::tables::Window;
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Plan, Scope};
 use pimattn_core::units::Cycle;
 
