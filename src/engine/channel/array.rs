@@ -5,7 +5,7 @@
 //! other banks. A PIM_MAC_BG works in the bank groups that were enabled when it was asked for;
 //! the others may open and close beside it.
 
-use super::order::Round;
+use super::order::{Round, Urgency};
 use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item, OFFERS, PASSED};
 use crate::addr::Address;
 use crate::engine::state::{Rows, Target, members};
@@ -205,7 +205,7 @@ impl Channel<'_> {
             of_groups |= item.effect == Effect::MacOpen;
             look.used |= item.banks;
         }
-        (offers[0], offers[1]) = (look.row.map(|(c, _)| c), look.column);
+        (offers[0], offers[1]) = (look.row.map(|(c, ..)| c), look.column);
         Ok(None)
     }
 
@@ -270,7 +270,8 @@ struct Look {
     /// Where in the queue the row commands of a round begin, behind the last MAC, and the round, once it was asked for.
     from: usize,
     round: Option<Round>,
-    row: Option<(Candidate, usize)>,
+    /// The best row command so far, where its round begins, and its urgency, once it was asked for.
+    row: Option<(Candidate, usize, Option<Urgency>)>,
     column: Option<Candidate>,
     /// The commands for which nothing before the best is to be had.
     hopeless: u64,
@@ -281,18 +282,27 @@ impl Look {
         Look { used: 0, reserved: 0, unready: 0, from: 0, round: None, row: None, column: None, hopeless: 0 }
     }
 
+    /// Whether a row command goes before the best so far where both could issue at the same time. Rounds come in their order.
+    fn is_more_urgent(
+        &mut self,
+        channel: &Channel<'_>,
+        (index, command, target): (usize, CommandId, &Target),
+        own: &mut Option<Urgency>,
+    ) -> bool {
+        let Some((b, from, best)) = &mut self.row else { return false };
+        if *from != self.from {
+            return false;
+        }
+        let round = self.round.get_or_insert_with(|| channel.round(*from));
+        let weigh = |i: usize, c, at: &Target| channel.urgency((&channel.classes[ARRAY][i], c), at, round);
+        let best = *best.get_or_insert_with(|| weigh(b.index, b.command, &b.target));
+        *own.get_or_insert_with(|| weigh(index, command, target)) > best
+    }
+
     fn consider_row(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target) {
-        let (from, round) = (self.from, &mut self.round);
-        // Rounds come in their order.
-        let mut urgent = |b: &Candidate, of: usize| {
-            of == from && {
-                let round = round.get_or_insert_with(|| channel.round(from));
-                let urgency = |i: usize, c, at: &Target| channel.urgency((&channel.classes[ARRAY][i], c), at, round);
-                urgency(index, command, &target) > urgency(b.index, b.command, &b.target)
-            }
-        };
+        let mut own = None;
         let hopeless = self.hopeless & 1 << command != 0;
-        if hopeless && self.row.as_ref().is_none_or(|(b, of)| !urgent(b, *of)) {
+        if hopeless && !self.is_more_urgent(channel, (index, command, &target), &mut own) {
             return;
         }
         let c = channel.candidate(ARRAY, index, command, target);
@@ -303,15 +313,18 @@ impl Look {
         // openings to come, where ranks bind; then that with the most rows to come. To weigh closings, too, would hold an
         // opening back for the gain of a cycle, again and again.
         let closes = |c: CommandId| channel.device.commands[usize::from(c)].effect == Effect::Close;
-        let before =
-            self.row.is_none_or(|(b, of)| match b.command == command || closes(b.command) || closes(command) {
-                true => c.at < b.at || c.at == b.at && urgent(&b, of),
-                false => channel.goes_before(&c, &b),
-            });
+        let before = match self.row {
+            None => true,
+            Some((b, ..)) if b.command == command || closes(b.command) || closes(command) => {
+                let same = c.at == b.at;
+                c.at < b.at || same && self.is_more_urgent(channel, (index, command, &target), &mut own)
+            }
+            Some((b, ..)) => channel.goes_before(&c, &b),
+        };
         if before {
-            self.row = Some((c, from));
+            self.row = Some((c, self.from, own));
         }
-        if self.row.is_some_and(|(b, _)| channel.soonest(command, ARRAY) >= b.at) {
+        if self.row.is_some_and(|(b, ..)| channel.soonest(command, ARRAY) >= b.at) {
             self.hopeless |= 1 << command;
         }
     }
