@@ -245,7 +245,7 @@ fn moves_without_a_phase_are_for_the_matrix_that_their_address_is_in() {
     // Scores and outputs in turn, alike but for the half: what recurs is counted as often as it comes. Their rows are as
     // many as an address can number, and more.
     for rows in [3, 20_000] {
-        let row = |i: u32| (i % rows) / 2 % 8192 + if i % 2 == 0 { 0 } else { 8192 };
+        let row = |i: u32| (i % rows) / 2 % 8192 + if i.is_multiple_of(2) { 0 } else { 8192 };
         let moves = (0..40_000).flat_map(|i| {
             let at = Address { row: row(i), bank_group: 1, ..Address::default() };
             [one(&g, Op::MvSb, at), Request::one(Op::Barrier, 0)].map(Record::Request)

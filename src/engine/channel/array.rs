@@ -140,6 +140,10 @@ impl Channel<'_> {
                 _ => &mut macs_seen,
             };
             if *seen >= self.depth {
+                // MACs that are not in sight end rounds, too: a run of them is one item.
+                if !item.is_rows_only() {
+                    (look.from, look.round) = (index + 1, None);
+                }
                 look.used |= item.banks;
                 continue;
             }
