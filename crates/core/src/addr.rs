@@ -108,6 +108,11 @@ impl Geometry {
         self.pseudo_channels * self.ranks * self.bank_groups
     }
 
+    /// The first row of the upper half of a bank, where AttAcc's generators have values; keys are in the lower half.
+    pub fn upper_half(&self) -> u32 {
+        (self.rows / 2).max(1)
+    }
+
     /// Bytes of one row of one bank.
     pub fn row_bytes(&self) -> u32 {
         self.columns * self.column_bytes

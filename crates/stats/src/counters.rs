@@ -38,8 +38,8 @@ pub struct Counters {
 pub struct Rule {
     /// Whether the request that it completes needed a row.
     needs_row: bool,
-    /// Of a buffer move, what it reaches.
-    reach: Option<Reach>,
+    /// Of a buffer move, what it reaches, and from which row on its address is that of values.
+    reach: Option<(Reach, u32)>,
     /// Of a MAC, by what its address says for how many query heads it is, if it does.
     heads: Option<Geometry>,
 }
@@ -52,7 +52,7 @@ pub fn rules(device: &Device) -> Rules {
     let mut rules = [Rule { needs_row: false, reach: None, heads: None }; MAX_COMMANDS];
     for (rule, c) in rules.iter_mut().zip(&device.commands) {
         rule.needs_row = matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Open);
-        rule.reach = (c.effect == Effect::Move).then_some(c.reach);
+        rule.reach = (c.effect == Effect::Move).then_some((c.reach, device.geometry.upper_half()));
         rule.heads = (device.heads_per_read > 1 && c.says_heads()).then_some(device.geometry);
     }
     rules
@@ -98,8 +98,12 @@ impl Counters {
         self.issued[id] += 1;
         self.banks[id] += u64::from(match reach {
             None => banks,
-            Some(r) if phase == Phase::AttendContext => r.outputs,
-            Some(r) => r.entries,
+            // AttAcc's text has no phases, but the addresses of moves carry the place of the matrix that they are for, which
+            // means nothing to a buffer: results of values are outputs.
+            Some((r, values)) if phase == Phase::AttendContext || phase == Phase::Other && at.row >= *values => {
+                r.outputs
+            }
+            Some((r, _)) => r.entries,
         });
         if let Some(geometry) = heads {
             self.shared += u64::from(banks) * u64::from(geometry.heads_of_mac(at) - 1);
