@@ -213,7 +213,7 @@ fn through_text(g: &Geometry, records: &[Record]) -> Vec<Record> {
     sink.finish().unwrap();
     drop(sink);
     let bytes = out.0.lock().unwrap().clone();
-    let mut source = trace::open(Box::new(std::io::Cursor::new(bytes)), "test", Some(g)).unwrap();
+    let mut source = trace::open(Box::new(std::io::Cursor::new(bytes)), "test", Some((*g).into())).unwrap();
     let (mut all, mut block) = (Vec::new(), Vec::new());
     while source.next_block(&mut block).unwrap() {
         all.append(&mut block);

@@ -51,7 +51,7 @@ pub struct Address {
     pub offset: u32,
 }
 
-fn bits(count: u32) -> u32 {
+pub(crate) fn bits(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
 }
 

@@ -20,8 +20,8 @@ mod sources;
 pub mod system;
 pub mod tables;
 
-pub use refresh::{Due, Refreshes};
 pub use effect::{Activity, Class, Effect};
+pub use refresh::{Due, Refreshes};
 pub use scope::{Level, Scope};
 pub use system::{Controller, System};
 pub use tables::{Command, CommandId, Device, Edge, Plan};

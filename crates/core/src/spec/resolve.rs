@@ -351,4 +351,3 @@ pub(super) fn needed<D>(energy: &Option<Quantity<D>>, is_needed: bool, name: &st
         None => Ok(0.0),
     }
 }
-

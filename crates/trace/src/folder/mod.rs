@@ -11,8 +11,8 @@ mod sait;
 
 use super::Manifest;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::spec::System;
 use pimattn_core::spec::Level;
+use pimattn_core::spec::System;
 
 pub use ramulator::constraints as ramulator_constraints;
 
