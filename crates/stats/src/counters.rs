@@ -36,8 +36,8 @@ pub struct Counters {
 /// What is to be known of commands to count them.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
-    /// Whether the request that it completes needed a row.
-    needs_row: bool,
+    /// Whether the request that it completes is a row hit, miss or conflict.
+    has_row_outcome: bool,
     /// Of a buffer move, what it reaches, and from which row on its address is that of values.
     reach: Option<(Reach, u32)>,
     /// Of a MAC, by what its address says for how many query heads it is, if it does.
@@ -49,9 +49,9 @@ pub type Rules = [Rule; MAX_COMMANDS];
 
 /// The rules of a device.
 pub fn rules(device: &Device) -> Rules {
-    let mut rules = [Rule { needs_row: false, reach: None, heads: None }; MAX_COMMANDS];
+    let mut rules = [Rule { has_row_outcome: false, reach: None, heads: None }; MAX_COMMANDS];
     for (rule, c) in rules.iter_mut().zip(&device.commands) {
-        rule.needs_row = matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Open);
+        rule.has_row_outcome = c.effect.properties().has_row_outcome;
         rule.reach = (c.effect == Effect::Move).then_some((c.reach, device.geometry.upper_half()));
         rule.heads = (device.heads_per_read > 1 && c.says_heads()).then_some(device.geometry);
     }
@@ -94,7 +94,7 @@ impl Counters {
         rules: &Rules,
     ) {
         let id = usize::from(command);
-        let Rule { needs_row, reach, heads } = &rules[id];
+        let Rule { has_row_outcome, reach, heads } = &rules[id];
         self.issued[id] += 1;
         self.banks[id] += u64::from(match reach {
             None => banks,
@@ -110,7 +110,7 @@ impl Counters {
         }
         if let Some(c) = completes {
             self.requests[c.op as usize] += 1;
-            if *needs_row {
+            if *has_row_outcome {
                 match c.row {
                     RowOutcome::Hit => self.hits += 1,
                     RowOutcome::Miss => self.misses += 1,

@@ -136,7 +136,7 @@ pub(super) fn plans(commands: &[CommandFile], doc: &Document) -> Result<[Option<
         let key = format!("command[{i}]");
         let opener = row_command(commands, c, &c.opener, Effect::Open, doc, &format!("{key}.opener"))?;
         // What closes the banks of a refresh is not asked for by requests.
-        let closer = if c.effect == Effect::Refresh { &None } else { &c.closer };
+        let closer = if c.effect.refreshes() { &None } else { &c.closer };
         let closer = row_command(commands, c, closer, Effect::Close, doc, &format!("{key}.closer"))?;
         let plan = Plan { last: i as CommandId, opener, closer };
         let Some(name) = &c.serves else { continue };
@@ -156,14 +156,14 @@ pub(super) fn plans(commands: &[CommandFile], doc: &Document) -> Result<[Option<
 /// The refresh commands, each with the one that closes its banks before it.
 pub(super) fn refreshes(commands: &[CommandFile], doc: &Document) -> Result<Vec<(CommandId, CommandId)>> {
     let mut out = Vec::new();
-    for (i, c) in commands.iter().enumerate().filter(|(_, c)| c.effect == Effect::Refresh) {
+    for (i, c) in commands.iter().enumerate().filter(|(_, c)| c.effect.refreshes()) {
         let key = format!("command[{i}]");
         let Some(closer) = &c.closer else {
             return Err(doc.error(&key, format!("{} needs closed banks: name its closer", c.name)));
         };
         let id = require_id(commands, closer, doc, &format!("{key}.closer"))?;
         let by = &commands[usize::from(id)];
-        if by.effect == Effect::Close && by.scope == Scope::Channel && c.scope != Scope::Channel {
+        if by.effect.closes() && by.scope == Scope::Channel && c.scope != Scope::Channel {
             let what = format!("{} must reach the whole channel, as {closer} does, which closes its banks", c.name);
             return Err(doc.error(&format!("{key}.scope"), what));
         }
@@ -175,7 +175,7 @@ pub(super) fn refreshes(commands: &[CommandFile], doc: &Document) -> Result<Vec<
             let what = format!("{} refreshes banks that no system can ask for", c.name);
             return Err(doc.error(&format!("{key}.scope"), what));
         }
-        if let Some(other) = commands[..i].iter().find(|o| o.effect == Effect::Refresh && o.scope == c.scope) {
+        if let Some(other) = commands[..i].iter().find(|o| o.effect.refreshes() && o.scope == c.scope) {
             let what = format!("{} refreshes the same banks as {}", c.name, other.name);
             return Err(doc.error(&format!("{key}.scope"), what));
         }

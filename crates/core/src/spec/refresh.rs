@@ -191,7 +191,7 @@ impl Refreshes {
 
 /// Whether a command closes what a refresh of some banks needs closed: all of them, or one at a time.
 pub(super) fn closes(closer: (Effect, Scope), refresh: Scope) -> bool {
-    closer.0 == Effect::Close && (closer.1 == refresh || closer.1 == Scope::Bank && refresh != Scope::Channel)
+    closer.0.closes() && (closer.1 == refresh || closer.1 == Scope::Bank && refresh != Scope::Channel)
 }
 
 #[cfg(test)]

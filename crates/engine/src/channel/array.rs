@@ -201,7 +201,7 @@ impl Channel<'_> {
                     }
                 },
             }
-            let is_mac = matches!(item.effect, Effect::Mac | Effect::MacOpen);
+            let is_mac = item.effect.multiplies();
             macs |= is_mac;
             if is_mac {
                 (look.from, look.round) = (index + 1, None);
@@ -316,7 +316,7 @@ impl Look {
         // Of two that are alike, or of which one closes rows: that of the earlier round; then that of the rank with the most
         // openings to come, where ranks bind; then that with the most rows to come. To weigh closings, too, would hold an
         // opening back for the gain of a cycle, again and again.
-        let closes = |c: CommandId| channel.device.commands[usize::from(c)].effect == Effect::Close;
+        let closes = |c: CommandId| channel.device.commands[usize::from(c)].effect.closes();
         let before = match self.row {
             None => true,
             Some((b, ..)) if b.command == command || closes(b.command) || closes(command) => {

@@ -151,7 +151,7 @@ impl Channel<'_> {
         if !both_rows && first.at + gap(first, other) <= other.at {
             return false;
         }
-        let closes = |c: &Candidate| self.device.commands[usize::from(c.command)].effect == Effect::Close;
+        let closes = |c: &Candidate| self.device.commands[usize::from(c.command)].effect.closes();
         let meet = || self.state.meet(first.command, &first.target, other.command, &other.target);
         match (closes(first) && lead_other == 0, closes(other) && lead_first == 0) {
             // A row hit, if to open the row again took longer than to wait for it.
@@ -176,7 +176,7 @@ impl Channel<'_> {
         let lead = self.lead_of(item);
         match c.command {
             last if last == item.plan.last => 0,
-            row if self.device.commands[usize::from(row)].effect == Effect::Close => lead.closed,
+            row if self.device.commands[usize::from(row)].effect.closes() => lead.closed,
             _ => lead.opened,
         }
     }
@@ -330,7 +330,7 @@ impl Channel<'_> {
                 Effect::MacOpen if place == 0 => *set |= item.units & !self.units.ready(),
                 _ => {}
             }
-            macs |= matches!(item.effect, Effect::Mac | Effect::MacOpen);
+            macs |= item.effect.multiplies();
         }
         let [opens, opens_next] = sets;
         let closed = |unit: &u32| !self.state.any_open(Scope::BankGroup, &self.unit_target(*unit, 0));
@@ -352,7 +352,7 @@ impl Channel<'_> {
         let first = unit / g.bank_groups * g.bank_groups;
         let of_rank =
             |set: u64| (set.checked_shr(first).unwrap_or(0) & !(u64::MAX << g.bank_groups.min(63))).count_ones();
-        let closes = self.device.commands[usize::from(c)].effect == Effect::Close;
+        let closes = self.device.commands[usize::from(c)].effect.closes();
         let units = first as usize..(first + g.bank_groups) as usize;
         let in_all = self.rows_of_units[units].iter().sum();
         (Reverse(if closes { of_rank(round.closed) } else { 0 }), of_rank(round.opens), again, behind, in_all)
