@@ -1,6 +1,6 @@
 //! The bundled sample of a real KV cache, and the same data in every form of dump.
 
-use pimattn_kv::fitted::Pairs;
+use pimattn_kv::rope::Pairs;
 use pimattn_kv::{self as kv, KvCache};
 use pimattn_tracegen::fit::agree::{Agreement, stand_in};
 use pimattn_tracegen::fit::measure::Plan;

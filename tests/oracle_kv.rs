@@ -5,7 +5,7 @@
 //! project: without it all tests but that of the bundled sample do nothing but say so.
 
 use pimattn_kv::KvCache;
-use pimattn_kv::fitted::Pairs;
+use pimattn_kv::rope::Pairs;
 use pimattn_policies::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
 use pimattn_policies::cluster::kmeans::KMeans;
 use pimattn_policies::cluster::{Config, Start, plain};
