@@ -9,6 +9,7 @@ use pimattn_core::op::Op;
 use pimattn_core::order::{AddressOrder, Addressing};
 use pimattn_core::spec::System;
 use pimattn_core::table::{self, Value};
+use pimattn_policies::select::{self, Preparation};
 use pimattn_trace::folder::{self, Part};
 use pimattn_trace::{self as trace, FORMATS, Format, Header, MacReads, Options, Record, Sink, Source};
 use pimattn_tracegen::generate::{Generator, METRICS};
@@ -200,7 +201,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info(&args, &cli.common),
         Command::Fit(args) => fit::run_fit(&args, &cli.common),
         Command::Agree(args) => fit::run_agree(&args, &cli.common),
-        Command::List => super::print(&list()),
+        Command::List => super::print(&list()?),
     })
 }
 
@@ -589,10 +590,18 @@ fn info(args: &Info, common: &Common) -> Result<()> {
     super::print(&out)
 }
 
-fn list() -> String {
-    let mut out = String::from("policies\n");
-    pimattn_policies::select::REGISTRY.iter().for_each(|e| out.push_str(&format!("  {:<12} {}\n", e.name, e.summary)));
+fn list() -> Result<String> {
+    let mut out = String::from("policies, the steps after which their work repeats, and what they prepare from\n");
+    for e in select::REGISTRY {
+        let policy = (e.build)(&toml::Table::new()).map_err(|w| Error::Check(format!("{}: {w}", e.name)))?;
+        let from = match policy.prepares_from() {
+            Preparation::Nothing => "nothing",
+            Preparation::Keys => "keys",
+            Preparation::Queries => "keys, queries",
+        };
+        out.push_str(&format!("  {:<12} {:>4}  {from:<13}  {}\n", e.name, policy.period(), e.summary));
+    }
     out.push_str("trace formats\n");
     FORMATS.iter().for_each(|f| out.push_str(&format!("  {:<12} {}\n", f.name, f.summary)));
-    out
+    Ok(out)
 }

@@ -6,6 +6,7 @@ pub mod counters;
 pub mod energy;
 pub mod log;
 mod recurring;
+pub mod replay;
 pub mod tables;
 pub mod tally;
 pub mod write;

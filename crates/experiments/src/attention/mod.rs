@@ -17,10 +17,9 @@ use pimattn_core::addr::Geometry;
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
 use pimattn_core::units::Cycle;
-use pimattn_engine as engine;
-use pimattn_stats::Counters;
 use pimattn_stats::energy::Energy;
 use pimattn_stats::tally::Tally;
+use pimattn_stats::{Counters, replay};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +53,7 @@ impl Layer {
 pub fn replay(system: &System, form: Form, attention: &Attention) -> Result<Layer> {
     let schedule = Schedule::of(form, *attention, system.device.geometry)?;
     let mut tally = Tally::new(&system.device);
-    let cycles = feed::streamed(&schedule, |source| engine::run(system, source, &mut tally, &mut |_| {}))?;
+    let cycles = feed::streamed(&schedule, |source| replay::tally(system, source, &mut tally))?;
     Ok(Layer { cycles, counters: tally.total() })
 }
 
@@ -76,7 +75,7 @@ impl Replayed {
         let schedule = Schedule::of(form, *attention, *geometry)?;
         let mut tally = Tally::new(&system.device);
         let mut source = SomeChannels::of(&schedule, firsts.to_vec())?;
-        let cycles = engine::run(system, &mut source, &mut tally, &mut |_| {})?;
+        let cycles = replay::tally(system, &mut source, &mut tally)?;
         let counted = |channel: u32| tally.channels.get(channel as usize).cloned().unwrap_or_default();
         Ok(Replayed::Groups(cycles, Box::new(firsts.map(counted))))
     }

@@ -1,7 +1,7 @@
 //! `clusterkv`: attention sinks, and clusters of similar keys of the prefill.
 
 use super::clusters::{self, ClusteredHead};
-use super::{Entry, HeadState, HeadView, Policy, parse};
+use super::{Entry, HeadState, HeadView, Policy, Preparation, parse};
 use crate::cluster::{Config, Start, TOLERANCE};
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,10 @@ impl Policy for ClusterKv {
 
     fn clusters(&self) -> bool {
         true
+    }
+
+    fn prepares_from(&self) -> Preparation {
+        Preparation::Keys
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {

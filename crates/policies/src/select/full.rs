@@ -20,6 +20,10 @@ impl Policy for Full {
         ENTRY.name
     }
 
+    fn heeds_budget(&self) -> bool {
+        false
+    }
+
     fn prepare<'a>(&self, _: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
         Box::new(Head::default())
     }

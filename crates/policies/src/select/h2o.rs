@@ -1,7 +1,7 @@
 //! `h2o`: recent tokens and heavy hitters; what is evicted is gone.
 
 use super::topk::TopK;
-use super::{Entry, HeadState, HeadView, Policy, SlotOrder, StepView, parse, require};
+use super::{Entry, HeadState, HeadView, Policy, Preparation, SlotOrder, StepView, parse, require};
 use pimattn_kv::Rows;
 use pimattn_kv::linalg;
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,10 @@ impl Policy for H2o {
 
     fn remembers(&self) -> bool {
         true
+    }
+
+    fn prepares_from(&self) -> Preparation {
+        Preparation::Queries
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {

@@ -2,7 +2,7 @@
 
 use super::columns::Columns;
 use super::topk::TopK;
-use super::{Entry, HeadState, HeadView, Policy, Scan, SlotOrder, StepView, parse, require, select_all};
+use super::{Entry, HeadState, HeadView, Policy, Preparation, Scan, SlotOrder, StepView, parse, require, select_all};
 use pimattn_kv::Rows;
 use pimattn_kv::linalg;
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,10 @@ impl Infinigen {
 impl Policy for Infinigen {
     fn name(&self) -> &'static str {
         ENTRY.name
+    }
+
+    fn prepares_from(&self) -> Preparation {
+        Preparation::Queries
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {

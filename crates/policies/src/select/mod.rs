@@ -192,6 +192,17 @@ pub struct Clustering {
     pub iterations: u32,
 }
 
+/// What of the prefill a policy prepares from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preparation {
+    /// Nothing: it has no state before decoding begins.
+    Nothing,
+    /// Keys.
+    Keys,
+    /// Keys and queries, which a dump has to hold.
+    Queries,
+}
+
 /// A configured policy.
 pub trait Policy: Send + Sync {
     /// Name in the registry.
@@ -207,6 +218,18 @@ pub trait Policy: Send + Sync {
     /// Whether it clusters keys.
     fn clusters(&self) -> bool {
         false
+    }
+    /// Whether a step selects no more tokens than the budget: not where all are attended to.
+    fn heeds_budget(&self) -> bool {
+        true
+    }
+    /// Decode steps after which its work repeats, as clustering does once in a block of tokens: steps to measure, or a multiple.
+    fn period(&self) -> usize {
+        1
+    }
+    /// What it prepares from, of the prefill.
+    fn prepares_from(&self) -> Preparation {
+        Preparation::Nothing
     }
     /// Work on the prefill of one KV head (clustering happens here).
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a>;
@@ -334,6 +357,7 @@ mod tests {
         let policy = build(name, "").unwrap();
         let mut version = None;
         let mut slots = Vec::new();
+        let mut clustered_at = None;
         testing::run(policy.as_ref(), case, |step, selected, state| {
             let order = state.order();
             if step.len <= step.budget {
@@ -342,11 +366,15 @@ mod tests {
             for tokens in selected {
                 prop_assert!(tokens.is_sorted_by(|a, b| a < b), "{name}: not ascending");
                 prop_assert!(tokens.iter().all(|t| (*t as usize) < step.len));
-                if step.len <= step.budget || name == "full" {
+                if step.len <= step.budget || !policy.heeds_budget() {
                     prop_assert_eq!(tokens.len(), step.len);
                 } else if step.budget >= policy.min_budget() {
                     prop_assert!(tokens.len() <= step.budget, "{name}: {} of {}", tokens.len(), step.budget);
                 }
+            }
+            if step.len > case.prefill + 1 && !state.clusterings().is_empty() {
+                let since = clustered_at.replace(step.len).map_or(0, |at| step.len - at);
+                prop_assert_eq!(since % policy.period(), 0, "{}: clustered after {} steps", name, since);
             }
             check_order(order, step.len)?;
             // Between two versions, no token that was there has moved.

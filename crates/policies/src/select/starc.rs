@@ -1,7 +1,7 @@
 //! `starc`: clusters of similar keys within blocks of consecutive tokens (STARC as published at ASPLOS '26).
 
 use super::clusters::{self, ClusteredHead};
-use super::{Entry, HeadState, HeadView, Policy, parse};
+use super::{Entry, HeadState, HeadView, Policy, Preparation, parse};
 use crate::cluster::{Config, Start, TOLERANCE};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,15 @@ impl Policy for Starc {
 
     fn clusters(&self) -> bool {
         true
+    }
+
+    /// It clusters when as many new tokens have come.
+    fn period(&self) -> usize {
+        self.block
+    }
+
+    fn prepares_from(&self) -> Preparation {
+        Preparation::Keys
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {

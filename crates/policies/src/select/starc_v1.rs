@@ -1,7 +1,7 @@
 //! `starc-v1`: clusters of similar keys of the whole prefill (STARC's first version).
 
 use super::clusters::{self, ClusteredHead};
-use super::{Entry, HeadState, HeadView, Policy, parse};
+use super::{Entry, HeadState, HeadView, Policy, Preparation, parse};
 use crate::cluster::{Config, Start, TOLERANCE};
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,15 @@ impl Policy for StarcV1 {
 
     fn clusters(&self) -> bool {
         true
+    }
+
+    /// It clusters when as many new tokens have come.
+    fn period(&self) -> usize {
+        self.buffer
+    }
+
+    fn prepares_from(&self) -> Preparation {
+        Preparation::Keys
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {

@@ -207,7 +207,9 @@ impl Agreement {
         }
         cell("top_mass", None, None, &|s| s.top_mass);
         for size in 0..real.cluster_shares.len() {
-            cell("cluster_size", Some("starc"), Some(size + 1), &|s| s.cluster_shares[size]);
+            cell("cluster_size", Some(pimattn_policies::select::starc::ENTRY.name), Some(size + 1), &|s| {
+                s.cluster_shares[size]
+            });
         }
         for (measure, of) in MEASURES.iter().filter(|(name, _)| name.ends_with("_recall")) {
             for (b, budget) in plan.budgets.iter().enumerate() {

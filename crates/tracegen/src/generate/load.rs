@@ -30,7 +30,7 @@ impl Generator {
     /// As [`Generator::load`], for a system that is loaded already.
     pub fn load_for(system: System, workload: Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
         let policy = policy(&workload, doc, &workload.policy)?;
-        let full = self::policy(&workload, doc, "full")?;
+        let full = self::policy(&workload, doc, select::full::ENTRY.name)?;
         for name in workload.policies.keys() {
             self::policy(&workload, doc, name)?;
         }
