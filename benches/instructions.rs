@@ -38,7 +38,7 @@ const LEVEL: Level = Level::Avx2;
 type Case = (&'static str, fn() -> Box<dyn FnMut()>);
 
 const CASES: &[Case] = &[
-    ("engine_faithful", engine_faithful),
+    ("engine_pim", engine_pim),
     ("engine_compat", engine_compat),
     ("trace_read", trace_read),
     ("kmeans", kmeans),
@@ -169,7 +169,7 @@ fn system(name: &str) -> System {
 }
 
 /// Rows of MACs with moves beside them, then rounds in which half of the units open a row, on every channel.
-fn engine_faithful() -> Box<dyn FnMut()> {
+fn engine_pim() -> Box<dyn FnMut()> {
     let system = system("hbm3-pim.toml");
     let g: Geometry = system.device.geometry;
     let mut records = Vec::new();

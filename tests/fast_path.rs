@@ -79,12 +79,12 @@ fn put(out: &mut Vec<Record>, g: &Geometry, act: &Act, row: u32) {
 }
 
 /// Something that does not recur.
-fn disturb(r: &mut Random, g: &Geometry, faithful: bool, out: &mut Vec<Record>) {
+fn disturb(r: &mut Random, g: &Geometry, is_pim: bool, out: &mut Vec<Record>) {
     let channel = r.below(g.channels);
     let at = Address { channel, row: r.below(4), bank: r.below(g.banks), ..Address::default() };
     let addr = g.encode(&at);
     match r.below(8) {
-        7 if faithful => out.push(Record::Arrival(Arrival { channel, cycle: u64::from(r.below(30_000)) })),
+        7 if is_pim => out.push(Record::Arrival(Arrival { channel, cycle: u64::from(r.below(30_000)) })),
         0 => out.push(Record::Segment(Segment {
             channel,
             step: r.below(3),
@@ -95,19 +95,19 @@ fn disturb(r: &mut Random, g: &Geometry, faithful: bool, out: &mut Vec<Record>) 
         2 | 3 => {
             out.push(Record::Request(Request { op: r.of(&[Op::Ld, Op::St]), addr, count: 3, stride: g.column_bytes }))
         }
-        4 if faithful => out.push(Record::Request(Request { op: Op::Host, addr, count: 1 + r.below(500), stride: 0 })),
+        4 if is_pim => out.push(Record::Request(Request { op: Op::Host, addr, count: 1 + r.below(500), stride: 0 })),
         _ => out.push(Record::Request(Request::one(Op::Sync, 0))),
     }
 }
 
 fn trace(r: &mut Random, system: &System) -> Vec<Record> {
     let g = &system.device.geometry;
-    let faithful = system.controller == Controller::Faithful;
+    let is_pim = system.controller == Controller::Pim;
     // In the reference a same-bank MAC that meets another row never ends.
     let macs: &[Op] = match r.below(8) {
         0 => &[Op::MacPb],
-        1 if faithful => &[Op::MacSb],
-        2 if faithful => &[Op::MacAb, Op::MacSb, Op::MacPb],
+        1 if is_pim => &[Op::MacSb],
+        2 if is_pim => &[Op::MacAb, Op::MacSb, Op::MacPb],
         _ => &[Op::MacAb],
     };
     let ops: Vec<Op> = [macs, macs, &[Op::WrGb, Op::MvSb, Op::MvGb, Op::Sfm, Op::Barrier, Op::Barrier]].concat();
@@ -124,7 +124,7 @@ fn trace(r: &mut Random, system: &System) -> Vec<Record> {
         for i in 0..1 + r.below(40) {
             motif.iter().for_each(|a| put(&mut out, g, a, (row + i * step) % g.rows));
             if !quiet && r.below(30) == 0 {
-                disturb(r, g, faithful, &mut out);
+                disturb(r, g, is_pim, &mut out);
             }
         }
     }
@@ -213,8 +213,8 @@ fn told(engine: Engine, system: &System, records: &[Record]) -> Result<Told, Str
     let marks = ["BARRIER", "HOST", "SYNC", "ARRIVAL"];
     let of_bank = |line: &&str| !line.split(", ").nth(1).is_some_and(|name| marks.contains(&name));
     let nine = |line: &str| line.split(", ").take(9).collect::<Vec<_>>().join(", ");
-    let faithful = system.controller == Controller::Faithful;
-    let mut log: Vec<String> = text.lines().filter(|line| !faithful || of_bank(line)).map(nine).collect();
+    let is_pim = system.controller == Controller::Pim;
+    let mut log: Vec<String> = text.lines().filter(|line| !is_pim || of_bank(line)).map(nine).collect();
     log.sort_by_key(|line| line.split(", ").nth(2).unwrap().parse::<u32>().unwrap());
     Ok(Told {
         cycles,

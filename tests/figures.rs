@@ -40,7 +40,7 @@ const FIGURES: &[Figure] = &[
     Figure { name: "depths", write: agreement::depths },
     Figure { name: "devices", write: devices::closed_forms },
     Figure { name: "exports", write: exchange::exports },
-    Figure { name: "faithful", write: parity::faithful },
+    Figure { name: "controllers", write: parity::controllers },
     Figure { name: "ghost-head", write: system::ghost_head },
     Figure { name: "ghosts", write: system::ghosts },
     Figure { name: "long-contexts", write: synthetic::long_contexts },

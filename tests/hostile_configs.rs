@@ -302,7 +302,7 @@ fn wrong_values_are_named_with_their_place() {
         (Sys, "", "channels = 16", "channels = nan", "channels: invalid type"),
         (Sys, "", "queue_depth = 32", "queue_depth = 0", "queue_depth = 0 is not in 1..=1024"),
         (Sys, "", "queue_depth = 32", "queue_depth = 1025", "queue_depth = 1025 is not in 1..=1024"),
-        (Sys, "", "controller = \"faithful\"", "controller = \"faithfull\"", "did you mean \"faithful\"?"),
+        (Sys, "", "controller = \"pim\"", "controller = \"pimm\"", "did you mean \"pim\"?"),
         (Sys, "", "refresh = \"all-bank\"", "refresh = \"all-banks\"", "did you mean \"all-bank\"?"),
         (Sys, "", "power = \"per-command\"", "power = \"staggered\"", "did you mean \"stagger\"?"),
         (Sys, "", "energy = \"per-command\"", "energy = \"per-bytes\"", "did you mean \"per-byte\"?"),

@@ -282,7 +282,7 @@ fn what_only_hosts_do_is_refused_with_a_way_out() {
     let error = engine::run(&compat("HBM3_5.2Gbps", "none"), &mut source, &mut (), &mut |_| {}).unwrap_err();
     assert_eq!(error.exit_code(), EXIT_DATA);
     let said = error.to_string();
-    assert!(said.contains("PIM_HOST") && said.contains("selection_cost") && said.contains("faithful"), "{said}");
+    assert!(said.contains("PIM_HOST") && said.contains("selection_cost") && said.contains("\"pim\""), "{said}");
 }
 
 /// The requests of each layer of each step, without its sync.

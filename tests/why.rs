@@ -235,7 +235,7 @@ fn logs_without_requests_are_refused() {
     let e = explain(&common::system("hbm3-pim", &[]), text).unwrap_err();
     assert!(e.exit_code() == EXIT_DATA && e.to_string().contains("ACTAB without a request"), "{e}");
     let e = explain(&common::system("attacc-compat", &[]), text).unwrap_err();
-    assert!(e.to_string().contains("faithful controller only"), "{e}");
+    assert!(e.to_string().contains("PIM controller only"), "{e}");
 }
 
 #[test]

@@ -74,7 +74,7 @@ struct Run {
     /// Folder for run.csv, steps.csv, phases.csv, heads.csv, channels.csv; without it run.csv goes to standard output
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Also write every command to this file (one trace only); - is standard output. Commands of the faithful controller are
+    /// Also write every command to this file (one trace only); - is standard output. Commands of the PIM controller are
     /// logged with the requests that they serve, for which each is simulated, as with --engine plain
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -115,7 +115,7 @@ struct Audit {
     /// Print how close each constraint came, as -v does
     #[arg(long)]
     slack: bool,
-    /// Say what held the commands, and what the cycles went to: logs of pimsim run --log, of the faithful controller; with -v,
+    /// Say what held the commands, and what the cycles went to: logs of pimsim run --log, of the PIM controller; with -v,
     /// of each command
     #[arg(long)]
     why: bool,
@@ -255,7 +255,7 @@ fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Outp
     let mut progress = common.progress(&format!("replaying {name}"), None);
     let collector = Collector::with_steps(&system.device, tables.steps(&name));
     // Of work that is looked up, the requests have no numbers.
-    let numbered = args.log.is_some() && system.controller == Controller::Faithful;
+    let numbered = args.log.is_some() && system.controller == Controller::Pim;
     let engine = if numbered { engine::Engine::Plain } else { args.engine.into() };
     let collector = match args.log.as_deref() {
         None => simulate(engine, system, source.as_mut(), collector, &name, &mut progress)?,

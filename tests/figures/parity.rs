@@ -82,7 +82,7 @@ fn random_data(n: usize) -> Trace {
 }
 
 /// The two controllers on the same requests.
-pub(super) fn faithful(_: &str) -> String {
+pub(super) fn controllers(_: &str) -> String {
     let starc = Attention { heads: 64, len: 16_000, kv_budget: Some(1448), ..HEADS_16 };
     let in_mode = |mode| schedule(Attention { mode, ..HEADS_16 });
     let traces = [
@@ -114,7 +114,7 @@ pub(super) fn faithful(_: &str) -> String {
             [name.to_string()].into_iter().chain(cycles.into_iter().map(whole)).collect()
         })
         .collect();
-    let head = ["trace", "compat, no refresh", "faithful", "compat, refresh", "faithful"];
+    let head = ["trace", "compat, no refresh", "PIM", "compat, refresh", "PIM"];
     table(&head, &[false, true, true, true, true], rows)
 }
 

@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-/// Audits one log of the faithful controller as [`audit`](super::audit) does, and says what held its commands; `each`
+/// Audits one log of the PIM controller as [`audit`](super::audit) does, and says what held its commands; `each`
 /// hears of every command, in order within a channel.
 pub fn why(path: &Path, system: &System, max: usize, each: &mut dyn FnMut(&Held)) -> Result<(Report, Reasons)> {
     let mut auditor = Auditor::new(system, max);
@@ -98,8 +98,8 @@ pub struct Why<'s> {
 impl<'s> Why<'s> {
     /// Nothing read yet; an error where the system has a controller whose logs do not number requests.
     pub fn new(system: &'s System) -> Result<Self> {
-        if system.controller != Controller::Faithful {
-            let what = "what held a command is known of the faithful controller only: its logs number the requests";
+        if system.controller != Controller::Pim {
+            let what = "what held a command is known of the PIM controller only: its logs number the requests";
             return Err(Error::Usage(format!("{}: {what}", system.name)));
         }
         let device = &system.device;

@@ -1,4 +1,4 @@
-//! The faithful controller of one channel.
+//! The PIM controller of one channel.
 //!
 //! Requests fall into three classes, each with its own path to the banks: *array* work (MACs and the row commands of
 //! bank groups), buffer *moves* (and softmax), and *data* (LD, ST). MACs are in order, for they accumulate, but that those

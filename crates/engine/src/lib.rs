@@ -12,8 +12,8 @@
 
 mod channel;
 mod compat;
-mod faithful;
 pub mod memo;
+mod pim;
 pub mod probe;
 mod segments;
 pub mod state;
@@ -174,7 +174,7 @@ pub fn run_with<P: Probe>(
     needs_lanes(system, source)?;
     let reader = Reader::new(source, engine == Engine::Fast);
     match system.controller {
-        Controller::Faithful => faithful::run(system, reader, probe, progress),
+        Controller::Pim => pim::run(system, reader, probe, progress),
         Controller::Compat => compat::run(system, reader, probe, progress),
     }
 }

@@ -17,7 +17,8 @@ use std::path::Path;
 #[serde(rename_all = "kebab-case")]
 pub enum Controller {
     /// Every channel an independent stream; all constraints hold.
-    Faithful,
+    #[serde(alias = "faithful")]
+    Pim,
     /// AttAcc's Ramulator, cycle by cycle: one in-order stream feeds all channels; only its own constraints hold.
     Compat,
 }
@@ -206,7 +207,7 @@ impl System {
         let order = s.address_order.as_deref().map(str::parse).transpose();
         let address_order = order.map_err(|e| doc.error("address_order", e))?.unwrap_or_default();
         let constraints = match s.controller {
-            Controller::Faithful => ConstraintSet::Completed,
+            Controller::Pim => ConstraintSet::Completed,
             Controller::Compat => ConstraintSet::Reference,
         };
         if s.controller == Controller::Compat && s.power != PowerPolicy::Ignore {
@@ -214,7 +215,7 @@ impl System {
                 doc.error("power", "the compat controller knows power = \"ignore\" only, as its reference does")
             );
         }
-        let only_faithful = [
+        let only_pim = [
             ("reads", s.reads.is_some()),
             ("writes", s.writes.is_some()),
             ("scheduler", s.scheduler.is_some()),
@@ -222,7 +223,7 @@ impl System {
             ("refresh_order", s.refresh_order.is_some()),
             ("refresh_rate", s.refresh_rate.is_some()),
         ];
-        if let Some((key, _)) = only_faithful.iter().find(|(_, given)| *given && s.controller == Controller::Compat) {
+        if let Some((key, _)) = only_pim.iter().find(|(_, given)| *given && s.controller == Controller::Compat) {
             return Err(doc.error(key, format!("the compat controller has no {key}: its reference has its own way")));
         }
         if s.controller == Controller::Compat && !matches!(s.refresh, Refresh::AllBank | Refresh::None) {

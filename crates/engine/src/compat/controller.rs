@@ -162,7 +162,7 @@ impl<'d> Controller<'d> {
             (Op::Host, _) => {
                 let what = "the compat controller does not know PIM_HOST: its reference has no host, and its one stream \
                             would stall all channels for one; leave the host's work out (selection_cost and \
-                            clustering_cost \"free\"), or replay with controller = \"faithful\"";
+                            clustering_cost \"free\"), or replay with controller = \"pim\"";
                 Err(Error::data("trace", what))
             }
             _ => {

@@ -12,7 +12,7 @@
 //! - here: states, transitions between them, and when to give up.
 //!
 //! What is simulated is a [`Kernel`]: all channels for the compat controller, whose one stream ties them together; one
-//! channel for the faithful one. Refresh is not a part of the state, or nothing would recur before it does: what was
+//! channel for the PIM controller. Refresh is not a part of the state, or nothing would recur before it does: what was
 //! simulated without one holds wherever none falls due in the meantime; what saw one holds at the same distance to it.
 
 pub mod chunk;

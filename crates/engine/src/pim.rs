@@ -1,4 +1,4 @@
-//! The faithful engine: channels that meet at syncs, each at its own pace between them.
+//! The PIM controller: channels that meet at syncs, each at its own pace between them.
 
 mod recurring;
 
