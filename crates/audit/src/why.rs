@@ -19,7 +19,7 @@ mod track;
 pub use reasons::{COLUMNS, Held, Order, Reason, Reasons, Sum};
 
 use bounds::{Bound, address};
-use track::{ARRIVALS, Ahead, Counted, Done, Now, Past, Track};
+use track::{ARRIVALS, Ahead, Counted, Done, Now, PastCommand, Track};
 
 use super::banks::{Banks, node_size};
 use super::log::{self, Entry, Mark, What};
@@ -51,13 +51,13 @@ type Chain = Rc<Vec<Cycle>>;
 
 /// The reasons met so far: chains hold cycles by their number.
 #[derive(Default)]
-struct Names {
+struct ReasonNumbers {
     numbers: BTreeMap<Reason, usize>,
     reasons: Vec<Reason>,
     commands: Vec<u64>,
 }
 
-impl Names {
+impl ReasonNumbers {
     fn number(&mut self, reason: Reason) -> usize {
         *self.numbers.entry(reason).or_insert_with(|| {
             self.reasons.push(reason);
@@ -91,7 +91,7 @@ pub struct Why<'s> {
     /// Lines of a channel that are read ahead.
     look: usize,
     channels: Vec<Option<Box<Track>>>,
-    names: Names,
+    names: ReasonNumbers,
     start: Chain,
 }
 
@@ -126,7 +126,7 @@ impl<'s> Why<'s> {
             depth: u64::from(depth),
             look,
             channels,
-            names: Names::default(),
+            names: ReasonNumbers::default(),
             start,
         })
     }
@@ -405,7 +405,11 @@ impl<'s> Why<'s> {
         if track.past.len() as Cycle > 8 * (self.horizon + 1) {
             track.past.pop_front();
         }
-        track.past.push_back(Past { now: Now { at, id, banks, row, column, request, bus, effect }, last, chain });
+        track.past.push_back(PastCommand {
+            now: Now { at, id, banks, row, column, request, bus, effect },
+            last,
+            chain,
+        });
     }
 }
 

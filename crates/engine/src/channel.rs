@@ -32,8 +32,8 @@ use super::probe::{NO_REQUEST, Probe};
 use super::segments::{Label, Segments};
 use super::state::{CLOSED, ChannelState, Target};
 use array::Units;
-use data::Schedule;
-use order::Order;
+use data::DataSchedule;
+use order::CommandOrder;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
 use pimattn_core::spec::device::Bus;
@@ -111,7 +111,7 @@ pub struct Channel<'d> {
     /// Requests outstanding, by [`Queue`], and how many may be.
     held: [u64; QUEUES],
     most: [u64; QUEUES],
-    order_of: Order,
+    order_of: CommandOrder,
     /// Rows that wait to be opened: by data in each bank, by requests for rows in each bank group.
     rows_of_data: Vec<u32>,
     rows_of_units: Vec<u32>,
@@ -125,7 +125,7 @@ pub struct Channel<'d> {
     timed: bool,
     /// Cycles between the arrivals of two requests.
     interval: Option<f64>,
-    schedule: Schedule,
+    schedule: DataSchedule,
     epoch: u32,
     epoch_open: Cycle,
     epoch_done: Cycle,
@@ -168,7 +168,7 @@ impl<'d> Channel<'d> {
             depth,
             held: [0; QUEUES],
             most: [reads, writes, depth, depth, depth.max(MACS_HELD), depth.max(MOVES_HELD)],
-            order_of: Order::new(device),
+            order_of: CommandOrder::new(device),
             rows_of_data: vec![0; device.geometry.banks_per_channel() as usize],
             rows_of_units: vec![0; device.geometry.units() as usize],
             order: 0,
@@ -177,7 +177,7 @@ impl<'d> Channel<'d> {
             arrives: 0,
             timed: false,
             interval: system.issue_interval,
-            schedule: Schedule::new(system),
+            schedule: DataSchedule::new(system),
             epoch: 0,
             epoch_open: 0,
             epoch_done: 0,

@@ -14,7 +14,7 @@
 use super::KvCache;
 use super::parts::{KvParts, Tensor, check_names, short};
 use super::raw::{self, FloatType, IntType};
-use super::zip::{self, Entry};
+use super::zip::{self, ZipEntry};
 use nom::branch::alt;
 use nom::bytes::complete::{tag, take_while};
 use nom::character::complete::{char, digit1, multispace0};
@@ -67,7 +67,7 @@ pub fn load_dir(dir: &Path) -> Result<KvCache> {
         let bad = |what: String| Error::data(dir.join(format!("{name}.npy")), what);
         let bytes = maps.iter().find(|(n, _)| *n == name).map(|(_, map)| &map[..]);
         let bytes = bytes.ok_or_else(|| bad("missing".into()))?;
-        let header = Header::parse(bytes, bytes.len()).map_err(bad)?;
+        let header = NpyHeader::parse(bytes, bytes.len()).map_err(bad)?;
         Ok(header.with_payload(Cow::Borrowed(bytes)))
     };
     assemble(dir, &names, array)
@@ -122,8 +122,8 @@ fn assemble<'a>(path: &Path, names: &[&str], array: impl Fn(&str) -> Result<Arra
     KvCache::checked(&path.display().to_string(), parts)
 }
 
-fn entry_array<'a>(entry: &Entry<'a>) -> Result<Array<'a>, String> {
-    let header = Header::parse(&entry.head(MAX_HEADER + 12)?, entry.size)?;
+fn entry_array<'a>(entry: &ZipEntry<'a>) -> Result<Array<'a>, String> {
+    let header = NpyHeader::parse(&entry.head(MAX_HEADER + 12)?, entry.size)?;
     Ok(header.with_payload(entry.read()?))
 }
 
@@ -134,7 +134,7 @@ enum Type {
 }
 
 #[derive(Debug)]
-struct Header {
+struct NpyHeader {
     shape: Vec<usize>,
     ty: Type,
     fortran: bool,
@@ -142,7 +142,7 @@ struct Header {
 }
 
 struct Array<'a> {
-    header: Header,
+    header: NpyHeader,
     /// The whole `.npy` file; the values start at `header.payload_at`.
     payload: Cow<'a, [u8]>,
 }
@@ -160,9 +160,9 @@ impl Array<'_> {
 /// Bytes that the text of a `.npy` header may have; NumPy pads to 128 for the arrays of a dump.
 const MAX_HEADER: usize = 4096;
 
-impl Header {
+impl NpyHeader {
     /// Parses the start of a `.npy` file of `file_len` bytes; the values must fill the rest of it exactly.
-    fn parse(start: &[u8], file_len: usize) -> Result<Header, String> {
+    fn parse(start: &[u8], file_len: usize) -> Result<NpyHeader, String> {
         let (text, payload_at) = header_text(start)?;
         let (descr, fortran, shape) = dictionary(text)?;
         let ty = element_type(descr)?;
@@ -177,7 +177,7 @@ impl Header {
         let needed = sizes.as_ref().and_then(|s| s.iter().try_fold(size, |all: usize, n| all.checked_mul(*n)));
         match (sizes, needed) {
             (Some(shape), Some(needed)) if needed == file_len - payload_at => {
-                Ok(Header { shape, ty, fortran, payload_at })
+                Ok(NpyHeader { shape, ty, fortran, payload_at })
             }
             _ => Err(format!(
                 "shape {shape:?} of {size}-byte elements does not fit the {} bytes that follow the header",
@@ -333,9 +333,9 @@ mod tests {
         [b"\x93NUMPY\x01\x00", &(text.len() as u16).to_le_bytes()[..], text.as_bytes(), payload].concat()
     }
 
-    fn parse(text: &str, payload: &[u8]) -> Result<Header, String> {
+    fn parse(text: &str, payload: &[u8]) -> Result<NpyHeader, String> {
         let bytes = npy(text, payload);
-        Header::parse(&bytes, bytes.len())
+        NpyHeader::parse(&bytes, bytes.len())
     }
 
     #[test]

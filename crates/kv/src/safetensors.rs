@@ -22,22 +22,22 @@ use std::path::Path;
 /// parts contradict each other; [`Error::NoInput`] and [`Error::Io`] when the file cannot be read.
 pub fn load(path: &Path) -> Result<KvCache> {
     let bytes = raw::map(path)?;
-    let file = File::parse(&bytes).map_err(|what| Error::data(path, what))?;
+    let file = SafetensorsFile::parse(&bytes).map_err(|what| Error::data(path, what))?;
     let parts = file.parts(path)?;
     KvCache::checked(&path.display().to_string(), parts)
 }
 
-struct File<'a> {
+struct SafetensorsFile<'a> {
     header: Metadata,
     data: &'a [u8],
 }
 
-impl<'a> File<'a> {
+impl<'a> SafetensorsFile<'a> {
     /// Splits a file into header and data.
     ///
     /// `SafeTensors::deserialize` adds header and data length without an overflow check, so the lengths are compared
     /// here and the crate parses and validates only the header.
-    fn parse(bytes: &'a [u8]) -> Result<File<'a>, String> {
+    fn parse(bytes: &'a [u8]) -> Result<SafetensorsFile<'a>, String> {
         let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
             return Err(format!("{} bytes are too few for a safetensors file", bytes.len()));
         };
@@ -50,7 +50,7 @@ impl<'a> File<'a> {
         if header.data_len() != data.len() {
             return Err(format!("the tensors take {} bytes, but the file has {}", header.data_len(), data.len()));
         }
-        Ok(File { header, data })
+        Ok(SafetensorsFile { header, data })
     }
 
     fn parts(&self, path: &Path) -> Result<KvParts> {

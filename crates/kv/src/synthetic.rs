@@ -229,7 +229,7 @@ pub fn generate(spec: &SyntheticSpec) -> Result<KvCache> {
             let mut rng = ChaCha8Rng::seed_from_u64(spec.seed);
             // a stream of its own for each (layer, KV head): which thread fills it does not matter
             rng.set_stream(((i / spec.kv_heads) as u64) << 32 | (i % spec.kv_heads) as u64);
-            Head::draw(spec, &rope, &mut rng).fill(&mut rng, k, v, q)
+            HeadParameters::draw(spec, &rope, &mut rng).fill(&mut rng, k, v, q)
         })?;
     let tensor = |name: &str, shape: [usize; 4], data| Tensor {
         name: name.to_string(),
@@ -263,7 +263,7 @@ pub(super) fn zeros(n: usize) -> Result<Vec<f32>> {
 
 /// The parameters of one KV head. Directions are scaled so that products of key and query parts give the scores of
 /// the specification.
-struct Head<'a> {
+struct HeadParameters<'a> {
     spec: &'a SyntheticSpec,
     rope: &'a Rotary,
     mean_key: Vec<f32>,
@@ -275,8 +275,8 @@ struct Head<'a> {
     noise: Vec<f32>,
 }
 
-impl<'a> Head<'a> {
-    fn draw(spec: &'a SyntheticSpec, rope: &'a Rotary, rng: &mut ChaCha8Rng) -> Head<'a> {
+impl<'a> HeadParameters<'a> {
+    fn draw(spec: &'a SyntheticSpec, rope: &'a Rotary, rng: &mut ChaCha8Rng) -> HeadParameters<'a> {
         let root = (spec.dim as f64).sqrt();
         let slow: Vec<f64> =
             rope.inverse_frequencies().iter().map(|s| 1.0 / (1.0 + (s * MEANING_TOKENS).powi(2))).collect();
@@ -305,7 +305,7 @@ impl<'a> Head<'a> {
             *x *= spec.noise_score * root / query_length / rms;
         }
         let noise = noise.iter().map(|x| *x as f32).collect();
-        Head { spec, rope, mean_key, mean_query, sink_key, recency, topics, topic_values, noise }
+        HeadParameters { spec, rope, mean_key, mean_query, sink_key, recency, topics, topic_values, noise }
     }
 
     fn fill(&self, rng: &mut ChaCha8Rng, k: &mut [f32], v: &mut [f32], q: &mut [f32]) -> Result<()> {

@@ -1,14 +1,14 @@
 //! The part of the ZIP format that NumPy writes: stored and deflated entries, with ZIP64 sizes.
 //!
 //! The directory is untrusted: every offset is checked against the file, and an entry is inflated only as far as
-//! [`Entry::size`], which the caller compares with what it expects first.
+//! [`ZipEntry::size`], which the caller compares with what it expects first.
 
 use std::borrow::Cow;
 use std::io::Read;
 
 /// One file of an archive.
 #[derive(Debug)]
-pub(super) struct Entry<'a> {
+pub(super) struct ZipEntry<'a> {
     pub(super) name: String,
     /// Bytes once inflated, as the directory says.
     pub(super) size: usize,
@@ -34,13 +34,13 @@ const FREE_BYTES: usize = 64 << 20;
 const MAX_RATIO: usize = 64;
 
 /// The entries of an archive.
-pub(super) fn entries(file: &[u8]) -> Result<Vec<Entry<'_>>, String> {
+pub(super) fn entries(file: &[u8]) -> Result<Vec<ZipEntry<'_>>, String> {
     let (count, start) = directory(file).ok_or("not a ZIP archive, or a truncated one: it has no central directory")?;
     if count > MAX_ENTRIES {
         return Err(format!("the archive has {count} entries; at most {MAX_ENTRIES} are expected"));
     }
     let mut at = start;
-    let mut out: Vec<Entry> = Vec::new();
+    let mut out: Vec<ZipEntry> = Vec::new();
     for i in 0..count {
         let (entry, next) = directory_entry(file, at).map_err(|e| format!("entry {i} of the archive: {e}"))?;
         if out.iter().any(|o| o.name == entry.name) {
@@ -74,7 +74,7 @@ fn directory(file: &[u8]) -> Option<(u64, u64)> {
     Some((u64_at(file, end64.checked_add(32)?)?, u64_at(file, end64.checked_add(48)?)?))
 }
 
-fn directory_entry(file: &[u8], at: u64) -> Result<(Entry<'_>, u64), String> {
+fn directory_entry(file: &[u8], at: u64) -> Result<(ZipEntry<'_>, u64), String> {
     let outside = || "its directory record lies outside the file".to_string();
     let record = usize::try_from(at).ok().and_then(|a| file.get(a..)).ok_or_else(outside)?;
     if u32_at(record, 0) != Some(DIRECTORY_ENTRY) {
@@ -115,7 +115,7 @@ fn directory_entry(file: &[u8], at: u64) -> Result<(Entry<'_>, u64), String> {
     }
     let name = String::from_utf8_lossy(name).into_owned();
     let next = at + (46 + name_len + extra_len + comment_len) as u64;
-    Ok((Entry { name, size, crc, deflated, stored }, next))
+    Ok((ZipEntry { name, size, crc, deflated, stored }, next))
 }
 
 /// The 64-bit numbers of the ZIP64 record (id 1) among the extra fields.
@@ -142,7 +142,7 @@ fn contents(file: &[u8], header_at: u64, len: u64) -> Option<&[u8]> {
     header.get(start..)?.get(..usize::try_from(len).ok()?)
 }
 
-impl<'a> Entry<'a> {
+impl<'a> ZipEntry<'a> {
     /// At most the first `limit` bytes of the inflated entry.
     pub(super) fn head(&self, limit: usize) -> Result<Cow<'a, [u8]>, String> {
         if self.deflated {

@@ -7,7 +7,7 @@
 
 use super::lower::{OpenUnits, write_error};
 use super::manifest::{KEPT, Ledger, Manifest, Options, address_bits};
-use super::text::{self, Line, decimal, number, word};
+use super::text::{self, TextLine, TextReader, decimal, number, word};
 use super::{Format, Header, Op, Record, Request, Sink};
 use nom::bytes::complete::tag;
 use nom::character::complete::char;
@@ -33,24 +33,24 @@ pub const FORMAT: Format = Format {
     detect: |head| {
         Op::names().any(|n| head.starts_with(n.as_bytes()) && matches!(head.get(n.len()), Some(b' ') | None))
     },
-    open: |input, name, device| text::Reader::open(input, name, device, |line, _| parse_line(line), Some(usual)),
-    create: |output, header, options| Ok(Box::new(Writer::new(output, header, options))),
+    open: |input, name, device| TextReader::open(input, name, device, |line, _| parse_line(line), Some(usual)),
+    create: |output, header, options| Ok(Box::new(AttaccWriter::new(output, header, options))),
     reads: true,
     keeps_all: false,
     pim: true,
 };
 
 /// Writes a trace.
-struct Writer {
+struct AttaccWriter {
     out: BufWriter<Box<dyn Write + Send>>,
     geometry: Geometry,
     open: OpenUnits,
     ledger: Ledger,
 }
 
-impl Writer {
+impl AttaccWriter {
     fn new(out: Box<dyn Write + Send>, header: &Header, options: Options) -> Self {
-        Writer {
+        AttaccWriter {
             out: BufWriter::with_capacity(1 << 16, out),
             geometry: header.geometry,
             open: OpenUnits::default(),
@@ -108,7 +108,7 @@ fn how(op: Op) -> &'static str {
     }
 }
 
-impl Sink for Writer {
+impl Sink for AttaccWriter {
     fn push(&mut self, record: Record) -> Result<()> {
         match record {
             Record::Request(r) => self.request(r),
@@ -177,12 +177,12 @@ const VALUES: [u8; 256] = {
     values
 };
 
-fn parse_line(line: &str) -> Result<Line, String> {
+fn parse_line(line: &str) -> Result<TextLine, String> {
     // Our own text has the cycle of arrival, where there is one.
     let fields = (separated_pair(word, char(' '), number), opt(preceded(tag(" @"), decimal)));
     let ((name, addr), cycle) = text::whole(line, "OPERATION 0xADDRESS", fields)?;
     let op = Op::parse(name);
-    op.map(|op| Line::Request(op, addr, cycle.unwrap_or(0)))
+    op.map(|op| TextLine::Request(op, addr, cycle.unwrap_or(0)))
         .ok_or_else(|| format!("unknown operation \"{name}\"{}", suggest(name, Op::names())))
 }
 
@@ -192,10 +192,10 @@ mod tests {
 
     #[test]
     fn lines_parse_or_say_why_not() {
-        assert_eq!(parse_line("PIM_MAC_AB 0x00000040"), Ok(Line::Request(Op::MacAb, 0x40, 0)));
-        assert_eq!(parse_line("LD 64"), Ok(Line::Request(Op::Ld, 64, 0)));
-        assert_eq!(parse_line("LD 64 @7"), Ok(Line::Request(Op::Ld, 64, 7)));
-        assert_eq!(parse_line("LD 0xFFFFFFFFFFFFFFFF"), Ok(Line::Request(Op::Ld, u64::MAX, 0)));
+        assert_eq!(parse_line("PIM_MAC_AB 0x00000040"), Ok(TextLine::Request(Op::MacAb, 0x40, 0)));
+        assert_eq!(parse_line("LD 64"), Ok(TextLine::Request(Op::Ld, 64, 0)));
+        assert_eq!(parse_line("LD 64 @7"), Ok(TextLine::Request(Op::Ld, 64, 7)));
+        assert_eq!(parse_line("LD 0xFFFFFFFFFFFFFFFF"), Ok(TextLine::Request(Op::Ld, u64::MAX, 0)));
     }
 
     #[test]

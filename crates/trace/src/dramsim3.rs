@@ -6,7 +6,7 @@
 
 use super::lower::{Exporter, Target, powers_of_two};
 use super::manifest::address_bits;
-use super::text::{self, Line, decimal, hexadecimal, word};
+use super::text::{self, TextLine, TextReader, decimal, hexadecimal, word};
 use super::{Format, Op};
 use nom::bytes::complete::tag_no_case;
 use nom::character::complete::space1;
@@ -23,7 +23,7 @@ pub const FORMAT: Format = Format {
     name: Dramsim3::FORMAT,
     summary: "trace of DRAMsim3: reads and writes at byte addresses, with cycles",
     detect: |head| head.starts_with(b"0x"),
-    open: |input, name, device| text::Reader::open(input, name, device, |line, _| parse_line(line), None),
+    open: |input, name, device| TextReader::open(input, name, device, |line, _| parse_line(line), None),
     create: |output, header, options| {
         powers_of_two(&header.geometry, Dramsim3::FORMAT)?;
         let target = Dramsim3 { geometry: header.geometry, rows: Vec::new(), wrote: false, writes: false, cycles: 0 };
@@ -139,7 +139,7 @@ pub(crate) fn address_mapping(order: AddressOrder) -> String {
     order.to_string().to_lowercase().replace("pc", "")
 }
 
-fn parse_line(line: &str) -> Result<Line, String> {
+fn parse_line(line: &str) -> Result<TextLine, String> {
     let address = terminated(preceded(opt(tag_no_case("0x")), hexadecimal), space1);
     // Ramulator 1's DRAM traces are the same without cycles.
     let fields = (address, word, opt(preceded(space1, decimal)));
@@ -155,8 +155,8 @@ fn parse_line(line: &str) -> Result<Line, String> {
         _ => return Err(format!("unknown operation \"{name}\"{}", suggest(name, ["READ", "WRITE"]))),
     };
     Ok(match cycle {
-        Some(u64::MAX) => Line::End,
-        cycle => Line::Request(op, addr, cycle.unwrap_or(0)),
+        Some(u64::MAX) => TextLine::End,
+        cycle => TextLine::Request(op, addr, cycle.unwrap_or(0)),
     })
 }
 
@@ -166,11 +166,11 @@ mod tests {
 
     #[test]
     fn the_end_mark_is_no_request() {
-        assert_eq!(parse_line("0x40 READ 0"), Ok(Line::Request(Op::Ld, 0x40, 0)));
-        assert_eq!(parse_line("40 write\t7"), Ok(Line::Request(Op::St, 0x40, 7)));
-        assert_eq!(parse_line("0x0 READ 18446744073709551615"), Ok(Line::End));
-        assert_eq!(parse_line("0x40 R"), Ok(Line::Request(Op::Ld, 0x40, 0)));
-        assert_eq!(parse_line("0x40 W"), Ok(Line::Request(Op::St, 0x40, 0)));
+        assert_eq!(parse_line("0x40 READ 0"), Ok(TextLine::Request(Op::Ld, 0x40, 0)));
+        assert_eq!(parse_line("40 write\t7"), Ok(TextLine::Request(Op::St, 0x40, 7)));
+        assert_eq!(parse_line("0x0 READ 18446744073709551615"), Ok(TextLine::End));
+        assert_eq!(parse_line("0x40 R"), Ok(TextLine::Request(Op::Ld, 0x40, 0)));
+        assert_eq!(parse_line("0x40 W"), Ok(TextLine::Request(Op::St, 0x40, 0)));
         assert!(parse_line("0x40 READ").is_err());
         assert!(parse_line("0x40 R 7").is_err());
         assert!(parse_line("0x40 RAED 0").unwrap_err().contains("did you mean \"READ\""));

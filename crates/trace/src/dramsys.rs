@@ -4,7 +4,7 @@
 
 use super::lower::{Exporter, Target, powers_of_two};
 use super::manifest::address_bits;
-use super::text::{self, Line, decimal, hexadecimal, word};
+use super::text::{self, TextLine, TextReader, decimal, hexadecimal, word};
 use super::{Format, Op};
 use nom::bytes::complete::tag_no_case;
 use nom::character::complete::{char, space1};
@@ -24,7 +24,7 @@ pub const FORMAT: Format = Format {
         let digits = head.iter().take_while(|b| b.is_ascii_digit()).count();
         digits > 0 && head.get(digits) == Some(&b':')
     },
-    open: |input, name, device| text::Reader::open(input, name, device, |line, _| parse_line(line), None),
+    open: |input, name, device| TextReader::open(input, name, device, |line, _| parse_line(line), None),
     create: |output, header, options| {
         powers_of_two(&header.geometry, Stl::FORMAT)?;
         Ok(Box::new(Exporter::new(Stl(header.geometry), output, header, options)))
@@ -62,7 +62,7 @@ impl Target for Stl {
     }
 }
 
-fn parse_line(line: &str) -> Result<Line, String> {
+fn parse_line(line: &str) -> Result<TextLine, String> {
     // Length of the access, in bytes; then operation, and an address that is hexadecimal with or without 0x.
     let length = opt(terminated(delimited(char('('), decimal, char(')')), space1));
     let address = preceded(opt(tag_no_case("0x")), hexadecimal);
@@ -70,8 +70,8 @@ fn parse_line(line: &str) -> Result<Line, String> {
     let (cycle, _, name, addr, data) = text::whole(line, "CYCLE: read|write 0xADDRESS", fields)?;
     let data = data.trim();
     match name {
-        "read" if data.is_empty() => Ok(Line::Request(Op::Ld, addr, cycle)),
-        "write" => Ok(Line::Request(Op::St, addr, cycle)),
+        "read" if data.is_empty() => Ok(TextLine::Request(Op::Ld, addr, cycle)),
+        "write" => Ok(TextLine::Request(Op::St, addr, cycle)),
         "read" => Err(format!("\"{}\" behind a read", data.chars().take(40).collect::<String>())),
         _ => Err(format!("unknown operation \"{name}\"{}", suggest(name, ["read", "write"]))),
     }
@@ -83,10 +83,10 @@ mod tests {
 
     #[test]
     fn lines_of_its_examples_are_read() {
-        assert_eq!(parse_line("0: read 0x40"), Ok(Line::Request(Op::Ld, 0x40, 0)));
-        assert_eq!(parse_line("31:\twrite\t0x80"), Ok(Line::Request(Op::St, 0x80, 31)));
-        assert_eq!(parse_line("31: write 0x80 0a0b"), Ok(Line::Request(Op::St, 0x80, 31)));
-        assert_eq!(parse_line("7: (32) read 80"), Ok(Line::Request(Op::Ld, 0x80, 7)));
+        assert_eq!(parse_line("0: read 0x40"), Ok(TextLine::Request(Op::Ld, 0x40, 0)));
+        assert_eq!(parse_line("31:\twrite\t0x80"), Ok(TextLine::Request(Op::St, 0x80, 31)));
+        assert_eq!(parse_line("31: write 0x80 0a0b"), Ok(TextLine::Request(Op::St, 0x80, 31)));
+        assert_eq!(parse_line("7: (32) read 80"), Ok(TextLine::Request(Op::Ld, 0x80, 7)));
         assert!(parse_line("0: READ 0x40").unwrap_err().contains("did you mean \"read\""));
         assert!(parse_line("0: read 0x40 7").is_err());
         assert!(parse_line("read 0x40").is_err());

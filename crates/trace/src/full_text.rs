@@ -16,22 +16,22 @@ pub const FORMAT: Format = Format {
     summary: "the same text with all our operations; for these programs",
     detect: |_| false,
     open: attacc::FORMAT.open,
-    create: |output, header, options| Ok(Box::new(Writer::new(output, header, options))),
+    create: |output, header, options| Ok(Box::new(TextWriter::new(output, header, options))),
     reads: true,
     keeps_all: false,
     pim: true,
 };
 
-struct Writer {
+struct TextWriter {
     out: BufWriter<Box<dyn Write + Send>>,
     geometry: Geometry,
     arrivals: Arrivals,
     ledger: Ledger,
 }
 
-impl Writer {
+impl TextWriter {
     fn new(out: Box<dyn Write + Send>, header: &Header, options: Options) -> Self {
-        Writer {
+        TextWriter {
             out: BufWriter::with_capacity(1 << 16, out),
             geometry: header.geometry,
             arrivals: Arrivals::default(),
@@ -40,7 +40,7 @@ impl Writer {
     }
 }
 
-impl Sink for Writer {
+impl Sink for TextWriter {
     fn push(&mut self, record: Record) -> Result<()> {
         let r = match record {
             Record::Request(r) => r,

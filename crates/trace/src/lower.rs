@@ -78,17 +78,17 @@ impl Arrivals {
 
 /// The columns that the work at hand has read, by channel and lane: of one decode step of one KV head.
 #[derive(Debug, Default)]
-struct Fetched(Vec<([Option<Head>; LANES], usize)>);
+struct Fetched(Vec<([Option<FetchedHead>; LANES], usize)>);
 
 #[derive(Debug)]
-struct Head {
+struct FetchedHead {
     /// Step, request, layer, KV head.
     whose: [u32; 4],
     columns: HashSet<u64>,
 }
 
 impl Fetched {
-    fn channel(&mut self, channel: u32) -> &mut ([Option<Head>; LANES], usize) {
+    fn channel(&mut self, channel: u32) -> &mut ([Option<FetchedHead>; LANES], usize) {
         let channel = channel as usize;
         if self.0.len() <= channel {
             self.0.resize_with(channel + 1, Default::default);
@@ -102,7 +102,7 @@ impl Fetched {
         *lane = usize::from(s.lane);
         let whose = [s.step, s.request, s.layer, s.kv_head];
         if lanes[*lane].as_ref().is_none_or(|head| head.whose != whose) {
-            lanes[*lane] = Some(Head { whose, columns: HashSet::default() });
+            lanes[*lane] = Some(FetchedHead { whose, columns: HashSet::default() });
         }
     }
 

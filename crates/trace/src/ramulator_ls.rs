@@ -2,7 +2,7 @@
 
 use super::lower::{Exporter, Target, powers_of_two};
 use super::manifest::address_bits;
-use super::text::{self, Line, number, word};
+use super::text::{self, TextLine, TextReader, number, word};
 use super::{Format, Op};
 use nom::character::complete::char;
 use nom::sequence::separated_pair;
@@ -18,7 +18,9 @@ pub const FORMAT: Format = Format {
     summary: "LoadStoreTrace of Ramulator 2: reads and writes at byte addresses",
     // Its lines are lines of AttAcc's text too, which is read the same way; --from insists on this one.
     detect: |_| false,
-    open: |input, name, device| text::Reader::open(input, name, device, |line, _| parse_line(line).map(Line::of), None),
+    open: |input, name, device| {
+        TextReader::open(input, name, device, |line, _| parse_line(line).map(TextLine::of), None)
+    },
     create: |output, header, options| {
         powers_of_two(&header.geometry, LoadStore::FORMAT)?;
         Ok(Box::new(Exporter::new(LoadStore(header.geometry), output, header, options)))

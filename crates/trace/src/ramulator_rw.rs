@@ -2,7 +2,7 @@
 //! pseudo-channel, rank (SID), bank group, bank, row, column. One blank, no blank line, no comment.
 
 use super::lower::{Exporter, Target};
-use super::text::{self, Line, decimal, word};
+use super::text::{self, TextLine, TextReader, decimal, word};
 use super::{Format, Op};
 use nom::character::complete::char;
 use nom::multi::separated_list1;
@@ -19,11 +19,11 @@ pub const FORMAT: Format = Format {
     summary: "ReadWriteTrace of Ramulator 2: reads and writes at address vectors",
     detect: |head| matches!(head, [b'R' | b'W', b' ', b'0'..=b'9', ..]),
     open: |input, name, device| {
-        text::Reader::open(
+        TextReader::open(
             input,
             name,
             device.map(|d| d.geometry.into()),
-            |line, g| parse_line(line, g).map(Line::of),
+            |line, g| parse_line(line, g).map(TextLine::of),
             None,
         )
     },

@@ -15,22 +15,22 @@ use std::io::{BufRead, BufReader, Read};
 
 /// What a line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Line {
+pub enum TextLine {
     /// A request at an address, which arrives at this cycle at the earliest.
     Request(Op, u64, u64),
     /// The mark with which a trace says that it ends.
     End,
 }
 
-impl Line {
+impl TextLine {
     /// A request that is there from the beginning.
     pub fn of((op, addr): (Op, u64)) -> Self {
-        Line::Request(op, addr, 0)
+        TextLine::Request(op, addr, 0)
     }
 }
 
 /// Reads one line.
-pub type ParseLine = fn(&str, &Geometry) -> Result<Line, String>;
+pub type ParseLine = fn(&str, &Geometry) -> Result<TextLine, String>;
 /// Reads a line as it usually is, from the beginning of more text: a request, and the bytes of the line. None of whatever
 /// is not quite usual, which is left to a [`ParseLine`]. The operation is likely the one given.
 pub type ParseUsual = fn(&[u8], Op) -> Option<(Op, u64, usize)>;
@@ -39,7 +39,7 @@ pub type ParseUsual = fn(&[u8], Op) -> Option<(Op, u64, usize)>;
 const MAX_LINE: u64 = 256;
 
 /// Reads a text trace. Evenly spaced requests of one kind in one row become one record.
-pub struct Reader {
+pub struct TextReader {
     input: BufReader<Box<dyn Read + Send>>,
     name: String,
     header: Header,
@@ -62,7 +62,7 @@ pub struct Reader {
     ended: bool,
 }
 
-impl Reader {
+impl TextReader {
     /// A reader. Text does not say its device, so the geometry must be known.
     pub fn open(
         input: Box<dyn Read + Send>,
@@ -74,7 +74,7 @@ impl Reader {
         let Addressing { geometry, order } = device.ok_or_else(|| {
             Error::Usage(format!("{name} is a text trace, which does not say its device: name one with --config"))
         })?;
-        Ok(Box::new(Reader {
+        Ok(Box::new(TextReader {
             input: BufReader::with_capacity(1 << 16, input),
             name: name.into(),
             header: Header::foreign(geometry, name),
@@ -165,14 +165,14 @@ impl Reader {
         let text = std::str::from_utf8(&self.line).map_err(|_| at("not text".into()))?;
         let text = text.trim_end_matches(['\n', '\r']);
         match (self.parse)(text, &self.header.geometry).map_err(at)? {
-            Line::Request(op, addr, cycle) => {
+            TextLine::Request(op, addr, cycle) => {
                 let addr = self.placed(op, addr)?;
                 check(&Record::Request(Request::one(op, addr)), &self.header.geometry).map_err(at)?;
                 check(&Record::Arrival(Arrival { channel: 0, cycle }), &self.header.geometry).map_err(at)?;
                 self.arrival = self.arrival.max(cycle);
                 Ok(Some((op, addr)))
             }
-            Line::End => {
+            TextLine::End => {
                 self.marked = true;
                 self.next_request()
             }
@@ -208,7 +208,7 @@ impl Reader {
     }
 }
 
-impl Source for Reader {
+impl Source for TextReader {
     fn header(&self) -> &Header {
         &self.header
     }

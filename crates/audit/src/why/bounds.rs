@@ -1,7 +1,7 @@
 //! Until when constraints hold a command, and which of them.
 
 use super::reasons::Reason;
-use super::track::{Now, Past, Track};
+use super::track::{Now, PastCommand, Track};
 use super::{Chain, Why, follows_on};
 use crate::banks::{Banks, node_size};
 use crate::log::Entry;
@@ -34,9 +34,9 @@ impl Why<'_> {
     /// The latest of the bounds that no other order of commands moves: what it follows in its banks and data, its mark, its
     /// arrival, its refresh. Of equal ones a constraint comes first, then data.
     pub(super) fn hard(&self, track: &Track, c: &Now, e: &Entry) -> Bound {
-        let mut edge: Option<(Cycle, Reason, &Past)> = None;
-        let mut data: Option<(Cycle, Reason, &Past)> = None;
-        let later = |best: &Option<(Cycle, Reason, &Past)>, at| best.is_none_or(|(best, ..)| at > best);
+        let mut edge: Option<(Cycle, Reason, &PastCommand)> = None;
+        let mut data: Option<(Cycle, Reason, &PastCommand)> = None;
+        let later = |best: &Option<(Cycle, Reason, &PastCommand)>, at| best.is_none_or(|(best, ..)| at > best);
         for p in track.past.iter().rev() {
             let known = self.longest[self.pair(p.id, c.id)];
             // The softmax unit is through with one before it begins the next.
@@ -55,7 +55,8 @@ impl Why<'_> {
                 data = Some((follows, reason, p));
             }
         }
-        let own = |(at, reason, p): (Cycle, Reason, &Past)| Bound { at, reason, from: p.at, chain: p.chain.clone() };
+        let own =
+            |(at, reason, p): (Cycle, Reason, &PastCommand)| Bound { at, reason, from: p.at, chain: p.chain.clone() };
         let mut best = Bound { at: 0, reason: Reason::Start, from: 0, chain: self.start.clone() };
         let marked = [self.of_mark(track, e, c.id), self.of_arrival(track, e), self.of_refresh(track, c, e)];
         for bound in [edge.map(own), data.map(own)].into_iter().chain(marked).flatten() {

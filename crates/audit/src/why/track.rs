@@ -24,7 +24,7 @@ pub(super) struct Now {
 }
 
 /// A command of the recent past.
-pub(super) struct Past {
+pub(super) struct PastCommand {
     pub(super) now: Now,
     /// It was the last one of its request.
     pub(super) last: bool,
@@ -64,7 +64,7 @@ pub(super) struct Track {
     pub(super) left: u64,
     /// The last line in `ahead` of each request there.
     pub(super) newest: HashMap<u64, u64>,
-    pub(super) past: VecDeque<Past>,
+    pub(super) past: VecDeque<PastCommand>,
     pub(super) counted: Vec<Vec<VecDeque<Counted>>>,
     /// The last mark: its first request, and the bound that it is.
     pub(super) mark: Option<(u64, Bound)>,
@@ -78,7 +78,7 @@ pub(super) struct Track {
     pub(super) refreshes: u64,
 }
 
-impl std::ops::Deref for Past {
+impl std::ops::Deref for PastCommand {
     type Target = Now;
     fn deref(&self) -> &Now {
         &self.now

@@ -1,6 +1,6 @@
 //! Queues of single banks, where the system has them: what moves to them, and when.
 
-use super::data::Schedule;
+use super::data::DataSchedule;
 use super::queues::{Item, Queue, arrival};
 use super::{Channel, DATA};
 use pimattn_core::spec::Effect;
@@ -39,7 +39,7 @@ impl Channel<'_> {
         let Some(depth) = rules.bank_depth else { return false };
         let interval = self.interval;
         let arrives = |i: &Item| interval.map_or(i.arrives, |cycles| arrival(i.number, cycles).max(i.arrives));
-        let Schedule { turns, banked, in_banks, draining, .. } = &mut self.schedule;
+        let DataSchedule { turns, banked, in_banks, draining, .. } = &mut self.schedule;
         let queue = &self.classes[DATA];
         let of_now = |i: &&Item| !i.data.banked && i.data.is_held(&rules) && i.epoch == self.epoch && arrives(i) <= by;
         let waiting = |effect| queue.range(*in_banks..).filter(of_now).filter(move |i| i.effect == effect);

@@ -35,7 +35,7 @@ impl Turns {
 
 /// What the schedule of reads and writes depends on, besides their queues.
 #[derive(Clone, PartialEq)]
-pub struct Schedule {
+pub struct DataSchedule {
     pub(super) rules: Scheduler,
     pub(super) turns: Option<Turns>,
     /// Banks of the channel.
@@ -62,13 +62,13 @@ pub struct Schedule {
     pub(super) opened: BankSet,
 }
 
-impl Schedule {
+impl DataSchedule {
     /// At the beginning.
     pub fn new(system: &System) -> Self {
         let rules = system.scheduler;
         let banks = system.device.geometry.banks_per_channel();
         let by_bank = |used: bool| vec![0; if used { banks as usize } else { 0 }];
-        Schedule {
+        DataSchedule {
             rules,
             turns: system.writes.map(|w| Turns::new(&w)),
             banks,

@@ -29,7 +29,7 @@ struct Lead {
 
 /// What a device keeps apart, in brief.
 #[derive(Clone)]
-pub struct Order {
+pub struct CommandOrder {
     leads: [Lead; Op::COUNT],
     /// Per pair of commands, the most that the first can hold back the second, wherever they are.
     most: Vec<Cycle>,
@@ -38,7 +38,7 @@ pub struct Order {
     pub(super) ranks_bind: bool,
 }
 
-impl Order {
+impl CommandOrder {
     /// Works out what the commands of a device keep apart.
     pub fn new(device: &Device) -> Self {
         let commands = device.commands.len();
@@ -59,7 +59,7 @@ impl Order {
             let opens = c.effect == Effect::Open && c.scope == Scope::BankGroup;
             opens && (own().any(|e| e.latency > bus) || c.held_by.iter().any(|w| fills(&w)))
         });
-        let mut order = Order { leads: [Lead::default(); Op::COUNT], most, commands, ranks_bind };
+        let mut order = CommandOrder { leads: [Lead::default(); Op::COUNT], most, commands, ranks_bind };
         order.leads = device.plans.map(|plan| plan.map_or(Lead::default(), |plan| order.lead(device, &plan)));
         order
     }
@@ -87,7 +87,7 @@ impl Order {
 }
 
 /// A request as far as it is known: its next command, and what follows.
-struct Job<'a> {
+struct PairedCommand<'a> {
     at: Cycle,
     command: CommandId,
     target: &'a Target,
@@ -181,12 +181,12 @@ impl Channel<'_> {
         }
     }
 
-    fn job<'a>(&self, c: &'a Candidate, lead: Cycle) -> Job<'a> {
+    fn job<'a>(&self, c: &'a Candidate, lead: Cycle) -> PairedCommand<'a> {
         let item = &self.classes[c.class][c.index];
         let last = item.plan.last;
         let more = Cycle::from(self.device.commands[usize::from(last)].passes - item.pass - 1);
         let between = || self.state.apart((last, &item.target, 0), (last, &item.target));
-        Job {
+        PairedCommand {
             at: c.at,
             command: c.command,
             target: &c.target,
@@ -203,15 +203,16 @@ impl Channel<'_> {
 
     /// When the last result is there, and the sum of the times of both requests, if `a` goes before `b`, and `next` is
     /// the first to come behind a barrier.
-    fn in_turn(&self, a: &Job<'_>, b: &Job<'_>, next: Option<&Item>) -> (Cycle, Cycle) {
+    fn in_turn(&self, a: &PairedCommand<'_>, b: &PairedCommand<'_>, next: Option<&Item>) -> (Cycle, Cycle) {
         let gap = |x: (CommandId, &Target, Cycle), y: CommandId, at: &Target| self.state.apart(x, (y, at));
         let free = if a.lead == 0 { a.at + a.passes } else { a.at };
         let second = b.at.max(free + gap((a.command, a.target, free), b.command, b.target));
         let (mut of_a, mut of_b) = (a.at + a.lead, second + b.lead);
         let result = |of_a: Cycle, of_b: Cycle| {
             let (end_a, end_b) = (of_a + a.passes, of_b + b.passes);
-            let until =
-                |j: &Job<'_>, end| next.map_or(0, |n| end + gap((j.last, j.target, end), n.plan.last, &n.target));
+            let until = |j: &PairedCommand<'_>, end| {
+                next.map_or(0, |n| end + gap((j.last, j.target, end), n.plan.last, &n.target))
+            };
             let end = (end_a + a.rest).max(end_b + b.rest);
             (end.max(until(a, end_a)).max(until(b, end_b)), of_a + of_b)
         };

@@ -1,7 +1,7 @@
 //! The reference's controller of one channel.
 
 use super::nodes::Nodes;
-use super::queue::{Entry, HitBanks, Queue};
+use super::queue::{HitBanks, Queue, QueueEntry};
 use crate::memo::{mix, shift::Shift};
 use crate::probe::{CommandEvent, Completion, NO_REQUEST, Probe, RowOutcome};
 use crate::segments::{Label, Segments};
@@ -40,25 +40,25 @@ struct Search {
 
 /// What a command beside another one must be like.
 #[derive(Clone, Copy)]
-enum Wanted {
+enum WantedCommand {
     /// The first of a cycle: anything.
     Any,
     /// The second: of the half of the bus that the first one does not take.
     Beside(Bus),
 }
 
-impl Wanted {
+impl WantedCommand {
     fn accepts(self, bus: Option<Bus>) -> bool {
         match self {
-            Wanted::Any => true,
-            Wanted::Beside(first) => bus.is_some_and(|bus| bus != first),
+            WantedCommand::Any => true,
+            WantedCommand::Beside(first) => bus.is_some_and(|bus| bus != first),
         }
     }
 }
 
 /// The controller of one channel and what it controls.
 #[derive(Clone)]
-pub struct Controller<'d> {
+pub struct CompatController<'d> {
     device: &'d Device,
     id: u32,
     nodes: Nodes<'d>,
@@ -80,13 +80,13 @@ pub struct Controller<'d> {
     pub segments: Segments,
 }
 
-impl<'d> Controller<'d> {
+impl<'d> CompatController<'d> {
     /// An idle channel.
     pub fn new(device: &'d Device, id: u32, queue_depth: u32, refresh: bool) -> Self {
         // The reference compares before it adds, so that its queues hold one more than their size.
         let capacity = queue_depth as usize + 1;
         let nodes = Nodes::new(device);
-        Controller {
+        CompatController {
             device,
             id,
             hit_banks: HitBanks::new(nodes.banks()),
@@ -150,12 +150,12 @@ impl<'d> Controller<'d> {
         Ok(true)
     }
 
-    fn entry(&self, op: Op, addr: u64, arrived: Cycle) -> Result<Entry> {
+    fn entry(&self, op: Op, addr: u64, arrived: Cycle) -> Result<QueueEntry> {
         let place = self.nodes.place(self.device.geometry.decode(addr));
         match (op, self.device.plans[op as usize]) {
-            (Op::Barrier, _) => Ok(Entry::barrier(addr, place, arrived)),
+            (Op::Barrier, _) => Ok(QueueEntry::barrier(addr, place, arrived)),
             (_, Some(plan)) if op.in_attacc() => {
-                let mut entry = Entry::new(Some(op), addr, place, plan, arrived);
+                let mut entry = QueueEntry::new(Some(op), addr, place, plan, arrived);
                 entry.label = self.segments.label();
                 Ok(entry)
             }
@@ -176,12 +176,12 @@ impl<'d> Controller<'d> {
     pub fn tick<P: Probe>(&mut self, now: Cycle, probe: &mut P) {
         let mut changed = self.deliver(now);
         self.refresh_due(now);
-        let first = self.search(Wanted::Any, now, &mut changed);
+        let first = self.search(WantedCommand::Any, now, &mut changed);
         if let Some(pick) = first.pick {
             self.issue(pick, now, probe);
         }
         let second = match first.bus {
-            Some(bus) => self.search(Wanted::Beside(bus), now, &mut changed).pick,
+            Some(bus) => self.search(WantedCommand::Beside(bus), now, &mut changed).pick,
             None => self.search_in_vain(&mut changed),
         };
         if let Some(pick) = second {
@@ -211,12 +211,12 @@ impl<'d> Controller<'d> {
         let plan = Plan { last: refresh, opener: None, closer: Some(closer) };
         for pseudo_channel in 0..self.device.geometry.pseudo_channels {
             let place = self.nodes.pseudo_channel(self.id, pseudo_channel);
-            self.queues[REFRESH].push(Entry::new(None, 0, place, plan, now), &self.nodes);
+            self.queues[REFRESH].push(QueueEntry::new(None, 0, place, plan, now), &self.nodes);
         }
     }
 
     /// Looks for a command: first for requests whose row is open, then for refreshes, PIM requests, reads or writes.
-    fn search(&mut self, wanted: Wanted, now: Cycle, changed: &mut bool) -> Search {
+    fn search(&mut self, wanted: WantedCommand, now: Cycle, changed: &mut bool) -> Search {
         let active = self.best(ACTIVE, now);
         if let Some(pick) = active.filter(|p| self.may_issue(*p, wanted, now)) {
             return self.guarded(pick);
@@ -259,7 +259,7 @@ impl<'d> Controller<'d> {
         Some(Pick { queue, index })
     }
 
-    fn at(&self, pick: Pick) -> &Entry {
+    fn at(&self, pick: Pick) -> &QueueEntry {
         self.queues[pick.queue].get(pick.index)
     }
 
@@ -271,7 +271,7 @@ impl<'d> Controller<'d> {
         self.at(pick).ready_at(&self.nodes) <= now
     }
 
-    fn may_issue(&self, pick: Pick, wanted: Wanted, now: Cycle) -> bool {
+    fn may_issue(&self, pick: Pick, wanted: WantedCommand, now: Cycle) -> bool {
         wanted.accepts(self.bus(pick)) && self.is_ready(pick, now)
     }
 

@@ -24,7 +24,7 @@ mod recurring;
 
 use super::probe::Probe;
 use super::{Reader, Stop};
-use controller::Controller;
+use controller::CompatController;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
 use pimattn_core::op::Op;
@@ -57,7 +57,7 @@ struct Frontend<'s> {
 
 impl Frontend<'_> {
     /// Sends requests until one is refused, all channels must meet, or the stream ends.
-    fn send<P: Probe>(&mut self, channels: &mut [Controller<'_>], now: Cycle, probe: &mut P) -> Result<Stop> {
+    fn send<P: Probe>(&mut self, channels: &mut [CompatController<'_>], now: Cycle, probe: &mut P) -> Result<Stop> {
         loop {
             let Some(run) = self.current(channels, probe)? else { return Ok(Stop::End) };
             if run.op == Op::Sync {
@@ -91,14 +91,14 @@ impl Frontend<'_> {
     /// Goes past the syncs at which all channels are idle ahead of cycle `now`, and sends what is behind them.
     fn send_past_syncs<P: Probe>(
         &mut self,
-        channels: &mut [Controller<'_>],
+        channels: &mut [CompatController<'_>],
         now: Cycle,
         probe: &mut P,
     ) -> Result<Sent> {
         let mut met = false;
         loop {
             let stop = self.send(channels, now, probe)?;
-            let idle = stop != Stop::Full && !channels.iter().any(Controller::is_pending);
+            let idle = stop != Stop::Full && !channels.iter().any(CompatController::is_pending);
             let Some(sync) = self.run.filter(|_| idle && stop == Stop::Sync) else {
                 return Ok(Sent { stop, over: met && idle });
             };
@@ -110,7 +110,7 @@ impl Frontend<'_> {
     }
 
     /// The run to send of; labels ahead of it go to their channels.
-    fn current<P: Probe>(&mut self, channels: &mut [Controller<'_>], probe: &mut P) -> Result<Option<Request>> {
+    fn current<P: Probe>(&mut self, channels: &mut [CompatController<'_>], probe: &mut P) -> Result<Option<Request>> {
         while self.run.is_none() {
             match self.reader.next()? {
                 None => return Ok(None),
@@ -136,7 +136,7 @@ struct Sent {
 }
 
 /// The channels have done all that they were given.
-fn meet<P: Probe>(channels: &mut [Controller<'_>], at: Cycle, probe: &mut P) {
+fn meet<P: Probe>(channels: &mut [CompatController<'_>], at: Cycle, probe: &mut P) {
     for (id, channel) in (0..).zip(channels) {
         channel.segments.end(probe);
         probe.channel_waits(id, channel.done_at(), at);
@@ -153,7 +153,8 @@ pub fn run<P: Probe>(
     let device = &system.device;
     let refresh = system.refresh == Refresh::AllBank && device.refresh.is_some();
     let channels = 0..device.geometry.channels;
-    let mut channels: Vec<_> = channels.map(|id| Controller::new(device, id, system.queue_depth, refresh)).collect();
+    let mut channels: Vec<_> =
+        channels.map(|id| CompatController::new(device, id, system.queue_depth, refresh)).collect();
     let mut frontend = Frontend { reader, run: None, sent: 0, met: true };
     let patience = device.nrefi * if refresh { PATIENCE } else { PATIENCE_ALONE };
     let mut recurring = Recurring::new(device, system.refreshes, patience);
@@ -175,7 +176,7 @@ pub fn run<P: Probe>(
             wake = wake.min(channel.wake());
             done = done.max(channel.done_at());
         }
-        if stop != Stop::Full && !channels.iter().any(Controller::is_pending) {
+        if stop != Stop::Full && !channels.iter().any(CompatController::is_pending) {
             if stop == Stop::End {
                 break;
             }
@@ -199,9 +200,9 @@ pub fn run<P: Probe>(
 }
 
 /// What to say when nothing completes any more: the channel that has waited longest.
-fn livelock(channels: &[Controller<'_>], now: Cycle, done: Cycle) -> Error {
+fn livelock(channels: &[CompatController<'_>], now: Cycle, done: Cycle) -> Error {
     let longest = channels.iter().filter(|c| c.has_requests()).min_by_key(|c| c.done_at());
-    let at = longest.map_or("no request waits".into(), Controller::stuck_at);
+    let at = longest.map_or("no request waits".into(), CompatController::stuck_at);
     let what = format!("livelock, as in the reference: {at}; nothing has completed since cycle {done} (now {now})");
     Error::data("trace", what)
 }

@@ -16,7 +16,7 @@ const BARRIER: CommandId = CommandId::MAX;
 
 /// A waiting request.
 #[derive(Clone)]
-pub struct Entry {
+pub struct QueueEntry {
     /// What was asked for; a refresh when absent.
     pub op: Option<Op>,
     /// Its byte address.
@@ -38,26 +38,26 @@ pub struct Entry {
 }
 
 /// Equal but for `alike`, which says where it stands.
-impl PartialEq for Entry {
+impl PartialEq for QueueEntry {
     fn eq(&self, other: &Self) -> bool {
-        let Entry { op, addr, place, row, label, plan, arrived, next, hits, version, alike: _ } = self;
+        let QueueEntry { op, addr, place, row, label, plan, arrived, next, hits, version, alike: _ } = self;
         (*op, *addr, *place, *row, *label) == (other.op, other.addr, other.place, other.row, other.label)
             && (*plan, *arrived, *next, *hits, *version)
                 == (other.plan, other.arrived, other.next, other.hits, other.version)
     }
 }
 
-impl Entry {
+impl QueueEntry {
     /// A request that arrived in cycle `arrived`.
     pub fn new(op: Option<Op>, addr: u64, place: Place, plan: Plan, arrived: Cycle) -> Self {
         let (row, label) = (RowOutcome::Hit, Label::default());
-        Entry { op, addr, place, row, label, plan, arrived, next: plan.last, hits: false, version: 0, alike: 0 }
+        QueueEntry { op, addr, place, row, label, plan, arrived, next: plan.last, hits: false, version: 0, alike: 0 }
     }
 
     /// A barrier that arrived in cycle `arrived`.
     pub fn barrier(addr: u64, place: Place, arrived: Cycle) -> Self {
         let plan = Plan { last: BARRIER, opener: None, closer: None };
-        Entry::new(Some(Op::Barrier), addr, place, plan, arrived)
+        QueueEntry::new(Some(Op::Barrier), addr, place, plan, arrived)
     }
 
     /// Whether it is a barrier.
@@ -106,7 +106,7 @@ impl Entry {
     }
 
     /// Whether both need the same command, legal at the same time, whatever rows are open.
-    fn is_alike(&self, other: &Entry, nodes: &Nodes<'_>) -> bool {
+    fn is_alike(&self, other: &QueueEntry, nodes: &Nodes<'_>) -> bool {
         !self.is_barrier()
             && self.op == other.op
             && nodes.alike(&self.place, &other.place)
@@ -129,7 +129,7 @@ struct Seen {
 
 impl Seen {
     #[inline]
-    fn ready_at(&mut self, e: &Entry, nodes: &Nodes<'_>) -> Cycle {
+    fn ready_at(&mut self, e: &QueueEntry, nodes: &Nodes<'_>) -> Cycle {
         if e.next != self.next || !nodes.alike(&e.place, &self.place) {
             *self = Seen { next: e.next, place: e.place, ready_at: e.ready_at(nodes) };
         }
@@ -151,7 +151,7 @@ impl HitBanks {
         HitBanks { marks: vec![0; banks], mark: 0, filled: false }
     }
 
-    fn contains(&mut self, entries: &mut VecDeque<Entry>, nodes: &Nodes<'_>, place: &Place) -> bool {
+    fn contains(&mut self, entries: &mut VecDeque<QueueEntry>, nodes: &Nodes<'_>, place: &Place) -> bool {
         if !self.filled {
             self.filled = true;
             self.mark = self.mark.wrapping_add(1);
@@ -171,7 +171,7 @@ impl HitBanks {
 /// A queue of requests.
 #[derive(Clone)]
 pub struct Queue {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<QueueEntry>,
     /// Whether entries stand in the order of their arrival.
     in_order: bool,
     /// Where the last entries that are alike begin.
@@ -201,22 +201,22 @@ impl Queue {
     }
 
     /// All that wait, in the order in which they came to this queue.
-    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub fn iter(&self) -> impl Iterator<Item = &QueueEntry> {
         self.entries.iter()
     }
 
     /// The entry at `index`.
-    pub fn get(&self, index: usize) -> &Entry {
+    pub fn get(&self, index: usize) -> &QueueEntry {
         &self.entries[index]
     }
 
     /// The entry at `index`.
-    pub fn get_mut(&mut self, index: usize) -> &mut Entry {
+    pub fn get_mut(&mut self, index: usize) -> &mut QueueEntry {
         &mut self.entries[index]
     }
 
     /// Appends an entry.
-    pub fn push(&mut self, entry: Entry, nodes: &Nodes<'_>) {
+    pub fn push(&mut self, entry: QueueEntry, nodes: &Nodes<'_>) {
         match self.entries.get_mut(self.last) {
             Some(first) if self.in_order && first.is_alike(&entry, nodes) => first.alike += 1,
             _ => self.last = self.entries.len(),
@@ -225,7 +225,7 @@ impl Queue {
     }
 
     /// Takes out the entry at `index`, which is the first of those that are alike.
-    pub fn remove(&mut self, index: usize) -> Option<Entry> {
+    pub fn remove(&mut self, index: usize) -> Option<QueueEntry> {
         debug_assert!(self.is_first(index));
         let mut removed = self.entries.remove(index)?;
         let others = std::mem::take(&mut removed.alike);
@@ -249,7 +249,7 @@ impl Queue {
 
     /// Removes a barrier at the head. Whatever follows is the candidate then, even another barrier.
     pub fn drop_barrier(&mut self) -> bool {
-        let at_head = self.entries.front().is_some_and(Entry::is_barrier);
+        let at_head = self.entries.front().is_some_and(QueueEntry::is_barrier);
         if at_head {
             self.remove(0);
         }

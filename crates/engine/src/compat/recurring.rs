@@ -2,10 +2,10 @@
 //!
 //! Neighbouring channels in the same state that a chunk asks for the same stay in the same state: the stream offers each
 //! request of a volley to one after the other, with nothing between, and they take it or refuse it alike. So they are
-//! simulated once, as a [`Group`]. Where a chunk asks only some of them, the group is split; groups that have become the
+//! simulated once, as a [`ChannelGroup`]. Where a chunk asks only some of them, the group is split; groups that have become the
 //! same again are one.
 
-use super::controller::Controller;
+use super::controller::CompatController;
 use super::{BREATH, Frontend};
 use crate::memo::chunk::{self, Chunk, Renaming};
 use crate::memo::shift::{Names, Shift};
@@ -22,10 +22,10 @@ use std::ops::Range;
 
 /// Channels in the same state.
 #[derive(Clone)]
-struct Group<'d> {
+struct ChannelGroup<'d> {
     channels: Range<u32>,
     /// The first of them, by the name of channel 0.
-    controller: Controller<'d>,
+    controller: CompatController<'d>,
 }
 
 /// What is simulated in one: all channels, ahead of a cycle's requests.
@@ -45,7 +45,7 @@ struct Sent {
 
 impl<'d> Together<'d> {
     /// Lets groups be such that every volley is for all channels of a group or for none.
-    fn split(&self, groups: &mut Vec<Group<'d>>, chunk: &Chunk) {
+    fn split(&self, groups: &mut Vec<ChannelGroup<'d>>, chunk: &Chunk) {
         for volley in chunk {
             let channels = volley.channels_on(&self.device.geometry);
             for at in [channels.start, channels.end] {
@@ -59,7 +59,7 @@ impl<'d> Together<'d> {
     }
 
     /// The groups that a volley is for.
-    fn groups_of(&self, groups: &[Group<'d>], volley: &Volley) -> Range<usize> {
+    fn groups_of(&self, groups: &[ChannelGroup<'d>], volley: &Volley) -> Range<usize> {
         let channels = volley.channels_on(&self.device.geometry);
         let before = |at: u32| groups.partition_point(|g| g.channels.start < at);
         before(channels.start)..before(channels.end)
@@ -68,7 +68,7 @@ impl<'d> Together<'d> {
     /// Sends until a request is refused. Whether all are sent; nothing where the controller knows no such request.
     fn send(
         &self,
-        groups: &mut [Group<'d>],
+        groups: &mut [ChannelGroup<'d>],
         chunk: &Chunk,
         sent: &mut Sent,
         now: Cycle,
@@ -97,14 +97,14 @@ impl<'d> Together<'d> {
 }
 
 impl Sent {
-    fn begin(&mut self, together: &Together<'_>, groups: &[Group<'_>], chunk: &Chunk) {
+    fn begin(&mut self, together: &Together<'_>, groups: &[ChannelGroup<'_>], chunk: &Chunk) {
         self.groups = chunk.get(self.volley).map_or(0..0, |v| together.groups_of(groups, v));
         (self.round, self.group) = (0, self.groups.start);
     }
 }
 
 impl<'d> Kernel for Together<'d> {
-    type State = Vec<Group<'d>>;
+    type State = Vec<ChannelGroup<'d>>;
 
     fn digest(state: &Self::State) -> u64 {
         let mut digest = state.len() as u64;
@@ -116,7 +116,9 @@ impl<'d> Kernel for Together<'d> {
     }
 
     fn same(a: &Self::State, b: &Self::State) -> bool {
-        let alike = |(a, b): (&Group<'_>, &Group<'_>)| a.channels == b.channels && a.controller.same(&b.controller);
+        let alike = |(a, b): (&ChannelGroup<'_>, &ChannelGroup<'_>)| {
+            a.channels == b.channels && a.controller.same(&b.controller)
+        };
         a.len() == b.len() && a.iter().zip(b).all(alike)
     }
 
@@ -172,7 +174,7 @@ impl<'d> Kernel for Together<'d> {
 }
 
 /// Counts time from now, and numbers the names; none where that cannot be.
-fn normal_form(groups: &mut [Group<'_>], now: Cycle) -> Option<Names> {
+fn normal_form(groups: &mut [ChannelGroup<'_>], now: Cycle) -> Option<Names> {
     let mut names = Names::default();
     let mut shift = Shift::number(now, NOW, &mut names);
     for group in groups {
@@ -183,7 +185,7 @@ fn normal_form(groups: &mut [Group<'_>], now: Cycle) -> Option<Names> {
 }
 
 /// Makes neighbours that are the same one group.
-fn merge(groups: &mut Vec<Group<'_>>) {
+fn merge(groups: &mut Vec<ChannelGroup<'_>>) {
     groups.dedup_by(|next, group| {
         let same = group.controller.same(&next.controller);
         if same {
@@ -221,7 +223,7 @@ impl<'d> Recurring<'d> {
     pub fn run<P: Probe>(
         &mut self,
         frontend: &mut Frontend<'_>,
-        channels: &mut [Controller<'d>],
+        channels: &mut [CompatController<'d>],
         now: Cycle,
         probe: &mut P,
         progress: &mut dyn FnMut(u64),
@@ -230,7 +232,9 @@ impl<'d> Recurring<'d> {
         let mut at: Option<(Lane, Vec<Cycle>)> = None;
         while !self.off && chunk::fill(&mut frontend.reader, &mut self.chunk, simple)? {
             if at.is_none() {
-                at = self.enter(channels, now).map(|lane| (lane, channels.iter().map(Controller::done_at).collect()));
+                at = self
+                    .enter(channels, now)
+                    .map(|lane| (lane, channels.iter().map(CompatController::done_at).collect()));
             }
             let Some((lane, done)) = &mut at else {
                 self.off = true;
@@ -264,15 +268,15 @@ impl<'d> Recurring<'d> {
     }
 
     /// Channels in normal form; none where they are still at work, or for somebody.
-    fn enter(&mut self, channels: &[Controller<'d>], now: Cycle) -> Option<Lane> {
+    fn enter(&mut self, channels: &[CompatController<'d>], now: Cycle) -> Option<Lane> {
         let next_refresh = channels.first()?.next_refresh();
         if !channels.iter().all(|c| c.is_blank() && c.next_refresh() == next_refresh) {
             return None;
         }
-        let group = |(id, channel): (u32, &Controller<'d>)| {
+        let group = |(id, channel): (u32, &CompatController<'d>)| {
             let mut controller = channel.clone();
             controller.renumber(0);
-            Group { channels: id..id + 1, controller }
+            ChannelGroup { channels: id..id + 1, controller }
         };
         let mut groups: Vec<_> = (0..).zip(channels).map(group).collect();
         let names = normal_form(&mut groups, now)?;
@@ -282,7 +286,7 @@ impl<'d> Recurring<'d> {
     }
 
     /// Brings the channels to where the lane is.
-    fn leave(&self, lane: &Lane, done: &[Cycle], channels: &mut [Controller<'d>]) {
+    fn leave(&self, lane: &Lane, done: &[Cycle], channels: &mut [CompatController<'d>]) {
         let mut shift = Shift::resolve(NOW, lane.now, &lane.names);
         for group in self.memo.state_of(lane) {
             for id in group.channels.clone() {

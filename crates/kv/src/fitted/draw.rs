@@ -193,15 +193,15 @@ impl Text {
     }
 
     /// What each token is in a layer.
-    fn kinds(&self, layer: &super::Layer) -> Vec<Kind> {
+    fn kinds(&self, layer: &super::Layer) -> Vec<TokenKind> {
         let kind = |(t, (chance, word)): (usize, (&f32, &Option<u16>))| {
             let is = |rate: f64| f64::from(*chance) < rate;
             let place = |w| layer.sink_words.binary_search_by_key(&usize::from(w), |s| s.word).ok();
             match word.and_then(place) {
-                _ if t < layer.first_sinks => Kind::Sink(None),
-                Some(i) if is(layer.sink_words[i].rate) => Kind::Sink(Some(i)),
-                None if is(layer.sink_rate) => Kind::Sink(None),
-                _ => Kind::Usual,
+                _ if t < layer.first_sinks => TokenKind::Sink(None),
+                Some(i) if is(layer.sink_words[i].rate) => TokenKind::Sink(Some(i)),
+                None if is(layer.sink_rate) => TokenKind::Sink(None),
+                _ => TokenKind::Usual,
             }
         };
         self.chance.iter().zip(&self.words).enumerate().map(kind).collect()
@@ -210,7 +210,7 @@ impl Text {
 
 /// What a token is in a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
+enum TokenKind {
     /// No sink.
     Usual,
     /// A sink and, where it is one of the layer's sink words, which one.
@@ -224,7 +224,7 @@ struct Drawing<'a> {
     rope: &'a Rotary,
     /// Of the common words.
     shares: &'a [f64],
-    kinds: Vec<Kind>,
+    kinds: Vec<TokenKind>,
     group: usize,
 }
 
@@ -232,8 +232,8 @@ impl Drawing<'_> {
     fn fill(&self, head: &Head, rng: &mut ChaCha8Rng, k: &mut [f32], v: &mut [f32], q: &mut [f32]) -> Result<()> {
         let dim = self.shape.dim;
         let first_query = self.shape.prefill - self.shape.prefill_queries;
-        let (mut key, mut value) = (Source::new(&head.key, rng), Source::new(&head.value, rng));
-        let mut sinks = [&head.sink_key, &head.sink_value].map(|c| c.as_ref().map(|c| Source::new(c, rng)));
+        let (mut key, mut value) = (TextSource::new(&head.key, rng), TextSource::new(&head.value, rng));
+        let mut sinks = [&head.sink_key, &head.sink_value].map(|c| c.as_ref().map(|c| TextSource::new(c, rng)));
         let of_sinks: Vec<Vec<f32>> = head.sink_words.iter().map(|v| v.iter().map(|x| *x as f32).collect()).collect();
         let words = head.words.as_ref().map(|words| CommonWords::new(words, self.shares, &head.key));
         let mut vector = vec![0.0; head.key.mean.len()];
@@ -254,7 +254,7 @@ impl Drawing<'_> {
             let mut own = words.as_ref().zip(word).map(|(words, w)| Own::of_word(words, w));
             let [sink_key, sink_value] = &mut sinks;
             let (key, value) = match (self.kinds[t], sink_key, sink_value) {
-                (Kind::Sink(sink_word), Some(key), Some(value)) => {
+                (TokenKind::Sink(sink_word), Some(key), Some(value)) => {
                     key.step(self.text.begins[t], rng);
                     value.step(self.text.begins[t], rng);
                     own = sink_word.map(|i| Own { vector: &of_sinks[i], spread: None });
@@ -271,7 +271,7 @@ impl Drawing<'_> {
         let rank = head.key.scales.len();
         for (g, q) in q.chunks_exact_mut(q.len() / self.group).enumerate() {
             let query = &head.queries[g % head.queries.len()];
-            let mut source = Source::new(&query.vector, rng);
+            let mut source = TextSource::new(&query.vector, rng);
             let coupling = Coupling::new(&query.coupling);
             for (i, q) in q.chunks_exact_mut(dim).enumerate() {
                 source.step(self.text.begins[first_query + i], rng);
@@ -298,7 +298,7 @@ impl Drawing<'_> {
 }
 
 /// A component at work.
-struct Source {
+struct TextSource {
     mean: Vec<f32>,
     diagonal: Vec<f32>,
     scales: Vec<f32>,
@@ -316,8 +316,8 @@ struct Source {
     rest: Vec<f32>,
 }
 
-impl Source {
-    fn new(c: &Component, rng: &mut ChaCha8Rng) -> Source {
+impl TextSource {
+    fn new(c: &Component, rng: &mut ChaCha8Rng) -> TextSource {
         let narrow = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<f32>>();
         let rank = c.scales.len();
         let n = rank + c.mean.len();
@@ -325,7 +325,7 @@ impl Source {
         let fresh = (0..n).map(|i| (1.0 - shares(i).iter().sum::<f64>()).max(0.0).sqrt() as f32).collect();
         let lifetimes = c.persistence[rank].len();
         let mut lasts = |t: usize| (0..n).map(|i| (shares(i)[t].sqrt() as f32, normal(rng) as f32)).collect();
-        Source {
+        TextSource {
             lasting: (0..lifetimes).map(&mut lasts).collect(),
             mean: narrow(&c.mean),
             diagonal: narrow(&c.diagonal),
@@ -340,7 +340,7 @@ impl Source {
 
     /// Goes to the next token, at which the segments of these lifetimes begin.
     fn step(&mut self, begins: u16, rng: &mut ChaCha8Rng) {
-        let Source { lasting, fresh, scores, rest, .. } = self;
+        let TextSource { lasting, fresh, scores, rest, .. } = self;
         scores.iter_mut().chain(&mut *rest).zip(&*fresh).for_each(|(x, sd)| *x = sd * normal(rng) as f32);
         for (i, lasting) in lasting.iter_mut().enumerate() {
             if begins >> i & 1 == 1 {
@@ -605,12 +605,12 @@ mod tests {
                         let sum =
                             |mean: &[f64], own: &[f64]| mean.iter().zip(own).map(|(a, b)| a + b).collect::<Vec<f64>>();
                         let expected = match kinds[t] {
-                            Kind::Usual => sum(&head.key.mean, own),
-                            Kind::Sink(None) => continue,
-                            Kind::Sink(Some(i)) => sum(&head.sink_key.as_ref().unwrap().mean, &head.sink_words[i]),
+                            TokenKind::Usual => sum(&head.key.mean, own),
+                            TokenKind::Sink(None) => continue,
+                            TokenKind::Sink(Some(i)) => sum(&head.sink_key.as_ref().unwrap().mean, &head.sink_words[i]),
                         };
                         seen += 1;
-                        as_sink += u32::from(kinds[t] != Kind::Usual);
+                        as_sink += u32::from(kinds[t] != TokenKind::Usual);
                         for (x, e) in keys[t * 8..][..8].iter().zip(&expected) {
                             assert!((f64::from(*x) - e).abs() < 1e-3, "layer {l}, head {h}, token {t}: {x}, not {e}");
                         }

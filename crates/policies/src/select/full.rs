@@ -25,16 +25,16 @@ impl Policy for Full {
     }
 
     fn prepare<'a>(&self, _: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
-        Box::new(Head::default())
+        Box::new(FullHead::default())
     }
 }
 
 #[derive(Default)]
-struct Head {
+struct FullHead {
     order: SlotOrder,
 }
 
-impl HeadState for Head {
+impl HeadState for FullHead {
     fn grow(&mut self, _: usize) {}
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {

@@ -61,7 +61,7 @@ impl Policy for H2o {
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
         let prefilled = |h| {
-            let mut cache = Cache::default();
+            let mut cache = H2oCache::default();
             cache.append(0..head.prefill as u32);
             let queries = head.prefill_queries(h);
             for i in 0..queries.len() {
@@ -69,7 +69,7 @@ impl Policy for H2o {
             }
             cache
         };
-        Box::new(Head {
+        Box::new(H2oHead {
             h2o: self.clone(),
             keys: head.keys,
             caches: (0..head.queries.heads).map(prefilled).collect(),
@@ -80,11 +80,11 @@ impl Policy for H2o {
     }
 }
 
-struct Head<'a> {
+struct H2oHead<'a> {
     h2o: H2o,
     keys: Rows<'a>,
     /// One per query head.
-    caches: Vec<Cache>,
+    caches: Vec<H2oCache>,
     /// Tokens that have come into the caches.
     seen: usize,
     /// Tokens that there are.
@@ -92,7 +92,7 @@ struct Head<'a> {
     order: SlotOrder,
 }
 
-impl HeadState for Head<'_> {
+impl HeadState for H2oHead<'_> {
     fn grow(&mut self, len: usize) {
         self.len = len;
     }
@@ -115,7 +115,7 @@ impl HeadState for Head<'_> {
 
 /// What one query head still has.
 #[derive(Default)]
-struct Cache {
+struct H2oCache {
     /// Ascending.
     tokens: Vec<u32>,
     /// Summed probabilities of each.
@@ -126,7 +126,7 @@ struct Cache {
     topk: TopK,
 }
 
-impl Cache {
+impl H2oCache {
     fn append(&mut self, tokens: std::ops::Range<u32>) {
         self.tokens.extend(tokens);
         self.sums.resize(self.tokens.len(), 0.0);

@@ -85,7 +85,7 @@ impl Policy for Infinigen {
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
         let kept = self.kept(head.keys.dim);
-        let mut state = Head {
+        let mut state = InfinigenHead {
             alpha: self.alpha,
             keys: head.keys,
             rotation: self.rotation(head),
@@ -102,7 +102,7 @@ impl Policy for Infinigen {
     }
 }
 
-struct Head<'a> {
+struct InfinigenHead<'a> {
     alpha: f32,
     keys: Rows<'a>,
     /// `[column, dim]`.
@@ -120,7 +120,7 @@ struct Head<'a> {
     order: SlotOrder,
 }
 
-impl HeadState for Head<'_> {
+impl HeadState for InfinigenHead<'_> {
     fn grow(&mut self, len: usize) {
         for token in self.columns.len()..len {
             linalg::dots(self.keys.row(token), &self.rotation, &mut self.rotated);

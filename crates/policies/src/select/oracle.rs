@@ -26,7 +26,7 @@ impl Policy for Oracle {
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
         let keys = head.keys;
-        Box::new(Head {
+        Box::new(OracleHead {
             keys,
             shortlist: shortlist::supported(keys.dim).then(|| Shortlist::new(keys.dim, keys.len())),
             scores: Vec::new(),
@@ -37,7 +37,7 @@ impl Policy for Oracle {
     }
 }
 
-struct Head<'a> {
+struct OracleHead<'a> {
     keys: Rows<'a>,
     /// Of the tokens at the last step without scores; none where it is of no use.
     shortlist: Option<Shortlist>,
@@ -49,7 +49,7 @@ struct Head<'a> {
     topk: TopK,
 }
 
-impl Head<'_> {
+impl OracleHead<'_> {
     /// Selects by scores of its own.
     fn select_unscored(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
         let keys = self.keys.range(0..step.len);
@@ -70,7 +70,7 @@ impl Head<'_> {
     }
 }
 
-impl HeadState for Head<'_> {
+impl HeadState for OracleHead<'_> {
     fn grow(&mut self, _: usize) {}
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {

@@ -46,7 +46,7 @@ impl Policy for Quest {
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
-        let mut state = Head {
+        let mut state = QuestHead {
             quest: self.clone(),
             keys: head.keys,
             ranges: Vec::with_capacity(head.keys.len() / self.page * 2 * head.keys.dim),
@@ -60,7 +60,7 @@ impl Policy for Quest {
     }
 }
 
-struct Head<'a> {
+struct QuestHead<'a> {
     quest: Quest,
     keys: Rows<'a>,
     /// Minima and maxima of every full page `[page, 2, dim]`.
@@ -72,7 +72,7 @@ struct Head<'a> {
     order: SlotOrder,
 }
 
-impl HeadState for Head<'_> {
+impl HeadState for QuestHead<'_> {
     fn grow(&mut self, len: usize) {
         let (page, dim) = (self.quest.page, self.keys.dim);
         for done in self.ranges.len() / (2 * dim)..len / page {

@@ -67,7 +67,7 @@ impl Policy for Sparq {
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
-        let mut state = Head {
+        let mut state = SparqHead {
             sparq: self.clone(),
             keys: head.keys,
             columns: Columns::new(head.keys.dim, TILES, head.keys.len()),
@@ -85,7 +85,7 @@ impl Policy for Sparq {
     }
 }
 
-struct Head<'a> {
+struct SparqHead<'a> {
     sparq: Sparq,
     keys: Rows<'a>,
     /// The keys, dimension by dimension.
@@ -105,7 +105,7 @@ struct Head<'a> {
     order: SlotOrder,
 }
 
-impl Head<'_> {
+impl SparqHead<'_> {
     fn choose_dims(&mut self, queries: &[&[f32]]) {
         self.magnitudes.clear();
         self.magnitudes.resize(self.keys.dim, 0.0);
@@ -119,7 +119,7 @@ impl Head<'_> {
     }
 }
 
-impl HeadState for Head<'_> {
+impl HeadState for SparqHead<'_> {
     fn grow(&mut self, len: usize) {
         self.columns.extend(self.keys.range(self.columns.len()..len));
     }

@@ -35,16 +35,16 @@ impl Policy for Streaming {
     }
 
     fn prepare<'a>(&self, _: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
-        Box::new(Head { sinks: self.sinks, order: SlotOrder::default() })
+        Box::new(StreamingHead { sinks: self.sinks, order: SlotOrder::default() })
     }
 }
 
-struct Head {
+struct StreamingHead {
     sinks: usize,
     order: SlotOrder,
 }
 
-impl HeadState for Head {
+impl HeadState for StreamingHead {
     fn grow(&mut self, _: usize) {}
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {

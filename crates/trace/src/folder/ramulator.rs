@@ -49,7 +49,7 @@ fn half_clocks(system: &System) -> bool {
 }
 
 /// A declared constraint with its commands by our names; none where it says what the target's command bus says.
-struct Line<'a> {
+struct ConstraintLine<'a> {
     level: usize,
     from: Vec<&'a str>,
     to: Vec<&'a str>,
@@ -57,7 +57,7 @@ struct Line<'a> {
     sibling: bool,
 }
 
-fn lines(system: &System) -> Vec<Line<'_>> {
+fn lines(system: &System) -> Vec<ConstraintLine<'_>> {
     let half = half_clocks(system);
     let names = |ids: &[u8]| -> Vec<&str> {
         ids.iter().map(|c| system.device.commands[usize::from(*c)].name.as_str()).collect()
@@ -81,7 +81,7 @@ fn lines(system: &System) -> Vec<Line<'_>> {
             (&from_all, &to_all, 1),
         ];
         for (from, to, level) in pairs.into_iter().filter(|(from, to, _)| !from.is_empty() && !to.is_empty()) {
-            out.push(Line { level, from: from.clone(), to: to.clone(), declared, sibling });
+            out.push(ConstraintLine { level, from: from.clone(), to: to.clone(), declared, sibling });
         }
     }
     out

@@ -15,7 +15,7 @@ const LOADER: &str = r#"#include <cstdio>
 #include <memory>
 #include "MultiChannelMemorySystem.h"
 
-struct Record {
+struct SaitRecord {
     unsigned char data[32];
     uint64_t address;
     int block, thread;
@@ -29,7 +29,7 @@ int main(int argc, char** argv) {
     auto memory = std::make_shared<DRAMSim::MultiChannelMemorySystem>("device.ini", "system.ini", ".", "replay", atoi(argv[2]));
     FILE* file = fopen(argv[1], "rb");
     if (!file) return 66;
-    Record r;
+    SaitRecord r;
     DRAMSim::BurstType burst;
     unsigned long reads = 0, writes = 0, barriers = 0, cycles = 0, most = strtoul(argv[3], nullptr, 10);
     while (fread(&r, sizeof r, 1, file) == 1) {

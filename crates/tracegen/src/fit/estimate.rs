@@ -155,7 +155,7 @@ fn layer(kv: &KvCache, layer: usize, rope: &InverseRotary, common: &Common, rank
         .collect();
     let plain = || sinks.iter().zip(&of).skip(first_sinks).filter(|(_, of)| of.is_none());
     let count = plain().filter(|(sink, _)| **sink).count();
-    let text = Text { sinks: &sinks, common, sink_words: &of };
+    let text = PrefillText { sinks: &sinks, common, sink_words: &of };
     let heads = keys.par_iter().enumerate().map(|(h, keys)| head(kv, layer, h, keys, text, rope, rank));
     Ok(Layer {
         layer: kv.layers[layer],
@@ -213,7 +213,7 @@ fn sink_words(sinks: &[bool], of: &[u16], words: usize) -> Vec<SinkWord> {
 
 /// What kinds of tokens a layer has.
 #[derive(Clone, Copy)]
-struct Text<'a> {
+struct PrefillText<'a> {
     sinks: &'a [bool],
     common: &'a Common,
     /// By token, which of the layer's sink words it is.
@@ -225,11 +225,11 @@ fn head(
     layer: usize,
     h: usize,
     keys: &[f32],
-    text: Text<'_>,
+    text: PrefillText<'_>,
     rope: &InverseRotary,
     rank: usize,
 ) -> Result<Head> {
-    let Text { sinks, common, sink_words } = text;
+    let PrefillText { sinks, common, sink_words } = text;
     let dim = kv.dim;
     let pick = |rows: &[f32], sink: bool| -> Vec<f32> {
         let rows = rows.chunks_exact(dim).zip(sinks).filter(|(_, s)| **s == sink);

@@ -11,7 +11,7 @@ use super::rows::Rows;
 use super::scan::{self, Scanner};
 use super::stage::{Plan, Stage};
 use super::sweep::{Cell, Sweep};
-use super::upkeep::{self, Cache, Means};
+use super::upkeep::{self, Cache, CentroidMeans};
 use crate::workload::{Addressing, ClusteringCost, Cost, Host, Mapping, Workload};
 use pimattn_core::op::Op;
 use pimattn_core::spec::Device;
@@ -325,7 +325,7 @@ impl Scheduler {
 
     fn cluster(&self, c: &Clustering, order: &SlotOrder, channel: u32) -> Stage {
         let places: Vec<Place> = (c.first..c.first + c.tokens).map(|t| self.sides[0].place(order, t)).collect();
-        let means = Means {
+        let means = CentroidMeans {
             clusters: c.clusters,
             iterations: c.iterations,
             host: host(self.costs.compare, u64::from(c.tokens) * u64::from(c.clusters)),

@@ -16,7 +16,7 @@ use pimattn_trace::Phase;
 
 /// A K-means of one block of keys.
 #[derive(Debug, Clone, Copy)]
-pub struct Means {
+pub struct CentroidMeans {
     /// Clusters.
     pub clusters: u32,
     /// Iterations.
@@ -28,7 +28,14 @@ pub struct Means {
 }
 
 /// K-means of the keys at `places`.
-pub fn cluster(means: &Means, places: &[Place], rows: &Rows, keys: &Matrix, target: &Target, channel: u32) -> Stage {
+pub fn cluster(
+    means: &CentroidMeans,
+    places: &[Place],
+    rows: &Rows,
+    keys: &Matrix,
+    target: &Target,
+    channel: u32,
+) -> Stage {
     let mut emit = Emitter::new(target, channel, Phase::Cluster);
     let (g, columns) = (&target.geometry, target.shape.columns);
     let results = |emit: &mut Emitter<'_>, n: u32| {
@@ -136,7 +143,7 @@ mod tests {
             (0..2).for_each(|m| rows.reserve(m, 4).unwrap());
             let places: Vec<Place> =
                 (0..tokens).map(|t| Place { unit: t / per_row, row: 0, index: t % per_row }).collect();
-            let means = Means { clusters, iterations, host: 11, centroids: 1 };
+            let means = CentroidMeans { clusters, iterations, host: 11, centroids: 1 };
             let stage = cluster(&means, &places, &rows, &keys, &target, 0);
             let mut records = Vec::new();
             write(&[Plan { upkeep: vec![stage], ..Plan::default() }], &geometry, true, &mut records);
