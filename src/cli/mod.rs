@@ -218,15 +218,15 @@ pub fn print(text: &str) -> Result<()> {
 pub fn tables_document() -> String {
     let mut out = pimattn_stats::tables::markdown();
     out.push_str("\n# Tables of pimsim artifact\n\n## bars.csv\n\nA row is a model, a policy and a context.\n");
-    out.push_str(&markdown(pimattn_starc::artifact::BARS));
+    out.push_str(&markdown(&columns_of(pimattn_starc::artifact::BARS)));
     out.push_str("\n## steps.csv\n\nA row is a decode step: one layer, on one stack.\n");
-    out.push_str(&markdown(pimattn_starc::artifact::STEPS));
+    out.push_str(&markdown(&columns_of(pimattn_starc::artifact::STEPS)));
     out.push_str("\n# Table of pimsim audit --why\n\nA row is what held commands, or took cycles.\n");
     out.push_str(&markdown(pimattn_audit::why::COLUMNS));
     out.push_str("\n# Table of pimsim system\n\nA row is the mean decode step of a service, or one of its steps.\n");
-    out.push_str(&markdown(pimattn_experiments::end_to_end::table::COLUMNS));
+    out.push_str(&markdown(pimattn_experiments::end_to_end::table::services().columns()));
     out.push_str("\n# Table of pimsim system --switches\n\nA row is a switch.\n");
-    out.push_str(&markdown(pimattn_experiments::end_to_end::table::SWITCH_COLUMNS));
+    out.push_str(&markdown(pimattn_experiments::end_to_end::table::switches().columns()));
     out.push_str("\n# Tables of pimsim reproduce\n");
     for (file, row, columns) in pimattn_starc::reproduce::columns::all() {
         out.push_str(&format!("\n## {file}\n\nA row is {row}.\n"));

@@ -121,6 +121,11 @@ impl SweepTable {
         Ok(row.axes.get(self.place(axis)?).map_or("", String::as_str))
     }
 
+    /// The value of a row's axis as a number.
+    pub fn number(&self, row: &SweepRow, axis: &str) -> Result<f64> {
+        number(self.axis(row, axis)?).map_err(|e| Error::data(&row.at, format!("{axis}: {e}")))
+    }
+
     /// Different values of an axis, in the order in which they come.
     pub fn distinct(&self, axis: &str) -> Result<Vec<&str>> {
         let mut out: Vec<&str> = Vec::new();

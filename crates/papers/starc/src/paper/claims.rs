@@ -2,7 +2,7 @@
 
 use super::Tables;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::table::{Column, Value, column};
+use pimattn_core::measures;
 use pimattn_report::cells::Cells;
 use serde::Deserialize;
 
@@ -70,24 +70,43 @@ impl Claim {
     }
 }
 
-/// Columns of claims.csv.
-pub const COLUMNS: &[Column] = &[
-    column("claim", "1", "number, from 1"),
-    column("version", "-", "version of the paper"),
-    column("what", "-", "what is claimed"),
-    column("claimed", "-", "the figures; reductions are of STARC against the policies named"),
-    column("artifact", "-", "found in artifact mode: least to most over models, contexts and the policies named"),
-    column(
-        "artifact_verdict",
-        "-",
-        "a range claimed: within, below, above, or overlapping it; up to or about a figure: reached within one percentage point (clustering: within a factor of 2), exceeded, not reached",
-    ),
-    column("artifact_from", "-", "cells of the least and the most: file, line, column"),
-    column("masks", "-", "found in real-mask mode, likewise"),
-    column("masks_verdict", "-", "likewise"),
-    column("masks_from", "-", "cells of the least and the most"),
-    column("why", "-", "why they differ where they do, with the cells that say so"),
-];
+/// What was found of a claim in a mode: words, verdict, cells.
+type Said = [String; 3];
+
+/// A claim, set against what was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimRow {
+    number: u32,
+    version: String,
+    what: String,
+    claimed: String,
+    artifact: Said,
+    masks: Said,
+    why: String,
+}
+
+measures! {
+    /// Columns of claims.csv.
+    pub CLAIMS of ClaimRow {
+        CLAIM = "claim", "1", "number, from 1", |r| r.number.into();
+        VERSION = "version", "-", "version of the paper", |r| (&r.version).into();
+        WHAT = "what", "-", "what is claimed", |r| (&r.what).into();
+        CLAIMED = "claimed", "-", "the figures; reductions are of STARC against the policies named",
+            |r| (&r.claimed).into();
+        ARTIFACT = "artifact", "-",
+            "found in artifact mode: least to most over models, contexts and the policies named",
+            |r| (&r.artifact[0]).into();
+        ARTIFACT_VERDICT = "artifact_verdict", "-",
+            "a range claimed: within, below, above, or overlapping it; up to or about a figure: reached within one percentage point (clustering: within a factor of 2), exceeded, not reached",
+            |r| (&r.artifact[1]).into();
+        ARTIFACT_FROM = "artifact_from", "-", "cells of the least and the most: file, line, column",
+            |r| (&r.artifact[2]).into();
+        MASKS = "masks", "-", "found in real-mask mode, likewise", |r| (&r.masks[0]).into();
+        MASKS_VERDICT = "masks_verdict", "-", "likewise", |r| (&r.masks[1]).into();
+        MASKS_FROM = "masks_from", "-", "cells of the least and the most", |r| (&r.masks[2]).into();
+        WHY = "why", "-", "why they differ where they do, with the cells that say so", |r| (&r.why).into();
+    }
+}
 
 /// A range of cells.
 struct Found {
@@ -139,7 +158,7 @@ impl Found {
     }
 
     /// The words of a row: range, verdict, cells.
-    fn said(found: Option<Found>, claim: &Claim) -> [String; 3] {
+    fn said(found: Option<Found>, claim: &Claim) -> Said {
         found.map_or_else(Default::default, |f| [f.words(), f.verdict(claim).into(), f.cells()])
     }
 }
@@ -166,8 +185,8 @@ fn reductions(t: &Tables, claim: &Claim, mode: &str) -> Result<Option<Found>> {
     Found::of(&t.reductions, &rows, "reduction_percent")
 }
 
-/// The table of claims.
-pub fn table(claims: &[Claim], t: &Tables) -> Result<Cells> {
+/// Rows of claims.csv.
+pub fn rows(claims: &[Claim], t: &Tables) -> Result<Vec<ClaimRow>> {
     let mut rows = Vec::new();
     for (i, claim) in (1..).zip(claims) {
         let none = || [String::from("not measured"), String::new(), String::new()];
@@ -184,11 +203,17 @@ pub fn table(claims: &[Claim], t: &Tables) -> Result<Cells> {
                 Found::said(reductions(t, claim, "masks")?, claim),
             ],
         };
-        let cells = [claim.version.clone(), claim.what.clone(), claim.claimed()];
-        let cells = cells.into_iter().chain(artifact).chain(masks).chain([why(claim, t)?]);
-        rows.push([Value::Int(i)].into_iter().chain(cells.map(Value::Text)).collect());
+        rows.push(ClaimRow {
+            number: i,
+            version: claim.version.clone(),
+            what: claim.what.clone(),
+            claimed: claim.claimed(),
+            artifact,
+            masks,
+            why: why(claim, t)?,
+        });
     }
-    Ok(Cells::of("claims.csv", COLUMNS, &rows))
+    Ok(rows)
 }
 
 fn clustering_in_artifact_mode() -> &'static str {

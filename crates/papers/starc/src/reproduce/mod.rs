@@ -13,10 +13,12 @@ pub mod plan;
 pub mod published;
 
 use crate::paper;
+use columns::Reported;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::AtomicFile;
 use pimattn_experiments::sweep::grid::{Grid, Point};
 use pimattn_experiments::sweep::store::Store;
+use pimattn_experiments::sweep::table::SweepTable;
 use pimattn_experiments::sweep::{self, Event, Outcome};
 use pimattn_report::cells::Cells;
 use plan::Plan;
@@ -50,44 +52,63 @@ pub fn run(plan: &Plan, options: &Options, progress: Progress<'_>) -> Result<()>
         file.write_all(bytes).map_err(|e| Error::io(&path, e))?;
         file.commit()
     };
-    let keep = |table: Cells| {
-        write(table.name(), &table.csv()?)?;
-        Ok::<Cells, Error>(table)
+    let cells = |bytes: Vec<u8>, name: &str| {
+        write(name, &bytes)?;
+        Cells::read(bytes.as_slice(), name)
     };
 
     let (bars, mut end_to_end) = published::run(plan, progress)?;
-    let artifact = keep(Cells::of("artifact.csv", &columns::artifact(), &bars))?;
+    let artifact = Reported::table(bars);
+    let artifact_cells = cells(artifact.csv()?, artifact.name())?;
 
     let swept = sweep_of(plan, &plan.grids.masks, options, None, progress)?;
-    let (layers, positions) = (masks::contexts(plan, &swept)?, masks::positions(plan, &swept)?);
-    let masks = keep(Cells::of("masks.csv", columns::MASKS, &layers))?;
-    let positions = keep(Cells::of("positions.csv", columns::POSITIONS, &positions))?;
+    let masks = Reported::table(masks::contexts(plan, &swept)?);
+    let positions = Reported::table(masks::positions(plan, &swept)?);
+    let masks_cells = cells(masks.csv()?, masks.name())?;
+    let positions = cells(positions.csv()?, positions.name())?;
     end_to_end.extend(masks::end_to_end(plan, &swept)?);
-    let system = keep(Cells::of("system.csv", &columns::system(), &end_to_end))?;
-    let reductions = gains::reductions(&artifact, &masks, &system)?;
-    let reductions = keep(Cells::of("reductions.csv", columns::REDUCTIONS, &reductions))?;
+    let system = Reported::table(end_to_end);
+    let system_cells = cells(system.csv()?, system.name())?;
+    let reductions = Reported::table(gains::reductions(&artifact, &masks, &system)?);
+    let reductions = cells(reductions.csv()?, reductions.name())?;
 
     let recall = sweep_of(plan, &plan.grids.recall, options, options.kv.as_deref(), progress)?;
     let choices = sweep_of(plan, &plan.grids.choices, options, None, progress)?;
-    let choices = gains::choices(&[("real", &recall), ("synthetic", &choices)])?;
-    let choices = keep(Cells::of("choices.csv", columns::CHOICES, &choices))?;
-    let winners = gains::winners(&choices, &plan.errors)?;
-    let winners = keep(Cells::of("winners.csv", columns::WINNERS, &winners))?;
+    let choices = Reported::table(gains::choices(&[("real", &recall), ("synthetic", &choices)])?);
+    let choices_cells = cells(choices.csv()?, choices.name())?;
+    let winners = Reported::table(gains::winners(&choices, &plan.errors)?);
+    let winners = cells(winners.csv()?, winners.name())?;
 
     let ablation = sweep_of(plan, &plan.grids.ablation, options, None, progress)?;
-    let ablation = gains::ablation(&ablation)?;
-    let ablation = keep(Cells::of("ablation.csv", columns::ABLATION, &ablation))?;
+    let ablation = Reported::table(gains::ablation(&ablation)?);
+    let ablation = cells(ablation.csv()?, ablation.name())?;
 
-    let tables = paper::Tables { artifact, masks, positions, system, reductions, choices, winners, ablation };
-    let claims = keep(paper::claims::table(&plan.claims, &tables)?)?;
+    let tables = paper::Tables {
+        artifact: artifact_cells,
+        masks: masks_cells,
+        positions,
+        system: system_cells,
+        reductions,
+        choices: choices_cells,
+        winners,
+        ablation,
+    };
+    let claims = Reported::table(paper::claims::rows(&plan.claims, &tables)?);
+    let claims = cells(claims.csv()?, claims.name())?;
     for (name, svg) in paper::figures::all(&tables)? {
         write(&name, svg.as_bytes())?;
     }
     write("REPORT.md", paper::text::markdown(&plan.title, &tables, &claims)?.as_bytes())
 }
 
-/// Runs a grid, or takes its finished points; the table.
-fn sweep_of(plan: &Plan, file: &Path, options: &Options, kv: Option<&Path>, progress: Progress<'_>) -> Result<Cells> {
+/// Runs a grid, or takes its finished points.
+fn sweep_of(
+    plan: &Plan,
+    file: &Path,
+    options: &Options,
+    kv: Option<&Path>,
+    progress: Progress<'_>,
+) -> Result<SweepTable> {
     let mut grid = Grid::load(file)?;
     grid.kv = kv.map(Path::to_path_buf);
     let mut points = grid.points();
@@ -107,6 +128,5 @@ fn sweep_of(plan: &Plan, file: &Path, options: &Options, kv: Option<&Path>, prog
     if let Some((_, e)) = failed.into_iter().next() {
         return Err(e);
     }
-    let table = folder.join("sweep.csv");
-    Cells::read(pimattn_core::fsio::open(&table)?, &table.display().to_string())
+    store.rows(&points)
 }
