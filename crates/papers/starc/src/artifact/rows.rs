@@ -2,9 +2,9 @@
 
 use super::{Bar, Cost, DEVICES, STACKS};
 use pimattn_attacc::Attention;
-use pimattn_core::measures;
 use pimattn_core::table::Value;
 use pimattn_core::units::Cycle;
+use pimattn_core::{columns, measures};
 
 /// A model, a policy and a context, every step simulated.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,16 +55,16 @@ pub mod bars {
     measures! {
         /// A row is a model, a policy and a context.
         pub BARS of BarRow {
-            MODEL = "model", "-", "the model", |r| (&r.model).into();
-            POLICY = "policy", "-", "what the budgets are of; full attends to all tokens", |r| r.policy.into();
+            MODEL = columns::MODEL, "-", "the model", |r| (&r.model).into();
+            POLICY = columns::POLICY, "-", "what the budgets are of; full attends to all tokens", |r| r.policy.into();
             PREFILL = "prefill", "tokens", "prompt of each request", |r| r.prefill.into();
-            CONTEXT = "context", "tokens", "generated of each request, the first by the prefill", |r| r.context.into();
+            CONTEXT = columns::CONTEXT, "tokens", "generated of each request, the first by the prefill", |r| r.context.into();
             BATCH = "batch", "1", "requests that are decoded together", |r| r.batch.into();
             HEADS = "heads", "1", "heads of a stack, all requests together", |r| r.heads.into();
-            STEPS = "steps", "1", "decode steps, each of them simulated", |r| r.total.steps.into();
+            STEPS = columns::STEPS, "1", "decode steps, each of them simulated", |r| r.total.steps.into();
             MEAN_TOKENS = "mean_tokens", "tokens", "attended to by a head, in whole rows; mean over steps",
                 |r| Value::Float(r.total.tokens as f64 / r.total.steps as f64, 3);
-            CYCLES = "cycles", "cycles", "attention of one layer, sum over steps", |r| r.total.cycles.into();
+            CYCLES = columns::CYCLES, "cycles", "attention of one layer, sum over steps", |r| r.total.cycles.into();
             LAYER_MS = "layer_ms", "ms", "the same as time", |r| Value::Float(r.total.ns * 1e-6, 6);
             ATTENTION_MS = "attention_ms", "ms", "all layers, one after the other",
                 |r| Value::Float(r.attention_ms(), 6);
@@ -83,21 +83,21 @@ pub mod steps {
     measures! {
         /// A row is a decode step: one layer, on one stack.
         pub STEPS of StepRow {
-            MODEL = "model", "-", "the model", |r| r.model.into();
-            POLICY = "policy", "-", "what the budgets are of; full attends to all tokens", |r| r.policy.into();
-            CONTEXT = "context", "tokens", "generated of each request, the first by the prefill", |r| r.context.into();
-            STEP = "step", "1", "decode step, from 0", |r| r.step.into();
+            MODEL = columns::MODEL, "-", "the model", |r| r.model.into();
+            POLICY = columns::POLICY, "-", "what the budgets are of; full attends to all tokens", |r| r.policy.into();
+            CONTEXT = columns::CONTEXT, "tokens", "generated of each request, the first by the prefill", |r| r.context.into();
+            STEP = columns::STEP, "1", "decode step, from 0", |r| r.step.into();
             TOKENS = "tokens", "tokens", "in the cache of each head", |r| r.attention.len.into();
-            BUDGET = "budget", "tokens", "tokens that a head may attend to, from the table",
+            BUDGET = columns::BUDGET, "tokens", "tokens that a head may attend to, from the table",
                 |r| r.attention.kv_budget.into();
-            ROW_TOKENS = "row_tokens", "tokens", "tokens that it attends to: the budget in whole rows",
+            ROW_TOKENS = columns::ROW_TOKENS, "tokens", "tokens that it attends to: the budget in whole rows",
                 |r| r.attention.attended(super::super::FORM).into();
             CLUSTERING = "clustering", "1", "1 where the artifact's clustering comes first",
                 |r| u32::from(r.attention.clustering).into();
-            CYCLES = "cycles", "cycles", "until the last result is there", |r| r.cost.cycles.into();
-            TIME_NS = "time_ns", "ns", "the same as time", |r| Value::Float(r.cost.ns, 3);
-            ENERGY_PJ = "energy_pj", "pJ", "by the system's energy model", |r| Value::Float(r.cost.energy_pj, 1);
-            ACTIVATIONS = "activations", "1", "rows opened, one per bank", |r| r.cost.activations.into();
+            CYCLES = columns::CYCLES, "cycles", "until the last result is there", |r| r.cost.cycles.into();
+            TIME_NS = columns::TIME_NS, "ns", "the same as time", |r| Value::Float(r.cost.ns, 3);
+            ENERGY_PJ = columns::ENERGY_PJ, "pJ", "by the system's energy model", |r| Value::Float(r.cost.energy_pj, 1);
+            ACTIVATIONS = columns::ACTIVATIONS, "1", "rows opened, one per bank", |r| r.cost.activations.into();
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The tables of the report: their rows, and what is measured of each.
 
 use crate::artifact::{BARS, BarRow};
-use pimattn_core::measures;
 use pimattn_core::table::{Column, Layout, Table, Value};
+use pimattn_core::{columns, measures};
 use pimattn_experiments::end_to_end::cost::Cost;
 use pimattn_experiments::end_to_end::table::STEP_MEASURES;
 
@@ -265,16 +265,16 @@ pub mod layer {
             CLUSTER_PERCENT = "cluster_percent", "%", "share of time_us that clustering and its move take",
                 |l| l.us.percent(l.us.cluster);
             SELECTED = "selected", "tokens", "selected by a query head", |l| decimal(l.selected);
-            ROW_TOKENS = "row_tokens", "tokens",
+            ROW_TOKENS = columns::ROW_TOKENS, "tokens",
                 "in blocks of 16 slots with a selected token, of a query head",
                 |l| decimal(l.row_tokens);
-            ACTIVATIONS = "activations", "1", "rows opened, one per bank, a decode step of the stack",
+            ACTIVATIONS = columns::ACTIVATIONS, "1", "rows opened, one per bank, a decode step of the stack",
                 |l| decimal(l.activations);
-            TOP_RECALL = "top_recall", "1", "share of the budget's tokens of highest score that is selected",
+            TOP_RECALL = columns::TOP_RECALL, "1", "share of the budget's tokens of highest score that is selected",
                 |l| decimal(l.top_recall);
-            MASS_RECALL = "mass_recall", "1", "softmax mass of the selected", |l| decimal(l.mass_recall);
-            OUTPUT_REL_ERR = "output_rel_err", "1", "relative error of the output", |l| decimal(l.output_rel_err);
-            IMBALANCE_UNITS = "imbalance_units", "1", "row-blocks of the fullest unit over the mean",
+            MASS_RECALL = columns::MASS_RECALL, "1", "softmax mass of the selected", |l| decimal(l.mass_recall);
+            OUTPUT_REL_ERR = columns::OUTPUT_REL_ERR, "1", "relative error of the output", |l| decimal(l.output_rel_err);
+            IMBALANCE_UNITS = columns::IMBALANCE_UNITS, "1", "row-blocks of the fullest unit over the mean",
                 |l| decimal(l.imbalance_units);
         }
     }
@@ -287,11 +287,11 @@ pub mod masks {
     measures! {
         /// Keys of masks.csv.
         pub KEYS of MaskRow {
-            MODEL = "model", "-", "the model", |r| (&r.model).into();
-            CONTEXT = "context", "tokens", "generated of each request; the row is the mean over its windows",
+            MODEL = columns::MODEL, "-", "the model", |r| (&r.model).into();
+            CONTEXT = columns::CONTEXT, "tokens", "generated of each request; the row is the mean over its windows",
                 |r| r.context.into();
-            POLICY = "policy", "-", "what chooses the tokens", |r| (&r.policy).into();
-            BUDGET = "budget", "tokens", "that a query head may select", |r| (&r.budget).into();
+            POLICY = columns::POLICY, "-", "what chooses the tokens", |r| (&r.policy).into();
+            BUDGET = columns::BUDGET, "tokens", "that a query head may select", |r| (&r.budget).into();
             WINDOWS = "windows", "1",
                 "windows of consecutive decode steps that were simulated, at the middle of equal parts",
                 |r| r.windows.into();
@@ -311,10 +311,10 @@ pub mod positions {
     measures! {
         /// Keys of positions.csv.
         pub KEYS of PositionRow {
-            MODEL = "model", "-", "the model", |r| (&r.model).into();
-            STEP = "step", "1", "decode step at the middle of the window", |r| r.step.into();
-            POLICY = "policy", "-", "what chooses the tokens", |r| (&r.policy).into();
-            BUDGET = "budget", "tokens", "that a query head may select", |r| (&r.budget).into();
+            MODEL = columns::MODEL, "-", "the model", |r| (&r.model).into();
+            STEP = columns::STEP, "1", "decode step at the middle of the window", |r| r.step.into();
+            POLICY = columns::POLICY, "-", "what chooses the tokens", |r| (&r.policy).into();
+            BUDGET = columns::BUDGET, "tokens", "that a query head may select", |r| (&r.budget).into();
         }
     }
 }
@@ -329,9 +329,9 @@ pub mod system {
             MODE = "mode", "-",
                 "artifact: row budgets of the artifact, its simulator's switches; masks: our own masks, no switches",
                 |r| r.mode.name().into();
-            MODEL = "model", "-", "the model", |r| (&r.model).into();
-            CONTEXT = "context", "tokens", "generated of each request", |r| r.context.into();
-            POLICY = "policy", "-", "what chooses the tokens", |r| (&r.policy).into();
+            MODEL = columns::MODEL, "-", "the model", |r| (&r.model).into();
+            CONTEXT = columns::CONTEXT, "tokens", "generated of each request", |r| r.context.into();
+            POLICY = columns::POLICY, "-", "what chooses the tokens", |r| (&r.policy).into();
         }
     }
 }
@@ -349,8 +349,8 @@ pub mod reductions {
             MEASURE = "measure", "-",
                 "latency; energy; energy-attended (artifact): with multiplications of attended tokens only",
                 |r| r.measure.into();
-            MODEL = "model", "-", "the model", |r| (&r.model).into();
-            CONTEXT = "context", "tokens", "generated of each request", |r| r.context.into();
+            MODEL = columns::MODEL, "-", "the model", |r| (&r.model).into();
+            CONTEXT = columns::CONTEXT, "tokens", "generated of each request", |r| r.context.into();
             AGAINST = "against", "-", "the other policy", |r| (&r.against).into();
             OTHER = "other", "ms or mJ", "what it takes; masks, attention: us or uJ of a stack's layer",
                 |r| Value::Float(r.other, 9);
@@ -371,20 +371,20 @@ pub mod choices {
             SOURCE = "source", "-", "real: the KV cache of a model; synthetic", |r| r.source.into();
             PREFILL = "prefill", "tokens", "in the cache when decoding begins; empty for the dump's own",
                 |r| (&r.prefill).into();
-            POLICY = "policy", "-", "what chooses the tokens", |r| (&r.policy).into();
-            BUDGET = "budget", "tokens",
+            POLICY = columns::POLICY, "-", "what chooses the tokens", |r| (&r.policy).into();
+            BUDGET = columns::BUDGET, "tokens",
                 "that a query head may select; empty for full, which takes no notice of it",
                 |r| (&r.budget).into();
             TIME_US = "time_us", "us", "a decode step of the simulated layers", |r| decimal(r.us);
             ENERGY_UJ = "energy_uj", "uJ", "the same", |r| decimal(r.uj);
             SELECTED = "selected", "tokens", "selected by a query head", |r| decimal(r.selected);
-            ROW_TOKENS = "row_tokens", "tokens",
+            ROW_TOKENS = columns::ROW_TOKENS, "tokens",
                 "in blocks of 16 slots with a selected token, of a query head",
                 |r| decimal(r.row_tokens);
-            TOP_RECALL = "top_recall", "1", "share of the budget's tokens of highest score that is selected",
+            TOP_RECALL = columns::TOP_RECALL, "1", "share of the budget's tokens of highest score that is selected",
                 |r| decimal(r.top_recall);
-            MASS_RECALL = "mass_recall", "1", "softmax mass of the selected", |r| decimal(r.mass_recall);
-            OUTPUT_REL_ERR = "output_rel_err", "1", "relative error of the output", |r| decimal(r.output_rel_err);
+            MASS_RECALL = columns::MASS_RECALL, "1", "softmax mass of the selected", |r| decimal(r.mass_recall);
+            OUTPUT_REL_ERR = columns::OUTPUT_REL_ERR, "1", "relative error of the output", |r| decimal(r.output_rel_err);
         }
     }
 }
@@ -400,9 +400,9 @@ pub mod winners {
             PREFILL = "prefill", "tokens", "as in choices.csv", |r| (&r.choice.prefill).into();
             ERROR = "error", "1", "output_rel_err at most", |r| Value::Float(r.error, 3);
             RANK = "rank", "1", "1 is the fastest policy", |r| r.rank.into();
-            POLICY = "policy", "-", "the policy", |r| (&r.choice.policy).into();
-            BUDGET = "budget", "tokens", "its fastest budget with at most this error", |r| (&r.choice.budget).into();
-            OUTPUT_REL_ERR = "output_rel_err", "1", "its error there", |r| decimal(r.choice.output_rel_err);
+            POLICY = columns::POLICY, "-", "the policy", |r| (&r.choice.policy).into();
+            BUDGET = columns::BUDGET, "tokens", "its fastest budget with at most this error", |r| (&r.choice.budget).into();
+            OUTPUT_REL_ERR = columns::OUTPUT_REL_ERR, "1", "its error there", |r| decimal(r.choice.output_rel_err);
             TIME_US = "time_us", "us", "its time there", |r| decimal(r.choice.us);
             ENERGY_UJ = "energy_uj", "uJ", "its energy there", |r| decimal(r.choice.uj);
             TIME_OVER_FIRST = "time_over_first", "1", "its time over that of rank 1",

@@ -16,6 +16,7 @@ use crate::paper;
 use columns::Reported;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::AtomicFile;
+use pimattn_core::table::Table;
 use pimattn_experiments::sweep::grid::{Grid, Point};
 use pimattn_experiments::sweep::store::Store;
 use pimattn_experiments::sweep::table::SweepTable;
@@ -52,49 +53,41 @@ pub fn run(plan: &Plan, options: &Options, progress: Progress<'_>) -> Result<()>
         file.write_all(bytes).map_err(|e| Error::io(&path, e))?;
         file.commit()
     };
-    let cells = |bytes: Vec<u8>, name: &str| {
-        write(name, &bytes)?;
-        Cells::read(bytes.as_slice(), name)
-    };
+    fn keep<R: Reported>(rows: Vec<R>, write: impl Fn(&str, &[u8]) -> Result<()>) -> Result<Table<R>> {
+        let table = R::table(rows);
+        write(table.name(), &table.csv()?)?;
+        Ok(table)
+    }
 
     let (bars, mut end_to_end) = published::run(plan, progress)?;
-    let artifact = Reported::table(bars);
-    let artifact_cells = cells(artifact.csv()?, artifact.name())?;
+    let artifact = keep(bars, write)?;
 
     let swept = sweep_of(plan, &plan.grids.masks, options, None, progress)?;
-    let masks = Reported::table(masks::contexts(plan, &swept)?);
-    let positions = Reported::table(masks::positions(plan, &swept)?);
-    let masks_cells = cells(masks.csv()?, masks.name())?;
-    let positions = cells(positions.csv()?, positions.name())?;
+    let masks = keep(masks::contexts(plan, &swept)?, write)?;
+    let positions = keep(masks::positions(plan, &swept)?, write)?;
     end_to_end.extend(masks::end_to_end(plan, &swept)?);
-    let system = Reported::table(end_to_end);
-    let system_cells = cells(system.csv()?, system.name())?;
-    let reductions = Reported::table(gains::reductions(&artifact, &masks, &system)?);
-    let reductions = cells(reductions.csv()?, reductions.name())?;
+    let system = keep(end_to_end, write)?;
+    let reductions = keep(gains::reductions(&artifact, &masks, &system)?, write)?;
 
     let recall = sweep_of(plan, &plan.grids.recall, options, options.kv.as_deref(), progress)?;
     let choices = sweep_of(plan, &plan.grids.choices, options, None, progress)?;
-    let choices = Reported::table(gains::choices(&[("real", &recall), ("synthetic", &choices)])?);
-    let choices_cells = cells(choices.csv()?, choices.name())?;
-    let winners = Reported::table(gains::winners(&choices, &plan.errors)?);
-    let winners = cells(winners.csv()?, winners.name())?;
+    let choices = keep(gains::choices(&[("real", &recall), ("synthetic", &choices)])?, write)?;
+    let winners = keep(gains::winners(&choices, &plan.errors)?, write)?;
 
     let ablation = sweep_of(plan, &plan.grids.ablation, options, None, progress)?;
-    let ablation = Reported::table(gains::ablation(&ablation)?);
-    let ablation = cells(ablation.csv()?, ablation.name())?;
+    let ablation = keep(gains::ablation(&ablation)?, write)?;
 
     let tables = paper::Tables {
-        artifact: artifact_cells,
-        masks: masks_cells,
-        positions,
-        system: system_cells,
-        reductions,
-        choices: choices_cells,
-        winners,
-        ablation,
+        artifact: Cells::of(&artifact),
+        masks: Cells::of(&masks),
+        positions: Cells::of(&positions),
+        system: Cells::of(&system),
+        reductions: Cells::of(&reductions),
+        choices: Cells::of(&choices),
+        winners: Cells::of(&winners),
+        ablation: Cells::of(&ablation),
     };
-    let claims = Reported::table(paper::claims::rows(&plan.claims, &tables)?);
-    let claims = cells(claims.csv()?, claims.name())?;
+    let claims = Cells::of(&keep(paper::claims::rows(&plan.claims, &tables)?, write)?);
     for (name, svg) in paper::figures::all(&tables)? {
         write(&name, svg.as_bytes())?;
     }
