@@ -13,10 +13,6 @@ names! {
     TRACE = "trace";
     SYSTEM = "system";
     DEVICE = "device";
-    PRESET = "preset";
-    TIMING = "timing";
-    REFRESH = "refresh";
-    ENERGY_MODEL = "energy_model";
     MODEL = "model";
     CONTEXT = "context";
     POLICY = "policy";

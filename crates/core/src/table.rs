@@ -152,6 +152,15 @@ impl<W: Write> Writer<W> {
     }
 }
 
+/// Cells as a line of CSV, without its end.
+pub fn line<C: AsRef<str>>(cells: &[C]) -> String {
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    let written = csv.write_record(cells.iter().map(|c| c.as_ref().as_bytes())).map_err(|e| e.to_string());
+    // Memory takes all that is written.
+    let bytes = written.and_then(|()| csv.into_inner().map_err(|e| e.to_string())).unwrap_or_default();
+    String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned()
+}
+
 fn write_error(name: &str, e: csv::Error) -> Error {
     let source = match e.into_kind() {
         csv::ErrorKind::Io(e) => e,
