@@ -222,7 +222,7 @@ pub fn tables_document() -> String {
     out.push_str("\n## steps.csv\n\nA row is a decode step: one layer, on one stack.\n");
     out.push_str(&markdown(&columns_of(pimattn_starc::artifact::STEPS)));
     out.push_str("\n# Table of pimsim audit --why\n\nA row is what held commands, or took cycles.\n");
-    out.push_str(&markdown(pimattn_audit::why::COLUMNS));
+    out.push_str(&markdown(&columns_of(pimattn_audit::why::COLUMNS)));
     out.push_str("\n# Table of pimsim system\n\nA row is the mean decode step of a service, or one of its steps.\n");
     out.push_str(&markdown(pimattn_experiments::end_to_end::table::services().columns()));
     out.push_str("\n# Table of pimsim system --switches\n\nA row is a switch.\n");
@@ -235,7 +235,7 @@ pub fn tables_document() -> String {
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
     out.push_str(&markdown(&columns_of(pimattn_tracegen::generate::METRICS)));
     out.push_str("\n# Table of tracegen agree\n\nA row is a figure of a layer, or of all that are compared.\n");
-    out.push_str(&markdown(pimattn_tracegen::fit::agree::COLUMNS));
+    out.push_str(&markdown(&columns_of(pimattn_tracegen::fit::agree::COLUMNS)));
     out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");
     out.push_str(&markdown(
         &[&[store::POINT, store::KEY][..], pimattn_experiments::sweep::point::layout().columns()].concat(),

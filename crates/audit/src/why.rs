@@ -14,7 +14,7 @@
 
 mod reasons;
 
-pub use reasons::{COLUMNS, Held, Order, Reason, Reasons, Sum};
+pub use reasons::{COLUMNS, Held, Order, Reason, ReasonRow, Reasons, Sum};
 
 use super::banks::{Banks, node_size};
 use super::log::{self, Entry, Mark, What};

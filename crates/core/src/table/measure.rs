@@ -284,6 +284,11 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_csv_has_quotes_where_they_are_needed() {
+        assert_eq!(super::super::line(&["a,b", "c\"d", "e", ""]), "\"a,b\",\"c\"\"d\",e,");
+    }
+
+    #[test]
     fn a_value_gives_the_number_that_its_cell_shows() {
         assert_eq!(Value::Float(0.126, 2).number(), Some(0.13));
         assert_eq!(Value::Int(7).number(), Some(7.0));

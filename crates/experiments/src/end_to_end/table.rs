@@ -284,3 +284,40 @@ impl SwitchRow {
         names.join("+")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pimattn_core::table::Measure;
+
+    /// Part p, from 1, takes p ms; its component c, from 1, takes 100 p + c mJ.
+    fn cost() -> Cost {
+        let mut cost = Cost { attention_cycles: 77.0, ..Cost::default() };
+        for (p, (seconds, energy)) in cost.seconds.iter_mut().zip(&mut cost.energy).enumerate() {
+            *seconds = (p as f64 + 1.0) * 1e-3;
+            energy.iter_mut().enumerate().for_each(|(c, e)| *e = ((p + 1) * 100 + c + 1) as f64 * 1e9);
+        }
+        cost
+    }
+
+    fn cells(measures: &[Measure<Cost>]) -> String {
+        let cost = cost();
+        let cell = |m: &Measure<Cost>| format!("{}={}", m.name(), m.number(&cost).unwrap());
+        measures.iter().map(cell).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn every_measure_is_of_its_own_parts_and_components() {
+        let want = "step_ms=55 qkv_ms=1 projection_ms=5 feed_forward_ms=6 attention_ms=6 softmax_ms=3 \
+            activation_ms=7 norm_ms=8 all_reduce_ms=9 link_ms=10 attention_cycles=77 energy_mj=49950 \
+            gpu_dram_mj=5510 l2_mj=5520 l1_mj=5530 registers_mj=5540 gpu_alu_mj=5550 pim_memory_mj=5560 \
+            pim_compute_mj=5570 pim_standing_mj=5580 communication_mj=5590 fc_memory_mj=2421 \
+            fc_compute_mj=6063 attention_memory_mj=1821 attention_compute_mj=4563 \
+            elementwise_memory_mj=3014 elementwise_compute_mj=7542";
+        assert_eq!(cells(STEP_MEASURES), want);
+        let want = "prefill_ms=55 prefill_fc_ms=12 prefill_attention_ms=6 prefill_softmax_ms=3 \
+            prefill_activation_ms=7 prefill_norm_ms=8 prefill_all_reduce_ms=9 prefill_link_ms=10 \
+            prefill_energy_mj=49950";
+        assert_eq!(cells(PREFILL_MEASURES), want);
+    }
+}

@@ -494,3 +494,89 @@ reported! {
     crate::paper::claims::ClaimRow: "claims.csv", "a claim of the paper",
         Layout::of(crate::paper::claims::CLAIMS);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pimattn_core::table::Measure;
+
+    fn cells<R>(measures: &[Measure<R>], row: &R) -> String {
+        measures.iter().map(|m| format!("{}={}", m.name(), m.value(row))).collect::<Vec<_>>().join(" ")
+    }
+
+    fn by_phase(first: f64) -> ByPhase {
+        let [all, append, cluster, select, attend, softmax, wait, other] = std::array::from_fn(|i| first + i as f64);
+        ByPhase { all, append, cluster, select, attend, softmax, wait, other }
+    }
+
+    #[test]
+    fn every_measure_of_a_layer_has_its_own_value() {
+        let layer = Layer {
+            us: by_phase(10.0),
+            uj: by_phase(20.0),
+            selected: 1.0,
+            row_tokens: 2.0,
+            activations: 3.0,
+            top_recall: 4.0,
+            mass_recall: 5.0,
+            output_rel_err: 6.0,
+            imbalance_units: 7.0,
+        };
+        let want = "time_us=10 append_us=11 cluster_us=12 select_us=13 attend_us=14 softmax_us=15 wait_us=16 other_us=17 \
+            energy_uj=20 append_uj=21 cluster_uj=22 select_uj=23 attend_uj=24 softmax_uj=25 wait_uj=26 other_uj=27 \
+            select_percent=130 cluster_percent=120 selected=1 row_tokens=2 activations=3 top_recall=4 mass_recall=5 \
+            output_rel_err=6 imbalance_units=7";
+        assert_eq!(cells(layer::LAYER, &layer).replace(".000000", ""), want);
+    }
+
+    #[test]
+    fn every_column_of_choices_and_winners_has_its_own_value() {
+        let choice = ChoiceRow {
+            source: "real",
+            prefill: "8".into(),
+            policy: "quest".into(),
+            budget: "9".into(),
+            us: 1.0,
+            uj: 2.0,
+            selected: 3.0,
+            row_tokens: 4.0,
+            top_recall: 5.0,
+            mass_recall: 6.0,
+            output_rel_err: 7.0,
+        };
+        let want = "source=real prefill=8 policy=quest budget=9 time_us=1 energy_uj=2 selected=3 row_tokens=4 top_recall=5 \
+            mass_recall=6 output_rel_err=7";
+        assert_eq!(cells(choices::CHOICES, &choice).replace(".000000", ""), want);
+        let winner = WinnerRow { error: 0.5, rank: 2, choice, time_over_first: 1.5 };
+        let want = "source=real prefill=8 error=0.500 rank=2 policy=quest budget=9 output_rel_err=7.000000 \
+            time_us=1.000000 energy_uj=2.000000 time_over_first=1.5000";
+        assert_eq!(cells(winners::WINNERS, &winner), want);
+    }
+
+    #[test]
+    fn reductions_and_gains_are_of_ours_over_the_others() {
+        let (model, against) = ("m".to_string(), "quest".to_string());
+        let (scope, measure) = ("attention", "latency");
+        let mode = Mode::Masks;
+        let row = ReductionRow { mode, scope, measure, model, context: 64, against, other: 4.0, ours: 1.0 };
+        let want = "mode=masks scope=attention measure=latency model=m context=64 against=quest other=4.000000000 \
+            starc=1.000000000 reduction_percent=75.0000";
+        assert_eq!(cells(reductions::REDUCTIONS, &row), want);
+        let row = AblationRow {
+            assumption: "a".into(),
+            variant: "v".into(),
+            us: 1.0,
+            uj: 2.0,
+            ns: 1.0,
+            ns_of: Against { full: 2.0, quest: 4.0, sparq: 5.0, infinigen: 10.0 },
+            pj: 1.0,
+            pj_of: Against { full: 0.5, quest: 20.0, sparq: 25.0, infinigen: 50.0 },
+            starc_recall: 0.7,
+            quest_recall: 0.6,
+        };
+        let want = "assumption=a variant=v starc_us=1.0000 starc_uj=2.0000 time_vs_full=50.0000 time_vs_quest=75.0000 \
+            time_vs_sparq=80.0000 time_vs_infinigen=90.0000 energy_vs_full=-100.0000 energy_vs_quest=95.0000 \
+            energy_vs_sparq=96.0000 energy_vs_infinigen=98.0000 starc_recall=0.7000 quest_recall=0.6000";
+        assert_eq!(cells(ablation::ABLATION, &row), want);
+    }
+}
