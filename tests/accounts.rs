@@ -1,6 +1,7 @@
 //! Every cycle of a run has a cause and a phase: in each row of each table the causes sum to the cycles, the phases of a
 //! step sum to the step, and nothing of the energy is lost between them.
 
+use pimattn_stats::account::Cause;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -23,17 +24,6 @@ fn run(program: &str, args: &[&str]) {
     assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-const CAUSES: [&str; 8] = [
-    "time_mac",
-    "time_row_switch",
-    "time_imbalance_units",
-    "time_imbalance_channels",
-    "time_data_movement",
-    "time_softmax",
-    "time_refresh",
-    "time_stall",
-];
-
 fn check(set: &[&str], phases: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let (trace, out) = (dir.path().join("t.ptrace"), dir.path().join("out"));
@@ -44,7 +34,7 @@ fn check(set: &[&str], phases: &[&str]) {
     run(env!("CARGO_BIN_EXE_pimsim"), &["run", trace, "--config", "configs/system/hbm3-pim.toml", "-q", "-o", folder]);
     for file in ["run", "steps", "heads", "channels", "phases"] {
         for row in table(&out.join(format!("{file}.csv"))) {
-            let sum: f64 = CAUSES.iter().map(|c| number(&row, c)).sum();
+            let sum: f64 = Cause::ALL.iter().map(|c| number(&row, c.column().name)).sum();
             assert_eq!(sum, number(&row, "cycles"), "{set:?}: {file}.csv: {row:?}");
         }
     }

@@ -219,7 +219,7 @@ fn bars_come_by_model_context_and_policy_for_any_number_of_threads() {
     let (one, three) = (run("1", &[]), run("3", &[]));
     assert!(one.status.success() && one.stdout == three.stdout);
     let table = Table::new(&one.stdout);
-    assert_eq!(table.0, BARS.iter().map(|c| c.name).collect::<Vec<_>>());
+    assert_eq!(table.0, BARS.iter().map(|m| m.name()).collect::<Vec<_>>());
     assert_eq!(table.column("policy")[..5], ["full", "quest", "sparq", "starc", "full"]);
     assert_eq!(table.column("context")[..5], ["20", "20", "20", "20", "31"]);
     assert_eq!(table.column("model").iter().collect::<BTreeSet<_>>().len(), 3);
@@ -265,7 +265,7 @@ fn wrong_tables_and_flags_are_named() {
         assert!(said.contains(why), "{args:?}: {said}");
         assert!(out.stdout.is_empty(), "{args:?} printed a table");
     }
-    assert_eq!(STEPS[0].name, "model");
+    assert_eq!(STEPS[0].name(), "model");
 }
 
 /// A file of the shared folder, if it is there.

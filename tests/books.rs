@@ -19,8 +19,8 @@ use std::process::{Command, Output};
 /// A measure of a run, as its cell says it.
 fn cell(system: &System, collector: &Collector, column: &str) -> String {
     let row = Rows::new(system, "t").run(collector);
-    let at = row.len() - MEASURES.len() + MEASURES.iter().position(|c| c.name == column).unwrap();
-    row[at].to_string()
+    let measure = MEASURES.iter().find(|m| m.column.name == column).unwrap();
+    measure.value(&row.measured).to_string()
 }
 
 fn at(g: &Geometry, channel: u32, row: u32) -> u64 {

@@ -6,10 +6,12 @@ use common::root;
 use pimattn_attacc::{Attention, Form, Mode};
 use pimattn_core::error::{EXIT_CONFIG, EXIT_USAGE, Error, Result};
 use pimattn_core::spec::System;
+use pimattn_core::table::{Measure, Value};
 use pimattn_experiments::end_to_end::attention::Stack;
 use pimattn_experiments::end_to_end::cost::{Component, Cost};
 use pimattn_experiments::end_to_end::gpu::{Bound, Roofline};
 use pimattn_experiments::end_to_end::layer::{Layer, Part};
+use pimattn_experiments::end_to_end::table::STEP_MEASURES;
 use pimattn_experiments::end_to_end::{
     Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve,
 };
@@ -125,7 +127,11 @@ fn parts_add_up_and_none_is_negative() {
                 assert!(close(cost.total_energy(), parts) && close(cost.time(), cost.seconds.iter().sum()));
                 assert!(cost.seconds.iter().chain(cost.energy.iter().flatten()).all(|x| *x >= 0.0), "{service:?}");
             }
-            let columns: Vec<f64> = pimattn_experiments::end_to_end::table::measures(&outcome.steps[0]).collect();
+            let exact = |m: &Measure<Cost>| match m.value(&outcome.steps[0]) {
+                Value::Float(x, _) => x,
+                other => panic!("{}: {other:?}", m.name()),
+            };
+            let columns: Vec<f64> = STEP_MEASURES.iter().map(exact).collect();
             assert!(close(columns[0], columns[1..10].iter().sum()), "times: {columns:?}");
             assert!(close(columns[11], columns[12..21].iter().sum()), "components: {columns:?}");
             assert!(close(columns[11], columns[19..27].iter().sum()), "work, standing and communication: {columns:?}");

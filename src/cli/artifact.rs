@@ -4,7 +4,7 @@ use super::Common;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
 use pimattn_core::spec::System;
-use pimattn_core::table::{Column, Writer};
+use pimattn_core::table::{Layout, TypedWriter};
 use pimattn_starc::artifact::{BARS, Bar, Budgets, Experiment, MODELS, Model, POLICIES, Policy, STEPS};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -69,12 +69,13 @@ pub fn run(args: &Artifact, common: &Common) -> Result<()> {
         format!("{} bars, {steps} steps, {} different ones, each replayed once", bars.len(), experiment.replays())
     });
     let Some(folder) = &args.output else {
-        let mut bars = writer(Path::new("-"), BARS)?;
+        let mut bars = writer(Path::new("-"), Layout::of(BARS))?;
         experiment.rows(&mut |row| bars.row(row), None)?;
         return bars.finish()?.commit();
     };
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let (mut bars, mut steps) = (writer(&folder.join("bars.csv"), BARS)?, writer(&folder.join("steps.csv"), STEPS)?);
+    let mut bars = writer(&folder.join("bars.csv"), Layout::of(BARS))?;
+    let mut steps = writer(&folder.join("steps.csv"), Layout::of(STEPS))?;
     experiment.rows(&mut |row| bars.row(row), Some(&mut |row| steps.row(row)))?;
     steps.finish()?.commit()?;
     bars.finish()?.commit()
@@ -89,8 +90,8 @@ fn simulate<'a>(system: &'a System, bars: &'a [Bar], common: &Common) -> Result<
     })
 }
 
-fn writer(path: &Path, columns: &[Column]) -> Result<Writer<Output>> {
-    Ok(Writer::new(Output::create(path)?, &path.display().to_string(), columns))
+fn writer<R: 'static>(path: &Path, layout: Layout<R>) -> Result<TypedWriter<Output, R>> {
+    Ok(TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout))
 }
 
 /// The bars asked for, by model, context and policy.

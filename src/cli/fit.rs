@@ -1,9 +1,10 @@
 //! `tracegen fit` and `tracegen agree`: statistics of real caches for synthetic ones.
 
 use super::Common;
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
-use pimattn_core::table;
+use pimattn_core::table::{Layout, TypedWriter};
 use pimattn_kv::fitted::Model;
 use pimattn_kv::rope::Pairs;
 use pimattn_kv::{self as kv, KvCache};
@@ -211,15 +212,18 @@ pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
         }
     };
     if let Some(path) = &args.output {
-        let mut writer = table::Writer::new(Output::create(path)?, &path.display().to_string(), COLUMNS);
-        agreement.cells.iter().try_for_each(|c| writer.row(&c.row()))?;
+        let layout = Layout::of(COLUMNS);
+        let mut writer = TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout);
+        agreement.cells.iter().try_for_each(|cell| writer.row(cell))?;
         writer.finish()?.commit()?;
     }
     super::print(&agreement.text())?;
     if let Some(tolerance) = args.tolerance {
         let beyond = agreement.beyond(tolerance);
-        let swapped =
-            agreement.orders.iter().filter(|o| o.layer.is_none() && o.measure == "top_recall" && !o.swapped.is_empty());
+        let swapped = agreement
+            .orders
+            .iter()
+            .filter(|o| o.layer.is_none() && o.measure == columns::TOP_RECALL && !o.swapped.is_empty());
         let swapped = swapped.count();
         if beyond.len() + swapped > 0 {
             return Err(Error::Check(format!(

@@ -13,6 +13,7 @@ use clap::{Args, ColorChoice, Parser};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use pimattn_core::error::{EXIT_INTERRUPTED, EXIT_OK, Error, Result};
 use pimattn_core::interrupt;
+use pimattn_core::table::{columns_of, markdown};
 use pimattn_experiments::sweep::store;
 use pimattn_report::sheet::Style;
 use std::io::IsTerminal;
@@ -217,27 +218,27 @@ pub fn print(text: &str) -> Result<()> {
 pub fn tables_document() -> String {
     let mut out = pimattn_stats::tables::markdown();
     out.push_str("\n# Tables of pimsim artifact\n\n## bars.csv\n\nA row is a model, a policy and a context.\n");
-    out.push_str(&pimattn_core::table::markdown(pimattn_starc::artifact::BARS));
+    out.push_str(&markdown(&columns_of(pimattn_starc::artifact::BARS)));
     out.push_str("\n## steps.csv\n\nA row is a decode step: one layer, on one stack.\n");
-    out.push_str(&pimattn_core::table::markdown(pimattn_starc::artifact::STEPS));
+    out.push_str(&markdown(&columns_of(pimattn_starc::artifact::STEPS)));
     out.push_str("\n# Table of pimsim audit --why\n\nA row is what held commands, or took cycles.\n");
-    out.push_str(&pimattn_core::table::markdown(pimattn_audit::why::COLUMNS));
+    out.push_str(&markdown(&columns_of(pimattn_audit::why::COLUMNS)));
     out.push_str("\n# Table of pimsim system\n\nA row is the mean decode step of a service, or one of its steps.\n");
-    out.push_str(&pimattn_core::table::markdown(pimattn_experiments::end_to_end::table::COLUMNS));
+    out.push_str(&markdown(pimattn_experiments::end_to_end::table::services().columns()));
     out.push_str("\n# Table of pimsim system --switches\n\nA row is a switch.\n");
-    out.push_str(&pimattn_core::table::markdown(pimattn_experiments::end_to_end::table::SWITCH_COLUMNS));
+    out.push_str(&markdown(pimattn_experiments::end_to_end::table::switches().columns()));
     out.push_str("\n# Tables of pimsim reproduce\n");
     for (file, row, columns) in pimattn_starc::reproduce::columns::all() {
         out.push_str(&format!("\n## {file}\n\nA row is {row}.\n"));
-        out.push_str(&pimattn_core::table::markdown(&columns));
+        out.push_str(&markdown(&columns));
     }
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
-    out.push_str(&pimattn_core::table::markdown(pimattn_tracegen::generate::METRICS));
+    out.push_str(&markdown(&columns_of(pimattn_tracegen::generate::METRICS)));
     out.push_str("\n# Table of tracegen agree\n\nA row is a figure of a layer, or of all that are compared.\n");
-    out.push_str(&pimattn_core::table::markdown(pimattn_tracegen::fit::agree::COLUMNS));
+    out.push_str(&markdown(&columns_of(pimattn_tracegen::fit::agree::COLUMNS)));
     out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");
-    out.push_str(&pimattn_core::table::markdown(
-        &[&[store::POINT, store::KEY][..], &pimattn_experiments::sweep::point::columns()].concat(),
+    out.push_str(&markdown(
+        &[&[store::POINT, store::KEY][..], pimattn_experiments::sweep::point::layout().columns()].concat(),
     ));
     out
 }

@@ -1,6 +1,7 @@
 //! `pimsim sweep`, `pimsim merge` and `pimsim frontier`.
 
 use super::{Common, Format};
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio;
 use pimattn_experiments::sweep::grid::Grid;
@@ -57,7 +58,7 @@ pub struct Frontier {
     #[arg(value_name = "SWEEP.csv")]
     table: PathBuf,
     /// Column that says what is lost, or 1-COLUMN for one that says what is kept (1-top_recall)
-    #[arg(long, value_name = "COLUMN", default_value = "output_rel_err")]
+    #[arg(long, value_name = "COLUMN", default_value = columns::OUTPUT_REL_ERR)]
     error: String,
     /// Axis to choose from, instead of policy and budget; may be given again
     #[arg(long, value_name = "AXIS")]

@@ -5,7 +5,8 @@ use pimattn_attacc::Mode;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
 use pimattn_core::spec::System;
-use pimattn_core::table::{Value, Writer};
+use pimattn_core::table::{Layout, TypedWriter};
+use pimattn_experiments::end_to_end::table::{ServiceRow, SwitchRow};
 use pimattn_experiments::end_to_end::{
     Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve, table,
 };
@@ -74,27 +75,37 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, common: &Common) -> Result<()> {
     let service = args.service()?;
     let models: Vec<Model> = args.model.iter().map(|file| Model::load(file, &[])).collect::<Result<_>>()?;
-    let columns = if args.switches { table::SWITCH_COLUMNS } else { table::COLUMNS };
     let systems = args.systems(&service)?;
     let stacks = systems.iter().map(|(path, system)| (path.as_path(), Replayed::new(system))).collect();
     let mut bench = Bench { args, service: &service, stacks };
     if let (true, [_, _, ..]) = (args.switches, models.as_slice()) {
         return Err(Error::Usage("--switches takes one model".into()));
     }
-    let mut out = Writer::new(Output::create(&args.output)?, &args.output.display().to_string(), columns);
-    for model in &models {
-        let rows = match args.switches {
-            true => bench.switch_rows(model)?,
-            false => bench.rows(model)?,
-        };
-        rows.iter().try_for_each(|row| out.row(row))?;
-    }
+    let out = match args.switches {
+        true => args.write(table::switches(), &models, |model| bench.switch_rows(model)),
+        false => args.write(table::services(), &models, |model| bench.rows(model)),
+    };
+    let out = out?;
     let replays: usize = bench.stacks.values().map(Replayed::replays).sum();
     common.detail(|| format!("{replays} schedules replayed"));
-    out.finish()?.commit()
+    out.commit()
 }
 
 impl Args {
+    /// Writes the rows of each model.
+    fn write<R: 'static>(
+        &self,
+        layout: Layout<R>,
+        models: &[Model],
+        mut rows: impl FnMut(&Model) -> Result<Vec<R>>,
+    ) -> Result<Output> {
+        let mut out = TypedWriter::new(Output::create(&self.output)?, &self.output.display().to_string(), layout);
+        for model in models {
+            rows(model)?.iter().try_for_each(|row| out.row(row))?;
+        }
+        out.finish()
+    }
+
     fn service(&self) -> Result<Service> {
         let budget = match &self.kv_budget_table {
             Some(file) => Budget::PerStep(Budgets::read(file)?.first(self.steps as usize)?.to_vec()),
@@ -145,7 +156,7 @@ impl Bench<'_> {
         serve(platform, model, self.service, stacks)
     }
 
-    fn rows(&mut self, model: &Model) -> Result<Vec<Vec<Value>>> {
+    fn rows(&mut self, model: &Model) -> Result<Vec<ServiceRow>> {
         let platform = self.args.platform(Switches::parse(&self.args.reference)?)?;
         let outcome = self.serve(&platform, model)?;
         Ok(table::rows(&platform, model, self.service, &outcome, self.args.each_step))
@@ -156,14 +167,14 @@ impl Bench<'_> {
         self.serve(&platform, model)
     }
 
-    fn switch_rows(&mut self, model: &Model) -> Result<Vec<Vec<Value>>> {
+    fn switch_rows(&mut self, model: &Model) -> Result<Vec<SwitchRow>> {
         let none = self.with(model, Switches::default())?;
         let row = |switch: &Switch| {
             let (mut alone, mut without) = (Switches::default(), Switches::of(switch.references()[0]));
             let all = self.with(model, without)?;
             alone.set(*switch, true);
             without.set(*switch, false);
-            Ok(table::switch_row(*switch, &none, &self.with(model, alone)?, &all, &self.with(model, without)?))
+            Ok(SwitchRow::new(*switch, &none, &self.with(model, alone)?, &all, &self.with(model, without)?))
         };
         Switch::ALL.iter().map(row).collect()
     }

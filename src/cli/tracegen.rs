@@ -8,7 +8,7 @@ use pimattn_core::fsio::{self, Output};
 use pimattn_core::op::Op;
 use pimattn_core::order::{AddressOrder, Addressing};
 use pimattn_core::spec::System;
-use pimattn_core::table::{self, Value};
+use pimattn_core::table::{Layout, TypedWriter};
 use pimattn_policies::select::{self, Preparation};
 use pimattn_trace::folder::{self, Part};
 use pimattn_trace::{self as trace, FORMATS, Format, Header, MacReads, Options, Record, Sink, Source};
@@ -338,8 +338,9 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
     match &args.metrics {
         None => generator.run(trace.sink.as_mut(), None, &mut |n| progress.at(n))?,
         Some(path) => {
-            let mut writer = table::Writer::new(Output::create(path)?, &path.display().to_string(), METRICS);
-            generator.run(trace.sink.as_mut(), Some(&mut |row: &[Value]| writer.row(row)), &mut |n| progress.at(n))?;
+            let layout = Layout::of(METRICS);
+            let mut writer = TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout);
+            generator.run(trace.sink.as_mut(), Some(&mut |row| writer.row(row)), &mut |n| progress.at(n))?;
             writer.finish()?.commit()?;
         }
     }

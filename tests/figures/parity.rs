@@ -6,7 +6,8 @@ use pimattn_attacc::{Attention, DEVICE, Mode, ROW_TOKENS, Schedule};
 use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
 use pimattn_core::table::Value;
-use pimattn_starc::artifact::{Bar, Budgets, Experiment, MODELS, POLICIES};
+use pimattn_starc::artifact::bars::STEP_MS;
+use pimattn_starc::artifact::{Bar, BarRow, Budgets, Experiment, MODELS, POLICIES};
 use pimattn_trace::Request;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -134,10 +135,9 @@ pub(super) fn artifact(_: &str) -> String {
         }
     }
     let mut experiment = Experiment::new(&system, &bars, &|_, _| {}).unwrap();
-    let place = pimattn_starc::artifact::BARS.iter().position(|c| c.name == "step_ms").unwrap();
     let mut times = Vec::new();
-    let mut keep = |row: &[Value]| {
-        let Value::Float(ms, _) = row[place] else { panic!("{row:?}") };
+    let mut keep = |row: &BarRow| {
+        let Value::Float(ms, _) = STEP_MS.value(row) else { panic!("{row:?}") };
         times.push(format!("{ms:.4}"));
         Ok(())
     };

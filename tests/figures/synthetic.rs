@@ -2,9 +2,8 @@
 
 use super::{prose, table, whole};
 use crate::common::root;
-use pimattn_core::table::Value;
 use pimattn_kv as kv;
-use pimattn_tracegen::generate::{Generator, METRICS};
+use pimattn_tracegen::generate::{Generator, MetricsRow};
 use pimattn_tracegen::workload::Workload;
 use rayon::prelude::*;
 
@@ -32,15 +31,9 @@ pub(super) fn long_contexts(_: &str) -> String {
         let (workload, doc) = Workload::load(&root().join("configs/workload/fitted.toml"), &set).unwrap();
         let generator = Generator::load(workload, &doc, None).unwrap();
         let mut means = [(0.0, 0u32); 2];
-        let places = ["row_tokens", "top_recall"].map(|name| METRICS.iter().position(|c| c.name == name).unwrap());
         let mut sink = super::Trace { header: generator.header().clone(), records: Vec::new() };
-        let mut add = |cells: &[Value]| {
-            for (mean, place) in means.iter_mut().zip(places) {
-                let x = match &cells[place] {
-                    Value::Int(n) => *n as f64,
-                    Value::Float(x, _) => *x,
-                    other => panic!("{other:?}"),
-                };
+        let mut add = |row: &MetricsRow| {
+            for (mean, x) in means.iter_mut().zip([row.accuracy.row_tokens as f64, row.accuracy.top_recall]) {
                 *mean = (mean.0 + x, mean.1 + 1);
             }
             Ok(())

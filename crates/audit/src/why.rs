@@ -16,7 +16,7 @@ mod bounds;
 mod reasons;
 mod track;
 
-pub use reasons::{COLUMNS, Held, Order, Reason, Reasons, Sum};
+pub use reasons::{COLUMNS, Held, Order, Reason, ReasonRow, Reasons, Sum};
 
 use bounds::{Bound, address};
 use track::{ARRIVALS, Ahead, Counted, Done, Now, PastCommand, Track};

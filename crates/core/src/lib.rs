@@ -1,5 +1,6 @@
 //! What everything else stands on: errors, files, tables, units, and the device as data.
 
+pub mod columns;
 pub mod error;
 pub mod fsio;
 pub mod interrupt;

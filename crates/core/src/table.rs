@@ -1,4 +1,13 @@
-//! Tables with documented columns, as CSV.
+//! Tables with documented columns: typed rows inside the process, CSV at its border.
+//!
+//! A [`Measure`] is declared once: name, unit, meaning, and how its value comes of a row. A [`Layout`] is the measures of
+//! a table in order; it makes the header, the documentation and the cells of each row, so that they cannot come apart.
+
+mod measure;
+mod reader;
+
+pub use measure::{Layout, Measure, Table, TypedWriter, columns_of, item, joined, length, measure};
+pub use reader::{Reader, Record, known, number, place};
 
 use crate::error::{Error, Result};
 use std::io::Write;
@@ -45,6 +54,51 @@ impl Value {
     /// `a / b` with six decimals; unknown when b is 0.
     pub fn ratio(a: f64, b: f64) -> Value {
         if b == 0.0 { Value::Unknown } else { Value::Float(a / b, 6) }
+    }
+
+    /// The number that the cell shows, rounded as it is there; none where it shows none.
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Value::Int(n) => Some(*n as f64),
+            Value::Float(x, _) if x.is_finite() => self.to_string().parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl From<u64> for Value {
+    fn from(n: u64) -> Value {
+        Value::Int(n)
+    }
+}
+
+impl From<u32> for Value {
+    fn from(n: u32) -> Value {
+        Value::Int(n.into())
+    }
+}
+
+impl From<usize> for Value {
+    fn from(n: usize) -> Value {
+        Value::Int(n as u64)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        Value::Text(text.into())
+    }
+}
+
+impl From<&String> for Value {
+    fn from(text: &String) -> Value {
+        Value::Text(text.clone())
+    }
+}
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Value {
+        value.map_or(Value::Unknown, T::into)
     }
 }
 
@@ -96,6 +150,15 @@ impl<W: Write> Writer<W> {
         let name = self.name;
         self.csv.into_inner().map_err(|e| Error::Io { path: name.into(), source: e.into_error() })
     }
+}
+
+/// Cells as a line of CSV, without its end.
+pub fn line<C: AsRef<str>>(cells: &[C]) -> String {
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    let written = csv.write_record(cells.iter().map(|c| c.as_ref().as_bytes())).map_err(|e| e.to_string());
+    // Memory takes all that is written.
+    let bytes = written.and_then(|()| csv.into_inner().map_err(|e| e.to_string())).unwrap_or_default();
+    String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned()
 }
 
 fn write_error(name: &str, e: csv::Error) -> Error {

@@ -1,7 +1,8 @@
 //! What policies keep, by layer and query head, and where recall and the error of the output disagree on which policy is
 //! better: the means of metrics tables over steps (and requests, and what is not asked for).
 
-use super::sheet::{ColumnMeans, Rows, Style, layout};
+use super::sheet::{Metric, MetricMeans, Style, each_of_some, layout};
+use pimattn_core::columns;
 use pimattn_core::error::Result;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -17,21 +18,15 @@ pub enum By {
     Head,
 }
 
-const MEASURES: [&str; 5] = ["selected", "row_tokens", "mass_recall", "top_recall", "output_rel_err"];
-const TOP_RECALL: usize = 3;
-const ERROR: usize = 4;
-
 /// Budget, layer, query head, as far as they are asked for.
 type Place = (u64, Option<u64>, Option<u64>);
-
-type Means = ColumnMeans<{ MEASURES.len() }>;
 
 /// Means of metrics tables.
 pub struct AccuracyTable {
     by: By,
     /// In the order of their first rows.
     policies: Vec<String>,
-    means: BTreeMap<(Place, usize), Means>,
+    means: BTreeMap<(Place, usize), MetricMeans>,
 }
 
 impl AccuracyTable {
@@ -42,32 +37,38 @@ impl AccuracyTable {
 
     /// Adds the rows of a metrics table; those of dense layers say nothing about a policy and are left out.
     pub fn add(&mut self, input: impl Read, file: &str) -> Result<()> {
-        let names = ["policy", "budget", "layer", "query_head", "dense"];
-        let columns: Vec<&str> = names.into_iter().chain(MEASURES).collect();
+        let [selected, row_tokens, mass, top, error] = Metric::COLUMNS;
+        let keys = [columns::POLICY, columns::BUDGET, columns::LAYER, columns::QUERY_HEAD, columns::DENSE];
+        let [policy, budget, layer, head, dense] = keys;
+        let names = [policy, budget, layer, head, dense, selected, row_tokens, mass, top, error];
         let (by, policies, means) = (self.by, &mut self.policies, &mut self.means);
-        Rows::open(input, file, &columns)?.each_of_some(|cells| {
-            let (names, measures) = cells.split_at(names.len());
-            let count = |i: usize| names[i].parse::<u64>().map_err(|_| format!("\"{}\" is not a count", names[i]));
-            if count(4)? == 1 {
-                return Ok(());
-            }
-            let policy = policies.iter().position(|p| *p == names[0]).unwrap_or_else(|| {
-                policies.push(names[0].clone());
-                policies.len() - 1
-            });
-            let layer = (by != By::Policy).then(|| count(2)).transpose()?;
-            let head = (by == By::Head).then(|| count(3)).transpose()?;
-            let entry = means.entry(((count(1)?, layer, head), policy)).or_default();
-            entry.add(measures)
-        })
+        each_of_some(
+            input,
+            file,
+            names,
+            |[name, budget, layer, head, dense, selected, row_tokens, mass, top, error]| {
+                let count = |cell: &str| cell.parse::<u64>().map_err(|_| format!("\"{cell}\" is not a count"));
+                if count(dense)? == 1 {
+                    return Ok(());
+                }
+                let policy = policies.iter().position(|p| *p == name).unwrap_or_else(|| {
+                    policies.push(name.to_string());
+                    policies.len() - 1
+                });
+                let layer = (by != By::Policy).then(|| count(layer)).transpose()?;
+                let head = (by == By::Head).then(|| count(head)).transpose()?;
+                let entry = means.entry(((count(budget)?, layer, head), policy)).or_default();
+                entry.add([selected, row_tokens, mass, top, error])
+            },
+        )
     }
 
     /// Policies at the same place that select fewer of the best tokens than this one, and yet have a smaller error.
     fn better_with_less(&self, place: Place, policy: usize) -> Vec<&str> {
         let of = |p: usize| self.means.get(&(place, p));
         let Some(own) = of(policy) else { return Vec::new() };
-        let below = |m: &Means, i: usize| m.of(i).zip(own.of(i)).is_some_and(|(m, own)| m < own);
-        let less = |m: &Means| below(m, TOP_RECALL) && below(m, ERROR);
+        let below = |m: &MetricMeans, of: Metric| m.of(of).zip(own.of(of)).is_some_and(|(m, own)| m < own);
+        let less = |m: &MetricMeans| below(m, Metric::TopRecall) && below(m, Metric::OutputRelErr);
         let others = self.policies.iter().enumerate().filter(|(p, _)| of(*p).is_some_and(less));
         others.map(|(_, name)| name.as_str()).collect()
     }
@@ -79,16 +80,14 @@ impl AccuracyTable {
             By::Layer => &["budget", "layer", "policy"],
             By::Head => &["budget", "layer", "query head", "policy"],
         };
-        let measures =
-            ["selected", "row tokens", "mass recall", "top-B recall", "output error", "less recall, less error"];
-        let heading = places.iter().chain(&measures).map(|name| name.to_string()).collect();
-        let row = |((place, policy), means): (&(Place, usize), &Means)| {
+        let measures = Metric::ALL.map(Metric::heading).into_iter().chain(["less recall, less error"]);
+        let heading = places.iter().copied().chain(measures).map(String::from).collect();
+        let row = |((place, policy), means): (&(Place, usize), &MetricMeans)| {
             let (budget, layer, head) = place;
             let numbers = [Some(*budget), *layer, *head].into_iter().flatten().map(|n| n.to_string());
-            let means = [1, 1, 4, 4, 4].into_iter().enumerate().map(|(i, d)| means.cell(i, d));
             let names = std::iter::once(self.policies[*policy].clone());
             let against = self.better_with_less(*place, *policy).join(" ");
-            numbers.chain(names).chain(means).chain([against]).collect()
+            numbers.chain(names).chain(means.cells()).chain([against]).collect()
         };
         layout(&std::iter::once(heading).chain(self.means.iter().map(row)).collect::<Vec<_>>(), style)
     }

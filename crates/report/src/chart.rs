@@ -1,8 +1,8 @@
 //! Figures of finished tables: columns become axes, and rows that share a cell a line or a group of bars.
 
-use super::sheet::{known, number};
 use crate::plot::{Axis, Bar, Bars, Content, Figure, Group, Lines, Panel, Scale, Series};
-use pimattn_core::error::{Error, Result, suggest};
+use pimattn_core::error::{Error, Result};
+use pimattn_core::table::{Reader, number};
 use std::io::Read;
 
 /// What a chart shows of a table.
@@ -98,31 +98,19 @@ impl Chart {
     }
 
     fn rows(&self, input: impl Read, file: &str) -> Result<Vec<Row>> {
-        let mut csv = csv::Reader::from_reader(input);
-        let header: Vec<String> =
-            csv.headers().map_err(|e| Error::data(file, e.to_string()))?.iter().map(String::from).collect();
-        let find = |name: &String| {
-            let what = || format!("no column \"{name}\"{}", suggest(name, header.iter().map(String::as_str)));
-            header.iter().position(|h| h == name).ok_or_else(|| Error::data(file, what()))
-        };
+        let mut table = Reader::open(input, file)?;
+        let find = |name: &String| table.column(name);
         let all = |names: &[String]| names.iter().map(find).collect::<Result<Vec<_>>>();
         let (x, y, by, panel) = (find(&self.x)?, all(&self.y)?, all(&self.by)?, all(&self.panels)?);
         let only = self.only.iter().map(|(name, cell)| Ok((find(name)?, cell))).collect::<Result<Vec<_>>>()?;
         let mut rows = Vec::new();
-        for record in csv.records() {
-            let record = record.map_err(|e| Error::data(file, e.to_string()))?;
-            let line = record.position().map_or(0, csv::Position::line);
-            let cell = |i: usize| record.get(i).unwrap_or("");
-            if only.iter().any(|(i, want)| cell(*i) != *want) {
+        while let Some(row) = table.read()? {
+            if only.iter().any(|(i, want)| row.cell(*i) != *want) {
                 continue;
             }
-            let value = |i: &usize| {
-                let wrong = |e| Error::data(format!("{file}:{line}"), format!("{}: {e}", header[*i]));
-                known(cell(*i)).map_err(wrong)
-            };
-            let joined = |of: &[usize]| of.iter().map(|i| cell(*i)).collect::<Vec<_>>().join(" ");
-            let y = y.iter().map(value).collect::<Result<Vec<_>>>()?;
-            rows.push(Row { line, x: cell(x).into(), y, by: joined(&by), panel: joined(&panel) });
+            let joined = |of: &[usize]| of.iter().map(|i| row.cell(*i)).collect::<Vec<_>>().join(" ");
+            let y = y.iter().map(|i| row.known(*i)).collect::<Result<Vec<_>>>()?;
+            rows.push(Row { line: row.line(), x: row.cell(x).into(), y, by: joined(&by), panel: joined(&panel) });
         }
         Ok(rows)
     }

@@ -1,105 +1,115 @@
 //! Why a run takes as long as it does: its time by cause and by phase, what was fetched for what was asked, and how far
 //! it is from the bound.
 
-use super::sheet::{Rows, Style, layout, number};
+use super::sheet::{self, Style, known, layout};
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use std::io::Read;
 
 /// Columns of the time account, their names for people, and what makes them grow.
 const CAUSES: [(&str, &str, &str); 8] = [
-    ("time_mac", "MAC bound", "units multiply; fewer tokens, or fewer unwanted ones in the rows, make it shorter"),
     (
-        "time_row_switch",
+        columns::TIME_MAC,
+        "MAC bound",
+        "units multiply; fewer tokens, or fewer unwanted ones in the rows, make it shorter",
+    ),
+    (
+        columns::TIME_ROW_SWITCH,
         "row switch",
         "rows close and open; tokens that share rows, or another power policy, make it shorter",
     ),
     (
-        "time_imbalance_units",
+        columns::TIME_IMBALANCE_UNITS,
         "imbalance over units",
         "units wait for the one with the most rows; it depends on where blocks are put",
     ),
     (
-        "time_imbalance_channels",
+        columns::TIME_IMBALANCE_CHANNELS,
         "imbalance over channels",
         "channels wait for the one with the most work; more heads or requests, or heads over several channels (placement.split), fill them",
     ),
-    ("time_data_movement", "data movement", "queries, scores and outputs pass the channel's bus and buffers"),
-    ("time_softmax", "softmax", "the softmax unit works and nothing else does"),
-    ("time_refresh", "refresh", "banks refresh; temperature (refresh_rate) and the refresh mode set it"),
-    ("time_stall", "dependency stall", "waiting for a result or for the host ([host] of the workload)"),
-];
-
-const REQUESTS: [&str; 12] = [
-    "req_rd",
-    "req_wr",
-    "req_mac_ab",
-    "req_mac_sb",
-    "req_mac_pb",
-    "req_mac_bg",
-    "req_act_bg",
-    "req_pre_bg",
-    "req_wr_gb",
-    "req_mv_sb",
-    "req_mv_gb",
-    "req_sfm",
+    (columns::TIME_DATA_MOVEMENT, "data movement", "queries, scores and outputs pass the channel's bus and buffers"),
+    (columns::TIME_SOFTMAX, "softmax", "the softmax unit works and nothing else does"),
+    (columns::TIME_REFRESH, "refresh", "banks refresh; temperature (refresh_rate) and the refresh mode set it"),
+    (columns::TIME_STALL, "dependency stall", "waiting for a result or for the host ([host] of the workload)"),
 ];
 
 /// Phases in the order of a step; others come behind.
 const PHASES: [&str; 7] = ["append", "cluster", "remap", "select", "attend-score", "softmax", "attend-context"];
 
-const IDENTITY: [&str; 3] = ["trace", "system", "device"];
+const IDENTITY: [&str; 3] = [columns::TRACE, columns::SYSTEM, columns::DEVICE];
 
-const OTHERS: [&str; 16] = [
-    "steps",
-    "cycles",
-    "time_ns",
-    "busy_cycles",
-    "energy_pj",
-    "activations",
-    "bound_cycles",
-    "selected_tokens",
-    "distinct_tokens",
-    "row_tokens",
-    "bytes_useful",
-    "bytes_fetched",
-    "row_blocks",
-    "mac_utilisation",
-    "imbalance_units",
-    "imbalance_channels",
-];
+/// A number of a row, or the sum of several rows; what a table leaves empty is not known.
+type Known = Option<f64>;
 
-/// The numbers of a row, or of several added up; what a table leaves empty is not known.
-#[derive(Debug, Clone, Default)]
-struct Measures(Vec<Option<f64>>);
+macro_rules! measures {
+    ($($field:ident: $column:expr;)+) => {
+        /// The numbers of a row, or of several added up.
+        #[derive(Debug, Clone, Default)]
+        struct Measures {
+            /// Time by cause, as in [`CAUSES`].
+            causes: [Known; CAUSES.len()],
+            /// Requests by operation.
+            requests: [Known; columns::REQUESTS.len()],
+            $($field: Known,)+
+        }
+
+        impl Measures {
+            /// The columns, in the order in which [`Measures::each`] goes through the numbers.
+            fn columns() -> impl Iterator<Item = &'static str> {
+                let causes = CAUSES.into_iter().map(|(column, ..)| column);
+                causes.chain(columns::REQUESTS.into_iter().map(|(_, column)| column.name)).chain([$($column),+])
+            }
+
+            fn each(&mut self) -> impl Iterator<Item = &mut Known> {
+                self.causes.iter_mut().chain(&mut self.requests).chain([$(&mut self.$field),+])
+            }
+        }
+    };
+}
+
+measures! {
+    steps: columns::STEPS;
+    cycles: columns::CYCLES;
+    time_ns: columns::TIME_NS;
+    busy_cycles: columns::BUSY_CYCLES;
+    energy_pj: columns::ENERGY_PJ;
+    activations: columns::ACTIVATIONS;
+    bound_cycles: columns::BOUND_CYCLES;
+    selected_tokens: columns::SELECTED_TOKENS;
+    distinct_tokens: columns::DISTINCT_TOKENS;
+    row_tokens: columns::ROW_TOKENS;
+    bytes_useful: columns::BYTES_USEFUL;
+    bytes_fetched: columns::BYTES_FETCHED;
+    row_blocks: columns::ROW_BLOCKS;
+    mac_utilisation: columns::MAC_UTILISATION;
+    imbalance_units: columns::IMBALANCE_UNITS;
+    imbalance_channels: columns::IMBALANCE_CHANNELS;
+}
 
 impl Measures {
-    fn columns() -> impl Iterator<Item = &'static str> {
-        CAUSES.map(|(column, ..)| column).into_iter().chain(REQUESTS).chain(OTHERS)
-    }
-
-    fn read(cells: &[String]) -> std::result::Result<Self, String> {
-        let cell = |text: &String| (!text.is_empty()).then(|| number(text)).transpose();
-        Ok(Measures(cells.iter().map(cell).collect::<std::result::Result<_, _>>()?))
-    }
-
-    fn get(&self, column: &str) -> Option<f64> {
-        let index = Measures::columns().position(|c| c == column);
-        index.and_then(|i| self.0.get(i).copied().flatten())
-    }
-
-    fn of(&self, column: &str) -> f64 {
-        self.get(column).unwrap_or(0.0)
+    fn read(cells: &[&str]) -> std::result::Result<Self, String> {
+        let mut out = Measures::default();
+        for (number, cell) in out.each().zip(cells) {
+            *number = known(cell)?;
+        }
+        Ok(out)
     }
 
     fn add(&mut self, other: &Measures) {
-        for (sum, x) in self.0.iter_mut().zip(&other.0) {
+        for (sum, x) in self.each().zip(other.clone().each()) {
             *sum = sum.zip(*x).map(|(a, b)| a + b);
         }
     }
 
     fn requests(&self) -> f64 {
-        REQUESTS.iter().map(|column| self.of(column)).sum()
+        self.requests.iter().map(|n| or_0(*n)).sum()
     }
+}
+
+/// What is not known counts as nothing where numbers are set against each other.
+fn or_0(number: Known) -> f64 {
+    number.unwrap_or(0.0)
 }
 
 struct Run {
@@ -136,38 +146,40 @@ impl Explanation {
 
     /// Adds the runs of a run.csv.
     pub fn add_runs(&mut self, input: impl Read, file: &str) -> Result<()> {
-        let before = self.runs.len();
-        each(input, file, &[], |identity, _, measures| {
+        let rows = each(input, file, &[], |identity, _, measures| {
             self.runs.push(Run { identity, measures, phases: Vec::new(), busiest: None });
         })?;
-        if self.runs.len() == before { Err(Error::data(file, "a table without a row")) } else { Ok(()) }
+        if rows == 0 { Err(Error::data(file, "a table without a row")) } else { Ok(()) }
     }
 
     fn add_phases(&mut self, input: Box<dyn Read + Send>, file: &str) -> Result<()> {
-        each(input, file, &["phase"], |identity, keys, measures| {
+        each(input, file, &[columns::PHASE], |identity, keys, measures| {
             let Some(run) = self.runs.iter_mut().rfind(|r| r.identity == identity) else { return };
             match run.phases.iter_mut().find(|(name, _)| *name == keys[0]) {
                 Some((_, sum)) => sum.add(&measures),
-                None => run.phases.push((keys[0].clone(), measures)),
+                None => run.phases.push((keys[0].to_string(), measures)),
             }
-        })
+        })?;
+        Ok(())
     }
 
     fn add_channels(&mut self, input: Box<dyn Read + Send>, file: &str) -> Result<()> {
-        each(input, file, &["channel"], |identity, keys, measures| {
+        each(input, file, &[columns::CHANNEL], |identity, keys, measures| {
             let Some(run) = self.runs.iter_mut().rfind(|r| r.identity == identity) else { return };
-            let busy = measures.of("busy_cycles");
-            if run.busiest.as_ref().is_none_or(|(_, most)| busy > most.of("busy_cycles")) {
-                run.busiest = Some((keys[0].clone(), measures));
+            let busy = |m: &Measures| or_0(m.busy_cycles);
+            if run.busiest.as_ref().is_none_or(|(_, most)| busy(&measures) > busy(most)) {
+                run.busiest = Some((keys[0].to_string(), measures));
             }
-        })
+        })?;
+        Ok(())
     }
 
     /// All of it as text. CSV is one line a number: trace, system, section, item, quantity, unit, value.
     pub fn render(&self, style: Style) -> Result<String> {
         if style == Style::Csv {
-            let heading =
-                ["trace", "system", "section", "item", "quantity", "unit", "value"].map(String::from).to_vec();
+            let heading = [columns::TRACE, columns::SYSTEM, "section", "item", "quantity", "unit", "value"]
+                .map(String::from)
+                .to_vec();
             let lines = std::iter::once(heading).chain(self.runs.iter().flat_map(Run::long_form));
             return Ok(layout(&lines.collect::<Vec<_>>(), style));
         }
@@ -179,13 +191,13 @@ fn each(
     input: impl Read,
     file: &str,
     keys: &[&'static str],
-    mut take: impl FnMut(Vec<String>, &[String], Measures),
-) -> Result<()> {
+    mut take: impl FnMut(Vec<String>, &[&str], Measures),
+) -> Result<u64> {
     let columns: Vec<&str> = IDENTITY.into_iter().chain(keys.iter().copied()).chain(Measures::columns()).collect();
-    Rows::open(input, file, &columns)?.each(|cells| {
+    sheet::each(input, file, &columns, |cells| {
         let (identity, rest) = cells.split_at(IDENTITY.len());
         let (keys, numbers) = rest.split_at(keys.len());
-        take(identity.to_vec(), keys, Measures::read(numbers)?);
+        take(identity.iter().map(|cell| cell.to_string()).collect(), keys, Measures::read(numbers)?);
         Ok(())
     })
 }
@@ -200,50 +212,52 @@ fn ratio(a: Option<f64>, b: Option<f64>) -> Cell {
 
 impl Run {
     fn steps(&self) -> f64 {
-        self.measures.of("steps").max(1.0)
+        or_0(self.measures.steps).max(1.0)
     }
 
     fn sections(&self) -> Vec<Section> {
-        let known = self.measures.get("selected_tokens").is_some();
+        let known = self.measures.selected_tokens.is_some();
         let mut sections = vec![self.time()];
         sections.extend((!self.phases.is_empty()).then(|| self.by_phase()));
         sections.extend(known.then(|| self.tokens()));
-        let works = self.measures.get("imbalance_channels").is_some();
+        let works = self.measures.imbalance_channels.is_some();
         sections.extend((known || works).then(|| self.balance()));
         sections
     }
 
     fn time(&self) -> Section {
         let m = &self.measures;
-        let (cycles, ns, steps) = (m.of("cycles"), m.of("time_ns"), self.steps());
+        let (cycles, ns, steps) = (or_0(m.cycles), or_0(m.time_ns), self.steps());
         let mut columns = vec![("per step", "tCK"), ("per step", "us"), ("share", "%")];
         columns.extend(self.busiest.is_some().then_some(("busiest channel", "%")));
-        let row = |column: &str| {
-            let part = m.of(column);
+        let row = |of: &dyn Fn(&Measures) -> Known| {
+            let part = or_0(of(m));
             let mut cells = vec![
                 Some((part / steps, 1)),
                 Some((part / cycles.max(1.0) * ns / steps / 1e3, 3)),
                 share(part, cycles),
             ];
-            cells.extend(self.busiest.as_ref().map(|(_, b)| share(b.of(column), b.of("cycles"))));
+            cells.extend(self.busiest.as_ref().map(|(_, b)| share(or_0(of(b)), or_0(b.cycles))));
             cells
         };
-        let mut rows: Vec<_> = CAUSES.iter().map(|(column, name, _)| (name.to_string(), row(column))).collect();
-        rows.push(("all".into(), row("cycles")));
+        let causes = CAUSES.iter().enumerate();
+        let mut rows: Vec<_> = causes.map(|(i, (_, name, _))| (name.to_string(), row(&|m| m.causes[i]))).collect();
+        rows.push(("all".into(), row(&|m| m.cycles)));
         Section { title: "Time by cause (mean over channels)", columns, rows }
     }
 
     fn by_phase(&self) -> Section {
         let (steps, m) = (self.steps(), &self.measures);
         let row = |(name, p): &(String, Measures)| {
-            let per_step = |column, scale: f64, decimals| Some((p.of(column) / scale / steps, decimals));
+            let per_step = |number: Known, scale: f64, decimals| Some((or_0(number) / scale / steps, decimals));
+            let share = |part: Known, whole: Known| share(or_0(part), or_0(whole));
             let cells = vec![
-                per_step("time_ns", 1e3, 3),
-                share(p.of("cycles"), m.of("cycles")),
-                per_step("energy_pj", 1e6, 3),
-                share(p.of("energy_pj"), m.of("energy_pj")),
+                per_step(p.time_ns, 1e3, 3),
+                share(p.cycles, m.cycles),
+                per_step(p.energy_pj, 1e6, 3),
+                share(p.energy_pj, m.energy_pj),
                 Some((p.requests() / steps, 1)),
-                per_step("activations", 1.0, 1),
+                per_step(p.activations, 1.0, 1),
             ];
             (name.clone(), cells)
         };
@@ -263,37 +277,37 @@ impl Run {
     /// Asked, touched, moved, opened.
     fn tokens(&self) -> Section {
         let (steps, m) = (self.steps(), &self.measures);
-        let row = |name: &str, column: &str, base: &str| {
-            let per_step = m.get(column).map(|x| (x / steps, 1));
-            (name.to_string(), vec![per_step, ratio(m.get(column), m.get(base))])
+        let row = |name: &str, number: Known, base: Known| {
+            let per_step = number.map(|x| (x / steps, 1));
+            (name.to_string(), vec![per_step, ratio(number, base)])
         };
         Section {
             title: "Asked and fetched",
             columns: vec![("per step", "1"), ("over its base", "1")],
             rows: vec![
-                row("tokens asked for (all query heads)", "selected_tokens", "distinct_tokens"),
-                row("tokens asked for (once per KV head)", "distinct_tokens", "distinct_tokens"),
-                row("tokens in the rows touched, over tokens asked for once", "row_tokens", "distinct_tokens"),
-                row("bytes of the tokens asked for", "bytes_useful", "bytes_useful"),
-                row("bytes fetched, over those", "bytes_fetched", "bytes_useful"),
-                row("activations, over row-blocks of K touched", "activations", "row_blocks"),
+                row("tokens asked for (all query heads)", m.selected_tokens, m.distinct_tokens),
+                row("tokens asked for (once per KV head)", m.distinct_tokens, m.distinct_tokens),
+                row("tokens in the rows touched, over tokens asked for once", m.row_tokens, m.distinct_tokens),
+                row("bytes of the tokens asked for", m.bytes_useful, m.bytes_useful),
+                row("bytes fetched, over those", m.bytes_fetched, m.bytes_useful),
+                row("activations, over row-blocks of K touched", m.activations, m.row_blocks),
             ],
         }
     }
 
     fn balance(&self) -> Section {
         let (steps, m) = (self.steps(), &self.measures);
-        let bound = m.get("bound_cycles");
-        let plain = |column| m.get(column).map(|x| (x, 3));
+        let bound = m.bound_cycles;
+        let plain = |number: Known| number.map(|x| (x, 3));
         let rows = vec![
             (
                 "cycles per step at perfect balance, MACs of the selection alone".into(),
                 vec![bound.map(|x| (x / steps, 1))],
             ),
-            ("cycles over that bound".into(), vec![ratio(m.get("cycles"), bound)]),
-            ("share of multiplied unit-columns that hold a token asked for".into(), vec![plain("mac_utilisation")]),
-            ("fullest unit over the mean of all units".into(), vec![plain("imbalance_units")]),
-            ("work of the fullest channel over the mean of all channels".into(), vec![plain("imbalance_channels")]),
+            ("cycles over that bound".into(), vec![ratio(m.cycles, bound)]),
+            ("share of multiplied unit-columns that hold a token asked for".into(), vec![plain(m.mac_utilisation)]),
+            ("fullest unit over the mean of all units".into(), vec![plain(m.imbalance_units)]),
+            ("work of the fullest channel over the mean of all channels".into(), vec![plain(m.imbalance_channels)]),
         ];
         Section { title: "Bound and balance", columns: vec![("value", "1")], rows }
     }
@@ -304,14 +318,15 @@ impl Run {
         let steps = self.steps();
         let mut out = format!(
             "{:.0} steps; {:.3} us and {:.3} uJ a step.\n",
-            m.of("steps"),
-            m.of("time_ns") / steps / 1e3,
-            m.of("energy_pj") / steps / 1e6
+            or_0(m.steps),
+            or_0(m.time_ns) / steps / 1e3,
+            or_0(m.energy_pj) / steps / 1e6
         );
         let mut name = |place: &str, m: &Measures| {
-            let largest = CAUSES.iter().max_by(|a, b| m.of(a.0).total_cmp(&m.of(b.0)));
-            if let Some((column, cause, why)) = largest.filter(|_| m.of("cycles") > 0.0) {
-                let percent = 100.0 * m.of(column) / m.of("cycles");
+            let causes = CAUSES.iter().zip(m.causes.map(or_0));
+            let largest = causes.max_by(|(_, a), (_, b)| a.total_cmp(b));
+            if let Some(((_, cause, why), time)) = largest.filter(|_| or_0(m.cycles) > 0.0) {
+                let percent = 100.0 * time / or_0(m.cycles);
                 out.push_str(&format!("{place}: {cause}, {percent:.1} % ({why}).\n"));
             }
         };
@@ -323,13 +338,13 @@ impl Run {
             .phases
             .iter()
             .filter(|(n, _)| n != "waiting")
-            .max_by(|a, b| a.1.of("cycles").total_cmp(&b.1.of("cycles")))
+            .max_by(|a, b| or_0(a.1.cycles).total_cmp(&or_0(b.1.cycles)))
         {
-            let at_work: f64 = self.phases.iter().filter(|(n, _)| n != "waiting").map(|(_, p)| p.of("cycles")).sum();
+            let at_work: f64 = self.phases.iter().filter(|(n, _)| n != "waiting").map(|(_, p)| or_0(p.cycles)).sum();
             if at_work > 0.0 {
                 out.push_str(&format!(
                     "Longest phase: {phase}, {:.1} % of what is not waiting for other channels.\n",
-                    100.0 * p.of("cycles") / at_work
+                    100.0 * or_0(p.cycles) / at_work
                 ));
             }
         }

@@ -1,17 +1,15 @@
 //! What is worth choosing among the points of a sweep: those that no other point beats in time, energy and error alike;
 //! and the cheapest of each policy where accuracy is held equal.
 
-use super::sheet::{Style, layout, number};
-use pimattn_core::error::{Error, Result, suggest};
+use super::sheet::{Style, layout};
+use pimattn_core::columns;
+use pimattn_core::error::{Error, Result};
+use pimattn_core::table::Reader;
 use std::collections::BTreeMap;
 use std::io::Read;
 
 /// What is chosen, unless the caller says otherwise: points that differ in nothing else are set against each other.
-pub const CHOICES: [&str; 2] = ["policy", "budget"];
-
-/// First column of a sweep's table, and the one behind its axes.
-const BEFORE_AXES: &str = "point";
-const BEHIND_AXES: &str = "key";
+pub const CHOICES: [&str; 2] = [columns::POLICY, columns::BUDGET];
 
 /// What a point costs: time (ns) and energy (pJ) per step, and its error; NaN where it has none.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,14 +52,10 @@ impl Frontier {
     /// Where no point has it (accuracy was not measured), that is an error. `kept` is a column of what is kept, for
     /// [`Self::disagreements`].
     pub fn read(input: impl Read, file: &str, error: &str, kept: Option<&str>, choices: &[String]) -> Result<Self> {
-        let mut csv = csv::Reader::from_reader(input);
-        let header: Vec<String> =
-            csv.headers().map_err(|e| Error::data(file, e.to_string()))?.iter().map(String::from).collect();
-        let find = |name: &str| {
-            let what = || format!("no column \"{name}\"{}", suggest(name, header.iter().map(String::as_str)));
-            header.iter().position(|h| h == name).ok_or_else(|| Error::data(file, what()))
-        };
-        let axes = find(BEFORE_AXES)? + 1..find(BEHIND_AXES)?;
+        let mut table = Reader::open(input, file)?;
+        let (header, find) = (table.header(), |name: &str| table.column(name));
+        // A sweep's table begins with the point, and has its key behind the axes.
+        let axes = find(columns::POINT)? + 1..find(columns::KEY)?;
         let choice: Vec<usize> = match choices {
             [] => axes.clone().filter(|i| CHOICES.contains(&header[*i].as_str())).collect(),
             names => names.iter().map(|n| find(n)).collect::<Result<_>>()?,
@@ -71,7 +65,8 @@ impl Frontier {
         }
         let group: Vec<usize> = axes.filter(|i| !choice.contains(i)).collect();
         let turned = error.strip_prefix("1-");
-        let columns = [find("steps")?, find("time_ns")?, find("energy_pj")?, find(turned.unwrap_or(error))?];
+        let steps = find(columns::STEPS)?;
+        let (ns, pj, lost) = (find(columns::TIME_NS)?, find(columns::ENERGY_PJ)?, find(turned.unwrap_or(error))?);
         let kept = kept.map(find).transpose()?;
         let name = |i: &usize| header[*i].clone();
         let mut frontier = Frontier {
@@ -82,21 +77,14 @@ impl Frontier {
             groups: Vec::new(),
         };
         let mut known: BTreeMap<Vec<String>, usize> = BTreeMap::new();
-        for record in csv.records() {
-            let record = record.map_err(|e| Error::data(file, e.to_string()))?;
-            let line = record.position().map_or(0, csv::Position::line);
-            let cell = |i: usize| {
-                number(record.get(i).unwrap_or(""))
-                    .map_err(|e| Error::data(format!("{file}:{line}"), format!("{}: {e}", header[i])))
-            };
-            let [steps, ns, pj, error] = columns;
-            let steps = cell(steps)?.max(1.0);
-            let or_none = |i: usize| if record.get(i).is_none_or(str::is_empty) { Ok(f64::NAN) } else { cell(i) };
-            let error = or_none(error)?;
+        while let Some(row) = table.read()? {
+            let steps = row.number(steps)?.max(1.0);
+            let or_none = |i: usize| row.known(i).map(|x| x.unwrap_or(f64::NAN));
+            let error = or_none(lost)?;
             let error = if turned.is_some() { 1.0 - error } else { error };
             let kept = kept.map_or(Ok(0.0), or_none)?;
-            let cost = Cost([cell(ns)? / steps, cell(pj)? / steps, error]);
-            let texts = |of: &[usize]| of.iter().map(|i| record.get(*i).unwrap_or("").to_string()).collect();
+            let cost = Cost([row.number(ns)? / steps, row.number(pj)? / steps, error]);
+            let texts = |of: &[usize]| of.iter().map(|i| row.cell(*i).to_string()).collect();
             let shared: Vec<String> = texts(&group);
             let group = *known.entry(shared).or_insert_with_key(|shared| {
                 frontier.groups.push((shared.clone(), Vec::new()));

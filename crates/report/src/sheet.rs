@@ -1,6 +1,9 @@
 //! Finished CSV tables in, tables for people out.
 
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
+use pimattn_core::table::{Reader, line};
+pub use pimattn_core::table::{known, number};
 use std::io::Read;
 
 /// How the table is written.
@@ -20,95 +23,131 @@ pub fn stem(path: &str) -> String {
     file.split('.').next().unwrap_or(file).to_string()
 }
 
-/// The rows of a CSV table, with the columns that are asked for.
-pub struct Rows<R: Read> {
-    csv: csv::Reader<R>,
-    file: String,
-    columns: Vec<usize>,
+/// Gives the named cells of each row of a table, and counts the rows. What `take` finds wrong becomes an error with file
+/// and line.
+///
+/// # Errors
+/// When a column is not there. No other is proposed: a table of another kind has none of them.
+pub fn each(
+    input: impl Read,
+    file: &str,
+    names: &[&str],
+    mut take: impl FnMut(&[&str]) -> std::result::Result<(), String>,
+) -> Result<u64> {
+    let mut table = Reader::open(input, file)?;
+    let find = |name: &&str| {
+        let place = table.header().iter().position(|h| h == *name);
+        place.ok_or_else(|| Error::data(file, format!("no column \"{name}\"")))
+    };
+    let places: Vec<usize> = names.iter().map(find).collect::<Result<_>>()?;
+    let mut rows = 0;
+    while let Some(row) = table.read()? {
+        rows += 1;
+        let cells: Vec<&str> = places.iter().map(|i| row.cell(*i)).collect();
+        take(&cells).map_err(|e| row.error(e))?;
+    }
+    Ok(rows)
 }
 
-impl<R: Read> Rows<R> {
-    /// Reads the header; a column that is not there is an error. `file` is for errors.
-    pub fn open(input: R, file: &str, names: &[&str]) -> Result<Self> {
-        let mut csv = csv::Reader::from_reader(input);
-        let header = csv.headers().map_err(|e| Error::data(file, e.to_string()))?.clone();
-        let find = |name: &&str| {
-            header.iter().position(|h| h == *name).ok_or_else(|| Error::data(file, format!("no column \"{name}\"")))
-        };
-        let columns = names.iter().map(find).collect::<Result<_>>()?;
-        Ok(Rows { csv, file: file.into(), columns })
+/// As [`each`]; a table without a row is an error: what failed, or was cut off, is no result.
+pub fn each_of_some<const N: usize>(
+    input: impl Read,
+    file: &str,
+    names: [&str; N],
+    mut take: impl FnMut([&str; N]) -> std::result::Result<(), String>,
+) -> Result<()> {
+    match each(input, file, &names, |cells| take(std::array::from_fn(|i| cells[i])))? {
+        0 => Err(Error::data(file, "a table without a row")),
+        _ => Ok(()),
     }
+}
 
-    /// As [`Rows::each`]; a table without a row is an error: what failed, or was cut off, is no result.
-    pub fn each_of_some(self, mut take: impl FnMut(&[String]) -> std::result::Result<(), String>) -> Result<()> {
-        let (mut rows, file) = (0u64, self.file.clone());
-        self.each(|cells| {
-            rows += 1;
-            take(cells)
-        })?;
-        if rows == 0 { Err(Error::data(file, "a table without a row")) } else { Ok(()) }
-    }
+/// What metrics tables say of a selection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// Tokens selected.
+    Selected,
+    /// Tokens in the row-blocks that hold one.
+    RowTokens,
+    /// Softmax mass on the selected.
+    MassRecall,
+    /// Share of the best tokens that is selected.
+    TopRecall,
+    /// Relative error of the output.
+    OutputRelErr,
+}
 
-    /// Gives the cells of each row; what `take` finds wrong becomes an error with file and line.
-    pub fn each(mut self, mut take: impl FnMut(&[String]) -> std::result::Result<(), String>) -> Result<()> {
-        let mut cells = Vec::new();
-        for record in self.csv.records() {
-            let record = record.map_err(|e| Error::data(&self.file, e.to_string()))?;
-            let line = record.position().map_or(0, csv::Position::line);
-            cells.clear();
-            cells.extend(self.columns.iter().map(|c| record.get(*c).unwrap_or("").to_string()));
-            take(&cells).map_err(|e| Error::data(format!("{}:{line}", self.file), e))?;
+impl Metric {
+    /// All of them, in the order of reports.
+    pub const ALL: [Metric; 5] =
+        [Metric::Selected, Metric::RowTokens, Metric::MassRecall, Metric::TopRecall, Metric::OutputRelErr];
+    /// The columns that they are in.
+    pub const COLUMNS: [&str; 5] = [
+        Metric::Selected.column(),
+        Metric::RowTokens.column(),
+        Metric::MassRecall.column(),
+        Metric::TopRecall.column(),
+        Metric::OutputRelErr.column(),
+    ];
+
+    /// The column that it is in.
+    pub const fn column(self) -> &'static str {
+        match self {
+            Metric::Selected => columns::SELECTED,
+            Metric::RowTokens => columns::ROW_TOKENS,
+            Metric::MassRecall => columns::MASS_RECALL,
+            Metric::TopRecall => columns::TOP_RECALL,
+            Metric::OutputRelErr => columns::OUTPUT_REL_ERR,
         }
-        Ok(())
+    }
+
+    /// Its heading in reports.
+    pub const fn heading(self) -> &'static str {
+        match self {
+            Metric::Selected => "selected",
+            Metric::RowTokens => "row tokens",
+            Metric::MassRecall => "mass recall",
+            Metric::TopRecall => "top-B recall",
+            Metric::OutputRelErr => "output error",
+        }
+    }
+
+    const fn decimals(self) -> usize {
+        match self {
+            Metric::Selected | Metric::RowTokens => 1,
+            Metric::MassRecall | Metric::TopRecall | Metric::OutputRelErr => 4,
+        }
     }
 }
 
-/// A finite number.
-pub fn number(text: &str) -> std::result::Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(x) if x.is_finite() => Ok(x),
-        _ => Err(format!("\"{text}\" is not a number")),
-    }
+/// Means of metrics, each over the rows that have a number in it.
+#[derive(Debug, Clone, Default)]
+pub struct MetricMeans {
+    rows: [u64; Metric::ALL.len()],
+    sums: [f64; Metric::ALL.len()],
 }
 
-/// A finite number, or none where the cell is empty: not known, or without meaning.
-pub fn known(text: &str) -> std::result::Result<Option<f64>, String> {
-    if text.is_empty() { Ok(None) } else { number(text).map(Some) }
-}
-
-/// Means of several columns, each over the rows that have a number in it.
-#[derive(Debug, Clone)]
-pub struct ColumnMeans<const N: usize> {
-    rows: [u64; N],
-    sums: [f64; N],
-}
-
-impl<const N: usize> Default for ColumnMeans<N> {
-    fn default() -> Self {
-        ColumnMeans { rows: [0; N], sums: [0.0; N] }
-    }
-}
-
-impl<const N: usize> ColumnMeans<N> {
-    /// Adds the cells of a row.
-    pub fn add(&mut self, cells: &[String]) -> std::result::Result<(), String> {
-        for (i, cell) in cells.iter().enumerate().take(N) {
+impl MetricMeans {
+    /// Adds the cells of a row, below [`Metric::COLUMNS`].
+    pub fn add(&mut self, cells: [&str; Metric::ALL.len()]) -> std::result::Result<(), String> {
+        for ((cell, rows), sum) in cells.iter().zip(&mut self.rows).zip(&mut self.sums) {
             if let Some(x) = known(cell)? {
-                self.rows[i] += 1;
-                self.sums[i] += x;
+                *rows += 1;
+                *sum += x;
             }
         }
         Ok(())
     }
 
-    /// The mean of a column; none where no row has a number in it.
-    pub fn of(&self, column: usize) -> Option<f64> {
-        (self.rows[column] > 0).then(|| self.sums[column] / self.rows[column] as f64)
+    /// The mean of a metric; none where no row has a number in it.
+    pub fn of(&self, metric: Metric) -> Option<f64> {
+        let (rows, sum) = (self.rows[metric as usize], self.sums[metric as usize]);
+        (rows > 0).then(|| sum / rows as f64)
     }
 
-    /// The mean of a column as a cell.
-    pub fn cell(&self, column: usize, decimals: usize) -> String {
-        self.of(column).map_or(String::new(), |x| format!("{x:.decimals$}"))
+    /// All means, as cells of a report.
+    pub fn cells(&self) -> [String; Metric::ALL.len()] {
+        Metric::ALL.map(|m| self.of(m).map_or(String::new(), |x| format!("{x:.*}", m.decimals())))
     }
 }
 
@@ -122,12 +161,12 @@ pub fn layout(rows: &[Vec<String>], style: Style) -> String {
             0 => format!("{cell:<w$}"),
             _ => format!("{cell:>w$}"),
         });
-        let line = match style {
+        let text = match style {
             Style::Text => padded.collect::<Vec<_>>().join("  "),
             Style::Markdown => format!("| {} |", padded.collect::<Vec<_>>().join(" | ")),
-            Style::Csv => row.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","),
+            Style::Csv => line(row),
         };
-        out.push_str(line.trim_end());
+        out.push_str(text.trim_end());
         out.push('\n');
         if n == 0 && style == Style::Markdown {
             out.push_str("|-");
@@ -136,11 +175,4 @@ pub fn layout(rows: &[Vec<String>], style: Style) -> String {
         }
     }
     out
-}
-
-fn quoted(cell: &str) -> String {
-    match cell.contains([',', '"', '\n']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.into(),
-    }
 }

@@ -1,6 +1,7 @@
 //! What policies cost and what they keep, side by side: one line per run, joined with its accuracy metrics.
 
-use super::sheet::{ColumnMeans, Rows, Style, known, layout, number, stem};
+use super::sheet::{Metric, MetricMeans, Style, each_of_some, known, layout, number, stem};
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,15 +14,11 @@ struct Line {
     activations: f64,
     utilisation: Option<f64>,
     imbalance: Option<f64>,
-    metrics: Option<Metrics>,
+    metrics: Option<MetricMeans>,
 }
 
-/// Means over the rows of a metrics table.
-type Metrics = ColumnMeans<{ METRIC_COLUMNS.len() }>;
-
-const METRIC_COLUMNS: [&str; 5] = ["selected", "row_tokens", "mass_recall", "top_recall", "output_rel_err"];
-
-const HEADINGS: [&str; 13] = [
+/// Headings of what is said of a run, before those of its metrics.
+const HEADINGS: [&str; 8] = [
     "run",
     "time/step us",
     "vs first",
@@ -30,30 +27,33 @@ const HEADINGS: [&str; 13] = [
     "activations/step",
     "MAC use",
     "channel imbalance",
-    "selected",
-    "row tokens",
-    "mass recall",
-    "top-B recall",
-    "output error",
 ];
 
 /// Runs and their metrics.
 #[derive(Default)]
 pub struct Summary {
     lines: Vec<Line>,
-    metrics: BTreeMap<String, Metrics>,
+    metrics: BTreeMap<String, MetricMeans>,
 }
 
 impl Summary {
     /// Adds the runs of a run.csv.
     pub fn add_runs(&mut self, input: impl Read, file: &str) -> Result<()> {
-        let names = ["trace", "steps", "time_ns", "energy_pj", "activations", "mac_utilisation", "imbalance_channels"];
-        Rows::open(input, file, &names)?.each_of_some(|cells| {
-            let steps = number(&cells[1])?.max(1.0);
-            let per_step = |i: usize| number(&cells[i]).map(|x| x / steps);
-            let (utilisation, imbalance) = (known(&cells[5])?, known(&cells[6])?);
-            let (ns, pj, activations) = (per_step(2)?, per_step(3)?, per_step(4)?);
-            self.lines.push(Line { name: stem(&cells[0]), ns, pj, activations, utilisation, imbalance, metrics: None });
+        let names = [
+            columns::TRACE,
+            columns::STEPS,
+            columns::TIME_NS,
+            columns::ENERGY_PJ,
+            columns::ACTIVATIONS,
+            columns::MAC_UTILISATION,
+            columns::IMBALANCE_CHANNELS,
+        ];
+        each_of_some(input, file, names, |[trace, steps, ns, pj, activations, utilisation, imbalance]| {
+            let steps = number(steps)?.max(1.0);
+            let per_step = |cell: &str| number(cell).map(|x| x / steps);
+            let (utilisation, imbalance) = (known(utilisation)?, known(imbalance)?);
+            let (ns, pj, activations) = (per_step(ns)?, per_step(pj)?, per_step(activations)?);
+            self.lines.push(Line { name: stem(trace), ns, pj, activations, utilisation, imbalance, metrics: None });
             Ok(())
         })
     }
@@ -61,7 +61,7 @@ impl Summary {
     /// Adds a metrics table; it belongs to the run whose trace has the same file name up to the first dot.
     pub fn add_metrics(&mut self, input: impl Read, file: &str) -> Result<()> {
         let entry = self.metrics.entry(stem(file)).or_default();
-        Rows::open(input, file, &METRIC_COLUMNS)?.each_of_some(|cells| entry.add(cells))
+        each_of_some(input, file, Metric::COLUMNS, |cells| entry.add(cells))
     }
 
     /// The table as text. Fails when metrics were given that belong to no run.
@@ -80,8 +80,9 @@ impl Summary {
         let first = self.lines.first().map(|l| (l.ns, l.pj)).unwrap_or((1.0, 1.0));
         let rows: Vec<Vec<String>> = self.lines.iter().map(|l| l.cells(first)).collect();
         let with_metrics = self.lines.iter().any(|l| l.metrics.is_some());
-        let columns = if with_metrics { HEADINGS.len() } else { HEADINGS.len() - METRIC_COLUMNS.len() };
-        let table = std::iter::once(HEADINGS.map(String::from).to_vec()).chain(rows);
+        let columns = HEADINGS.len() + if with_metrics { Metric::ALL.len() } else { 0 };
+        let heading = HEADINGS.into_iter().chain(Metric::ALL.map(Metric::heading)).map(String::from).collect();
+        let table = std::iter::once(heading).chain(rows);
         Ok(layout(&table.map(|r| r[..columns].to_vec()).collect::<Vec<_>>(), style))
     }
 }
@@ -101,8 +102,8 @@ impl Line {
             self.imbalance.map_or(String::new(), |i| format!("{i:.3}")),
         ];
         match &self.metrics {
-            Some(m) => out.extend([1, 1, 4, 4, 4].into_iter().enumerate().map(|(i, decimals)| m.cell(i, decimals))),
-            None => out.extend(METRIC_COLUMNS.map(|_| String::new())),
+            Some(m) => out.extend(m.cells()),
+            None => out.extend(Metric::ALL.map(|_| String::new())),
         }
         out
     }

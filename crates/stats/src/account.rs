@@ -12,8 +12,10 @@
 
 use super::counters::Counters;
 use pimattn_core::addr::Geometry;
+use pimattn_core::columns;
 use pimattn_core::spec::tables::MAX_COMMANDS;
 use pimattn_core::spec::{Activity, Device, Effect, Scope};
+use pimattn_core::table::{Column, column};
 use pimattn_core::units::Cycle;
 use pimattn_engine::probe::CommandEvent;
 use pimattn_trace::Phase;
@@ -41,7 +43,57 @@ pub enum Cause {
 }
 
 /// How many causes there are.
-pub const CAUSES: usize = 8;
+pub const CAUSES: usize = Cause::ALL.len();
+
+impl Cause {
+    /// All causes, in the order of the tables.
+    pub const ALL: [Cause; 8] = [
+        Cause::Mac,
+        Cause::RowSwitch,
+        Cause::ImbalanceUnits,
+        Cause::ImbalanceChannels,
+        Cause::Movement,
+        Cause::Softmax,
+        Cause::Refresh,
+        Cause::Stall,
+    ];
+
+    /// The column of its time.
+    pub const fn column(self) -> Column {
+        let (name, meaning) = match self {
+            Cause::Mac => (
+                columns::TIME_MAC,
+                "MAC bound: a MAC in progress, by the share of banks that multiply; with the columns down to time_stall it adds up to cycles",
+            ),
+            Cause::RowSwitch => (
+                columns::TIME_ROW_SWITCH,
+                "rows closing and opening (or waiting for their turn to) and no MAC, move, softmax or refresh in progress; before a MAC by the share of banks that it is for",
+            ),
+            Cause::ImbalanceUnits => (
+                columns::TIME_IMBALANCE_UNITS,
+                "banks that idle in the two above: units with nothing open for PIM_MAC_BG",
+            ),
+            Cause::ImbalanceChannels => (
+                columns::TIME_IMBALANCE_CHANNELS,
+                "waiting for other channels at a sync or at the end, whatever else goes on",
+            ),
+            Cause::Movement => (
+                columns::TIME_DATA_MOVEMENT,
+                "buffer moves, reads and writes in progress, or data on its way that nothing passes",
+            ),
+            Cause::Softmax => (columns::TIME_SOFTMAX, "softmax in progress"),
+            Cause::Refresh => (
+                columns::TIME_REFRESH,
+                "refresh of all banks, with the closing of rows that it demands; of a part of them where nothing else is in progress or on its way",
+            ),
+            Cause::Stall => (
+                columns::TIME_STALL,
+                "nothing in progress: waiting for results, for arrivals, or for the host, whatever else goes on",
+            ),
+        };
+        column(name, "tCK", meaning)
+    }
+}
 
 /// Time by cause, in bank-cycles.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

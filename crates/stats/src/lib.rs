@@ -5,6 +5,7 @@ pub mod books;
 pub mod counters;
 pub mod energy;
 pub mod log;
+mod measures;
 mod recurring;
 pub mod replay;
 pub mod tables;

@@ -1,16 +1,28 @@
 //! Writes the tables of runs while they go: rows of steps and phases as soon as a step is over.
 
-use super::tables::{Rows, SCHEMAS, Schema};
+use super::tables::{ChannelKey, HeadKey, Key, PhaseKey, Row, Rows, Schema, StepKey};
 use super::{Collector, Step, Steps};
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
-use pimattn_core::table::{Value, Writer};
+use pimattn_core::table::TypedWriter;
 use std::io::Write;
+
+/// The table of rows of some kind.
+type File<W, K> = TypedWriter<W, Row<K>>;
 
 /// The tables of some runs, one after the other.
 pub struct Tables<'s, W: Write> {
     system: &'s System,
-    files: Vec<(&'static str, Writer<W>)>,
+    runs: File<W, ()>,
+    parts: Option<Parts<W>>,
+}
+
+/// The tables of the parts of runs.
+struct Parts<W: Write> {
+    steps: File<W, StepKey>,
+    phases: File<W, PhaseKey>,
+    heads: File<W, HeadKey>,
+    channels: File<W, ChannelKey>,
 }
 
 /// Takes the steps of one run.
@@ -22,11 +34,22 @@ pub struct StepRows<'t, 's, W: Write> {
 }
 
 impl<'s, W: Write> Tables<'s, W> {
-    /// The tables of [`SCHEMAS`], or the first one, `run.csv`, alone, each in what `open` gives for it.
+    /// All tables, or `run.csv` alone, each in what `open` gives for it.
     pub fn new(system: &'s System, all: bool, mut open: impl FnMut(&Schema) -> Result<W>) -> Result<Self> {
-        let schemas = if all { SCHEMAS } else { &SCHEMAS[..1] };
-        let file = |s: &'static Schema| Ok((s.file, Writer::new(open(s)?, s.file, &s.columns())));
-        Ok(Tables { system, files: schemas.iter().map(file).collect::<Result<_>>()? })
+        fn file<W: Write, K: Key>(open: &mut impl FnMut(&Schema) -> Result<W>) -> Result<File<W, K>> {
+            Ok(TypedWriter::new(open(&K::SCHEMA)?, K::SCHEMA.file, K::layout()))
+        }
+        let runs = file(&mut open)?;
+        let parts = match all {
+            true => Some(Parts {
+                steps: file(&mut open)?,
+                phases: file(&mut open)?,
+                heads: file(&mut open)?,
+                channels: file(&mut open)?,
+            }),
+            false => None,
+        };
+        Ok(Tables { system, runs, parts })
     }
 
     /// Where the steps of a trace go.
@@ -36,29 +59,25 @@ impl<'s, W: Write> Tables<'s, W> {
 
     /// Completes the tables; hands back what they were written to.
     pub fn finish(self) -> Result<Vec<W>> {
-        self.files.into_iter().map(|(_, writer)| writer.finish()).collect()
-    }
-
-    fn write(&mut self, file: &str, rows: &[Vec<Value>]) -> Result<()> {
-        match self.files.iter_mut().find(|(name, _)| *name == file) {
-            Some((_, writer)) => rows.iter().try_for_each(|row| writer.row(row)),
-            None => Ok(()),
+        let mut out = vec![self.runs.finish()?];
+        if let Some(parts) = self.parts {
+            out.extend([
+                parts.steps.finish()?,
+                parts.phases.finish()?,
+                parts.heads.finish()?,
+                parts.channels.finish()?,
+            ]);
         }
-    }
-}
-
-impl<W: Write> StepRows<'_, '_, W> {
-    fn write(&mut self, step: &Step) -> Result<()> {
-        self.tables.write("steps.csv", &[self.rows.step(step)])?;
-        self.tables.write("phases.csv", &self.rows.phases(step))
+        Ok(out)
     }
 }
 
 impl<W: Write> Steps for StepRows<'_, '_, W> {
     fn step(&mut self, step: Step) {
-        if self.result.is_ok() && self.tables.files.len() > 1 {
-            self.result = self.write(&step);
-        }
+        let Some(parts) = self.tables.parts.as_mut().filter(|_| self.result.is_ok()) else { return };
+        let rows = &self.rows;
+        let phases = |()| rows.phases(&step).iter().try_for_each(|row| parts.phases.row(row));
+        self.result = parts.steps.row(&rows.step(&step)).and_then(phases);
     }
 }
 
@@ -68,7 +87,8 @@ pub fn finish_run<W: Write>(collector: Collector<StepRows<'_, '_, W>>) -> Result
     let (run, heads, channels) = (rows.run(&collector), rows.heads(&collector), rows.channels(&collector));
     let steps = collector.into_steps();
     steps.result?;
-    steps.tables.write("run.csv", &[run])?;
-    steps.tables.write("heads.csv", &heads)?;
-    steps.tables.write("channels.csv", &channels)
+    steps.tables.runs.row(&run)?;
+    let Some(parts) = &mut steps.tables.parts else { return Ok(()) };
+    heads.iter().try_for_each(|row| parts.heads.row(row))?;
+    channels.iter().try_for_each(|row| parts.channels.row(row))
 }

@@ -4,22 +4,36 @@ use crate::log::Mark;
 use crate::report;
 use pimattn_core::error::Result;
 use pimattn_core::spec::{CommandId, Device};
-use pimattn_core::table::{Column, Value, Writer, column};
+use pimattn_core::table::{Layout, Measure, TypedWriter, measure};
 use pimattn_core::units::Cycle;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+/// A row of the table: a reason, and what it came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReasonRow {
+    name: String,
+    kind: &'static str,
+    sum: Sum,
+}
+
 /// Columns of the table.
-pub const COLUMNS: &[Column] = &[
-    column("reason", "-", "what held commands, or what cycles went to"),
-    column(
+pub const COLUMNS: &[Measure<ReasonRow>] = &[
+    measure("reason", "-", "what held commands, or what cycles went to", |r| (&r.name).into()),
+    measure(
         "kind",
         "-",
         "start, constraint, bus, data, barrier, host, sync, arrival, refresh, results (of the last command ahead of a mark or \
          of the end), or controller (a rule of the controller alone)",
+        |r| r.kind.into(),
     ),
-    column("commands", "1", "commands that it held until they came"),
-    column("cycles", "cycles", "cycles of the critical chains to the last result of each channel, over all channels"),
+    measure("commands", "1", "commands that it held until they came", |r| r.sum.commands.into()),
+    measure(
+        "cycles",
+        "cycles",
+        "cycles of the critical chains to the last result of each channel, over all channels",
+        |r| r.sum.cycles.into(),
+    ),
 ];
 
 /// What an order of data demands.
@@ -219,10 +233,9 @@ impl Reasons {
 
     /// As CSV.
     pub fn csv(&self, device: &Device) -> Result<String> {
-        let mut table = Writer::new(Vec::new(), "why", COLUMNS);
+        let mut table = TypedWriter::new(Vec::new(), "why", Layout::of(COLUMNS));
         for (reason, sum) in self.sorted() {
-            let words = [Value::Text(reason.name(device)), Value::Text(reason.kind().into())];
-            table.row(&[&words[..], &[Value::Int(sum.commands), Value::Int(sum.cycles)]].concat())?;
+            table.row(&ReasonRow { name: reason.name(device), kind: reason.kind(), sum })?;
         }
         Ok(String::from_utf8_lossy(&table.finish()?).into_owned())
     }

@@ -6,98 +6,257 @@ use super::layer::Part;
 use super::platform::Platform;
 use super::step::{Budget, Outcome, Service};
 use super::switches::{Reference, Switch};
-use pimattn_core::table::{Column, Value, column};
+use pimattn_core::measures;
+use pimattn_core::table::{Layout, Value};
 
-const ATTENTION: [Part; 3] = [Part::Score, Part::Softmax, Part::Context];
-const WEIGHTS: [Part; 3] = [Part::Qkv, Part::Projection, Part::FeedForward];
-const ELEMENTWISE: [Part; 2] = [Part::Activation, Part::Norm];
+const ATTENTION_PARTS: [Part; 3] = [Part::Score, Part::Softmax, Part::Context];
+const WEIGHT_PARTS: [Part; 3] = [Part::Qkv, Part::Projection, Part::FeedForward];
+const ELEMENTWISE_PARTS: [Part; 2] = [Part::Activation, Part::Norm];
 
-/// Columns of the table of services; a row is the mean decode step of a service, or one of its steps.
-pub const COLUMNS: &[Column] = &[
-    column("model", "-", "name of the model file's model"),
-    column("platform", "-", "name of the platform file's platform"),
-    column("attention", "-", "where attention is: gpu, or the PIM devices with GEMV units by bank, bg, buffer"),
-    column("reference", "-", "published simulator, or its switches, that the row follows; none"),
-    column("bytes", "B", "bytes of an element"),
-    column("batch", "1", "requests decoded together"),
-    column("prefill", "tokens", "tokens of each prompt"),
-    column("steps", "1", "decode steps of the service"),
-    column("step", "1", "decode step, from 0; empty for the mean of all"),
-    column("kv_budget", "tokens", "tokens that a query head may attend to; empty for all, or where steps differ"),
-    column("power_limit", "-", "whether the supply limits activations"),
-    column("pipeline", "-", "whether heads are pipelined through projections and attention"),
-    column("coprocess", "-", "whether PIM devices take a part of the feed-forward matrices"),
-    column("step_ms", "ms", "a decode step, all layers; the sum of the following ten"),
-    column("qkv_ms", "ms", "queries, keys and values; of what overlaps, columns have what shows"),
-    column("projection_ms", "ms", "output projection"),
-    column("feed_forward_ms", "ms", "matrices of the feed-forward network"),
-    column("attention_ms", "ms", "scores and outputs; on PIM with softmax and buffer moves"),
-    column("softmax_ms", "ms", "softmax on the GPUs"),
-    column("activation_ms", "ms", "activation function"),
-    column("norm_ms", "ms", "normalisation"),
-    column("all_reduce_ms", "ms", "partial sums between GPUs"),
-    column("link_ms", "ms", "between GPU and PIM device"),
-    column("attention_cycles", "tCK", "one layer's attention on the fullest stack"),
-    column("energy_mj", "mJ", "a decode step, all layers, all devices; the sum of the following nine"),
-    column("gpu_dram_mj", "mJ", "DRAM of the GPUs"),
-    column("l2_mj", "mJ", "second-level caches"),
-    column("l1_mj", "mJ", "first-level caches"),
-    column("registers_mj", "mJ", "registers"),
-    column("gpu_alu_mj", "mJ", "arithmetic of the GPUs"),
-    column("pim_memory_mj", "mJ", "PIM devices: rows, columns, wires, buffers"),
-    column("pim_compute_mj", "mJ", "PIM devices: multiply-accumulate units and softmax"),
-    column("pim_standing_mj", "mJ", "PIM devices: refresh and standing power, by default for the whole step"),
-    column("communication_mj", "mJ", "between devices"),
-    column("fc_memory_mj", "mJ", "DRAM and PIM memory, for QKV, projection and feed-forward network"),
-    column("fc_compute_mj", "mJ", "caches, registers and arithmetic, for the same"),
-    column("attention_memory_mj", "mJ", "DRAM and PIM memory, for attention and softmax"),
-    column("attention_compute_mj", "mJ", "caches, registers and arithmetic, for the same"),
-    column("elementwise_memory_mj", "mJ", "DRAM, for activation and normalisation"),
-    column("elementwise_compute_mj", "mJ", "caches, registers and arithmetic, for the same"),
-    column("prefill_ms", "ms", "the prefill, all layers; the sum of the following seven"),
-    column("prefill_fc_ms", "ms", "QKV, projection and feed-forward network"),
-    column("prefill_attention_ms", "ms", "scores and outputs, on the GPUs"),
-    column("prefill_softmax_ms", "ms", "softmax"),
-    column("prefill_activation_ms", "ms", "activation function"),
-    column("prefill_norm_ms", "ms", "normalisation"),
-    column("prefill_all_reduce_ms", "ms", "partial sums between GPUs"),
-    column("prefill_link_ms", "ms", "keys and values to the PIM devices"),
-    column("prefill_energy_mj", "mJ", "the prefill, all layers, all devices"),
-];
+/// The mean decode step of a service, or one of its steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceRow {
+    model: String,
+    platform: String,
+    attention: &'static str,
+    reference: String,
+    bytes: u32,
+    batch: u32,
+    prefill: u32,
+    steps: u32,
+    step: Option<u32>,
+    kv_budget: Option<u32>,
+    /// None where there are no PIM devices.
+    options: Option<PimOptions>,
+    step_cost: Cost,
+    prefill_cost: Cost,
+}
 
-/// Columns of the table of switches; a row is a switch.
-pub const SWITCH_COLUMNS: &[Column] = &[
-    column("switch", "-", "name in the platform file's [reference]"),
-    column("references", "-", "published simulators that do this"),
-    column("alone_step_ms", "ms", "a decode step with this switch and no other"),
-    column("alone_step_percent", "%", "its change against no switch"),
-    column("alone_energy_mj", "mJ", "energy of a step with this switch and no other"),
-    column("alone_energy_percent", "%", "its change against no switch"),
-    column("alone_prefill_percent", "%", "change of the prefill with this switch and no other"),
-    column("without_step_percent", "%", "change of a step when this switch is taken from all of its reference"),
-    column(
-        "without_energy_percent",
-        "%",
-        "change of a step's energy when this switch is taken from all of its reference",
-    ),
-    column("meaning", "-", "what it does"),
-];
+/// What is chosen of PIM devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PimOptions {
+    power_limit: bool,
+    pipeline: bool,
+    coprocess: bool,
+}
+
+/// What a switch changes: the service with no switch, with this one alone, with all of the first reference that has it,
+/// and with those but this one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SwitchRow {
+    switch: Switch,
+    none: Cost,
+    alone: Cost,
+    all: Cost,
+    without: Cost,
+    prefill_none: f64,
+    prefill_alone: f64,
+}
+
+/// Which service, and which of its steps.
+mod service {
+    use super::*;
+
+    measures! {
+        /// Which service, and which of its steps.
+        pub(super) KEYS of ServiceRow {
+            MODEL = "model", "-", "name of the model file's model", |r| (&r.model).into();
+            PLATFORM = "platform", "-", "name of the platform file's platform", |r| (&r.platform).into();
+            ATTENTION = "attention", "-",
+                "where attention is: gpu, or the PIM devices with GEMV units by bank, bg, buffer",
+                |r| r.attention.into();
+            REFERENCE = "reference", "-",
+                "published simulator, or its switches, that the row follows; none",
+                |r| (&r.reference).into();
+            BYTES = "bytes", "B", "bytes of an element", |r| r.bytes.into();
+            BATCH = "batch", "1", "requests decoded together", |r| r.batch.into();
+            PREFILL = "prefill", "tokens", "tokens of each prompt", |r| r.prefill.into();
+            STEPS = "steps", "1", "decode steps of the service", |r| r.steps.into();
+            STEP = "step", "1", "decode step, from 0; empty for the mean of all", |r| r.step.into();
+            KV_BUDGET = "kv_budget", "tokens",
+                "tokens that a query head may attend to; empty for all, or where steps differ",
+                |r| r.kv_budget.into();
+            POWER_LIMIT = "power_limit", "-", "whether the supply limits activations", |r| on(r, |o| o.power_limit);
+            PIPELINE = "pipeline", "-",
+                "whether heads are pipelined through projections and attention",
+                |r| on(r, |o| o.pipeline);
+            COPROCESS = "coprocess", "-",
+                "whether PIM devices take a part of the feed-forward matrices",
+                |r| on(r, |o| o.coprocess);
+        }
+    }
+}
+
+measures! {
+    /// What a decode step costs.
+    pub STEP_MEASURES of Cost {
+        STEP_MS = "step_ms", "ms", "a decode step, all layers; the sum of the following ten", |c| ms(c.time());
+        QKV_MS = "qkv_ms", "ms",
+            "queries, keys and values; of what overlaps, columns have what shows",
+            |c| of(c, &[Part::Qkv]);
+        PROJECTION_MS = "projection_ms", "ms", "output projection", |c| of(c, &[Part::Projection]);
+        FEED_FORWARD_MS = "feed_forward_ms", "ms",
+            "matrices of the feed-forward network",
+            |c| of(c, &[Part::FeedForward]);
+        ATTENTION_MS = "attention_ms", "ms",
+            "scores and outputs; on PIM with softmax and buffer moves",
+            |c| of(c, &[Part::Score, Part::Context]);
+        SOFTMAX_MS = "softmax_ms", "ms", "softmax on the GPUs", |c| of(c, &[Part::Softmax]);
+        ACTIVATION_MS = "activation_ms", "ms", "activation function", |c| of(c, &[Part::Activation]);
+        NORM_MS = "norm_ms", "ms", "normalisation", |c| of(c, &[Part::Norm]);
+        ALL_REDUCE_MS = "all_reduce_ms", "ms", "partial sums between GPUs", |c| of(c, &[Part::AllReduce]);
+        LINK_MS = "link_ms", "ms", "between GPU and PIM device", |c| of(c, &[Part::Link]);
+        ATTENTION_CYCLES = "attention_cycles", "tCK",
+            "one layer's attention on the fullest stack",
+            |c| decimal(c.attention_cycles);
+        ENERGY_MJ = "energy_mj", "mJ",
+            "a decode step, all layers, all devices; the sum of the following nine",
+            |c| mj(c.total_energy());
+        GPU_DRAM_MJ = "gpu_dram_mj", "mJ", "DRAM of the GPUs", |c| mj(c.component(Component::Dram));
+        L2_MJ = "l2_mj", "mJ", "second-level caches", |c| mj(c.component(Component::L2));
+        L1_MJ = "l1_mj", "mJ", "first-level caches", |c| mj(c.component(Component::L1));
+        REGISTERS_MJ = "registers_mj", "mJ", "registers", |c| mj(c.component(Component::Registers));
+        GPU_ALU_MJ = "gpu_alu_mj", "mJ", "arithmetic of the GPUs", |c| mj(c.component(Component::Alu));
+        PIM_MEMORY_MJ = "pim_memory_mj", "mJ",
+            "PIM devices: rows, columns, wires, buffers",
+            |c| mj(c.component(Component::PimMemory));
+        PIM_COMPUTE_MJ = "pim_compute_mj", "mJ",
+            "PIM devices: multiply-accumulate units and softmax",
+            |c| mj(c.component(Component::PimCompute));
+        PIM_STANDING_MJ = "pim_standing_mj", "mJ",
+            "PIM devices: refresh and standing power, by default for the whole step",
+            |c| mj(c.component(Component::PimStanding));
+        COMMUNICATION_MJ = "communication_mj", "mJ", "between devices", |c| mj(c.component(Component::Communication));
+        FC_MEMORY_MJ = "fc_memory_mj", "mJ",
+            "DRAM and PIM memory, for QKV, projection and feed-forward network",
+            |c| mj(c.energy_of(&WEIGHT_PARTS, &Component::MEMORY));
+        FC_COMPUTE_MJ = "fc_compute_mj", "mJ",
+            "caches, registers and arithmetic, for the same",
+            |c| mj(c.energy_of(&WEIGHT_PARTS, &Component::COMPUTE));
+        ATTENTION_MEMORY_MJ = "attention_memory_mj", "mJ",
+            "DRAM and PIM memory, for attention and softmax",
+            |c| mj(c.energy_of(&ATTENTION_PARTS, &Component::MEMORY));
+        ATTENTION_COMPUTE_MJ = "attention_compute_mj", "mJ",
+            "caches, registers and arithmetic, for the same",
+            |c| mj(c.energy_of(&ATTENTION_PARTS, &Component::COMPUTE));
+        ELEMENTWISE_MEMORY_MJ = "elementwise_memory_mj", "mJ",
+            "DRAM, for activation and normalisation",
+            |c| mj(c.energy_of(&ELEMENTWISE_PARTS, &Component::MEMORY));
+        ELEMENTWISE_COMPUTE_MJ = "elementwise_compute_mj", "mJ",
+            "caches, registers and arithmetic, for the same",
+            |c| mj(c.energy_of(&ELEMENTWISE_PARTS, &Component::COMPUTE));
+    }
+}
+
+measures! {
+    /// What the prefill costs.
+    pub PREFILL_MEASURES of Cost {
+        PREFILL_MS = "prefill_ms", "ms", "the prefill, all layers; the sum of the following seven", |c| ms(c.time());
+        PREFILL_FC_MS = "prefill_fc_ms", "ms", "QKV, projection and feed-forward network", |c| of(c, &WEIGHT_PARTS);
+        PREFILL_ATTENTION_MS = "prefill_attention_ms", "ms",
+            "scores and outputs, on the GPUs",
+            |c| of(c, &[Part::Score, Part::Context]);
+        PREFILL_SOFTMAX_MS = "prefill_softmax_ms", "ms", "softmax", |c| of(c, &[Part::Softmax]);
+        PREFILL_ACTIVATION_MS = "prefill_activation_ms", "ms", "activation function", |c| of(c, &[Part::Activation]);
+        PREFILL_NORM_MS = "prefill_norm_ms", "ms", "normalisation", |c| of(c, &[Part::Norm]);
+        PREFILL_ALL_REDUCE_MS = "prefill_all_reduce_ms", "ms",
+            "partial sums between GPUs",
+            |c| of(c, &[Part::AllReduce]);
+        PREFILL_LINK_MS = "prefill_link_ms", "ms", "keys and values to the PIM devices", |c| of(c, &[Part::Link]);
+        PREFILL_ENERGY_MJ = "prefill_energy_mj", "mJ", "the prefill, all layers, all devices", |c| mj(c.total_energy());
+    }
+}
+
+/// What a switch changes.
+mod switch {
+    use super::*;
+
+    measures! {
+        /// What a switch changes.
+        pub(super) MEASURES of SwitchRow {
+            SWITCH = "switch", "-", "name in the platform file's [reference]", |r| r.switch.name().into();
+            REFERENCES = "references", "-", "published simulators that do this", |r| Value::Text(r.references());
+            ALONE_STEP_MS = "alone_step_ms", "ms", "a decode step with this switch and no other", |r| ms(r.alone.time());
+            ALONE_STEP_PERCENT = "alone_step_percent", "%",
+                "its change against no switch",
+                |r| percent(r.alone.time(), r.none.time());
+            ALONE_ENERGY_MJ = "alone_energy_mj", "mJ",
+                "energy of a step with this switch and no other",
+                |r| mj(r.alone.total_energy());
+            ALONE_ENERGY_PERCENT = "alone_energy_percent", "%",
+                "its change against no switch",
+                |r| percent(r.alone.total_energy(), r.none.total_energy());
+            ALONE_PREFILL_PERCENT = "alone_prefill_percent", "%",
+                "change of the prefill with this switch and no other",
+                |r| percent(r.prefill_alone, r.prefill_none);
+            WITHOUT_STEP_PERCENT = "without_step_percent", "%",
+                "change of a step when this switch is taken from all of its reference",
+                |r| percent(r.without.time(), r.all.time());
+            WITHOUT_ENERGY_PERCENT = "without_energy_percent", "%",
+                "change of a step's energy when this switch is taken from all of its reference",
+                |r| percent(r.without.total_energy(), r.all.total_energy());
+            MEANING = "meaning", "-", "what it does", |r| r.switch.meaning().into();
+        }
+    }
+}
 
 fn decimal(x: f64) -> Value {
     Value::Float(x, 9)
 }
 
-fn text(s: impl Into<String>) -> Value {
-    Value::Text(s.into())
+fn ms(seconds: f64) -> Value {
+    decimal(seconds * 1e3)
+}
+
+fn mj(pj: f64) -> Value {
+    decimal(pj * 1e-9)
+}
+
+fn of(cost: &Cost, parts: &[Part]) -> Value {
+    ms(cost.time_of(parts))
+}
+
+fn percent(a: f64, b: f64) -> Value {
+    Value::Float((a / b - 1.0) * 100.0, 4)
+}
+
+fn on(row: &ServiceRow, which: fn(&PimOptions) -> bool) -> Value {
+    row.options.as_ref().map_or(Value::Unknown, |options| Value::Text(which(options).to_string()))
+}
+
+/// Columns of the table of services; a row is the mean decode step of a service, or one of its steps.
+pub fn services() -> Layout<ServiceRow> {
+    Layout::of(service::KEYS).with(|r| &r.step_cost, STEP_MEASURES).with(|r| &r.prefill_cost, PREFILL_MEASURES)
+}
+
+/// Columns of the table of switches; a row is a switch.
+pub fn switches() -> Layout<SwitchRow> {
+    Layout::of(switch::MEASURES)
 }
 
 /// The mean row of a service, or a row for each of its steps.
-pub fn rows(platform: &Platform, model: &Model, service: &Service, outcome: &Outcome, each: bool) -> Vec<Vec<Value>> {
-    let row = |step: Option<u32>, cost: &Cost| {
-        let mut out = keys(platform, model, service, step);
-        out.extend(measures(cost).map(decimal));
-        out.extend(prefill_measures(&outcome.prefill).map(decimal));
-        out
+pub fn rows(platform: &Platform, model: &Model, service: &Service, outcome: &Outcome, each: bool) -> Vec<ServiceRow> {
+    let row = |step: Option<u32>, cost: &Cost| ServiceRow {
+        model: model.name.clone(),
+        platform: platform.name.clone(),
+        attention: if platform.pim.is_some() { service.mode.name() } else { "gpu" },
+        reference: platform.switches.describe(),
+        bytes: service.bytes,
+        batch: service.batch,
+        prefill: service.prefill,
+        steps: service.steps,
+        step,
+        kv_budget: match (&service.budget, step) {
+            (Budget::PerStep(_), None) => None,
+            (budget, step) => budget.at(step.unwrap_or(0)),
+        },
+        options: platform.pim.as_ref().map(|_| PimOptions {
+            power_limit: service.power_limit,
+            pipeline: service.pipeline,
+            coprocess: service.coprocess,
+        }),
+        step_cost: cost.clone(),
+        prefill_cost: outcome.prefill.clone(),
     };
     match each {
         false => vec![row(None, &outcome.mean())],
@@ -105,102 +264,60 @@ pub fn rows(platform: &Platform, model: &Model, service: &Service, outcome: &Out
     }
 }
 
-fn keys(platform: &Platform, model: &Model, service: &Service, step: Option<u32>) -> Vec<Value> {
-    let budget = match (&service.budget, step) {
-        (Budget::PerStep(_), None) => None,
-        (budget, step) => budget.at(step.unwrap_or(0)),
-    };
-    let count = |n: u32| Value::Int(n.into());
-    let maybe = |n: Option<u32>| n.map_or(Value::Unknown, count);
-    let on_pim = |on: bool| if platform.pim.is_some() { text(on.to_string()) } else { Value::Unknown };
-    vec![
-        text(&model.name),
-        text(&platform.name),
-        text(if platform.pim.is_some() { service.mode.name() } else { "gpu" }),
-        text(platform.switches.describe()),
-        count(service.bytes),
-        count(service.batch),
-        count(service.prefill),
-        count(service.steps),
-        maybe(step),
-        maybe(budget),
-        on_pim(service.power_limit),
-        on_pim(service.pipeline),
-        on_pim(service.coprocess),
-    ]
+impl SwitchRow {
+    /// Of the service with no switch, with this one alone, with all of the first reference that has it, and with those
+    /// but this one.
+    pub fn new(switch: Switch, none: &Outcome, alone: &Outcome, all: &Outcome, without: &Outcome) -> Self {
+        SwitchRow {
+            switch,
+            prefill_none: none.prefill.time(),
+            prefill_alone: alone.prefill.time(),
+            none: none.mean(),
+            alone: alone.mean(),
+            all: all.mean(),
+            without: without.mean(),
+        }
+    }
+
+    fn references(&self) -> String {
+        let names: Vec<_> = self.switch.references().iter().map(|r: &Reference| r.name()).collect();
+        names.join("+")
+    }
 }
 
-/// Values from `step_ms` to `elementwise_compute_mj`.
-pub fn measures(c: &Cost) -> impl Iterator<Item = f64> + use<> {
-    let ms = |parts: &[Part]| c.time_of(parts) * 1e3;
-    let by = |parts: &[Part], components: &[Component]| c.energy_of(parts, components) * 1e-9;
-    let of = |component: Component| c.component(component) * 1e-9;
-    let (memory, compute) = (&Component::MEMORY, &Component::COMPUTE);
-    [
-        c.time() * 1e3,
-        ms(&[Part::Qkv]),
-        ms(&[Part::Projection]),
-        ms(&[Part::FeedForward]),
-        ms(&[Part::Score, Part::Context]),
-        ms(&[Part::Softmax]),
-        ms(&[Part::Activation]),
-        ms(&[Part::Norm]),
-        ms(&[Part::AllReduce]),
-        ms(&[Part::Link]),
-        c.attention_cycles,
-        c.total_energy() * 1e-9,
-        of(Component::Dram),
-        of(Component::L2),
-        of(Component::L1),
-        of(Component::Registers),
-        of(Component::Alu),
-        of(Component::PimMemory),
-        of(Component::PimCompute),
-        of(Component::PimStanding),
-        of(Component::Communication),
-        by(&WEIGHTS, memory),
-        by(&WEIGHTS, compute),
-        by(&ATTENTION, memory),
-        by(&ATTENTION, compute),
-        by(&ELEMENTWISE, memory),
-        by(&ELEMENTWISE, compute),
-    ]
-    .into_iter()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pimattn_core::table::Measure;
 
-fn prefill_measures(c: &Cost) -> impl Iterator<Item = f64> + use<> {
-    let ms = |parts: &[Part]| c.time_of(parts) * 1e3;
-    [
-        c.time() * 1e3,
-        ms(&WEIGHTS),
-        ms(&[Part::Score, Part::Context]),
-        ms(&[Part::Softmax]),
-        ms(&[Part::Activation]),
-        ms(&[Part::Norm]),
-        ms(&[Part::AllReduce]),
-        ms(&[Part::Link]),
-        c.total_energy() * 1e-9,
-    ]
-    .into_iter()
-}
+    /// Part p, from 1, takes p ms; its component c, from 1, takes 100 p + c mJ.
+    fn cost() -> Cost {
+        let mut cost = Cost { attention_cycles: 77.0, ..Cost::default() };
+        for (p, (seconds, energy)) in cost.seconds.iter_mut().zip(&mut cost.energy).enumerate() {
+            *seconds = (p as f64 + 1.0) * 1e-3;
+            energy.iter_mut().enumerate().for_each(|(c, e)| *e = ((p + 1) * 100 + c + 1) as f64 * 1e9);
+        }
+        cost
+    }
 
-/// A row of the table of switches: the service with no switch, with this one, with all of the first reference that has
-/// it, and with those but this one.
-pub fn switch_row(switch: Switch, none: &Outcome, alone: &Outcome, all: &Outcome, without: &Outcome) -> Vec<Value> {
-    let prefill = [&alone.prefill, &none.prefill].map(Cost::time);
-    let [none, alone, all, without] = [none, alone, all, without].map(Outcome::mean);
-    let percent = |a: f64, b: f64| Value::Float((a / b - 1.0) * 100.0, 4);
-    let names: Vec<_> = switch.references().iter().map(|r: &Reference| r.name()).collect();
-    vec![
-        text(switch.name()),
-        text(names.join("+")),
-        decimal(alone.time() * 1e3),
-        percent(alone.time(), none.time()),
-        decimal(alone.total_energy() * 1e-9),
-        percent(alone.total_energy(), none.total_energy()),
-        percent(prefill[0], prefill[1]),
-        percent(without.time(), all.time()),
-        percent(without.total_energy(), all.total_energy()),
-        text(switch.meaning()),
-    ]
+    fn cells(measures: &[Measure<Cost>]) -> String {
+        let cost = cost();
+        let cell = |m: &Measure<Cost>| format!("{}={}", m.name(), m.number(&cost).unwrap());
+        measures.iter().map(cell).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn every_measure_is_of_its_own_parts_and_components() {
+        let want = "step_ms=55 qkv_ms=1 projection_ms=5 feed_forward_ms=6 attention_ms=6 softmax_ms=3 \
+            activation_ms=7 norm_ms=8 all_reduce_ms=9 link_ms=10 attention_cycles=77 energy_mj=49950 \
+            gpu_dram_mj=5510 l2_mj=5520 l1_mj=5530 registers_mj=5540 gpu_alu_mj=5550 pim_memory_mj=5560 \
+            pim_compute_mj=5570 pim_standing_mj=5580 communication_mj=5590 fc_memory_mj=2421 \
+            fc_compute_mj=6063 attention_memory_mj=1821 attention_compute_mj=4563 \
+            elementwise_memory_mj=3014 elementwise_compute_mj=7542";
+        assert_eq!(cells(STEP_MEASURES), want);
+        let want = "prefill_ms=55 prefill_fc_ms=12 prefill_attention_ms=6 prefill_softmax_ms=3 \
+            prefill_activation_ms=7 prefill_norm_ms=8 prefill_all_reduce_ms=9 prefill_link_ms=10 \
+            prefill_energy_mj=49950";
+        assert_eq!(cells(PREFILL_MEASURES), want);
+    }
 }

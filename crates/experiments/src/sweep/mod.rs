@@ -1,7 +1,8 @@
 //! Sweeps: a grid of workloads and systems, each point generated and replayed in one process.
 //!
 //! [`grid`] expands a grid file into points, [`point`] runs one, [`key`] says what its result depends on, [`store`]
-//! keeps finished points and writes the table, [`merge`] puts the tables of shards together. Points are independent:
+//! keeps finished points and writes the table, [`table`] reads it back as numbers, [`merge`] puts the
+//! tables of shards together. Points are independent:
 //! they go to as many workers as there are threads. The table gains a row as each is done, and has them in the order
 //! of the grid once all are. What is held of a point while others run is its place and its key.
 
@@ -10,6 +11,7 @@ pub mod key;
 pub mod merge;
 pub mod point;
 pub mod store;
+pub mod table;
 
 use grid::{Grid, Point};
 use pimattn_core::error::{Error, Result};
@@ -105,8 +107,8 @@ pub fn run(
         drop(results);
         for (point, result) in finished {
             match result {
-                Ok((key, cells)) => {
-                    if let Err(e) = store.put(point, key, cells) {
+                Ok((key, result)) => {
+                    if let Err(e) = store.put(point, key, &result) {
                         stop.store(true, Ordering::Relaxed);
                         return Err(e);
                     }

@@ -1,58 +1,121 @@
 //! One point: the generator feeds the engine, and no trace is written.
 
 use super::grid::Job;
+use pimattn_core::columns;
 use pimattn_core::error::Result;
-use pimattn_core::table::{Column, Value, column};
+use pimattn_core::table::{Column, Layout, Measure, Value, column, item};
 use pimattn_engine as engine;
 use pimattn_stats::books::{PARTS, Parts};
-use pimattn_stats::tables::{MEASURES, RUN_KEYS, Rows};
+use pimattn_stats::tables::{DEVICE_KEY, MEASURES, Row, Rows};
 use pimattn_stats::{Collector, Step, Steps};
 use pimattn_trace::pipe::pipe;
-use pimattn_tracegen::generate::{Generator, METRICS};
+use pimattn_tracegen::generate::{Generator, MetricsRow, RowSink};
 
-/// Columns of accuracy: means of the metrics over steps, layers and query heads.
-const ACCURACY: [Column; 5] = [
-    column("selected", "tokens", "tokens selected by a query head, mean over steps, layers and query heads"),
-    column("metric_row_tokens", "tokens", "row_tokens of the metrics, mean likewise"),
-    column("mass_recall", "1", "true softmax mass on the selected tokens, mean likewise"),
-    column("top_recall", "1", "share of the budget's tokens of highest score that is selected, mean likewise"),
-    column("output_rel_err", "1", "|o_selected - o| / |o|, mean likewise over those that have one"),
-];
-/// Columns of the metrics that they are means of.
-const MEANS_OF: [&str; 5] = ["selected", "row_tokens", "mass_recall", "top_recall", "output_rel_err"];
+/// The result of a point.
+pub struct PointRow {
+    means: Means,
+    run: Row<()>,
+    phases: PhaseSums,
+}
 
-/// The device's name among the keys of a run.
-const DEVICE: usize = 2;
+/// Time (ns) and energy (pJ) by phase, in the order of [`Phase::ALL`](pimattn_trace::Phase::ALL), and of waiting.
+struct PhaseSums([(f64, f64); PARTS]);
 
-/// Time and energy by phase, in the order of [`Phase::ALL`](pimattn_trace::Phase::ALL), and of waiting.
-const PHASES: [Column; 2 * PARTS] = [
-    column("other_ns", "ns", "time of requests of no phase, and of refreshes; the times by phase add up to time_ns"),
-    column(
-        "other_pj",
-        "pJ",
-        "energy of the same; the energies by phase add up to energy_pj, but for the rounding of background",
+/// Columns of accuracy, and the metric that each is the mean of, over steps, layers and query heads.
+const MEANS: [(Column, fn(&MetricsRow) -> Option<f64>); 5] = [
+    (
+        column(columns::SELECTED, "tokens", "tokens selected by a query head, mean over steps, layers and query heads"),
+        |r| Some(r.accuracy.selected as f64),
     ),
-    column("append_ns", "ns", "time of phase append"),
-    column("append_pj", "pJ", "energy of phase append"),
-    column("cluster_ns", "ns", "time of phase cluster"),
-    column("cluster_pj", "pJ", "energy of phase cluster"),
-    column("remap_ns", "ns", "time of phase remap"),
-    column("remap_pj", "pJ", "energy of phase remap"),
-    column("select_ns", "ns", "time of phase select"),
-    column("select_pj", "pJ", "energy of phase select"),
-    column("attend_score_ns", "ns", "time of phase attend-score"),
-    column("attend_score_pj", "pJ", "energy of phase attend-score"),
-    column("softmax_ns", "ns", "time of phase softmax"),
-    column("softmax_pj", "pJ", "energy of phase softmax"),
-    column("attend_context_ns", "ns", "time of phase attend-context"),
-    column("attend_context_pj", "pJ", "energy of phase attend-context"),
-    column("waiting_ns", "ns", "time of waiting for channels that wait for others"),
-    column("waiting_pj", "pJ", "energy meanwhile"),
+    (column(columns::METRIC_ROW_TOKENS, "tokens", "row_tokens of the metrics, mean likewise"), |r| {
+        Some(r.accuracy.row_tokens as f64)
+    }),
+    (column(columns::MASS_RECALL, "1", "true softmax mass on the selected tokens, mean likewise"), |r| {
+        Some(r.accuracy.mass_recall)
+    }),
+    (
+        column(
+            columns::TOP_RECALL,
+            "1",
+            "share of the budget's tokens of highest score that is selected, mean likewise",
+        ),
+        |r| Some(r.accuracy.top_recall),
+    ),
+    (column(columns::OUTPUT_REL_ERR, "1", "|o_selected - o| / |o|, mean likewise over those that have one"), |r| {
+        r.accuracy.output_rel_err
+    }),
 ];
 
-/// Columns of a point's result.
-pub fn columns() -> Vec<Column> {
-    ACCURACY.iter().chain([&RUN_KEYS[DEVICE]]).chain(MEASURES).chain(&PHASES).copied().collect()
+/// Columns of time and energy by phase, as [`PhaseSums`] has them.
+pub(super) const PHASES: [[Column; 2]; PARTS] = [
+    [
+        column(
+            "other_ns",
+            "ns",
+            "time of requests of no phase, and of refreshes; the times by phase add up to time_ns",
+        ),
+        column(
+            "other_pj",
+            "pJ",
+            "energy of the same; the energies by phase add up to energy_pj, but for the rounding of background",
+        ),
+    ],
+    [column("append_ns", "ns", "time of phase append"), column("append_pj", "pJ", "energy of phase append")],
+    [column("cluster_ns", "ns", "time of phase cluster"), column("cluster_pj", "pJ", "energy of phase cluster")],
+    [column("remap_ns", "ns", "time of phase remap"), column("remap_pj", "pJ", "energy of phase remap")],
+    [column("select_ns", "ns", "time of phase select"), column("select_pj", "pJ", "energy of phase select")],
+    [
+        column("attend_score_ns", "ns", "time of phase attend-score"),
+        column("attend_score_pj", "pJ", "energy of phase attend-score"),
+    ],
+    [column("softmax_ns", "ns", "time of phase softmax"), column("softmax_pj", "pJ", "energy of phase softmax")],
+    [
+        column("attend_context_ns", "ns", "time of phase attend-context"),
+        column("attend_context_pj", "pJ", "energy of phase attend-context"),
+    ],
+    [
+        column("waiting_ns", "ns", "time of waiting for channels that wait for others"),
+        column("waiting_pj", "pJ", "energy meanwhile"),
+    ],
+];
+
+const MEAN_MEASURES: [Measure<Means>; MEANS.len()] = {
+    const fn of(i: usize) -> Measure<Means> {
+        item(MEANS[i].0, i, |means: &Means, i| means.cell(i))
+    }
+    let mut out = [of(0); MEANS.len()];
+    let mut i = 1;
+    while i < out.len() {
+        out[i] = of(i);
+        i += 1;
+    }
+    out
+};
+
+const PHASE_MEASURES: [Measure<PhaseSums>; 2 * PARTS] = {
+    const fn of(part: usize) -> [Measure<PhaseSums>; 2] {
+        let [ns, pj] = PHASES[part];
+        [
+            item(ns, part, |sums: &PhaseSums, part| Value::Float(sums.0[part].0, 3)),
+            item(pj, part, |sums: &PhaseSums, part| Value::Float(sums.0[part].1, 1)),
+        ]
+    }
+    let mut out = [of(0)[0]; 2 * PARTS];
+    let mut part = 0;
+    while part < PARTS {
+        [out[2 * part], out[2 * part + 1]] = of(part);
+        part += 1;
+    }
+    out
+};
+
+/// The columns of a point's result.
+pub fn layout() -> Layout<PointRow> {
+    Layout::of(&[])
+        .with(|r: &PointRow| &r.means, &MEAN_MEASURES)
+        .with(|r| &*r.run.run, &[DEVICE_KEY])
+        .with(|r| &r.run.measured, MEASURES)
+        .with(|r| &r.phases, &PHASE_MEASURES)
 }
 
 /// Phases of all steps together.
@@ -65,8 +128,8 @@ impl Steps for AllSteps {
     }
 }
 
-/// Runs a point; the cells of [`columns`]. Accuracy stays empty where it is not asked for.
-pub fn run(job: &Job, accuracy: bool) -> Result<Vec<Value>> {
+/// Runs a point. Accuracy stays empty where it is not asked for.
+pub fn run(job: &Job, accuracy: bool) -> Result<PointRow> {
     let generator = Generator::load_for(job.system.clone(), job.workload.clone(), &job.doc, job.kv.as_deref())?;
     let mut means = Means::default();
     let (mut sink, mut source) = pipe(generator.header().clone());
@@ -74,11 +137,11 @@ pub fn run(job: &Job, accuracy: bool) -> Result<Vec<Value>> {
     let (made, replayed) = std::thread::scope(|scope| {
         let (generator, means) = (&generator, &mut means);
         let maker = scope.spawn(move || {
-            let mut row = |cells: &[Value]| {
-                means.add(cells);
+            let mut row = |row: &MetricsRow| {
+                means.add(row);
                 Ok(())
             };
-            let metrics: Option<pimattn_tracegen::generate::RowSink<'_>> = if accuracy { Some(&mut row) } else { None };
+            let metrics: Option<RowSink<'_>> = if accuracy { Some(&mut row) } else { None };
             generator.run(&mut sink, metrics, &mut |_| {})
         });
         let replayed = engine::run(&job.system, &mut source, &mut collector, &mut |_| {});
@@ -92,33 +155,46 @@ pub fn run(job: &Job, accuracy: bool) -> Result<Vec<Value>> {
     replayed?;
     let rows = Rows::new(&job.system, "");
     let (run, cycles) = (rows.run(&collector), collector.cycles);
-    let phases = rows.phase_sums(&collector.into_steps().0, cycles);
-    let phases = phases.iter().flat_map(|(ns, pj)| [Value::Float(*ns, 3), Value::Float(*pj, 1)]);
-    Ok(means.cells().into_iter().chain(run.into_iter().skip(DEVICE)).chain(phases).collect())
+    let phases = PhaseSums(rows.phase_sums(&collector.into_steps().0, cycles));
+    Ok(PointRow { means, run, phases })
 }
 
+/// Rows with a value, and their sum, for each of [`MEANS`].
 #[derive(Default)]
 struct Means {
-    /// Rows with a value, and their sum, for each column.
-    rows: [u64; MEANS_OF.len()],
-    sums: [f64; MEANS_OF.len()],
+    rows: [u64; MEANS.len()],
+    sums: [f64; MEANS.len()],
 }
 
 impl Means {
-    fn add(&mut self, cells: &[Value]) {
-        for ((rows, sum), name) in self.rows.iter_mut().zip(&mut self.sums).zip(MEANS_OF) {
-            let cell = METRICS.iter().position(|c| c.name == name).and_then(|i| cells.get(i));
-            let value = match cell {
-                Some(Value::Int(n)) => *n as f64,
-                Some(Value::Float(x, _)) => *x,
-                _ => continue,
-            };
-            *rows += 1;
-            *sum += value;
+    fn add(&mut self, row: &MetricsRow) {
+        for ((rows, sum), (_, metric)) in self.rows.iter_mut().zip(&mut self.sums).zip(MEANS) {
+            if let Some(x) = metric(row) {
+                *rows += 1;
+                *sum += x;
+            }
         }
     }
 
-    fn cells(&self) -> Vec<Value> {
-        self.sums.iter().zip(self.rows).map(|(sum, rows)| Value::ratio(*sum, rows as f64)).collect()
+    fn cell(&self, i: usize) -> Value {
+        Value::ratio(self.sums[i], self.rows[i] as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pimattn_trace::Phase;
+
+    #[test]
+    fn columns_of_phases_are_in_the_order_of_the_phases() {
+        let names = Phase::ALL.iter().map(|p| p.name().replace('-', "_")).chain([String::from("waiting")]);
+        for (name, [ns, pj]) in names.zip(PHASES) {
+            assert_eq!([ns.name, pj.name], [format!("{name}_ns"), format!("{name}_pj")]);
+        }
+        let sums = PhaseSums(std::array::from_fn(|i| (i as f64, 100.0 + i as f64)));
+        let cells: Vec<_> = PHASE_MEASURES.iter().map(|m| format!("{}={}", m.column.name, m.value(&sums))).collect();
+        assert_eq!(cells[2..4], ["append_ns=1.000", "append_pj=101.0"]);
+        assert_eq!(cells[16..], ["waiting_ns=8.000", "waiting_pj=108.0"]);
     }
 }

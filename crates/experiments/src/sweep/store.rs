@@ -5,20 +5,22 @@
 //! points alone say what is done: a table that was cut off is made again.
 
 use super::grid::{Grid, Point};
-use super::point;
+use super::point::{self, PointRow};
+use super::table::SweepTable;
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::AtomicFile;
-use pimattn_core::table::{Column, Value, column};
+use pimattn_core::table::{Column, Layout, Reader, column};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// First column of the table.
-pub const POINT: Column = column("point", "1", "place in the grid, from 0");
+pub const POINT: Column = column(columns::POINT, "1", "place in the grid, from 0");
 /// Column between the axes and the results.
 pub const KEY: Column = column(
-    "key",
+    columns::KEY,
     "-",
     "SHA-256 of what the result depends on: program, workload and overrides, resolved system, content of the files read",
 );
@@ -40,8 +42,8 @@ pub struct Store<'g> {
     table: PathBuf,
     cache: PathBuf,
     heading: Vec<String>,
-    /// Names of the cells of a result.
-    names: Vec<String>,
+    /// The cells of a result.
+    layout: Layout<PointRow>,
     /// Key of each point that is done, by its place.
     done: BTreeMap<usize, String>,
     /// The table, while it grows.
@@ -59,16 +61,18 @@ impl<'g> Store<'g> {
             std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
         }
         let locks = [alone(folder)?, shared(cache)?];
-        let names: Vec<String> = point::columns().iter().map(|c| c.name.to_string()).collect();
-        let taken = |name: &str| names.iter().map(String::as_str).chain([POINT.name, KEY.name]).any(|c| c == name);
+        let layout = point::layout();
+        let results = || layout.columns().iter().map(|c| c.name);
+        let taken = |name: &str| results().chain([POINT.name, KEY.name]).any(|c| c == name);
         let axes = grid.axes().map(|axis| if taken(axis) { format!("workload.{axis}") } else { axis.into() });
-        let heading = [POINT.name.into()].into_iter().chain(axes).chain([KEY.name.into()]).chain(names.iter().cloned());
+        let names = [KEY.name].into_iter().chain(results()).map(String::from);
+        let heading = [POINT.name.into()].into_iter().chain(axes).chain(names).collect();
         Ok(Store {
             grid,
             table: folder.join("sweep.csv"),
             cache: cache.into(),
-            heading: heading.collect(),
-            names,
+            heading,
+            layout,
             done: BTreeMap::new(),
             growing: None,
             _locks: locks,
@@ -92,12 +96,13 @@ impl<'g> Store<'g> {
     }
 
     /// The cells of a result, if its file is whole: the line of names, one of cells, and an end to it.
-    fn cells(&self, text: &[u8]) -> Option<csv::StringRecord> {
-        let mut csv = csv::Reader::from_reader(text.strip_suffix(b"\n")?);
-        let same = csv.headers().is_ok_and(|h| h.iter().eq(self.names.iter()));
-        let mut records = csv.records();
-        let first = records.next().filter(|_| same)?.ok()?;
-        records.next().is_none().then_some(first)
+    fn cells(&self, text: &[u8]) -> Option<Vec<String>> {
+        let mut table = Reader::open(text.strip_suffix(b"\n")?, "").ok()?;
+        if !table.header().iter().eq(self.layout.columns().iter().map(|c| c.name)) {
+            return None;
+        }
+        let cells = table.read().ok()??.cells().map(String::from).collect();
+        matches!(table.read(), Ok(None)).then_some(cells)
     }
 
     /// Takes note that the result of a point is there.
@@ -114,11 +119,11 @@ impl<'g> Store<'g> {
     }
 
     /// Keeps the result of a point: in its file first, then in the table.
-    pub fn put(&mut self, point: &Point, key: String, cells: Vec<Value>) -> Result<()> {
+    pub fn put(&mut self, point: &Point, key: String, result: &PointRow) -> Result<()> {
         let file = self.file(&key);
-        let cells: Vec<String> = cells.iter().map(ToString::to_string).collect();
+        let cells: Vec<String> = self.layout.values(result).iter().map(ToString::to_string).collect();
         let mut out = Table::create(&file)?;
-        out.row(self.names.iter().map(String::as_str))?;
+        out.row(self.layout.columns().iter().map(|c| c.name))?;
         out.row(cells.iter().map(String::as_str))?;
         out.commit()?;
         if let Some(table) = &mut self.growing {
@@ -139,15 +144,31 @@ impl<'g> Store<'g> {
         self.write_table(points)
     }
 
+    /// The rows of the table, as numbers.
+    pub fn rows(&self, points: &[Point]) -> Result<SweepTable> {
+        let names: Vec<String> = self.layout.columns().iter().map(|c| c.name.to_string()).collect();
+        let mut table = SweepTable::new(self.table.display().to_string(), &self.heading);
+        for point in points {
+            let Some(key) = self.done.get(&point.index) else { continue };
+            table.push(self.grid.shown(point).collect(), &names, &self.finished(key)?)?;
+        }
+        Ok(table)
+    }
+
+    /// The cells of a point that is done.
+    fn finished(&self, key: &str) -> Result<Vec<String>> {
+        let file = self.file(key);
+        let text = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
+        self.cells(&text).ok_or_else(|| Error::data(&file, "was damaged while the sweep ran"))
+    }
+
     fn write_table(&self, points: &[Point]) -> Result<()> {
         let mut out = Table::create(&self.table)?;
         out.row(self.heading.iter().map(String::as_str))?;
         for point in points {
             let Some(key) = self.done.get(&point.index) else { continue };
-            let file = self.file(key);
-            let text = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-            let cells = self.cells(&text).ok_or_else(|| Error::data(&file, "was damaged while the sweep ran"))?;
-            out.row(self.grid.row(point, key, cells.iter()))?;
+            let cells = self.finished(key)?;
+            out.row(self.grid.row(point, key, cells.iter().map(String::as_str)))?;
         }
         out.commit()
     }

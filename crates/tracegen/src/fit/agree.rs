@@ -1,30 +1,40 @@
 //! How a synthetic cache agrees with a real one in what matters to a study of sparse attention.
 
 use super::measure::{HeadMeasured, Means, Plan, measure};
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::table::{Column, Value, column};
+use pimattn_core::table::{Measure, Value, measure as measured};
 use pimattn_kv::KvCache;
 use pimattn_kv::fitted::{self, Model, Shape};
 use std::fmt::Write;
 
 /// Columns of the table.
-pub const COLUMNS: &[Column] = &[
-    column("layer", "-", "layer of the model, or \"all\" of those compared"),
-    column(
+pub const COLUMNS: &[Measure<Cell>] = &[
+    measured("layer", "-", "layer of the model, or \"all\" of those compared", |c| {
+        c.layer.map_or("all".into(), Value::from)
+    }),
+    measured(
         "measure",
         "-",
         "row_tokens, top_recall, mass_recall, output_rel_err (as in the metrics of a run); top_mass: softmax mass of the \
          5 % of the tokens with the highest scores; cluster_size: share of starc's clusters of the prefill that have so \
          many tokens",
+        |c| c.measure.into(),
     ),
-    column("policy", "-", "selection policy"),
-    column("at", "tokens", "budget; for cluster_size, tokens of a cluster"),
-    column("real", "-", "mean over query heads and decode positions of the real cache"),
-    column("synthetic", "-", "the same of the synthetic cache, mean over seeds"),
-    column("lowest", "-", "of the seeds"),
-    column("highest", "-", "of the seeds"),
-    column("difference", "1", "synthetic / real - 1 for row_tokens, else synthetic - real"),
+    measured("policy", "-", "selection policy", |c| c.policy.into()),
+    measured("at", "tokens", "budget; for cluster_size, tokens of a cluster", |c| c.at.into()),
+    measured("real", "-", "mean over query heads and decode positions of the real cache", |c| digits(c.real)),
+    measured("synthetic", "-", "the same of the synthetic cache, mean over seeds", |c| digits(c.mean())),
+    measured("lowest", "-", "of the seeds", |c| c.extreme(f64::min)),
+    measured("highest", "-", "of the seeds", |c| c.extreme(f64::max)),
+    measured("difference", "1", "synthetic / real - 1 for row_tokens, else synthetic - real", |c| {
+        digits(c.difference())
+    }),
 ];
+
+fn digits(x: f64) -> Value {
+    Value::Float(x, 6)
+}
 
 /// One figure of both caches.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,24 +61,11 @@ impl Cell {
 
     /// Of the synthetic mean from the real figure; relative for row tokens.
     pub fn difference(&self) -> f64 {
-        if self.measure == "row_tokens" { self.mean() / self.real - 1.0 } else { self.mean() - self.real }
+        if self.measure == columns::ROW_TOKENS { self.mean() / self.real - 1.0 } else { self.mean() - self.real }
     }
 
-    /// A row of the table.
-    pub fn row(&self) -> Vec<Value> {
-        let digits = |x: f64| Value::Float(x, 6);
-        let fold = |f: fn(f64, f64) -> f64| digits(self.synthetic.iter().copied().reduce(f).unwrap_or(f64::NAN));
-        vec![
-            self.layer.map_or(Value::Text("all".into()), |l| Value::Int(l.into())),
-            Value::Text(self.measure.into()),
-            self.policy.map_or(Value::Unknown, |p| Value::Text(p.into())),
-            self.at.map_or(Value::Unknown, |b| Value::Int(b as u64)),
-            digits(self.real),
-            digits(self.mean()),
-            fold(f64::min),
-            fold(f64::max),
-            digits(self.difference()),
-        ]
+    fn extreme(&self, of: fn(f64, f64) -> f64) -> Value {
+        self.synthetic.iter().copied().reduce(of).map_or(Value::Unknown, digits)
     }
 }
 
@@ -234,7 +231,7 @@ impl Agreement {
 
     /// Cells of row tokens that differ by more than a share.
     pub fn beyond(&self, tolerance: f64) -> Vec<&Cell> {
-        let beyond = |c: &&Cell| c.measure == "row_tokens" && c.difference().abs() > tolerance;
+        let beyond = |c: &&Cell| c.measure == columns::ROW_TOKENS && c.difference().abs() > tolerance;
         self.cells.iter().filter(beyond).collect()
     }
 
@@ -277,8 +274,8 @@ impl Agreement {
             s.1,
             100.0 * apart
         );
-        for measure in ["row_tokens", "top_recall", "mass_recall"] {
-            let unit = if measure == "row_tokens" { "difference in %" } else { "real/synthetic in %" };
+        for measure in [columns::ROW_TOKENS, columns::TOP_RECALL, columns::MASS_RECALL] {
+            let unit = if measure == columns::ROW_TOKENS { "difference in %" } else { "real/synthetic in %" };
             let _ = write!(out, "  {measure}, {unit}\n    {:10}", "");
             let mut policies: Vec<&str> = of(measure).filter_map(|c| c.policy).collect();
             policies.dedup();
@@ -291,7 +288,7 @@ impl Agreement {
                 let _ = write!(out, "    {policy:10}");
                 for cell in of(measure).filter(|c| c.policy == Some(policy)) {
                     let text = match measure {
-                        "row_tokens" => format!("{:+.1}", 100.0 * cell.difference()),
+                        columns::ROW_TOKENS => format!("{:+.1}", 100.0 * cell.difference()),
                         _ => format!("{:.1}/{:.1}", 100.0 * cell.real, 100.0 * cell.mean()),
                     };
                     let _ = write!(out, " {text:>width$}");
@@ -317,10 +314,10 @@ impl Agreement {
 type Getter = fn(&Means) -> f64;
 
 const MEASURES: [(&str, Getter); 4] = [
-    ("row_tokens", |m| m.row_tokens),
-    ("top_recall", |m| m.top_recall),
-    ("mass_recall", |m| m.mass_recall),
-    ("output_rel_err", |m| m.output_rel_err),
+    (columns::ROW_TOKENS, |m| m.row_tokens),
+    (columns::TOP_RECALL, |m| m.top_recall),
+    (columns::MASS_RECALL, |m| m.mass_recall),
+    (columns::OUTPUT_REL_ERR, |m| m.output_rel_err),
 ];
 
 /// Means over the heads of a layer, or of all.

@@ -1,43 +1,80 @@
 //! The accuracy metrics of a run.
 
 use super::head::HeadWork;
+use pimattn_core::columns;
 use pimattn_core::error::Result;
-use pimattn_core::table::{Column, Value, column};
+use pimattn_core::table::{Measure, Value, measure};
 use pimattn_policies::accuracy::Accuracy;
 
-/// Columns of the metrics table; a row is a query head of a layer at a decode step.
-pub const METRICS: &[Column] = &[
-    column("policy", "-", "selection policy of the run"),
-    column("budget", "tokens", "tokens that a query head may select"),
-    column("step", "1", "decode step, from 0"),
-    column("position", "tokens", "index of the token that is decoded; it attends to 0..=position"),
-    column("request", "1", "request within the batch"),
-    column("layer", "1", "layer of the model"),
-    column("kv_head", "1", "KV head within the layer"),
-    column("query_head", "1", "query head within the layer"),
-    column("dense", "1", "1 where the layer stays full (dense_layers), else 0"),
-    column("selected", "tokens", "tokens selected"),
-    column(
-        "row_tokens",
+/// A row of the metrics table: a query head of a layer at a decode step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricsRow {
+    /// Selection policy of the run.
+    pub policy: String,
+    /// Tokens that a query head may select.
+    pub budget: usize,
+    /// Decode step, from 0.
+    pub step: usize,
+    /// Index of the token that is decoded.
+    pub position: usize,
+    /// Request within the batch.
+    pub request: usize,
+    /// Layer of the model.
+    pub layer: u32,
+    /// KV head within the layer.
+    pub kv_head: usize,
+    /// Query head within the layer.
+    pub query_head: usize,
+    /// Whether the layer stays full.
+    pub dense: bool,
+    /// What the selection keeps.
+    pub accuracy: Accuracy,
+}
+
+/// The metrics table.
+pub const METRICS: &[Measure<MetricsRow>] = &[
+    measure(columns::POLICY, "-", "selection policy of the run", |r| (&r.policy).into()),
+    measure(columns::BUDGET, "tokens", "tokens that a query head may select", |r| r.budget.into()),
+    measure(columns::STEP, "1", "decode step, from 0", |r| r.step.into()),
+    measure(columns::POSITION, "tokens", "index of the token that is decoded; it attends to 0..=position", |r| {
+        r.position.into()
+    }),
+    measure(columns::REQUEST, "1", "request within the batch", |r| r.request.into()),
+    measure(columns::LAYER, "1", "layer of the model", |r| r.layer.into()),
+    measure(columns::KV_HEAD, "1", "KV head within the layer", |r| r.kv_head.into()),
+    measure(columns::QUERY_HEAD, "1", "query head within the layer", |r| r.query_head.into()),
+    measure(columns::DENSE, "1", "1 where the layer stays full (dense_layers), else 0", |r| u32::from(r.dense).into()),
+    measure(columns::SELECTED, "tokens", "tokens selected", |r| r.accuracy.selected.into()),
+    measure(
+        columns::ROW_TOKENS,
         "tokens",
         "metrics.row_block times the row-blocks of that many slots that hold a selected token",
+        |r| r.accuracy.row_tokens.into(),
     ),
-    column(
+    measure(
         "unit_imbalance",
         "1",
         "touched row-blocks of the fullest unit over their mean; block b is on unit b mod metrics.units",
+        |r| ratio(r.accuracy.unit_imbalance),
     ),
-    column("mass_recall", "1", "true softmax mass on the selected tokens"),
-    column("top_recall", "1", "share of the budget's tokens of highest score that is selected"),
-    column(
-        "output_rel_err",
+    measure(columns::MASS_RECALL, "1", "true softmax mass on the selected tokens", |r| ratio(r.accuracy.mass_recall)),
+    measure(columns::TOP_RECALL, "1", "share of the budget's tokens of highest score that is selected", |r| {
+        ratio(r.accuracy.top_recall)
+    }),
+    measure(
+        columns::OUTPUT_REL_ERR,
         "1",
         "|o_selected - o| / |o|, the softmax renormalised over the selected tokens; sparq blends in the mean of all values; 0 where both are 0, empty where o alone is",
+        |r| r.accuracy.output_rel_err.map_or(Value::Unknown, ratio),
     ),
 ];
 
+fn ratio(x: f64) -> Value {
+    Value::Float(x, 6)
+}
+
 /// Where rows of the metrics table go.
-pub type RowSink<'a> = &'a mut dyn FnMut(&[Value]) -> Result<()>;
+pub type RowSink<'a> = &'a mut dyn FnMut(&MetricsRow) -> Result<()>;
 
 /// One head's metrics at one step, per query head.
 pub struct Measured {
@@ -48,29 +85,60 @@ pub struct Measured {
 }
 
 /// Emits the rows of a head at the `i`-th step of its chunk.
-pub fn rows(head: &HeadWork<'_>, i: usize, emit: &mut dyn FnMut(&[Value]) -> Result<()>) -> Result<()> {
+pub fn rows(head: &HeadWork<'_>, i: usize, emit: RowSink<'_>) -> Result<()> {
     let m = &head.measured()[i];
     let (cache, workload) = (head.cache(), head.workload());
-    let int = |n: usize| Value::Int(n as u64);
-    let ratio = |x: f64| Value::Float(x, 6);
-    for (h, a) in m.accuracies.iter().enumerate() {
-        emit(&[
-            Value::Text(workload.policy.clone()),
-            int(workload.budget),
-            int(m.step),
-            int(cache.decode_positions().start + m.step),
-            int(head.request()),
-            Value::Int(u64::from(cache.layers[head.layer()])),
-            int(head.kv_head()),
-            int(head.kv_head() * cache.group() + h),
-            int(usize::from(head.is_dense())),
-            int(a.selected),
-            int(a.row_tokens),
-            ratio(a.unit_imbalance),
-            ratio(a.mass_recall),
-            ratio(a.top_recall),
-            a.output_rel_err.map_or(Value::Unknown, ratio),
-        ])?;
+    for (h, accuracy) in m.accuracies.iter().enumerate() {
+        emit(&MetricsRow {
+            policy: workload.policy.clone(),
+            budget: workload.budget,
+            step: m.step,
+            position: cache.decode_positions().start + m.step,
+            request: head.request(),
+            layer: cache.layers[head.layer()],
+            kv_head: head.kv_head(),
+            query_head: head.kv_head() * cache.group() + h,
+            dense: head.is_dense(),
+            accuracy: *accuracy,
+        })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_column_has_its_own_value() {
+        let accuracy = Accuracy {
+            mass_recall: 0.12,
+            top_recall: 0.13,
+            output_rel_err: Some(0.14),
+            selected: 9,
+            row_tokens: 10,
+            unit_imbalance: 1.1,
+        };
+        let mut row = MetricsRow {
+            policy: "starc".into(),
+            budget: 1,
+            step: 2,
+            position: 3,
+            request: 4,
+            layer: 5,
+            kv_head: 6,
+            query_head: 7,
+            dense: true,
+            accuracy,
+        };
+        let cells = |row: &MetricsRow| {
+            let cells = METRICS.iter().map(|m| format!("{}={}", m.column.name, m.value(row)));
+            cells.collect::<Vec<_>>().join(" ")
+        };
+        let want = "policy=starc budget=1 step=2 position=3 request=4 layer=5 kv_head=6 query_head=7 dense=1 selected=9 \
+            row_tokens=10 unit_imbalance=1.100000 mass_recall=0.120000 top_recall=0.130000 output_rel_err=0.140000";
+        assert_eq!(cells(&row), want);
+        (row.dense, row.accuracy.output_rel_err) = (false, None);
+        assert!(cells(&row).contains("dense=0") && cells(&row).ends_with("output_rel_err="));
+    }
 }

@@ -10,7 +10,7 @@ mod ideal;
 mod load;
 mod metrics;
 
-pub use metrics::{METRICS, RowSink};
+pub use metrics::{METRICS, MetricsRow, RowSink};
 
 use crate::map::emit::Target;
 use crate::map::placement::Home;

@@ -8,13 +8,12 @@ mod budget;
 mod rows;
 
 pub use budget::Budgets;
-pub use rows::{BARS, STEPS};
+pub use rows::{BarRow, StepRow, bars, bars::BARS, steps::STEPS};
 
 use pimattn_attacc::{Attention, Form, Mode};
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::interrupt;
 use pimattn_core::spec::System;
-use pimattn_core::table::Value;
 use pimattn_core::units::Cycle;
 use pimattn_experiments::attention::Layers;
 use std::collections::BTreeMap;
@@ -159,7 +158,7 @@ impl Bar {
 }
 
 /// What a layer's attention takes on a stack, as far as rows say it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Cost {
     cycles: Cycle,
     ns: f64,
@@ -181,7 +180,7 @@ impl Cost {
 }
 
 /// Takes the rows of a table.
-pub type RowSink<'a> = &'a mut dyn FnMut(&[Value]) -> Result<()>;
+pub type RowSink<'a, R> = &'a mut dyn FnMut(&R) -> Result<()>;
 
 /// Bars of which every step has been simulated.
 pub struct Experiment<'a> {
@@ -212,9 +211,8 @@ impl<'a> Experiment<'a> {
         self.layers
     }
 
-    /// Writes a row of [`BARS`] for each bar to `bar_row`, and one of [`STEPS`] for each step to `step_row`, if it is
-    /// given.
-    pub fn rows(&mut self, bar_row: RowSink<'_>, mut step_row: Option<RowSink<'_>>) -> Result<()> {
+    /// Gives `bar_row` the row of each bar, and `step_row`, if it is there, one of each step.
+    pub fn rows(&mut self, bar_row: RowSink<'_, BarRow>, mut step_row: Option<RowSink<'_, StepRow>>) -> Result<()> {
         for bar in self.bars {
             interrupt::check()?;
             let mut known: BTreeMap<Attention, Cost> = BTreeMap::new();
@@ -227,10 +225,10 @@ impl<'a> Experiment<'a> {
                 };
                 total.add(&attention, &cost);
                 if let Some(emit) = &mut step_row {
-                    emit(&rows::step(bar, step as u64, &attention, &cost))?;
+                    emit(&StepRow::new(bar, step as u64, attention, cost))?;
                 }
             }
-            bar_row(&rows::bar(bar, &total))?;
+            bar_row(&BarRow::new(bar, total))?;
         }
         Ok(())
     }

@@ -2,44 +2,33 @@
 
 use super::{Bar, Cost, DEVICES, STACKS};
 use pimattn_attacc::Attention;
-use pimattn_core::table::{Column, Value, column};
+use pimattn_core::table::Value;
 use pimattn_core::units::Cycle;
+use pimattn_core::{columns, measures};
 
-/// Columns of bars.csv; a row is a model, a policy and a context.
-pub const BARS: &[Column] = &[
-    column("model", "-", "the model"),
-    column("policy", "-", "what the budgets are of; full attends to all tokens"),
-    column("prefill", "tokens", "prompt of each request"),
-    column("context", "tokens", "generated of each request, the first by the prefill"),
-    column("batch", "1", "requests that are decoded together"),
-    column("heads", "1", "heads of a stack, all requests together"),
-    column("steps", "1", "decode steps, each of them simulated"),
-    column("mean_tokens", "tokens", "attended to by a head, in whole rows; mean over steps"),
-    column("cycles", "cycles", "attention of one layer, sum over steps"),
-    column("layer_ms", "ms", "the same as time"),
-    column("attention_ms", "ms", "all layers, one after the other"),
-    column("step_ms", "ms", "attention_ms of a decode step, mean (g_matmul of the artifact)"),
-    column("energy_mj", "mJ", "all layers on all stacks, by the system's energy model"),
-];
+/// A model, a policy and a context, every step simulated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BarRow {
+    /// Name of the model.
+    pub model: String,
+    /// What the budgets are of.
+    pub policy: &'static str,
+    /// Tokens of each prompt.
+    pub prefill: u32,
+    /// Tokens generated of each request.
+    pub context: u32,
+    /// Requests decoded together.
+    pub batch: u32,
+    /// Heads of a stack.
+    pub heads: u32,
+    /// Layers of the model.
+    pub layers: u32,
+    /// What the steps took.
+    pub total: Total,
+}
 
-/// Columns of steps.csv; a row is a decode step: one layer, on one stack.
-pub const STEPS: &[Column] = &[
-    column("model", "-", "the model"),
-    column("policy", "-", "what the budgets are of; full attends to all tokens"),
-    column("context", "tokens", "generated of each request, the first by the prefill"),
-    column("step", "1", "decode step, from 0"),
-    column("tokens", "tokens", "in the cache of each head"),
-    column("budget", "tokens", "tokens that a head may attend to, from the table"),
-    column("row_tokens", "tokens", "tokens that it attends to: the budget in whole rows"),
-    column("clustering", "1", "1 where the artifact's clustering comes first"),
-    column("cycles", "cycles", "until the last result is there"),
-    column("time_ns", "ns", "the same as time"),
-    column("energy_pj", "pJ", "by the system's energy model"),
-    column("activations", "1", "rows opened, one per bank"),
-];
-
-/// Sums of a bar.
-#[derive(Debug, Default)]
+/// Sums of a bar: one layer, on one stack.
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Total {
     steps: u64,
     tokens: u64,
@@ -48,9 +37,74 @@ pub struct Total {
     energy_pj: f64,
 }
 
+/// A decode step: one layer, on one stack.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepRow {
+    model: &'static str,
+    policy: &'static str,
+    context: u32,
+    step: u64,
+    attention: Attention,
+    cost: Cost,
+}
+
+/// Columns of bars.csv.
+pub mod bars {
+    use super::*;
+
+    measures! {
+        /// A row is a model, a policy and a context.
+        pub BARS of BarRow {
+            MODEL = columns::MODEL, "-", "the model", |r| (&r.model).into();
+            POLICY = columns::POLICY, "-", "what the budgets are of; full attends to all tokens", |r| r.policy.into();
+            PREFILL = "prefill", "tokens", "prompt of each request", |r| r.prefill.into();
+            CONTEXT = columns::CONTEXT, "tokens", "generated of each request, the first by the prefill", |r| r.context.into();
+            BATCH = "batch", "1", "requests that are decoded together", |r| r.batch.into();
+            HEADS = "heads", "1", "heads of a stack, all requests together", |r| r.heads.into();
+            STEPS = columns::STEPS, "1", "decode steps, each of them simulated", |r| r.total.steps.into();
+            MEAN_TOKENS = "mean_tokens", "tokens", "attended to by a head, in whole rows; mean over steps",
+                |r| Value::Float(r.total.tokens as f64 / r.total.steps as f64, 3);
+            CYCLES = columns::CYCLES, "cycles", "attention of one layer, sum over steps", |r| r.total.cycles.into();
+            LAYER_MS = "layer_ms", "ms", "the same as time", |r| Value::Float(r.total.ns * 1e-6, 6);
+            ATTENTION_MS = "attention_ms", "ms", "all layers, one after the other",
+                |r| Value::Float(r.attention_ms(), 6);
+            STEP_MS = "step_ms", "ms", "attention_ms of a decode step, mean (g_matmul of the artifact)",
+                |r| Value::Float(r.attention_ms() / r.total.steps as f64, 9);
+            ENERGY_MJ = "energy_mj", "mJ", "all layers on all stacks, by the system's energy model",
+                |r| Value::Float(r.total.energy_pj * f64::from(r.layers) * f64::from(DEVICES * STACKS) * 1e-9, 6);
+        }
+    }
+}
+
+/// Columns of steps.csv.
+pub mod steps {
+    use super::*;
+
+    measures! {
+        /// A row is a decode step: one layer, on one stack.
+        pub STEPS of StepRow {
+            MODEL = columns::MODEL, "-", "the model", |r| r.model.into();
+            POLICY = columns::POLICY, "-", "what the budgets are of; full attends to all tokens", |r| r.policy.into();
+            CONTEXT = columns::CONTEXT, "tokens", "generated of each request, the first by the prefill", |r| r.context.into();
+            STEP = columns::STEP, "1", "decode step, from 0", |r| r.step.into();
+            TOKENS = "tokens", "tokens", "in the cache of each head", |r| r.attention.len.into();
+            BUDGET = columns::BUDGET, "tokens", "tokens that a head may attend to, from the table",
+                |r| r.attention.kv_budget.into();
+            ROW_TOKENS = columns::ROW_TOKENS, "tokens", "tokens that it attends to: the budget in whole rows",
+                |r| r.attention.attended(super::super::FORM).into();
+            CLUSTERING = "clustering", "1", "1 where the artifact's clustering comes first",
+                |r| u32::from(r.attention.clustering).into();
+            CYCLES = columns::CYCLES, "cycles", "until the last result is there", |r| r.cost.cycles.into();
+            TIME_NS = columns::TIME_NS, "ns", "the same as time", |r| Value::Float(r.cost.ns, 3);
+            ENERGY_PJ = columns::ENERGY_PJ, "pJ", "by the system's energy model", |r| Value::Float(r.cost.energy_pj, 1);
+            ACTIVATIONS = columns::ACTIVATIONS, "1", "rows opened, one per bank", |r| r.cost.activations.into();
+        }
+    }
+}
+
 impl Total {
     /// Adds a step.
-    pub fn add(&mut self, attention: &Attention, cost: &Cost) {
+    pub(super) fn add(&mut self, attention: &Attention, cost: &Cost) {
         self.steps += 1;
         self.tokens += attention.attended(super::FORM);
         self.cycles += cost.cycles;
@@ -59,41 +113,46 @@ impl Total {
     }
 }
 
-/// A row of [`BARS`].
-pub fn bar(bar: &Bar, total: &Total) -> Vec<Value> {
-    let (layers, steps) = (f64::from(bar.model.layers), total.steps as f64);
-    let attention_ms = total.ns * layers * 1e-6;
-    vec![
-        Value::Text(bar.model.name.into()),
-        Value::Text(bar.policy.name.into()),
-        Value::Int(bar.prefill.into()),
-        Value::Int(bar.context.into()),
-        Value::Int(bar.batch.into()),
-        Value::Int(bar.model.heads_per_stack(bar.batch).into()),
-        Value::Int(total.steps),
-        Value::Float(total.tokens as f64 / steps, 3),
-        Value::Int(total.cycles),
-        Value::Float(total.ns * 1e-6, 6),
-        Value::Float(attention_ms, 6),
-        Value::Float(attention_ms / steps, 9),
-        Value::Float(total.energy_pj * layers * f64::from(DEVICES * STACKS) * 1e-9, 6),
-    ]
+impl BarRow {
+    pub(super) fn new(bar: &Bar, total: Total) -> Self {
+        BarRow {
+            model: bar.model.name.into(),
+            policy: bar.policy.name,
+            prefill: bar.prefill,
+            context: bar.context,
+            batch: bar.batch,
+            heads: bar.model.heads_per_stack(bar.batch),
+            layers: bar.model.layers,
+            total,
+        }
+    }
+
+    fn attention_ms(&self) -> f64 {
+        self.total.ns * f64::from(self.layers) * 1e-6
+    }
 }
 
-/// A row of [`STEPS`].
-pub fn step(bar: &Bar, step: u64, attention: &Attention, cost: &Cost) -> Vec<Value> {
-    vec![
-        Value::Text(bar.model.name.into()),
-        Value::Text(bar.policy.name.into()),
-        Value::Int(bar.context.into()),
-        Value::Int(step),
-        Value::Int(attention.len.into()),
-        attention.kv_budget.map_or(Value::Unknown, |b| Value::Int(b.into())),
-        Value::Int(attention.attended(super::FORM)),
-        Value::Int(attention.clustering.into()),
-        Value::Int(cost.cycles),
-        Value::Float(cost.ns, 3),
-        Value::Float(cost.energy_pj, 1),
-        Value::Int(cost.activations),
-    ]
+impl StepRow {
+    pub(super) fn new(bar: &Bar, step: u64, attention: Attention, cost: Cost) -> Self {
+        let (model, policy) = (bar.model.name, bar.policy.name);
+        StepRow { model, policy, context: bar.context, step, attention, cost }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_column_of_a_bar_has_its_own_value() {
+        let total = Total { steps: 4, tokens: 10, cycles: 5, ns: 6e6, energy_pj: 7e6 };
+        let (model, policy) = ("m".to_string(), "p");
+        let row = BarRow { model, policy, prefill: 1, context: 2, batch: 3, heads: 8, layers: 9, total };
+        let cells: Vec<_> = bars::BARS.iter().map(|m| format!("{}={}", m.name(), m.value(&row))).collect();
+        assert_eq!(
+            cells.join(" "),
+            "model=m policy=p prefill=1 context=2 batch=3 heads=8 steps=4 mean_tokens=2.500 cycles=5 \
+             layer_ms=6.000000 attention_ms=54.000000 step_ms=13.500000000 energy_mj=2.520000"
+        );
+    }
 }

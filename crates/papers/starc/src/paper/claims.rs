@@ -1,8 +1,12 @@
 //! What a paper claims, set against what was found: a row of claims.csv each, with the cells that it is made of.
 
 use super::Tables;
+use crate::artifact::bars;
+use crate::reproduce::columns::{choices, layer, reductions, system};
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::table::{Column, Value, column};
+use pimattn_core::measures;
+use pimattn_experiments::end_to_end::table as step_cost;
 use pimattn_report::cells::Cells;
 use serde::Deserialize;
 
@@ -70,24 +74,43 @@ impl Claim {
     }
 }
 
-/// Columns of claims.csv.
-pub const COLUMNS: &[Column] = &[
-    column("claim", "1", "number, from 1"),
-    column("version", "-", "version of the paper"),
-    column("what", "-", "what is claimed"),
-    column("claimed", "-", "the figures; reductions are of STARC against the policies named"),
-    column("artifact", "-", "found in artifact mode: least to most over models, contexts and the policies named"),
-    column(
-        "artifact_verdict",
-        "-",
-        "a range claimed: within, below, above, or overlapping it; up to or about a figure: reached within one percentage point (clustering: within a factor of 2), exceeded, not reached",
-    ),
-    column("artifact_from", "-", "cells of the least and the most: file, line, column"),
-    column("masks", "-", "found in real-mask mode, likewise"),
-    column("masks_verdict", "-", "likewise"),
-    column("masks_from", "-", "cells of the least and the most"),
-    column("why", "-", "why they differ where they do, with the cells that say so"),
-];
+/// What was found of a claim in a mode: words, verdict, cells.
+type Said = [String; 3];
+
+/// A claim, set against what was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimRow {
+    number: u32,
+    version: String,
+    what: String,
+    claimed: String,
+    artifact: Said,
+    masks: Said,
+    why: String,
+}
+
+measures! {
+    /// Columns of claims.csv.
+    pub CLAIMS of ClaimRow {
+        CLAIM = "claim", "1", "number, from 1", |r| r.number.into();
+        VERSION = "version", "-", "version of the paper", |r| (&r.version).into();
+        WHAT = "what", "-", "what is claimed", |r| (&r.what).into();
+        CLAIMED = "claimed", "-", "the figures; reductions are of STARC against the policies named",
+            |r| (&r.claimed).into();
+        ARTIFACT = "artifact", "-",
+            "found in artifact mode: least to most over models, contexts and the policies named",
+            |r| (&r.artifact[0]).into();
+        ARTIFACT_VERDICT = "artifact_verdict", "-",
+            "a range claimed: within, below, above, or overlapping it; up to or about a figure: reached within one percentage point (clustering: within a factor of 2), exceeded, not reached",
+            |r| (&r.artifact[1]).into();
+        ARTIFACT_FROM = "artifact_from", "-", "cells of the least and the most: file, line, column",
+            |r| (&r.artifact[2]).into();
+        MASKS = "masks", "-", "found in real-mask mode, likewise", |r| (&r.masks[0]).into();
+        MASKS_VERDICT = "masks_verdict", "-", "likewise", |r| (&r.masks[1]).into();
+        MASKS_FROM = "masks_from", "-", "cells of the least and the most", |r| (&r.masks[2]).into();
+        WHY = "why", "-", "why they differ where they do, with the cells that say so", |r| (&r.why).into();
+    }
+}
 
 /// A range of cells.
 struct Found {
@@ -139,7 +162,7 @@ impl Found {
     }
 
     /// The words of a row: range, verdict, cells.
-    fn said(found: Option<Found>, claim: &Claim) -> [String; 3] {
+    fn said(found: Option<Found>, claim: &Claim) -> Said {
         found.map_or_else(Default::default, |f| [f.words(), f.verdict(claim).into(), f.cells()])
     }
 }
@@ -160,14 +183,19 @@ fn reductions(t: &Tables, claim: &Claim, mode: &str) -> Result<Option<Found>> {
     };
     let mut rows = Vec::new();
     for policy in &claim.against {
-        let wanted = [("mode", mode), ("scope", scope), ("measure", measure), ("against", policy.as_str())];
+        let wanted = [
+            (reductions::MODE.name(), mode),
+            (reductions::SCOPE.name(), scope),
+            (reductions::MEASURE.name(), measure),
+            (reductions::AGAINST.name(), policy.as_str()),
+        ];
         rows.extend(t.reductions.find(&wanted)?);
     }
-    Found::of(&t.reductions, &rows, "reduction_percent")
+    Found::of(&t.reductions, &rows, reductions::REDUCTION_PERCENT.name())
 }
 
-/// The table of claims.
-pub fn table(claims: &[Claim], t: &Tables) -> Result<Cells> {
+/// Rows of claims.csv.
+pub fn rows(claims: &[Claim], t: &Tables) -> Result<Vec<ClaimRow>> {
     let mut rows = Vec::new();
     for (i, claim) in (1..).zip(claims) {
         let none = || [String::from("not measured"), String::new(), String::new()];
@@ -175,8 +203,8 @@ pub fn table(claims: &[Claim], t: &Tables) -> Result<Cells> {
             Kind::Benchmark => [none(), none()],
             Kind::RecallOrder => [["no masks in this mode".into(), String::new(), String::new()], recall_order(t)?],
             Kind::ClusteringOverhead => {
-                let rows = t.masks.find(&[("policy", "starc")])?;
-                let masks = Found::said(Found::of(&t.masks, &rows, "cluster_percent")?, claim);
+                let rows = t.masks.find(&[(columns::POLICY, "starc")])?;
+                let masks = Found::said(Found::of(&t.masks, &rows, layer::CLUSTER_PERCENT.name())?, claim);
                 [[clustering_in_artifact_mode().into(), String::new(), String::new()], masks]
             }
             _ => [
@@ -184,11 +212,17 @@ pub fn table(claims: &[Claim], t: &Tables) -> Result<Cells> {
                 Found::said(reductions(t, claim, "masks")?, claim),
             ],
         };
-        let cells = [claim.version.clone(), claim.what.clone(), claim.claimed()];
-        let cells = cells.into_iter().chain(artifact).chain(masks).chain([why(claim, t)?]);
-        rows.push([Value::Int(i)].into_iter().chain(cells.map(Value::Text)).collect());
+        rows.push(ClaimRow {
+            number: i,
+            version: claim.version.clone(),
+            what: claim.what.clone(),
+            claimed: claim.claimed(),
+            artifact,
+            masks,
+            why: why(claim, t)?,
+        });
     }
-    Ok(Cells::of("claims.csv", COLUMNS, &rows))
+    Ok(rows)
 }
 
 fn clustering_in_artifact_mode() -> &'static str {
@@ -198,14 +232,19 @@ fn clustering_in_artifact_mode() -> &'static str {
 /// Of every cache and budget: words, verdict, cells.
 fn recall_order(t: &Tables) -> Result<[String; 3]> {
     let (mut held, mut all, mut broken) = (0, 0, Vec::new());
-    for row in t.choices.find(&[("policy", "starc")])? {
-        let key = ["source", "prefill", "budget"].map(|c| t.choices.cell(row, c));
+    for row in t.choices.find(&[(columns::POLICY, "starc")])? {
+        let key = [choices::SOURCE.name(), choices::PREFILL.name(), columns::BUDGET].map(|c| t.choices.cell(row, c));
         let [source, prefill, budget] = key;
         let (source, prefill, budget) = (source?, prefill?, budget?);
         let of = |policy| {
-            let wanted = [("source", source), ("prefill", prefill), ("budget", budget), ("policy", policy)];
+            let wanted = [
+                (choices::SOURCE.name(), source),
+                (choices::PREFILL.name(), prefill),
+                (columns::BUDGET, budget),
+                (columns::POLICY, policy),
+            ];
             let row = t.choices.the(&wanted)?;
-            Ok::<_, Error>((t.choices.number(row, "top_recall")?, row))
+            Ok::<_, Error>((t.choices.number(row, columns::TOP_RECALL)?, row))
         };
         let (sparq, starc, infinigen, quest) = (of("sparq")?, of("starc")?, of("infinigen")?, of("quest")?);
         let ways = [(sparq.0 >= starc.0, sparq.1), (starc.0 > infinigen.0, infinigen.1), (starc.0 > quest.0, quest.1)];
@@ -215,15 +254,15 @@ fn recall_order(t: &Tables) -> Result<[String; 3]> {
                 true => held += 1,
                 false => broken.push(format!(
                     "{} against {}",
-                    t.choices.cite(row, "top_recall"),
-                    t.choices.cite(other, "top_recall")
+                    t.choices.cite(row, columns::TOP_RECALL),
+                    t.choices.cite(other, columns::TOP_RECALL)
                 )),
             }
         }
     }
     let words = format!("{held} of {all} comparisons hold");
     let cells = match broken.is_empty() {
-        true => format!("{}, column top_recall, all rows", t.choices.name()),
+        true => format!("{}, column {}, all rows", t.choices.name(), columns::TOP_RECALL),
         false => format!("not: {}", broken.join("; ")),
     };
     let verdict = if held == all { "holds" } else { "holds in part" };
@@ -233,23 +272,29 @@ fn recall_order(t: &Tables) -> Result<[String; 3]> {
 /// The longest context of the first model, where sentences take their examples.
 fn example(t: &Tables) -> Result<(&str, &str)> {
     let row = t.masks.len().checked_sub(1).ok_or_else(|| Error::data(t.masks.name(), "no rows"))?;
-    let context = t.masks.cell(row, "context")?;
-    Ok((t.masks.cell(0, "model")?, context))
+    let context = t.masks.cell(row, columns::CONTEXT)?;
+    Ok((t.masks.cell(0, columns::MODEL)?, context))
 }
 
 /// A sentence on why claim and findings differ, of the cells that it names.
 fn why(claim: &Claim, t: &Tables) -> Result<String> {
     let (model, context) = example(t)?;
-    let mask = |policy: &str| t.masks.the(&[("model", model), ("context", context), ("policy", policy)]);
+    let mask =
+        |policy: &str| t.masks.the(&[(columns::MODEL, model), (columns::CONTEXT, context), (columns::POLICY, policy)]);
     let of_masks = |policy: &str, column: &str, decimals: usize, unit: &str| {
         cited(&t.masks, mask(policy)?, column, decimals, unit)
     };
     let bar = |policy: &str, column: &str, decimals: usize, unit: &str| {
-        let row = t.artifact.the(&[("model", model), ("context", context), ("policy", policy)])?;
+        let row = t.artifact.the(&[(columns::MODEL, model), (columns::CONTEXT, context), (columns::POLICY, policy)])?;
         cited(&t.artifact, row, column, decimals, unit)
     };
     let step = |mode: &str, policy: &str, column: &str| {
-        let row = t.system.the(&[("mode", mode), ("model", model), ("context", context), ("policy", policy)])?;
+        let row = t.system.the(&[
+            (system::MODE.name(), mode),
+            (columns::MODEL, model),
+            (columns::CONTEXT, context),
+            (columns::POLICY, policy),
+        ])?;
         cited(&t.system, row, column, 4, "")
     };
     let against = claim.against.first().map_or("full", String::as_str);
@@ -258,67 +303,67 @@ fn why(claim: &Claim, t: &Tables) -> Result<String> {
             "{model}, {context} tokens: in artifact mode a head attends to {} row-rounded tokens with starc, {} with {against}, and \
              nothing else takes time; in real-mask mode choosing is {} of starc's step and {} of {against}'s, {} with starc \
              ({} in {against}) row-rounded tokens are touched, and the fullest unit has {} times the rows of the mean.",
-            bar("starc", "mean_tokens", 1, "")?,
-            bar(against, "mean_tokens", 1, "")?,
-            of_masks("starc", "select_percent", 1, " %")?,
-            of_masks(against, "select_percent", 1, " %")?,
-            of_masks("starc", "row_tokens", 1, "")?,
-            of_masks(against, "row_tokens", 1, "")?,
-            of_masks("starc", "imbalance_units", 2, "")?,
+            bar("starc", bars::MEAN_TOKENS.name(), 1, "")?,
+            bar(against, bars::MEAN_TOKENS.name(), 1, "")?,
+            of_masks("starc", layer::SELECT_PERCENT.name(), 1, " %")?,
+            of_masks(against, layer::SELECT_PERCENT.name(), 1, " %")?,
+            of_masks("starc", columns::ROW_TOKENS, 1, "")?,
+            of_masks(against, columns::ROW_TOKENS, 1, "")?,
+            of_masks("starc", columns::IMBALANCE_UNITS, 2, "")?,
         ),
         Kind::AttentionEnergy => format!(
             "{model}, {context} tokens: artifact mode spreads the energy of an activation over a fully used row and counts the \
              multiplications of the whole cache for every policy ({} mJ compute of starc, {} mJ of {against}); in real-mask \
              mode each activation is paid, {} a step with starc and {} with {against}, and choosing costs {} uJ of starc's {} uJ.",
-            step("artifact", "starc", "attention_compute_mj")?,
-            step("artifact", against, "attention_compute_mj")?,
-            of_masks("starc", "activations", 0, "")?,
-            of_masks(against, "activations", 0, "")?,
-            of_masks("starc", "select_uj", 2, "")?,
-            of_masks("starc", "energy_uj", 2, "")?,
+            step("artifact", "starc", step_cost::ATTENTION_COMPUTE_MJ.name())?,
+            step("artifact", against, step_cost::ATTENTION_COMPUTE_MJ.name())?,
+            of_masks("starc", columns::ACTIVATIONS, 0, "")?,
+            of_masks(against, columns::ACTIVATIONS, 0, "")?,
+            of_masks("starc", layer::SELECT_UJ.name(), 2, "")?,
+            of_masks("starc", layer::ENERGY_UJ.name(), 2, "")?,
         ),
         Kind::EndToEndLatency => format!(
             "{model}, {context} tokens, {against}: attention is {} of {} ms a step in artifact mode and {} of {} ms in real-mask \
              mode, which bounds what any policy can save; real-mask mode keeps the first layers dense and has none of the \
              published simulator's unexplained factors (docs/system.md), so that the rest of a step takes longer.",
-            step("artifact", against, "attention_ms")?,
-            step("artifact", against, "step_ms")?,
-            step("masks", against, "attention_ms")?,
-            step("masks", against, "step_ms")?,
+            step("artifact", against, step_cost::ATTENTION_MS.name())?,
+            step("artifact", against, step_cost::STEP_MS.name())?,
+            step("masks", against, step_cost::ATTENTION_MS.name())?,
+            step("masks", against, step_cost::STEP_MS.name())?,
         ),
         Kind::EndToEndEnergy => format!(
             "{model}, {context} tokens, {against}: attention's memory and arithmetic are {} and {} of {} mJ a step in artifact mode, \
              {} and {} of {} mJ in real-mask mode; weights take the rest, whatever the policy.",
-            step("artifact", against, "attention_memory_mj")?,
-            step("artifact", against, "attention_compute_mj")?,
-            step("artifact", against, "energy_mj")?,
-            step("masks", against, "attention_memory_mj")?,
-            step("masks", against, "attention_compute_mj")?,
-            step("masks", against, "energy_mj")?,
+            step("artifact", against, step_cost::ATTENTION_MEMORY_MJ.name())?,
+            step("artifact", against, step_cost::ATTENTION_COMPUTE_MJ.name())?,
+            step("artifact", against, step_cost::ENERGY_MJ.name())?,
+            step("masks", against, step_cost::ATTENTION_MEMORY_MJ.name())?,
+            step("masks", against, step_cost::ATTENTION_COMPUTE_MJ.name())?,
+            step("masks", against, step_cost::ENERGY_MJ.name())?,
         ),
         Kind::ClusteringOverhead => format!(
             "{model}, {context} tokens: clustering 64 new keys with all its commands, the host's part and the move takes {} us a \
              decode step of {} us; the artifact's trace has a part of it, once, ahead of the last step.",
-            of_masks("starc", "cluster_us", 4, "")?,
-            of_masks("starc", "time_us", 3, "")?,
+            of_masks("starc", layer::CLUSTER_US.name(), 4, "")?,
+            of_masks("starc", layer::TIME_US.name(), 3, "")?,
         ),
         Kind::RecallOrder => {
-            let budget = t.masks.cell(mask("starc")?, "budget")?;
+            let budget = t.masks.cell(mask("starc")?, columns::BUDGET)?;
             format!(
                 "{model}, {context} tokens, budget {budget}: {} of the best tokens with sparq, {} with starc, {} with infinigen, {} with \
                  quest. InfiniGen's are without the weights that it speculates with (docs/model.md).",
-                of_masks("sparq", "top_recall", 4, "")?,
-                of_masks("starc", "top_recall", 4, "")?,
-                of_masks("infinigen", "top_recall", 4, "")?,
-                of_masks("quest", "top_recall", 4, "")?,
+                of_masks("sparq", columns::TOP_RECALL, 4, "")?,
+                of_masks("starc", columns::TOP_RECALL, 4, "")?,
+                of_masks("infinigen", columns::TOP_RECALL, 4, "")?,
+                of_masks("quest", columns::TOP_RECALL, 4, "")?,
             )
         }
         Kind::Benchmark => format!(
             "A benchmark's score needs the model's weights; what stands for it here is the error of attention's output, {} \
              with starc, {} with sparq, {} with quest ({model}, {context} tokens).",
-            of_masks("starc", "output_rel_err", 4, "")?,
-            of_masks("sparq", "output_rel_err", 4, "")?,
-            of_masks("quest", "output_rel_err", 4, "")?,
+            of_masks("starc", columns::OUTPUT_REL_ERR, 4, "")?,
+            of_masks("sparq", columns::OUTPUT_REL_ERR, 4, "")?,
+            of_masks("quest", columns::OUTPUT_REL_ERR, 4, "")?,
         ),
     })
 }

@@ -1,7 +1,11 @@
 //! The figures of the report.
 
 use super::Tables;
+use crate::artifact::bars;
+use crate::reproduce::columns::{ablation, choices, layer, system};
+use pimattn_core::columns;
 use pimattn_core::error::Result;
+use pimattn_experiments::end_to_end::table as step;
 use pimattn_report::cells::Cells;
 use pimattn_report::plot::{Axis, Bar, Bars, Content, Figure, Group, Lines, Panel, Scale, Series};
 
@@ -13,38 +17,38 @@ const POLICIES: [&str; 10] =
 type Part = (&'static str, &'static [&'static str]);
 
 const TIME: &[Part] = &[
-    ("attention", &["attention_ms", "softmax_ms"]),
-    ("QKV and projection", &["qkv_ms", "projection_ms"]),
-    ("feed-forward", &["feed_forward_ms"]),
-    ("between devices", &["all_reduce_ms", "link_ms"]),
-    ("activation and norm", &["activation_ms", "norm_ms"]),
+    ("attention", &[step::ATTENTION_MS.name(), step::SOFTMAX_MS.name()]),
+    ("QKV and projection", &[step::QKV_MS.name(), step::PROJECTION_MS.name()]),
+    ("feed-forward", &[step::FEED_FORWARD_MS.name()]),
+    ("between devices", &[step::ALL_REDUCE_MS.name(), step::LINK_MS.name()]),
+    ("activation and norm", &[step::ACTIVATION_MS.name(), step::NORM_MS.name()]),
 ];
 const ENERGY: &[Part] = &[
-    ("attention memory", &["attention_memory_mj"]),
-    ("attention arithmetic", &["attention_compute_mj"]),
-    ("weights memory", &["fc_memory_mj"]),
-    ("weights arithmetic", &["fc_compute_mj"]),
-    ("between devices", &["communication_mj"]),
-    ("elementwise", &["elementwise_memory_mj", "elementwise_compute_mj"]),
-    ("refresh and standing power", &["pim_standing_mj"]),
+    ("attention memory", &[step::ATTENTION_MEMORY_MJ.name()]),
+    ("attention arithmetic", &[step::ATTENTION_COMPUTE_MJ.name()]),
+    ("weights memory", &[step::FC_MEMORY_MJ.name()]),
+    ("weights arithmetic", &[step::FC_COMPUTE_MJ.name()]),
+    ("between devices", &[step::COMMUNICATION_MJ.name()]),
+    ("elementwise", &[step::ELEMENTWISE_MEMORY_MJ.name(), step::ELEMENTWISE_COMPUTE_MJ.name()]),
+    ("refresh and standing power", &[step::PIM_STANDING_MJ.name()]),
 ];
 const LAYER_TIME: &[Part] = &[
-    ("keys and values", &["attend_us"]),
-    ("selection", &["select_us"]),
-    ("clustering", &["cluster_us"]),
-    ("softmax", &["softmax_us"]),
-    ("append", &["append_us"]),
-    ("channels idle or waiting", &["wait_us"]),
-    ("refresh and other", &["other_us"]),
+    ("keys and values", &[layer::ATTEND_US.name()]),
+    ("selection", &[layer::SELECT_US.name()]),
+    ("clustering", &[layer::CLUSTER_US.name()]),
+    ("softmax", &[layer::SOFTMAX_US.name()]),
+    ("append", &[layer::APPEND_US.name()]),
+    ("channels idle or waiting", &[layer::WAIT_US.name()]),
+    ("refresh and other", &[layer::OTHER_US.name()]),
 ];
 const LAYER_ENERGY: &[Part] = &[
-    ("keys and values", &["attend_uj"]),
-    ("selection", &["select_uj"]),
-    ("clustering", &["cluster_uj"]),
-    ("softmax", &["softmax_uj"]),
-    ("append", &["append_uj"]),
-    ("channels idle or waiting", &["wait_uj"]),
-    ("refresh and other", &["other_uj"]),
+    ("keys and values", &[layer::ATTEND_UJ.name()]),
+    ("selection", &[layer::SELECT_UJ.name()]),
+    ("clustering", &[layer::CLUSTER_UJ.name()]),
+    ("softmax", &[layer::SOFTMAX_UJ.name()]),
+    ("append", &[layer::APPEND_UJ.name()]),
+    ("channels idle or waiting", &[layer::WAIT_UJ.name()]),
+    ("refresh and other", &[layer::OTHER_UJ.name()]),
 ];
 
 /// Bars by context and policy, each over the whole of policy `full`.
@@ -59,11 +63,11 @@ struct Normalised<'t> {
 impl Normalised<'_> {
     fn panel(&self, model: &str) -> Result<Panel> {
         let mut groups = Vec::new();
-        for context in self.table.distinct("context")? {
-            let mut wanted = vec![("model", model), ("context", context)];
-            wanted.extend(self.mode.map(|mode| ("mode", mode)));
+        for context in self.table.distinct(columns::CONTEXT)? {
+            let mut wanted = vec![(columns::MODEL, model), (columns::CONTEXT, context)];
+            wanted.extend(self.mode.map(|mode| (system::MODE.name(), mode)));
             let rows = self.table.find(&wanted)?;
-            wanted.push(("policy", "full"));
+            wanted.push((columns::POLICY, "full"));
             let full = self.table.number(self.table.the(&wanted)?, self.whole)?;
             let mut bars = Vec::new();
             for row in rows {
@@ -72,7 +76,7 @@ impl Normalised<'_> {
                     Ok((name.to_string(), sum? / full))
                 };
                 let parts = self.parts.iter().map(part).collect::<Result<_>>()?;
-                bars.push(Bar { label: self.table.cell(row, "policy")?.into(), parts });
+                bars.push(Bar { label: self.table.cell(row, columns::POLICY)?.into(), parts });
             }
             groups.push(Group { label: thousands(context), bars });
         }
@@ -91,7 +95,7 @@ fn names() -> Vec<String> {
 
 fn stacked(title: &str, note: &str, t: &Tables, of: Normalised<'_>) -> Result<Figure> {
     let mut panels = Vec::new();
-    let models = t.masks.distinct("model")?;
+    let models = t.masks.distinct(columns::MODEL)?;
     for model in &models {
         panels.push(of.panel(model)?);
     }
@@ -111,7 +115,7 @@ fn lines(table: &Cells, rows: &[usize], x: (&str, Axis), y: (&str, Axis), scale:
     for policy in POLICIES {
         let mut points = Vec::new();
         for row in rows {
-            if table.cell(*row, "policy")? == policy {
+            if table.cell(*row, columns::POLICY)? == policy {
                 points.push((table.number(*row, x.0)?, table.number(*row, y.0)? * scale));
             }
         }
@@ -134,40 +138,52 @@ pub fn all(t: &Tables) -> Result<Vec<(String, String)>> {
         let of = |whole, parts, label| Normalised { table: &t.system, mode: Some(mode), whole, parts, label };
         let title = |what: &str| format!("{what} of a decode step, end to end, {said}");
         let note = format!("system.csv, mode {mode}");
-        let latency = stacked(&title("Time"), &note, t, of("step_ms", TIME, "latency"))?;
+        let latency = stacked(&title("Time"), &note, t, of(step::STEP_MS.name(), TIME, "latency"))?;
         add(&format!("end-to-end-{mode}-latency"), latency)?;
-        let energy = stacked(&title("Energy"), &note, t, of("energy_mj", ENERGY, "energy"))?;
+        let energy = stacked(&title("Energy"), &note, t, of(step::ENERGY_MJ.name(), ENERGY, "energy"))?;
         add(&format!("end-to-end-{mode}-energy"), energy)?;
     }
     let layer = |whole, parts, label| Normalised { table: &t.masks, mode: None, whole, parts, label };
     let title = "of a sparse layer's attention by phase, real-mask mode";
-    let latency = layer("time_us", LAYER_TIME, "latency");
+    let latency = layer(layer::TIME_US.name(), LAYER_TIME, "latency");
     add("attention-masks-latency", stacked(&format!("Time {title}"), "masks.csv", t, latency)?)?;
-    let energy = layer("energy_uj", LAYER_ENERGY, "energy");
+    let energy = layer(layer::ENERGY_UJ.name(), LAYER_ENERGY, "energy");
     add("attention-masks-energy", stacked(&format!("Energy {title}"), "masks.csv", t, energy)?)?;
     add("attention-artifact", attention_artifact(t)?)?;
     add("recall", recall(t)?)?;
     add("row-tokens", row_tokens(t)?)?;
     add("decode-length", decode_length(t)?)?;
-    for measure in ["time", "energy"] {
-        add(&format!("ablation-{measure}"), ablation(t, measure)?)?;
+    let time = [
+        ("quest", ablation::TIME_VS_QUEST.name()),
+        ("sparq", ablation::TIME_VS_SPARQ.name()),
+        ("infinigen", ablation::TIME_VS_INFINIGEN.name()),
+        ("full", ablation::TIME_VS_FULL.name()),
+    ];
+    let energy = [
+        ("quest", ablation::ENERGY_VS_QUEST.name()),
+        ("sparq", ablation::ENERGY_VS_SPARQ.name()),
+        ("infinigen", ablation::ENERGY_VS_INFINIGEN.name()),
+        ("full", ablation::ENERGY_VS_FULL.name()),
+    ];
+    for (measure, columns) in [("time", time), ("energy", energy)] {
+        add(&format!("ablation-{measure}"), by_variant(t, measure, columns)?)?;
     }
     Ok(out)
 }
 
 fn attention_artifact(t: &Tables) -> Result<Figure> {
     let mut panels = Vec::new();
-    for (column, label) in [("step_ms", "latency"), ("energy_mj", "energy")] {
-        for model in t.artifact.distinct("model")? {
+    for (column, label) in [(bars::STEP_MS.name(), "latency"), (bars::ENERGY_MJ.name(), "energy")] {
+        for model in t.artifact.distinct(columns::MODEL)? {
             let mut groups = Vec::new();
-            for context in t.artifact.distinct("context")? {
-                let rows = t.artifact.find(&[("model", model), ("context", context)])?;
-                let wanted = [("model", model), ("context", context), ("policy", "full")];
+            for context in t.artifact.distinct(columns::CONTEXT)? {
+                let rows = t.artifact.find(&[(columns::MODEL, model), (columns::CONTEXT, context)])?;
+                let wanted = [(columns::MODEL, model), (columns::CONTEXT, context), (columns::POLICY, "full")];
                 let full = t.artifact.number(t.artifact.the(&wanted)?, column)?;
                 let mut bars = Vec::new();
                 for row in rows {
                     let parts = vec![("attention".to_string(), t.artifact.number(row, column)? / full)];
-                    bars.push(Bar { label: t.artifact.cell(row, "policy")?.into(), parts });
+                    bars.push(Bar { label: t.artifact.cell(row, columns::POLICY)?.into(), parts });
                 }
                 groups.push(Group { label: thousands(context), bars });
             }
@@ -176,7 +192,7 @@ fn attention_artifact(t: &Tables) -> Result<Figure> {
             panels.push(Panel { title: format!("{model}: {label}"), content });
         }
     }
-    let columns = t.artifact.distinct("model")?.len();
+    let columns = t.artifact.distinct(columns::MODEL)?.len();
     Ok(Figure {
         title: "Attention layers, artifact mode, every decode step".into(),
         note: "artifact.csv, columns step_ms and energy_mj".into(),
@@ -190,15 +206,15 @@ fn attention_artifact(t: &Tables) -> Result<Figure> {
 /// A panel for each cache of choices.csv.
 fn by_cache(t: &Tables, y: (&str, Axis)) -> Result<Vec<Panel>> {
     let mut panels = Vec::new();
-    for source in t.choices.distinct("source")? {
-        for prefill in t.choices.distinct("prefill")? {
-            let mut rows = t.choices.find(&[("source", source), ("prefill", prefill)])?;
+    for source in t.choices.distinct(choices::SOURCE.name())? {
+        for prefill in t.choices.distinct(choices::PREFILL.name())? {
+            let mut rows = t.choices.find(&[(choices::SOURCE.name(), source), (choices::PREFILL.name(), prefill)])?;
             // A policy that takes no notice of the budget has none.
-            rows.retain(|row| !t.choices.cell(*row, "budget").is_ok_and(str::is_empty));
+            rows.retain(|row| !t.choices.cell(*row, columns::BUDGET).is_ok_and(str::is_empty));
             if rows.is_empty() {
                 continue;
             }
-            let x = ("budget", Axis::new("budget (tokens)", Scale::Log));
+            let x = (columns::BUDGET, Axis::new("budget (tokens)", Scale::Log));
             let shown = lines(&t.choices, &rows, x, y.clone(), 1.0)?;
             let title = match prefill {
                 "" => format!("{source} cache"),
@@ -215,7 +231,7 @@ fn recall(t: &Tables) -> Result<Figure> {
         title: "Recall of the budget's best tokens".into(),
         note: "choices.csv, column top_recall".into(),
         names: names(),
-        panels: by_cache(t, ("top_recall", Axis::new("top recall", Scale::FromZero)))?,
+        panels: by_cache(t, (columns::TOP_RECALL, Axis::new("top recall", Scale::FromZero)))?,
         columns: 3,
         panel: (430.0, 320.0),
     })
@@ -226,7 +242,7 @@ fn row_tokens(t: &Tables) -> Result<Figure> {
         title: "Tokens in the rows that a selection touches".into(),
         note: "choices.csv, column row_tokens: 16 for each block of 16 slots with a selected token".into(),
         names: names(),
-        panels: by_cache(t, ("row_tokens", Axis::new("row tokens", Scale::Log)))?,
+        panels: by_cache(t, (columns::ROW_TOKENS, Axis::new("row tokens", Scale::Log)))?,
         columns: 3,
         panel: (430.0, 320.0),
     })
@@ -234,10 +250,14 @@ fn row_tokens(t: &Tables) -> Result<Figure> {
 
 fn decode_length(t: &Tables) -> Result<Figure> {
     let mut panels = Vec::new();
-    for (column, label) in [("time_us", "time (us)"), ("energy_uj", "energy (uJ)"), ("row_tokens", "row tokens")] {
-        for model in t.positions.distinct("model")? {
-            let rows = t.positions.find(&[("model", model)])?;
-            let x = ("step", Axis::new("decode step", Scale::Linear));
+    for (column, label) in [
+        (layer::TIME_US.name(), "time (us)"),
+        (layer::ENERGY_UJ.name(), "energy (uJ)"),
+        (columns::ROW_TOKENS, "row tokens"),
+    ] {
+        for model in t.positions.distinct(columns::MODEL)? {
+            let rows = t.positions.find(&[(columns::MODEL, model)])?;
+            let x = (columns::STEP, Axis::new("decode step", Scale::Linear));
             let content = lines(&t.positions, &rows, x, (column, Axis::new(label, Scale::Log)), 1.0)?;
             panels.push(Panel { title: model.into(), content: Content::Lines(content) });
         }
@@ -247,20 +267,20 @@ fn decode_length(t: &Tables) -> Result<Figure> {
         note: "positions.csv, columns time_us, energy_uj, row_tokens".into(),
         names: names(),
         panels,
-        columns: t.positions.distinct("model")?.len(),
+        columns: t.positions.distinct(columns::MODEL)?.len(),
         panel: (430.0, 320.0),
     })
 }
 
 /// What STARC takes over what the others take, by variant.
-fn ablation(t: &Tables, measure: &str) -> Result<Figure> {
+fn by_variant(t: &Tables, measure: &str, columns: [(&str, &str); 4]) -> Result<Figure> {
     let mut panels = Vec::new();
-    for against in ["quest", "sparq", "infinigen", "full"] {
-        let column = format!("{measure}_vs_{against}");
+    for (against, column) in columns {
         let mut bars = Vec::new();
         for row in 0..t.ablation.len() {
-            let less = t.ablation.number(row, &column)?;
-            let (assumption, what) = (t.ablation.cell(row, "assumption")?, t.ablation.cell(row, "variant")?);
+            let less = t.ablation.number(row, column)?;
+            let (assumption, what) =
+                (t.ablation.cell(row, ablation::ASSUMPTION.name())?, t.ablation.cell(row, ablation::VARIANT.name())?);
             let label = format!("{assumption} {what}");
             let parts = vec![("starc over the other policy".to_string(), 1.0 - less / 100.0)];
             bars.push(Bar { label: label.trim().into(), parts });

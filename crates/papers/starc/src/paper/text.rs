@@ -1,7 +1,9 @@
 //! The report as Markdown. A figure in a sentence stands with the cell that it is from.
 
 use super::Tables;
-use super::claims::cited;
+use super::claims::{self, cited};
+use crate::reproduce::columns::{ablation, masks, reductions, winners};
+use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_report::cells::Cells;
 use std::fmt::Write;
@@ -30,20 +32,23 @@ fn table(cells: &Cells, rows: &[usize], columns: &[(&str, &str)], decimals: usiz
 }
 
 /// Starc against the others, a row for each model and context.
-fn reductions(t: &Tables, mode: &str, scope: &str, measure: &str) -> Result<String> {
-    let rows = t.reductions.find(&[("mode", mode), ("scope", scope), ("measure", measure)])?;
-    let columns =
-        [("model", "model"), ("context", "context"), ("against", "against"), ("reduction_percent", "less, %")];
+fn reduced(t: &Tables, mode: &str, scope: &str, measure: &str) -> Result<String> {
+    let rows = t.reductions.find(&[
+        (reductions::MODE.name(), mode),
+        (reductions::SCOPE.name(), scope),
+        (reductions::MEASURE.name(), measure),
+    ])?;
+    let columns = [columns::MODEL, columns::CONTEXT, reductions::AGAINST.name(), reductions::REDUCTION_PERCENT.name()];
     let mut others: Vec<&str> = Vec::new();
     let mut lines: Vec<((&str, &str), Vec<String>)> = Vec::new();
     for row in &rows {
         let cell = |column| t.reductions.cell(*row, column);
-        let against = cell("against")?;
+        let against = cell(reductions::AGAINST.name())?;
         if !others.contains(&against) {
             others.push(against);
         }
-        let key = (cell("model")?, cell("context")?);
-        let value = format!("{:.2}", t.reductions.number(*row, "reduction_percent")?);
+        let key = (cell(columns::MODEL)?, cell(columns::CONTEXT)?);
+        let value = format!("{:.2}", t.reductions.number(*row, reductions::REDUCTION_PERCENT.name())?);
         match lines.iter_mut().find(|(k, _)| *k == key) {
             Some((_, values)) => values.push(value),
             None => lines.push((key, vec![value])),
@@ -54,11 +59,10 @@ fn reductions(t: &Tables, mode: &str, scope: &str, measure: &str) -> Result<Stri
     for ((model, context), values) in lines {
         out.push_str(&format!("| {model} | {context} | {} |\n", values.join(" | ")));
     }
-    let names: Vec<&str> = columns.iter().map(|c| c.0).collect();
     out.push_str(&format!(
         "\nFrom {}, rows {mode}, {scope}, {measure}: {}.\n\n",
         t.reductions.name(),
-        names.join(", ")
+        columns.join(", ")
     ));
     Ok(out)
 }
@@ -72,7 +76,7 @@ fn figure(out: &mut String, file: &str, what: &str) {
 }
 
 /// The report.
-pub fn markdown(title: &str, t: &Tables, claims: &Cells) -> Result<String> {
+pub fn markdown(title: &str, t: &Tables, claimed: &Cells) -> Result<String> {
     let mut out = format!("# {title}\n\n");
     out.push_str(
         "Made by `make reproduce`; docs/reproduce.md says how. Every figure stands in a CSV file beside this one; `[file:line \
@@ -81,17 +85,16 @@ pub fn markdown(title: &str, t: &Tables, claims: &Cells) -> Result<String> {
          simulator's switches. Real-mask mode lets the policies choose on a KV cache, places the tokens in rows, and replays the \
          accesses with the costs of choosing and clustering; nothing of the published simulator's is in it.\n\n",
     );
-    let masks = &t.masks;
     let row = 0;
     let _ = write!(
         out,
         "What real-mask mode simulates: {} layer of the model, on the fullest stack, in {} windows of {} consecutive decode \
          steps at the middle of equal parts of the shortest context, and as many more in the longer ones, {} of the steps. The \
          other steps, the other sparse layers and the other stacks are taken to be alike.\n\n",
-        cited(masks, row, "simulated_layers", 0, "")?,
-        cited(masks, row, "windows", 0, "")?,
-        cited(masks, row, "window_steps", 0, "")?,
-        cited(masks, row, "simulated_percent", 2, " %")?,
+        cited(&t.masks, row, masks::SIMULATED_LAYERS.name(), 0, "")?,
+        cited(&t.masks, row, masks::WINDOWS.name(), 0, "")?,
+        cited(&t.masks, row, masks::WINDOW_STEPS.name(), 0, "")?,
+        cited(&t.masks, row, masks::SIMULATED_PERCENT.name(), 2, " %")?,
     );
 
     section(
@@ -99,33 +102,37 @@ pub fn markdown(title: &str, t: &Tables, claims: &Cells) -> Result<String> {
         "Claims",
         "Reductions are of STARC against the policies named, least to most over models and contexts.",
     );
-    let all: Vec<usize> = (0..claims.len()).collect();
+    let all: Vec<usize> = (0..claimed.len()).collect();
     let shown = [
-        ("claim", "#"),
-        ("version", "version"),
-        ("what", "what"),
-        ("claimed", "claimed"),
-        ("artifact", "artifact mode"),
-        ("artifact_verdict", ""),
-        ("masks", "real-mask mode"),
-        ("masks_verdict", ""),
+        (claims::CLAIM.name(), "#"),
+        (claims::VERSION.name(), "version"),
+        (claims::WHAT.name(), "what"),
+        (claims::CLAIMED.name(), "claimed"),
+        (claims::ARTIFACT.name(), "artifact mode"),
+        (claims::ARTIFACT_VERDICT.name(), ""),
+        (claims::MASKS.name(), "real-mask mode"),
+        (claims::MASKS_VERDICT.name(), ""),
     ];
-    out.push_str(&table(claims, &all, &shown, 2)?);
+    out.push_str(&table(claimed, &all, &shown, 2)?);
     for row in &all {
-        let cell = |column| claims.cell(*row, column);
-        let from = |column: &str, mode: &str| match claims.cell(*row, column)? {
+        let cell = |column| claimed.cell(*row, column);
+        let from = |column: &str, mode: &str| match claimed.cell(*row, column)? {
             "" => Ok::<_, pimattn_core::error::Error>(String::new()),
             cells => Ok(format!(" {mode}: {cells}.")),
         };
-        let cells = format!("{}{}", from("artifact_from", "Artifact mode")?, from("masks_from", "Real-mask mode")?);
-        let _ = write!(out, "{}. {}{cells}\n\n", cell("claim")?, cell("why")?);
+        let cells = format!(
+            "{}{}",
+            from(claims::ARTIFACT_FROM.name(), "Artifact mode")?,
+            from(claims::MASKS_FROM.name(), "Real-mask mode")?
+        );
+        let _ = write!(out, "{}. {}{cells}\n\n", cell(claims::CLAIM.name())?, cell(claims::WHY.name())?);
     }
 
     section(&mut out, "Attention layers", "STARC takes less than the others by so many percent.");
     for (mode, name) in [("artifact", "Artifact mode"), ("masks", "Real-mask mode")] {
         for measure in ["latency", "energy"] {
             let _ = write!(out, "### {name}, {measure}\n\n");
-            out.push_str(&reductions(t, mode, "attention", measure)?);
+            out.push_str(&reduced(t, mode, "attention", measure)?);
         }
     }
     figure(&mut out, "attention-artifact.svg", "Attention layers in artifact mode");
@@ -136,7 +143,7 @@ pub fn markdown(title: &str, t: &Tables, claims: &Cells) -> Result<String> {
     for (mode, name) in [("artifact", "Artifact mode"), ("masks", "Real-mask mode")] {
         for measure in ["latency", "energy"] {
             let _ = write!(out, "### {name}, {measure}\n\n");
-            out.push_str(&reductions(t, mode, "end-to-end", measure)?);
+            out.push_str(&reduced(t, mode, "end-to-end", measure)?);
         }
     }
     for (mode, name) in [("artifact", "artifact mode"), ("masks", "real-mask mode")] {
@@ -158,16 +165,16 @@ pub fn markdown(title: &str, t: &Tables, claims: &Cells) -> Result<String> {
         "For each cache, and each error of attention's output that is allowed, the fastest policy and the budget at which it keeps \
          it. winners.csv has the others, by rank.",
     );
-    let first = t.winners.find(&[("rank", "1")])?;
+    let first = t.winners.find(&[(winners::RANK.name(), "1")])?;
     let shown = [
-        ("source", "cache"),
-        ("prefill", "tokens"),
-        ("error", "error at most"),
-        ("policy", "fastest"),
-        ("budget", "budget"),
-        ("output_rel_err", "its error"),
-        ("time_us", "us a step"),
-        ("energy_uj", "uJ a step"),
+        (winners::SOURCE.name(), "cache"),
+        (winners::PREFILL.name(), "tokens"),
+        (winners::ERROR.name(), "error at most"),
+        (winners::POLICY.name(), "fastest"),
+        (winners::BUDGET.name(), "budget"),
+        (winners::OUTPUT_REL_ERR.name(), "its error"),
+        (winners::TIME_US.name(), "us a step"),
+        (winners::ENERGY_UJ.name(), "uJ a step"),
     ];
     out.push_str(&table(&t.winners, &first, &shown, 3)?);
 
@@ -178,16 +185,16 @@ pub fn markdown(title: &str, t: &Tables, claims: &Cells) -> Result<String> {
     );
     let all: Vec<usize> = (0..t.ablation.len()).collect();
     let shown = [
-        ("assumption", "assumption"),
-        ("variant", "changed to"),
-        ("time_vs_full", "time, full"),
-        ("time_vs_quest", "quest"),
-        ("time_vs_sparq", "sparq"),
-        ("time_vs_infinigen", "infinigen"),
-        ("energy_vs_full", "energy, full"),
-        ("energy_vs_quest", "quest"),
-        ("energy_vs_sparq", "sparq"),
-        ("energy_vs_infinigen", "infinigen"),
+        (ablation::ASSUMPTION.name(), "assumption"),
+        (ablation::VARIANT.name(), "changed to"),
+        (ablation::TIME_VS_FULL.name(), "time, full"),
+        (ablation::TIME_VS_QUEST.name(), "quest"),
+        (ablation::TIME_VS_SPARQ.name(), "sparq"),
+        (ablation::TIME_VS_INFINIGEN.name(), "infinigen"),
+        (ablation::ENERGY_VS_FULL.name(), "energy, full"),
+        (ablation::ENERGY_VS_QUEST.name(), "quest"),
+        (ablation::ENERGY_VS_SPARQ.name(), "sparq"),
+        (ablation::ENERGY_VS_INFINIGEN.name(), "infinigen"),
     ];
     out.push_str(&table(&t.ablation, &all, &shown, 1)?);
     for measure in ["time", "energy"] {

@@ -1,154 +1,210 @@
 //! Policies against each other: reductions, choices, winners, ablation.
 
-use pimattn_core::error::{Error, Result};
-use pimattn_core::table::Value;
-use pimattn_report::cells::Cells;
+use super::columns::{
+    AblationRow, Against, ChoiceRow, Layer, MaskRow, Mode, ReductionRow, SystemRow, WinnerRow, choices as choice, layer,
+};
+use crate::artifact::{BarRow, bars};
+use pimattn_core::columns;
+use pimattn_core::error::Result;
+use pimattn_core::table::{Measure, Table};
+use pimattn_experiments::end_to_end::cost::Cost;
+use pimattn_experiments::end_to_end::table as step;
+use pimattn_experiments::sweep::table::{SweepRow, SweepTable};
+use pimattn_policies::select::full;
 use std::collections::BTreeMap;
 
 /// The policy whose gains are told.
 const OURS: &str = "starc";
+/// The axis of caches of several lengths.
+const PREFILL: &str = "synthetic.prefill";
+/// The axis of assumptions.
+const VARIANT: &str = "variant";
 
-fn text(s: &str) -> Value {
-    Value::Text(s.into())
+/// A row of a model, a context and a policy.
+trait Compared {
+    fn mode(&self) -> Mode;
+    fn place(&self) -> (&str, u32);
+    fn policy(&self) -> &str;
 }
 
-fn percent_less(ours: f64, other: f64) -> Value {
-    Value::Float(100.0 * (1.0 - ours / other), 4)
+impl Compared for BarRow {
+    fn mode(&self) -> Mode {
+        Mode::Artifact
+    }
+
+    fn place(&self) -> (&str, u32) {
+        (&self.model, self.context)
+    }
+
+    fn policy(&self) -> &str {
+        self.policy
+    }
 }
 
-/// What is compared: mode, scope, measure, the table, its columns to add up.
-type Measure<'t> = (&'static str, &'static str, &'static str, &'t Cells, &'static [&'static str]);
+impl Compared for MaskRow {
+    fn mode(&self) -> Mode {
+        Mode::Masks
+    }
 
-/// Rows of reductions.csv.
-pub fn reductions(artifact: &Cells, masks: &Cells, system: &Cells) -> Result<Vec<Vec<Value>>> {
-    let attention_energy = &["attention_memory_mj", "attention_compute_mj"];
-    let measures: [Measure<'_>; 9] = [
-        ("artifact", "attention", "latency", artifact, &["step_ms"]),
-        ("artifact", "attention", "energy", system, attention_energy),
-        ("artifact", "attention", "energy-attended", artifact, &["energy_mj"]),
-        ("artifact", "end-to-end", "latency", system, &["step_ms"]),
-        ("artifact", "end-to-end", "energy", system, &["energy_mj"]),
-        ("masks", "attention", "latency", masks, &["time_us"]),
-        ("masks", "attention", "energy", masks, &["energy_uj"]),
-        ("masks", "end-to-end", "latency", system, &["step_ms"]),
-        ("masks", "end-to-end", "energy", system, &["energy_mj"]),
-    ];
-    let mut out = Vec::new();
-    for (mode, scope, measure, table, columns) in measures {
-        let of_mode = |row: usize| table.name() != "system.csv" || table.cell(row, "mode").is_ok_and(|m| m == mode);
-        let value = |row: usize| columns.iter().map(|c| table.number(row, c)).sum::<Result<f64>>();
-        for ours in table.find(&[("policy", OURS)])?.into_iter().filter(|r| of_mode(*r)) {
-            let (model, context) = (table.cell(ours, "model")?, table.cell(ours, "context")?);
-            for other in table.find(&[("model", model), ("context", context)])?.into_iter().filter(|r| of_mode(*r)) {
-                let against = table.cell(other, "policy")?;
-                if against == OURS {
-                    continue;
-                }
-                let (a, b) = (value(ours)?, value(other)?);
-                let keys = [mode, scope, measure, model, context, against].map(text);
-                let values = [Value::Float(b, 9), Value::Float(a, 9), percent_less(a, b)];
-                out.push(keys.into_iter().chain(values).collect());
-            }
+    fn place(&self) -> (&str, u32) {
+        (&self.model, self.context)
+    }
+
+    fn policy(&self) -> &str {
+        &self.policy
+    }
+}
+
+impl Compared for SystemRow {
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn place(&self) -> (&str, u32) {
+        (&self.model, self.context)
+    }
+
+    fn policy(&self) -> &str {
+        &self.policy
+    }
+}
+
+/// What is compared in a mode: the scope, the measure.
+type What = (Mode, &'static str, &'static str);
+
+/// Of each row of ours in a mode, what the other policies take at the same place. What they take are the columns of
+/// `part`, added up.
+fn against<R: Compared + 'static, P>(
+    (mode, scope, measure): What,
+    table: &Table<R>,
+    part: fn(&R) -> &P,
+    columns: &[Measure<P>],
+    out: &mut Vec<ReductionRow>,
+) -> Result<()> {
+    let value = |row: usize| columns.iter().map(|c| table.number(row, part, c)).sum::<Result<f64>>();
+    let rows = || table.rows().iter().enumerate().filter(|(_, r)| r.mode() == mode);
+    for (i, ours) in rows().filter(|(_, r)| r.policy() == OURS) {
+        for (j, other) in rows().filter(|(_, r)| r.place() == ours.place() && r.policy() != OURS) {
+            let ((model, context), against) = (other.place(), other.policy().to_string());
+            let (ours, other) = (value(i)?, value(j)?);
+            out.push(ReductionRow { mode, scope, measure, model: model.into(), context, against, other, ours });
         }
     }
+    Ok(())
+}
+
+/// Rows of reductions.csv.
+pub fn reductions(
+    artifact: &Table<BarRow>,
+    masks: &Table<MaskRow>,
+    system: &Table<SystemRow>,
+) -> Result<Vec<ReductionRow>> {
+    use Mode::{Artifact, Masks};
+    let bar: fn(&BarRow) -> &BarRow = |r| r;
+    let of_layer: fn(&MaskRow) -> &Layer = |r| &r.layer;
+    let cost: fn(&SystemRow) -> &Cost = |r| &r.cost;
+    let attention_energy = [step::ATTENTION_MEMORY_MJ, step::ATTENTION_COMPUTE_MJ];
+    let mut out = Vec::new();
+    against((Artifact, "attention", "latency"), artifact, bar, &[bars::STEP_MS], &mut out)?;
+    against((Artifact, "attention", "energy"), system, cost, &attention_energy, &mut out)?;
+    against((Artifact, "attention", "energy-attended"), artifact, bar, &[bars::ENERGY_MJ], &mut out)?;
+    against((Artifact, "end-to-end", "latency"), system, cost, &[step::STEP_MS], &mut out)?;
+    against((Artifact, "end-to-end", "energy"), system, cost, &[step::ENERGY_MJ], &mut out)?;
+    against((Masks, "attention", "latency"), masks, of_layer, &[layer::TIME_US], &mut out)?;
+    against((Masks, "attention", "energy"), masks, of_layer, &[layer::ENERGY_UJ], &mut out)?;
+    against((Masks, "end-to-end", "latency"), system, cost, &[step::STEP_MS], &mut out)?;
+    against((Masks, "end-to-end", "energy"), system, cost, &[step::ENERGY_MJ], &mut out)?;
     Ok(out)
 }
 
 /// Rows of choices.csv, of sweeps of which each is called something.
-pub fn choices(sweeps: &[(&str, &Cells)]) -> Result<Vec<Vec<Value>>> {
+pub fn choices(sweeps: &[(&'static str, &SweepTable)]) -> Result<Vec<ChoiceRow>> {
     let mut out = Vec::new();
     for (source, swept) in sweeps {
-        for row in 0..swept.len() {
-            let steps = swept.number(row, "steps")?;
-            let per_step = |column: &str, scale: f64| Ok::<_, Error>(swept.number(row, column)? / steps * scale);
-            let policy = swept.cell(row, "policy")?;
-            let mut cells = vec![
-                text(source),
+        for row in swept.rows() {
+            let policy = swept.axis(row, columns::POLICY)?;
+            let budget = if policy == full::ENTRY.name { "" } else { swept.axis(row, columns::BUDGET)? };
+            out.push(ChoiceRow {
+                source,
                 // A dump has the length that it has.
-                text(swept.cell(row, "synthetic.prefill").unwrap_or_default()),
-                text(policy),
-                text(if policy == pimattn_policies::select::full::ENTRY.name {
-                    ""
-                } else {
-                    swept.cell(row, "budget")?
-                }),
-                Value::Float(per_step("time_ns", 1e-3)?, 6),
-                Value::Float(per_step("energy_pj", 1e-6)?, 6),
-            ];
-            for column in ["selected", "metric_row_tokens", "top_recall", "mass_recall", "output_rel_err"] {
-                cells.push(Value::Float(swept.number(row, column)?, 6));
-            }
-            out.push(cells);
+                prefill: swept.axis(row, PREFILL).unwrap_or_default().into(),
+                policy: policy.into(),
+                budget: budget.into(),
+                us: row.ns / row.steps * 1e-3,
+                uj: row.pj / row.steps * 1e-6,
+                selected: row.needs(columns::SELECTED, row.selected)?,
+                row_tokens: row.needs(columns::METRIC_ROW_TOKENS, row.row_tokens)?,
+                top_recall: row.needs(columns::TOP_RECALL, row.top_recall)?,
+                mass_recall: row.needs(columns::MASS_RECALL, row.mass_recall)?,
+                output_rel_err: row.needs(columns::OUTPUT_REL_ERR, row.output_rel_err)?,
+            });
         }
     }
     Ok(out)
 }
 
 /// Rows of winners.csv: for each cache and error, the policies that keep it by their fastest budget, the fastest first.
-pub fn winners(choices: &Cells, errors: &[f64]) -> Result<Vec<Vec<Value>>> {
-    let mut caches: Vec<(String, String)> = Vec::new();
-    for row in 0..choices.len() {
-        let cache = (choices.cell(row, "source")?.to_string(), choices.cell(row, "prefill")?.to_string());
+pub fn winners(choices: &Table<ChoiceRow>, errors: &[f64]) -> Result<Vec<WinnerRow>> {
+    let mut caches: Vec<(&str, &str)> = Vec::new();
+    for row in choices.rows() {
+        let cache = (row.source, row.prefill.as_str());
         if !caches.contains(&cache) {
             caches.push(cache);
         }
     }
+    let shown = |row: usize, measure: &Measure<ChoiceRow>| choices.number(row, |r| r, measure);
     let mut out = Vec::new();
-    for (source, prefill) in &caches {
-        let rows = choices.find(&[("source", source), ("prefill", prefill)])?;
+    for (source, prefill) in caches {
+        let of_cache = |(_, r): &(usize, &ChoiceRow)| (r.source, r.prefill.as_str()) == (source, prefill);
+        let rows: Vec<(usize, &ChoiceRow)> = choices.rows().iter().enumerate().filter(of_cache).collect();
         for error in errors {
-            let mut best: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
-            for row in &rows {
-                let (kept, time) = (choices.number(*row, "output_rel_err")?, choices.number(*row, "time_us")?);
-                let policy = choices.cell(*row, "policy")?;
-                if kept <= *error && best.get(policy).is_none_or(|(t, _)| time < *t) {
-                    best.insert(policy, (time, *row));
+            let mut best: BTreeMap<&str, (f64, &ChoiceRow)> = BTreeMap::new();
+            for (i, row) in &rows {
+                let (kept, time) = (shown(*i, &choice::OUTPUT_REL_ERR)?, shown(*i, &choice::TIME_US)?);
+                if kept <= *error && best.get(row.policy.as_str()).is_none_or(|(t, _)| time < *t) {
+                    best.insert(&row.policy, (time, row));
                 }
             }
-            let mut ranked: Vec<_> = best.into_iter().collect();
-            ranked.sort_by(|a, b| a.1.0.total_cmp(&b.1.0));
-            for (rank, (policy, (time, row))) in (1..).zip(&ranked) {
-                out.push(vec![
-                    text(source),
-                    text(prefill),
-                    Value::Float(*error, 3),
-                    Value::Int(rank),
-                    text(policy),
-                    text(choices.cell(*row, "budget")?),
-                    text(choices.cell(*row, "output_rel_err")?),
-                    text(choices.cell(*row, "time_us")?),
-                    text(choices.cell(*row, "energy_uj")?),
-                    Value::Float(time / ranked[0].1.0, 4),
-                ]);
-            }
+            let mut ranked: Vec<_> = best.into_values().collect();
+            ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+            out.extend((1..).zip(&ranked).map(|(rank, (time, row))| WinnerRow {
+                error: *error,
+                rank,
+                choice: (*row).clone(),
+                time_over_first: time / ranked[0].0,
+            }));
         }
     }
     Ok(out)
 }
 
 /// Rows of ablation.csv. A variant is called `assumption: what`.
-pub fn ablation(swept: &Cells) -> Result<Vec<Vec<Value>>> {
-    let others = ["full", "quest", "sparq", "infinigen"];
+pub fn ablation(swept: &SweepTable) -> Result<Vec<AblationRow>> {
     let mut out = Vec::new();
-    for variant in swept.distinct("variant")? {
+    for variant in swept.distinct(VARIANT)? {
         let (assumption, what) = variant.split_once(": ").unwrap_or((variant, ""));
-        let row = |policy: &str| swept.the(&[("variant", variant), ("policy", policy)]);
-        let per_step =
-            |row: usize, column: &str| Ok::<_, Error>(swept.number(row, column)? / swept.number(row, "steps")?);
+        let row = |policy: &str| swept.the(&[(VARIANT, variant), (columns::POLICY, policy)]);
+        let recall = |row: &SweepRow| row.needs(columns::TOP_RECALL, row.top_recall);
         let ours = row(OURS)?;
-        let mut cells = vec![text(assumption), text(what)];
-        for (column, scale) in [("time_ns", 1e-3), ("energy_pj", 1e-6)] {
-            cells.push(Value::Float(per_step(ours, column)? * scale, 4));
-        }
-        for column in ["time_ns", "energy_pj"] {
-            for other in others {
-                cells.push(percent_less(per_step(ours, column)?, per_step(row(other)?, column)?));
-            }
-        }
-        for policy in [OURS, "quest"] {
-            cells.push(Value::Float(swept.number(row(policy)?, "top_recall")?, 4));
-        }
-        out.push(cells);
+        let [full, quest, sparq, infinigen] = [row(full::ENTRY.name)?, row("quest")?, row("sparq")?, row("infinigen")?];
+        let per_step = |of: fn(&SweepRow) -> f64| Against {
+            full: of(full) / full.steps,
+            quest: of(quest) / quest.steps,
+            sparq: of(sparq) / sparq.steps,
+            infinigen: of(infinigen) / infinigen.steps,
+        };
+        out.push(AblationRow {
+            assumption: assumption.into(),
+            variant: what.into(),
+            us: ours.ns / ours.steps * 1e-3,
+            uj: ours.pj / ours.steps * 1e-6,
+            ns: ours.ns / ours.steps,
+            ns_of: per_step(|r| r.ns),
+            pj: ours.pj / ours.steps,
+            pj_of: per_step(|r| r.pj),
+            starc_recall: recall(ours)?,
+            quest_recall: recall(quest)?,
+        });
     }
     Ok(out)
 }

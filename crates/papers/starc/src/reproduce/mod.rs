@@ -13,10 +13,13 @@ pub mod plan;
 pub mod published;
 
 use crate::paper;
+use columns::Reported;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::AtomicFile;
+use pimattn_core::table::Table;
 use pimattn_experiments::sweep::grid::{Grid, Point};
 use pimattn_experiments::sweep::store::Store;
+use pimattn_experiments::sweep::table::SweepTable;
 use pimattn_experiments::sweep::{self, Event, Outcome};
 use pimattn_report::cells::Cells;
 use plan::Plan;
@@ -50,44 +53,55 @@ pub fn run(plan: &Plan, options: &Options, progress: Progress<'_>) -> Result<()>
         file.write_all(bytes).map_err(|e| Error::io(&path, e))?;
         file.commit()
     };
-    let keep = |table: Cells| {
+    fn keep<R: Reported>(rows: Vec<R>, write: impl Fn(&str, &[u8]) -> Result<()>) -> Result<Table<R>> {
+        let table = R::table(rows);
         write(table.name(), &table.csv()?)?;
-        Ok::<Cells, Error>(table)
-    };
+        Ok(table)
+    }
 
     let (bars, mut end_to_end) = published::run(plan, progress)?;
-    let artifact = keep(Cells::of("artifact.csv", &columns::artifact(), &bars))?;
+    let artifact = keep(bars, write)?;
 
     let swept = sweep_of(plan, &plan.grids.masks, options, None, progress)?;
-    let (layers, positions) = (masks::contexts(plan, &swept)?, masks::positions(plan, &swept)?);
-    let masks = keep(Cells::of("masks.csv", columns::MASKS, &layers))?;
-    let positions = keep(Cells::of("positions.csv", columns::POSITIONS, &positions))?;
+    let masks = keep(masks::contexts(plan, &swept)?, write)?;
+    let positions = keep(masks::positions(plan, &swept)?, write)?;
     end_to_end.extend(masks::end_to_end(plan, &swept)?);
-    let system = keep(Cells::of("system.csv", &columns::system(), &end_to_end))?;
-    let reductions = gains::reductions(&artifact, &masks, &system)?;
-    let reductions = keep(Cells::of("reductions.csv", columns::REDUCTIONS, &reductions))?;
+    let system = keep(end_to_end, write)?;
+    let reductions = keep(gains::reductions(&artifact, &masks, &system)?, write)?;
 
     let recall = sweep_of(plan, &plan.grids.recall, options, options.kv.as_deref(), progress)?;
     let choices = sweep_of(plan, &plan.grids.choices, options, None, progress)?;
-    let choices = gains::choices(&[("real", &recall), ("synthetic", &choices)])?;
-    let choices = keep(Cells::of("choices.csv", columns::CHOICES, &choices))?;
-    let winners = gains::winners(&choices, &plan.errors)?;
-    let winners = keep(Cells::of("winners.csv", columns::WINNERS, &winners))?;
+    let choices = keep(gains::choices(&[("real", &recall), ("synthetic", &choices)])?, write)?;
+    let winners = keep(gains::winners(&choices, &plan.errors)?, write)?;
 
     let ablation = sweep_of(plan, &plan.grids.ablation, options, None, progress)?;
-    let ablation = gains::ablation(&ablation)?;
-    let ablation = keep(Cells::of("ablation.csv", columns::ABLATION, &ablation))?;
+    let ablation = keep(gains::ablation(&ablation)?, write)?;
 
-    let tables = paper::Tables { artifact, masks, positions, system, reductions, choices, winners, ablation };
-    let claims = keep(paper::claims::table(&plan.claims, &tables)?)?;
+    let tables = paper::Tables {
+        artifact: Cells::of(&artifact),
+        masks: Cells::of(&masks),
+        positions: Cells::of(&positions),
+        system: Cells::of(&system),
+        reductions: Cells::of(&reductions),
+        choices: Cells::of(&choices),
+        winners: Cells::of(&winners),
+        ablation: Cells::of(&ablation),
+    };
+    let claims = Cells::of(&keep(paper::claims::rows(&plan.claims, &tables)?, write)?);
     for (name, svg) in paper::figures::all(&tables)? {
         write(&name, svg.as_bytes())?;
     }
     write("REPORT.md", paper::text::markdown(&plan.title, &tables, &claims)?.as_bytes())
 }
 
-/// Runs a grid, or takes its finished points; the table.
-fn sweep_of(plan: &Plan, file: &Path, options: &Options, kv: Option<&Path>, progress: Progress<'_>) -> Result<Cells> {
+/// Runs a grid, or takes its finished points.
+fn sweep_of(
+    plan: &Plan,
+    file: &Path,
+    options: &Options,
+    kv: Option<&Path>,
+    progress: Progress<'_>,
+) -> Result<SweepTable> {
     let mut grid = Grid::load(file)?;
     grid.kv = kv.map(Path::to_path_buf);
     let mut points = grid.points();
@@ -107,6 +121,5 @@ fn sweep_of(plan: &Plan, file: &Path, options: &Options, kv: Option<&Path>, prog
     if let Some((_, e)) = failed.into_iter().next() {
         return Err(e);
     }
-    let table = folder.join("sweep.csv");
-    Cells::read(pimattn_core::fsio::open(&table)?, &table.display().to_string())
+    store.rows(&points)
 }

@@ -1,15 +1,14 @@
 //! Artifact mode: the artifact's row budgets, every decode step of them, to attention and end to end.
 
 use super::Progress;
+use super::columns::{Mode as Of, SystemRow};
 use super::plan::Plan;
-use crate::artifact::{Bar, Budgets, Experiment, POLICIES};
+use crate::artifact::{Bar, BarRow, Budgets, Experiment, POLICIES};
 use pimattn_attacc::Mode;
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
-use pimattn_core::table::Value;
 use pimattn_experiments::end_to_end::attention::Replayed;
 use pimattn_experiments::end_to_end::step::{Budget, Service, serve};
-use pimattn_experiments::end_to_end::table::measures;
 use std::sync::Arc;
 
 /// Bytes of an element.
@@ -31,23 +30,19 @@ fn bars(plan: &Plan) -> Result<Vec<Bar>> {
     Ok(bars)
 }
 
-/// Rows of a table.
-type Rows = Vec<Vec<Value>>;
-
 /// Rows of the bars, and of the mean decode step end to end.
-pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Rows, Rows)> {
+pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Vec<BarRow>, Vec<SystemRow>)> {
     let system = System::load(&plan.artifact_system, &[])?;
     let bars = bars(plan)?;
     let what = format!("{}: artifact mode", plan.name);
     let mut experiment = Experiment::new(&system, &bars, &|done, all| progress(&what, done, all))?;
     let per_model = plan.contexts.len() * POLICIES.len();
     let entry = |bar: usize| &plan.models[bar / per_model];
-    let mut rows: Vec<Vec<Value>> = Vec::new();
+    let mut rows: Vec<BarRow> = Vec::new();
     experiment.rows(
         &mut |row| {
-            // The first column has the model's name, the artifact's; the plan's stands in all tables.
-            let name = Value::Text(entry(rows.len()).name.clone());
-            rows.push([&[name][..], &row[1..]].concat());
+            // The artifact has names of its own; the plan's stand in all tables.
+            rows.push(BarRow { model: entry(rows.len()).name.clone(), ..row.clone() });
             Ok(())
         },
         None,
@@ -65,9 +60,13 @@ pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Rows, Rows)> {
         let service = service(plan, bar.prefill, steps, budget);
         let entry = entry(i);
         let outcome = serve(&platform, &entry.model, &service, Some(&mut stacks))?;
-        let keys = ["artifact", &entry.name, &bar.context.to_string(), bar.policy.name];
-        let values = measures(&outcome.mean()).map(|x| Value::Float(x, 9));
-        system_rows.push(keys.iter().map(|k| Value::Text(k.to_string())).chain(values).collect());
+        system_rows.push(SystemRow {
+            mode: Of::Artifact,
+            model: entry.name.clone(),
+            context: bar.context,
+            policy: bar.policy.name.into(),
+            cost: outcome.mean(),
+        });
         progress(&what, i as u64 + 1, bars.len() as u64);
     }
     Ok((rows, system_rows))
