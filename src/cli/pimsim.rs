@@ -1,20 +1,20 @@
 //! `pimsim`: traces in, tables out.
 
-use super::{Common, EXIT_CODES, Format, Progress};
+use super::{Common, EXIT_CODES, Format};
 use clap::{Parser, Subcommand};
 use pimattn_audit as audit;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::{self, Output};
 use pimattn_core::spec::System;
 use pimattn_core::spec::system::Controller;
-use pimattn_engine::{self as engine, probe::Probe};
+use pimattn_engine as engine;
 use pimattn_report::accuracy::{AccuracyTable, By};
 use pimattn_report::compare;
 use pimattn_report::explain::Explanation;
 use pimattn_report::summary::Summary;
-use pimattn_stats::Collector;
 use pimattn_stats::log::LogProbe;
 use pimattn_stats::write::{Tables, finish_run};
+use pimattn_stats::{Collector, Steps, replay};
 use pimattn_trace as trace;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -253,36 +253,32 @@ fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Outp
     let name = path.display().to_string();
     let mut source = trace::open(fsio::open(path)?, &name, Some(system.addressing()))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);
-    let collector = Collector::with_steps(&system.device, tables.steps(&name));
+    let mut steps = tables.steps(&name);
+    let collector = Collector::with_steps(&system.device, &mut steps as &mut dyn Steps);
     // Of work that is looked up, the requests have no numbers.
     let numbered = args.log.is_some() && system.controller == Controller::Pim;
     let engine = if numbered { engine::Engine::Plain } else { args.engine.into() };
+    let named = |e| match e {
+        Error::Data { file, what } if file == "trace" => Error::data(&name, what),
+        other => other,
+    };
+    let (source, mut progress) = (source.as_mut(), |n| progress.at(n));
     let collector = match args.log.as_deref() {
-        None => simulate(engine, system, source.as_mut(), collector, &name, &mut progress)?,
+        None => {
+            let mut collector = collector;
+            replay::collect(engine, system, source, &mut collector, &mut progress).map_err(named)?;
+            collector
+        }
         Some(log) => {
-            let log_probe = LogProbe::new(Output::create(log)?, &system.device);
-            let (collector, log_probe) =
-                simulate(engine, system, source.as_mut(), (collector, log_probe), &name, &mut progress)?;
+            let mut probes = (collector, LogProbe::new(Output::create(log)?, &system.device));
+            replay::collect_and_log(engine, system, source, &mut probes, &mut progress).map_err(named)?;
+            let (collector, log_probe) = probes;
             log_probe.finish().map_err(|e| Error::io(log, e))?.commit()?;
             collector
         }
     };
-    finish_run(collector)
-}
-
-fn simulate<P: Probe>(
-    engine: engine::Engine,
-    system: &System,
-    source: &mut dyn trace::Source,
-    mut probe: P,
-    name: &str,
-    progress: &mut Progress,
-) -> Result<P> {
-    engine::run_with(engine, system, source, &mut probe, &mut |n| progress.at(n)).map_err(|e| match e {
-        Error::Data { file, what } if file == "trace" => Error::data(name, what),
-        other => other,
-    })?;
-    Ok(probe)
+    let collector = collector.into_counts();
+    finish_run(&collector, steps)
 }
 
 fn audit(args: &Audit, common: &Common) -> Result<()> {

@@ -76,6 +76,13 @@ impl Steps for () {
     fn step(&mut self, _: Step) {}
 }
 
+/// Whoever it is: the engine is compiled once for all of them ([`replay`]).
+impl Steps for &mut dyn Steps {
+    fn step(&mut self, step: Step) {
+        (**self).step(step);
+    }
+}
+
 /// They are kept.
 impl Steps for Vec<Step> {
     fn step(&mut self, step: Step) {
@@ -136,9 +143,23 @@ impl<S: Steps> Collector<S> {
         }
     }
 
-    /// Where the steps went.
-    pub fn steps_taken(&self) -> &S {
-        &self.over
+    /// The same counts, of a run that is over; lets go of where the steps went.
+    pub fn into_counts(self) -> Collector {
+        Collector {
+            durations: self.durations,
+            rules: self.rules,
+            cycles: self.cycles,
+            run: self.run,
+            heads: self.heads,
+            channels: self.channels,
+            sweeps: self.sweeps,
+            books: self.books,
+            recurring: self.recurring,
+            steps: self.steps,
+            step: self.step,
+            spent: self.spent,
+            over: (),
+        }
     }
 
     /// Where the steps went.

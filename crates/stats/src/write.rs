@@ -82,10 +82,9 @@ impl<W: Write> Steps for StepRows<'_, '_, W> {
 }
 
 /// Writes the rest of a run that is over.
-pub fn finish_run<W: Write>(collector: Collector<StepRows<'_, '_, W>>) -> Result<()> {
-    let rows = &collector.steps_taken().rows;
-    let (run, heads, channels) = (rows.run(&collector), rows.heads(&collector), rows.channels(&collector));
-    let steps = collector.into_steps();
+pub fn finish_run<W: Write>(collector: &Collector, steps: StepRows<'_, '_, W>) -> Result<()> {
+    let rows = &steps.rows;
+    let (run, heads, channels) = (rows.run(collector), rows.heads(collector), rows.channels(collector));
     steps.result?;
     steps.tables.runs.row(&run)?;
     let Some(parts) = &mut steps.tables.parts else { return Ok(()) };

@@ -4,10 +4,10 @@ use super::grid::Job;
 use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_core::table::{Column, Layout, Measure, Value, column, item};
-use pimattn_engine as engine;
+use pimattn_engine::Engine;
 use pimattn_stats::books::{PARTS, Parts};
 use pimattn_stats::tables::{DEVICE_KEY, MEASURES, Row, Rows};
-use pimattn_stats::{Collector, Step, Steps};
+use pimattn_stats::{Collector, Step, Steps, replay};
 use pimattn_trace::pipe::pipe;
 use pimattn_tracegen::generate::{Generator, MetricsRow, RowSink};
 
@@ -133,7 +133,8 @@ pub fn run(job: &Job, accuracy: bool) -> Result<PointRow> {
     let generator = Generator::load_for(job.system.clone(), job.workload.clone(), &job.doc, job.kv.as_deref())?;
     let mut means = Means::default();
     let (mut sink, mut source) = pipe(generator.header().clone());
-    let mut collector = Collector::with_steps(&job.system.device, AllSteps::default());
+    let mut steps = AllSteps::default();
+    let mut collector = Collector::with_steps(&job.system.device, &mut steps as &mut dyn Steps);
     let (made, replayed) = std::thread::scope(|scope| {
         let (generator, means) = (&generator, &mut means);
         let maker = scope.spawn(move || {
@@ -144,7 +145,7 @@ pub fn run(job: &Job, accuracy: bool) -> Result<PointRow> {
             let metrics: Option<RowSink<'_>> = if accuracy { Some(&mut row) } else { None };
             generator.run(&mut sink, metrics, &mut |_| {})
         });
-        let replayed = engine::run(&job.system, &mut source, &mut collector, &mut |_| {});
+        let replayed = replay::collect(Engine::default(), &job.system, &mut source, &mut collector, &mut |_| {});
         let cut = source.was_cut();
         // A generator that is still at work finds the trace closed.
         drop(source);
@@ -154,8 +155,9 @@ pub fn run(job: &Job, accuracy: bool) -> Result<PointRow> {
     made?;
     replayed?;
     let rows = Rows::new(&job.system, "");
-    let (run, cycles) = (rows.run(&collector), collector.cycles);
-    let phases = PhaseSums(rows.phase_sums(&collector.into_steps().0, cycles));
+    let collector = collector.into_counts();
+    let run = rows.run(&collector);
+    let phases = PhaseSums(rows.phase_sums(&steps.0, collector.cycles));
     Ok(PointRow { means, run, phases })
 }
 
