@@ -51,6 +51,7 @@ pub struct Address {
     pub offset: u32,
 }
 
+#[inline]
 pub(crate) fn bits(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
 }
@@ -99,26 +100,31 @@ impl Geometry {
     }
 
     /// Banks of one channel.
+    #[inline]
     pub fn banks_per_channel(&self) -> u32 {
         self.units() * self.banks
     }
 
     /// Bank groups of one channel: the units that hold different tokens.
+    #[inline]
     pub fn units(&self) -> u32 {
         self.pseudo_channels * self.ranks * self.bank_groups
     }
 
     /// The first row of the upper half of a bank, where AttAcc's generators have values; keys are in the lower half.
+    #[inline]
     pub fn upper_half(&self) -> u32 {
         (self.rows / 2).max(1)
     }
 
     /// Bytes of one row of one bank.
+    #[inline]
     pub fn row_bytes(&self) -> u32 {
         self.columns * self.column_bytes
     }
 
     /// Bytes of one channel.
+    #[inline]
     pub fn channel_bytes(&self) -> u64 {
         u64::from(self.banks_per_channel()) * u64::from(self.rows) * u64::from(self.row_bytes())
     }
@@ -128,6 +134,7 @@ impl Geometry {
         self.channel_bytes() * u64::from(self.channels)
     }
 
+    #[inline]
     fn channel_shift(&self) -> u32 {
         [self.pseudo_channels, self.ranks, self.bank_groups, self.banks, self.rows, self.columns, self.column_bytes]
             .into_iter()
@@ -156,6 +163,7 @@ impl Geometry {
     }
 
     /// The unit (bank group counted over the channel) of an address.
+    #[inline]
     pub fn unit_of(&self, a: &Address) -> u32 {
         (a.pseudo_channel * self.ranks + a.rank) * self.bank_groups + a.bank_group
     }
@@ -167,6 +175,7 @@ impl Geometry {
     }
 
     /// First address of a channel.
+    #[inline]
     pub fn channel_base(&self, channel: u32) -> u64 {
         u64::from(channel) << self.channel_shift()
     }
@@ -178,6 +187,7 @@ impl Geometry {
     }
 
     /// Whether the device has this address.
+    #[inline]
     pub fn contains(&self, addr: u64) -> bool {
         let rank = ((addr >> (self.channel_shift() - bits(self.pseudo_channels) - bits(self.ranks)))
             & ((1 << bits(self.ranks)) - 1)) as u32;
@@ -224,6 +234,7 @@ impl Geometry {
     }
 
     /// The entries of scores that the address of a softmax names: its row and column, read as one number.
+    #[inline]
     pub fn softmax_entries(&self, a: &Address) -> u64 {
         match [a.row, a.column].contains(&NOT_ADDRESSED) {
             true => 0,
@@ -250,6 +261,7 @@ impl Geometry {
     }
 
     /// An address with the bank of a number.
+    #[inline]
     pub fn with_bank_number(&self, number: u32, a: Address) -> Address {
         let at = self.unit_address(a.channel, number / self.banks);
         Address { bank: number % self.banks, row: a.row, column: a.column, offset: a.offset, ..at }
@@ -264,11 +276,13 @@ impl Geometry {
     }
 
     /// Where a MAC for so many query heads is asked for: at most as many as a channel has banks.
+    #[inline]
     pub fn mac_for(&self, heads: u32, a: Address) -> Address {
         self.with_bank_number(heads - 1, a)
     }
 
     /// The address of the first bank of unit `unit` (bank group counted over the channel).
+    #[inline]
     pub fn unit_address(&self, channel: u32, unit: u32) -> Address {
         let bank_group = unit % self.bank_groups;
         let rank = unit / self.bank_groups % self.ranks;

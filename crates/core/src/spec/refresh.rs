@@ -145,6 +145,7 @@ impl Refreshes {
     }
 
     /// The first.
+    #[inline]
     pub fn first(&self) -> Due {
         Due { at: self.offset(0), turn: 0 }
     }
@@ -155,6 +156,7 @@ impl Refreshes {
     }
 
     /// The one that comes so many behind another.
+    #[inline]
     pub fn after(&self, due: Due, times: u64) -> Due {
         let turn = u64::from(due.turn) + times;
         let (intervals, turn) = (turn / u64::from(self.sets), (turn % u64::from(self.sets)) as u32);
@@ -169,6 +171,7 @@ impl Refreshes {
 
     /// The address, in a channel, of a set. Consecutive sets lie in different pseudo-channels, ranks and bank groups, in
     /// this order, as far as they are one each.
+    #[inline]
     pub fn address(&self, channel: u32, turn: u32, g: &Geometry) -> Address {
         let counts = match self.scope {
             Scope::Bank => [g.pseudo_channels, g.ranks, g.bank_groups, g.banks],

@@ -24,6 +24,7 @@ impl Level {
     pub const ALL: [Level; 5] = [Level::Channel, Level::PseudoChannel, Level::Rank, Level::BankGroup, Level::Bank];
 
     /// Nodes of a channel.
+    #[inline]
     pub fn nodes(self, g: &Geometry) -> u32 {
         nodes(&Level::ALL[..=self as usize], g)
     }
@@ -54,6 +55,7 @@ pub enum Scope {
 
 impl Scope {
     /// Whether a command of this scope reaches all banks below its node at `level`.
+    #[inline]
     pub(super) fn fills(self, level: Level) -> bool {
         match self {
             Scope::Channel => true,
@@ -64,6 +66,7 @@ impl Scope {
     }
 
     /// Banks that a command of this scope reaches in each rank that it reaches.
+    #[inline]
     pub(super) fn banks_per_rank(self, g: &Geometry) -> u32 {
         match self {
             Scope::Bank | Scope::PerBank => 1,
@@ -74,6 +77,7 @@ impl Scope {
     }
 
     /// Banks that a command of this scope reaches in its channel.
+    #[inline]
     pub fn banks(self, g: &Geometry) -> u32 {
         match self {
             Scope::Bank => 1,

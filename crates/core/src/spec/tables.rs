@@ -60,6 +60,7 @@ pub struct Reach {
 impl Command {
     /// Whether its address needs no bank, and may say instead for how many query heads it multiplies
     /// ([`Geometry::heads_of_mac`]).
+    #[inline]
     pub fn says_heads(&self) -> bool {
         self.effect == Effect::MacOpen || (self.effect, self.scope) == (Effect::Mac, Scope::Channel)
     }
