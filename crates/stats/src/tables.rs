@@ -1,4 +1,4 @@
-//! The tables of a run: their keys, and their rows from what was counted. [`super::measures`] has what all report.
+//! The tables of a run: their keys, and their rows from what was counted. `measures` has what all report.
 
 use super::account::apportion;
 use super::books::{PARTS, Part, Parts, WAITING};

@@ -135,10 +135,13 @@ pub const fn joined<R: ?Sized, const N: usize>(lists: &[&[Measure<R>]]) -> [Meas
     out
 }
 
+/// Gives a cell of a row.
+type Cell<R> = Box<dyn Fn(&R) -> Value + Send + Sync>;
+
 /// The columns of a table of rows `R` in order: measures of the row, and of the parts that it has.
 pub struct Layout<R> {
     columns: Vec<Column>,
-    cells: Vec<Box<dyn Fn(&R) -> Value + Send + Sync>>,
+    cells: Vec<Cell<R>>,
 }
 
 impl<R: 'static> Layout<R> {

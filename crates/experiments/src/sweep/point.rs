@@ -21,8 +21,11 @@ pub struct PointRow {
 /// Time (ns) and energy (pJ) by phase, in the order of [`Phase::ALL`](pimattn_trace::Phase::ALL), and of waiting.
 struct PhaseSums([(f64, f64); PARTS]);
 
+/// A metric of a query head; none where it has no meaning.
+type Metric = fn(&MetricsRow) -> Option<f64>;
+
 /// Columns of accuracy, and the metric that each is the mean of, over steps, layers and query heads.
-const MEANS: [(Column, fn(&MetricsRow) -> Option<f64>); 5] = [
+const MEANS: [(Column, Metric); 5] = [
     (
         column(columns::SELECTED, "tokens", "tokens selected by a query head, mean over steps, layers and query heads"),
         |r| Some(r.accuracy.selected as f64),
