@@ -81,13 +81,11 @@ impl Op {
 
     /// Whether it multiplies and accumulates.
     #[inline]
-    #[inline]
     pub fn is_mac(self) -> bool {
         matches!(self, Op::MacAb | Op::MacSb | Op::MacPb | Op::MacBg)
     }
 
     /// Whether it is an ordering mark rather than work.
-    #[inline]
     #[inline]
     pub fn is_mark(self) -> bool {
         matches!(self, Op::Barrier | Op::Sync | Op::Host)
