@@ -14,6 +14,7 @@ mod cli;
 mod coverage;
 mod devices;
 mod engine_closed_forms;
+mod examples;
 mod exchange;
 mod fast_path;
 mod figures;

@@ -7,9 +7,10 @@
 use crate::common;
 
 use common::Memory;
+use pimattn::cli::exit::{EXIT_DATA, ExitStatus};
 use pimattn_audit::{self as audit, report::Defect, report::Report, report::Rule};
 use pimattn_core::addr::{Address, Geometry};
-use pimattn_core::error::{EXIT_DATA, Result};
+use pimattn_core::error::Result;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_engine::{self as engine, Engine};

@@ -7,9 +7,10 @@
 use crate::common;
 
 use common::{Keep, Memory, one, root, system};
+use pimattn::cli::exit::{EXIT_CONFIG, EXIT_DATA, ExitStatus};
 use pimattn_attacc::{Attention, DEVICE, Mode, Schedule};
 use pimattn_core::addr::Address;
-use pimattn_core::error::{EXIT_CONFIG, EXIT_DATA, Error, Result};
+use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_engine::{self as engine, probe::Probe};

@@ -1,5 +1,6 @@
 //! The bundled sample of a real KV cache, and the same data in every form of dump.
 
+use pimattn::cli::exit::{EXIT_NO_INPUT, EXIT_USAGE, ExitStatus};
 use pimattn_kv::fitted::Pairs;
 use pimattn_kv::{self as kv, KvCache};
 use pimattn_tracegen::fit::agree::{Agreement, stand_in};
@@ -169,7 +170,7 @@ fn zip64(arrays: &[(&str, Vec<u8>)], deflate: bool) -> Vec<u8> {
 #[test]
 fn wrong_paths_say_what_is_expected() {
     let missing = kv::load("no/such/dump.safetensors").unwrap_err();
-    assert_eq!(missing.exit_code(), pimattn_core::error::EXIT_NO_INPUT);
+    assert_eq!(missing.exit_code(), EXIT_NO_INPUT);
     let dir = tempfile::tempdir().unwrap();
     for (name, part) in [("k.npy", "give the directory"), ("dump.bin", ".safetensors file, a .npz file or a directory")]
     {
@@ -177,7 +178,7 @@ fn wrong_paths_say_what_is_expected() {
         std::fs::write(&path, "x").unwrap();
         let e = kv::load(&path).unwrap_err();
         assert!(e.to_string().contains(part) && e.to_string().contains(name), "{e}");
-        assert_eq!(e.exit_code(), pimattn_core::error::EXIT_USAGE);
+        assert_eq!(e.exit_code(), EXIT_USAGE);
     }
 }
 

@@ -4,6 +4,7 @@
 //! A few small runs are under `traces/golden`. The full set is looked for in `$PIMATTN_SHARED/golden`, else in
 //! `../shared/golden` beside this crate; without it the tests of the full set say so and check nothing.
 
+use pimattn::cli::exit::{EXIT_CONFIG, EXIT_DATA, ExitStatus};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_engine::{self as engine, probe::Probe};
@@ -157,7 +158,7 @@ const SAME_BANK_CONFLICT: &str = "PIM_MAC_SB 0x00000000\nPIM_MAC_SB 0x04000400\n
 fn a_livelock_is_reported_with_its_bank_and_row() {
     for refresh in ["none", "all-bank"] {
         let error = replay(&system("HBM3_5.2Gbps", refresh), SAME_BANK_CONFLICT, &mut ()).unwrap_err();
-        assert_eq!(error.exit_code(), pimattn_core::error::EXIT_DATA);
+        assert_eq!(error.exit_code(), EXIT_DATA);
         let text = error.to_string();
         for part in ["livelock", "PIM_MAC_SB", "channel 0", "bank group 0, bank 0, row 0"] {
             assert!(text.contains(part), "{text}");
@@ -184,7 +185,7 @@ fn operations_that_the_reference_does_not_know_are_named() {
         let text = format!("{} 0x0\n", op.mnemonic());
         let error = replay(&system("HBM3_5.2Gbps", "none"), text, &mut ()).unwrap_err();
         assert!(error.to_string().contains(op.mnemonic()), "{error}");
-        assert_eq!(error.exit_code(), pimattn_core::error::EXIT_DATA);
+        assert_eq!(error.exit_code(), EXIT_DATA);
     }
 }
 
@@ -224,7 +225,7 @@ fn runs_count_as_requests_and_segments_as_nothing() {
 fn a_power_policy_that_the_reference_lacks_is_refused() {
     let config = root().join("configs/system/attacc-compat.toml");
     let error = System::load(&config, &["power=stagger".into()]).unwrap_err();
-    assert_eq!(error.exit_code(), pimattn_core::error::EXIT_CONFIG);
+    assert_eq!(error.exit_code(), EXIT_CONFIG);
 }
 
 #[test]

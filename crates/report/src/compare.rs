@@ -771,7 +771,12 @@ mod tests {
 
     fn message<T: std::fmt::Debug>(result: Result<T>, code: u8) -> String {
         let error = result.unwrap_err();
-        assert_eq!(error.exit_code(), code, "{error}");
+        let kind = match &error {
+            Error::Data { .. } => 65,
+            Error::Usage(_) => 2,
+            other => panic!("{other}"),
+        };
+        assert_eq!(kind, code, "{error}");
         error.to_string()
     }
 
