@@ -20,6 +20,7 @@ mod fast_path;
 mod figures;
 mod folders;
 mod ghosts;
+mod guides;
 mod hostile_configs;
 mod ideal;
 mod kv_hostile;

@@ -356,7 +356,8 @@ pub(super) mod tests {
     fn a_cache_filled_in_by_hand_is_held_to_the_same_rules() {
         let good = KvCache::checked("dump", parts()).unwrap();
         assert_eq!(good.clone().validated().unwrap(), good);
-        let edits: [(fn(&mut KvCache), &str); 4] = [
+        type Edit = fn(&mut KvCache);
+        let edits: [(Edit, &str); 4] = [
             (|kv| kv.tokens += 1, "which do not fill its shape"),
             (|kv| kv.prefill = 0, "prefill_len is 0"),
             (|kv| kv.kv_heads = 0, "is empty"),
