@@ -1,6 +1,10 @@
-//! What the pages for contributors say of the tree is true: places in the glossary, links.
+//! What the pages for contributors say of the tree is true: places in the glossary, links, keys, guides.
+
+mod keys;
 
 use crate::common::root;
+use pimattn_core::op::Op;
+use pimattn_core::spec::System;
 use std::path::{Path, PathBuf};
 
 /// Text between backquotes.
@@ -68,4 +72,22 @@ fn every_link_of_a_page_leads_somewhere() {
             assert!(page.parent().unwrap().join(file).exists(), "{}: {link}", page.display());
         }
     }
+}
+
+#[test]
+fn the_device_template_is_a_device_with_every_operation_that_attention_needs() {
+    let template = std::fs::read_to_string(root().join("docs/device-template.toml")).unwrap();
+    let guide = std::fs::read_to_string(root().join("docs/add-a-device.md")).unwrap();
+    let system = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    for timing in ["TOY_2Gbps", "TOY_4Gbps"] {
+        let system = System::from_toml(&system.replace("TOY_2Gbps", timing), &template).unwrap();
+        let attention = [Op::WrGb, Op::MacAb, Op::MvSb, Op::Sfm, Op::MvGb, Op::Ld, Op::St];
+        assert!(attention.iter().all(|op| system.device.plans[*op as usize].is_some()));
+        // Every value of it is assumed, and says so.
+        assert!(template.lines().filter(|l| l.starts_with("source = ")).all(|l| l == "source = \"assumed\""));
+    }
+    let wrong = System::from_toml(&system.replace("TOY_2Gbps", "TOY_3Gbps"), &template).unwrap_err().to_string();
+    assert!(wrong.starts_with("system:18: ") && wrong.contains("TOY_2Gbps"), "{wrong}");
+    let wrong = System::from_toml(system, &template.replace("lanes = 16", "lames = 16")).unwrap_err().to_string();
+    assert!(wrong.starts_with("device:") && wrong.contains("did you mean \"lanes\"?"), "{wrong}");
 }
