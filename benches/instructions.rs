@@ -230,7 +230,7 @@ fn trace_read() -> Box<dyn FnMut()> {
     Box::new(move || {
         for bytes in &traces {
             let mut source =
-                trace::open(Box::new(Cursor::new(bytes.clone())), "bench", Some(&geometry)).expect("a trace");
+                trace::open(Box::new(Cursor::new(bytes.clone())), "bench", Some(geometry.into())).expect("a trace");
             let mut block = Vec::new();
             while source.next_block(&mut block).expect("a valid trace") {
                 std::hint::black_box(&block);

@@ -16,8 +16,8 @@ fn main() -> Result<()> {
         Some(file) => Box::new(std::fs::File::open(file).map_err(|e| Error::io(file, e))?),
         None => Box::new(READS.as_bytes()),
     };
-    // A format that does not say its geometry gets the system's.
-    let mut source = trace::open(input, file.as_deref().unwrap_or("reads"), Some(&system.device.geometry))?;
+    // A format that does not say its device gets the system's, with its order of address bits.
+    let mut source = trace::open(input, file.as_deref().unwrap_or("reads"), Some(system.addressing()))?;
     let outcome = replay(&system, source.as_mut())?;
     let counted = &outcome.collector.run.counters;
     println!("{}: {} cycles, {:.1} ns, {:.1} pJ", system.name, outcome.cycles, outcome.time_ns, outcome.energy.total());

@@ -1,14 +1,19 @@
 //! The books of runs, by hand: what a table says is what was done, once, and in its unit.
 
-use crate::common::{Memory, macs, one, run, system};
+use crate::common::{Keep, Memory, Shared, macs, one, root, run, system};
 use pimattn::cli::exit::ExitStatus;
+use pimattn_attacc::{Attention, Form, Mode, Schedule};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_engine::{self as engine, Engine};
 use pimattn_stats::Collector;
+use pimattn_stats::energy::Energy;
 use pimattn_stats::tables::{MEASURES, Rows};
-use pimattn_trace::{Header, Mark, Phase, Record, Request, Segment};
+use pimattn_stats::tally::Tally;
+use pimattn_trace::{self as trace, Header, Mark, Phase, Record, Request, Segment};
+use pimattn_tracegen::generate::Generator;
+use pimattn_tracegen::workload::Workload;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -182,6 +187,111 @@ fn buffer_moves_pay_for_every_entry_that_they_move() {
     let aim = crate::common::system("gddr6-aim", &["refresh=none"]);
     let (_, collector) = run(&aim, &[one(&aim.device.geometry, Op::WrGb, Address::default())]);
     assert!(near(&cell(&aim, &collector, "energy_movement_pj"), 256.0 * (1.23 + 7.0)));
+}
+
+/// Cells of the moves' energy, by either engine, and of the fast one the same with the lightest probe.
+fn movement(system: &System, records: &[Record]) -> String {
+    let [fast, plain] = [Engine::Fast, Engine::Plain].map(|engine| {
+        let collector = replay(system, engine, records.to_vec());
+        ["energy_movement_pj", "energy_compute_pj"].map(|c| cell(system, &collector, c)).join(" ")
+    });
+    assert_eq!(fast, plain);
+    let mut source = Memory { header: Header::foreign(system.device.geometry, "test"), records: records.to_vec() };
+    let mut tally = Tally::new(&system.device);
+    engine::run(system, &mut source, &mut tally, &mut |_| ()).unwrap();
+    let energy = Energy::of(&tally.total(), 0, &system.device, system.energy);
+    assert_eq!(format!("{:.1} {:.1}", energy.movement, energy.compute), fast);
+    fast
+}
+
+/// Records as they come back from AttAcc's text: without segments and phases.
+fn through_text(g: &Geometry, records: &[Record]) -> Vec<Record> {
+    let out = Shared::default();
+    let format = trace::format("attacc").unwrap();
+    let mut sink =
+        (format.create)(Box::new(out.clone()), &Header::foreign(*g, "test"), trace::Options::default()).unwrap();
+    records.iter().for_each(|r| sink.push(*r).unwrap());
+    sink.finish().unwrap();
+    drop(sink);
+    let bytes = out.0.lock().unwrap().clone();
+    let mut source = trace::open(Box::new(std::io::Cursor::new(bytes)), "test", Some((*g).into())).unwrap();
+    let (mut all, mut block) = (Vec::new(), Vec::new());
+    while source.next_block(&mut block).unwrap() {
+        all.append(&mut block);
+    }
+    assert!(all.iter().all(|r| matches!(r, Record::Request(_))));
+    all
+}
+
+/// A move in the upper half of a bank's rows, of 16,384, moves outputs if no phase is said; if one is, that counts.
+#[test]
+fn moves_without_a_phase_are_for_the_matrix_that_their_address_is_in() {
+    let system = system("hbm3-pim", &["refresh=none"]);
+    let g = system.device.geometry;
+    let path = 256.0 * (1.01 + 1.23 + 0.5);
+    let cases = [
+        (8191, Phase::Other, 2.0),
+        (8192, Phase::Other, 8.0),
+        (16383, Phase::Other, 8.0),
+        (8192, Phase::AttendScore, 2.0),
+        (0, Phase::AttendContext, 8.0),
+    ];
+    for (row, phase, entries) in cases {
+        let mark = Record::Mark(Mark { channel: 0, lane: 0, phase });
+        let moved =
+            movement(&system, &[mark, Record::Request(one(&g, Op::MvSb, Address { row, ..Address::default() }))]);
+        let expected = entries * path;
+        assert!(near(moved.split(' ').next().unwrap(), expected), "{row} {phase:?}: {moved}, not {expected}");
+    }
+    // Scores and outputs in turn, alike but for the half: what recurs is counted as often as it comes. Their rows are as
+    // many as an address can number, and more.
+    for rows in [3, 20_000] {
+        let row = |i: u32| (i % rows) / 2 % 8192 + if i.is_multiple_of(2) { 0 } else { 8192 };
+        let moves = (0..40_000).flat_map(|i| {
+            let at = Address { row: row(i), bank_group: 1, ..Address::default() };
+            [one(&g, Op::MvSb, at), Request::one(Op::Barrier, 0)].map(Record::Request)
+        });
+        let moved = movement(&system, &moves.collect::<Vec<_>>());
+        let expected = 20_000.0 * (2.0 + 8.0) * path;
+        assert!(near(moved.split(' ').next().unwrap(), expected), "{rows}: {moved}, not {expected}");
+    }
+}
+
+/// AttAcc's text says the same of its moves as the phases of the schedule do: heads in pairs and alone, in all modes.
+#[test]
+fn texts_have_the_energy_of_their_traces() {
+    let system = system("hbm3-pim", &["refresh=none"]);
+    let g = system.device.geometry;
+    let mut seen = Vec::new();
+    for mode in Mode::ALL {
+        for (heads, len) in [(1, 128), (17, 300), (32, 2048), (80, 1000)] {
+            for form in [Form::Exact, Form::Published] {
+                let attention = Attention { mode, heads, len, dim: 128, bytes: 2, kv_budget: None, clustering: false };
+                let schedule = Schedule::of(form, attention, g).unwrap();
+                let (mut said, mut plain) = (Keep::default(), Keep::default());
+                schedule.run_labelled(&[], &mut said).unwrap();
+                schedule.run(&mut plain, &mut |_| {}).unwrap();
+                let text = movement(&system, &through_text(&g, &plain.0));
+                assert_eq!(text, movement(&system, &said.0), "{mode:?} {heads} {len} {form:?}");
+                seen.push(text);
+            }
+        }
+    }
+    // One head of 128 tokens on units in all banks: 4 vectors of 2 entries each to the buffers; a chunk of 8 positions leaves
+    // in 8 moves, its probabilities come in 8, and the outputs of 2 stripes leave in 8 moves each.
+    let path = 256.0 * (1.01 + 1.23 + 0.5);
+    let queries = 8.0 * 256.0 * (0.3 + 2.0 * 0.5 + 4.0 * 1.23 + 16.0 * 1.01);
+    let expected = queries + (8.0 * 2.0 + 8.0 * 2.0 + 16.0 * 8.0) * path;
+    assert!(near(seen[0].split(' ').next().unwrap(), expected), "{}, not {expected}", seen[0]);
+    // A trace of ours, every policy's phases in it.
+    for policy in ["full", "quest", "starc"] {
+        let set = [&format!("policy={policy}"), "steps=2", "mapping.addressing=broadcast"].map(str::to_string);
+        let file = root().join("configs/workload/demo.toml");
+        let (workload, doc) = Workload::load(&file, &set).unwrap();
+        let mut kept = Keep::default();
+        Generator::load(workload, &doc, None).unwrap().run(&mut kept, None, &mut |_| {}).unwrap();
+        assert_eq!(movement(&system, &through_text(&g, &kept.0)), movement(&system, &kept.0), "{policy}");
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn export_text(format: &str, records: &[Record]) -> (String, Manifest) {
 
 fn import(format: &str, bytes: &[u8]) -> pimattn_core::error::Result<Vec<(Op, u64)>> {
     let input = Box::new(std::io::Cursor::new(bytes.to_vec()));
-    let mut source = (trace::format(format)?.open)(input, "test", Some(&DEVICE))?;
+    let mut source = (trace::format(format)?.open)(input, "test", Some(DEVICE.into()))?;
     let (mut block, mut all) = (Vec::new(), Vec::new());
     while source.next_block(&mut block)? {
         all.extend(block.iter().flat_map(|r| match r {
@@ -361,7 +361,7 @@ fn plain_requests_come_back() {
         assert_eq!(manifest.requests, sent.len() as u64);
         assert_eq!(import(format, &bytes).unwrap(), sent, "{format}");
         if format != "ramulator-ls" {
-            let mut opened = trace::open(Box::new(std::io::Cursor::new(bytes)), "t", Some(&DEVICE)).unwrap();
+            let mut opened = trace::open(Box::new(std::io::Cursor::new(bytes)), "t", Some(DEVICE.into())).unwrap();
             assert!(opened.next_block(&mut Vec::new()).unwrap(), "{format} is known by its first bytes");
         }
     }
@@ -458,8 +458,11 @@ fn converted(
     to: &str,
     strict: bool,
 ) -> pimattn_core::error::Result<(Vec<u8>, Option<Manifest>)> {
-    let mut source =
-        (trace::format(from)?.open)(Box::new(std::io::Cursor::new(text.as_bytes().to_vec())), "test", Some(&DEVICE))?;
+    let mut source = (trace::format(from)?.open)(
+        Box::new(std::io::Cursor::new(text.as_bytes().to_vec())),
+        "test",
+        Some(DEVICE.into()),
+    )?;
     let out = Shared::default();
     let options = Options { strict, ..Options::default() };
     let mut sink = (trace::format(to)?.create)(Box::new(out.clone()), source.header(), options)?;

@@ -86,7 +86,7 @@ const GEOMETRY: Geometry = Geometry {
 const CHANNEL: u64 = 1 << 30;
 
 fn read_from(input: Box<dyn Read + Send>, name: &str) -> Result<Vec<Record>, Error> {
-    let mut source = trace::open(input, name, Some(&GEOMETRY))?;
+    let mut source = trace::open(input, name, Some(GEOMETRY.into()))?;
     let (mut all, mut block) = (Vec::new(), Vec::new());
     while source.next_block(&mut block)? {
         assert!(!block.is_empty() && block.len() <= trace::BLOCK);
@@ -821,7 +821,7 @@ fn a_run_does_not_pass_through_a_rank_that_does_not_exist() {
     assert!(trace::check(&run(0, 3, rank as u32), &geometry).is_err());
     // text that jumps over the hole is the same work, in runs that keep to what exists
     let text = format!("LD {:#x}\nLD {:#x}\nLD {:#x}\n", 2 * rank, 4 * rank, 6 * rank);
-    let mut source = trace::open(Box::new(Cursor::new(text.into_bytes())), "t", Some(&geometry)).unwrap();
+    let mut source = trace::open(Box::new(Cursor::new(text.into_bytes())), "t", Some(geometry.into())).unwrap();
     let mut block = Vec::new();
     assert!(source.next_block(&mut block).unwrap());
     for record in &block {

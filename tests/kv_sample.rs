@@ -2,7 +2,7 @@
 
 use crate::common::golden;
 use pimattn::cli::exit::{EXIT_NO_INPUT, EXIT_USAGE, ExitStatus};
-use pimattn_kv::fitted::Pairs;
+use pimattn_kv::rope::Pairs;
 use pimattn_kv::{self as kv, KvCache};
 use pimattn_tracegen::fit::agree::{Agreement, stand_in};
 use pimattn_tracegen::fit::measure::Plan;

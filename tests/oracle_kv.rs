@@ -6,7 +6,7 @@
 
 use crate::common::golden;
 use pimattn_kv::KvCache;
-use pimattn_kv::fitted::Pairs;
+use pimattn_kv::rope::Pairs;
 use pimattn_policies::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
 use pimattn_policies::cluster::kmeans::KMeans;
 use pimattn_policies::cluster::{Config, Start, plain};

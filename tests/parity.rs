@@ -49,7 +49,7 @@ fn unpacked(path: &Path) -> Vec<u8> {
 
 fn replay<P: Probe>(system: &System, text: impl Into<Vec<u8>>, probe: &mut P) -> pimattn_core::error::Result<u64> {
     let input: Box<dyn Read + Send> = Box::new(Cursor::new(text.into()));
-    let mut source = trace::open(input, "trace", Some(&system.device.geometry))?;
+    let mut source = trace::open(input, "trace", Some(system.addressing()))?;
     engine::run(system, source.as_mut(), probe, &mut |_| {})
 }
 

@@ -144,7 +144,7 @@ impl Probe for Order<'_> {
 fn order(s: &System, work: &[Request]) -> Vec<(Op, u64)> {
     let text: String = work.iter().map(|r| format!("{} {:#x}\n", r.op.mnemonic(), r.addr)).collect();
     let input = Box::new(std::io::Cursor::new(text.into_bytes()));
-    let mut source = trace::open(input, "trace", Some(&s.device.geometry)).unwrap();
+    let mut source = trace::open(input, "trace", Some(s.addressing())).unwrap();
     let mut probe = Order(s, Vec::new());
     engine::run(s, source.as_mut(), &mut probe, &mut |_| ()).unwrap();
     probe.1
@@ -399,7 +399,7 @@ fn one_command_bus_carries_a_command_a_cycle() {
         };
         let text: String = (0..2000).map(|i| format!("LD {:#x}\n", g.encode(&place(i)))).collect();
         let mut source =
-            trace::open(Box::new(std::io::Cursor::new(text.into_bytes())), "trace", Some(&s.device.geometry)).unwrap();
+            trace::open(Box::new(std::io::Cursor::new(text.into_bytes())), "trace", Some(s.addressing())).unwrap();
         let mut probe = Cycles::default();
         engine::run(&s, source.as_mut(), &mut probe, &mut |_| ()).unwrap();
         probe.0
@@ -637,4 +637,41 @@ fn requests_come_no_earlier_than_the_trace_says() {
     let mut source = Memory { header: Header::foreign(compat.device.geometry, "test"), records };
     let e = engine::run(&compat, &mut source, &mut (), &mut |_| ()).unwrap_err().to_string();
     assert!(e.contains("arrival cycles"), "{e}");
+}
+
+/// Cycles of a text trace on hbm3 with an order of addresses.
+fn in_order(order: Option<&str>, text: String) -> Result<u64, String> {
+    let set = order.map(|o| format!("address_order={o}"));
+    let s = system("hbm3", &set.as_deref().into_iter().collect::<Vec<_>>());
+    let input = Box::new(std::io::Cursor::new(text.into_bytes()));
+    let mut source = trace::open(input, "trace", Some(s.addressing())).map_err(|e| e.to_string())?;
+    engine::run(&s, source.as_mut(), &mut Collector::new(&s.device), &mut |_| ()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_order_of_addresses_spreads_sequential_reads() {
+    // 256 KiB from the beginning: one bank of one channel after the other, or all channels at once.
+    let text: String = (0..8192).map(|i| format!("LD {:#x}\n", i * 32)).collect();
+    let cycles = |order| in_order(order, text.clone()).unwrap();
+    let s = system("hbm3", &[]);
+    let g = &s.device.geometry;
+    // A column of each pseudo-channel in nBL cycles is the peak.
+    let peak = 8192 / u64::from(g.channels * g.pseudo_channels) * s.device.timings["nBL"];
+    assert!(cycles(None) > 100 * peak / 2, "one bank group has a column each nCCDL");
+    assert_eq!(cycles(Some("ChRaBaRoCo")), cycles(None));
+    let spread = cycles(Some("RoRaBaCoBgPcCh"));
+    assert!(spread < peak + 100, "{spread} cycles, {peak} at peak, and one row to open");
+    // The same places, named in either order.
+    let order: pimattn_core::order::AddressOrder = "RoRaBaCoBgPcCh".parse().unwrap();
+    let place = |i: u64| order.to_default(i * 32, g).unwrap();
+    let renamed: String = (0..8192).map(|i| format!("LD {:#x}\n", place(i))).collect();
+    assert_eq!(in_order(None, renamed).unwrap(), spread);
+}
+
+#[test]
+fn an_order_of_addresses_is_for_loads_and_stores() {
+    let e = in_order(Some("RoBaRaCoCh"), "LD 0x0\nPIM_MAC_AB 0x0\n".into()).unwrap_err();
+    assert!(e.contains("trace:2: PIM_MAC_AB is addressed channel first; address_order = \"RoBgBaRaCoChPc\""), "{e}");
+    let e = in_order(Some("RoBaRaCoCh"), format!("LD {:#x}\n", 1u64 << 40)).unwrap_err();
+    assert!(e.contains("trace:1: LD address 0x10000000000 in the order RoBgBaRaCoChPc is beyond the device"), "{e}");
 }

@@ -3,7 +3,7 @@
 //! worked out here from the banks that each command reaches, not from the engine's tables.
 
 use pimattn_core::addr::{Address, Geometry};
-use pimattn_core::spec::resolve::Declared;
+use pimattn_core::spec::tables::Declared;
 use pimattn_core::spec::{Command, Effect, Level, Scope, System};
 use pimattn_engine::state::ChannelState;
 use std::path::{Path, PathBuf};

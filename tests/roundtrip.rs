@@ -21,7 +21,7 @@ fn write(format: &str, header: &Header, records: &[Record]) -> Vec<u8> {
 }
 
 fn read(bytes: &[u8], geometry: &Geometry) -> (Header, Vec<Record>) {
-    let mut source = trace::open(Box::new(Cursor::new(bytes.to_vec())), "t", Some(geometry)).unwrap();
+    let mut source = trace::open(Box::new(Cursor::new(bytes.to_vec())), "t", Some((*geometry).into())).unwrap();
     let (mut all, mut block) = (Vec::new(), Vec::new());
     while source.next_block(&mut block).unwrap() {
         all.append(&mut block);
@@ -198,7 +198,7 @@ impl Probe for Log {
 
 /// Length and commands, channel by channel: how far one channel is ahead of another when it is simulated means nothing.
 fn replay(system: &System, bytes: &[u8]) -> (u64, Vec<(u64, u8, pimattn_core::addr::Address)>) {
-    let mut source = trace::open(Box::new(Cursor::new(bytes.to_vec())), "t", Some(&system.device.geometry)).unwrap();
+    let mut source = trace::open(Box::new(Cursor::new(bytes.to_vec())), "t", Some(system.addressing())).unwrap();
     let mut log = Log::default();
     let cycles = engine::run(system, source.as_mut(), &mut log, &mut |_| {}).unwrap();
     log.0.sort_by_key(|(.., address)| address.channel);

@@ -251,7 +251,7 @@ fn run(args: &Run, common: &Common) -> Result<()> {
 
 fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Output>, common: &Common) -> Result<()> {
     let name = path.display().to_string();
-    let mut source = trace::open(fsio::open(path)?, &name, Some(&system.device.geometry))?;
+    let mut source = trace::open(fsio::open(path)?, &name, Some(system.addressing()))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);
     let collector = Collector::with_steps(&system.device, tables.steps(&name));
     // Of work that is looked up, the requests have no numbers.

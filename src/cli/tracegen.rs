@@ -6,6 +6,7 @@ use pimattn_attacc::{self as attacc, Attention, Decode, Mode};
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::fsio::{self, Output};
 use pimattn_core::op::Op;
+use pimattn_core::order::{AddressOrder, Addressing};
 use pimattn_core::spec::System;
 use pimattn_core::table::{self, Value};
 use pimattn_trace::folder::{self, Part};
@@ -243,8 +244,16 @@ struct Destination {
 
 impl Destination {
     /// Begins a trace.
-    fn create(format: &Format, path: &Path, header: &Header, export: &Export) -> Result<Self> {
-        let options = Options { strict: export.strict, mac_reads: MacReads::parse(&export.mac_reads)? };
+    fn create(
+        format: &Format,
+        path: &Path,
+        header: &Header,
+        export: &Export,
+        device: Option<Addressing>,
+    ) -> Result<Self> {
+        // PIM operations are addressed in the default order, and so is what stands beside them.
+        let order = device.filter(|_| !format.pim).map_or(AddressOrder::default(), |d| d.order);
+        let options = Options { strict: export.strict, mac_reads: MacReads::parse(&export.mac_reads)?, order };
         let to_stdout = path.as_os_str() == "-";
         let manifest = match (&export.manifest, format.keeps_all) {
             (Some(_), true) => {
@@ -323,7 +332,7 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
             generator.steps()
         )
     });
-    let mut trace = Destination::create(format, &args.output, generator.header(), &args.export)?;
+    let mut trace = Destination::create(format, &args.output, generator.header(), &args.export, None)?;
     let mut progress = common.progress("generating", Some(generator.steps() as u64));
     match &args.metrics {
         None => generator.run(trace.sink.as_mut(), None, &mut |n| progress.at(n))?,
@@ -360,22 +369,27 @@ fn attacc(args: &Attacc, common: &Common) -> Result<()> {
     if let Some((written, made)) = decode.schedule(args.steps - 1)?.clustering_macs() {
         common.detail(|| format!("clustering: {written} MACs of {made} that the artifact makes are in its trace"));
     }
-    let mut trace = Destination::create(format, &args.output, decode.header(), &args.export)?;
+    let mut trace = Destination::create(format, &args.output, decode.header(), &args.export, None)?;
     let mut progress = common.progress("generating", Some(decode.rounds()));
     decode.run(trace.sink.as_mut(), &mut |n| progress.at(n))?;
     drop(progress);
     trace.commit(common)
 }
 
-fn open(path: &Path, from: Option<&str>, config: Option<&Path>, set: &[String]) -> Result<Box<dyn Source + Send>> {
-    let system = config.map(|c| System::load(c, set)).transpose()?;
+fn open(
+    path: &Path,
+    from: Option<&str>,
+    config: Option<&Path>,
+    set: &[String],
+) -> Result<(Box<dyn Source + Send>, Option<Addressing>)> {
+    let device = config.map(|c| System::load(c, set)).transpose()?.map(|s| s.addressing());
     let format = from.map(trace::readable).transpose()?;
     let (input, name) = (fsio::open(path)?, path.display().to_string());
-    let geometry = system.as_ref().map(|s| &s.device.geometry);
-    match format {
-        Some(format) => (format.open)(fsio::decompress(&name, input)?, &name, geometry),
-        None => trace::open(input, &name, geometry),
-    }
+    let source = match format {
+        Some(format) => (format.open)(fsio::decompress(&name, input)?, &name, device)?,
+        None => trace::open(input, &name, device)?,
+    };
+    Ok((source, device))
 }
 
 /// Whether `path` is a folder to export to: it exists as one, or does not exist and ends in / or, beside --config, has no
@@ -395,7 +409,7 @@ fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension
         return Err(Error::Usage("--manifest: a folder has its manifest in it".into()));
     }
     let system = System::load(config, &args.set)?;
-    let mut source = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;
+    let (mut source, _) = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;
     let header = source.header().clone();
     let geometry = header.geometry;
     let folder = &args.output;
@@ -436,7 +450,13 @@ fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension
                         })),
                         ..args.export.clone()
                     };
-                    *trace = Some(Destination::create(format, &folder.join(name(channel)), &header, &export)?);
+                    *trace = Some(Destination::create(
+                        format,
+                        &folder.join(name(channel)),
+                        &header,
+                        &export,
+                        Some(system.addressing()),
+                    )?);
                 }
                 trace.iter_mut().try_for_each(|t| t.sink.push(*record))?;
             }
@@ -495,8 +515,8 @@ fn convert(args: &Convert, common: &Common) -> Result<()> {
         let what = format!("--per-channel: {} is no folder, or {} has none", args.output.display(), format.name);
         return Err(Error::Usage(what));
     }
-    let mut source = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;
-    let mut trace = Destination::create(format, &args.output, source.header(), &args.export)?;
+    let (mut source, device) = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;
+    let mut trace = Destination::create(format, &args.output, source.header(), &args.export, device)?;
     let mut progress = common.progress("converting", None);
     let (mut block, mut records) = (Vec::new(), 0);
     while source.next_block(&mut block)? {
@@ -511,7 +531,7 @@ fn convert(args: &Convert, common: &Common) -> Result<()> {
 }
 
 fn info(args: &Info, common: &Common) -> Result<()> {
-    let mut source = open(&args.trace, args.from.as_deref(), args.config.as_deref(), &[])?;
+    let (mut source, _) = open(&args.trace, args.from.as_deref(), args.config.as_deref(), &[])?;
     let mut requests = [0u64; Op::COUNT];
     let (mut runs, mut segments, mut block) = (0u64, 0u64, Vec::new());
     let (mut steps, mut layers, mut heads, mut channels) =

@@ -29,7 +29,7 @@ pub(super) fn exports(_: &str) -> String {
         let (text, attacc) = convert(&trace, "attacc");
         let compat = system("attacc-compat", &[]);
         let input = Box::new(std::io::Cursor::new(text));
-        let mut source = trace::open(input, "trace", Some(&compat.device.geometry)).unwrap();
+        let mut source = trace::open(input, "trace", Some(compat.addressing())).unwrap();
         let cycles = pimattn_engine::run(&compat, source.as_mut(), &mut (), &mut |_| {}).unwrap();
         let barriers = attacc.operations.iter().filter(|o| ["PIM_BARRIER", "PIM_SYNC"].contains(&o.operation));
         let barriers: u64 = barriers.map(|o| o.written).sum();

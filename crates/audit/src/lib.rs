@@ -21,7 +21,7 @@ use log::{Entry, What};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::error::Result;
 use pimattn_core::spec::device::{Bus, ConstraintSet, PowerPolicy};
-use pimattn_core::spec::resolve::Declared;
+use pimattn_core::spec::tables::Declared;
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Refreshes, Scope, System};
 use pimattn_core::units::Cycle;
 use report::{Defect, Report, Rule, Violation};
@@ -149,7 +149,7 @@ impl<'s> Auditor<'s> {
         self.edges(channel, e, id, &banks);
         self.windows(channel, e, id, &banks);
         self.rows(channel, e, id, &banks);
-        if matches!(c.effect, Effect::Mac | Effect::MacOpen | Effect::Move | Effect::Softmax | Effect::Configure) {
+        if c.effect.multiplies() || c.effect.is_buffer_work() {
             let at = Address { row: e.fields[4], column: e.fields[5], ..Address::default() };
             if c.effect == Effect::Softmax && e.clock < channel.softmax_free {
                 self.broken(e, Rule::Softmax, slack(e.clock, channel.softmax_free), None);
@@ -157,7 +157,7 @@ impl<'s> Auditor<'s> {
             channel.softmax_free = channel.softmax_free.max(e.clock + device.work(id, &at));
             channel.results = channel.results.max(e.clock + device.done(id, &at));
         }
-        if matches!(c.effect, Effect::Read | Effect::Write) {
+        if c.effect.is_data() {
             channel.data = channel.data.max(e.clock.saturating_add(c.done));
         }
         if let Some(request) = e.request.filter(|_| c.bus == Bus::Column) {
@@ -197,7 +197,7 @@ impl<'s> Auditor<'s> {
         let system = self.system;
         let (due, postponed) =
             system.refreshes.map_or((0, 0), |all| (due(&all, e.clock), POSTPONED * u64::from(all.sets)));
-        if system.device.commands[usize::from(id)].effect == Effect::Refresh {
+        if system.device.commands[usize::from(id)].effect.refreshes() {
             let asked_for = system.refreshes.is_some_and(|all| all.command == id);
             channel.refreshes += 1;
             if channel.refreshes > due || !asked_for {
@@ -232,7 +232,7 @@ impl<'s> Auditor<'s> {
             for &i in &self.pairs[usize::from(p.command) * n + usize::from(id)] {
                 let d = &device.declared[i];
                 self.report.checks += 1;
-                let opens = device.commands[usize::from(id)].effect == Effect::Open;
+                let opens = device.commands[usize::from(id)].effect.opens();
                 let spread = if opens { 0 } else { self.spread[usize::from(p.command)] };
                 let slack = slack(e.clock, p.clock + Cycle::from(d.latency + spread));
                 let tightest = &mut self.report.tightest[i];
@@ -451,7 +451,7 @@ fn defect_of(device: &Device, d: &Declared, from: CommandId, to: CommandId) -> O
             && other.from.contains(&from)
             && other.to.contains(&to)
     };
-    if a.effect == Effect::Refresh && b.effect == Effect::Refresh && a.scope == Scope::Channel {
+    if a.effect.refreshes() && b.effect.refreshes() && a.scope == Scope::Channel {
         return Some(Defect::DoubleRefresh);
     }
     if d.power {

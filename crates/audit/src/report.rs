@@ -2,7 +2,7 @@
 
 use super::log::What;
 use pimattn_core::spec::device::ConstraintSet;
-use pimattn_core::spec::resolve::Declared;
+use pimattn_core::spec::tables::Declared;
 use pimattn_core::spec::{CommandId, Device, Level};
 use pimattn_core::units::Cycle;
 use std::collections::BTreeMap;

@@ -12,22 +12,25 @@
 //!
 //! What completes a request is the last command of it, for which a log is read some commands ahead.
 
+mod bounds;
 mod reasons;
+mod track;
 
 pub use reasons::{COLUMNS, Held, Order, Reason, Reasons, Sum};
+
+use bounds::{Bound, address};
+use track::{ARRIVALS, Ahead, Counted, Done, Now, Past, Track};
 
 use super::banks::{Banks, node_size};
 use super::log::{self, Entry, Mark, What};
 use super::report::Report;
 use super::{Auditor, last_opening, opening, pairs};
-use pimattn_core::addr::Address;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::device::{Bus, PowerPolicy};
-use pimattn_core::spec::resolve::Declared;
 use pimattn_core::spec::system::Controller;
-use pimattn_core::spec::{CommandId, Device, Due, Effect, Refreshes, Scope, System};
+use pimattn_core::spec::{CommandId, Due, Effect, Refreshes, Scope, System};
 use pimattn_core::units::Cycle;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -73,83 +76,6 @@ impl Names {
         }
         Rc::new(out)
     }
-}
-
-/// A bound: the command could not come before `at`, because of what came at `from`, whose chain it is.
-#[derive(Clone)]
-struct Bound {
-    at: Cycle,
-    reason: Reason,
-    from: Cycle,
-    chain: Chain,
-}
-
-/// A command: when it came, in cycles from 0, and what of.
-#[derive(Clone, Copy)]
-struct Now {
-    at: Cycle,
-    id: CommandId,
-    banks: Banks,
-    row: u32,
-    column: u32,
-    request: Option<u64>,
-    bus: Bus,
-    effect: Effect,
-}
-
-/// A command of the recent past.
-struct Past {
-    now: Now,
-    /// It was the last one of its request.
-    last: bool,
-    chain: Chain,
-}
-
-/// A line that was read and waits for those behind it.
-struct Ahead {
-    entry: Entry,
-    /// No later command of the same request is known.
-    last: bool,
-}
-
-/// A counted command of a window: when the place that it took is counted, when it came.
-struct Counted {
-    at: Cycle,
-    from: Cycle,
-    id: CommandId,
-    chain: Chain,
-}
-
-/// A result: there from `at` on, of a command that came at `from`.
-struct Done {
-    at: Cycle,
-    from: Cycle,
-    id: CommandId,
-    chain: Chain,
-}
-
-/// Arrivals that are kept of a channel: more than it has requests at a time, each of which is behind one.
-const ARRIVALS: usize = 1 << 13;
-
-/// One channel, in cycles from 0.
-struct Track {
-    ahead: VecDeque<Ahead>,
-    /// Lines that left `ahead`.
-    left: u64,
-    /// The last line in `ahead` of each request there.
-    newest: HashMap<u64, u64>,
-    past: VecDeque<Past>,
-    counted: Vec<Vec<VecDeque<Counted>>>,
-    /// The last mark: its first request, and the bound that it is.
-    mark: Option<(u64, Bound)>,
-    /// The last sync, with the first request behind it.
-    sync: Option<(u64, Bound)>,
-    /// The last one that was no barrier.
-    worked: Option<(u64, Bound)>,
-    /// When requests arrive, by the trace: the first of those that do, and the cycle.
-    arrivals: VecDeque<(u64, Cycle)>,
-    result: Option<Done>,
-    refreshes: u64,
 }
 
 /// Says what held the commands of a log, line by line. Its memory is bounded by the device and the queue.
@@ -347,151 +273,6 @@ impl<'s> Why<'s> {
         (self.names.add(&could.chain, &parts), rule, could.at)
     }
 
-    /// The latest of the bounds that no other order of commands moves: what it follows in its banks and data, its mark, its
-    /// arrival, its refresh. Of equal ones a constraint comes first, then data.
-    fn hard(&self, track: &Track, c: &Now, e: &Entry) -> Bound {
-        let mut edge: Option<(Cycle, Reason, &Past)> = None;
-        let mut data: Option<(Cycle, Reason, &Past)> = None;
-        let later = |best: &Option<(Cycle, Reason, &Past)>, at| best.is_none_or(|(best, ..)| at > best);
-        for p in track.past.iter().rev() {
-            let known = self.longest[self.pair(p.id, c.id)];
-            // The softmax unit is through with one before it begins the next.
-            let busy = if c.effect == Effect::Softmax { self.system.device.work(p.id, &address(p)) } else { 0 };
-            let follows = p.at + busy.max(Cycle::from(p.bus == c.bus));
-            if !later(&edge, p.at + known) && !later(&data, follows) {
-                continue;
-            }
-            let Some(reason) = follows_on(p, c) else { continue };
-            if let Some((i, latency)) = self.latency((p.id, &p.banks), (c.id, &c.banks))
-                && later(&edge, p.at + latency)
-            {
-                edge = Some((p.at + latency, Reason::Edge(i, p.id, c.id), p));
-            }
-            if later(&data, follows) {
-                data = Some((follows, reason, p));
-            }
-        }
-        let own = |(at, reason, p): (Cycle, Reason, &Past)| Bound { at, reason, from: p.at, chain: p.chain.clone() };
-        let mut best = Bound { at: 0, reason: Reason::Start, from: 0, chain: self.start.clone() };
-        let marked = [self.of_mark(track, e, c.id), self.of_arrival(track, e), self.of_refresh(track, c, e)];
-        for bound in [edge.map(own), data.map(own)].into_iter().chain(marked).flatten() {
-            if bound.at > best.at || best.reason == Reason::Start {
-                best = bound;
-            }
-        }
-        best
-    }
-
-    /// A constraint that holds a command until it came, whichever other command it is from.
-    fn edge_until(&self, track: &Track, c: &Now) -> Option<Bound> {
-        let near = track.past.iter().rev().filter(|p| p.at + self.longest[self.pair(p.id, c.id)] >= c.at);
-        near.filter_map(|p| {
-            let (i, latency) = self.latency((p.id, &p.banks), (c.id, &c.banks))?;
-            let (at, reason) = (p.at + latency, Reason::Edge(i, p.id, c.id));
-            (at >= c.at).then(|| Bound { at, reason, from: p.at, chain: p.chain.clone() })
-        })
-        .next()
-    }
-
-    /// The first cycle from `bound` on in which a command fits between the others as they came, and what it ends. None of
-    /// them has to move: constraints hold from them to it and from it to them, and the bus is free.
-    fn first_place(&self, track: &Track, c: &Now, bound: Bound) -> Bound {
-        let mut best = bound;
-        loop {
-            let before = best.at;
-            for p in track.past.iter().filter(|p| p.at + self.horizon >= before) {
-                if best.at >= c.at {
-                    return best;
-                }
-                let (pair, back) = (self.pair(p.id, c.id), self.pair(c.id, p.id));
-                let same_bus = Cycle::from(p.bus == c.bus);
-                let may_hold = best.at < p.at + self.longest[pair].max(same_bus);
-                if !may_hold || best.at + self.longest[back].max(same_bus) <= p.at || follows_on(p, c).is_some() {
-                    continue;
-                }
-                let ahead = self.latency((p.id, &p.banks), (c.id, &c.banks));
-                let behind = self.latency((c.id, &c.banks), (p.id, &p.banks)).map_or(0, |(_, latency)| latency);
-                let until = p.at + ahead.map_or(0, |(_, latency)| latency).max(same_bus);
-                if best.at < until && best.at + behind.max(same_bus) > p.at {
-                    let bus = if c.bus == Bus::Row { Reason::RowBus } else { Reason::ColumnBus };
-                    let reason = match ahead {
-                        Some((i, latency)) if p.at + latency == until => Reason::Edge(i, p.id, c.id),
-                        _ => bus,
-                    };
-                    best = Bound { at: until, reason, from: p.at, chain: p.chain.clone() };
-                }
-            }
-            self.windows(track, c, &mut best);
-            if best.at == before || best.at >= c.at {
-                return best;
-            }
-        }
-    }
-
-    /// Moves a bound to where a command fits into the windows that count it.
-    fn windows(&self, track: &Track, c: &Now, best: &mut Bound) {
-        let device = &self.system.device;
-        for (i, d) in device.declared.iter().enumerate().filter(|(_, d)| d.window > 1 && d.to.contains(&c.id)) {
-            let size = node_size(d.level, &device.geometry);
-            let (n, latency) = (d.window as usize, Cycle::from(d.latency));
-            for node in c.banks.nodes(size).iter() {
-                let counted = &track.counted[i][node];
-                let own = self.taken(d, &c.banks, node, size);
-                let needed = places(d, &c.banks, node, size);
-                while best.at < c.at {
-                    let split = counted.partition_point(|p| p.at <= best.at);
-                    // The one that has to have left the window before the last place is free.
-                    let oldest = (split + needed).checked_sub(n + 1).and_then(|at| counted.get(at));
-                    let held = oldest.filter(|p| p.at + latency > best.at);
-                    // With it among them, those behind must still be far enough from those ahead of it.
-                    let later = counted.iter().skip(split).enumerate().find(|(behind, p)| {
-                        let first = (split + behind + own).checked_sub(n);
-                        first.is_some_and(|f| {
-                            counted.get(f).filter(|_| f < split).map_or(best.at, |o| o.at) + latency > p.at
-                        }) && p.at < best.at + latency
-                    });
-                    let (at, p) = match (held, later) {
-                        (Some(p), _) => (p.at + latency, p),
-                        (None, Some((_, p))) => (p.at.max(best.at + 1), p),
-                        (None, None) => break,
-                    };
-                    *best = Bound { at, reason: Reason::Edge(i, p.id, c.id), from: p.from, chain: p.chain.clone() };
-                }
-            }
-        }
-    }
-
-    fn pair(&self, from: CommandId, to: CommandId) -> usize {
-        usize::from(from) * self.system.device.commands.len() + usize::from(to)
-    }
-
-    /// The longest constraint, windows apart, from one command to another, where they meet.
-    fn latency(&self, from: (CommandId, &Banks), to: (CommandId, &Banks)) -> Option<(usize, Cycle)> {
-        let device = &self.system.device;
-        let opens = device.commands[usize::from(to.0)].effect == Effect::Open;
-        let spread = if opens { 0 } else { self.spread[usize::from(from.0)] };
-        let mut best: Option<(usize, Cycle)> = None;
-        for &i in &self.pairs[self.pair(from.0, to.0)] {
-            let d = &device.declared[i];
-            let latency = Cycle::from(d.latency + spread);
-            let size = node_size(d.level, &device.geometry);
-            let apart = d.apart.map(|level| node_size(level, &device.geometry));
-            let together = apart.is_some_and(|size| from.1.nodes(size) == to.1.nodes(size));
-            if best.is_none_or(|(_, most)| latency > most) && from.1.nodes(size).meets(&to.1.nodes(size)) && !together {
-                best = Some((i, latency));
-            }
-        }
-        best
-    }
-
-    /// Places of a window that a command takes at a node in all.
-    fn taken(&self, d: &Declared, banks: &Banks, node: usize, size: usize) -> usize {
-        match self.system.device.power {
-            PowerPolicy::Stagger => banks.iter().filter(|bank| bank / size == node).count(),
-            PowerPolicy::PerCommand | PowerPolicy::Ignore | PowerPolicy::Charge => places(d, banks, node, size),
-        }
-    }
-
     /// The mark ahead of a request. Row commands may pass barriers and the host, nothing passes a sync.
     fn of_mark(&self, track: &Track, e: &Entry, id: CommandId) -> Option<Bound> {
         let column = self.system.device.commands[usize::from(id)].bus == Bus::Column;
@@ -572,10 +353,9 @@ impl<'s> Why<'s> {
     /// The rule that held a command from `since` on, though its request was seen.
     fn rule(&self, track: &Track, e: &Entry, id: CommandId, since: Cycle) -> Reason {
         let effect = |id: CommandId| self.system.device.commands[usize::from(id)].effect;
-        let of_data = |effect: Effect| matches!(effect, Effect::Read | Effect::Write);
         let final_one = e.request.and_then(|own| track.newest_of(own)).unwrap_or(id);
         let own = effect(final_one);
-        if !of_data(own) {
+        if !Effect::is_data(own) {
             return Reason::Unexplained;
         }
         if self.system.scheduler.bank_feed.is_some() && !track.past.iter().any(|p| p.request == e.request) {
@@ -587,7 +367,8 @@ impl<'s> Why<'s> {
             What::Command(id) => Some((a.entry.request, effect(id))),
             What::Mark(_) => None,
         });
-        let mut beside = before.chain(behind).filter(|(request, effect)| of_data(*effect) && near(*request)).peekable();
+        let mut beside =
+            before.chain(behind).filter(|(request, effect)| Effect::is_data(*effect) && near(*request)).peekable();
         if self.system.writes.is_some() && beside.clone().any(|(_, other)| other != own) {
             return Reason::WriteTurns;
         }
@@ -600,7 +381,7 @@ impl<'s> Why<'s> {
         let Now { at, id, banks, row, column, request, bus, effect } = now;
         let c = &device.commands[usize::from(id)];
         let keep = 2 * self.horizon;
-        track.refreshes += u64::from(c.effect == Effect::Refresh);
+        track.refreshes += u64::from(c.effect.refreshes());
         for (i, d) in device.declared.iter().enumerate().filter(|(_, d)| d.window > 1 && d.from.contains(&id)) {
             let size = node_size(d.level, &device.geometry);
             for node in banks.nodes(size).iter() {
@@ -628,114 +409,31 @@ impl<'s> Why<'s> {
     }
 }
 
-impl std::ops::Deref for Past {
-    type Target = Now;
-    fn deref(&self) -> &Now {
-        &self.now
-    }
-}
-
-impl Ahead {
-    fn is_command(&self) -> bool {
-        matches!(self.entry.what, What::Command(_))
-    }
-}
-
-impl Track {
-    fn new(device: &Device) -> Self {
-        let banks = device.geometry.banks_per_channel() as usize;
-        let nodes = |d: &Declared| if d.window > 1 { banks / node_size(d.level, &device.geometry) } else { 0 };
-        let rings = |d: &Declared| (0..nodes(d)).map(|_| VecDeque::new()).collect();
-        Track {
-            ahead: VecDeque::new(),
-            left: 0,
-            newest: HashMap::new(),
-            past: VecDeque::new(),
-            counted: device.declared.iter().map(rings).collect(),
-            mark: None,
-            sync: None,
-            worked: None,
-            arrivals: VecDeque::new(),
-            result: None,
-            refreshes: 0,
-        }
-    }
-
-    /// Puts a line behind those that wait.
-    fn read(&mut self, e: &Entry) {
-        let number = self.left + self.ahead.len() as u64;
-        let request = e.request.filter(|_| matches!(e.what, What::Command(_)));
-        if let Some(before) = request.and_then(|r| self.newest.insert(r, number)) {
-            self.ahead[(before - self.left) as usize].last = false;
-        }
-        self.ahead.push_back(Ahead { entry: *e, last: request.is_some() });
-    }
-
-    /// Takes the first of the lines that wait.
-    fn next(&mut self) -> Option<Ahead> {
-        let next = self.ahead.pop_front()?;
-        if let Some(request) = next.entry.request.filter(|_| next.is_command())
-            && self.newest.get(&request) == Some(&self.left)
-        {
-            self.newest.remove(&request);
-        }
-        self.left += 1;
-        Some(next)
-    }
-
-    /// The last command of a request among the lines that wait.
-    fn newest_of(&self, request: u64) -> Option<CommandId> {
-        let number = self.newest.get(&request)?;
-        match self.ahead[(number - self.left) as usize].entry.what {
-            What::Command(id) => Some(id),
-            What::Mark(_) => None,
-        }
-    }
-}
-
-/// Whether a command belongs to the moves, which pass refreshes.
-fn of_moves(effect: Effect) -> bool {
-    matches!(effect, Effect::Move | Effect::Softmax | Effect::Configure)
-}
-
-/// The row and column that a command is given.
-fn address(now: &Now) -> Address {
-    Address { row: now.row, column: now.column, ..Address::default() }
-}
-
-/// Places of a window that a command takes at a node, where it does not spread.
-fn places(d: &Declared, banks: &Banks, node: usize, size: usize) -> usize {
-    if d.by_bank { banks.iter().filter(|bank| bank / size == node).count() } else { 1 }
-}
-
 /// Why a command follows on an earlier one, if no other order of the two would do.
 fn follows_on(p: &Now, c: &Now) -> Option<Reason> {
-    let mac = |effect| matches!(effect, Effect::Mac | Effect::MacOpen);
-    let data = |effect| matches!(effect, Effect::Read | Effect::Write);
-    let row = |effect| matches!(effect, Effect::Open | Effect::Close);
     let (Some(first), Some(second)) = (p.request, c.request) else {
         // A refresh closes its banks, in its turn; moves touch none.
-        let in_turn = p.effect == Effect::Refresh && c.effect == Effect::Refresh;
-        let touches = !of_moves(p.effect) && !of_moves(c.effect) && p.banks.meets(&c.banks);
+        let in_turn = p.effect.refreshes() && c.effect.refreshes();
+        let touches = !p.effect.is_buffer_work() && !c.effect.is_buffer_work() && p.banks.meets(&c.banks);
         return (in_turn || touches).then_some(Reason::Refresh);
     };
     let older = first < second;
     let order = match (p.effect, c.effect) {
         _ if first == second => Order::Row,
-        (a, b) if mac(a) && mac(b) => return older.then_some(Reason::Data(Order::Macs)),
-        (a, b) if of_moves(a) && of_moves(b) => {
+        (a, b) if a.multiplies() && b.multiplies() => return older.then_some(Reason::Data(Order::Macs)),
+        (a, b) if a.is_buffer_work() && b.is_buffer_work() => {
             let passes = a == Effect::Move && b == Effect::Move;
             return (older && !passes).then_some(Reason::Data(Order::Softmax));
         }
-        (a, b) if of_moves(a) || of_moves(b) => return None,
-        (a, b) if data(a) && data(b) => {
+        (a, b) if a.is_buffer_work() || b.is_buffer_work() => return None,
+        (a, b) if a.is_data() && b.is_data() => {
             let same = (p.row, p.column) == (c.row, c.column) && p.banks.meets(&c.banks);
             return (older && same).then_some(Reason::Data(Order::Column));
         }
         // A MAC of the open bank groups uses those that older requests had opened, and no others.
         (Effect::MacOpen, Effect::Open) if older => return None,
         (Effect::Open | Effect::Close, Effect::MacOpen) if !older => return None,
-        (a, b) if row(a) || row(b) => Order::Row,
+        (a, b) if a.is_row_command() || b.is_row_command() => Order::Row,
         _ => return None,
     };
     p.banks.meets(&c.banks).then_some(Reason::Data(order))

@@ -51,7 +51,7 @@ pub struct Address {
     pub offset: u32,
 }
 
-fn bits(count: u32) -> u32 {
+pub(crate) fn bits(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
 }
 
@@ -106,6 +106,11 @@ impl Geometry {
     /// Bank groups of one channel: the units that hold different tokens.
     pub fn units(&self) -> u32 {
         self.pseudo_channels * self.ranks * self.bank_groups
+    }
+
+    /// The first row of the upper half of a bank, where AttAcc's generators have values; keys are in the lower half.
+    pub fn upper_half(&self) -> u32 {
+        (self.rows / 2).max(1)
     }
 
     /// Bytes of one row of one bank.

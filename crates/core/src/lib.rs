@@ -8,4 +8,5 @@ pub mod units;
 
 pub mod addr;
 pub mod op;
+pub mod order;
 pub mod spec;

@@ -18,25 +18,29 @@
 //! open again on demand ([`refresh`]). Moves go on: they touch no bank.
 
 mod array;
+mod bank_queues;
 mod data;
+mod issue;
 mod normal;
 mod order;
 mod play;
+mod queues;
 mod refresh;
+mod row_policy;
 
-use super::probe::{CommandEvent, Completion, NO_REQUEST, Opener, Probe, RowOutcome};
+use super::probe::{NO_REQUEST, Probe};
 use super::segments::{Label, Segments};
 use super::state::{CLOSED, ChannelState, Target};
-use array::{BankSet, Units};
-use data::{Schedule, Wait};
+use array::Units;
+use data::Schedule;
 use order::Order;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
-use pimattn_core::op::Op;
 use pimattn_core::spec::device::Bus;
-use pimattn_core::spec::{CommandId, Device, Due, Effect, Plan, Refreshes, Scope, System};
+use pimattn_core::spec::{Class, CommandId, Device, Due, Effect, Refreshes, System};
 use pimattn_core::units::Cycle;
-use pimattn_trace::{Record, Request};
+use pimattn_trace::Record;
+use queues::{Epoch, Item, Queue};
 use std::collections::VecDeque;
 
 /// Refreshes without a completed request after which a channel is taken to be in a livelock.
@@ -58,90 +62,9 @@ const KINDS: usize = 4;
 /// How often a request that could have a command gives way.
 const PASSED: u16 = 256;
 
-const ARRAY: usize = 0;
-const MOVES: usize = 1;
-const DATA: usize = 2;
-
-#[derive(Clone)]
-struct Item {
-    request: Request,
-    plan: Plan,
-    effect: Effect,
-    scope: Scope,
-    target: Target,
-    /// Banks that it uses.
-    banks: BankSet,
-    /// Bank groups that a PIM_MAC_BG works in.
-    units: u64,
-    epoch: u32,
-    label: Label,
-    order: u64,
-    /// Requests of the channel before its current one.
-    number: u64,
-    /// When it arrives at the earliest, by the trace.
-    arrives: Cycle,
-    /// Commands that its current request has had of those that complete it.
-    pass: u32,
-    row: RowOutcome,
-    /// Of a read or write.
-    data: Wait,
-    /// Of data, whether requests before it in its bank need another row; of a row command, always.
-    opens: bool,
-    /// Commands for which one of it had to wait although it could issue.
-    passed: u16,
-}
-
-/// The queues of a controller; it looks at the first so many requests of each. `Reads` has the writes, too, where those
-/// have no queue of their own.
-#[derive(Clone, Copy)]
-enum Queue {
-    Reads,
-    Writes,
-    Openings,
-    Closings,
-    Macs,
-    Moves,
-}
-
-impl Queue {
-    fn of(effect: Effect, turns: bool) -> Self {
-        match effect {
-            Effect::Write if turns => Queue::Writes,
-            Effect::Read | Effect::Write => Queue::Reads,
-            Effect::Open => Queue::Openings,
-            Effect::Close => Queue::Closings,
-            Effect::Mac | Effect::MacOpen => Queue::Macs,
-            Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => Queue::Moves,
-        }
-    }
-}
-
-impl Item {
-    /// What opens its row.
-    fn opener(&self) -> Option<CommandId> {
-        if self.effect == Effect::Open { Some(self.plan.last) } else { self.plan.opener }
-    }
-
-    /// Whether it opens or closes a row, and nothing else: it may do so on either side of a barrier, for banks put it in
-    /// order with what it is for.
-    fn is_rows_only(&self) -> bool {
-        matches!(self.effect, Effect::Open | Effect::Close)
-    }
-}
-
-/// Items between two barriers.
-#[derive(Clone, Default, PartialEq)]
-struct Epoch {
-    /// Whether it has had any.
-    used: bool,
-    /// Those not completed.
-    left: u32,
-    /// Cycles that the host works before it opens, and for whom.
-    host: Cycle,
-    label: Label,
-    /// Requests of the channel before it.
-    first: u64,
-}
+const ARRAY: usize = Class::Array as usize;
+const MOVES: usize = Class::Buffer as usize;
+const DATA: usize = Class::Data as usize;
 
 /// What a class could do next.
 #[derive(Clone, Copy)]
@@ -366,152 +289,6 @@ impl<'d> Channel<'d> {
         Error::data("trace", format!("channel {}: livelock, no outstanding request can proceed{where_}{why}", self.id))
     }
 
-    /// Whether the next record can be taken in, or any that may come. Reads and writes wait for their own queue only, all
-    /// else for every queue.
-    fn has_room(&self) -> bool {
-        let room = |q: Queue| self.held[q as usize] < self.most[q as usize];
-        let data = match (self.input.front(), self.schedule.in_turns()) {
-            (_, false) => room(Queue::Reads),
-            (None, true) => room(Queue::Reads) || room(Queue::Writes),
-            (Some(Record::Request(Request { op: Op::Ld, .. })), _) => room(Queue::Reads),
-            (Some(Record::Request(Request { op: Op::St, .. })), _) => room(Queue::Writes),
-            _ => room(Queue::Reads) && room(Queue::Writes),
-        };
-        data && [Queue::Openings, Queue::Closings, Queue::Macs, Queue::Moves].into_iter().all(room)
-            && self.epochs.len() < EPOCHS
-    }
-
-    /// Sorts waiting records into the classes until a queue is full.
-    fn take_in<P: Probe>(&mut self, probe: &mut P) -> Result<()> {
-        while self.next_epoch(probe) {}
-        while self.has_room() {
-            match self.input.pop_front() {
-                None => return Ok(()),
-                Some(Record::Segment(s)) => self.segments.take(&s, probe),
-                Some(Record::Mark(m)) => self.segments.mark(&m),
-                Some(Record::Arrival(a)) => {
-                    self.timed = true;
-                    // What came before now holds nothing.
-                    if self.numbered && a.cycle > self.arrives.max(self.now) {
-                        probe.epoch(self.id, a.cycle, Opener::Arrival, self.requests);
-                    }
-                    self.arrives = self.arrives.max(a.cycle);
-                }
-                Some(Record::Request(r)) if r.op == Op::Barrier || r.op == Op::Host => {
-                    let host = if r.op == Op::Host { Cycle::from(r.count) } else { 0 };
-                    if host > 0 || self.epochs.back().is_none_or(|e| e.used) {
-                        let (label, first) = (self.segments.label(), self.requests);
-                        self.epochs.push_back(Epoch { host, label, first, ..Epoch::default() });
-                        if host > 0 {
-                            self.segments.owe();
-                        }
-                    }
-                }
-                Some(Record::Request(r)) => {
-                    // Data requests pass each other, those of one run too: each stands alone.
-                    let run = r.count > 1 && matches!(r.op, Op::Ld | Op::St);
-                    if run {
-                        let rest = Request { addr: r.addr + u64::from(r.stride), count: r.count - 1, ..r };
-                        self.input.push_front(Record::Request(rest));
-                    }
-                    self.accept(if run { Request::one(r.op, r.addr) } else { r })?;
-                }
-            }
-            while self.next_epoch(probe) {}
-        }
-        Ok(())
-    }
-
-    fn accept(&mut self, request: Request) -> Result<()> {
-        let plan = self.device.plans[request.op as usize].ok_or_else(|| {
-            Error::data("trace", format!("{} has no command for {}", self.device.name, request.op.mnemonic()))
-        })?;
-        let last = &self.device.commands[usize::from(plan.last)];
-        let (effect, scope) = (last.effect, last.scope);
-        let class = match effect {
-            Effect::Mac | Effect::MacOpen | Effect::Open | Effect::Close => ARRAY,
-            Effect::Read | Effect::Write => DATA,
-            Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => MOVES,
-        };
-        let target = self.state.target(self.device.geometry.decode(request.addr));
-        let (most, heads) = (self.device.heads_per_read, self.device.geometry.heads_of_mac(&target.address));
-        if most > 1 && heads > most && last.says_heads() {
-            let what = format!("{} for {heads} query heads; a column is multiplied for {most}", request.op.mnemonic());
-            return Err(Error::data("trace", what));
-        }
-        let (units, banks) = match class {
-            ARRAY => self.enlist(effect, scope, &target)?,
-            _ => (0, 0),
-        };
-        if class != DATA {
-            self.held[Queue::of(effect, false) as usize] += u64::from(request.count);
-        }
-        self.order += 1;
-        let epoch = self.epoch + self.epochs.len() as u32 - 1;
-        self.segments.owe();
-        let before = |i: &&Item| i.target.bank() == target.bank();
-        let opens = match class {
-            DATA => {
-                self.classes[DATA].iter().rev().find(before).is_some_and(|i| i.target.address.row != target.address.row)
-            }
-            _ => effect == Effect::Open,
-        };
-        let item = Item {
-            opens,
-            target,
-            banks,
-            units,
-            request,
-            plan,
-            effect,
-            scope,
-            epoch,
-            label: self.segments.label(),
-            order: self.order,
-            number: self.requests,
-            arrives: self.arrives,
-            pass: 0,
-            passed: 0,
-            row: RowOutcome::Hit,
-            data: Wait::default(),
-        };
-        if let Some(e) = self.epochs.back_mut() {
-            e.used = true;
-            e.left += u32::from(!item.is_rows_only());
-        }
-        self.count_in(&item);
-        self.classes[class].push_back(item);
-        if class == DATA {
-            self.data_enters();
-        }
-        self.requests += u64::from(request.count);
-        Ok(())
-    }
-
-    /// Opens the next epoch if this one is complete and its end is known.
-    fn next_epoch<P: Probe>(&mut self, probe: &mut P) -> bool {
-        if self.epochs.len() < 2 || self.epochs[0].left > 0 {
-            return false;
-        }
-        self.epochs.pop_front();
-        self.epoch += 1;
-        self.epoch_open = self.epoch_open.max(self.epoch_done);
-        let Epoch { host, label, first, .. } = self.epochs[0];
-        if host > 0 {
-            probe.host(self.id, label.segment, label.phase, self.epoch_open, host);
-            self.epoch_open += host;
-            self.done = self.done.max(self.epoch_open);
-            self.worked = self.worked.max(self.epoch_open);
-            self.segments.paid(label.segment, self.epoch_open, probe);
-        }
-        if self.numbered {
-            let opener = if host > 0 { Opener::Host } else { Opener::Barrier };
-            // A request that needs no command may complete an epoch behind a refresh that came since.
-            probe.epoch(self.id, self.epoch_open.max(self.now), opener, first);
-        }
-        true
-    }
-
     /// The command to issue next. Items that need no command are completed on the way.
     fn choose<P: Probe>(&mut self, probe: &mut P) -> Result<Choice> {
         let mut offers: [Option<Candidate>; OFFERS] = [None; OFFERS];
@@ -588,17 +365,6 @@ impl<'d> Channel<'d> {
         if self.schedule.one_bus() { Bus::Row as usize } else { of as usize }
     }
 
-    /// Whether requests arrive at times: one that waits in a queue may not be there yet.
-    fn is_timed(&self) -> bool {
-        self.interval.is_some() || self.timed
-    }
-
-    /// When the current request of an item arrives.
-    #[inline]
-    fn arrival(&self, item: &Item) -> Cycle {
-        self.interval.map_or(item.arrives, |cycles| arrival(item.number, cycles).max(item.arrives))
-    }
-
     /// The first ready among the moves of this epoch, and the first of another kind; softmax and mode settings neither
     /// pass others nor are passed.
     fn move_candidates(&self, offers: &mut [Option<Candidate>; OFFERS]) {
@@ -635,156 +401,4 @@ impl<'d> Channel<'d> {
         let bus = self.bus_free[self.bus(self.device.commands[usize::from(command)].bus)];
         self.state.earliest_anywhere(command).max(bus).max(self.last[class]).max(self.now)
     }
-
-    fn report<P: Probe>(
-        &self,
-        c: &Candidate,
-        banks: u32,
-        label: Label,
-        completes: Option<Completion>,
-        request: u64,
-        probe: &mut P,
-    ) {
-        probe.command(&CommandEvent {
-            cycle: c.at,
-            command: c.command,
-            address: c.target.address,
-            banks,
-            units: c.target.units,
-            segment: label.segment,
-            phase: label.phase,
-            completes,
-            request: if self.numbered { request } else { NO_REQUEST },
-        });
-    }
-
-    fn issue<P: Probe>(&mut self, c: &Candidate, probe: &mut P) {
-        if c.class == usize::MAX {
-            return self.issue_refresh(c, probe);
-        }
-        let command = &self.device.commands[usize::from(c.command)];
-        let bus = self.bus(command.bus);
-        self.bus_free[bus] = c.at + 1;
-        self.last[c.class] = c.at;
-        self.state.issue(c.command, &c.target, c.at);
-        self.now = self.now.max(c.at);
-        if c.class == DATA {
-            self.data_issued(c);
-        }
-        if command.effect == Effect::Open {
-            self.row_opened(c);
-        }
-        let item = &mut self.classes[c.class][c.index];
-        let (label, number) = (item.label, item.number);
-        let completes = c.command == item.plan.last;
-        let passes = command.passes;
-        let (working, ends_rounds) =
-            (item.units.count_ones(), item.effect == Effect::Mac && item.scope == Scope::Channel);
-        if !completes {
-            item.row = match (command.effect, item.row) {
-                (Effect::Close, _) | (_, RowOutcome::Conflict) => RowOutcome::Conflict,
-                _ => RowOutcome::Miss,
-            };
-            if c.class == DATA && command.effect == Effect::Open {
-                self.data_opened(c.index);
-            }
-            self.rows_changed(command.scope, &c.target);
-            let banks = command.scope.banks(&self.device.geometry);
-            return self.report(c, banks, label, None, number, probe);
-        }
-        let banks = match command.effect {
-            Effect::MacOpen => working * self.device.geometry.banks,
-            _ => command.scope.banks(&self.device.geometry) / passes,
-        };
-        if item.pass + 1 < passes {
-            item.pass += 1;
-            return self.report(c, banks, label, None, number, probe);
-        }
-        // An ACT_BG is a request to open: it found its row closed, or another one open.
-        if matches!(command.effect, Effect::Open) && item.row == RowOutcome::Hit {
-            item.row = RowOutcome::Miss;
-        }
-        let completion = Completion { op: item.request.op, row: item.row };
-        if ends_rounds {
-            self.end_rounds();
-        }
-        self.report(c, banks, label, Some(completion), number, probe);
-        if command.effect == Effect::Softmax {
-            self.softmax_free = c.at + self.device.work(c.command, &c.target.address);
-        }
-        let done = c.at + self.device.done(c.command, &c.target.address);
-        self.count_passed(c.class, c.index);
-        let read = c.class == DATA && command.effect == Effect::Read;
-        let addr = self.classes[c.class][c.index].request.addr;
-        self.complete(c.class, c.index, done, Some(completion), probe);
-        while let Some(index) = self.merged(addr).filter(|_| read) {
-            self.complete(DATA, index, done, None, probe);
-        }
-    }
-
-    /// One request of an item is done.
-    fn complete<P: Probe>(&mut self, class: usize, index: usize, done: Cycle, by: Option<Completion>, probe: &mut P) {
-        let item = &mut self.classes[class][index];
-        if by.is_none() {
-            probe.silent(self.id, item.label.segment, item.label.phase, item.request.op);
-        }
-        if self.is_timed() {
-            let item = &self.classes[class][index];
-            let Label { segment, phase } = item.label;
-            probe.latency(self.id, segment, phase, item.request.op, done.saturating_sub(self.arrival(item)));
-        }
-        let item = &self.classes[class][index];
-        if matches!(item.effect, Effect::Open | Effect::Close) {
-            let target = item.target;
-            let row = if item.effect == Effect::Open { target.address.row } else { CLOSED };
-            self.want(&target, row);
-        }
-        let item = &mut self.classes[class][index];
-        if class == DATA {
-            self.data_leaves(index);
-        } else {
-            self.held[Queue::of(item.effect, false) as usize] -= 1;
-        }
-        self.count_out(class, index);
-        let item = &mut self.classes[class][index];
-        self.fruitless = 0;
-        item.request.count -= 1;
-        item.number += 1;
-        item.pass = 0;
-        item.passed = 0;
-        item.row = RowOutcome::Hit;
-        let of_epoch = !item.is_rows_only();
-        if of_epoch {
-            self.epoch_done = self.epoch_done.max(done);
-        }
-        self.done = self.done.max(done);
-        self.worked = self.worked.max(done);
-        if item.request.count > 0 {
-            item.request.addr += u64::from(item.request.stride);
-            let target = self.state.target(self.device.geometry.decode(item.request.addr));
-            item.target = target;
-            if class == ARRAY && item.effect == Effect::Mac && item.scope != Scope::Channel {
-                let banks = self.bank_set(self.classes[class][index].scope, &target);
-                self.classes[class][index].banks = banks;
-            }
-        } else {
-            let segment = item.label.segment;
-            if of_epoch {
-                self.epochs[0].left -= 1;
-            }
-            let bank = item.target.bank();
-            self.classes[class].remove(index);
-            if class == DATA {
-                self.count_oldest(bank);
-            }
-            self.segments.paid(segment, done, probe);
-        }
-    }
-}
-
-/// When a request arrives. Not inlined: where requests do not arrive, the compiler would work it out all the same, of a number
-/// that is none, and such numbers are slow.
-#[inline(never)]
-fn arrival(number: u64, interval: f64) -> Cycle {
-    (number as f64 * interval) as Cycle
 }

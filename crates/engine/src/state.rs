@@ -2,7 +2,7 @@
 
 use super::memo::{mix, shift::Shift};
 use pimattn_core::addr::{Address, NOT_ADDRESSED};
-use pimattn_core::spec::resolve::Edge;
+use pimattn_core::spec::tables::Edge;
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Scope};
 use pimattn_core::units::Cycle;
 

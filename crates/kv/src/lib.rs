@@ -6,6 +6,7 @@
 pub mod fitted;
 pub mod linalg;
 pub mod npy;
+pub mod rope;
 pub mod safetensors;
 pub mod synthetic;
 

@@ -22,6 +22,7 @@
 
 use super::raw;
 use super::{KvCache, KvParts, Tensor};
+use crate::rope::{Pairs, Rotary};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
 use rand_chacha::ChaCha8Rng;
@@ -216,7 +217,7 @@ pub fn generate(spec: &SyntheticSpec) -> Result<KvCache> {
     let group = spec.query_heads / spec.kv_heads;
     let tokens = spec.prefill + spec.decode_steps;
     let heads = spec.layers * spec.kv_heads;
-    let rope = Rope::new(spec.dim, spec.rope_theta, tokens);
+    let rope = Rotary::new(spec.dim, spec.rope_theta, Pairs::Halves, tokens);
     let mut k = zeros(heads * tokens * spec.dim)?;
     let mut v = zeros(k.len())?;
     let mut q = zeros(heads * group * spec.decode_steps * spec.dim)?;
@@ -260,43 +261,11 @@ pub(super) fn zeros(n: usize) -> Result<Vec<f32>> {
     Ok(x)
 }
 
-/// Sines and cosines of the rotary embedding; pair `i` is made of elements `i` and `i + dim/2`, as in Llama.
-struct Rope {
-    half: usize,
-    /// Radians per token, by pair.
-    speed: Vec<f64>,
-    /// (sine, cosine) `[token, pair]`.
-    table: Vec<(f32, f32)>,
-}
-
-impl Rope {
-    fn new(dim: usize, theta: f64, tokens: usize) -> Rope {
-        let half = dim / 2;
-        let speed: Vec<f64> = (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect();
-        let mut table = vec![(0.0, 0.0); tokens * half];
-        table.par_chunks_mut(half).enumerate().for_each(|(t, row)| {
-            for (entry, s) in row.iter_mut().zip(&speed) {
-                let (sin, cos) = (t as f64 * s).sin_cos();
-                *entry = (sin as f32, cos as f32);
-            }
-        });
-        Rope { half, speed, table }
-    }
-
-    fn turn(&self, x: &mut [f32], token: usize) {
-        let (low, high) = x.split_at_mut(self.half);
-        let row = &self.table[token * self.half..(token + 1) * self.half];
-        for ((a, b), (sin, cos)) in low.iter_mut().zip(high).zip(row) {
-            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
-        }
-    }
-}
-
 /// The parameters of one KV head. Directions are scaled so that products of key and query parts give the scores of
 /// the specification.
 struct Head<'a> {
     spec: &'a SyntheticSpec,
-    rope: &'a Rope,
+    rope: &'a Rotary,
     mean_key: Vec<f32>,
     mean_query: Vec<f32>,
     sink_key: Vec<f32>,
@@ -307,17 +276,18 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn draw(spec: &'a SyntheticSpec, rope: &'a Rope, rng: &mut ChaCha8Rng) -> Head<'a> {
+    fn draw(spec: &'a SyntheticSpec, rope: &'a Rotary, rng: &mut ChaCha8Rng) -> Head<'a> {
         let root = (spec.dim as f64).sqrt();
-        let slow: Vec<f64> = rope.speed.iter().map(|s| 1.0 / (1.0 + (s * MEANING_TOKENS).powi(2))).collect();
+        let slow: Vec<f64> =
+            rope.inverse_frequencies().iter().map(|s| 1.0 / (1.0 + (s * MEANING_TOKENS).powi(2))).collect();
         let fast: Vec<f64> = slow.iter().map(|w| 1.0 - w).collect();
         // a product of two parts of this length is `score` once divided by sqrt(d)
         let length = |score: f64| (score * root).sqrt();
 
         let mean_key = direction(rng, &slow, spec.mean_key * root);
         // in the slowest pairs of all, so that sinks stay sinks at any distance
-        let tokens = (rope.table.len() / rope.half) as f64;
-        let slowest: Vec<f64> = rope.speed.iter().map(|s| 1.0 / (1.0 + (s * tokens).powi(2))).collect();
+        let tokens = rope.tokens() as f64;
+        let slowest: Vec<f64> = rope.inverse_frequencies().iter().map(|s| 1.0 / (1.0 + (s * tokens).powi(2))).collect();
         let query_mean = MEAN_QUERY * root;
         let mean_query = direction(rng, &slowest, query_mean);
         // along the mean query, so long that their product is sink_score * sqrt(d)
@@ -325,7 +295,7 @@ impl<'a> Head<'a> {
         let sink_key = mean_query.iter().map(|x| (f64::from(*x) / query_mean * sink_length) as f32).collect();
         let recency = direction(rng, &fast, length(spec.recency_score));
         let topics = (0..spec.topics).map(|_| direction(rng, &slow, length(spec.topic_score))).collect();
-        let even = vec![1.0; rope.half];
+        let even = vec![1.0; rope.inverse_frequencies().len()];
         let topic_values = (0..spec.topics).map(|_| direction(rng, &even, root)).collect();
 
         let mut noise: Vec<f64> = (0..spec.dim).map(|_| (ANISOTROPY * normal(rng)).exp()).collect();
@@ -384,7 +354,7 @@ impl<'a> Head<'a> {
                 v[d] = value;
             }
         }
-        self.rope.turn(k, t);
+        self.rope.rotate(k, t);
         self.round(k);
         self.round(v);
     }
@@ -394,7 +364,7 @@ impl<'a> Head<'a> {
             let noise = 0.3 * self.noise[d] * normal(rng) as f32;
             *x = self.mean_query[d] + self.topics[topic][d] + self.recency[d] + noise;
         }
-        self.rope.turn(q, t);
+        self.rope.rotate(q, t);
         self.round(q);
     }
 

@@ -12,8 +12,8 @@
 
 use super::counters::Counters;
 use pimattn_core::addr::Geometry;
-use pimattn_core::spec::resolve::MAX_COMMANDS;
-use pimattn_core::spec::{Device, Effect, Scope};
+use pimattn_core::spec::tables::MAX_COMMANDS;
+use pimattn_core::spec::{Activity, Device, Effect, Scope};
 use pimattn_core::units::Cycle;
 use pimattn_engine::probe::CommandEvent;
 use pimattn_trace::Phase;
@@ -139,19 +139,18 @@ impl Durations {
                 edges.map(|e| Cycle::from(e.latency)).max().unwrap_or(1)
             };
             let effect = |i: usize| device.commands[i].effect;
-            let accesses = |i: usize| matches!(effect(i), Effect::Mac | Effect::MacOpen | Effect::Read | Effect::Write);
             out.cycles[id] = match command.effect {
-                Effect::Open => longest(&accesses),
-                Effect::Close | Effect::Refresh => longest(&|i| effect(i) == Effect::Open),
+                Effect::Open => longest(&|i| effect(i).needs_row()),
+                Effect::Close | Effect::Refresh => longest(&|i| effect(i).opens()),
                 Effect::Softmax => longest(&|i| i == id).max(command.done),
                 _ => longest(&|i| i == id),
             };
-            if matches!(command.effect, Effect::Read | Effect::Write | Effect::Move) {
+            if command.effect.properties().moves_data {
                 out.done[id] = command.done;
             }
             out.per_entry[id] = command.per_entry;
             out.effects[id] = command.effect;
-            out.partial[id] = command.effect == Effect::Refresh && command.scope != Scope::Channel;
+            out.partial[id] = command.effect.refreshes() && command.scope != Scope::Channel;
         }
         out
     }
@@ -164,9 +163,8 @@ impl Durations {
     /// Cycles that the MACs, reads and writes counted would take one behind the other at their shortest distance: the work
     /// of an array, however much of it went on at the same time as other work.
     pub fn work(&self, counters: &Counters) -> Cycle {
-        let is_access = |e: &Effect| matches!(e, Effect::Mac | Effect::MacOpen | Effect::Read | Effect::Write);
         let all = self.effects.iter().zip(&counters.issued).zip(&self.cycles);
-        all.filter(|((effect, _), _)| is_access(effect)).map(|((_, n), cycles)| n * cycles).sum()
+        all.filter(|((effect, _), _)| effect.needs_row()).map(|((_, n), cycles)| n * cycles).sum()
     }
 }
 
@@ -192,6 +190,8 @@ pub struct Work {
 /// What can be in progress, the first of them first.
 const MAC: usize = 0;
 const REFRESH: usize = 1;
+const SOFTMAX: usize = 2;
+const MOVEMENT: usize = 3;
 const ROW: usize = 4;
 const PARTIAL: usize = 5;
 const IN_PROGRESS: [Cause; 6] =
@@ -243,7 +243,10 @@ impl Sweep {
             cycles => cycles * durations.geometry.softmax_entries(&e.address),
         };
         let event = Event { cycle: e.cycle, command, banks: e.banks, more, work };
-        if e.completes.is_none() && is_row(durations.effects[event.command]) {
+        if e.completes.is_none() && {
+            let effect = durations.effects[event.command];
+            effect.is_row_command() || effect.refreshes()
+        } {
             // Time that is written down already cannot be another's: the refreshes of a channel that waits do not gather.
             if self.waiting.is_empty() && event.cycle <= self.at {
                 return self.take(&event, durations, ledger);
@@ -340,32 +343,28 @@ impl Sweep {
         let effect = durations.effects[event.command];
         let partial = durations.partial[event.command];
         self.advance(event.cycle, Some((effect, partial, event.work)), durations, ledger);
-        let slot = match effect {
-            Effect::Mac | Effect::MacOpen => MAC,
-            Effect::Refresh if partial => PARTIAL,
-            Effect::Refresh => REFRESH,
-            Effect::Softmax => 2,
-            Effect::Open | Effect::Close => ROW,
-            Effect::Read | Effect::Write | Effect::Move | Effect::Configure => 3,
+        let slot = match effect.properties().activity {
+            Activity::Mac => MAC,
+            Activity::Refresh if partial => PARTIAL,
+            Activity::Refresh => REFRESH,
+            Activity::Softmax => SOFTMAX,
+            Activity::Movement => MOVEMENT,
+            Activity::RowSwitch => ROW,
         };
         let until = event.cycle + durations.cycles[event.command] + event.more;
         self.last = event.work;
         let progress = &mut self.progress[slot];
         *progress = Progress { until: until.max(progress.until), work: event.work };
-        match effect {
-            Effect::Mac | Effect::MacOpen => {
-                let all = effect == Effect::Mac;
-                self.mac_banks = if all { durations.banks } else { u64::from(event.banks).min(durations.banks) };
-                self.settle(self.mac_banks, durations, ledger);
+        if effect.multiplies() {
+            let all = effect == Effect::Mac;
+            self.mac_banks = if all { durations.banks } else { u64::from(event.banks).min(durations.banks) };
+            self.settle(self.mac_banks, durations, ledger);
+        } else if effect.properties().moves_data {
+            let until = event.cycle + durations.done[event.command];
+            self.data = Progress { until: until.max(self.data.until), work: event.work };
+            if effect.is_data() {
+                self.settle(durations.banks, durations, ledger);
             }
-            Effect::Read | Effect::Write | Effect::Move => {
-                let until = event.cycle + durations.done[event.command];
-                self.data = Progress { until: until.max(self.data.until), work: event.work };
-                if effect != Effect::Move {
-                    self.settle(durations.banks, durations, ledger);
-                }
-            }
-            _ => {}
         }
     }
 
@@ -395,7 +394,7 @@ impl Sweep {
                 until = until.min(self.host.0);
             }
             let (cause, end, work) = match self.progress.iter().position(|p| p.until > self.at) {
-                Some(ROW) if next.is_some_and(|(effect, partial, _)| effect == Effect::Refresh && !partial) => {
+                Some(ROW) if next.is_some_and(|(effect, partial, _)| effect.refreshes() && !partial) => {
                     (Cause::Refresh, self.progress[ROW].until, self.progress[ROW].work)
                 }
                 // Data on its way does not wait for the banks that are refreshed.
@@ -415,8 +414,8 @@ impl Sweep {
     /// Whose time it is that nothing is in progress, and until when.
     fn idle(&self, next: Option<(Effect, bool, Work)>) -> (Cause, Cycle, Work) {
         match next {
-            Some((Effect::Open | Effect::Close, _, work)) => (Cause::RowSwitch, Cycle::MAX, work),
-            Some((Effect::Refresh, _, work)) => (Cause::Refresh, Cycle::MAX, work),
+            Some((effect, _, work)) if effect.is_row_command() => (Cause::RowSwitch, Cycle::MAX, work),
+            Some((effect, _, work)) if effect.refreshes() => (Cause::Refresh, Cycle::MAX, work),
             _ if self.data.until > self.at => (Cause::Movement, self.data.until, self.data.work),
             Some((_, _, work)) => (Cause::Stall, Cycle::MAX, work),
             None => (Cause::Stall, Cycle::MAX, self.last),
@@ -438,8 +437,4 @@ impl Sweep {
             other => time.spent[other as usize] += cycles * banks,
         }
     }
-}
-
-fn is_row(effect: Effect) -> bool {
-    matches!(effect, Effect::Open | Effect::Close | Effect::Refresh)
 }

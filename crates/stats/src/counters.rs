@@ -2,7 +2,7 @@
 
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
-use pimattn_core::spec::resolve::{MAX_COMMANDS, Reach};
+use pimattn_core::spec::tables::{MAX_COMMANDS, Reach};
 use pimattn_core::spec::{CommandId, Device, Effect};
 use pimattn_core::units::Cycle;
 use pimattn_engine::probe::{CommandEvent, Completion, RowOutcome};
@@ -36,10 +36,10 @@ pub struct Counters {
 /// What is to be known of commands to count them.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
-    /// Whether the request that it completes needed a row.
-    needs_row: bool,
-    /// Of a buffer move, what it reaches.
-    reach: Option<Reach>,
+    /// Whether the request that it completes is a row hit, miss or conflict.
+    has_row_outcome: bool,
+    /// Of a buffer move, what it reaches, and from which row on its address is that of values.
+    reach: Option<(Reach, u32)>,
     /// Of a MAC, by what its address says for how many query heads it is, if it does.
     heads: Option<Geometry>,
 }
@@ -49,10 +49,10 @@ pub type Rules = [Rule; MAX_COMMANDS];
 
 /// The rules of a device.
 pub fn rules(device: &Device) -> Rules {
-    let mut rules = [Rule { needs_row: false, reach: None, heads: None }; MAX_COMMANDS];
+    let mut rules = [Rule { has_row_outcome: false, reach: None, heads: None }; MAX_COMMANDS];
     for (rule, c) in rules.iter_mut().zip(&device.commands) {
-        rule.needs_row = matches!(c.effect, Effect::Read | Effect::Write | Effect::Mac | Effect::Open);
-        rule.reach = (c.effect == Effect::Move).then_some(c.reach);
+        rule.has_row_outcome = c.effect.properties().has_row_outcome;
+        rule.reach = (c.effect == Effect::Move).then_some((c.reach, device.geometry.upper_half()));
         rule.heads = (device.heads_per_read > 1 && c.says_heads()).then_some(device.geometry);
     }
     rules
@@ -94,19 +94,23 @@ impl Counters {
         rules: &Rules,
     ) {
         let id = usize::from(command);
-        let Rule { needs_row, reach, heads } = &rules[id];
+        let Rule { has_row_outcome, reach, heads } = &rules[id];
         self.issued[id] += 1;
         self.banks[id] += u64::from(match reach {
             None => banks,
-            Some(r) if phase == Phase::AttendContext => r.outputs,
-            Some(r) => r.entries,
+            // AttAcc's text has no phases, but the addresses of moves carry the place of the matrix that they are for, which
+            // means nothing to a buffer: results of values are outputs.
+            Some((r, values)) if phase == Phase::AttendContext || phase == Phase::Other && at.row >= *values => {
+                r.outputs
+            }
+            Some((r, _)) => r.entries,
         });
         if let Some(geometry) = heads {
             self.shared += u64::from(banks) * u64::from(geometry.heads_of_mac(at) - 1);
         }
         if let Some(c) = completes {
             self.requests[c.op as usize] += 1;
-            if *needs_row {
+            if *has_row_outcome {
                 match c.row {
                     RowOutcome::Hit => self.hits += 1,
                     RowOutcome::Miss => self.misses += 1,

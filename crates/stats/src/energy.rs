@@ -41,7 +41,7 @@ impl Energy {
                     if !honest {
                         out.activation += bits * e.cell_activation;
                     }
-                    if matches!(command.effect, Effect::Mac | Effect::MacOpen) {
+                    if command.effect.multiplies() {
                         out.compute += banks * f64::from(device.elements) * e.mac;
                     }
                 }
@@ -74,7 +74,7 @@ impl Energy {
     pub fn mac_pj_per_bit(command: CommandId, device: &Device) -> f64 {
         let mut column = Counters::default();
         (column.issued[usize::from(command)], column.banks[usize::from(command)]) = (1, 1);
-        let column = column.only(device, |e| matches!(e, Effect::Mac | Effect::MacOpen));
+        let column = column.only(device, Effect::multiplies);
         Energy::of(&column, 0, device, EnergyModel::PerByte).array() / f64::from(device.geometry.column_bytes * 8)
     }
 

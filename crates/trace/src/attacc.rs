@@ -15,6 +15,7 @@ use nom::combinator::opt;
 use nom::sequence::{preceded, separated_pair};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::error::{Result, suggest};
+use pimattn_core::order::AddressOrder;
 use serde_json::json;
 use std::io::{BufWriter, Write};
 
@@ -32,7 +33,7 @@ pub const FORMAT: Format = Format {
     detect: |head| {
         Op::names().any(|n| head.starts_with(n.as_bytes()) && matches!(head.get(n.len()), Some(b' ') | None))
     },
-    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line), Some(usual)),
+    open: |input, name, device| text::Reader::open(input, name, device, |line, _| parse_line(line), Some(usual)),
     create: |output, header, options| Ok(Box::new(Writer::new(output, header, options))),
     reads: true,
     keeps_all: false,
@@ -130,7 +131,7 @@ impl Sink for Writer {
             "dram": "HBM3-PIM",
             "address_mapper": "HBM3-PIM",
             "channels": self.geometry.channels,
-            "address_bits": address_bits(&self.geometry),
+            "address_bits": address_bits(&self.geometry, AddressOrder::default()),
         });
         Some(self.ledger.manifest(FORMAT.name, PROGRAM, how, settings, Vec::new()))
     }

@@ -14,6 +14,7 @@ use nom::combinator::opt;
 use nom::sequence::{preceded, terminated};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::suggest;
+use pimattn_core::order::AddressOrder;
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -22,7 +23,7 @@ pub const FORMAT: Format = Format {
     name: Dramsim3::FORMAT,
     summary: "trace of DRAMsim3: reads and writes at byte addresses, with cycles",
     detect: |head| head.starts_with(b"0x"),
-    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line), None),
+    open: |input, name, device| text::Reader::open(input, name, device, |line, _| parse_line(line), None),
     create: |output, header, options| {
         powers_of_two(&header.geometry, Dramsim3::FORMAT)?;
         let target = Dramsim3 { geometry: header.geometry, rows: Vec::new(), wrote: false, writes: false, cycles: 0 };
@@ -66,13 +67,14 @@ impl Target for Dramsim3 {
     const FORMAT: &'static str = "dramsim3";
     const PROGRAM: &'static str = "DRAMsim3";
     const ARRIVALS: bool = true;
+    const ORDERS: bool = true;
 
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, cycle: u64) {
+    fn access(&mut self, out: &mut Vec<u8>, (place, addr): (u64, u64), write: bool, cycle: u64) {
         let _ = writeln!(out, "0x{addr:x} {} {cycle}", if write { "WRITE" } else { "READ" });
         self.cycles = self.cycles.max(cycle);
         self.writes |= write;
         let g = &self.geometry;
-        let a = g.decode(addr);
+        let a = g.decode(place);
         let bank = ((a.channel * g.units() + g.unit_of(&a)) * g.banks + a.bank) as usize;
         if self.rows.len() <= bank {
             self.rows.resize(bank + 1, None);
@@ -86,7 +88,7 @@ impl Target for Dramsim3 {
         1
     }
 
-    fn settings(&self) -> (Value, Vec<String>) {
+    fn settings(&self, order: AddressOrder) -> (Value, Vec<String>) {
         let g = &self.geometry;
         let width = g.column_bytes * 8 / BURST;
         let settings = json!({
@@ -106,10 +108,10 @@ impl Target for Dramsim3 {
                 "channel_size": (g.channel_bytes() / u64::from(g.pseudo_channels)) >> 20,
                 "channels": g.channels * g.pseudo_channels,
                 "bus_width": width,
-                "address_mapping": "chrabgbaroco",
+                "address_mapping": address_mapping(order),
                 "unified_queue": self.writes,
             },
-            "address_bits": address_bits(g),
+            "address_bits": address_bits(g, order),
         });
         let mut notes = vec![
             "the last line is an end mark, which is never issued; keep it the last, without a line break",
@@ -130,6 +132,11 @@ impl Target for Dramsim3 {
         }
         (settings, notes.into_iter().map(String::from).collect())
     }
+}
+
+/// DRAMsim3's name of an order: its channels are pseudo-channels, which have no name of their own.
+pub(crate) fn address_mapping(order: AddressOrder) -> String {
+    order.to_string().to_lowercase().replace("pc", "")
 }
 
 fn parse_line(line: &str) -> Result<Line, String> {

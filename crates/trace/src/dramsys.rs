@@ -12,6 +12,7 @@ use nom::combinator::{opt, rest};
 use nom::sequence::{delimited, preceded, terminated};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::suggest;
+use pimattn_core::order::AddressOrder;
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -23,7 +24,7 @@ pub const FORMAT: Format = Format {
         let digits = head.iter().take_while(|b| b.is_ascii_digit()).count();
         digits > 0 && head.get(digits) == Some(&b':')
     },
-    open: |input, name, geometry| text::Reader::open(input, name, geometry, |line, _| parse_line(line), None),
+    open: |input, name, device| text::Reader::open(input, name, device, |line, _| parse_line(line), None),
     create: |output, header, options| {
         powers_of_two(&header.geometry, Stl::FORMAT)?;
         Ok(Box::new(Exporter::new(Stl(header.geometry), output, header, options)))
@@ -39,16 +40,17 @@ impl Target for Stl {
     const FORMAT: &'static str = "dramsys-stl";
     const PROGRAM: &'static str = "DRAMSys (trace player)";
     const ARRIVALS: bool = true;
+    const ORDERS: bool = true;
 
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, cycle: u64) {
+    fn access(&mut self, out: &mut Vec<u8>, (_, addr): (u64, u64), write: bool, cycle: u64) {
         let _ = writeln!(out, "{cycle}: {} 0x{addr:x}", if write { "write" } else { "read" });
     }
 
-    fn settings(&self) -> (Value, Vec<String>) {
+    fn settings(&self, order: AddressOrder) -> (Value, Vec<String>) {
         let settings = json!({
             "tracesetup": { "dataLength": self.0.column_bytes },
             "simconfig": { "StoreMode": "NoStorage" },
-            "address_bits": address_bits(&self.0),
+            "address_bits": address_bits(&self.0, order),
         });
         let notes = [
             "the file name must end in .stl",

@@ -6,6 +6,7 @@ use super::manifest::{KEPT, Ledger, Manifest, Options, address_bits};
 use super::{Format, Header, Record, Sink, attacc};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::Result;
+use pimattn_core::order::AddressOrder;
 use serde_json::json;
 use std::io::{BufWriter, Write};
 
@@ -70,7 +71,7 @@ impl Sink for Writer {
     }
 
     fn manifest(&self) -> Option<Manifest> {
-        let settings = json!({ "address_bits": address_bits(&self.geometry) });
+        let settings = json!({ "address_bits": address_bits(&self.geometry, AddressOrder::default()) });
         Some(self.ledger.manifest(FORMAT.name, "pimattn", |_| KEPT, settings, Vec::new()))
     }
 }

@@ -29,6 +29,7 @@ pub mod volley;
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::fsio;
+use pimattn_core::order::Addressing;
 use std::io::{Read, Write};
 
 pub use header::Header;
@@ -282,7 +283,7 @@ pub fn check_volley(volley: &Volley, geometry: &Geometry) -> Result<(), String> 
 }
 
 /// Opens a reader.
-pub type OpenFn = fn(Box<dyn Read + Send>, name: &str, geometry: Option<&Geometry>) -> Result<Box<dyn Source + Send>>;
+pub type OpenFn = fn(Box<dyn Read + Send>, name: &str, device: Option<Addressing>) -> Result<Box<dyn Source + Send>>;
 /// Opens a writer.
 pub type CreateFn = fn(Box<dyn Write + Send>, header: &Header, options: Options) -> Result<Box<dyn Sink + Send>>;
 
@@ -294,7 +295,7 @@ pub struct Format {
     pub summary: &'static str,
     /// Whether a file beginning with these bytes (up to 64) is of this format.
     pub detect: fn(&[u8]) -> bool,
-    /// Opens a reader; formats that do not say their geometry need it.
+    /// Opens a reader; formats that do not say their device need it.
     pub open: OpenFn,
     /// Opens a writer.
     pub create: CreateFn,
@@ -336,7 +337,7 @@ pub fn readable(name: &str) -> Result<&'static Format> {
 }
 
 /// Opens a trace of whatever format, compressed with gzip, zstd or xz or not; `name` is for errors.
-pub fn open(input: Box<dyn Read + Send>, name: &str, geometry: Option<&Geometry>) -> Result<Box<dyn Source + Send>> {
+pub fn open(input: Box<dyn Read + Send>, name: &str, device: Option<Addressing>) -> Result<Box<dyn Source + Send>> {
     let mut input = fsio::decompress(name, input)?;
     let mut head = Vec::with_capacity(64);
     input.by_ref().take(64).read_to_end(&mut head).map_err(|e| Error::io(name, e))?;
@@ -345,5 +346,5 @@ pub fn open(input: Box<dyn Read + Send>, name: &str, geometry: Option<&Geometry>
         let names: Vec<_> = FORMATS.iter().filter(|f| f.reads).map(|f| f.name).collect();
         Error::data(name, format!("not a trace of a known format ({})", names.join(", ")))
     })?;
-    (format.open)(Box::new(std::io::Cursor::new(head).chain(input)), name, geometry)
+    (format.open)(Box::new(std::io::Cursor::new(head).chain(input)), name, device)
 }

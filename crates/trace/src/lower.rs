@@ -9,6 +9,7 @@ use super::{Arrival, Header, LANES, Mark, Op, Record, Request, Segment, Sink};
 use foldhash::HashSet;
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::error::{Error, Result};
+use pimattn_core::order::AddressOrder;
 use serde_json::Value;
 use std::io::Write;
 
@@ -137,8 +138,12 @@ pub(crate) trait Target: Send {
     fn allow(&self, _addr: u64) -> Result<()> {
         Ok(())
     }
-    /// Appends one access, which arrives at `cycle` at the earliest.
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, cycle: u64);
+    /// Whether its addresses can be in another order of their fields than the default.
+    const ORDERS: bool = false;
+
+    /// Appends one access, which arrives at `cycle` at the earliest: its address in the default order, and in that of the
+    /// export.
+    fn access(&mut self, out: &mut Vec<u8>, at: (u64, u64), write: bool, cycle: u64);
     /// Appends the barriers that stand for one in `channel`, and says how many.
     fn barrier(&mut self, _out: &mut Vec<u8>, _channel: u32) -> u64 {
         0
@@ -148,7 +153,7 @@ pub(crate) trait Target: Send {
         0
     }
     /// Settings and notes of the manifest.
-    fn settings(&self) -> (Value, Vec<String>);
+    fn settings(&self, order: AddressOrder) -> (Value, Vec<String>);
 }
 
 /// Writes a trace for plain DRAM.
@@ -183,7 +188,8 @@ impl<T: Target> Exporter<T> {
     fn access(&mut self, op: Op, addr: u64) -> Result<()> {
         self.target.allow(addr)?;
         let cycle = self.arrivals.of(self.geometry.channel_of(addr));
-        self.target.access(&mut self.buffer, addr, op == Op::St, cycle);
+        let coded = self.ledger.options.order.from_default(addr, &self.geometry);
+        self.target.access(&mut self.buffer, (addr, coded), op == Op::St, cycle);
         self.ledger.count(op, 0, 1);
         if self.buffer.len() < BUFFER { Ok(()) } else { self.write() }
     }
@@ -291,6 +297,11 @@ pub(crate) fn write_error(e: std::io::Error) -> Error {
 
 impl<T: Target> Sink for Exporter<T> {
     fn push(&mut self, record: Record) -> Result<()> {
+        let order = self.ledger.options.order;
+        if !T::ORDERS && !order.is_default() {
+            let what = format!("{} is written in the order {}, not {order}", T::FORMAT, AddressOrder::default());
+            return Err(Error::Usage(what));
+        }
         match record {
             Record::Request(r) => self.request(&r),
             Record::Segment(s) => {
@@ -321,7 +332,7 @@ impl<T: Target> Sink for Exporter<T> {
     }
 
     fn manifest(&self) -> Option<Manifest> {
-        let (settings, notes) = self.target.settings();
+        let (settings, notes) = self.target.settings(self.ledger.options.order);
         Some(self.ledger.manifest(T::FORMAT, T::PROGRAM, |op| self.how(op), settings, notes))
     }
 }

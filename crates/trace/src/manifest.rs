@@ -7,6 +7,7 @@
 use super::{Header, Op};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result, suggest};
+use pimattn_core::order::AddressOrder;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -49,6 +50,9 @@ pub struct Options {
     pub strict: bool,
     /// What a multiply-accumulate becomes for plain DRAM.
     pub mac_reads: MacReads,
+    /// The order of the fields of addresses; of formats that are not for plain DRAM the default.
+    #[serde(skip_serializing_if = "AddressOrder::is_default")]
+    pub order: AddressOrder,
 }
 
 /// What happened to one kind of operation.
@@ -211,9 +215,9 @@ impl Ledger {
 }
 
 /// Where each field of a byte address lies: its lowest bit and its width.
-pub(crate) fn address_bits(geometry: &Geometry) -> Value {
+pub(crate) fn address_bits(geometry: &Geometry, order: AddressOrder) -> Value {
     let mut bits = Map::new();
-    for (name, lowest, width) in geometry.fields() {
+    for (name, lowest, width) in order.fields(geometry) {
         bits.insert(name.into(), json!([lowest, width]));
     }
     Value::Object(bits)

@@ -8,6 +8,7 @@ use nom::character::complete::char;
 use nom::sequence::separated_pair;
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::suggest;
+use pimattn_core::order::AddressOrder;
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -17,9 +18,7 @@ pub const FORMAT: Format = Format {
     summary: "LoadStoreTrace of Ramulator 2: reads and writes at byte addresses",
     // Its lines are lines of AttAcc's text too, which is read the same way; --from insists on this one.
     detect: |_| false,
-    open: |input, name, geometry| {
-        text::Reader::open(input, name, geometry, |line, _| parse_line(line).map(Line::of), None)
-    },
+    open: |input, name, device| text::Reader::open(input, name, device, |line, _| parse_line(line).map(Line::of), None),
     create: |output, header, options| {
         powers_of_two(&header.geometry, LoadStore::FORMAT)?;
         Ok(Box::new(Exporter::new(LoadStore(header.geometry), output, header, options)))
@@ -35,11 +34,11 @@ impl Target for LoadStore {
     const FORMAT: &'static str = "ramulator-ls";
     const PROGRAM: &'static str = "Ramulator 2 (LoadStoreTrace)";
 
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, _cycle: u64) {
+    fn access(&mut self, out: &mut Vec<u8>, (_, addr): (u64, u64), write: bool, _cycle: u64) {
         let _ = writeln!(out, "{} 0x{addr:x}", if write { "ST" } else { "LD" });
     }
 
-    fn settings(&self) -> (Value, Vec<String>) {
+    fn settings(&self, order: AddressOrder) -> (Value, Vec<String>) {
         let g = &self.0;
         let channel = g.fields()[0].1;
         let settings = json!({
@@ -49,7 +48,7 @@ impl Target for LoadStore {
             "interleave_bits": channel - g.column_bytes.trailing_zeros(),
             "address_mapper": "ChRaBaRoCo",
             "channels": g.channels,
-            "address_bits": address_bits(g),
+            "address_bits": address_bits(g, order),
         });
         (settings, vec!["Ramulator 2.1 stops when the last request is accepted, not when it is served".into()])
     }

@@ -9,6 +9,7 @@ use nom::multi::separated_list1;
 use nom::sequence::separated_pair;
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::error::suggest;
+use pimattn_core::order::AddressOrder;
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -17,8 +18,14 @@ pub const FORMAT: Format = Format {
     name: ReadWrite::FORMAT,
     summary: "ReadWriteTrace of Ramulator 2: reads and writes at address vectors",
     detect: |head| matches!(head, [b'R' | b'W', b' ', b'0'..=b'9', ..]),
-    open: |input, name, geometry| {
-        text::Reader::open(input, name, geometry, |line, g| parse_line(line, g).map(Line::of), None)
+    open: |input, name, device| {
+        text::Reader::open(
+            input,
+            name,
+            device.map(|d| d.geometry.into()),
+            |line, g| parse_line(line, g).map(Line::of),
+            None,
+        )
     },
     create: |output, header, options| Ok(Box::new(Exporter::new(ReadWrite(header.geometry), output, header, options))),
     reads: true,
@@ -34,7 +41,7 @@ impl Target for ReadWrite {
     const FORMAT: &'static str = "ramulator-rw";
     const PROGRAM: &'static str = "Ramulator 2 (ReadWriteTrace)";
 
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, _cycle: u64) {
+    fn access(&mut self, out: &mut Vec<u8>, (addr, _): (u64, u64), write: bool, _cycle: u64) {
         let a = self.0.decode(addr);
         let _ = writeln!(
             out,
@@ -50,7 +57,7 @@ impl Target for ReadWrite {
         );
     }
 
-    fn settings(&self) -> (Value, Vec<String>) {
+    fn settings(&self, _order: AddressOrder) -> (Value, Vec<String>) {
         let g = &self.0;
         let sizes = [g.channels, g.pseudo_channels, g.ranks, g.bank_groups, g.banks, g.rows, g.columns];
         let settings = json!({

@@ -13,6 +13,7 @@ use super::lower::{Exporter, Target, powers_of_two};
 use super::manifest::address_bits;
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result};
+use pimattn_core::order::AddressOrder;
 use serde_json::{Value, json};
 
 /// Registry line.
@@ -89,7 +90,7 @@ impl Target for Sait {
         }
     }
 
-    fn access(&mut self, out: &mut Vec<u8>, addr: u64, write: bool, _cycle: u64) {
+    fn access(&mut self, out: &mut Vec<u8>, (addr, _): (u64, u64), write: bool, _cycle: u64) {
         let channel = self.channel(addr);
         Sait::record(out, exchange_bits(addr), channel, if write { b'W' } else { b'R' });
     }
@@ -100,7 +101,7 @@ impl Target for Sait {
         n.into()
     }
 
-    fn settings(&self) -> (Value, Vec<String>) {
+    fn settings(&self, order: AddressOrder) -> (Value, Vec<String>) {
         let g = &self.0;
         let settings = json!({
             "structure_bytes": RECORD,
@@ -117,7 +118,7 @@ impl Target for Sait {
                 "BL": BURST,
             },
             "megs_of_memory": g.capacity() >> 20,
-            "address_bits": address_bits(g),
+            "address_bits": address_bits(g, order),
         });
         let notes = [
             "bits 32 and 33 of the addresses are exchanged, because PIMSimulator exchanges them again",

@@ -10,6 +10,7 @@ use nom::sequence::{preceded, terminated};
 use nom::{IResult, Parser};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result};
+use pimattn_core::order::{AddressOrder, Addressing};
 use std::io::{BufRead, BufReader, Read};
 
 /// What a line says.
@@ -42,6 +43,8 @@ pub struct Reader {
     input: BufReader<Box<dyn Read + Send>>,
     name: String,
     header: Header,
+    /// The order of the addresses of loads and stores, where it is not the default.
+    order: Option<AddressOrder>,
     parse: ParseLine,
     usual: Option<ParseUsual>,
     /// The operation of the last line.
@@ -64,17 +67,18 @@ impl Reader {
     pub fn open(
         input: Box<dyn Read + Send>,
         name: &str,
-        geometry: Option<&Geometry>,
+        device: Option<Addressing>,
         parse: ParseLine,
         usual: Option<ParseUsual>,
     ) -> Result<Box<dyn Source + Send>> {
-        let geometry = geometry.ok_or_else(|| {
+        let Addressing { geometry, order } = device.ok_or_else(|| {
             Error::Usage(format!("{name} is a text trace, which does not say its device: name one with --config"))
         })?;
         Ok(Box::new(Reader {
             input: BufReader::with_capacity(1 << 16, input),
             name: name.into(),
-            header: Header::foreign(*geometry, name),
+            header: Header::foreign(geometry, name),
+            order: (!order.is_default()).then_some(order),
             parse,
             usual,
             last: Op::Ld,
@@ -99,6 +103,7 @@ impl Reader {
             self.last = op;
             self.input.consume(bytes);
             self.number += 1;
+            let addr = self.placed(op, addr)?;
             if addr < self.end {
                 return Ok(Some((op, addr)));
             }
@@ -108,6 +113,34 @@ impl Reader {
             };
         }
         self.unusual_request()
+    }
+
+    /// The address of a request in the default order.
+    #[inline]
+    fn placed(&self, op: Op, addr: u64) -> Result<u64> {
+        match self.order {
+            None => Ok(addr),
+            Some(order) => self.placed_by(order, op, addr),
+        }
+    }
+
+    #[cold]
+    fn placed_by(&self, order: AddressOrder, op: Op, addr: u64) -> Result<u64> {
+        let at = |what: String| Error::data(format!("{}:{}", self.name, self.number), what);
+        match op {
+            Op::Ld | Op::St => order.to_default(addr, &self.header.geometry).ok_or_else(|| {
+                let name = op.mnemonic();
+                at(format!(
+                    "{name} address {addr:#x} in the order {order} is beyond the device ({})",
+                    self.header.geometry
+                ))
+            }),
+            _ if op.is_mark() => Ok(addr),
+            _ => Err(at(format!(
+                "{} is addressed channel first; address_order = \"{order}\" is for loads and stores",
+                op.mnemonic()
+            ))),
+        }
     }
 
     fn unusual_request(&mut self) -> Result<Option<(Op, u64)>> {
@@ -133,6 +166,7 @@ impl Reader {
         let text = text.trim_end_matches(['\n', '\r']);
         match (self.parse)(text, &self.header.geometry).map_err(at)? {
             Line::Request(op, addr, cycle) => {
+                let addr = self.placed(op, addr)?;
                 check(&Record::Request(Request::one(op, addr)), &self.header.geometry).map_err(at)?;
                 check(&Record::Arrival(Arrival { channel: 0, cycle }), &self.header.geometry).map_err(at)?;
                 self.arrival = self.arrival.max(cycle);

@@ -5,7 +5,9 @@
 //! refresh (from 1) of k sets at n / k of nREFI, rounded down.
 
 use super::config::Document;
-use super::resolve::{CommandId, Device, Effect, Scope};
+use super::effect::Effect;
+use super::scope::Scope;
+use super::tables::{CommandId, Device};
 use crate::addr::{Address, Geometry, NOT_ADDRESSED};
 use crate::error::Result;
 use crate::units::Cycle;
@@ -126,7 +128,7 @@ impl Refreshes {
     fn check(&self, device: &Device) -> Result<(), String> {
         let (g, command) = (&device.geometry, &device.commands[usize::from(self.command)]);
         let lasts = device.refresh_cycles(self.command);
-        let apart = |e: &&super::resolve::Edge| e.to == self.command && !e.siblings;
+        let apart = |e: &&super::tables::Edge| e.to == self.command && !e.siblings;
         // Of one set after the other, those that meet at a node take their distance there.
         let one_by_one = command.edges.iter().filter(apart).map(|e| {
             let of_node = g.banks_per_channel() / e.level.nodes(g) / self.scope.banks(g);
@@ -189,7 +191,7 @@ impl Refreshes {
 
 /// Whether a command closes what a refresh of some banks needs closed: all of them, or one at a time.
 pub(super) fn closes(closer: (Effect, Scope), refresh: Scope) -> bool {
-    closer.0 == Effect::Close && (closer.1 == refresh || closer.1 == Scope::Bank && refresh != Scope::Channel)
+    closer.0.closes() && (closer.1 == refresh || closer.1 == Scope::Bank && refresh != Scope::Channel)
 }
 
 #[cfg(test)]

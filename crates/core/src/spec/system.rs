@@ -5,8 +5,10 @@ use super::device::{ConstraintSet, DeviceFile, PowerPolicy};
 use super::quantity::Duration;
 use super::refresh::Refreshes;
 pub use super::refresh::{Refresh, RefreshOrder, RefreshRate};
-use super::resolve::{Budget, Device, Selection};
+use super::resolve::{Budget, Selection};
+use super::tables::Device;
 use crate::error::{Error, Result};
+use crate::order::{AddressOrder, Addressing};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -135,6 +137,7 @@ struct SystemFile {
     channels: u32,
     controller: Controller,
     queue_depth: u32,
+    address_order: Option<String>,
     refresh: Refresh,
     refresh_order: Option<RefreshOrder>,
     refresh_rate: Option<RefreshRate>,
@@ -162,6 +165,8 @@ pub struct System {
     pub controller: Controller,
     /// Requests of one channel that its controller looks at, of each kind.
     pub queue_depth: u32,
+    /// The order of the fields of addresses in traces of plain DRAM that do not say their device.
+    pub address_order: AddressOrder,
     /// Reads of one channel that its controller looks at, where reads and writes have a queue each.
     pub read_depth: u32,
     /// Refresh.
@@ -181,6 +186,11 @@ pub struct System {
 }
 
 impl System {
+    /// How the addresses of a trace are to be read that does not say its device.
+    pub fn addressing(&self) -> Addressing {
+        Addressing { geometry: self.device.geometry, order: self.address_order }
+    }
+
     /// Loads a system file with overrides, and the device file that it names.
     pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
         let doc = Document::load(file, overrides)?;
@@ -203,6 +213,8 @@ impl System {
             _ => Err(doc.error(key, format!("{key} = {depth} is not in 1..=1024"))),
         };
         depth("queue_depth", s.queue_depth)?;
+        let order = s.address_order.as_deref().map(str::parse).transpose();
+        let address_order = order.map_err(|e| doc.error("address_order", e))?.unwrap_or_default();
         let constraints = match s.controller {
             Controller::Faithful => ConstraintSet::Completed,
             Controller::Compat => ConstraintSet::Reference,
@@ -283,6 +295,7 @@ impl System {
             name: s.name,
             controller: s.controller,
             queue_depth: s.queue_depth,
+            address_order,
             read_depth,
             refresh: s.refresh,
             refreshes,

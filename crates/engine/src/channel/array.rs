@@ -5,9 +5,10 @@
 //! other banks. A PIM_MAC_BG works in the bank groups that were enabled when it was asked for;
 //! the others may open and close beside it.
 
+use super::order::{Round, Urgency};
 use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item, OFFERS, PASSED};
 use crate::state::{Rows, Target, members};
-use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::addr::Address;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::{CommandId, Effect, Scope};
 
@@ -29,6 +30,11 @@ impl Units {
     /// None is enabled.
     pub fn new(count: u32) -> Self {
         Units { enabled: 0, wanted: vec![CLOSED; count as usize], ready: 0 }
+    }
+
+    /// Those that have the row open that is wanted of them.
+    pub fn ready(&self) -> u64 {
+        self.ready
     }
 
     /// Rows that are wanted.
@@ -70,7 +76,7 @@ impl Channel<'_> {
         Ok((0, self.bank_set(scope, target)))
     }
 
-    fn unit_target(&self, unit: u32, row: u32) -> Target {
+    pub(super) fn unit_target(&self, unit: u32, row: u32) -> Target {
         self.state.target(Address { row, ..self.device.geometry.unit_address(self.id, unit) })
     }
 
@@ -134,6 +140,10 @@ impl Channel<'_> {
                 _ => &mut macs_seen,
             };
             if *seen >= self.depth {
+                // MACs that are not in sight end rounds, too: a run of them is one item.
+                if !item.is_rows_only() {
+                    (look.from, look.round) = (index + 1, None);
+                }
                 look.used |= item.banks;
                 continue;
             }
@@ -191,11 +201,15 @@ impl Channel<'_> {
                     }
                 },
             }
-            macs |= matches!(item.effect, Effect::Mac | Effect::MacOpen);
+            let is_mac = item.effect.multiplies();
+            macs |= is_mac;
+            if is_mac {
+                (look.from, look.round) = (index + 1, None);
+            }
             of_groups |= item.effect == Effect::MacOpen;
             look.used |= item.banks;
         }
-        (offers[0], offers[1]) = (look.row.map(|(c, _)| c), look.column);
+        (offers[0], offers[1]) = (look.row.map(|(c, ..)| c), look.column);
         Ok(None)
     }
 
@@ -238,8 +252,7 @@ impl Channel<'_> {
         let wide = self.device.commands[usize::from(command)].scope == Scope::Channel;
         let banks = if wide { BankSet::MAX } else { banks };
         if (look.used | look.reserved) & banks == 0 {
-            let turn = if self.order_of.ranks_bind { look.turn(&target, &self.device.geometry) } else { 0 };
-            look.consider_row(self, index, command, target, turn);
+            look.consider_row(self, index, command, target);
         }
     }
 
@@ -258,53 +271,64 @@ struct Look {
     /// Banks of older reads and writes, and of those among them that have another row to open and were passed often.
     reserved: BankSet,
     unready: BankSet,
-    /// Row commands so far, by rank.
-    in_rank: [u8; RANKS],
-    row: Option<(Candidate, u8)>,
+    /// Where in the queue the row commands of a round begin, behind the last MAC, and the round, once it was asked for.
+    from: usize,
+    round: Option<Round>,
+    /// The best row command so far, where its round begins, and its urgency, once it was asked for.
+    row: Option<(Candidate, usize, Option<Urgency>)>,
     column: Option<Candidate>,
     /// The commands for which nothing before the best is to be had.
     hopeless: u64,
 }
 
-/// Ranks of a channel that are told apart where row commands take turns.
-const RANKS: usize = 32;
-
 impl Look {
     fn new() -> Self {
-        Look { used: 0, reserved: 0, unready: 0, in_rank: [0; RANKS], row: None, column: None, hopeless: 0 }
+        Look { used: 0, reserved: 0, unready: 0, from: 0, round: None, row: None, column: None, hopeless: 0 }
     }
 
-    /// How many row commands of its rank come before one. Of those that can issue at once, the ranks take turns, so that
-    /// in each of them the first row opens early: tRRD and tFAW hold the others of a rank, but not the ranks.
-    fn turn(&mut self, target: &Target, g: &Geometry) -> u8 {
-        let a = &target.address;
-        let before = &mut self.in_rank[(a.pseudo_channel * g.ranks + a.rank) as usize % RANKS];
-        *before = before.saturating_add(1);
-        *before - 1
+    /// Whether a row command goes before the best so far where both could issue at the same time. Rounds come in their order.
+    fn is_more_urgent(
+        &mut self,
+        channel: &Channel<'_>,
+        (index, command, target): (usize, CommandId, &Target),
+        own: &mut Option<Urgency>,
+    ) -> bool {
+        let Some((b, from, best)) = &mut self.row else { return false };
+        if *from != self.from {
+            return false;
+        }
+        let round = self.round.get_or_insert_with(|| channel.round(*from));
+        let weigh = |i: usize, c, at: &Target| channel.urgency((&channel.classes[ARRAY][i], c), at, round);
+        let best = *best.get_or_insert_with(|| weigh(b.index, b.command, &b.target));
+        *own.get_or_insert_with(|| weigh(index, command, target)) > best
     }
 
-    fn consider_row(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target, turn: u8) {
-        let behind = |c: &Candidate| channel.rows_behind(&channel.classes[ARRAY][c.index], &c.target);
-        let deeper = |than: &Candidate| channel.rows_behind(&channel.classes[ARRAY][index], &target) > behind(than);
+    fn consider_row(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target) {
+        let mut own = None;
         let hopeless = self.hopeless & 1 << command != 0;
-        if hopeless && self.row.as_ref().is_none_or(|(b, t)| (*t, deeper(b)) <= (turn, false)) {
+        if hopeless && !self.is_more_urgent(channel, (index, command, &target), &mut own) {
             return;
         }
         let c = channel.candidate(ARRAY, index, command, target);
         if channel.is_held(&c) {
             return;
         }
-        // Of two that are alike, or of which one closes rows: in turn of the ranks, where those bind; then that with the most
-        // rows to come. To weigh closings, too, would hold an opening back for the gain of a cycle, again and again.
-        let closes = |c: CommandId| channel.device.commands[usize::from(c)].effect == Effect::Close;
-        let before = self.row.is_none_or(|(b, t)| match b.command == command || closes(b.command) || closes(command) {
-            true => (c.at, turn, behind(&b)) < (b.at, t, behind(&c)),
-            false => channel.goes_before(&c, &b),
-        });
+        // Of two that are alike, or of which one closes rows: that of the earlier round; then that of the rank with the most
+        // openings to come, where ranks bind; then that with the most rows to come. To weigh closings, too, would hold an
+        // opening back for the gain of a cycle, again and again.
+        let closes = |c: CommandId| channel.device.commands[usize::from(c)].effect.closes();
+        let before = match self.row {
+            None => true,
+            Some((b, ..)) if b.command == command || closes(b.command) || closes(command) => {
+                let same = c.at == b.at;
+                c.at < b.at || same && self.is_more_urgent(channel, (index, command, &target), &mut own)
+            }
+            Some((b, ..)) => channel.goes_before(&c, &b),
+        };
         if before {
-            self.row = Some((c, turn));
+            self.row = Some((c, self.from, own));
         }
-        if self.row.is_some_and(|(b, _)| channel.soonest(command, ARRAY) >= b.at) {
+        if self.row.is_some_and(|(b, ..)| channel.soonest(command, ARRAY) >= b.at) {
             self.hopeless |= 1 << command;
         }
     }

@@ -8,24 +8,21 @@
 //! controllers differ.
 
 use super::array::BankSet;
-use super::{ARRAY, Candidate, Channel, DATA, Item, KINDS, PASSED, Queue, arrival};
+use super::{Candidate, Channel, DATA, Item, KINDS, Queue};
 use crate::memo::shift::Shift;
 use crate::state::Rows;
-use crate::state::Target;
-use pimattn_core::op::Op;
 use pimattn_core::spec::system::{Closes, Order, Scheduler, WriteDrain};
 use pimattn_core::spec::{Effect, Scope, System};
 use pimattn_core::units::Cycle;
-use std::collections::VecDeque;
 
 /// Reads and writes in turns.
 #[derive(Clone, PartialEq)]
-struct Turns {
+pub(super) struct Turns {
     /// Writes waiting at which they go first, and at which reads do again.
-    high: u64,
-    low: u64,
+    pub(super) high: u64,
+    pub(super) low: u64,
     /// Whether it is the writes' turn.
-    writes: bool,
+    pub(super) writes: bool,
 }
 
 impl Turns {
@@ -39,30 +36,30 @@ impl Turns {
 /// What the schedule of reads and writes depends on, besides their queues.
 #[derive(Clone, PartialEq)]
 pub struct Schedule {
-    rules: Scheduler,
-    turns: Option<Turns>,
+    pub(super) rules: Scheduler,
+    pub(super) turns: Option<Turns>,
     /// Banks of the channel.
-    banks: u32,
+    pub(super) banks: u32,
     /// The bank of the last command.
-    last_bank: u32,
+    pub(super) last_bank: u32,
     /// By bank, requests in its own queue; where banks have one. They are first in the channel's queue, in the order in
     /// which they came to their banks.
-    banked: Vec<u32>,
+    pub(super) banked: Vec<u32>,
     /// Requests in the banks' queues.
-    in_banks: usize,
+    pub(super) in_banks: usize,
     /// Writes that are to move to their banks before reads do again.
-    draining: u64,
+    pub(super) draining: u64,
     /// By bank, accesses since its row was opened; where they count.
-    accesses: Vec<u32>,
+    pub(super) accesses: Vec<u32>,
     /// Reads that wait for nothing but to be told the data of a write.
-    forwards: u32,
+    pub(super) forwards: u32,
     /// The last clock in which a request moved to its bank's queue, and how many did; where so many do in a clock.
-    fed: (Cycle, u32),
+    pub(super) fed: (Cycle, u32),
     /// When the last data command came, which bus it took, and whether the bank that comes next is still to be asked; where
     /// it can lose its turn.
-    asks: Option<(Cycle, usize, bool)>,
+    pub(super) asks: Option<(Cycle, usize, bool)>,
     /// Banks whose rows were opened for reads and writes, whether they are still open or not; where idle ones close.
-    opened: BankSet,
+    pub(super) opened: BankSet,
 }
 
 impl Schedule {
@@ -138,20 +135,20 @@ impl Schedule {
 #[derive(Clone, Copy, Default, PartialEq)]
 pub struct Wait {
     /// A row was opened for it.
-    opened: bool,
+    pub(super) opened: bool,
     /// It is in its bank's queue.
-    banked: bool,
+    pub(super) banked: bool,
     /// A younger read waits for it.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// It gets what an older write brings.
-    forwarded: bool,
+    pub(super) forwarded: bool,
     /// It gets what an older read brings.
-    merged: bool,
+    pub(super) merged: bool,
 }
 
 impl Wait {
     /// Whether it takes a place in its queue.
-    fn is_held(self, rules: &Scheduler) -> bool {
+    pub(super) fn is_held(self, rules: &Scheduler) -> bool {
         !(self.banked || self.merged || self.opened && rules.opened_leave)
     }
 }
@@ -176,76 +173,6 @@ impl Channel<'_> {
         let held = item.data.is_held(rules);
         self.held[Queue::of(item.effect, self.schedule.turns.is_some()) as usize] += u64::from(held);
         self.feed_banks();
-    }
-
-    /// Moves all requests to their banks' queues that find a place there, unless so many move in a clock.
-    fn feed_banks(&mut self) {
-        while self.schedule.rules.bank_feed.is_none() && self.feed(Cycle::MAX) {}
-    }
-
-    /// Moves a request to its bank's queue, where so many do in a clock, if one can before a cycle. What there is to do then
-    /// has to be looked at again.
-    pub(super) fn feeds_before(&mut self, until: Cycle) -> bool {
-        let Some(each) = self.schedule.rules.bank_feed else { return false };
-        let (last, count) = self.schedule.fed;
-        // Places are free from the last command on; before that, all that could have moved.
-        let mut at = self.now.max(last + Cycle::from(count >= each));
-        while at < until {
-            if self.feed(at) {
-                self.schedule.fed = (at, if at == last { count + 1 } else { 1 });
-                return true;
-            }
-            let later = self.classes[DATA].iter().map(|i| self.arrival(i)).filter(|arrives| *arrives > at).min();
-            let Some(next) = later else { break };
-            at = next;
-        }
-        false
-    }
-
-    /// Moves a request of this epoch to its bank's queue, where banks have them, of those that have arrived: a read, but a write
-    /// where as many wait as the high mark says, or where nothing else is to do; then all that wait, before reads do again.
-    /// No write moves past an older read of its column, but lets it go first.
-    fn feed(&mut self, by: Cycle) -> bool {
-        let rules = self.schedule.rules;
-        let Some(depth) = rules.bank_depth else { return false };
-        let interval = self.interval;
-        let arrives = |i: &Item| interval.map_or(i.arrives, |cycles| arrival(i.number, cycles).max(i.arrives));
-        let Schedule { turns, banked, in_banks, draining, .. } = &mut self.schedule;
-        let queue = &self.classes[DATA];
-        let of_now = |i: &&Item| !i.data.banked && i.data.is_held(&rules) && i.epoch == self.epoch && arrives(i) <= by;
-        let waiting = |effect| queue.range(*in_banks..).filter(of_now).filter(move |i| i.effect == effect);
-        if let Some(turns) = turns
-            && *draining == 0
-        {
-            let writes = waiting(Effect::Write).count() as u64;
-            let many = rules.idle_writes.is_some_and(|most| writes > u64::from(most));
-            let idle = *in_banks == 0 && (many || waiting(Effect::Read).next().is_none());
-            *draining = if writes >= turns.high || idle { writes } else { 0 };
-        }
-        let drains = *draining > 0;
-        let of_column = |i: &Item, effect: Effect| {
-            let addr = i.request.addr;
-            move |o: &Item| o.effect == effect && o.request.addr == addr
-        };
-        let in_turn = |at: usize, i: &Item| match (i.effect, turns.is_some()) {
-            (Effect::Write, turns) => {
-                let reads = of_column(i, Effect::Read);
-                (drains || !turns) && !queue.range(*in_banks..at).filter(of_now).any(reads)
-            }
-            (_, true) if drains => queue.range(at + 1..).filter(of_now).any(of_column(i, Effect::Write)),
-            _ => true,
-        };
-        let has_place = |i: &Item| banked[i.target.bank() as usize] < depth;
-        let moves = |(at, i): &(usize, &Item)| of_now(i) && has_place(i) && in_turn(*at, i);
-        let next = queue.iter().enumerate().skip(*in_banks).find(moves).map(|(at, _)| at);
-        let Some(mut item) = next.and_then(|index| self.classes[DATA].remove(index)) else { return false };
-        banked[item.target.bank() as usize] += 1;
-        *draining -= u64::from(drains && item.effect == Effect::Write);
-        item.data.banked = true;
-        self.held[Queue::of(item.effect, turns.is_some()) as usize] -= 1;
-        self.classes[DATA].insert(*in_banks, item);
-        *in_banks += 1;
-        true
     }
 
     /// A row was opened for a read or write.
@@ -287,7 +214,7 @@ impl Channel<'_> {
     }
 
     /// Lets the bank that comes next lose its turn if it would have a command in the clock of the last one, for the same bus.
-    fn lose_turn(&mut self) {
+    pub(super) fn lose_turn(&mut self) {
         let Some((at, bus, asks @ true)) = &mut self.schedule.asks else { return };
         *asks = false;
         let (at, bus) = (*at, *bus);
@@ -298,34 +225,6 @@ impl Channel<'_> {
             self.schedule.last_bank = self.classes[DATA][c.index].target.bank();
             self.last[DATA] = at + 1;
         }
-    }
-
-    /// A row was opened by a command: whose it is, where idle ones close.
-    pub(super) fn row_opened(&mut self, c: &Candidate) {
-        if self.schedule.rules.closes_idle {
-            let scope = self.device.commands[usize::from(c.command)].scope;
-            let of_data = c.class == DATA && scope == Scope::Bank;
-            let bank = self.bank_set(Scope::Bank, &c.target);
-            self.schedule.opened = if of_data { self.schedule.opened | bank } else { 0 };
-        }
-    }
-
-    /// What closes a row that was opened for a read or write and that nothing waits for, if that comes before a cycle.
-    pub(super) fn idle_closing(&self, before: Cycle) -> Option<Candidate> {
-        let command = self.device.plans[Op::Ld as usize]?.closer.filter(|_| self.schedule.rules.closes_idle)?;
-        let any = self.classes.iter().find_map(VecDeque::front)?;
-        let of_bank = |bank: Target| {
-            let at = self.of_none(command, &bank).max(self.schedule.entered());
-            let bit = self.bank_set(Scope::Bank, &bank);
-            let needs_command = |i: &Item| !i.data.merged && !i.data.forwarded;
-            let waits = |i: &Item| i.target.bank() == bank.bank() && self.arrival(i) <= at && needs_command(i);
-            let idle = self.schedule.opened & bit != 0
-                && !self.classes[DATA].iter().any(waits)
-                && !self.classes[ARRAY].iter().any(|a| a.banks & bit != 0);
-            idle.then_some(Candidate { at, order: 0, class: usize::MAX, index: 0, command, target: bank })
-        };
-        let first = self.state.open_in(Scope::Channel, &any.target).filter_map(of_bank).min_by_key(|c| c.at)?;
-        (first.at < before && self.comes_before_refresh(&first) && !self.is_held(&first)).then_some(first)
     }
 
     /// A read that gets what another one brought, now that it has it.
@@ -480,36 +379,5 @@ impl Channel<'_> {
     pub(super) fn is_in_sight(&self, item: &Item) -> bool {
         let waits = item.data.merged || item.data.forwarded;
         !waits && (self.schedule.rules.bank_depth.is_none() || item.data.banked)
-    }
-
-    /// Whether others keep the row of the bank open, whoever wants to close it.
-    pub(super) fn row_waits(&self, item: &Item, index: usize) -> bool {
-        match self.schedule.rules.closes {
-            Closes::FirstReady => self.row_is_awaited(item),
-            Closes::Oldest => self.row_is_kept(item, index),
-        }
-    }
-
-    /// Whether a request waits for which the row of the bank was opened.
-    fn row_is_awaited(&self, item: &Item) -> bool {
-        let awaits = |o: &Item| o.data.opened && self.state.rows(Scope::Bank, &o.target) == Rows::Ready;
-        self.classes[DATA].iter().any(|o| o.target.bank() == item.target.bank() && awaits(o))
-    }
-
-    /// Whether the row of the bank stays open for younger requests that hit it.
-    fn row_is_kept(&self, item: &Item, index: usize) -> bool {
-        let bank = item.target.bank();
-        let few = |limit: u32| self.schedule.accesses.get(bank as usize).is_some_and(|n| *n < limit);
-        let hits = |o: &Item| o.target.bank() == bank && self.state.rows(Scope::Bank, &o.target) == Rows::Ready;
-        self.schedule.rules.row_hits.is_some_and(few)
-            && self.classes[DATA].iter().skip(index + 1).any(|o| self.is_in_sight(o) && hits(o))
-    }
-
-    /// Whether older array work needs the bank of a data request: at all, or at another row and has been passed by often.
-    fn array_holds(&self, item: &Item, at_all: bool) -> bool {
-        let bank = self.bank_set(Scope::Bank, &item.target);
-        let older = self.classes[ARRAY].iter().take_while(|a| a.order < item.order);
-        let holds = |a: &Item| at_all || a.passed >= PASSED && self.needs_other_row(a, &item.target);
-        older.filter(|a| a.banks & bank != 0).any(holds)
     }
 }

@@ -3,16 +3,16 @@
 //! The first that can issue, that of the older request on a tie. But where it would hold back another one, both orders
 //! are played through to the results, and that which is done first is taken: a read goes before a write, for the bus
 //! turns round sooner that way; a narrow activation before a wide one that fills the tFAW window; of several banks,
-//! that with the most rows still to open; a row hit before the row is closed. No request gives way more than some hundred
-//! times ([`PASSED`]). Where few requests wait, more than pairs is played ([`super::play`]).
+//! that of the nearer round, or with more rows still to open ([`Channel::urgency`]); a row hit before the row is closed. No
+//! request gives way more than some hundred times ([`PASSED`]). Where few requests wait, more than pairs is played ([`super::play`]).
 
 use super::{ARRAY, Candidate, Channel, DATA, Item, MOVES, OFFERS, PASSED};
-use crate::state::{Rows, Target};
+use crate::state::{Rows, Target, members};
 use pimattn_core::op::Op;
 use pimattn_core::spec::{CommandId, Device, Effect, Level, Plan, Scope};
 use pimattn_core::units::Cycle;
 use pimattn_trace::Request;
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::VecDeque;
 
 /// Cycles between the commands of an operation.
@@ -103,6 +103,19 @@ struct Job<'a> {
     in_order: Option<u64>,
 }
 
+/// Bank groups by what they do for the MACs of a round.
+#[derive(Clone, Copy)]
+pub(super) struct Round {
+    /// Open rows for it, and of these, have no row open.
+    opens: u64,
+    closed: u64,
+    /// Open rows for the round behind it.
+    opens_next: u64,
+}
+
+/// See [`Channel::urgency`].
+pub(super) type Urgency = (Reverse<u32>, u32, bool, Cycle, u32);
+
 impl Channel<'_> {
     /// The place of the offer to take, and those that give way to it or to one that is yet to come, a bit each.
     pub(super) fn pick(&self, offers: &[Option<Candidate>; OFFERS]) -> (Option<usize>, u8) {
@@ -138,7 +151,7 @@ impl Channel<'_> {
         if !both_rows && first.at + gap(first, other) <= other.at {
             return false;
         }
-        let closes = |c: &Candidate| self.device.commands[usize::from(c.command)].effect == Effect::Close;
+        let closes = |c: &Candidate| self.device.commands[usize::from(c.command)].effect.closes();
         let meet = || self.state.meet(first.command, &first.target, other.command, &other.target);
         match (closes(first) && lead_other == 0, closes(other) && lead_first == 0) {
             // A row hit, if to open the row again took longer than to wait for it.
@@ -163,7 +176,7 @@ impl Channel<'_> {
         let lead = self.lead_of(item);
         match c.command {
             last if last == item.plan.last => 0,
-            row if self.device.commands[usize::from(row)].effect == Effect::Close => lead.closed,
+            row if self.device.commands[usize::from(row)].effect.closes() => lead.closed,
             _ => lead.opened,
         }
     }
@@ -300,6 +313,49 @@ impl Channel<'_> {
             _ => return 0,
         };
         Cycle::from(rows - u32::from(item.opens))
+    }
+
+    /// The round whose row commands begin at a place in the queue of array work.
+    pub(super) fn round(&self, from: usize) -> Round {
+        let (mut sets, mut place, mut macs) = ([0; 2], 0, false);
+        for item in self.classes[ARRAY].range(from..) {
+            if item.effect == Effect::Open && macs {
+                (place, macs) = (place + 1, false);
+            }
+            let Some(set) = sets.get_mut(place) else { break };
+            match item.effect {
+                Effect::Open => {
+                    *set |= 1u64.checked_shl(self.device.geometry.unit_of(&item.target.address)).unwrap_or(0)
+                }
+                Effect::MacOpen if place == 0 => *set |= item.units & !self.units.ready(),
+                _ => {}
+            }
+            macs |= item.effect.multiplies();
+        }
+        let [opens, opens_next] = sets;
+        let closed = |unit: &u32| !self.state.any_open(Scope::BankGroup, &self.unit_target(*unit, 0));
+        let closed = members(if self.order_of.ranks_bind { opens } else { 0 }).filter(closed);
+        Round { opens, opens_next, closed: closed.fold(0, |set, unit| set | 1 << unit) }
+    }
+
+    /// What a row command is weighed by among others that could issue at the same time for the same round; more is sooner. Where
+    /// ranks keep openings apart: whether its rank has less to open at once, if it closes a row, and openings that the rank is
+    /// yet to have in the round. Then whether its bank group opens another row for the next round, and rows that it is yet to
+    /// open in all; and those of its rank.
+    pub(super) fn urgency(&self, (item, c): (&Item, CommandId), target: &Target, round: &Round) -> Urgency {
+        let g = &self.device.geometry;
+        let (unit, behind) = (g.unit_of(&target.address), self.rows_behind(item, target));
+        let again = round.opens_next.checked_shr(unit).unwrap_or(0) & 1 == 1;
+        if !self.order_of.ranks_bind {
+            return (Reverse(0), 0, again, behind, 0);
+        }
+        let first = unit / g.bank_groups * g.bank_groups;
+        let of_rank =
+            |set: u64| (set.checked_shr(first).unwrap_or(0) & !(u64::MAX << g.bank_groups.min(63))).count_ones();
+        let closes = self.device.commands[usize::from(c)].effect.closes();
+        let units = first as usize..(first + g.bank_groups) as usize;
+        let in_all = self.rows_of_units[units].iter().sum();
+        (Reverse(if closes { of_rank(round.closed) } else { 0 }), of_rank(round.opens), again, behind, in_all)
     }
 
     /// Counts the rows that a request opens, of a run each of its own, if it opens any that others of its bank need not.

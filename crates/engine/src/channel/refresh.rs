@@ -13,7 +13,7 @@ use crate::probe::Probe;
 use crate::state::Target;
 use pimattn_core::op::Op;
 use pimattn_core::spec::device::Bus;
-use pimattn_core::spec::{CommandId, Due, Effect, Refreshes, Scope};
+use pimattn_core::spec::{CommandId, Due, Refreshes, Scope};
 use pimattn_core::units::Cycle;
 use std::collections::VecDeque;
 
@@ -117,7 +117,7 @@ impl Channel<'_> {
         self.bus_free[Bus::Row as usize] = c.at + 1;
         self.state.issue(c.command, &c.target, c.at);
         self.now = self.now.max(c.at);
-        if command.effect == Effect::Refresh {
+        if command.effect.refreshes() {
             self.next_refresh = self.next_refresh.zip(self.refreshes).map(|(due, all)| all.after(due, 1));
             // Waiting for requests that are still to arrive, or for work that is not over, is no livelock.
             let at_work = c.at < self.epoch_open.max(self.softmax_free);

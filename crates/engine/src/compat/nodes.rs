@@ -12,7 +12,7 @@
 use crate::memo::{mix, shift::Shift};
 use pimattn_core::addr::{Address, Geometry, NOT_ADDRESSED};
 use pimattn_core::spec::device::Bus;
-use pimattn_core::spec::resolve::Window;
+use pimattn_core::spec::tables::Window;
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Plan, Scope};
 use pimattn_core::units::Cycle;
 
@@ -208,19 +208,20 @@ impl<'d> Nodes<'d> {
     /// Whether a command opens rows.
     #[inline]
     pub fn opens(&self, command: CommandId) -> bool {
-        self.device.commands[usize::from(command)].effect == Effect::Open
+        self.device.commands[usize::from(command)].effect.opens()
     }
 
     /// Whether a command closes rows.
     #[inline]
     pub fn closes(&self, command: CommandId) -> bool {
-        self.device.commands[usize::from(command)].effect == Effect::Close
+        self.device.commands[usize::from(command)].effect.closes()
     }
 
     /// Whether a command reads or writes columns of an open row.
     #[inline]
     pub fn accesses(&self, command: CommandId) -> bool {
-        matches!(self.device.commands[usize::from(command)].effect, Effect::Read | Effect::Write | Effect::Mac)
+        let effect = self.device.commands[usize::from(command)].effect;
+        effect.needs_row() && effect != Effect::MacOpen
     }
 
     /// The half of the bus that a command takes. Same-bank and per-bank precharges have none: the reference forgets
@@ -228,7 +229,7 @@ impl<'d> Nodes<'d> {
     #[inline]
     pub fn bus(&self, command: CommandId) -> Option<Bus> {
         let c = &self.device.commands[usize::from(command)];
-        let forgotten = c.effect == Effect::Close && matches!(c.scope, Scope::SameBank | Scope::PerBank);
+        let forgotten = c.effect.closes() && matches!(c.scope, Scope::SameBank | Scope::PerBank);
         (!forgotten).then_some(c.bus)
     }
 

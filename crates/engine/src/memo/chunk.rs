@@ -1,6 +1,6 @@
 //! What is simulated in one go, and its normal form.
 
-use super::shift::{Names, is_move, number};
+use super::shift::{Names, halved, is_move, number};
 use crate::Reader;
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::Result;
@@ -55,7 +55,7 @@ pub struct Renaming {
     /// Column and offset, as one.
     entry: Field,
     column_shift: u32,
-    columns: u32,
+    geometry: Geometry,
     chunk: Vec<Volley>,
     key: Vec<u64>,
     names: Names,
@@ -87,7 +87,7 @@ impl Renaming {
             row: Field { shift: row, mask: (1 << width) - 1 },
             entry: Field { shift: 0, mask: (1 << (column + columns)) - 1 },
             column_shift: column,
-            columns: geometry.columns,
+            geometry: *geometry,
             chunk: Vec::new(),
             key: Vec::new(),
             names: Names::default(),
@@ -103,14 +103,17 @@ impl Renaming {
         self.overflown = false;
         for mut volley in volleys {
             let request = &mut volley.request;
-            if request.op != Op::Sfm {
-                let row = number(&mut self.names.rows, self.row.of(request.addr));
-                self.row.set(&mut request.addr, row.into());
-            }
+            let row = self.row.of(request.addr);
             if is_move(request.op) {
+                let (half, row) = halved(row, &self.geometry);
+                let row = number(&mut self.names.rows, row);
                 let entry = number(&mut self.names.entries, self.entry.of(request.addr));
+                self.row.set(&mut request.addr, (half + row).into());
                 self.entry.set(&mut request.addr, u64::from(entry) << self.column_shift);
-                self.overflown |= entry >= self.columns;
+                let beyond = half == 0 && row >= self.geometry.upper_half() || half + row >= self.geometry.rows;
+                self.overflown |= beyond || entry >= self.geometry.columns;
+            } else if request.op != Op::Sfm {
+                self.row.set(&mut request.addr, number(&mut self.names.rows, row).into());
             }
             self.key.push(u64::from(request.count) << 32 | u64::from(volley.channels) << 8 | request.op as u64);
             self.key.push(request.addr);

@@ -10,7 +10,7 @@ const NO_ROW: u32 = u32::MAX - 1;
 /// What stands behind the numbers of a normal form, in the order in which they come up.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Names {
-    /// Rows.
+    /// Rows; of buffer moves, within the half of the bank. The half itself is not renamed, for it says what they move.
     pub rows: Vec<u32>,
     /// Of buffer moves, where in a row their addresses begin. No bank looks at it, and it is different for each entry.
     /// In normal form its number is the column, and the offset what comes on top of it.
@@ -43,10 +43,12 @@ impl Names {
         if op == Some(Op::Sfm) {
             return at;
         }
-        let row = self.rows.get(at.row as usize).copied().unwrap_or(at.row);
+        let row = |number: u32| self.rows.get(number as usize).copied().unwrap_or(number);
         if !op.is_some_and(is_move) {
-            return Address { row, ..at };
+            return Address { row: row(at.row), ..at };
         }
+        let (half, number) = halved(at.row, geometry);
+        let row = half + row(number);
         let low = self.entries[at.column as usize] + at.offset;
         Address { row, column: low / geometry.column_bytes, offset: low % geometry.column_bytes, ..at }
     }
@@ -55,6 +57,14 @@ impl Names {
 /// Whether the place in a row means nothing to a bank. (That of a softmax is a number of entries, which has no other name.)
 pub fn is_move(op: Op) -> bool {
     matches!(op, Op::WrGb | Op::MvSb | Op::MvGb)
+}
+
+/// The first row of the half of a bank that a row is in, and the row counted from there.
+pub fn halved(row: u32, geometry: &Geometry) -> (u32, u32) {
+    match row.checked_sub(geometry.upper_half()) {
+        Some(above) => (geometry.upper_half(), above),
+        None => (0, row),
+    }
 }
 
 /// The number of a name.
@@ -133,10 +143,14 @@ impl<'n> Shift<'n> {
         if op == Some(Op::Sfm) {
             return;
         }
-        self.row(&mut at.row);
         if !op.is_some_and(is_move) {
-            return;
+            return self.row(&mut at.row);
         }
+        let (half, mut row) = halved(at.row, geometry);
+        self.row(&mut row);
+        // A number that is not below the half would say that it is above.
+        self.failed |= half == 0 && row >= geometry.upper_half() || half + row >= geometry.rows;
+        at.row = half + row;
         match &mut self.naming {
             Naming::Number(names) => {
                 at.column = number(&mut names.entries, at.column);

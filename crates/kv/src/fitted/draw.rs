@@ -3,7 +3,8 @@
 //! What the text decides is drawn once for all heads: where segments end, which words follow each other, and which tokens are
 //! sinks. The rest is drawn by each head from a stream of its own, so that which thread fills it does not matter.
 
-use super::{Component, Head, LAST_KNOT, Model, Words, rope_speeds};
+use super::{Component, Head, LAST_KNOT, Model, Words};
+use crate::rope::Rotary;
 use crate::synthetic::{MAX_ELEMENTS, normal, zeros};
 use crate::{KvCache, KvParts, Tensor, raw};
 use pimattn_core::error::{Error, Result};
@@ -112,7 +113,7 @@ pub fn generate(model: &Model, shape: &Shape) -> Result<KvCache> {
     let mut v = zeros(k.len())?;
     let mut q = zeros(heads * group * queries * shape.dim)?;
     let text = Text::draw(model, tokens, shape.seed);
-    let rope = Rope::new(model, tokens);
+    let rope = Rotary::new(model.dim, model.rope_theta, model.rope_pairs, tokens);
     k.par_chunks_mut(tokens * shape.dim)
         .zip(v.par_chunks_mut(tokens * shape.dim))
         .zip(q.par_chunks_mut(group * queries * shape.dim))
@@ -216,40 +217,11 @@ enum Kind {
     Sink(Option<usize>),
 }
 
-/// Sines and cosines of the rotary embedding, in the model's dimension.
-struct Rope {
-    pairs: Vec<(usize, usize)>,
-    /// (sine, cosine) `[token, pair]`.
-    table: Vec<(f32, f32)>,
-}
-
-impl Rope {
-    fn new(model: &Model, tokens: usize) -> Rope {
-        let speeds = rope_speeds(model.dim, model.rope_theta);
-        let mut table = vec![(0.0, 0.0); tokens * speeds.len()];
-        table.par_chunks_mut(speeds.len()).enumerate().for_each(|(t, row)| {
-            for (entry, s) in row.iter_mut().zip(&speeds) {
-                let (sin, cos) = (t as f64 * s).sin_cos();
-                *entry = (sin as f32, cos as f32);
-            }
-        });
-        let pairs = (0..speeds.len()).map(|i| model.rope_pairs.elements(i, model.dim)).collect();
-        Rope { pairs, table }
-    }
-
-    fn turn(&self, x: &mut [f32], token: usize) {
-        let row = &self.table[token * self.pairs.len()..][..self.pairs.len()];
-        for ((a, b), (sin, cos)) in self.pairs.iter().zip(row) {
-            (x[*a], x[*b]) = (x[*a] * cos - x[*b] * sin, x[*a] * sin + x[*b] * cos);
-        }
-    }
-}
-
 /// A head's cache in the making.
 struct Drawing<'a> {
     shape: &'a Shape,
     text: &'a Text,
-    rope: &'a Rope,
+    rope: &'a Rotary,
     /// Of the common words.
     shares: &'a [f64],
     kinds: Vec<Kind>,
@@ -291,7 +263,7 @@ impl Drawing<'_> {
                 _ => (&key, &value),
             };
             key.vector(own, &mut vector);
-            self.rope.turn(&mut vector, t);
+            self.rope.rotate(&mut vector, t);
             self.write(&vector, k);
             value.vector(None, &mut vector);
             self.write(&vector, v);
@@ -305,7 +277,7 @@ impl Drawing<'_> {
                 source.step(self.text.begins[first_query + i], rng);
                 coupling.apply(&latents[i * rank..][..rank], &mut source.scores);
                 source.vector(None, &mut vector);
-                self.rope.turn(&mut vector, first_query + i);
+                self.rope.rotate(&mut vector, first_query + i);
                 self.write(&vector, q);
             }
         }
@@ -613,9 +585,9 @@ mod tests {
             assert!((n / 5000.0 - share).abs() < 4.0 * (share / 5000.0).sqrt(), "{word}: {n}");
         }
         let kv = generate(&model, &shape).unwrap();
-        let speeds = rope_speeds(8, model.rope_theta);
-        let unturn = |token: usize, key: &mut [f32]| {
-            for (i, speed) in speeds.iter().enumerate() {
+        let frequencies = crate::rope::inverse_frequencies(8, model.rope_theta);
+        let inverse_rotate = |token: usize, key: &mut [f32]| {
+            for (i, speed) in frequencies.iter().enumerate() {
                 let (a, b) = model.rope_pairs.elements(i, 8);
                 let (sin, cos) = (token as f64 * speed).sin_cos();
                 let (x, y) = (f64::from(key[a]), f64::from(key[b]));
@@ -626,7 +598,7 @@ mod tests {
             let kinds = text.kinds(layer);
             for (h, head) in layer.heads.iter().enumerate() {
                 let mut keys = kv.keys(l, h).data.to_vec();
-                keys.chunks_exact_mut(8).enumerate().for_each(|(t, key)| unturn(t, key));
+                keys.chunks_exact_mut(8).enumerate().for_each(|(t, key)| inverse_rotate(t, key));
                 for (word, own) in head.words.as_ref().unwrap().vectors.iter().enumerate() {
                     let (mut seen, mut as_sink) = (0u32, 0u32);
                     for t in tokens(word as u16) {

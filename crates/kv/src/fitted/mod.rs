@@ -11,6 +11,7 @@ pub mod testing;
 pub use draw::{Shape, generate};
 pub use spec::FittedSpec;
 
+use crate::rope::Pairs;
 use pimattn_core::error::Result;
 use pimattn_core::spec::config::Document;
 use serde::{Deserialize, Serialize};
@@ -32,33 +33,6 @@ const MAX_WORDS: usize = 4096;
 /// Largest number of a vector, such that no sum of an f16 cache overflows.
 const MAX_NUMBER: f64 = 1000.0;
 const OUT_OF_RANGE: &str = "a number is not within -1000 to 1000";
-
-/// Which elements of a vector RoPE turns together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pairs {
-    /// Elements `i` and `i + dim/2`, as in Hugging Face's Llama.
-    Halves,
-    /// Elements `2i` and `2i + 1`, as in the original Llama and in GGUF files.
-    Interleaved,
-}
-
-impl Pairs {
-    /// The two elements of pair `i`.
-    #[inline]
-    pub fn elements(self, i: usize, dim: usize) -> (usize, usize) {
-        match self {
-            Pairs::Halves => (i, i + dim / 2),
-            Pairs::Interleaved => (2 * i, 2 * i + 1),
-        }
-    }
-}
-
-/// Radians by which RoPE turns each pair from one token to the next.
-pub fn rope_speeds(dim: usize, theta: f64) -> Vec<f64> {
-    let half = dim / 2;
-    (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect()
-}
 
 /// The statistics of a model's KV cache.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -88,7 +88,7 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         format!("channel_size = {}", (g.channel_bytes() / u64::from(g.pseudo_channels)) >> 20),
         format!("channels = {channels}"),
         format!("bus_width = {width}"),
-        "address_mapping = chrabgbaroco".into(),
+        format!("address_mapping = {}", crate::dramsim3::address_mapping(system.address_order)),
         "queue_structure = PER_BANK".into(),
         "refresh_policy = RANK_LEVEL_SIMULTANEOUS".into(),
         "row_buf_policy = OPEN_PAGE".into(),

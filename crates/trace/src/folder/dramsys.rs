@@ -23,7 +23,7 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         )));
     }
     let mut mapping = Map::new();
-    for (name, lowest, width) in g.fields() {
+    for (name, lowest, width) in system.address_order.fields(g) {
         let name = match name {
             "channel" => "CHANNEL_BIT",
             "pseudo_channel" => "PSEUDOCHANNEL_BIT",

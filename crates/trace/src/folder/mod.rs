@@ -11,8 +11,8 @@ mod sait;
 
 use super::Manifest;
 use pimattn_core::error::{Error, Result};
+use pimattn_core::spec::Level;
 use pimattn_core::spec::System;
-use pimattn_core::spec::resolve::Level;
 
 pub use ramulator::constraints as ramulator_constraints;
 
@@ -104,7 +104,7 @@ pub(crate) struct Figures {
 fn distance(system: &System, from: &str, to: &str, deepest: Level, window: u32) -> Option<u32> {
     let id = |name: &str| system.device.commands.iter().position(|c| c.name == name);
     let (from, to) = (id(from)?, id(to)?);
-    let holds = |d: &&pimattn_core::spec::resolve::Declared| {
+    let holds = |d: &&pimattn_core::spec::tables::Declared| {
         d.window == window
             && d.apart.is_none()
             && d.level <= deepest

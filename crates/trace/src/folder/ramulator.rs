@@ -6,8 +6,9 @@
 
 use super::{Figures, File, Part, SHELL, readme};
 use pimattn_core::error::{Error, Result};
+use pimattn_core::spec::Level;
 use pimattn_core::spec::System;
-use pimattn_core::spec::resolve::{Declared, Level};
+use pimattn_core::spec::tables::Declared;
 use serde_json::{Value, json};
 
 /// Commands of its HBM3, in order: our name, its name.

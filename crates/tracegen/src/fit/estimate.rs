@@ -1,12 +1,13 @@
 //! From a dump to the parameters of [`Model`].
 
-use super::rope::{self, Rope};
+use super::rope::{self, InverseRotary};
 use super::words::{self, Common};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
 use pimattn_kv::KvCache;
-use pimattn_kv::fitted::{Component, Head, LAST_KNOT, Layer, Model, Pairs, Query, SinkWord, VERSION, Words};
+use pimattn_kv::fitted::{Component, Head, LAST_KNOT, Layer, Model, Query, SinkWord, VERSION, Words};
 use pimattn_kv::linalg::{add_gram, eigenvectors};
+use pimattn_kv::rope::Pairs;
 use rayon::prelude::*;
 
 /// Mean lengths (tokens) of the segments over which parts of a vector may last: phrases, sentences, paragraphs, sections
@@ -108,7 +109,7 @@ pub fn fit(kv: &KvCache, options: &Options) -> Result<Model> {
     let fitted: Vec<usize> =
         (0..kv.layers.len()).filter(|l| wanted.is_empty() || wanted.contains(&kv.layers[*l])).collect();
     let (theta, pairs) = rope::settle(kv, &fitted, &positions, options.rope_theta, options.rope_pairs)?;
-    let rope = Rope::new(kv.dim, theta, pairs, &positions);
+    let rope = InverseRotary::new(kv.dim, theta, pairs, &positions);
     let common = words::find(&keys(kv, 0, &rope), kv.dim)?;
     let layers: Vec<Layer> =
         fitted.par_iter().map(|l| layer(kv, *l, &rope, &common, options.rank)).collect::<Result<Vec<_>>>()?;
@@ -132,16 +133,16 @@ pub fn fit(kv: &KvCache, options: &Options) -> Result<Model> {
 }
 
 /// Keys of a layer's heads before RoPE.
-fn keys(kv: &KvCache, layer: usize, rope: &Rope) -> Vec<Vec<f32>> {
+fn keys(kv: &KvCache, layer: usize, rope: &InverseRotary) -> Vec<Vec<f32>> {
     let of = |h| {
         let mut keys = kv.keys(layer, h).data.to_vec();
-        rope.unturn(&mut keys, 0);
+        rope.inverse_rotate(&mut keys, 0);
         keys
     };
     (0..kv.kv_heads).map(of).collect()
 }
 
-fn layer(kv: &KvCache, layer: usize, rope: &Rope, common: &Common, rank: usize) -> Result<Layer> {
+fn layer(kv: &KvCache, layer: usize, rope: &InverseRotary, common: &Common, rank: usize) -> Result<Layer> {
     let keys = keys(kv, layer, rope);
     let sinks = sinks(&keys, kv.dim);
     let first_sinks = sinks.iter().take_while(|s| **s).count();
@@ -219,7 +220,15 @@ struct Text<'a> {
     sink_words: &'a [Option<usize>],
 }
 
-fn head(kv: &KvCache, layer: usize, h: usize, keys: &[f32], text: Text<'_>, rope: &Rope, rank: usize) -> Result<Head> {
+fn head(
+    kv: &KvCache,
+    layer: usize,
+    h: usize,
+    keys: &[f32],
+    text: Text<'_>,
+    rope: &InverseRotary,
+    rank: usize,
+) -> Result<Head> {
     let Text { sinks, common, sink_words } = text;
     let dim = kv.dim;
     let pick = |rows: &[f32], sink: bool| -> Vec<f32> {
@@ -242,7 +251,7 @@ fn head(kv: &KvCache, layer: usize, h: usize, keys: &[f32], text: Text<'_>, rope
     let queries = (0..kv.group()).map(|g| {
         interrupt::check()?;
         let mut queries = kv.queries(layer, h * kv.group() + g).data.to_vec();
-        rope.unturn(&mut queries, kv.query_start);
+        rope.inverse_rotate(&mut queries, kv.query_start);
         let vector = component(&queries, dim, rank, ENOUGH);
         let coupling = coupling(&scores(&vector, &queries), &latents, &sinks[kv.query_start..], [&vector, &key]);
         Ok(Query { vector, coupling })

@@ -3,7 +3,7 @@
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
 use pimattn_kv::KvCache;
-use pimattn_kv::fitted::{Pairs, rope_speeds};
+use pimattn_kv::rope::{Pairs, inverse_frequencies};
 use rayon::prelude::*;
 
 /// Bases that published models use: Llama 2, SmolLM2-135M, SmolLM2-1.7B, SmolLM2 long, Llama 3, Mistral and Qwen 2, and
@@ -14,27 +14,28 @@ const CLEAR: f64 = 1.1;
 /// Share of the keys' squares that the mean must hold to be believed (assumed).
 const COHERENT: f64 = 0.1;
 
-/// A rotary embedding of tokens at given positions.
-pub struct Rope {
+/// The inverse of a rotary embedding, of tokens at given positions.
+pub struct InverseRotary {
     pairs: Vec<(usize, usize)>,
     dim: usize,
     /// (sine, cosine) `[token, pair]`.
     table: Vec<(f64, f64)>,
 }
 
-impl Rope {
+impl InverseRotary {
     /// Of tokens at `positions`.
     pub fn new(dim: usize, theta: f64, pairs: Pairs, positions: &[u32]) -> Self {
-        let speeds = rope_speeds(dim, theta);
-        let table = positions.iter().flat_map(|t| speeds.iter().map(move |s| (f64::from(*t) * s).sin_cos())).collect();
-        Rope { pairs: (0..dim / 2).map(|i| pairs.elements(i, dim)).collect(), dim, table }
+        let frequencies = inverse_frequencies(dim, theta);
+        let table =
+            positions.iter().flat_map(|t| frequencies.iter().map(move |s| (f64::from(*t) * s).sin_cos())).collect();
+        InverseRotary { pairs: (0..dim / 2).map(|i| pairs.elements(i, dim)).collect(), dim, table }
     }
 
     /// Undoes it in rows that belong to tokens from `first` on.
-    pub fn unturn(&self, rows: &mut [f32], first: usize) {
-        let turns = self.table.chunks_exact(self.pairs.len()).skip(first);
-        for (row, turns) in rows.chunks_exact_mut(self.dim).zip(turns) {
-            for ((a, b), (sin, cos)) in self.pairs.iter().zip(turns) {
+    pub fn inverse_rotate(&self, rows: &mut [f32], first: usize) {
+        let rotations = self.table.chunks_exact(self.pairs.len()).skip(first);
+        for (row, rotations) in rows.chunks_exact_mut(self.dim).zip(rotations) {
+            for ((a, b), (sin, cos)) in self.pairs.iter().zip(rotations) {
                 let (x, y) = (f64::from(row[*a]), f64::from(row[*b]));
                 row[*a] = (x * cos + y * sin) as f32;
                 row[*b] = (y * cos - x * sin) as f32;
@@ -45,13 +46,13 @@ impl Rope {
 
 /// Share of the squares of keys that their mean holds once RoPE is undone, over the heads of some layers.
 pub fn coherence(kv: &KvCache, layers: &[usize], positions: &[u32], theta: f64, pairs: Pairs) -> f64 {
-    let rope = Rope::new(kv.dim, theta, pairs, positions);
+    let rope = InverseRotary::new(kv.dim, theta, pairs, positions);
     let heads: Vec<(usize, usize)> = layers.iter().flat_map(|l| (0..kv.kv_heads).map(move |h| (*l, h))).collect();
     let parts: Vec<(f64, f64)> = heads
         .par_iter()
         .map(|(l, h)| {
             let mut keys = kv.keys(*l, *h).data.to_vec();
-            rope.unturn(&mut keys, 0);
+            rope.inverse_rotate(&mut keys, 0);
             let mut sums = vec![0.0f64; kv.dim];
             let mut squares = 0.0;
             for key in keys.chunks_exact(kv.dim) {

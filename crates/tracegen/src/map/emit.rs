@@ -217,7 +217,8 @@ impl<'a> Emitter<'a> {
     }
 
     /// An entry of every bank, both pseudo-channels and all bank groups at a time, of the ranks that have any of `units`,
-    /// for each query head, behind a barrier.
+    /// for each query head, behind a barrier. Their addresses are in the upper half of the rows, as those of AttAcc's are:
+    /// where a text loses the phase, it still says what they move.
     pub fn outputs(&mut self, heads: usize, units: u64) {
         let g = self.target.geometry;
         let of_rank = |rank: u32| {
@@ -227,7 +228,7 @@ impl<'a> Emitter<'a> {
         for _ in 0..heads {
             for bank in 0..g.banks {
                 for rank in (0..g.ranks).filter(|rank| of_rank(*rank)) {
-                    self.defer(Address { rank, bank, ..Default::default() });
+                    self.defer(Address { rank, bank, row: g.upper_half(), ..Default::default() });
                 }
             }
         }

@@ -13,7 +13,7 @@ pub use rows::{BARS, STEPS};
 use pimattn_attacc::{Attention, Form, Mode};
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::interrupt;
-use pimattn_core::spec::{Effect, System};
+use pimattn_core::spec::System;
 use pimattn_core::table::Value;
 use pimattn_core::units::Cycle;
 use pimattn_experiments::attention::Layers;
@@ -170,7 +170,7 @@ struct Cost {
 impl Cost {
     fn new(layers: &mut Layers<'_>, system: &System, attention: Attention) -> Result<Self> {
         let layer = layers.layer(FORM, attention)?;
-        let opens = system.device.commands.iter().zip(&layer.counters.banks).filter(|(c, _)| c.effect == Effect::Open);
+        let opens = system.device.commands.iter().zip(&layer.counters.banks).filter(|(c, _)| c.effect.opens());
         Ok(Cost {
             cycles: layer.cycles,
             ns: layer.ns(system),
