@@ -361,7 +361,7 @@ pub(super) mod tests {
             (|kv| kv.tokens += 1, "which do not fill its shape"),
             (|kv| kv.prefill = 0, "prefill_len is 0"),
             (|kv| kv.kv_heads = 0, "is empty"),
-            (|kv| kv.query_start = usize::MAX, "query_start"),
+            (|kv| kv.query_start = usize::MAX, "passes the last of"),
         ];
         for (edit, what) in edits {
             let mut bad = good.clone();
