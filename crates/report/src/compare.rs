@@ -772,8 +772,10 @@ mod tests {
     fn message<T: std::fmt::Debug>(result: Result<T>, code: u8) -> String {
         let error = result.unwrap_err();
         let kind = match &error {
-            Error::Data { .. } => 65,
+            Error::Check(_) => 1,
             Error::Usage(_) => 2,
+            Error::Data { .. } => 65,
+            Error::NoInput(_) => 66,
             other => panic!("{other}"),
         };
         assert_eq!(kind, code, "{error}");
