@@ -2,7 +2,10 @@
 # against its claims. make test, make lint, make bench. make scale: time and memory against size.
 # make test-cluster: the Snakemake and Slurm scripts of tools/cluster. make test-kill: a sweep killed many times.
 # make test-long: the fast engine against the plain one on many random traces.
-# make docs: writes the figures of the documentation that a run gives.
+# make ci: what the hosted checks run. make msrv, make library, make deny, make miri: parts of it.
+# make test-guides: does what docs/add-a-*.md say, in a copy of the tree.
+# make test-golden: the tests that need golden results, in $PIMATTN_SHARED or ../shared; make test runs them where they are.
+# make docs: writes the figures of the documentation that a run gives, and the pages that the code gives.
 # make guard: instructions of five fixed cases against benches/instructions.toml; needs valgrind, without it checks nothing.
 
 CARGO ?= cargo
@@ -17,7 +20,8 @@ MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test test-cluster test-kill test-long docs lint bench guard \
+.PHONY: build demo reproduce test test-cluster test-kill test-long test-guides test-golden docs lint ci msrv \
+  msrv-version library deny miri bench guard \
   record-instructions scale
 
 build:
@@ -39,8 +43,13 @@ reproduce: build
 	@$(BIN)/pimsim reproduce $(PLAN) -o $(REPORT) --work $(OUT)/reproduce $(if $(KV),--kv $(KV)) $(MODEL:%=--model %) \
 	  $(if $(FULL),--set grids.masks=configs/sweep/paper-full.toml --set window_every=2000)
 
+# Golden results that do not ship with the sources; the tests that need them are ignored where they are not.
+export PIMATTN_SHARED ?= $(abspath ../shared)
 test:
-	$(CARGO) test --locked
+	$(CARGO) test --locked $(if $(wildcard $(PIMATTN_SHARED)/golden),-- --include-ignored)
+
+test-golden:
+	$(CARGO) test --locked --test all -- --ignored
 
 # Needs Python 3.11 or newer with venv, and the network: Snakemake comes from PyPI.
 test-cluster: build
@@ -56,13 +65,46 @@ CASES ?= 1000000
 test-long:
 	PIMATTN_FAST_CASES=$(CASES) $(CARGO) test --release --locked --test all fast_path::
 
+# Needs Python 3.9 or newer and git.
+test-guides:
+	tools/try-guides.py
+
 docs:
-	UPDATE_DOCS=1 $(CARGO) test --locked --test all -- figures:: readme::the_documented
+	UPDATE_DOCS=1 $(CARGO) test --locked --test all -- figures:: readme::the_documented guides::keys::
 
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked --document-private-items
+
+# What .github/workflows/ci.yml runs, without what this machine lacks the tools for, and says so.
+ci: lint test demo library
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; else echo "not run: make deny (no cargo-deny)"; fi
+	@if rustup run $(MSRV) cargo --version >/dev/null 2>&1; then $(MAKE) msrv; \
+	  else echo "not run: make msrv (no toolchain $(MSRV))"; fi
+	@if $(CARGO) +nightly miri --version >/dev/null 2>&1; then $(MAKE) miri; else echo "not run: make miri (no miri)"; fi
+
+# The oldest toolchain that must build everything, tests included.
+MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+msrv-version:
+	@echo $(MSRV)
+
+msrv:
+	$(CARGO) +$(MSRV) check --locked --workspace --all-targets
+
+# Without the feature cli, no crate of the command line is compiled.
+library:
+	$(CARGO) check --locked --no-default-features --lib
+	@! $(CARGO) tree --locked --no-default-features --edges normal | grep -E ' (clap|indicatif|ctrlc) v'
+
+deny:
+	$(CARGO) deny --locked check
+
+# Vector code and raw memory, interpreted: the crates that have `unsafe`. Miri maps no files, and has no AVX-512, so the
+# kernels run at the level that it detects. Random tests have one case, for it is slow, and nothing is shrunk.
+MIRI_TESTS ?= linalg::tests linalg::reaching
+miri:
+	PROPTEST_CASES=1 PROPTEST_MAX_SHRINK_ITERS=0 MIRIFLAGS="-Zmiri-disable-isolation" $(CARGO) +nightly miri test --locked -p pimattn-kv --lib -- $(MIRI_TESTS)
 
 bench:
 	$(CARGO) bench --locked

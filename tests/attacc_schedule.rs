@@ -3,14 +3,13 @@
 //! Names are those of the golden traces: `<attacc|starc>_<mode>_nh<heads>_L<tokens>`, then `_dh<dimension>` and
 //! `_db<bytes>` (128 and 2 where left out), then `_kv<budget>` for the artifact's row budget. Check sums and counts
 //! stand here, so that equality is tested without the traces. The traces themselves, which say where a stream goes
-//! wrong, are in the shared folder (`PIMATTN_SHARED`, or `../shared`), which is not part of the project: without it
-//! the comparison line by line does nothing but say so.
+//! wrong, do not ship with the sources: the comparison line by line is ignored unless `make test-golden` asks for it.
 
-use crate::common::Shared;
+use crate::common::{Shared, golden};
 use pimattn_attacc::{Attention, DEVICE, Form, Mode, Schedule};
 use pimattn_core::op::Op;
 use pimattn_trace::{self as trace, Phase, Record, Request, Segment, Sink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// CRC-32 of the whole text of each golden trace.
@@ -364,18 +363,6 @@ fn segments_add_up_the_heads_of_each_channel() {
     assert_eq!(schedule("attacc_bank_nh5_L128").segments(&template).len(), 5, "only channels with work");
 }
 
-/// The folder of the golden traces, if it is there.
-fn golden_folder() -> Option<PathBuf> {
-    let shared = std::env::var_os("PIMATTN_SHARED").map(PathBuf::from);
-    let shared = shared.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"));
-    let folder = shared.join("golden/traces");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    loudly(&format!("SKIPPED: no {}; set PIMATTN_SHARED to the shared folder", folder.display()));
-    None
-}
-
 /// Where two texts differ first.
 fn first_difference(name: &str, ours: &str, golden: &str) -> Option<String> {
     let (mut ours, mut golden) = (ours.lines(), golden.lines());
@@ -390,8 +377,9 @@ fn first_difference(name: &str, ours: &str, golden: &str) -> Option<String> {
 }
 
 #[test]
+#[ignore = "needs golden results, which do not ship: make test-golden"]
 fn every_line_is_the_golden_one() {
-    let Some(folder) = golden_folder() else { return };
+    let folder = golden("golden/traces");
     let mut names: Vec<String> = std::fs::read_dir(&folder)
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".trace.zst").map(String::from))
@@ -527,9 +515,4 @@ fn senseless_parameters_are_usage_errors_and_leave_no_file() {
         assert!(said.contains(why), "{flags}: {said}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-}
-
-/// Straight to standard error: what is skipped shows even where the output of passing tests does not.
-fn loudly(text: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
 }

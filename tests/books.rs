@@ -1,6 +1,7 @@
 //! The books of runs, by hand: what a table says is what was done, once, and in its unit.
 
 use crate::common::{Keep, Memory, Shared, macs, one, root, run, system};
+use pimattn::cli::exit::ExitStatus;
 use pimattn_attacc::{Attention, Form, Mode, Schedule};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;

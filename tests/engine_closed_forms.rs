@@ -4,6 +4,7 @@
 use crate::common;
 
 use common::Memory;
+use pimattn::cli::exit::{EXIT_DATA, ExitStatus};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
@@ -312,7 +313,7 @@ fn an_operation_that_nothing_opened_is_an_error_not_a_hang() {
     let records = vec![Record::Request(mac)];
     let mut source = Memory { header: Header::foreign(s.device.geometry, "test"), records };
     let e = engine::run(&s, &mut source, &mut (), &mut |_| ()).unwrap_err();
-    assert_eq!(e.exit_code(), pimattn_core::error::EXIT_DATA);
+    assert_eq!(e.exit_code(), EXIT_DATA);
     assert!(e.to_string().contains("no bank group open"), "{e}");
 }
 

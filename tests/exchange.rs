@@ -2,9 +2,9 @@
 //! programs write can be read. The rules are re-implemented here from the behaviour of each parser, named beside it.
 
 use crate::common::Shared;
+use pimattn::cli::exit::{EXIT_DATA, ExitStatus};
 use pimattn_attacc::DEVICE;
 use pimattn_core::addr::Address;
-use pimattn_core::error::EXIT_DATA;
 use pimattn_core::op::Op;
 use pimattn_trace::{self as trace, Header, MacReads, Manifest, Options, Record, Request, Segment};
 use std::collections::BTreeSet;

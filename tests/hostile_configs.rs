@@ -2,7 +2,8 @@
 //!
 //! The bundled files are changed in one respect at a time, line by line and then by hand.
 
-use pimattn_core::error::{EXIT_CONFIG, EXIT_DATA, EXIT_NO_INPUT, EXIT_USAGE, Error};
+use pimattn::cli::exit::{EXIT_CONFIG, EXIT_DATA, EXIT_NO_INPUT, EXIT_USAGE, ExitStatus};
+use pimattn_core::error::Error;
 use pimattn_core::spec::System;
 use pimattn_tracegen::generate::Generator;
 use pimattn_tracegen::workload::Workload;

@@ -3,8 +3,9 @@
 //! The inputs are made from good files by a fixed schedule, so every run sees the same ones. Mutations come in two
 //! kinds: as they are, which checksums must catch, and with the checksums made right again, which reach the decoder.
 
+use pimattn::cli::exit::{EXIT_DATA, EXIT_USAGE, ExitStatus};
 use pimattn_core::addr::Geometry;
-use pimattn_core::error::{EXIT_DATA, EXIT_USAGE, Error};
+use pimattn_core::error::Error;
 use pimattn_trace::{self as trace, Arrival, Header, Mark, Op, Phase, Record, Request, Segment, Sink};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

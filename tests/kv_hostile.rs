@@ -2,7 +2,8 @@
 //!
 //! The inputs are made from good files by a fixed schedule, so every run sees the same ones.
 
-use pimattn_core::error::{EXIT_DATA, Error};
+use pimattn::cli::exit::{EXIT_DATA, ExitStatus};
+use pimattn_core::error::Error;
 use pimattn_kv::{self as kv, KvCache};
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,9 +1,10 @@
 //! Selection and accuracy on real KV caches: against the means of an independent numpy implementation, and every policy
 //! against its plain version.
 //!
-//! The full dump and the means are in the shared folder (`PIMATTN_SHARED`, or `../shared`), which is not part of the
-//! project: without it all tests but that of the bundled sample do nothing but say so.
+//! The full dump and the means do not ship with the sources: all tests but that of the bundled sample are ignored unless
+//! `make test-golden` asks for them.
 
+use crate::common::golden;
 use pimattn_kv::KvCache;
 use pimattn_kv::rope::Pairs;
 use pimattn_policies::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
@@ -33,17 +34,6 @@ const ROUNDING: f64 = 0.5e-4;
 /// Of row tokens of held-back layers, and of layers that the statistics are of.
 const HELD: f64 = 0.10;
 const OWN: f64 = 0.15;
-
-/// The folder of the dump, if it is there.
-fn folder() -> Option<PathBuf> {
-    let shared = std::env::var_os("PIMATTN_SHARED").map(PathBuf::from);
-    let folder = shared.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared")).join("kv");
-    if folder.join("oracle.csv").exists() {
-        return Some(folder);
-    }
-    loudly(&format!("SKIPPED: no {}; set PIMATTN_SHARED to the shared folder", folder.join("oracle.csv").display()));
-    None
-}
 
 fn load(folder: &std::path::Path) -> KvCache {
     let bytes = std::fs::read(folder.join("smollm2-135m_rustbook_8192.safetensors")).unwrap();
@@ -134,8 +124,9 @@ fn means(kv: &KvCache) -> BTreeMap<(&'static str, usize), [f64; 6]> {
 }
 
 #[test]
+#[ignore = "needs golden results, which do not ship: make test-golden"]
 fn means_agree_with_the_independent_implementation() {
-    let Some(folder) = folder() else { return };
+    let folder = golden("kv");
     let means = means(&load(&folder));
     let mut lines = csv::Reader::from_path(folder.join("oracle.csv")).unwrap();
     let columns = ["mass_recall", "topB_recall", "out_rel_err", "row_tokens", "unit_imbalance", "selected"];
@@ -227,8 +218,9 @@ fn policies_agree_with_their_plain_versions_on_the_sample() {
 
 /// On every layer of the dump, the KV heads in turn.
 #[test]
+#[ignore = "needs golden results, which do not ship: make test-golden"]
 fn policies_agree_with_their_plain_versions_on_every_layer_of_the_dump() {
-    let Some(folder) = folder() else { return };
+    let folder = golden("kv");
     let heads: Vec<_> = (0..5).map(|layer| (layer, layer % 3)).collect();
     let compared = compare_with_plain(&load(&folder), &heads, 512, &[7936, 7937, 7999, 8191]);
     assert!(compared.len() >= 10, "{:?}", compared.keys());
@@ -238,8 +230,9 @@ fn policies_agree_with_their_plain_versions_on_every_layer_of_the_dump() {
 
 /// What `sparq` reads, and the share of the mean of all values.
 #[test]
+#[ignore = "needs golden results, which do not ship: make test-golden"]
 fn sparq_reads_and_blends_as_its_plain_version_on_real_keys() {
-    let Some(folder) = folder() else { return };
+    let folder = golden("kv");
     let (kv, policy) = (load(&folder), Sparq::default());
     for (layer, kv_head) in [(0, 1), (3, 2)] {
         let mut state = policy.prepare(head(&kv, layer, kv_head));
@@ -260,8 +253,9 @@ fn sparq_reads_and_blends_as_its_plain_version_on_real_keys() {
 }
 
 #[test]
+#[ignore = "needs golden results, which do not ship: make test-golden"]
 fn both_kmeans_agree_on_real_keys() {
-    let Some(folder) = folder() else { return };
+    let folder = golden("kv");
     let kv = load(&folder);
     let mut fast = KMeans::default();
     let mut check = |keys: &[f32], clusters, start| {
@@ -283,16 +277,12 @@ fn both_kmeans_agree_on_real_keys() {
     }
 }
 
-/// Straight to standard error: what is skipped shows even where the output of passing tests does not.
-fn loudly(text: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
-}
-
 /// Layers that the model of a cache was not designed on, fitted before decoding began: rows of every policy while decoding,
 /// and the order of policies that are more than 2 points apart.
 #[test]
+#[ignore = "needs golden results, which do not ship: make test-golden"]
 fn statistics_of_the_prefill_foretell_what_policies_select_while_decoding() {
-    let Some(folder) = folder() else { return };
+    let folder = golden("kv");
     let kv = load(&folder);
     let (theta, pairs) = (Some(100_000.0), Some(Pairs::Interleaved));
     let options = Options { rope_theta: theta, rope_pairs: pairs, ..Options::default() };
@@ -317,8 +307,9 @@ fn statistics_of_the_prefill_foretell_what_policies_select_while_decoding() {
 /// the same order. docs/synthetic.md has all policies, budgets and splits, and what no statistics of other layers foretell:
 /// how far the best tokens of a layer lie apart.
 #[test]
+#[ignore = "needs golden results, which do not ship: make test-golden"]
 fn statistics_of_other_layers_foretell_the_rows_of_those_held_back() {
-    let Some(folder) = folder() else { return };
+    let folder = golden("kv");
     let kv = load(&folder);
     let rope = (Some(100_000.0), Some(Pairs::Interleaved));
     let options = |layers: &[u32]| Options {

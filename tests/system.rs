@@ -3,8 +3,9 @@
 use crate::common;
 
 use common::root;
+use pimattn::cli::exit::{EXIT_CONFIG, EXIT_USAGE, ExitStatus};
 use pimattn_attacc::{Attention, Form, Mode};
-use pimattn_core::error::{EXIT_CONFIG, EXIT_USAGE, Error, Result};
+use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
 use pimattn_core::table::{Measure, Value};
 use pimattn_experiments::end_to_end::attention::Stack;

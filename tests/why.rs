@@ -4,10 +4,11 @@ use crate::audit::{Random, choices, random_trace};
 use crate::common;
 
 use common::Memory;
+use pimattn::cli::exit::{EXIT_DATA, ExitStatus};
 use pimattn_audit::log::Mark;
 use pimattn_audit::why::{Held, Reason, Reasons, why};
 use pimattn_core::addr::{Address, Geometry};
-use pimattn_core::error::{EXIT_DATA, Error};
+use pimattn_core::error::Error;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_engine::probe::Probe;

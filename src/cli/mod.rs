@@ -1,6 +1,7 @@
 //! The command line: flags, progress, messages, exit codes. The only room that prints.
 
 mod artifact;
+pub mod exit;
 mod fit;
 pub mod pimsim;
 mod plot;
@@ -10,8 +11,9 @@ mod system;
 pub mod tracegen;
 
 use clap::{Args, ColorChoice, Parser};
+use exit::{EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ExitStatus};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use pimattn_core::error::{EXIT_INTERRUPTED, EXIT_OK, Error, Result};
+use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
 use pimattn_core::table::{columns_of, markdown};
 use pimattn_experiments::sweep::store;
@@ -177,7 +179,7 @@ pub fn run<P: Parser>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
     let args = match P::try_parse() {
         Ok(args) => args,
         Err(e) => {
-            let code = if e.use_stderr() { pimattn_core::error::EXIT_USAGE } else { EXIT_OK };
+            let code = if e.use_stderr() { EXIT_USAGE } else { EXIT_OK };
             let _ = e.print();
             return ExitCode::from(code);
         }

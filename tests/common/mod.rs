@@ -70,6 +70,15 @@ impl Write for Shared {
     }
 }
 
+/// A file or folder of the golden results, which do not ship with the sources: `PIMATTN_SHARED` says where they are, or
+/// they are in `../shared`. For tests that are ignored unless they are asked for.
+pub fn golden(path: &str) -> PathBuf {
+    let shared = std::env::var_os("PIMATTN_SHARED").map_or(root().join("../shared"), PathBuf::from);
+    let path = shared.join(path);
+    assert!(path.exists(), "no {}: PIMATTN_SHARED must name the folder of the golden results", path.display());
+    path
+}
+
 /// SplitMix64. Each test makes of its numbers what it needs.
 pub fn splitmix64(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

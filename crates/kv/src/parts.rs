@@ -56,6 +56,29 @@ impl KvCache {
     pub fn checked(origin: &str, parts: KvParts) -> Result<KvCache> {
         check(parts).map_err(|what| Error::Data { file: origin.to_string(), what })
     }
+
+    /// This cache, if it obeys the rules of [`KvCache::checked`]: for one whose fields were filled in by hand.
+    ///
+    /// Errors: [`Error::Data`] as there.
+    pub fn validated(self) -> Result<KvCache> {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let (layers, element_bytes) = (self.layers.len(), self.element_bytes);
+        let tensor = |name: &str, heads: usize, rows: usize, data: Vec<f32>| {
+            let shape = vec![layers, heads, rows, self.dim];
+            Tensor { name: name.into(), shape, data, element_bytes }
+        };
+        let parts = KvParts {
+            k: tensor("k", self.kv_heads, self.tokens, self.k),
+            v: tensor("v", self.kv_heads, self.tokens, self.v),
+            q: tensor("q", self.query_heads, self.queries, self.q),
+            layers: Some(self.layers.iter().map(|l| i64::from(*l)).collect()),
+            prefill: number(self.prefill),
+            query_start: Some(number(self.query_start)),
+            positions: None,
+            provenance: self.provenance,
+        };
+        KvCache::checked("cache", parts)
+    }
 }
 
 fn check(parts: KvParts) -> Result<KvCache, String> {
@@ -329,11 +352,30 @@ pub(super) mod tests {
         }
     }
 
+    #[test]
+    fn a_cache_filled_in_by_hand_is_held_to_the_same_rules() {
+        let good = KvCache::checked("dump", parts()).unwrap();
+        assert_eq!(good.clone().validated().unwrap(), good);
+        type Edit = fn(&mut KvCache);
+        let edits: [(Edit, &str); 4] = [
+            (|kv| kv.tokens += 1, "which do not fill its shape"),
+            (|kv| kv.prefill = 0, "prefill_len is 0"),
+            (|kv| kv.kv_heads = 0, "is empty"),
+            (|kv| kv.query_start = usize::MAX, "passes the last of"),
+        ];
+        for (edit, what) in edits {
+            let mut bad = good.clone();
+            edit(&mut bad);
+            let e = bad.validated().unwrap_err();
+            assert!(matches!(e, Error::Data { .. }) && e.to_string().contains(what), "{e}");
+        }
+    }
+
     fn complaint(edit: impl FnOnce(&mut KvParts)) -> String {
         let mut p = parts();
         edit(&mut p);
         let e = KvCache::checked("dump", p).expect_err("must be refused");
-        assert_eq!(e.exit_code(), pimattn_core::error::EXIT_DATA);
+        assert!(matches!(e, Error::Data { .. }));
         e.to_string()
     }
 

@@ -190,6 +190,6 @@ mod tests {
             })
             .collect();
         let header = format!(r#"{{"__metadata__":{{}},{}}}"#, tensors.join(","));
-        assert_eq!(load_text(&header, &[]).unwrap_err().exit_code(), pimattn_core::error::EXIT_DATA);
+        assert!(matches!(load_text(&header, &[]), Err(Error::Data { .. })));
     }
 }

@@ -17,6 +17,7 @@ mod full_text;
 pub mod header;
 mod lower;
 pub mod manifest;
+pub mod memory;
 pub mod pipe;
 pub mod ptrace;
 pub mod ramulator_ls;
@@ -33,6 +34,7 @@ use std::io::{Read, Write};
 
 pub use header::Header;
 pub use manifest::{MacReads, Manifest, Options};
+pub use memory::MemoryTrace;
 pub use pimattn_core::op::Op;
 pub use volley::{Item, Packer, Unpacker, Volley};
 

@@ -8,12 +8,12 @@ use pimattn_core::spec::config::Document;
 use pimattn_core::spec::model::Model;
 use pimattn_core::spec::quantity::Duration;
 use pimattn_core::spec::system::System;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// How much one row activation covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Addressing {
     /// The STARC artifact: R touched row-blocks are replayed as dense attention over R row-blocks. No real rows.
@@ -25,7 +25,7 @@ pub enum Addressing {
 }
 
 /// Which unit, row and column a slot lies in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
     /// Slot i on unit i mod units.
@@ -37,7 +37,7 @@ pub enum Layout {
 }
 
 /// Where clusters begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Align {
     /// Right behind the one before.
@@ -47,7 +47,7 @@ pub enum Align {
 }
 
 /// How a value vector lies in its unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ValueLayout {
     /// AttAcc: one column of it in each of d / (banks x lanes) stripes, every stripe in rows of its own.
@@ -57,7 +57,7 @@ pub enum ValueLayout {
 }
 
 /// From selected tokens to addresses.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mapping {
     /// How much one row activation covers.
@@ -99,6 +99,24 @@ pub struct Arrangement {
     pub align: Align,
 }
 
+/// Row-blocks, a row of a unit each, as the demo has them.
+impl Default for Mapping {
+    fn default() -> Self {
+        Mapping {
+            addressing: Addressing::BankGroup,
+            layout: Layout::RowBlock,
+            align: Align::None,
+            values: ValueLayout::Stripe,
+            skip_columns: true,
+            element_bytes: 0,
+            selection_layout: interleaved(),
+            value_addressing: None,
+            value_layout: None,
+            value_align: None,
+        }
+    }
+}
+
 impl Mapping {
     /// Of K.
     pub fn of_keys(&self) -> Arrangement {
@@ -121,7 +139,7 @@ impl Mapping {
 }
 
 /// Whether something is done on the device, or left out as the published simulators leave it out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cost {
     /// It has its commands.
@@ -132,7 +150,7 @@ pub enum Cost {
 }
 
 /// What clustering costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClusteringCost {
     /// It has its commands, in the step in which it happens.
@@ -146,7 +164,7 @@ pub enum ClusteringCost {
 }
 
 /// How the heads of a channel follow each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
     /// Heads in pairs: the transfers and the softmax of one beside the MACs of the other (AttAcc).
@@ -162,7 +180,7 @@ impl Default for Schedule {
 }
 
 /// Which channels get a KV head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeadPlacement {
     /// In order of request and head, stack after stack, channel after channel (AttAcc).
@@ -173,7 +191,7 @@ pub enum HeadPlacement {
 }
 
 /// Which units get the row-blocks of a head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnitPlacement {
     /// One after the other.
@@ -184,7 +202,7 @@ pub enum UnitPlacement {
 }
 
 /// Where heads and row-blocks go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Placement {
     /// Channels of the heads.
@@ -213,7 +231,7 @@ impl Default for Placement {
 
 /// What is done outside of the array, by whoever sends the commands: selection and clustering hand their scores to the
 /// same place and wait for the same way back.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
     /// From the last score that it is handed to the first command that depends on it, besides the work on scores.
@@ -254,7 +272,7 @@ impl Default for Host {
 }
 
 /// The requests that are decoded together.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Batch {
     /// How many.
@@ -279,7 +297,7 @@ fn free() -> Cost {
 }
 
 /// What the metrics call a row, whatever the device.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsFile {
     /// Slots of a row-block (the artifact's blk_row: 16).
@@ -289,7 +307,7 @@ pub struct MetricsFile {
 }
 
 /// A workload.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workload {
     /// Name, for reports.
@@ -350,25 +368,53 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// A workload without a file: a policy, the tokens that each query head may select, and for the rest what a file
+    /// has that says nothing of it. Fields are public: `Workload { steps: 8, ..Workload::new("quest", 256) }`.
+    pub fn new(policy: &str, budget: usize) -> Self {
+        Workload {
+            name: policy.into(),
+            kv: None,
+            synthetic: None,
+            model: None,
+            system: String::new(),
+            policy: policy.into(),
+            budget,
+            dense_layers: 0,
+            steps: 0,
+            seed: 1,
+            mapping: Mapping::default(),
+            selection_cost: Cost::default(),
+            append_cost: Cost::default(),
+            clustering_cost: ClusteringCost::default(),
+            prefill_clustering_cost: free(),
+            schedule: Schedule::default(),
+            placement: Placement::default(),
+            host: Host::default(),
+            batch: Batch::default(),
+            metrics: MetricsFile { row_block: 16, units: 16 },
+            policies: BTreeMap::new(),
+        }
+    }
+
     /// Loads a workload file with overrides; the document stays for errors about its parts.
     pub fn load(file: &Path, overrides: &[String]) -> Result<(Self, Document)> {
         let doc = Document::load(file, overrides)?;
         let w: Workload = doc.decode()?;
-        let positive =
-            [("budget", w.budget), ("metrics.row_block", w.metrics.row_block), ("metrics.units", w.metrics.units)];
-        for (key, n) in positive {
-            if n == 0 || n > 1 << 30 {
-                return Err(doc.error(key, format!("{key} = {n} is not in 1..={}", 1 << 30)));
-            }
-        }
-        w.check_combinations(&doc)?;
+        w.check(&doc)?;
         if w.kv.is_none() && w.synthetic.is_none() {
             return Err(doc.error("", "neither kv (a dump) nor [synthetic] is given"));
         }
         Ok((w, doc))
     }
 
-    fn check_combinations(&self, doc: &Document) -> Result<()> {
+    /// Refuses numbers out of range and keys that contradict each other.
+    pub(crate) fn check(&self, doc: &Document) -> Result<()> {
+        let MetricsFile { row_block, units } = self.metrics;
+        for (key, n) in [("budget", self.budget), ("metrics.row_block", row_block), ("metrics.units", units)] {
+            if n == 0 || n > 1 << 30 {
+                return Err(doc.error(key, format!("{key} = {n} is not in 1..={}", 1 << 30)));
+            }
+        }
         let refuse = |key: &str, what: String| Err(doc.error(key, what));
         let Placement { split, devices, stacks, units, .. } = self.placement;
         for (key, n) in [("split", split), ("devices", devices), ("stacks", stacks)] {

@@ -3,7 +3,7 @@
 
 use crate::error::suggest;
 use crate::units::{ClockPeriod, Cycle};
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::marker::PhantomData;
 
 /// A physical dimension with its accepted units.
@@ -127,6 +127,17 @@ impl<'de, D: Dimension> Deserialize<'de> for Quantity<D> {
     }
 }
 
+/// As a configuration file writes it.
+impl Serialize for Duration {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let text = format!("{} {}", self.value, if self.in_ns { "ns" } else { "tCK" });
+        match &self.source {
+            None => to.serialize_str(&text),
+            Some(source) => std::collections::BTreeMap::from([("value", &text), ("source", source)]).serialize(to),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<De: Deserializer<'de>>(de: De) -> Result<Self, De::Error> {
         let (value, unit, source) = parse(de, &[("tCK", 1.0), ("ns", 1.0)])?;
@@ -160,6 +171,14 @@ mod tests {
         assert!(duration("x = 19").unwrap_err().contains("has no unit"));
         assert!(duration("x = \"19 furlongs\"").unwrap_err().contains("expected tCK or ns"));
         assert!(duration("x = \"1.5 tCK\"").unwrap_err().contains("whole number"));
+        for text in ["350 ns", "19 tCK", "0.05 ns"] {
+            let bare = Duration { source: None, ..duration(&format!("x = \"{text}\"")).unwrap() };
+            let sourced = Duration { source: Some("a".into()), ..bare.clone() };
+            for d in [bare, sourced] {
+                let written = toml::to_string(&std::collections::BTreeMap::from([("x", &d)])).unwrap();
+                assert_eq!(duration(&written), Ok(d), "{written}");
+            }
+        }
         assert!(duration("x = \"-1 ns\"").unwrap_err().contains("negative"));
     }
 }

@@ -194,10 +194,20 @@ impl System {
 
     /// Loads a system file with overrides, and the device file that it names.
     pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
-        Self::from_document(&Document::load(file, overrides)?)
+        let doc = Document::load(file, overrides)?;
+        Self::from_document(&doc, |device| device_document(&doc, device))
     }
 
-    fn from_document(doc: &Document) -> Result<Self> {
+    /// A system from the text of a system file and that of a device file, whatever `dram.device` of the one says.
+    ///
+    /// # Errors
+    /// [`Error::Config`] as from [`System::load`]; the place is `system:LINE` or `device:LINE`.
+    pub fn from_toml(system: &str, device: &str) -> Result<Self> {
+        let doc = Document::parse(Path::new("system"), system, &[])?;
+        Self::from_document(&doc, |_| Document::parse(Path::new("device"), device, &[]))
+    }
+
+    fn from_document(doc: &Document, device_of: impl FnOnce(&str) -> Result<Document>) -> Result<Self> {
         let s: SystemFile = doc.decode()?;
         let depth = |key: &str, depth: u32| match depth {
             1..=1024 => Ok(depth),
@@ -267,12 +277,7 @@ impl System {
                 Some(WriteDrain { depth: depth("writes.depth", own.unwrap_or(s.queue_depth))?, high, low })
             }
         };
-        let device_path = doc.resolve_path("dram.device", &s.dram.device);
-        let device_doc = Document::load(&device_path, &[]).map_err(|e| match e {
-            Error::NoInput(p) => doc.error("dram.device", format!("device file {} does not exist", p.display())),
-            Error::Io { path, source } => doc.error("dram.device", format!("{}: {source}", path.display())),
-            other => other,
-        })?;
+        let device_doc = device_of(&s.dram.device)?;
         let device_file: DeviceFile = device_doc.decode()?;
         let selection = Selection {
             organisation: &s.dram.organisation,
@@ -302,4 +307,13 @@ impl System {
             device,
         })
     }
+}
+
+/// The device file that a system file names.
+fn device_document(doc: &Document, device: &str) -> Result<Document> {
+    Document::load(&doc.resolve_path("dram.device", device), &[]).map_err(|e| match e {
+        Error::NoInput(p) => doc.error("dram.device", format!("device file {} does not exist", p.display())),
+        Error::Io { path, source } => doc.error("dram.device", format!("{}: {source}", path.display())),
+        other => other,
+    })
 }

@@ -464,7 +464,7 @@ mod tests {
             assert!(text.contains(from), "{from}");
             let wrong = text.replacen(from, to, 1);
             let e = load(&wrong).unwrap_err();
-            assert_eq!(e.exit_code(), pimattn_core::error::EXIT_CONFIG, "{to}");
+            assert!(matches!(e, pimattn_core::error::Error::Config { .. }), "{to}");
             assert!(e.to_string().contains(words), "{to}: {e}");
             if let Some(needle) = line {
                 let place = format!("fitted.toml:{}:", line_of(&wrong, needle));

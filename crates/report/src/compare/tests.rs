@@ -32,7 +32,14 @@ fn summary(comparison: &Comparison) -> String {
 
 fn message<T: std::fmt::Debug>(result: Result<T>, code: u8) -> String {
     let error = result.unwrap_err();
-    assert_eq!(error.exit_code(), code, "{error}");
+    let kind = match &error {
+        Error::Check(_) => 1,
+        Error::Usage(_) => 2,
+        Error::Data { .. } => 65,
+        Error::NoInput(_) => 66,
+        other => panic!("{other}"),
+    };
+    assert_eq!(kind, code, "{error}");
     error.to_string()
 }
 

@@ -29,11 +29,62 @@ impl Generator {
 
     /// As [`Generator::load`], for a system that is loaded already.
     pub fn load_for(system: System, workload: Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
-        let policy = policy(&workload, doc, &workload.policy)?;
-        let full = self::policy(&workload, doc, select::full::ENTRY.name)?;
+        let policy = checked_policy(&workload, doc)?;
+        let caches = || caches(&workload, doc, kv);
+        let config = kv.map_or_else(|| doc.canonical(), |kv| doc.canonical_with("kv", &kv.display().to_string()));
+        Generator::assemble(system, workload.clone(), doc, policy, caches, config)
+    }
+
+    /// A generator of what is in memory: a system, a workload made in code and a cache, which takes the place of the
+    /// workload's `kv`, `synthetic` and `model`. The workload's `system` is a name in the trace's header, no more.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where they do not fit together or the policy is unknown, [`Error::Data`] where the cache
+    /// contradicts itself.
+    pub fn new(system: System, workload: Workload, cache: KvCache) -> Result<Self> {
+        let doc = document(&workload)?;
+        let policy = checked_policy(&workload, &doc)?;
+        Generator::of_cache(system, workload, doc, policy, cache)
+    }
+
+    /// As [`Generator::new`], with a policy that is in no registry. The workload's `policy` is its name alone.
+    pub fn with_policy(
+        system: System,
+        mut workload: Workload,
+        cache: KvCache,
+        policy: Box<dyn Policy>,
+    ) -> Result<Self> {
+        workload.policy = policy.name().into();
+        let doc = document(&workload)?;
         for name in workload.policies.keys() {
-            self::policy(&workload, doc, name)?;
+            self::policy(&workload, &doc, name)?;
         }
+        Generator::of_cache(system, workload, doc, policy, cache)
+    }
+
+    fn of_cache(
+        system: System,
+        workload: Workload,
+        doc: Document,
+        policy: Box<dyn Policy>,
+        cache: KvCache,
+    ) -> Result<Self> {
+        workload.check(&doc)?;
+        let requests = workload.batch.requests;
+        let caches = || Ok((vec![cache.validated()?], vec![0; requests]));
+        Generator::assemble(system, workload, &doc, policy, caches, doc.canonical())
+    }
+
+    /// Puts together what was loaded or handed over, and checks that it fits together; `config` is for the header.
+    fn assemble(
+        system: System,
+        workload: Workload,
+        doc: &Document,
+        policy: Box<dyn Policy>,
+        caches: impl FnOnce() -> Result<(Vec<KvCache>, Vec<usize>)>,
+        config: String,
+    ) -> Result<Self> {
+        let full = self::policy(&workload, doc, select::full::ENTRY.name)?;
         if workload.budget < policy.min_budget() {
             let what = format!(
                 "budget {} is below the {} tokens that {} needs",
@@ -44,7 +95,7 @@ impl Generator {
             return Err(doc.error("budget", what));
         }
         has_operations(&system.device, &workload.mapping, doc)?;
-        let (caches, requests) = caches(&workload, doc, kv)?;
+        let (caches, requests) = caches()?;
         let cache = &caches[0];
         let geometry = system.device.geometry;
         let entry_bytes = system.device.entry_bytes;
@@ -72,7 +123,7 @@ impl Generator {
             geometry,
             spec_hash: spec_hash(&geometry, &format!("{:?} {:?} {shape:?}", workload.mapping, workload.placement)),
             seed: workload.seed,
-            config: kv.map_or_else(|| doc.canonical(), |kv| doc.canonical_with("kv", &kv.display().to_string())),
+            config,
             provenance: cache.provenance.clone(),
             element_bytes,
             heads_per_read: system.device.heads_per_read,
@@ -118,6 +169,24 @@ fn has_operations(device: &Device, mapping: &Mapping, doc: &Document) -> Result<
         }
     }
     Ok(())
+}
+
+/// The configuration of a workload that was made in code, as its file would be.
+fn document(workload: &Workload) -> Result<Document> {
+    let place = "workload";
+    let table = toml::Table::try_from(workload)
+        .map_err(|e| Error::Config { at: place.into(), what: format!("cannot be written as a file: {e}") })?;
+    Ok(Document::of_table(place, table))
+}
+
+/// The policy of a workload, once the tables of all policies that it names are right.
+fn checked_policy(workload: &Workload, doc: &Document) -> Result<Box<dyn Policy>> {
+    let chosen = policy(workload, doc, &workload.policy)?;
+    policy(workload, doc, "full")?;
+    for name in workload.policies.keys() {
+        policy(workload, doc, name)?;
+    }
+    Ok(chosen)
 }
 
 fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Policy>> {

@@ -1,0 +1,56 @@
+//! The chain from a generator, or a trace, to what it costs.
+
+use pimattn_core::error::Result;
+use pimattn_core::spec::System;
+use pimattn_core::units::Cycle;
+use pimattn_stats::{Collector, energy::Energy};
+use pimattn_trace::Source;
+use pimattn_trace::pipe::pipe;
+use pimattn_tracegen::generate::Generator;
+
+/// What a run cost.
+pub struct Outcome {
+    /// Length of the run in cycles of the device's clock.
+    pub cycles: Cycle,
+    /// The same in nanoseconds.
+    pub time_ns: f64,
+    /// Energy by part, in pJ.
+    pub energy: Energy,
+    /// Everything that was counted: the run, its heads and its channels.
+    pub collector: Collector,
+}
+
+/// Replays a trace on a system.
+///
+/// # Errors
+/// [`Error::Data`](crate::Error::Data) where the trace is damaged or for another device, and what the source says.
+pub fn replay(system: &System, source: &mut dyn Source) -> Result<Outcome> {
+    let device = &system.device;
+    let mut collector = Collector::new(device);
+    let cycles = pimattn_engine::run(system, source, &mut collector, &mut |_| ())?;
+    let run = &collector.run;
+    let channel_cycles = run.time.total() / u64::from(device.geometry.banks_per_channel());
+    let energy = Energy::of(&run.counters, channel_cycles, device, system.energy);
+    Ok(Outcome { cycles, time_ns: device.clock.ns(cycles), energy, collector })
+}
+
+/// Generates a trace and replays it, side by side, on the system that its addresses are for; memory does not grow with
+/// the trace.
+///
+/// # Errors
+/// Those of [`Generator::run`] and of [`replay`].
+pub fn simulate(generator: &Generator) -> Result<Outcome> {
+    let (mut sink, mut source) = pipe(generator.header().clone());
+    std::thread::scope(|scope| {
+        let maker = scope.spawn(move || generator.run(&mut sink, None, &mut |_| ()));
+        let replayed = replay(generator.system(), &mut source);
+        let cut = source.was_cut();
+        // A generator that is still at work finds the trace closed.
+        drop(source);
+        let made = maker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if cut {
+            made?;
+        }
+        replayed
+    })
+}
