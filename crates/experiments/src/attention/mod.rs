@@ -7,7 +7,7 @@
 //! of all of them: the one stream of the compat controller offers each request to every one of them before the next
 //! request, channels in the same state take it or refuse it alike, and so they stay alike; the PIM controller has
 //! them independent. Channels without a head get barriers and refreshes only, and are never the last to be done.
-//! [`replay`] replays all channels, and is what the short cut must equal.
+//! [`replay()`] replays all channels, and is what the short cut must equal.
 
 mod feed;
 
