@@ -3,7 +3,8 @@
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
 use pimattn_core::units::Cycle;
-use pimattn_stats::{Collector, energy::Energy};
+use pimattn_engine::Engine;
+use pimattn_stats::{Collector, Steps, energy::Energy, replay as counted};
 use pimattn_trace::Source;
 use pimattn_trace::pipe::pipe;
 use pimattn_tracegen::generate::Generator;
@@ -26,8 +27,10 @@ pub struct Outcome {
 /// [`Error::Data`](crate::Error::Data) where the trace is damaged or for another device, and what the source says.
 pub fn replay(system: &System, source: &mut dyn Source) -> Result<Outcome> {
     let device = &system.device;
-    let mut collector = Collector::new(device);
-    let cycles = pimattn_engine::run(system, source, &mut collector, &mut |_| ())?;
+    let mut steps = ();
+    let mut collector = Collector::with_steps(device, &mut steps as &mut dyn Steps);
+    let cycles = counted::collect(Engine::default(), system, source, &mut collector, &mut |_| ())?;
+    let collector = collector.into_counts();
     let run = &collector.run;
     let channel_cycles = run.time.total() / u64::from(device.geometry.banks_per_channel());
     let energy = Energy::of(&run.counters, channel_cycles, device, system.energy);
