@@ -4,6 +4,7 @@
 //! map "HBM3-PIM" has it. Every field takes as many bits as its count needs, so three ranks take two bits and the
 //! addresses of a fourth do not exist.
 
+use super::order::AddressOrder;
 use serde::{Deserialize, Serialize};
 
 /// What a device consists of ([`Geometry::check`] says what is possible).
@@ -144,22 +145,7 @@ impl Geometry {
 
     /// Lowest bit and width of each field of a byte address, from the top.
     pub fn fields(&self) -> [(&'static str, u32, u32); 8] {
-        let mut fields = [
-            ("channel", 0, bits(self.channels)),
-            ("pseudo_channel", 0, bits(self.pseudo_channels)),
-            ("rank", 0, bits(self.ranks)),
-            ("bank_group", 0, bits(self.bank_groups)),
-            ("bank", 0, bits(self.banks)),
-            ("row", 0, bits(self.rows)),
-            ("column", 0, bits(self.columns)),
-            ("offset", 0, bits(self.column_bytes)),
-        ];
-        let mut lowest = 0;
-        for (_, at, width) in fields.iter_mut().rev() {
-            *at = lowest;
-            lowest += *width;
-        }
-        fields
+        AddressOrder::default().fields(self)
     }
 
     /// The unit (bank group counted over the channel) of an address.

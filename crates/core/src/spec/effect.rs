@@ -35,22 +35,22 @@ pub enum Class {
     Array,
     /// Buffers, the softmax unit and mode registers: no bank takes part.
     Buffer,
-    /// Reads and writes.
+    /// Reads and writes, which are scheduled first-ready, first-come.
     Data,
 }
 
 /// What a cycle counts as while a command is in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
-    /// Multiplying.
+    /// Units multiply columns of open rows.
     Mac,
-    /// Refreshing.
+    /// Banks are closed to all else while they are refreshed.
     Refresh,
-    /// Softmax.
+    /// The softmax unit works on scores.
     Softmax,
-    /// Moving data.
+    /// Buffer entries, or columns read and written, are on their way.
     Movement,
-    /// Switching rows.
+    /// Rows are precharged and activated.
     RowSwitch,
 }
 
@@ -77,7 +77,7 @@ pub struct Properties {
 }
 
 impl Effect {
-    /// The description of an effect; a new one is described here and nowhere else.
+    /// The description of an effect. Only what is peculiar to a single effect is asked by its name elsewhere.
     #[inline]
     pub const fn properties(self) -> Properties {
         let none = Properties {
