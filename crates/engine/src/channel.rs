@@ -10,8 +10,9 @@
 //! issued, that of the older request on a tie; row and column commands have a bus each. Row opening and closing may
 //! pass a barrier, nothing else may.
 //!
-//! The controller sees `queue_depth` outstanding requests each of MACs, of openings and of closings of rows, of moves, and of reads and of
-//! writes (which may have depths of their own, or share a queue where they take no turns): MACs and moves do not hide the row commands behind them (within some hundred, [`MACS_HELD`]). Requests count the same whether
+//! The controller sees `queue_depth` outstanding reads and as many writes (which may have depths of their own, or share a queue where
+//! they take no turns). Of openings and of closings of rows, of MACs and of moves it sees more ([`ROWS_HELD`], [`MACS_HELD`], [`MOVES_HELD`]), so that none
+//! hides the row commands behind it. Requests count the same whether
 //! they came one by one or as runs, so that both forms of a trace take the same cycles.
 //!
 //! When a refresh is due, array work and data in its banks stop, the banks are closed, the refresh is issued, and the rows
@@ -49,7 +50,9 @@ const PATIENCE: u32 = 64;
 const EPOCHS: usize = 4096;
 /// Moves and MACs that are held, at most, so that rows behind them are in sight.
 const MOVES_HELD: u64 = 1024;
-const MACS_HELD: u64 = 256;
+const MACS_HELD: u64 = 1024;
+/// Openings and closings of rows that are in sight, each, at most: those of four rounds of a stack's bank groups.
+const ROWS_HELD: u64 = 64;
 /// Commands between two looks at whether the user wants to stop.
 const INTERRUPT_STEPS: u32 = 1 << 16;
 
@@ -158,6 +161,7 @@ impl<'d> Channel<'d> {
             Some(w) => (u64::from(system.read_depth), u64::from(w.depth)),
             None => (depth, 0),
         };
+        let rows = depth.max(ROWS_HELD);
         Channel {
             device,
             id,
@@ -167,7 +171,7 @@ impl<'d> Channel<'d> {
             classes: Default::default(),
             depth,
             held: [0; QUEUES],
-            most: [reads, writes, depth, depth, depth.max(MACS_HELD), depth.max(MOVES_HELD)],
+            most: [reads, writes, rows, rows, depth.max(MACS_HELD), depth.max(MOVES_HELD)],
             order_of: CommandOrder::new(device),
             rows_of_data: vec![0; device.geometry.banks_per_channel() as usize],
             rows_of_units: vec![0; device.geometry.units() as usize],

@@ -6,6 +6,7 @@
 //! the others may open and close beside it.
 
 use super::order::{Round, Urgency};
+use super::queues::Queue;
 use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item, OFFERS, PASSED};
 use crate::state::{Rows, Target, members};
 use pimattn_core::addr::Address;
@@ -134,12 +135,13 @@ impl Channel<'_> {
             if look.used == BankSet::MAX {
                 break;
             }
-            let seen = match item.effect {
-                Effect::Open => &mut openings,
-                Effect::Close => &mut closings,
-                _ => &mut macs_seen,
+            let (seen, most) = match item.effect {
+                Effect::Open => (&mut openings, self.most[Queue::Openings as usize]),
+                Effect::Close => (&mut closings, self.most[Queue::Closings as usize]),
+                // MACs go in order, so that it is their rows alone that are looked for so far ahead.
+                _ => (&mut macs_seen, self.most[Queue::Macs as usize]),
             };
-            if *seen >= self.depth {
+            if *seen >= most {
                 // MACs that are not in sight end rounds, too: a run of them is one item.
                 if !item.is_rows_only() {
                     (look.from, look.round) = (index + 1, None);
