@@ -16,6 +16,9 @@
 //!
 //! When a refresh is due, array work and data in its banks stop, the banks are closed, the refresh is issued, and the rows
 //! open again on demand ([`refresh`]). Moves go on: they touch no bank.
+//!
+//! Three choices of a controller are seams, a file each: the order of reads and writes ([`scheduler`]), the row policy
+//! ([`row_policy`]), and what may go on while a refresh is due ([`refresh`]). Each file says how to add one.
 
 mod array;
 mod bank_queues;
@@ -27,6 +30,7 @@ mod play;
 mod queues;
 mod refresh;
 mod row_policy;
+mod scheduler;
 
 use super::probe::{NO_REQUEST, Probe};
 use super::segments::{Label, Segments};
@@ -37,10 +41,14 @@ use order::CommandOrder;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
 use pimattn_core::spec::device::Bus;
+use pimattn_core::spec::system::Scheduler;
 use pimattn_core::spec::{Class, CommandId, Device, Due, Effect, Refreshes, System};
 use pimattn_core::units::Cycle;
 use pimattn_trace::Record;
 use queues::{Epoch, Item, Queue};
+use refresh::RefreshPolicy;
+use row_policy::{RowPolicy, RowUse};
+use scheduler::DataOrder;
 use std::collections::VecDeque;
 
 /// Refreshes without a completed request after which a channel is taken to be in a livelock.
@@ -98,6 +106,23 @@ pub enum Progress {
     Done,
 }
 
+/// What can be exchanged in a controller, as its system asks for it. Resolved once, and the same for the whole run.
+#[derive(Clone, Copy)]
+struct Policies {
+    /// The order of reads and writes.
+    order: &'static DataOrder,
+    /// How long rows of reads and writes stay open.
+    rows: &'static RowPolicy,
+    /// What goes on while a refresh is due.
+    refresh: &'static RefreshPolicy,
+}
+
+impl Policies {
+    fn of(rules: &Scheduler) -> Self {
+        Policies { order: DataOrder::of(rules.order), rows: RowPolicy::of(rules), refresh: RefreshPolicy::of(rules) }
+    }
+}
+
 /// One channel: its banks, its queues, its clock.
 #[derive(Clone)]
 pub struct Channel<'d> {
@@ -125,7 +150,9 @@ pub struct Channel<'d> {
     timed: bool,
     /// Cycles between the arrivals of two requests.
     interval: Option<f64>,
+    policies: Policies,
     schedule: DataSchedule,
+    row_use: RowUse,
     epoch: u32,
     epoch_open: Cycle,
     epoch_done: Cycle,
@@ -177,7 +204,9 @@ impl<'d> Channel<'d> {
             arrives: 0,
             timed: false,
             interval: system.issue_interval,
+            policies: Policies::of(&system.scheduler),
             schedule: DataSchedule::new(system),
+            row_use: RowUse::new(device, &system.scheduler),
             epoch: 0,
             epoch_open: 0,
             epoch_done: 0,
@@ -220,10 +249,7 @@ impl<'d> Channel<'d> {
 
     /// Lets the time pass to `at`, with the refreshes that fall due, and takes input again.
     pub fn resume<P: Probe>(&mut self, at: Cycle, probe: &mut P) {
-        while self.next_refresh.is_some_and(|due| due.at < at) {
-            let Some(c) = self.refresh_candidate() else { break };
-            self.issue_refresh(&c, probe);
-        }
+        self.refresh_until(at, probe);
         self.epoch_open = self.epoch_open.max(at);
         self.last.iter_mut().for_each(|t| *t = (*t).max(at));
         self.done = self.done.max(at);
@@ -324,7 +350,9 @@ impl<'d> Channel<'d> {
         {
             best = Some(refresh);
         }
-        best = self.idle_closing(best.map_or(Cycle::MAX, |b| b.at)).or(best);
+        if let Some(closes_alone) = self.policies.rows.closes_alone {
+            best = closes_alone(self, best.map_or(Cycle::MAX, |b| b.at)).or(best);
+        }
         if self.feeds_before(best.map_or(Cycle::MAX, |b| b.at)) {
             return Ok(Choice::Completed);
         }

@@ -7,11 +7,10 @@
 //! its data from the queue ([`Scheduler::forward`]). Other rules of [`Scheduler`] are those in which published
 //! controllers differ.
 
-use super::array::BankSet;
-use super::{Candidate, Channel, DATA, Item, KINDS, Queue};
+use super::{ARRAY, Candidate, Channel, DATA, Item, KINDS, PASSED, Queue};
 use crate::memo::shift::Shift;
 use crate::state::Rows;
-use pimattn_core::spec::system::{Closes, Order, Scheduler, WriteDrain};
+use pimattn_core::spec::system::{Scheduler, WriteDrain};
 use pimattn_core::spec::{Effect, Scope, System};
 use pimattn_core::units::Cycle;
 
@@ -49,8 +48,6 @@ pub struct DataSchedule {
     pub(super) in_banks: usize,
     /// Writes that are to move to their banks before reads do again.
     pub(super) draining: u64,
-    /// By bank, accesses since its row was opened; where they count.
-    pub(super) accesses: Vec<u32>,
     /// Reads that wait for nothing but to be told the data of a write.
     pub(super) forwards: u32,
     /// The last clock in which a request moved to its bank's queue, and how many did; where so many do in a clock.
@@ -58,8 +55,6 @@ pub struct DataSchedule {
     /// When the last data command came, which bus it took, and whether the bank that comes next is still to be asked; where
     /// it can lose its turn.
     pub(super) asks: Option<(Cycle, usize, bool)>,
-    /// Banks whose rows were opened for reads and writes, whether they are still open or not; where idle ones close.
-    pub(super) opened: BankSet,
 }
 
 impl DataSchedule {
@@ -76,11 +71,9 @@ impl DataSchedule {
             banked: by_bank(rules.bank_depth.is_some()),
             in_banks: 0,
             draining: 0,
-            accesses: by_bank(rules.row_hits.is_some()),
             forwards: 0,
             fed: (0, 0),
             asks: None,
-            opened: 0,
         }
     }
 
@@ -113,21 +106,6 @@ impl DataSchedule {
     /// Whether row and column commands share a bus.
     pub fn one_bus(&self) -> bool {
         self.rules.one_bus
-    }
-
-    /// Which of two that can issue at the same cycle goes first: the lower. On a shared bus, columns go before openings,
-    /// and those before closings.
-    fn place(&self, item: &Item, rows: Rows) -> (u32, u32) {
-        let kind = match rows {
-            Rows::Closed => 1,
-            Rows::Conflict => 2,
-            Rows::Ready => 0,
-        };
-        let turn = match self.rules.order {
-            Order::BanksInTurn => (item.target.bank() + self.banks - 1 - self.last_bank) % self.banks,
-            Order::Oldest | Order::Weighed => u32::from(self.rules.opened_leave && !item.data.opened),
-        };
-        (if self.rules.one_bus { kind } else { 0 }, turn)
     }
 }
 
@@ -182,9 +160,7 @@ impl Channel<'_> {
         item.data.opened = true;
         let left = before.is_held(&self.schedule.rules) && !item.data.is_held(&self.schedule.rules);
         self.held[Queue::of(effect, self.schedule.in_turns()) as usize] -= u64::from(left);
-        if let Some(n) = self.schedule.accesses.get_mut(bank) {
-            *n = 0;
-        }
+        self.row_use.opens(bank);
     }
 
     /// A read or write leaves its queue.
@@ -192,9 +168,7 @@ impl Channel<'_> {
         let item = &self.classes[DATA][index];
         let (data, effect, bank) = (item.data, item.effect, item.target.bank());
         let queue = Queue::of(effect, self.schedule.in_turns()) as usize;
-        if let Some(n) = self.schedule.accesses.get_mut(bank as usize) {
-            *n = n.saturating_add(1);
-        }
+        self.row_use.accessed(bank as usize);
         self.schedule.forwards -= u32::from(data.forwarded);
         self.held[queue] -= u64::from(data.is_held(&self.schedule.rules));
         if data.banked {
@@ -210,20 +184,6 @@ impl Channel<'_> {
             let bus = self.bus(self.device.commands[usize::from(c.command)].bus);
             let first = self.schedule.asks.is_none_or(|(last, ..)| last != c.at);
             self.schedule.asks = Some((c.at, bus, first));
-        }
-    }
-
-    /// Lets the bank that comes next lose its turn if it would have a command in the clock of the last one, for the same bus.
-    pub(super) fn lose_turn(&mut self) {
-        let Some((at, bus, asks @ true)) = &mut self.schedule.asks else { return };
-        *asks = false;
-        let (at, bus) = (*at, *bus);
-        let free = std::mem::replace(&mut self.bus_free[bus], at);
-        let next = self.first_ready(None).into_iter().flatten().min_by_key(|c| c.at).filter(|c| c.at == at);
-        self.bus_free[bus] = free;
-        if let Some(c) = next.filter(|c| self.bus(self.device.commands[usize::from(c.command)].bus) == bus) {
-            self.schedule.last_bank = self.classes[DATA][c.index].target.bank();
-            self.last[DATA] = at + 1;
         }
     }
 
@@ -280,15 +240,15 @@ impl Channel<'_> {
 
     /// First-ready, first-come among the data requests in sight, or those of one kind and what goes with them; where the
     /// controller weighs reads and writes against each other ([`Channel::weighs`]), the first of each kind and need. A row
-    /// command only for the oldest request of its kind and bank (see [`Closes`]), and ahead of its epoch only for the oldest
+    /// command only for the oldest request of its kind and bank (see [`super::row_policy`]), and ahead of its epoch only for the oldest
     /// of all; nothing past an older request to the same column.
-    fn first_ready(&self, kind: Option<Effect>) -> [Option<Candidate>; KINDS] {
+    pub(super) fn first_ready(&self, kind: Option<Effect>) -> [Option<Candidate>; KINDS] {
         let queue = &self.classes[DATA];
         let rules = &self.schedule.rules;
         let of_kind =
             |i: &Item| kind.is_none_or(|k| i.effect == k) || i.data.wanted || rules.opened_leave && i.data.opened;
         // Where the oldest goes first of those that can at the same cycle, no younger one is better than an older one.
-        let by_age = rules.order != Order::BanksInTurn && !rules.opened_leave && !rules.one_bus;
+        let by_age = self.policies.order.rank.is_none() && !rules.opened_leave && !rules.one_bus;
         let weighs = self.weighs();
         let mut all: [Option<(Candidate, (u32, u32))>; KINDS] = [None; KINDS];
         // The commands for which nothing before the best is to be had.
@@ -319,9 +279,10 @@ impl Channel<'_> {
             if ahead && (!needs_row || any_in_bank) {
                 continue;
             }
-            let row_is_anothers = || match (rules.closes, rows) {
-                (Closes::FirstReady, Rows::Conflict) => self.row_is_awaited(item),
-                _ => same_bank && older().any(of_kind) || rows == Rows::Conflict && self.row_is_kept(item, index),
+            let row_is_anothers = || {
+                let closes = rows == Rows::Conflict;
+                let oldest_only = !closes || self.policies.rows.oldest_closes;
+                oldest_only && same_bank && older().any(of_kind) || closes && self.keeps_row(item, index)
             };
             let tried = &mut tried[usize::from(item.effect == Effect::Write)];
             let as_soon = !needs_row && *tried & bit != 0 && item.target.bank() < 128;
@@ -348,7 +309,7 @@ impl Channel<'_> {
             if self.is_held(&c) {
                 continue;
             }
-            let place = if by_age { (0, 0) } else { self.schedule.place(item, rows) };
+            let place = if by_age { (0, 0) } else { self.place(item, rows) };
             let better = best.is_none_or(|(b, p)| match weighs && rows_behind(item) != rows_behind(&queue[b.index]) {
                 true => self.goes_before(&c, &b),
                 false => (c.at, place) < (b.at, p),
@@ -369,9 +330,17 @@ impl Channel<'_> {
         all.map(|best| best.map(|(c, _)| c))
     }
 
+    /// Whether older array work needs the bank of a data request: at all, or at another row and has been passed by often.
+    pub(super) fn array_holds(&self, item: &Item, at_all: bool) -> bool {
+        let bank = self.bank_set(Scope::Bank, &item.target);
+        let older = self.classes[ARRAY].iter().take_while(|a| a.order < item.order);
+        let holds = |a: &Item| at_all || a.passed >= PASSED && self.needs_other_row(a, &item.target);
+        older.filter(|a| a.banks & bank != 0).any(holds)
+    }
+
     /// Whether reads and writes are weighed against each other, as all other commands are ([`super::order`]).
     pub(super) fn weighs(&self) -> bool {
-        self.schedule.rules.order == Order::Weighed && self.few_wait()
+        self.policies.order.weighs && self.few_wait()
     }
 
     /// Whether the controller looks at a request: not at those that wait for another one, or for a place in their bank's

@@ -46,6 +46,11 @@ impl<'d> Channel<'d> {
         idle && !self.is_timed() && self.segments.is_unused()
     }
 
+    /// Whether its rows close by themselves, which what is looked up knows nothing of.
+    pub fn closes_alone(&self) -> bool {
+        self.policies.rows.closes_alone.is_some()
+    }
+
     /// The cycle of its last command.
     pub fn now(&self) -> Cycle {
         self.now
@@ -135,6 +140,7 @@ impl<'d> Channel<'d> {
             && self.units == other.units
             && self.epochs == other.epochs
             && self.schedule == other.schedule
+            && self.row_use == other.row_use
             && items(self, other)
             && self.state.same(&other.state)
     }

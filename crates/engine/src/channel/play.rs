@@ -100,7 +100,7 @@ impl Channel<'_> {
                 true => older.next().is_some(),
                 false => item.epoch != self.epoch || older.any(|o| o.request.addr == item.request.addr),
             };
-            let keeps_row = || rows == Rows::Conflict && self.row_waits(item, index);
+            let keeps_row = || rows == Rows::Conflict && self.keeps_row(item, index);
             if waits || keeps_row() || self.array_keeps(item, needs_row, rows) {
                 continue;
             }

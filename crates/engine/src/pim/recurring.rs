@@ -110,7 +110,7 @@ impl<'d> Recurring<'d> {
             chunk: Vec::new(),
             asked: Vec::new(),
             // Rows that close behind what is looked up are no part of it.
-            off: system.scheduler.closes_idle,
+            off: Channel::new(system, 0).closes_alone(),
         }
     }
 
