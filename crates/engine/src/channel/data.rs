@@ -7,9 +7,9 @@
 //! its data from the queue ([`Scheduler::forward`]). Other rules of [`Scheduler`] are those in which published
 //! controllers differ.
 
-use super::{ARRAY, Candidate, Channel, DATA, Item, KINDS, PASSED, Queue};
-use crate::memo::shift::Shift;
-use crate::state::Rows;
+use super::{ARRAY, Candidate, DATA, KINDS, PASSED, PimChannel, QueueKind, QueuedRun};
+use crate::replay_cache::rebase::Rebase;
+use crate::state::RowMatch;
 use pimattn_core::spec::system::{Scheduler, WriteDrain};
 use pimattn_core::spec::{Effect, Scope, System};
 use pimattn_core::units::Cycle;
@@ -32,7 +32,7 @@ impl Turns {
     }
 }
 
-/// What the schedule of reads and writes depends on, besides their queues.
+/// The state of the schedule of reads and writes, besides their queues.
 #[derive(Clone, PartialEq)]
 pub struct DataSchedule {
     pub(super) rules: Scheduler,
@@ -88,13 +88,13 @@ impl DataSchedule {
         if self.fed.1 > 0 { self.fed.0 + 1 } else { 0 }
     }
 
-    /// Moves it to another time.
-    pub fn shift(&mut self, shift: &Shift<'_>) {
-        // Of a clock that is over it does not matter how many moved.
-        shift.bound(&mut self.fed.0);
+    /// Moves all times, for the replay cache.
+    pub(crate) fn rebase(&mut self, rebase: &Rebase<'_>) {
+        // How many moved matters within the same clock only.
+        rebase.bound(&mut self.fed.0);
         self.fed.1 = if self.fed.0 == 0 { 0 } else { self.fed.1 };
         if let Some((at, ..)) = &mut self.asks {
-            shift.bound(at);
+            rebase.bound(at);
         }
     }
 
@@ -109,18 +109,18 @@ impl DataSchedule {
     }
 }
 
-/// What a read or write has come to.
+/// How far a read or write has come, and what it waits for besides a command.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub struct Wait {
     /// A row was opened for it.
     pub(super) opened: bool,
-    /// It is in its bank's queue.
+    /// The request is in its bank's queue.
     pub(super) banked: bool,
     /// A younger read waits for it.
     pub(super) wanted: bool,
-    /// It gets what an older write brings.
+    /// The read gets its data from an older write that waits.
     pub(super) forwarded: bool,
-    /// It gets what an older read brings.
+    /// The read gets its data from an older read that waits.
     pub(super) merged: bool,
 }
 
@@ -131,25 +131,26 @@ impl Wait {
     }
 }
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     /// A read or write enters its queue: the last of them.
     pub(super) fn data_enters(&mut self) {
         let Some((item, older)) = self.classes[DATA].make_contiguous().split_last_mut() else { return };
         let rules = &self.schedule.rules;
         let read = item.effect == Effect::Read;
         if read && self.schedule.turns.is_some() {
-            let brings = |o: &&mut Item| o.effect == Effect::Write && o.request.addr == item.request.addr;
-            // What is due in an earlier epoch is there when this one opens.
+            let brings = |o: &&mut QueuedRun| o.effect == Effect::Write && o.request.addr == item.request.addr;
+            // A write of an earlier epoch is over when this epoch opens.
             if let Some(write) = older.iter_mut().rev().find(brings).filter(|w| w.epoch == item.epoch) {
                 item.data.forwarded = rules.forward;
                 self.schedule.forwards += u32::from(rules.forward);
                 write.data.wanted |= !rules.forward;
             }
         }
-        let asked = |o: &Item| o.effect == Effect::Read && o.request.addr == item.request.addr && o.epoch == item.epoch;
+        let asked =
+            |o: &QueuedRun| o.effect == Effect::Read && o.request.addr == item.request.addr && o.epoch == item.epoch;
         item.data.merged = rules.merge && read && !item.data.forwarded && older.iter().any(asked);
         let held = item.data.is_held(rules);
-        self.held[Queue::of(item.effect, self.schedule.turns.is_some()) as usize] += u64::from(held);
+        self.held[QueueKind::of(item.effect, self.schedule.turns.is_some()) as usize] += u64::from(held);
         self.feed_banks();
     }
 
@@ -159,7 +160,7 @@ impl Channel<'_> {
         let (before, effect, bank) = (item.data, item.effect, item.target.bank() as usize);
         item.data.opened = true;
         let left = before.is_held(&self.schedule.rules) && !item.data.is_held(&self.schedule.rules);
-        self.held[Queue::of(effect, self.schedule.in_turns()) as usize] -= u64::from(left);
+        self.held[QueueKind::of(effect, self.schedule.in_turns()) as usize] -= u64::from(left);
         self.row_use.opens(bank);
     }
 
@@ -167,7 +168,7 @@ impl Channel<'_> {
     pub(super) fn data_leaves(&mut self, index: usize) {
         let item = &self.classes[DATA][index];
         let (data, effect, bank) = (item.data, item.effect, item.target.bank());
-        let queue = Queue::of(effect, self.schedule.in_turns()) as usize;
+        let queue = QueueKind::of(effect, self.schedule.in_turns()) as usize;
         self.row_use.accessed(bank as usize);
         self.schedule.forwards -= u32::from(data.forwarded);
         self.held[queue] -= u64::from(data.is_held(&self.schedule.rules));
@@ -189,7 +190,7 @@ impl Channel<'_> {
 
     /// A read that gets what another one brought, now that it has it.
     pub(super) fn merged(&self, addr: u64) -> Option<usize> {
-        let gets = |i: &Item| i.data.merged && i.request.addr == addr && i.epoch == self.epoch;
+        let gets = |i: &QueuedRun| i.data.merged && i.request.addr == addr && i.epoch == self.epoch;
         if self.schedule.rules.merge { self.classes[DATA].iter().position(gets) } else { None }
     }
 
@@ -198,7 +199,7 @@ impl Channel<'_> {
         if self.schedule.forwards == 0 {
             return None;
         }
-        let of_now = |i: &Item| i.data.forwarded && i.epoch == self.epoch;
+        let of_now = |i: &QueuedRun| i.data.forwarded && i.epoch == self.epoch;
         let index = self.classes[DATA].iter().position(of_now)?;
         let at = self.now.max(self.schedule.entered()).max(self.epoch_open);
         Some((index, at.max(self.arrival(&self.classes[DATA][index])) + 1))
@@ -217,7 +218,7 @@ impl Channel<'_> {
         if of_turn.iter().any(Option::is_some) { of_turn } else { self.first_ready(Some(other)) }
     }
 
-    /// Whose turn it is, by the requests that wait now.
+    /// Whether reads or writes have their turn, by the requests that wait now; none where they take no turns.
     fn turn(&mut self) -> Option<Effect> {
         let turns = self.schedule.turns.as_ref()?;
         let queue = &self.classes[DATA];
@@ -239,15 +240,15 @@ impl Channel<'_> {
     }
 
     /// First-ready, first-come among the data requests in sight, or those of one kind and what goes with them; where the
-    /// controller weighs reads and writes against each other ([`Channel::weighs`]), the first of each kind and need. A row
+    /// controller weighs reads and writes against each other ([`PimChannel::weighs`]), the first of each kind and need. A row
     /// command only for the oldest request of its kind and bank (see [`super::row_policy`]), and ahead of its epoch only for the oldest
     /// of all; nothing past an older request to the same column.
     pub(super) fn first_ready(&self, kind: Option<Effect>) -> [Option<Candidate>; KINDS] {
         let queue = &self.classes[DATA];
         let rules = &self.schedule.rules;
         let of_kind =
-            |i: &Item| kind.is_none_or(|k| i.effect == k) || i.data.wanted || rules.opened_leave && i.data.opened;
-        // Where the oldest goes first of those that can at the same cycle, no younger one is better than an older one.
+            |i: &QueuedRun| kind.is_none_or(|k| i.effect == k) || i.data.wanted || rules.opened_leave && i.data.opened;
+        // Where the oldest goes first of those that can issue in the same cycle, a younger one has to be sooner to be better.
         let by_age = self.policies.order.rank.is_none() && !rules.opened_leave && !rules.one_bus;
         let weighs = self.weighs();
         let mut all: [Option<(Candidate, (u32, u32))>; KINDS] = [None; KINDS];
@@ -269,9 +270,9 @@ impl Channel<'_> {
             banks |= bit;
             let rows = self.state.rows(Scope::Bank, &item.target);
             let needs = match rows {
-                Rows::Ready => Some(item.plan.last),
-                Rows::Closed => item.plan.opener,
-                Rows::Conflict => item.plan.closer,
+                RowMatch::Ready => Some(item.plan.last),
+                RowMatch::Closed => item.plan.opener,
+                RowMatch::Conflict => item.plan.closer,
             };
             let Some(command) = needs else { continue };
             let needs_row = command != item.plan.last;
@@ -280,7 +281,7 @@ impl Channel<'_> {
                 continue;
             }
             let row_is_anothers = || {
-                let closes = rows == Rows::Conflict;
+                let closes = rows == RowMatch::Conflict;
                 let oldest_only = !closes || self.policies.rows.oldest_closes;
                 oldest_only && same_bank && older().any(of_kind) || closes && self.keeps_row(item, index)
             };
@@ -288,7 +289,7 @@ impl Channel<'_> {
             let as_soon = !needs_row && *tried & bit != 0 && item.target.bank() < 128;
             let slot = if weighs { usize::from(item.effect == Effect::Write) + 2 * usize::from(needs_row) } else { 0 };
             let mut best = all[slot];
-            let rows_behind = |item: &Item| self.rows_behind(item, &item.target);
+            let rows_behind = |item: &QueuedRun| self.rows_behind(item, &item.target);
             let deeper = weighs && best.is_some_and(|(b, _)| rows_behind(item) > rows_behind(&queue[b.index]));
             let hopeless = &mut hopeless[usize::from(weighs && item.effect == Effect::Write)];
             if *hopeless & 1 << command != 0 && best.is_some() && !deeper || as_soon || needs_row && row_is_anothers() {
@@ -301,7 +302,7 @@ impl Channel<'_> {
             let (command, target) = match wide {
                 None => (command, item.target),
                 Some(mac) => match self.state.rows(mac.scope, &mac.target) {
-                    Rows::Closed => (mac.opener().unwrap_or(command), mac.target),
+                    RowMatch::Closed => (mac.opener().unwrap_or(command), mac.target),
                     _ => (mac.plan.closer.unwrap_or(command), mac.target),
                 },
             };
@@ -331,10 +332,10 @@ impl Channel<'_> {
     }
 
     /// Whether older array work needs the bank of a data request: at all, or at another row and has been passed by often.
-    pub(super) fn array_holds(&self, item: &Item, at_all: bool) -> bool {
+    pub(super) fn array_holds(&self, item: &QueuedRun, at_all: bool) -> bool {
         let bank = self.bank_set(Scope::Bank, &item.target);
         let older = self.classes[ARRAY].iter().take_while(|a| a.order < item.order);
-        let holds = |a: &Item| at_all || a.passed >= PASSED && self.needs_other_row(a, &item.target);
+        let holds = |a: &QueuedRun| at_all || a.passed >= PASSED && self.needs_other_row(a, &item.target);
         older.filter(|a| a.banks & bank != 0).any(holds)
     }
 
@@ -345,7 +346,7 @@ impl Channel<'_> {
 
     /// Whether the controller looks at a request: not at those that wait for another one, or for a place in their bank's
     /// queue.
-    pub(super) fn is_in_sight(&self, item: &Item) -> bool {
+    pub(super) fn is_in_sight(&self, item: &QueuedRun) -> bool {
         let waits = item.data.merged || item.data.forwarded;
         !waits && (self.schedule.rules.bank_depth.is_none() || item.data.banked)
     }

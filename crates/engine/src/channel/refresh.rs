@@ -9,10 +9,10 @@
 //! To add a policy: a file beside this one with its [`RefreshPolicy`], its key in [`Scheduler`], and its line in
 //! [`RefreshPolicy::of`]. Another pattern of banks and times is a value of [`Refresh`](pimattn_core::spec::system::Refresh).
 
-use super::{Candidate, Channel, DATA, NO_REQUEST};
+use super::{Candidate, DATA, NO_REQUEST, PimChannel};
 use crate::channel::Label;
 use crate::probe::Probe;
-use crate::state::Target;
+use crate::state::CommandTarget;
 use pimattn_core::op::Op;
 use pimattn_core::spec::device::Bus;
 use pimattn_core::spec::system::Scheduler;
@@ -26,7 +26,7 @@ const MAX_POSTPONED: u64 = 8;
 /// A refresh policy. Constants, resolved once for a channel; no command pays for what a policy does not use.
 pub(super) struct RefreshPolicy {
     /// Whether a command may issue in banks whose refresh is due by then; none where no command may.
-    works_on: Option<fn(&Channel<'_>, &Candidate) -> bool>,
+    works_on: Option<fn(&PimChannel<'_>, &Candidate) -> bool>,
     /// Whether each bank is closed for a refresh as soon as it can be; else all of a set at once, where a command does.
     closes_singly: bool,
 }
@@ -49,13 +49,13 @@ impl RefreshPolicy {
 
 /// Whether a command is for a read or write (or closes an idle row), and the refresh that it holds up can be put off
 /// beyond it.
-fn may_be_put_off(channel: &Channel<'_>, c: &Candidate) -> bool {
+fn may_be_put_off(channel: &PimChannel<'_>, c: &Candidate) -> bool {
     let works = c.class == DATA || c.class == usize::MAX;
     let last = |all: Refreshes| channel.next_refresh.map(|due| all.after(due, MAX_POSTPONED * u64::from(all.sets) - 1));
     works && channel.refreshes.and_then(last).is_some_and(|last| c.at < last.at)
 }
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     /// The refreshes, from the next one on, that are due at a cycle; of each set one at most.
     fn due_until(&self, until: Cycle) -> impl Iterator<Item = (Due, Refreshes)> {
         let (next, all) = (self.next_refresh, self.refreshes);
@@ -97,11 +97,12 @@ impl Channel<'_> {
         self.due_until(c.at).any(meets)
     }
 
-    fn set_of(&self, all: &Refreshes, turn: u32) -> Target {
+    fn set_of(&self, all: &Refreshes, turn: u32) -> CommandTarget {
         self.state.target(all.address(self.id, turn, &self.device.geometry))
     }
 
-    /// What refreshes could issue first: the next one, or what closes its banks, or those of one behind that is due by then.
+    /// The first command that refreshes could issue: the next refresh, or a closing of its banks, or of the banks of a later one
+    /// that is due by then.
     pub(super) fn refresh_candidate(&self) -> Option<Candidate> {
         let next = self.next_refresh?;
         let mut best: Option<Candidate> = None;
@@ -141,13 +142,13 @@ impl Channel<'_> {
         }
     }
 
-    fn of_refresh(&self, command: CommandId, target: Target, due: Cycle) -> Candidate {
+    fn of_refresh(&self, command: CommandId, target: CommandTarget, due: Cycle) -> Candidate {
         let at = self.of_none(command, &target).max(due);
         Candidate { at, order: 0, class: usize::MAX, index: 0, command, target }
     }
 
-    /// When a row command that is no request's could issue.
-    pub(super) fn of_none(&self, command: CommandId, target: &Target) -> Cycle {
+    /// The first cycle at which a row command that belongs to no request could issue.
+    pub(super) fn of_none(&self, command: CommandId, target: &CommandTarget) -> Cycle {
         self.state.earliest(command, target).max(self.bus_free[Bus::Row as usize]).max(self.now)
     }
 

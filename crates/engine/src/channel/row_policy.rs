@@ -6,12 +6,12 @@
 //!
 //! To add a policy (closed page, a timeout): a file beside this one with its [`RowPolicy`], its keys in [`Scheduler`], and
 //! its line in [`RowPolicy::of`]. What a policy has to remember of rows belongs to [`RowUse`]; where that has times, it is
-//! to be moved in [`Channel::shift`] with all other times.
+//! to be moved in [`PimChannel::shift`] with all other times.
 
 use super::array::BankSet;
-use super::queues::Item;
-use super::{Candidate, Channel, DATA};
-use crate::state::{Rows, Target};
+use super::queues::QueuedRun;
+use super::{Candidate, DATA, PimChannel};
+use crate::state::{CommandTarget, RowMatch};
 use pimattn_core::op::Op;
 use pimattn_core::spec::system::{Closes, Scheduler};
 use pimattn_core::spec::{Device, Scope};
@@ -24,10 +24,10 @@ pub(super) struct RowPolicy {
     pub(super) oldest_closes: bool,
     /// Whether the open row of a request's bank stays open for others, though the request (with its place in the queue)
     /// needs another row.
-    keeps: fn(&Channel<'_>, &Item, usize) -> bool,
+    keeps: fn(&PimChannel<'_>, &QueuedRun, usize) -> bool,
     /// The command that closes a row for no request, if it comes before a cycle; none where only requests and refreshes
     /// close rows.
-    pub(super) closes_alone: Option<fn(&Channel<'_>, Cycle) -> Option<Candidate>>,
+    pub(super) closes_alone: Option<fn(&PimChannel<'_>, Cycle) -> Option<Candidate>>,
 }
 
 /// Open page: a row stays open until the oldest request of its bank needs another one, and longer where a share of hits
@@ -55,7 +55,7 @@ impl RowPolicy {
     }
 }
 
-/// What row policies remember of rows, as far as the system has a use for it.
+/// The memory of row policies, as far as the system's has a use for it.
 #[derive(Clone, PartialEq)]
 pub(super) struct RowUse {
     /// By bank, accesses since its row was opened; where a share of hits is guaranteed.
@@ -86,10 +86,10 @@ impl RowUse {
     }
 }
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     /// Whether the policy keeps the open row of a request's bank from being closed for it.
     #[inline]
-    pub(super) fn keeps_row(&self, item: &Item, index: usize) -> bool {
+    pub(super) fn keeps_row(&self, item: &QueuedRun, index: usize) -> bool {
         (self.policies.rows.keeps)(self, item, index)
     }
 
@@ -105,29 +105,29 @@ impl Channel<'_> {
 }
 
 /// Whether a request waits for which the row of the bank was opened.
-fn is_awaited(channel: &Channel<'_>, item: &Item, _: usize) -> bool {
-    let awaits = |o: &Item| o.data.opened && channel.state.rows(Scope::Bank, &o.target) == Rows::Ready;
+fn is_awaited(channel: &PimChannel<'_>, item: &QueuedRun, _: usize) -> bool {
+    let awaits = |o: &QueuedRun| o.data.opened && channel.state.rows(Scope::Bank, &o.target) == RowMatch::Ready;
     channel.classes[DATA].iter().any(|o| o.target.bank() == item.target.bank() && awaits(o))
 }
 
 /// Whether the row of the bank has had less than its share of hits, and younger requests would still hit it.
-fn hits_remain(channel: &Channel<'_>, item: &Item, index: usize) -> bool {
+fn hits_remain(channel: &PimChannel<'_>, item: &QueuedRun, index: usize) -> bool {
     let bank = item.target.bank();
     let few = |limit: u32| channel.row_use.accesses.get(bank as usize).is_some_and(|n| *n < limit);
-    let hits = |o: &Item| o.target.bank() == bank && channel.state.rows(Scope::Bank, &o.target) == Rows::Ready;
+    let hits = |o: &QueuedRun| o.target.bank() == bank && channel.state.rows(Scope::Bank, &o.target) == RowMatch::Ready;
     channel.schedule.rules().row_hits.is_some_and(few)
         && channel.classes[DATA].iter().skip(index + 1).any(|o| channel.is_in_sight(o) && hits(o))
 }
 
 /// The command that closes a row which was opened for a read or write and which no request waits for.
-fn idle_row(channel: &Channel<'_>, before: Cycle) -> Option<Candidate> {
+fn idle_row(channel: &PimChannel<'_>, before: Cycle) -> Option<Candidate> {
     let command = channel.device.plans[Op::Ld as usize]?.closer?;
     let any = channel.classes.iter().find_map(VecDeque::front)?;
-    let of_bank = |bank: Target| {
+    let of_bank = |bank: CommandTarget| {
         let at = channel.of_none(command, &bank).max(channel.schedule.entered());
         let bit = channel.bank_set(Scope::Bank, &bank);
-        let needs_command = |i: &Item| !i.data.merged && !i.data.forwarded;
-        let waits = |i: &Item| i.target.bank() == bank.bank() && channel.arrival(i) <= at && needs_command(i);
+        let needs_command = |i: &QueuedRun| !i.data.merged && !i.data.forwarded;
+        let waits = |i: &QueuedRun| i.target.bank() == bank.bank() && channel.arrival(i) <= at && needs_command(i);
         let idle = channel.row_use.opened & bit != 0
             && !channel.classes[DATA].iter().any(waits)
             && !channel.classes[super::ARRAY].iter().any(|a| a.banks & bit != 0);

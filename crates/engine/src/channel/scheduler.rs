@@ -8,16 +8,16 @@
 //! of recurring work compares and moves in time with the rest of a channel's state.
 
 use super::data::DataSchedule;
-use super::queues::Item;
-use super::{Channel, DATA};
-use crate::state::Rows;
+use super::queues::QueuedRun;
+use super::{DATA, PimChannel};
+use crate::state::RowMatch;
 use pimattn_core::spec::system::Order;
 
 /// An order of reads and writes. Constants, resolved once for a channel; no command pays for what an order does not use.
 pub(super) struct DataOrder {
     /// The rank of a request: the lowest goes first, of equal ones the oldest. None where the oldest always goes first,
     /// which lets the search along the queue end early.
-    pub(super) rank: Option<fn(&DataSchedule, &Item) -> u32>,
+    pub(super) rank: Option<fn(&DataSchedule, &QueuedRun) -> u32>,
     /// Whether reads and writes are weighed against each other while few wait ([`super::order`]).
     pub(super) weighs: bool,
 }
@@ -43,20 +43,20 @@ impl DataOrder {
 }
 
 /// Banks between that of the last command and that of a request, in turn.
-fn banks_ahead(schedule: &DataSchedule, item: &Item) -> u32 {
+fn banks_ahead(schedule: &DataSchedule, item: &QueuedRun) -> u32 {
     (item.target.bank() + schedule.banks - 1 - schedule.last_bank) % schedule.banks
 }
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     /// Which of two requests that can issue in the same cycle goes first: the lower. On a shared bus, column commands go
     /// before openings, and those before closings; then the order decides. Where requests leave their queue once a row is
     /// opened for them, those go before others.
-    pub(super) fn place(&self, item: &Item, rows: Rows) -> (u32, u32) {
+    pub(super) fn place(&self, item: &QueuedRun, rows: RowMatch) -> (u32, u32) {
         let rules = self.schedule.rules();
         let kind = match rows {
-            Rows::Ready => 0,
-            Rows::Closed => 1,
-            Rows::Conflict => 2,
+            RowMatch::Ready => 0,
+            RowMatch::Closed => 1,
+            RowMatch::Conflict => 2,
         };
         let turn = match self.policies.order.rank {
             Some(rank) => rank(&self.schedule, item),
@@ -65,7 +65,8 @@ impl Channel<'_> {
         (if rules.one_bus { kind } else { 0 }, turn)
     }
 
-    /// Lets the bank that comes next lose its turn if it would have a command in the clock of the last one, for the same bus.
+    /// Makes the bank that comes next lose its turn, if it would have a command in the clock of the last one and for the same
+    /// bus.
     pub(super) fn lose_turn(&mut self) {
         let Some((at, bus, asks @ true)) = &mut self.schedule.asks else { return };
         *asks = false;
