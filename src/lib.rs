@@ -54,8 +54,9 @@ pub use simulate::{Outcome, replay, simulate};
 #[doc(no_inline)]
 pub use {
     pimattn_attacc as attacc, pimattn_audit as audit, pimattn_core as core, pimattn_engine as engine,
-    pimattn_experiments as experiments, pimattn_kv as kv, pimattn_policies as policies, pimattn_report as report,
-    pimattn_starc as starc, pimattn_stats as stats, pimattn_trace as trace, pimattn_tracegen as tracegen,
+    pimattn_experiments as experiments, pimattn_kv as kv, pimattn_mapping as mapping, pimattn_policies as policies,
+    pimattn_report as report, pimattn_starc as starc, pimattn_stats as stats, pimattn_trace as trace,
+    pimattn_tracegen as tracegen,
 };
 
 #[doc(no_inline)]
@@ -75,15 +76,18 @@ pub use pimattn_engine::{
     probe::{CommandEvent, Probe, RowOutcome},
 };
 #[doc(no_inline)]
-pub use pimattn_kv::{Heads, KvCache, Rows, synthetic::SyntheticSpec};
+pub use pimattn_kv::{
+    Heads, KvCache, Rows,
+    selection::{Clustering, Scan, SlotOrder},
+    synthetic::SyntheticSpec,
+};
 #[doc(no_inline)]
-pub use pimattn_policies::select::{Clustering, HeadState, HeadView, Policy, Scan, SlotOrder, StepView};
+pub use pimattn_mapping::workload::{Addressing, Align, Layout, Mapping, Workload};
+#[doc(no_inline)]
+pub use pimattn_policies::select::{HeadState, HeadView, Policy, StepView};
 #[doc(no_inline)]
 pub use pimattn_stats::{Account, Collector, Counters, energy::Energy};
 #[doc(no_inline)]
 pub use pimattn_trace::{Header, MemoryTrace, Phase, Record, Request, Segment, Sink, Source};
 #[doc(no_inline)]
-pub use pimattn_tracegen::{
-    generate::Generator,
-    workload::{Addressing, Align, Layout, Mapping, Workload},
-};
+pub use pimattn_tracegen::generate::Generator;

@@ -7,13 +7,13 @@ use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_engine::{self as engine, Engine};
+use pimattn_mapping::workload::Workload;
 use pimattn_stats::Collector;
 use pimattn_stats::energy::Energy;
 use pimattn_stats::tables::{MEASURES, Rows};
 use pimattn_stats::tally::ChannelTally;
 use pimattn_trace::{self as trace, Header, Mark, Phase, Record, Request, Segment};
 use pimattn_tracegen::generate::Generator;
-use pimattn_tracegen::workload::Workload;
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -16,9 +16,9 @@ mod system;
 
 use crate::common::{documented, root};
 use pimattn_core::spec::System;
+use pimattn_mapping::workload::Workload;
 use pimattn_trace::{Header, Record, Request, Sink, Source};
 use pimattn_tracegen::generate::Generator;
-use pimattn_tracegen::workload::Workload;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

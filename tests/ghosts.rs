@@ -11,10 +11,10 @@ use pimattn_experiments::attention::{self, Layers};
 use pimattn_experiments::end_to_end::cost::{Component, Cost};
 use pimattn_experiments::end_to_end::layer::Part;
 use pimattn_experiments::end_to_end::{Budget, Model, Platform, Reference, Replayed, Service, Switches, serve};
+use pimattn_mapping::workload::Workload;
 use pimattn_stats::energy::Energy;
 use pimattn_trace::{Record, Request, Segment, Sink};
 use pimattn_tracegen::generate::Generator;
-use pimattn_tracegen::workload::Workload;
 use std::collections::{BTreeMap, BTreeSet};
 
 const HEAD: Attention =

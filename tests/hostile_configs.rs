@@ -5,8 +5,8 @@
 use pimattn::cli::exit::{EXIT_CONFIG, EXIT_DATA, EXIT_NO_INPUT, EXIT_USAGE, ExitStatus};
 use pimattn_core::error::Error;
 use pimattn_core::spec::System;
+use pimattn_mapping::workload::Workload;
 use pimattn_tracegen::generate::Generator;
-use pimattn_tracegen::workload::Workload;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::path::{Path, PathBuf};

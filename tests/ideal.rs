@@ -14,10 +14,10 @@ use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_engine::{self as engine, probe::Probe};
+use pimattn_mapping::workload::Workload;
 use pimattn_stats::{Collector, Step};
 use pimattn_trace::{Header, Phase, Record, Request};
 use pimattn_tracegen::generate::Generator;
-use pimattn_tracegen::workload::Workload;
 
 fn requests(kept: Keep) -> Vec<Request> {
     let request = |r| if let Record::Request(r) = r { Some(r) } else { None };

@@ -2,11 +2,11 @@
 
 use crate::common::golden;
 use pimattn::cli::exit::{EXIT_NO_INPUT, EXIT_USAGE, ExitStatus};
+use pimattn_kv::fit::{Options, fit};
 use pimattn_kv::rope::Pairs;
 use pimattn_kv::{self as kv, KvCache};
-use pimattn_tracegen::fit::agree::{Agreement, stand_in};
-use pimattn_tracegen::fit::measure::Plan;
-use pimattn_tracegen::fit::{Options, fit};
+use pimattn_tracegen::agree::measure::Plan;
+use pimattn_tracegen::agree::{Agreement, stand_in};
 use std::path::Path;
 
 fn sample() -> KvCache {

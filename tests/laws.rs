@@ -7,11 +7,11 @@ use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_engine as engine;
+use pimattn_mapping::workload::Workload;
 use pimattn_stats::energy::Energy;
 use pimattn_stats::{Collector, Counters};
 use pimattn_trace::{Header, Record, Request};
 use pimattn_tracegen::generate::Generator;
-use pimattn_tracegen::workload::Workload;
 
 /// SplitMix64.
 struct Random(u64);

@@ -6,15 +6,16 @@
 
 use crate::common::golden;
 use pimattn_kv::KvCache;
+use pimattn_kv::fit::{Options, fit};
 use pimattn_kv::rope::Pairs;
+use pimattn_kv::selection::Scan;
 use pimattn_policies::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
 use pimattn_policies::cluster::kmeans::KMeans;
 use pimattn_policies::cluster::{Config, Start, plain};
 use pimattn_policies::select::sparq::Sparq;
-use pimattn_policies::select::{self, HeadState, HeadView, Policy, Scan, StepView};
-use pimattn_tracegen::fit::agree::{Agreement, Cell, before_decode, layers_of, stand_in};
-use pimattn_tracegen::fit::measure::Plan;
-use pimattn_tracegen::fit::{Options, fit};
+use pimattn_policies::select::{self, HeadState, HeadView, Policy, StepView};
+use pimattn_tracegen::agree::measure::Plan;
+use pimattn_tracegen::agree::{Agreement, Cell, before_decode, layers_of, stand_in};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;

@@ -5,17 +5,17 @@ use crate::common;
 use common::{Memory, system};
 use pimattn_core::spec::System;
 use pimattn_engine as engine;
-use pimattn_policies::select::SlotOrder;
+use pimattn_kv::selection::SlotOrder;
+use pimattn_mapping::attend::{self, Part};
+use pimattn_mapping::emit::{Matrix, Target};
+use pimattn_mapping::layout::{Shape, Side};
+use pimattn_mapping::positions::Positions;
+use pimattn_mapping::rounds::{Pace, Rounds, Work};
+use pimattn_mapping::rows::Rows;
+use pimattn_mapping::stage::{self, Plan};
+use pimattn_mapping::sweep::Sweep;
+use pimattn_mapping::workload::{Layout, UnitPlacement, ValueLayout, Workload};
 use pimattn_trace::{Header, Segment};
-use pimattn_tracegen::map::attend::{self, Part};
-use pimattn_tracegen::map::emit::{Matrix, Target};
-use pimattn_tracegen::map::layout::{Shape, Side};
-use pimattn_tracegen::map::positions::Positions;
-use pimattn_tracegen::map::rounds::{Pace, Rounds, Work};
-use pimattn_tracegen::map::rows::Rows;
-use pimattn_tracegen::map::stage::{self, Plan};
-use pimattn_tracegen::map::sweep::Sweep;
-use pimattn_tracegen::workload::{Layout, UnitPlacement, ValueLayout, Workload};
 
 const TOKENS: u32 = 4096;
 const ROWS: u32 = 64;
@@ -28,7 +28,7 @@ fn random(state: &mut u64, below: u32) -> u32 {
 /// The keys that some query heads select, as pages of `page` tokens, `pages` for each head.
 fn select(shape: &Shape, layout: Layout, heads: usize, pages: u32, page: u32, seed: &mut u64) -> Sweep {
     let (workload, _) = Workload::load(&common::root().join("configs/workload/demo.toml"), &[]).unwrap();
-    let mapping = pimattn_tracegen::workload::Mapping { layout, ..workload.mapping };
+    let mapping = pimattn_mapping::workload::Mapping { layout, ..workload.mapping };
     let mut positions = Positions::new(Side::Keys, &mapping, UnitPlacement::RoundRobin, shape, shape.units);
     let order = SlotOrder::default();
     positions.update(&order, TOKENS, &[], &mut Vec::new());

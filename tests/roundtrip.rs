@@ -206,8 +206,8 @@ fn replay(system: &System, bytes: &[u8]) -> (u64, Vec<(u64, u8, pimattn_core::ad
 }
 
 fn demo_trace(set: &[&str]) -> (Header, Vec<Record>) {
+    use pimattn_mapping::workload::Workload;
     use pimattn_tracegen::generate::Generator;
-    use pimattn_tracegen::workload::Workload;
     let set: Vec<String> = ["steps=3"].iter().chain(set).map(|s| s.to_string()).collect();
     let (workload, doc) = Workload::load(&config("workload/demo.toml"), &set).unwrap();
     let generator = Generator::load(workload, &doc, None).unwrap();

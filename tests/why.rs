@@ -13,11 +13,11 @@ use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_engine::probe::Probe;
 use pimattn_engine::{self as engine, Engine};
+use pimattn_mapping::workload::Workload;
 use pimattn_policies::select;
 use pimattn_stats::log::LogProbe;
 use pimattn_trace::{Header, Record, Request, Sink};
 use pimattn_tracegen::generate::Generator;
-use pimattn_tracegen::workload::Workload;
 use rayon::prelude::*;
 use std::path::Path;
 

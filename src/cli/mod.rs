@@ -237,7 +237,7 @@ pub fn tables_document() -> String {
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
     out.push_str(&markdown(&columns_of(pimattn_tracegen::generate::METRICS)));
     out.push_str("\n# Table of tracegen agree\n\nA row is a figure of a layer, or of all that are compared.\n");
-    out.push_str(&markdown(&columns_of(pimattn_tracegen::fit::agree::COLUMNS)));
+    out.push_str(&markdown(&columns_of(pimattn_tracegen::agree::COLUMNS)));
     out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");
     out.push_str(&markdown(
         &[&[store::POINT, store::KEY][..], pimattn_experiments::sweep::point::layout().columns()].concat(),

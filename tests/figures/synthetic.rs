@@ -3,8 +3,8 @@
 use super::{prose, table, whole};
 use crate::common::root;
 use pimattn_kv as kv;
+use pimattn_mapping::workload::Workload;
 use pimattn_tracegen::generate::{Generator, MetricsRow};
-use pimattn_tracegen::workload::Workload;
 use rayon::prelude::*;
 
 /// The bundled sample's shape.

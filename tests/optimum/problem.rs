@@ -303,7 +303,9 @@ fn apart(device: &Device, a: &Instance, b: &Instance) -> u32 {
             // Such an edge is one of commands in one node of the level below.
             let same = d.apart.is_some_and(|below| nodes(a, below) == nodes(b, below));
             if meet && !same {
-                least = least.max(d.latency + spread);
+                // Above the rank that opens, an edge holds what uses none of its banks for the row bus alone.
+                let shared = a.banks.iter().zip(&b.banks).any(|(x, y)| *x && *y);
+                least = least.max(d.latency + if d.level >= Level::Rank || shared { spread } else { 0 });
             }
         }
     }

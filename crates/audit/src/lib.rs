@@ -232,8 +232,8 @@ impl<'s> Auditor<'s> {
             for &i in &self.pairs[usize::from(p.command) * n + usize::from(id)] {
                 let d = &device.declared[i];
                 self.report.checks += 1;
-                let opens = device.commands[usize::from(id)].effect.opens();
-                let spread = if opens { 0 } else { self.spread[usize::from(p.command)] };
+                let follows = follows_last(device, d, (&p.banks, id, banks));
+                let spread = if follows { self.spread[usize::from(p.command)] } else { 0 };
                 let slack = slack(e.clock, p.clock + Cycle::from(d.latency + spread));
                 let tightest = &mut self.report.tightest[i];
                 let tighter = tightest.is_none_or(|(least, ..)| slack < least);
@@ -437,6 +437,12 @@ fn last_opening(device: &Device, effect: Effect, scope: Scope) -> u32 {
         }
         _ => 0,
     }
+}
+
+/// Whether a command waits for the last bank that a staggered activation opens, by this constraint: in the rank that
+/// opens, or where it uses a bank of it. Above the rank it is the row bus that holds others, and that carries one command.
+fn follows_last(device: &Device, d: &Declared, (opened, id, banks): (&Banks, CommandId, &Banks)) -> bool {
+    !device.commands[usize::from(id)].effect.opens() && (d.level >= Level::Rank || opened.meets(banks))
 }
 
 /// The reference's defect that breaks a constraint so.

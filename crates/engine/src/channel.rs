@@ -57,7 +57,7 @@ const PATIENCE: u32 = 64;
 const EPOCHS: usize = 4096;
 /// Moves and MACs that are held, at most, so that rows behind them are in sight.
 const MOVES_HELD: u64 = 1024;
-const MACS_HELD: u64 = 128;
+const MACS_HELD: u64 = 256;
 /// Commands between two looks at whether the user wants to stop.
 const INTERRUPT_STEPS: u32 = 1 << 16;
 

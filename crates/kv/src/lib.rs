@@ -3,11 +3,13 @@
 //! [`load`] reads a dump in any of its forms; [`synthetic::generate`] makes one up. Both end in
 //! [`KvCache::checked`], the one place where the rules of a consistent cache are written.
 
+pub mod fit;
 pub mod fitted;
 pub mod linalg;
 pub mod npy;
 pub mod rope;
 pub mod safetensors;
+pub mod selection;
 pub mod synthetic;
 
 mod parts;

@@ -4,6 +4,7 @@ use super::reasons::Reason;
 use super::track::{Now, PastCommand, Track};
 use super::{Chain, Why, follows_on};
 use crate::banks::{Banks, node_size};
+use crate::follows_last;
 use crate::log::Entry;
 use pimattn_core::addr::Address;
 use pimattn_core::spec::device::{Bus, PowerPolicy};
@@ -153,12 +154,11 @@ impl Why<'_> {
     /// The longest constraint, windows apart, from one command to another, where they meet.
     pub(super) fn latency(&self, from: (CommandId, &Banks), to: (CommandId, &Banks)) -> Option<(usize, Cycle)> {
         let device = &self.system.device;
-        let opens = device.commands[usize::from(to.0)].effect.opens();
-        let spread = if opens { 0 } else { self.spread[usize::from(from.0)] };
         let mut best: Option<(usize, Cycle)> = None;
         for &i in &self.pairs[self.pair(from.0, to.0)] {
             let d = &device.declared[i];
-            let latency = Cycle::from(d.latency + spread);
+            let follows = follows_last(device, d, (from.1, to.0, to.1));
+            let latency = Cycle::from(d.latency + if follows { self.spread[usize::from(from.0)] } else { 0 });
             let size = node_size(d.level, &device.geometry);
             let apart = d.apart.map(|level| node_size(level, &device.geometry));
             let together = apart.is_some_and(|size| from.1.nodes(size) == to.1.nodes(size));

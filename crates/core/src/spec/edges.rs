@@ -139,11 +139,11 @@ impl EdgeBuilder<'_> {
     fn add_edges(&self, level: Level, from: &[usize], to: &[usize], latency: u32, commands: &mut [Command]) {
         for &f in from {
             for &t in to {
+                let latency = latency + self.spread(level, &commands[f], &commands[t]);
                 let level = match self.lift {
                     true => lift(level, commands[f].least_reach(), commands[t].least_reach()),
                     false => level,
                 };
-                let latency = latency + self.spread(&commands[f], &commands[t]);
                 match commands[f]
                     .edges
                     .iter_mut()
@@ -156,10 +156,15 @@ impl EdgeBuilder<'_> {
         }
     }
 
-    /// Under `stagger` a wide activation opens its banks one after the other, `count` in each window: what may
-    /// follow the last of them waits for that one.
-    fn spread(&self, from: &Command, to: &Command) -> u32 {
+    /// Under `stagger` a wide activation opens the banks of a rank one after the other, `count` in each window: what
+    /// may follow the last of them waits for that one. An edge above the rank between commands that need not share a
+    /// bank is one of the row bus, which carries the activation once.
+    fn spread(&self, level: Level, from: &Command, to: &Command) -> u32 {
         if self.power != PowerPolicy::Stagger || !from.effect.opens() || to.effect.opens() {
+            return 0;
+        }
+        let in_rank = level >= Level::Rank;
+        if !(in_rank || from.least_reach().fills(level) || to.least_reach().fills(level)) {
             return 0;
         }
         let banks = from.scope.banks_per_rank(self.geometry);

@@ -3,7 +3,7 @@
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::spec::System;
 use pimattn_core::spec::config::Document;
-use pimattn_tracegen::workload::Workload;
+use pimattn_mapping::workload::Workload;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

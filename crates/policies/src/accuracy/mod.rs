@@ -4,10 +4,10 @@
 //! query heads that share keys and values; [`Attention::measure`] then judges the selection of any number of policies against
 //! them.
 
-use crate::select::SlotOrder;
 use crate::select::topk::{TopK, rank};
 use pimattn_kv::Rows;
 use pimattn_kv::linalg::{self, LANES, simd};
+use pimattn_kv::selection::SlotOrder;
 
 /// How tokens lie in DRAM rows, as far as the metrics of one query head need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,6 +31,7 @@ mod testing;
 pub mod topk;
 
 use pimattn_core::error::suggest;
+use pimattn_kv::selection::{Clustering, Scan, SlotOrder};
 use pimattn_kv::{Heads, Rows};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -148,50 +149,6 @@ pub struct StepView<'a> {
     pub scores: &'a [Vec<f32>],
 }
 
-/// What selecting reads of memory, per KV head and step, beyond the tokens selected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scan<'a> {
-    /// Nothing: the choice follows from positions, or from probabilities that the softmax has seen anyway.
-    Nothing,
-    /// Every cached key, whole, against every query of the group.
-    Keys,
-    /// Vectors of the policy's own, in rows of their own.
-    Vectors {
-        /// Matrices; each is multiplied by one vector per query head.
-        matrices: u32,
-        /// Vectors of a matrix.
-        vectors: u32,
-        /// Elements of a vector.
-        elements: u32,
-    },
-    /// These elements of every key, the same for all query heads of the group, from a second copy of K that lies
-    /// dimension by dimension.
-    Dimensions(&'a [u32]),
-}
-
-impl Scan<'_> {
-    /// One or more matrices of `vectors` vectors of `elements` elements; nothing to read when there are no vectors.
-    fn vectors(matrices: u32, vectors: usize, elements: usize) -> Self {
-        match vectors {
-            0 => Scan::Nothing,
-            _ => Scan::Vectors { matrices, vectors: vectors as u32, elements: elements as u32 },
-        }
-    }
-}
-
-/// A K-means that a policy ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clustering {
-    /// First token (tokens are consecutive).
-    pub first: u32,
-    /// Tokens that were clustered.
-    pub tokens: u32,
-    /// Clusters asked for.
-    pub clusters: u32,
-    /// Lloyd iterations it took.
-    pub iterations: u32,
-}
-
 /// What of the prefill a policy prepares from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preparation {
@@ -256,28 +213,6 @@ pub trait HeadState {
     /// `a · attention(selected) + (1 - a) · mean(V of tokens 0..len)`. Empty means 1 for all.
     fn blend(&self) -> &[f32] {
         &[]
-    }
-}
-
-/// The order in which tokens `0..len` lie in memory: a permutation, and its cluster boundaries.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct SlotOrder {
-    /// Slot of each token; empty means position order (slot = token).
-    pub slot_of: Vec<u32>,
-    /// First slot of every cluster, ascending; empty where the policy does not cluster. Slots behind the last
-    /// cluster's end (`clustered`) are in position order.
-    pub cluster_starts: Vec<u32>,
-    /// Tokens (= slots) that belong to clusters.
-    pub clustered: u32,
-    /// Grows by one whenever an existing token changes its slot, so that users know when to look again.
-    pub version: u32,
-}
-
-impl SlotOrder {
-    /// Slot of a token.
-    #[inline]
-    pub fn slot(&self, token: u32) -> u32 {
-        self.slot_of.get(token as usize).copied().unwrap_or(token)
     }
 }
 

@@ -2,12 +2,12 @@
 
 use super::Generator;
 use super::metrics::Measured;
-use crate::map::schedule::{Scheduler, Wanted};
-use crate::map::stage::Plan;
-use crate::workload::{Addressing, Cost, Workload};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result};
 use pimattn_kv::KvCache;
+use pimattn_mapping::schedule::{Scheduler, Wanted};
+use pimattn_mapping::stage::Plan;
+use pimattn_mapping::workload::{Addressing, Cost, Workload};
 use pimattn_policies::accuracy::{self, RowShape};
 use pimattn_policies::select::{HeadState, HeadView, Policy, StepView};
 use pimattn_trace::Segment;

@@ -7,9 +7,9 @@
 
 use super::Generator;
 use super::head::HeadWork;
-use crate::workload::ClusteringCost;
 use pimattn_attacc::{Attention, Form, Mode, Schedule};
 use pimattn_core::error::{Error, Result};
+use pimattn_mapping::workload::ClusteringCost;
 use pimattn_trace::{Segment, Sink};
 
 /// Writes one layer at the `i`-th step of the chunk.

@@ -1,12 +1,6 @@
 //! Loading a workload: its system, policy and caches, and whether they fit together.
 
 use super::{Generator, ideal};
-use crate::map::emit::Target;
-use crate::map::heads;
-use crate::map::layout::{Shape, Side};
-use crate::map::placement::{self, Heads};
-use crate::map::schedule::Costs;
-use crate::workload::{Addressing, Mapping, Workload};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
 use pimattn_core::spec::config::Document;
@@ -14,6 +8,12 @@ use pimattn_core::spec::{Device, System};
 use pimattn_kv::fitted::{self, FittedSpec, Model};
 use pimattn_kv::synthetic::SyntheticSpec;
 use pimattn_kv::{self as kv, KvCache};
+use pimattn_mapping::emit::Target;
+use pimattn_mapping::heads;
+use pimattn_mapping::layout::{Shape, Side};
+use pimattn_mapping::placement::{self, Heads};
+use pimattn_mapping::schedule::Costs;
+use pimattn_mapping::workload::{Addressing, Mapping, Workload};
 use pimattn_policies::select::{self, Policy};
 use pimattn_trace::Header;
 use pimattn_trace::header::spec_hash;

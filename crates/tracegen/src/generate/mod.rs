@@ -12,17 +12,17 @@ mod metrics;
 
 pub use metrics::{METRICS, MetricsRow, RowSink};
 
-use crate::map::emit::Target;
-use crate::map::placement::Home;
-use crate::map::schedule::Costs;
-use crate::map::stage::{self, Plan};
-use crate::workload::{Addressing, Workload};
 use head::HeadWork;
 use pimattn_core::error::Result;
 use pimattn_core::interrupt;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_kv::KvCache;
+use pimattn_mapping::emit::Target;
+use pimattn_mapping::placement::Home;
+use pimattn_mapping::schedule::Costs;
+use pimattn_mapping::stage::{self, Plan};
+use pimattn_mapping::workload::{Addressing, Workload};
 use pimattn_policies::select::Policy;
 use pimattn_trace::{Header, Record, Request, Sink};
 use rayon::prelude::*;

@@ -5,7 +5,7 @@
 
 use super::layout::{Place, Shape, Side};
 use crate::workload::{Align, Arrangement, Layout, Mapping, UnitPlacement};
-use pimattn_policies::select::SlotOrder;
+use pimattn_kv::selection::SlotOrder;
 
 /// Positions of the tokens of one KV head in K or in V.
 pub struct Positions {

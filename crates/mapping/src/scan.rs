@@ -15,7 +15,7 @@ use super::stage::Stage;
 use crate::workload::Layout;
 use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
-use pimattn_policies::select::Scan;
+use pimattn_kv::selection::Scan;
 use pimattn_trace::Phase;
 
 /// Who scans, and where.

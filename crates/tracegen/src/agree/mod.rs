@@ -1,6 +1,8 @@
 //! How a synthetic cache agrees with a real one in what matters to a study of sparse attention.
 
-use super::measure::{HeadMeasured, Means, Plan, measure};
+pub mod measure;
+
+use self::measure::{HeadMeasured, Means, Plan, measure};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::table::{Measure, Value, measure as measured};

@@ -2,12 +2,12 @@
 
 use super::rope::{self, InverseRotary};
 use super::words::{self, Common};
+use crate::KvCache;
+use crate::fitted::{Component, Head, LAST_KNOT, Layer, Model, Query, SinkWord, VERSION, Words};
+use crate::linalg::{add_gram, eigenvectors};
+use crate::rope::Pairs;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
-use pimattn_kv::KvCache;
-use pimattn_kv::fitted::{Component, Head, LAST_KNOT, Layer, Model, Query, SinkWord, VERSION, Words};
-use pimattn_kv::linalg::{add_gram, eigenvectors};
-use pimattn_kv::rope::Pairs;
 use rayon::prelude::*;
 
 /// Mean lengths (tokens) of the segments over which parts of a vector may last: phrases, sentences, paragraphs, sections
@@ -500,7 +500,7 @@ fn coupling(queries: &[f64], keys: &[f64], sinks: &[bool], [query, key]: [&Compo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pimattn_kv::fitted::{Shape, generate, testing};
+    use crate::fitted::{Shape, generate, testing};
 
     /// Of a component's covariance.
     fn covariance(c: &Component) -> Vec<f64> {

@@ -18,3 +18,4 @@ pub mod schedule;
 pub mod stage;
 pub mod sweep;
 pub mod upkeep;
+pub mod workload;

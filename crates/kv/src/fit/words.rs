@@ -1,8 +1,8 @@
 //! Which tokens are the same common word: their keys of an early layer, before RoPE, are near-duplicates.
 
+use crate::linalg::{add_gram, dot, dots};
 use pimattn_core::error::Result;
 use pimattn_core::interrupt;
-use pimattn_kv::linalg::{add_gram, dot, dots};
 
 /// Common words that are told apart at most (assumed: in the dump of docs/synthetic.md they are half of the text).
 const MOST: usize = 128;

@@ -408,7 +408,7 @@ impl Workload {
     }
 
     /// Refuses numbers out of range and keys that contradict each other.
-    pub(crate) fn check(&self, doc: &Document) -> Result<()> {
+    pub fn check(&self, doc: &Document) -> Result<()> {
         let MetricsFile { row_block, units } = self.metrics;
         for (key, n) in [("budget", self.budget), ("metrics.row_block", row_block), ("metrics.units", units)] {
             if n == 0 || n > 1 << 30 {

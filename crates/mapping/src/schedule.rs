@@ -15,7 +15,7 @@ use super::upkeep::{self, Cache, CentroidMeans};
 use crate::workload::{Addressing, ClusteringCost, Cost, Host, Mapping, Workload};
 use pimattn_core::op::Op;
 use pimattn_core::spec::Device;
-use pimattn_policies::select::{Clustering, Scan, SlotOrder};
+use pimattn_kv::selection::{Clustering, Scan, SlotOrder};
 use pimattn_trace::{Phase, Segment};
 
 /// What a step costs besides attention.

@@ -3,7 +3,7 @@
 
 use super::layout::Place;
 use super::positions::Positions;
-use pimattn_policies::select::SlotOrder;
+use pimattn_kv::selection::SlotOrder;
 
 /// One row of one unit, with an index of its masks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

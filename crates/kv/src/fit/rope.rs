@@ -1,9 +1,9 @@
 //! Which rotary embedding keys have: undone rightly, their mean is long; undone wrongly, it averages out.
 
+use crate::KvCache;
+use crate::rope::{Pairs, inverse_frequencies};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
-use pimattn_kv::KvCache;
-use pimattn_kv::rope::{Pairs, inverse_frequencies};
 use rayon::prelude::*;
 
 /// Bases that published models use: Llama 2, SmolLM2-135M, SmolLM2-1.7B, SmolLM2 long, Llama 3, Mistral and Qwen 2, and
