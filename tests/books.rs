@@ -11,7 +11,7 @@ use pimattn_mapping::workload::Workload;
 use pimattn_stats::Collector;
 use pimattn_stats::energy::Energy;
 use pimattn_stats::tables::{MEASURES, Rows};
-use pimattn_stats::tally::Tally;
+use pimattn_stats::tally::ChannelTally;
 use pimattn_trace::{self as trace, Header, Mark, Phase, Record, Request, Segment};
 use pimattn_tracegen::generate::Generator;
 use std::path::Path;
@@ -197,7 +197,7 @@ fn movement(system: &System, records: &[Record]) -> String {
     });
     assert_eq!(fast, plain);
     let mut source = Memory { header: Header::foreign(system.device.geometry, "test"), records: records.to_vec() };
-    let mut tally = Tally::new(&system.device);
+    let mut tally = ChannelTally::new(&system.device);
     engine::run(system, &mut source, &mut tally, &mut |_| ()).unwrap();
     let energy = Energy::of(&tally.total(), 0, &system.device, system.energy);
     assert_eq!(format!("{:.1} {:.1}", energy.movement, energy.compute), fast);

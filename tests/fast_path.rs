@@ -11,7 +11,7 @@ use pimattn_core::spec::System;
 use pimattn_core::spec::system::{Controller, Order};
 use pimattn_engine::{self as engine, Engine};
 use pimattn_stats::log::LogProbe;
-use pimattn_stats::tally::Tally;
+use pimattn_stats::tally::ChannelTally;
 use pimattn_stats::{Account, Collector, Step};
 use pimattn_trace::{Arrival, Header, Mark, Phase, Record, Request, Segment};
 use std::collections::BTreeMap;
@@ -205,7 +205,7 @@ struct Told {
 fn told(engine: Engine, system: &System, records: &[Record]) -> Result<Told, String> {
     let mut source = Memory { header: Header::foreign(system.device.geometry, "test"), records: records.to_vec() };
     let collector = Collector::with_steps(&system.device, Vec::new());
-    let mut probe = (collector, (Tally::new(&system.device), LogProbe::new(Vec::new(), &system.device)));
+    let mut probe = (collector, (ChannelTally::new(&system.device), LogProbe::new(Vec::new(), &system.device)));
     let cycles = engine::run_with(engine, system, &mut source, &mut probe, &mut |_| {}).map_err(|e| e.to_string())?;
     let (collector, (tally, log)) = probe;
     let text = String::from_utf8(log.finish().unwrap()).unwrap();

@@ -79,21 +79,21 @@ struct Run {
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// fast: work that recurs is simulated once; plain: every command is simulated. Both come to the same
-    #[arg(long, value_enum, default_value_t = Engine::Fast)]
-    engine: Engine,
+    #[arg(long, value_enum, default_value_t = EngineChoice::Fast)]
+    engine: EngineChoice,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Engine {
+enum EngineChoice {
     Fast,
     Plain,
 }
 
-impl From<Engine> for engine::Engine {
-    fn from(engine: Engine) -> Self {
+impl From<EngineChoice> for engine::Engine {
+    fn from(engine: EngineChoice) -> Self {
         match engine {
-            Engine::Fast => engine::Engine::Fast,
-            Engine::Plain => engine::Engine::Plain,
+            EngineChoice::Fast => engine::Engine::Fast,
+            EngineChoice::Plain => engine::Engine::Plain,
         }
     }
 }

@@ -28,7 +28,7 @@ use super::{Auditor, last_opening, opening, pairs};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::device::{Bus, PowerPolicy};
 use pimattn_core::spec::system::Controller;
-use pimattn_core::spec::{CommandId, Due, Effect, Refreshes, Scope, System};
+use pimattn_core::spec::{Class, CommandId, Due, Effect, Refreshes, Scope, System};
 use pimattn_core::units::Cycle;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -323,31 +323,39 @@ impl<'s> Why<'s> {
     fn seen(&self, track: &Track, e: &Entry, id: CommandId) -> Option<Cycle> {
         let own = e.request?;
         let effect = |id: CommandId| self.system.device.commands[usize::from(id)].effect;
-        // After which of the last completions among older requests so many were left, if not always.
-        let left = |most: usize, kind: Option<Effect>| {
-            let counts = |request: Option<u64>, id: CommandId| {
-                request.is_some_and(|r| r < own) && kind.is_none_or(|kind| effect(id) == kind)
-            };
+        // After which of the last completions among older requests so many of a kind were left, if not always.
+        let left = |most: u32, is_of_kind: &dyn Fn(Effect) -> bool| {
+            let counts =
+                |request: Option<u64>, id: CommandId| request.is_some_and(|r| r < own) && is_of_kind(effect(id));
             let open = track.ahead.iter().filter(|a| match a.entry.what {
                 What::Command(id) => a.last && counts(a.entry.request, id),
                 What::Mark(_) => false,
             });
-            let back = most.checked_sub(open.count())?;
+            let back = (most as usize).checked_sub(open.count())?;
             track.past.iter().rev().filter(|p| p.last && counts(p.request, p.id)).nth(back).map(|p| p.at)
         };
-        let (reads, queue) = (self.system.read_depth as usize, self.system.queue_depth as usize);
-        let writes = self.system.writes.map(|w| w.depth as usize);
-        let newest = track.newest_of(own).unwrap_or(id);
-        let is_request = self.system.device.plans.iter().flatten().any(|p| p.last == newest);
-        match (effect(newest), writes) {
-            (Effect::Read, Some(writes)) => left(reads - 1, Some(Effect::Read)).max(left(writes, Some(Effect::Write))),
-            (Effect::Write, Some(writes)) => left(writes - 1, Some(Effect::Write)).max(left(reads, Some(Effect::Read))),
-            // Requests that only open or close rows have a queue each.
-            (Effect::Open | Effect::Close, _) if is_request => {
-                left(queue - 1, Some(Effect::Open)).max(left(queue - 1, Some(Effect::Close)))
+        let (reads, queue) = (self.system.read_depth, self.system.queue_depth);
+        let [read, write] = [Effect::Read, Effect::Write].map(|kind| move |e: Effect| e == kind);
+        let newest = effect(track.newest_of(own).unwrap_or(id));
+        if let Some(writes) = self.system.writes.map(|w| w.depth) {
+            match newest {
+                Effect::Read => return left(reads - 1, &read).max(left(writes, &write)),
+                Effect::Write => return left(writes - 1, &write).max(left(reads, &read)),
+                _ => {}
             }
-            _ => left(queue - 1, None),
         }
+        // Records are taken in by turns: a full queue of any kind holds back what is behind it.
+        let rows = self.system.row_depth() - 1;
+        let moves = |e: Effect| e.class() == Class::Buffer;
+        let most_moves = if moves(newest) { queue } else { self.system.move_depth() };
+        let of_queues = [
+            left(rows, &|e| e == Effect::Open),
+            left(rows, &|e| e == Effect::Close),
+            left(self.system.mac_depth() - 1, &|e| e.multiplies()),
+            left(most_moves - 1, &moves),
+            left(queue - 1, &|e| e.is_data()),
+        ];
+        of_queues.into_iter().max().flatten()
     }
 
     /// The rule that held a command from `since` on, though its request was seen.

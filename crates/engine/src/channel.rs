@@ -11,56 +11,59 @@
 //! pass a barrier, nothing else may.
 //!
 //! The controller sees `queue_depth` outstanding reads and as many writes (which may have depths of their own, or share a queue where
-//! they take no turns). Of openings and of closings of rows, of MACs and of moves it sees more ([`ROWS_HELD`], [`MACS_HELD`], [`MOVES_HELD`]), so that none
+//! they take no turns). Of openings and of closings of rows, of MACs and of moves it sees more ([`System::row_depth`]), so that none
 //! hides the row commands behind it. Requests count the same whether
 //! they came one by one or as runs, so that both forms of a trace take the same cycles.
 //!
 //! When a refresh is due, array work and data in its banks stop, the banks are closed, the refresh is issued, and the rows
 //! open again on demand ([`refresh`]). Moves go on: they touch no bank.
+//!
+//! Three choices of a controller are seams, a file each: the order of reads and writes ([`scheduler`]), the row policy
+//! ([`row_policy`]), and what may go on while a refresh is due ([`refresh`]). Each file says how to add one.
 
 mod array;
 mod bank_queues;
+mod cacheable;
 mod data;
 mod issue;
-mod normal;
 mod order;
 mod play;
 mod queues;
 mod refresh;
 mod row_policy;
+mod scheduler;
 
 use super::probe::{NO_REQUEST, Probe};
 use super::segments::{Label, Segments};
-use super::state::{CLOSED, ChannelState, Target};
+use super::state::{CLOSED, ChannelState, CommandTarget};
 use array::Units;
 use data::DataSchedule;
 use order::CommandOrder;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
 use pimattn_core::spec::device::Bus;
+use pimattn_core::spec::system::Scheduler;
 use pimattn_core::spec::{Class, CommandId, Device, Due, Effect, Refreshes, System};
 use pimattn_core::units::Cycle;
 use pimattn_trace::Record;
-use queues::{Epoch, Item, Queue};
+use queues::{Epoch, QueueKind, QueuedRun};
+use refresh::RefreshPolicy;
+use row_policy::{RowPolicy, RowUse};
+use scheduler::DataOrder;
 use std::collections::VecDeque;
 
 /// Refreshes without a completed request after which a channel is taken to be in a livelock.
 const PATIENCE: u32 = 64;
 /// Epochs in sight, at most. Only the host's work makes epochs without requests.
 const EPOCHS: usize = 4096;
-/// Moves and MACs that are held, at most, so that rows behind them are in sight.
-const MOVES_HELD: u64 = 1024;
-const MACS_HELD: u64 = 1024;
-/// Openings and closings of rows that are in sight, each, at most: those of four rounds of a stack's bank groups.
-const ROWS_HELD: u64 = 64;
 /// Commands between two looks at whether the user wants to stop.
 const INTERRUPT_STEPS: u32 = 1 << 16;
 
-/// Of [`Queue`].
+/// Kinds of queues ([`QueueKind`]).
 const QUEUES: usize = 6;
 /// Candidates at a time: rows and MACs, two kinds of moves, rows and reads and writes of data.
 const OFFERS: usize = 4 + KINDS;
-/// Of data: reads and writes, and rows for them.
+/// Candidates of data: reads and writes, and row commands for each.
 const KINDS: usize = 4;
 /// How often a request that could have a command gives way.
 const PASSED: u16 = 256;
@@ -69,7 +72,7 @@ const ARRAY: usize = Class::Array as usize;
 const MOVES: usize = Class::Buffer as usize;
 const DATA: usize = Class::Data as usize;
 
-/// What a class could do next.
+/// A command that could be the next one.
 #[derive(Clone, Copy)]
 struct Candidate {
     at: Cycle,
@@ -77,10 +80,10 @@ struct Candidate {
     class: usize,
     index: usize,
     command: CommandId,
-    target: Target,
+    target: CommandTarget,
 }
 
-/// What to do next.
+/// The next thing to do.
 enum Choice {
     /// Issue this.
     Issue(Candidate),
@@ -90,28 +93,45 @@ enum Choice {
     Nothing,
 }
 
-/// What [`Channel::advance`] achieved.
+/// How far [`PimChannel::advance`] came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// It went past the horizon; there is more to do at this cycle.
+pub enum Advance {
+    /// The channel is past the horizon, and has more to do at this cycle.
     Ahead(Cycle),
-    /// It needs more records to decide.
+    /// The channel needs more records to decide.
     Starved,
     /// All that it was given is done.
     Done,
 }
 
+/// The seams of the controller, as its system asks for them: resolved once, and the same for the whole run.
+#[derive(Clone, Copy)]
+struct Policies {
+    /// The order of reads and writes.
+    order: &'static DataOrder,
+    /// How long rows of reads and writes stay open.
+    rows: &'static RowPolicy,
+    /// Which commands may issue while a refresh is due.
+    refresh: &'static RefreshPolicy,
+}
+
+impl Policies {
+    fn of(rules: &Scheduler) -> Self {
+        Policies { order: DataOrder::of(rules.order), rows: RowPolicy::of(rules), refresh: RefreshPolicy::of(rules) }
+    }
+}
+
 /// One channel: its banks, its queues, its clock.
 #[derive(Clone)]
-pub struct Channel<'d> {
+pub struct PimChannel<'d> {
     device: &'d Device,
     id: u32,
     state: ChannelState<'d>,
     input: VecDeque<Record>,
     input_ended: bool,
-    classes: [VecDeque<Item>; 3],
+    classes: [VecDeque<QueuedRun>; 3],
     depth: u64,
-    /// Requests outstanding, by [`Queue`], and how many may be.
+    /// Requests outstanding, by [`QueueKind`], and how many may be.
     held: [u64; QUEUES],
     most: [u64; QUEUES],
     order_of: CommandOrder,
@@ -123,12 +143,14 @@ pub struct Channel<'d> {
     requests: u64,
     /// Whether requests are counted from the beginning; not once work was looked up.
     numbered: bool,
-    /// When what it is given arrives at the earliest; whether the trace says so.
+    /// The cycle before which the requests that come now are not there, and whether the trace has any such.
     arrives: Cycle,
     timed: bool,
     /// Cycles between the arrivals of two requests.
     interval: Option<f64>,
+    policies: Policies,
     schedule: DataSchedule,
+    row_use: RowUse,
     epoch: u32,
     epoch_open: Cycle,
     epoch_done: Cycle,
@@ -137,7 +159,7 @@ pub struct Channel<'d> {
     segments: Segments,
     bus_free: [Cycle; 2],
     last: [Cycle; 3],
-    /// When the softmax unit has the entries of the last softmax behind it.
+    /// The cycle at which the softmax unit is done with the entries of the last softmax.
     softmax_free: Cycle,
     done: Cycle,
     worked: Cycle,
@@ -152,7 +174,7 @@ pub struct Channel<'d> {
     plays: bool,
 }
 
-impl<'d> Channel<'d> {
+impl<'d> PimChannel<'d> {
     /// A channel at cycle 0, idle.
     pub fn new(system: &'d System, id: u32) -> Self {
         let device = &system.device;
@@ -161,8 +183,8 @@ impl<'d> Channel<'d> {
             Some(w) => (u64::from(system.read_depth), u64::from(w.depth)),
             None => (depth, 0),
         };
-        let rows = depth.max(ROWS_HELD);
-        Channel {
+        let (rows, macs, moves) = (system.row_depth(), system.mac_depth(), system.move_depth());
+        PimChannel {
             device,
             id,
             state: ChannelState::new(device),
@@ -171,7 +193,7 @@ impl<'d> Channel<'d> {
             classes: Default::default(),
             depth,
             held: [0; QUEUES],
-            most: [reads, writes, rows, rows, depth.max(MACS_HELD), depth.max(MOVES_HELD)],
+            most: [reads, writes, rows.into(), rows.into(), macs.into(), moves.into()],
             order_of: CommandOrder::new(device),
             rows_of_data: vec![0; device.geometry.banks_per_channel() as usize],
             rows_of_units: vec![0; device.geometry.units() as usize],
@@ -181,7 +203,9 @@ impl<'d> Channel<'d> {
             arrives: 0,
             timed: false,
             interval: system.issue_interval,
+            policies: Policies::of(&system.scheduler),
             schedule: DataSchedule::new(system),
+            row_use: RowUse::new(device, &system.scheduler),
             epoch: 0,
             epoch_open: 0,
             epoch_done: 0,
@@ -207,27 +231,24 @@ impl<'d> Channel<'d> {
         self.input.len()
     }
 
-    /// No record follows before [`Channel::resume`].
+    /// No record follows before [`PimChannel::resume`].
     pub fn close_input(&mut self) {
         self.input_ended = true;
     }
 
-    /// When the last result of its own work was there.
+    /// The cycle at which the last result of its own work was there.
     pub fn worked_until(&self) -> Cycle {
         self.worked
     }
 
-    /// When the work done so far is complete, waits included.
+    /// The cycle at which the work done so far is complete, waits included.
     pub fn done_at(&self) -> Cycle {
         self.done
     }
 
     /// Lets the time pass to `at`, with the refreshes that fall due, and takes input again.
     pub fn resume<P: Probe>(&mut self, at: Cycle, probe: &mut P) {
-        while self.next_refresh.is_some_and(|due| due.at < at) {
-            let Some(c) = self.refresh_candidate() else { break };
-            self.issue_refresh(&c, probe);
-        }
+        self.refresh_until(at, probe);
         self.epoch_open = self.epoch_open.max(at);
         self.last.iter_mut().for_each(|t| *t = (*t).max(at));
         self.done = self.done.max(at);
@@ -246,12 +267,12 @@ impl<'d> Channel<'d> {
     }
 
     /// Works until it passes `horizon`, needs input, or has no work left.
-    pub fn advance<P: Probe>(&mut self, horizon: Cycle, probe: &mut P) -> Result<Progress> {
+    pub fn advance<P: Probe>(&mut self, horizon: Cycle, probe: &mut P) -> Result<Advance> {
         let mut steps = 0u32;
         loop {
             self.take_in(probe)?;
             if self.has_room() && !self.input_ended {
-                return Ok(Progress::Starved);
+                return Ok(Advance::Starved);
             }
             match self.choose(probe)? {
                 Choice::Issue(best) => {
@@ -264,11 +285,11 @@ impl<'d> Channel<'d> {
                         return Err(self.livelock());
                     }
                     if best.at > horizon {
-                        return Ok(Progress::Ahead(best.at));
+                        return Ok(Advance::Ahead(best.at));
                     }
                 }
                 Choice::Completed => {}
-                Choice::Nothing if self.classes.iter().all(VecDeque::is_empty) => return Ok(Progress::Done),
+                Choice::Nothing if self.classes.iter().all(VecDeque::is_empty) => return Ok(Advance::Done),
                 Choice::Nothing => return Err(self.livelock()),
             }
         }
@@ -293,7 +314,8 @@ impl<'d> Channel<'d> {
         Error::data("trace", format!("channel {}: livelock, no outstanding request can proceed{where_}{why}", self.id))
     }
 
-    /// The command to issue next. Items that need no command are completed on the way.
+    /// The command to issue next: the best of what array work, moves, data, a refresh and the row policy offer. Requests that
+    /// need no command are completed on the way, one a call.
     fn choose<P: Probe>(&mut self, probe: &mut P) -> Result<Choice> {
         let mut offers: [Option<Candidate>; OFFERS] = [None; OFFERS];
         if let Some(index) = self.array_candidates(&mut offers)? {
@@ -311,27 +333,32 @@ impl<'d> Channel<'d> {
             offers[4..].copy_from_slice(&self.data_candidates());
         }
         let (of_banks, of_data) = offers.split_at_mut(4);
-        // Moves touch no bank.
+        // A refresh of all banks that is due by then holds all but moves, which touch no bank.
         for slot in of_banks[..2].iter_mut().chain(of_data) {
             if slot.as_ref().is_some_and(|c| !self.comes_before_refresh(c)) {
                 *slot = None;
             }
         }
+        // The first that can issue, or one that it gives way to; `held` are those that do.
         let (first, held) = self.pick(&offers);
         let of_pairs = (first.and_then(|place| offers[place]), held);
         let (mut best, held) = if self.looks_ahead() { self.play(&offers, of_pairs)? } else { of_pairs };
         let due = self.next_refresh.filter(|_| self.classes.iter().any(|c| !c.is_empty()));
-        // No refresh comes before it is due.
+        // The refresh itself competes as soon as it is due, and goes first on a tie: its order is below all others.
         if due.is_some_and(|due| best.is_none_or(|b| b.at >= due.at))
             && let Some(refresh) = self.refresh_candidate()
             && best.is_none_or(|b| (refresh.at, refresh.order) < (b.at, b.order))
         {
             best = Some(refresh);
         }
-        best = self.idle_closing(best.map_or(Cycle::MAX, |b| b.at)).or(best);
+        if let Some(closes_alone) = self.policies.rows.closes_alone {
+            best = closes_alone(self, best.map_or(Cycle::MAX, |b| b.at)).or(best);
+        }
+        // A request that moves to its bank's queue before that may have an earlier command.
         if self.feeds_before(best.map_or(Cycle::MAX, |b| b.at)) {
             return Ok(Choice::Completed);
         }
+        // Those that give way count it, and do not for ever.
         for (place, c) in offers.iter().enumerate() {
             if let (true, Some(c)) = (held >> place & 1 == 1, c) {
                 let item = &mut self.classes[c.class][c.index];
@@ -348,7 +375,7 @@ impl<'d> Channel<'d> {
         first.is_some_and(|f| narrow || self.classes[ARRAY].iter().any(|i| i.scope != f.scope))
     }
 
-    fn candidate(&self, class: usize, index: usize, command: CommandId, target: Target) -> Candidate {
+    fn candidate(&self, class: usize, index: usize, command: CommandId, target: CommandTarget) -> Candidate {
         let item = &self.classes[class][index];
         let bus = self.bus(self.device.commands[usize::from(command)].bus);
         let mut at = self.state.earliest(command, &target).max(self.bus_free[bus]).max(self.last[class]);
@@ -373,7 +400,7 @@ impl<'d> Channel<'d> {
     /// pass others nor are passed.
     fn move_candidates(&self, offers: &mut [Option<Candidate>; OFFERS]) {
         let best = &mut offers[2..4];
-        // Where no command of this kind can come before the best, none of its items needs a closer look.
+        // Commands that cannot come before the best so far, wherever they go: their items need no closer look.
         let mut hopeless = 0u64;
         let mut seen = 0;
         for (index, item) in self.classes[MOVES].iter().enumerate() {

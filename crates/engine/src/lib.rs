@@ -7,14 +7,14 @@
 //! Order is total: a channel's commands in time, ties by the older request; channels by (cycle, id). Cycles count
 //! from 0; a run's length is the cycle at which its last result is there.
 //!
-//! `compat` is another engine, with the reference's clock and order, for systems that ask for it. Both simulate work that
-//! recurs once only ([`memo`]), unless the plain engine is asked for.
+//! `compat` is another engine, with the reference's clock and order, for systems that ask for it. Both look up work that
+//! recurs ([`replay_cache`]), unless the plain engine is asked for.
 
 mod channel;
 mod compat;
-pub mod memo;
 mod pim;
 pub mod probe;
+pub mod replay_cache;
 mod segments;
 pub mod state;
 
@@ -24,10 +24,10 @@ use pimattn_core::interrupt;
 use pimattn_core::spec::System;
 use pimattn_core::spec::system::Controller;
 use pimattn_core::units::Cycle;
-use pimattn_trace::{Item, Packer, Record, Source, Unpacker};
+use pimattn_trace::{PackedRecord, Packer, Record, Source, Unpacker};
 use probe::Probe;
 
-/// What stopped the reading of records.
+/// Why no more records are read.
 #[derive(PartialEq, Eq, Clone, Copy)]
 enum Stop {
     /// A channel has enough.
@@ -38,30 +38,31 @@ enum Stop {
     End,
 }
 
-/// The input: request by request, or as volleys where those are of use.
-struct Reader<'s> {
+/// The input of a controller: request by request, or packed into runs over channels where the replay cache has a use for them.
+struct RecordReader<'s> {
     source: &'s mut dyn Source,
     geometry: Geometry,
-    volleys: bool,
+    /// Whether records are read packed.
+    packed: bool,
     records: Vec<Record>,
-    raw: Vec<Item>,
+    raw: Vec<PackedRecord>,
     packer: Packer,
-    items: Vec<Item>,
+    items: Vec<PackedRecord>,
     at: usize,
-    /// Items that come before the others, the last one first.
-    back: Vec<Item>,
+    /// Records that come before the others, the last one first.
+    back: Vec<PackedRecord>,
     apart: Unpacker,
     ended: bool,
     requests: u64,
 }
 
-impl<'s> Reader<'s> {
-    fn new(source: &'s mut dyn Source, volleys: bool) -> Self {
+impl<'s> RecordReader<'s> {
+    fn new(source: &'s mut dyn Source, packed: bool) -> Self {
         let geometry = source.header().geometry;
-        Reader {
+        RecordReader {
             source,
             geometry,
-            volleys,
+            packed,
             records: Vec::new(),
             raw: Vec::new(),
             packer: Packer::default(),
@@ -77,8 +78,8 @@ impl<'s> Reader<'s> {
     /// The next request, run or label.
     #[inline]
     fn next(&mut self) -> Result<Option<Record>> {
-        if self.volleys {
-            return self.next_of_items();
+        if self.packed {
+            return self.next_unpacked();
         }
         if self.at == self.records.len() {
             interrupt::check()?;
@@ -93,20 +94,21 @@ impl<'s> Reader<'s> {
         Ok(Some(self.records[self.at - 1]))
     }
 
-    fn next_of_items(&mut self) -> Result<Option<Record>> {
+    /// The next record of those that are read packed.
+    fn next_unpacked(&mut self) -> Result<Option<Record>> {
         loop {
             if let Some(record) = self.apart.next(&self.geometry) {
                 return Ok(Some(record));
             }
-            let Some(item) = self.next_item()? else { return Ok(None) };
+            let Some(item) = self.next_packed()? else { return Ok(None) };
             if let Some(record) = self.apart.begin(item) {
                 return Ok(Some(record));
             }
         }
     }
 
-    /// The next item, where [`Reader::takes_volleys`].
-    fn next_item(&mut self) -> Result<Option<Item>> {
+    /// The next packed record, where [`RecordReader::takes_runs`].
+    fn next_packed(&mut self) -> Result<Option<PackedRecord>> {
         if let Some(item) = self.back.pop() {
             return Ok(Some(item));
         }
@@ -117,7 +119,7 @@ impl<'s> Reader<'s> {
             if self.ended {
                 return Ok(None);
             }
-            self.ended = !self.source.next_items(&mut self.raw)?;
+            self.ended = !self.source.next_packed(&mut self.raw)?;
             let (items, geometry) = (&mut self.items, &self.geometry);
             self.raw.drain(..).for_each(|item| self.packer.push_item(item, geometry, |item| items.push(item)));
             if self.ended {
@@ -128,23 +130,23 @@ impl<'s> Reader<'s> {
         Ok(Some(self.items[self.at - 1]))
     }
 
-    /// Gives an item back, to be the next one.
-    fn put_back(&mut self, item: Item) {
+    /// Gives a record back, to be the next one.
+    fn put_back(&mut self, item: PackedRecord) {
         self.back.push(item);
     }
 
-    /// Whether there are volleys; makes [`Reader::next_item`] the next call that may be made.
-    fn takes_volleys(&mut self) -> bool {
+    /// Whether records are read packed. Packs what is left of a run, so that [`RecordReader::next_packed`] may come next.
+    fn takes_runs(&mut self) -> bool {
         let rest = self.apart.rest(&self.geometry);
-        self.back.extend(rest.into_iter().rev().flatten().map(Item::Volley));
-        self.volleys
+        self.back.extend(rest.into_iter().rev().flatten().map(PackedRecord::Run));
+        self.packed
     }
 }
 
 /// How a trace is replayed. Both come to the same, command for command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Engine {
-    /// Work that recurs is simulated once ([`memo`]).
+    /// Work that recurs is simulated once ([`replay_cache`]).
     #[default]
     Fast,
     /// Every command is simulated.
@@ -172,7 +174,7 @@ pub fn run_with<P: Probe>(
     needs_same_geometry(system, source)?;
     needs_same_elements(system, source)?;
     needs_lanes(system, source)?;
-    let reader = Reader::new(source, engine == Engine::Fast);
+    let reader = RecordReader::new(source, engine == Engine::Fast);
     match system.controller {
         Controller::Pim => pim::run(system, reader, probe, progress),
         Controller::Compat => compat::run(system, reader, probe, progress),

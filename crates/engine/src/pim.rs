@@ -1,17 +1,15 @@
 //! The PIM controller: channels that meet at syncs, each at its own pace between them.
 
-mod recurring;
-
-use super::channel::{Channel, Progress};
+use super::channel::{Advance, PimChannel};
 use super::probe::{Opener, Probe};
-use super::{Reader, Stop};
+use super::replay_cache::pim::PimReplay;
+use super::{RecordReader, Stop};
 use pimattn_core::error::Result;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_core::units::Cycle;
 use pimattn_trace::Record;
 use priority_queue::PriorityQueue;
-use recurring::Recurring;
 use std::cmp::Reverse;
 
 /// Records of one channel that wait at most; a channel that has this many runs before more are read.
@@ -25,37 +23,38 @@ const QUANTUM: Cycle = 4096;
 /// Replays a trace.
 pub fn run<P: Probe>(
     system: &System,
-    mut reader: Reader<'_>,
+    mut reader: RecordReader<'_>,
     probe: &mut P,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Cycle> {
     let device = &system.device;
-    let mut channels: Vec<Channel<'_>> = (0..device.geometry.channels).map(|id| Channel::new(system, id)).collect();
+    let mut channels: Vec<PimChannel<'_>> =
+        (0..device.geometry.channels).map(|id| PimChannel::new(system, id)).collect();
     let mut wakeups: PriorityQueue<u32, Reverse<(Cycle, u32)>> = PriorityQueue::with_capacity(channels.len());
-    let mut recurring = Recurring::new(system);
+    let mut replay = PimReplay::new(system);
     let mut fresh = true;
     loop {
-        if std::mem::take(&mut fresh) && reader.takes_volleys() {
-            recurring.run(&mut reader, &mut channels, probe, progress)?;
+        if std::mem::take(&mut fresh) && reader.takes_runs() {
+            replay.run(&mut reader, &mut channels, probe, progress)?;
         }
         let stop = feed(&mut reader, &mut channels)?;
         progress(reader.requests);
         if stop != Stop::Full {
-            channels.iter_mut().for_each(Channel::close_input);
+            channels.iter_mut().for_each(PimChannel::close_input);
         }
         for (id, channel) in (0..).zip(&channels) {
             wakeups.push(id, Reverse((channel.done_at(), id)));
         }
         while let Some((id, _)) = wakeups.pop() {
             let horizon = wakeups.peek().map_or(Cycle::MAX, |(_, Reverse((next, _)))| next + QUANTUM);
-            if let Progress::Ahead(at) = channels[id as usize].advance(horizon, probe)? {
+            if let Advance::Ahead(at) = channels[id as usize].advance(horizon, probe)? {
                 wakeups.push(id, Reverse((at, id)));
             }
         }
         if stop == Stop::Full {
             continue;
         }
-        let met = channels.iter().map(Channel::done_at).max().unwrap_or(0);
+        let met = channels.iter().map(PimChannel::done_at).max().unwrap_or(0);
         for (id, channel) in (0..).zip(&mut channels) {
             channel.end_segments(probe);
             probe.channel_waits(id, channel.worked_until(), met);
@@ -77,7 +76,7 @@ pub fn run<P: Probe>(
     }
 }
 
-fn feed(reader: &mut Reader<'_>, channels: &mut [Channel<'_>]) -> Result<Stop> {
+fn feed(reader: &mut RecordReader<'_>, channels: &mut [PimChannel<'_>]) -> Result<Stop> {
     for _ in 0..READ {
         let Some(record) = reader.next()? else { return Ok(Stop::End) };
         let channel = match &record {

@@ -1,6 +1,6 @@
-//! What the engine tells about its work. Statistics and logs are probes; the engine knows none of them.
+//! Probes: observers that the engine tells about its work. Statistics and logs are probes; the engine knows none of them.
 
-use super::memo::stretch::{Place, Stretch};
+use super::replay_cache::{CachedInterval, Occurrence};
 use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
 use pimattn_core::spec::CommandId;
@@ -21,7 +21,7 @@ pub enum RowOutcome {
 /// A request that a command completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
-    /// What was asked for.
+    /// The operation.
     pub op: Op,
     /// How it found its row.
     pub row: RowOutcome,
@@ -30,7 +30,7 @@ pub struct Completion {
 /// No request is known that a command serves.
 pub const NO_REQUEST: u64 = u64::MAX;
 
-/// What opened an epoch: the requests behind it whose column commands may issue from then on.
+/// The reason why an epoch opens: from then on the column commands of the requests in it may issue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opener {
     /// A barrier: the results ahead of it are there.
@@ -50,22 +50,22 @@ pub struct CommandEvent {
     pub cycle: Cycle,
     /// Which command.
     pub command: CommandId,
-    /// Where; of a command that reaches several banks, the address that it was given, with
+    /// The address; of a command that reaches several banks, the address that it was given, with
     /// [`NOT_ADDRESSED`](pimattn_core::addr::NOT_ADDRESSED) in fields that it was given without.
     pub address: Address,
     /// Banks that it acted on.
     pub banks: u32,
-    /// Of a command that works in some bank groups of the channel, which of them, a bit each; else 0.
+    /// The bank groups that it worked in, a bit each, where a command works in some of the channel; else 0.
     pub units: u64,
     /// The channel's segment that it works for, counted from 1; 0 before the first and for refresh.
     pub segment: u32,
-    /// What it is for within the segment.
+    /// The phase of the segment that it works for.
     pub phase: Phase,
     /// The request that it completed, if any.
     pub completes: Option<Completion>,
     /// The request that it serves: its number in the channel, counted from 0, marks (barriers, the host, syncs) not
     /// counted. [`NO_REQUEST`] for refresh, from the compat controller, and where requests are no longer counted because
-    /// work was looked up ([`memo`](super::memo)).
+    /// work was looked up ([`replay_cache`](super::replay_cache)).
     pub request: u64,
 }
 
@@ -75,10 +75,10 @@ pub trait Probe {
     fn command(&mut self, _event: &CommandEvent) {}
     /// A barrier took a cycle of its channel's bus, as in the reference; other controllers let barriers cost nothing.
     fn barrier(&mut self, _cycle: Cycle, _address: &Address) {}
-    /// What channels did over a stretch of time that recurs. Says what [`Stretch::tell`] says, which it does unless the
-    /// probe knows better.
-    fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
-        stretch.tell(place, self);
+    /// Channels did once more what the [replay cache](super::replay_cache) knows. It means what [`CachedInterval::tell`] tells, which
+    /// is what happens unless the probe can do better.
+    fn cached_interval(&mut self, interval: &CachedInterval, occurrence: &Occurrence<'_>) {
+        interval.tell(occurrence, self);
     }
     /// From `cycle` on, a channel's requests from number `first` on may issue column commands; row commands may have come
     /// before. Only from channels that number their requests. It may be told ahead of commands that come before `cycle`.
@@ -103,9 +103,9 @@ pub trait Probe {
     fn end(&mut self, _cycle: Cycle) {}
 }
 
-/// Nobody is watching.
+/// The probe that hears nothing.
 impl Probe for () {
-    fn stretch(&mut self, _: &Stretch, _: &Place<'_>) {}
+    fn cached_interval(&mut self, _: &CachedInterval, _: &Occurrence<'_>) {}
 }
 
 /// Two observers.
@@ -118,9 +118,9 @@ impl<A: Probe, B: Probe> Probe for (A, B) {
         self.0.barrier(cycle, address);
         self.1.barrier(cycle, address);
     }
-    fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
-        self.0.stretch(stretch, place);
-        self.1.stretch(stretch, place);
+    fn cached_interval(&mut self, interval: &CachedInterval, occurrence: &Occurrence<'_>) {
+        self.0.cached_interval(interval, occurrence);
+        self.1.cached_interval(interval, occurrence);
     }
     fn epoch(&mut self, channel: u32, cycle: Cycle, opener: Opener, first: u64) {
         self.0.epoch(channel, cycle, opener, first);

@@ -1,11 +1,11 @@
-//! Whose work the requests of one channel are, and when a segment's work is complete.
+//! The segments of one channel: which one each request is for, and when the work of a segment is complete.
 
 use super::probe::Probe;
 use pimattn_core::units::Cycle;
 use pimattn_trace::{LANES, Mark, Phase, Segment};
 use std::collections::VecDeque;
 
-/// Whose work a request is, and what for.
+/// The segment and the phase that a request is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Label {
     /// The channel's segment, counted from 1; 0 is none.
@@ -37,12 +37,12 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// None yet.
+    /// No segment yet.
     pub fn new(channel: u32) -> Self {
         Segments { channel, taken: 0, owed: VecDeque::new(), lanes: [0; LANES], label: Label::default() }
     }
 
-    /// Of the requests that come now.
+    /// The label of the requests that come now.
     pub fn label(&self) -> Label {
         self.label
     }
@@ -52,7 +52,7 @@ impl Segments {
         self.taken == 0 && self.label == Label::default()
     }
 
-    /// What follows is for a lane's segment, in some phase.
+    /// The requests that come now are for a lane's segment, in some phase.
     pub fn mark(&mut self, mark: &Mark) {
         self.label = Label { segment: self.lanes[usize::from(mark.lane)], phase: mark.phase };
     }

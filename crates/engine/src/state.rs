@@ -1,6 +1,6 @@
 //! The state of one channel's banks, and when each command becomes legal.
 
-use super::memo::{mix, shift::Shift};
+use super::replay_cache::{mix, rebase::Rebase};
 use pimattn_core::addr::{Address, NOT_ADDRESSED};
 use pimattn_core::spec::tables::Edge;
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Scope};
@@ -13,7 +13,7 @@ const MIXED: u32 = u32::MAX - 1;
 
 /// Rows of the banks in a command's scope, compared with the row that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
+pub enum RowMatch {
     /// All open at the wanted row.
     Ready,
     /// All closed.
@@ -24,18 +24,18 @@ pub enum Rows {
 
 /// An address with its node at every level.
 #[derive(Debug, Clone, Copy)]
-pub struct Target {
+pub struct CommandTarget {
     /// The address.
     pub address: Address,
     path: [u32; 5],
-    /// Of a command that works in some bank groups of the channel, which of them; else none.
+    /// The bank groups that a command works in, a bit each, where it works in some of the channel; else no bit.
     pub units: u64,
 }
 
-impl Target {
-    /// The same, in some bank groups of the channel.
+impl CommandTarget {
+    /// This target, for a command that works in some bank groups of the channel.
     pub fn in_units(self, units: u64) -> Self {
-        Target { units, ..self }
+        CommandTarget { units, ..self }
     }
 
     /// The bank within its channel.
@@ -56,13 +56,13 @@ pub fn members(mut set: u64) -> impl Iterator<Item = u32> {
 
 /// Nodes `first, first + step, ...`, `count` of them.
 #[derive(Clone, Copy)]
-struct Span {
+struct NodeSpan {
     first: u32,
     step: u32,
     count: u32,
 }
 
-impl Span {
+impl NodeSpan {
     fn contains(&self, node: u32) -> bool {
         node >= self.first
             && (node - self.first).is_multiple_of(self.step)
@@ -70,7 +70,7 @@ impl Span {
     }
 
     /// Whether some of its nodes are among another's.
-    fn within(&self, other: &Span) -> bool {
+    fn within(&self, other: &NodeSpan) -> bool {
         (0..self.count).any(|i| other.contains(self.first + i * self.step))
     }
 }
@@ -85,7 +85,7 @@ pub struct ChannelState<'d> {
     nodes: [u32; 5],
     /// Earliest legal cycle of each command at each node, `floors` not counted.
     ready: Vec<Cycle>,
-    /// The same at all nodes of a level: what reaches all of them is written down once.
+    /// Earliest legal cycle of each command at all nodes of a level: what reaches all of them is written down once.
     floors: Vec<Cycle>,
     /// The latest of all nodes of a level, with its floor.
     tops: Vec<Cycle>,
@@ -130,37 +130,41 @@ impl<'d> ChannelState<'d> {
 
     /// An address with its nodes.
     #[inline]
-    pub fn target(&self, address: Address) -> Target {
+    pub fn target(&self, address: Address) -> CommandTarget {
         let g = &self.device.geometry;
         let rank = address.pseudo_channel * g.ranks + address.rank;
         let group = rank * g.bank_groups + address.bank_group;
-        Target { address, path: [0, address.pseudo_channel, rank, group, group * g.banks + address.bank], units: 0 }
+        CommandTarget {
+            address,
+            path: [0, address.pseudo_channel, rank, group, group * g.banks + address.bank],
+            units: 0,
+        }
     }
 
     #[inline]
-    fn span(&self, level: Level, scope: Scope, target: &Target) -> Span {
+    fn span(&self, level: Level, scope: Scope, target: &CommandTarget) -> NodeSpan {
         let l = level as usize;
         let own = target.path[l];
         match scope {
-            Scope::Bank => Span { first: own, step: 1, count: 1 },
-            Scope::BankGroup if level < Level::Bank => Span { first: own, step: 1, count: 1 },
+            Scope::Bank => NodeSpan { first: own, step: 1, count: 1 },
+            Scope::BankGroup if level < Level::Bank => NodeSpan { first: own, step: 1, count: 1 },
             Scope::BankGroup => {
                 let banks = self.device.geometry.banks;
-                Span { first: target.path[3] * banks, step: 1, count: banks }
+                NodeSpan { first: target.path[3] * banks, step: 1, count: banks }
             }
             Scope::SameBank if level == Level::Bank => {
-                Span { first: target.address.bank, step: self.device.geometry.banks, count: self.nodes[3] }
+                NodeSpan { first: target.address.bank, step: self.device.geometry.banks, count: self.nodes[3] }
             }
-            Scope::Rank if level <= Level::Rank => Span { first: own, step: 1, count: 1 },
+            Scope::Rank if level <= Level::Rank => NodeSpan { first: own, step: 1, count: 1 },
             Scope::Rank => {
                 let count = self.nodes[l] / self.nodes[Level::Rank as usize];
-                Span { first: target.path[Level::Rank as usize] * count, step: 1, count }
+                NodeSpan { first: target.path[Level::Rank as usize] * count, step: 1, count }
             }
-            Scope::SameBank | Scope::Channel => Span { first: 0, step: 1, count: self.nodes[l] },
-            Scope::PerBank if level == Level::Channel => Span { first: 0, step: 1, count: 1 },
+            Scope::SameBank | Scope::Channel => NodeSpan { first: 0, step: 1, count: self.nodes[l] },
+            Scope::PerBank if level == Level::Channel => NodeSpan { first: 0, step: 1, count: 1 },
             Scope::PerBank => {
                 let step = self.nodes[l] / self.nodes[1];
-                Span { first: own % step, step, count: self.nodes[1] }
+                NodeSpan { first: own % step, step, count: self.nodes[1] }
             }
         }
     }
@@ -174,13 +178,13 @@ impl<'d> ChannelState<'d> {
 
     /// Whether a command leaves bank groups out.
     #[inline]
-    fn is_partial(&self, command: &Command, target: &Target) -> bool {
+    fn is_partial(&self, command: &Command, target: &CommandTarget) -> bool {
         command.effect == Effect::MacOpen && target.units.count_ones() < self.nodes[Level::BankGroup as usize]
     }
 
     /// The first cycle at which `command` breaks no constraint.
     #[inline]
-    pub fn earliest(&self, command: CommandId, target: &Target) -> Cycle {
+    pub fn earliest(&self, command: CommandId, target: &CommandTarget) -> Cycle {
         let c = &self.device.commands[usize::from(command)];
         let mut at = 0;
         if self.is_partial(c, target) {
@@ -212,7 +216,7 @@ impl<'d> ChannelState<'d> {
             let span = self.span(window.level, c.scope, target);
             let mut node = span.first as usize;
             for _ in 0..span.count {
-                // It fits when the places that it takes have left the window, the last of them last.
+                // The command fits when the oldest places, as many as it takes, have left the window.
                 let last = (self.heads[usize::from(w)][node] + window.places(c) - 1) % window.count;
                 at = at.max(self.rings[usize::from(w)][node * window.count as usize + last as usize]);
                 node += span.step as usize;
@@ -235,7 +239,7 @@ impl<'d> ChannelState<'d> {
     }
 
     /// Whether two commands have a bank in common.
-    pub fn meet(&self, a: CommandId, at: &Target, b: CommandId, bt: &Target) -> bool {
+    pub fn meet(&self, a: CommandId, at: &CommandTarget, b: CommandId, bt: &CommandTarget) -> bool {
         let scope = |c: CommandId| self.device.commands[usize::from(c)].scope;
         let (x, y) = (self.span(Level::Bank, scope(a), at), self.span(Level::Bank, scope(b), bt));
         if x.count <= y.count { x.within(&y) } else { y.within(&x) }
@@ -243,7 +247,7 @@ impl<'d> ChannelState<'d> {
 
     /// How long after a command `a` a command `b` must wait, about: by their constraints where they share a node, and by
     /// the windows that hold `b`, which could issue at `free` without `a`.
-    pub fn apart(&self, a: (CommandId, &Target, Cycle), b: (CommandId, &Target)) -> Cycle {
+    pub fn apart(&self, a: (CommandId, &CommandTarget, Cycle), b: (CommandId, &CommandTarget)) -> Cycle {
         let (from, to) = (&self.device.commands[usize::from(a.0)], &self.device.commands[usize::from(b.0)]);
         let partial = [(from, a.1), (to, b.1)].map(|(c, t)| self.is_partial(c, t));
         let shared = |level: Level| {
@@ -299,7 +303,7 @@ impl<'d> ChannelState<'d> {
 
     /// Issues `command` at cycle `at`.
     #[inline]
-    pub fn issue(&mut self, command: CommandId, target: &Target, at: Cycle) {
+    pub fn issue(&mut self, command: CommandId, target: &CommandTarget, at: Cycle) {
         let device = self.device;
         let c = &device.commands[usize::from(command)];
         let partial = self.is_partial(c, target);
@@ -353,7 +357,7 @@ impl<'d> ChannelState<'d> {
     }
 
     /// Holds a command back at the other nodes of the parent of the target's node.
-    fn hold_siblings(&mut self, edge: &Edge, target: &Target, until: Cycle) {
+    fn hold_siblings(&mut self, edge: &Edge, target: &CommandTarget, until: Cycle) {
         let level = edge.level as usize;
         let (own, to) = (target.path[level], usize::from(edge.to));
         let siblings = self.nodes[level] / self.nodes[level - 1];
@@ -366,7 +370,7 @@ impl<'d> ChannelState<'d> {
         }
     }
 
-    fn set_rows(&mut self, scope: Scope, target: &Target, row: u32) {
+    fn set_rows(&mut self, scope: Scope, target: &CommandTarget, row: u32) {
         let span = self.span(Level::Bank, scope, target);
         let mut bank = span.first as usize;
         for _ in 0..span.count {
@@ -384,13 +388,13 @@ impl<'d> ChannelState<'d> {
 
     /// The rows in `scope` against the row of `target`.
     #[inline]
-    pub fn rows(&self, scope: Scope, target: &Target) -> Rows {
+    pub fn rows(&self, scope: Scope, target: &CommandTarget) -> RowMatch {
         let wanted = target.address.row;
         if scope == Scope::Channel && self.uniform != MIXED {
             return match self.uniform {
-                CLOSED => Rows::Closed,
-                row if row == wanted => Rows::Ready,
-                _ => Rows::Conflict,
+                CLOSED => RowMatch::Closed,
+                row if row == wanted => RowMatch::Ready,
+                _ => RowMatch::Conflict,
             };
         }
         let span = self.span(Level::Bank, scope, target);
@@ -402,21 +406,21 @@ impl<'d> ChannelState<'d> {
             bank += span.step as usize;
         }
         match span.count {
-            n if n == ready => Rows::Ready,
-            n if n == closed => Rows::Closed,
-            _ => Rows::Conflict,
+            n if n == ready => RowMatch::Ready,
+            n if n == closed => RowMatch::Closed,
+            _ => RowMatch::Conflict,
         }
     }
 
     /// Banks of the channel in `scope`.
-    pub fn banks(&self, scope: Scope, target: &Target) -> impl Iterator<Item = usize> + use<> {
+    pub fn banks(&self, scope: Scope, target: &CommandTarget) -> impl Iterator<Item = usize> + use<> {
         let span = self.span(Level::Bank, scope, target);
         (0..span.count).map(move |i| (span.first + i * span.step) as usize)
     }
 
     /// Whether a command at a target, which works in some bank groups where it names some, reaches a bank in `scope` of
     /// another.
-    pub fn meets(&self, command: CommandId, target: &Target, scope: Scope, other: &Target) -> bool {
+    pub fn meets(&self, command: CommandId, target: &CommandTarget, scope: Scope, other: &CommandTarget) -> bool {
         let own = &self.device.commands[usize::from(command)];
         let set = self.span(Level::Bank, scope, other);
         let within = |bank: u32| {
@@ -430,12 +434,12 @@ impl<'d> ChannelState<'d> {
     }
 
     /// Whether any bank in `scope` has a row open.
-    pub fn any_open(&self, scope: Scope, target: &Target) -> bool {
+    pub fn any_open(&self, scope: Scope, target: &CommandTarget) -> bool {
         self.banks(scope, target).any(|bank| self.rows[bank] != CLOSED)
     }
 
     /// The banks in `scope` that have a row open.
-    pub fn open_in(&self, scope: Scope, target: &Target) -> impl Iterator<Item = Target> + use<'_, 'd> {
+    pub fn open_in(&self, scope: Scope, target: &CommandTarget) -> impl Iterator<Item = CommandTarget> + use<'_, 'd> {
         let g = &self.device.geometry;
         let channel = target.address.channel;
         self.banks(scope, target).filter(|bank| self.rows[*bank] != CLOSED).map(move |bank| {
@@ -445,8 +449,8 @@ impl<'d> ChannelState<'d> {
         })
     }
 
-    /// Moves it to another time, with other rows.
-    pub fn shift(&mut self, shift: &mut Shift<'_>) {
+    /// Moves all times and renames all rows, for the replay cache.
+    pub(crate) fn rebase(&mut self, rebase: &mut Rebase<'_>) {
         // Which of them a time was written down in makes no difference, and shall make none.
         self.tops.fill(0);
         for (level, (base, nodes)) in self.base.iter().zip(self.nodes).enumerate() {
@@ -456,7 +460,7 @@ impl<'d> ChannelState<'d> {
             for node in self.ready[own].chunks_exact_mut(self.commands) {
                 for ((at, floor), top) in node.iter_mut().zip(floors).zip(tops.iter_mut()) {
                     *at = (*at).max(*floor);
-                    shift.bound(at);
+                    rebase.bound(at);
                     *top = (*top).max(*at);
                 }
             }
@@ -467,27 +471,27 @@ impl<'d> ChannelState<'d> {
             for (ring, head) in rings.chunks_mut(window.count as usize).zip(heads) {
                 ring.rotate_left(*head as usize);
                 *head = 0;
-                ring.iter_mut().for_each(|at| shift.bound(at));
+                ring.iter_mut().for_each(|at| rebase.bound(at));
             }
         }
-        self.rows.iter_mut().chain([&mut self.uniform]).for_each(|row| shift.row(row));
+        self.rows.iter_mut().chain([&mut self.uniform]).for_each(|row| rebase.row(row));
     }
 
-    /// Equal for equal states.
+    /// Mixes the state into a digest: equal states give equal digests.
     pub fn digest(&self, digest: &mut u64) {
         self.ready.iter().filter(|at| **at > 0).for_each(|at| mix(digest, *at));
         self.rows.iter().for_each(|row| mix(digest, u64::from(*row)));
     }
 
-    /// Whether two shifted states are the same.
-    pub fn same(&self, other: &Self) -> bool {
+    /// Whether two states in canonical form are the same to all that can follow.
+    pub(crate) fn equals(&self, other: &Self) -> bool {
         self.ready == other.ready
             && self.rings == other.rings
             && self.rows == other.rows
             && self.uniform == other.uniform
     }
 
-    /// Bytes that it takes, about.
+    /// About how many bytes it takes.
     pub fn bytes(&self) -> usize {
         self.ready.len() * size_of::<Cycle>() + self.rings.iter().map(Vec::len).sum::<usize>() * size_of::<Cycle>()
     }

@@ -2,11 +2,11 @@
 
 pub mod account;
 pub mod books;
+mod cached;
 pub mod counters;
 pub mod energy;
 pub mod log;
 mod measures;
-mod recurring;
 pub mod replay;
 pub mod tables;
 pub mod tally;
@@ -14,14 +14,14 @@ pub mod write;
 
 use account::{Durations, Sweep, Time};
 use books::{Books, Open, Parts};
+use cached::CachedAccounts;
 use counters::Rules;
 use pimattn_core::op::Op;
 use pimattn_core::spec::Device;
 use pimattn_core::units::Cycle;
-use pimattn_engine::memo::stretch::{Place, Stretch};
 use pimattn_engine::probe::{CommandEvent, Probe};
+use pimattn_engine::replay_cache::{CachedInterval, Occurrence};
 use pimattn_trace::{Phase, Segment};
-use recurring::Recurring;
 use std::collections::BTreeMap;
 
 pub use counters::{Counters, Wanted};
@@ -105,7 +105,7 @@ pub struct Collector<S = ()> {
     pub channels: Vec<Account>,
     sweeps: Vec<Sweep>,
     books: Vec<Books>,
-    recurring: Recurring,
+    cached: CachedAccounts,
     /// Steps that are not over.
     steps: BTreeMap<u32, Step>,
     /// The latest step begun.
@@ -135,7 +135,7 @@ impl<S: Steps> Collector<S> {
             channels: vec![Account::default(); channels],
             sweeps: (0..channels).map(|_| Sweep::default()).collect(),
             books: (0..channels).map(|_| Books::default()).collect(),
-            recurring: Recurring::new(channels),
+            cached: CachedAccounts::new(channels),
             steps: BTreeMap::new(),
             step: None,
             spent: 0,
@@ -154,7 +154,7 @@ impl<S: Steps> Collector<S> {
             channels: self.channels,
             sweeps: self.sweeps,
             books: self.books,
-            recurring: self.recurring,
+            cached: self.cached,
             steps: self.steps,
             step: self.step,
             spent: self.spent,
@@ -167,11 +167,11 @@ impl<S: Steps> Collector<S> {
         self.over
     }
 
-    /// Puts what recurred in a channel into its books.
+    /// Puts what the replay cache looked up for a channel into its books.
     #[inline]
     fn settle(&mut self, channel: usize) {
-        if self.recurring.is_active() {
-            self.recurring.settle(channel, &mut self.sweeps[channel], &mut self.books[channel]);
+        if self.cached.is_active() {
+            self.cached.settle(channel, &mut self.sweeps[channel], &mut self.books[channel]);
         }
     }
 
@@ -240,20 +240,20 @@ impl<S: Steps> Probe for Collector<S> {
         }
     }
 
-    fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
-        for (i, part) in stretch.parts.iter().enumerate() {
-            for channel in place.channels_of(stretch, part) {
+    fn cached_interval(&mut self, interval: &CachedInterval, occurrence: &Occurrence<'_>) {
+        for (i, group) in interval.groups.iter().enumerate() {
+            for channel in occurrence.channels_of(interval, group) {
                 let index = channel as usize;
                 let account = (&mut self.sweeps[index], &mut self.books[index]);
                 let rules = (&self.durations, &self.rules);
-                if !self.recurring.take((stretch, i), place, index, account, rules) {
-                    part.tell(place, channel, self);
+                if !self.cached.take((interval, i), occurrence, index, account, rules) {
+                    group.tell(occurrence, channel, self);
                 }
             }
         }
-        if self.recurring.is_full() {
+        if self.cached.is_full() {
             self.settle_all();
-            self.recurring.forget();
+            self.cached.forget();
         }
     }
 

@@ -2,7 +2,7 @@
 //! asked for.
 
 use super::log::LogProbe;
-use super::tally::Tally;
+use super::tally::ChannelTally;
 use super::{Collector, Steps};
 use pimattn_core::error::Result;
 use pimattn_core::fsio::Output;
@@ -43,6 +43,6 @@ pub fn collect_and_log(
 ///
 /// # Errors
 /// As [`run_with`].
-pub fn tally(system: &System, source: &mut dyn Source, tally: &mut Tally) -> Result<Cycle> {
+pub fn tally(system: &System, source: &mut dyn Source, tally: &mut ChannelTally) -> Result<Cycle> {
     run_with(Engine::default(), system, source, tally, &mut |_| {})
 }

@@ -1,32 +1,33 @@
-//! The lightest probe that knows energy: commands and requests, channel by channel.
+//! The lightest probe that knows energy: counts of commands and requests, channel by channel.
 
 use super::counters::{Counters, Rules, rules};
 use foldhash::fast::FixedState;
 use pimattn_core::op::Op;
 use pimattn_core::spec::Device;
 use pimattn_core::units::Cycle;
-use pimattn_engine::memo::stretch::{Part, Place, Stretch, What};
 use pimattn_engine::probe::{CommandEvent, Probe};
+use pimattn_engine::replay_cache::{CachedInterval, EventKind, GroupEvents, Occurrence};
 use pimattn_trace::Phase;
 use std::collections::HashMap;
 
-/// Parts of stretches that are kept apart, at most.
-const MAX_STRETCHES: usize = 1 << 13;
+/// Groups of intervals that are counted apart, at most.
+const MAX_GROUPS: usize = 1 << 13;
 
 /// Counts what each channel does.
-pub struct Tally {
+pub struct ChannelTally {
     rules: Rules,
-    /// What each part of a stretch counts, and how often it was, by channel; counted at the end.
-    stretches: HashMap<(u64, usize), (Counters, Vec<u64>), FixedState>,
-    /// By channel.
+    /// What a channel does in each group of an interval that the replay cache looked up, and how often it did, by channel. Added up
+    /// at the end.
+    cached: HashMap<(u64, usize), (Counters, Vec<u64>), FixedState>,
+    /// The counts of each channel.
     pub channels: Vec<Counters>,
 }
 
-impl Tally {
+impl ChannelTally {
     /// Nothing counted yet.
     pub fn new(device: &Device) -> Self {
         let channels = vec![Counters::default(); device.geometry.channels as usize];
-        Tally { rules: rules(device), stretches: HashMap::default(), channels }
+        ChannelTally { rules: rules(device), cached: HashMap::default(), channels }
     }
 
     /// The sum over channels.
@@ -37,48 +38,50 @@ impl Tally {
     }
 }
 
-impl Tally {
-    fn count_stretches(&mut self) {
-        for (counters, times) in self.stretches.drain().map(|(_, counted)| counted) {
+impl ChannelTally {
+    /// Adds up what was looked up.
+    fn add_cached(&mut self) {
+        for (counters, times) in self.cached.drain().map(|(_, counted)| counted) {
             self.channels.iter_mut().zip(times).for_each(|(channel, times)| channel.add_times(&counters, times));
         }
     }
 }
 
-fn counted(part: &Part, rules: &Rules) -> Counters {
+/// What a channel of a group does in an interval.
+fn counted(group: &GroupEvents, rules: &Rules) -> Counters {
     let mut counters = Counters::default();
-    for event in &part.events {
-        match event.what {
-            What::Command { command, banks, completes, .. } => {
+    for event in &group.events {
+        match event.kind {
+            EventKind::Command { command, banks, completes, .. } => {
                 counters.issue(command, &event.address, (banks, event.phase), completes, rules);
             }
-            What::Silent(op) => counters.silent(op),
-            What::Barrier => {}
+            EventKind::Silent(op) => counters.silent(op),
+            EventKind::Barrier => {}
         }
     }
     counters
 }
 
-impl Probe for Tally {
+impl Probe for ChannelTally {
     fn command(&mut self, e: &CommandEvent) {
         self.channels[e.address.channel as usize].command(e, &self.rules);
     }
 
-    fn stretch(&mut self, stretch: &Stretch, place: &Place<'_>) {
-        if self.stretches.len() >= MAX_STRETCHES {
-            self.count_stretches();
+    fn cached_interval(&mut self, interval: &CachedInterval, occurrence: &Occurrence<'_>) {
+        if self.cached.len() >= MAX_GROUPS {
+            self.add_cached();
         }
-        for (i, part) in stretch.parts.iter().enumerate() {
+        for (i, group) in interval.groups.iter().enumerate() {
             let channels = self.channels.len();
             let rules = &self.rules;
             let (_, times) =
-                self.stretches.entry((stretch.id, i)).or_insert_with(|| (counted(part, rules), vec![0; channels]));
-            place.channels_of(stretch, part).for_each(|channel| times[channel as usize] += 1);
+                self.cached.entry((interval.id, i)).or_insert_with(|| (counted(group, rules), vec![0; channels]));
+            occurrence.channels_of(interval, group).for_each(|channel| times[channel as usize] += 1);
         }
     }
 
     fn end(&mut self, _: Cycle) {
-        self.count_stretches();
+        self.add_cached();
     }
 
     fn silent(&mut self, channel: u32, _: u32, _: Phase, op: Op) {

@@ -10,6 +10,7 @@
 //! A format is one file here and one line in [`FORMATS`].
 
 pub mod attacc;
+pub mod channel_run;
 pub mod dramsim3;
 pub mod dramsys;
 pub mod folder;
@@ -24,7 +25,6 @@ pub mod ramulator_ls;
 pub mod ramulator_rw;
 pub mod sait;
 pub mod text;
-pub mod volley;
 
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result, suggest};
@@ -32,11 +32,11 @@ use pimattn_core::fsio;
 use pimattn_core::order::Addressing;
 use std::io::{Read, Write};
 
+pub use channel_run::{ChannelRun, PackedRecord, Packer, Unpacker};
 pub use header::Header;
 pub use manifest::{MacReads, Manifest, Options};
 pub use memory::MemoryTrace;
 pub use pimattn_core::op::Op;
-pub use volley::{Item, Packer, Unpacker, Volley};
 
 /// A run of one operation: `count` requests, the i-th at byte address `addr + i * stride`, all in one row of one bank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -194,12 +194,13 @@ pub trait Source {
     fn header(&self) -> &Header;
     /// Replaces `out` by the next records; false (and nothing in `out`) at the end, however often it is asked.
     fn next_block(&mut self, out: &mut Vec<Record>) -> Result<bool>;
-    /// The same trace, with requests put together where the source has them so. Both calls may not be mixed.
-    fn next_items(&mut self, out: &mut Vec<Item>) -> Result<bool> {
+    /// Replaces `out` by the next records with requests packed into runs over channels, as far as the source has them so.
+    /// A source is read by one of the two calls, not by both in turn.
+    fn next_packed(&mut self, out: &mut Vec<PackedRecord>) -> Result<bool> {
         out.clear();
         let mut records = Vec::new();
         let more = self.next_block(&mut records)?;
-        out.extend(records.into_iter().map(Item::from));
+        out.extend(records.into_iter().map(PackedRecord::from));
         Ok(more)
     }
 }
@@ -263,16 +264,16 @@ pub fn check(record: &Record, geometry: &Geometry) -> Result<(), String> {
     }
 }
 
-/// Checks that a volley means something on this geometry.
-pub fn check_volley(volley: &Volley, geometry: &Geometry) -> Result<(), String> {
-    let request = volley.request;
-    if matches!(request.op, Op::Sync | Op::Host) && volley.channels != 1 {
+/// Checks that a run over channels means something on this geometry.
+pub fn check_channel_run(run: &ChannelRun, geometry: &Geometry) -> Result<(), String> {
+    let request = run.request;
+    if matches!(request.op, Op::Sync | Op::Host) && run.channels != 1 {
         return Err(format!("{} is not for several channels", request.op.mnemonic()));
     }
     check(&Record::Request(request), geometry)?;
     let first = geometry.channel_of(request.addr);
-    match volley.channels {
-        0 => Err("a volley to no channel".into()),
+    match run.channels {
+        0 => Err("a run to no channel".into()),
         n if u64::from(first) + u64::from(n) > u64::from(geometry.channels) && request.op != Op::Sync => Err(format!(
             "channels {first} to {} do not exist ({} channels)",
             u64::from(first) + u64::from(n) - 1,

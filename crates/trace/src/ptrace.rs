@@ -6,12 +6,12 @@
 //! end:    kind u8 = 0 | records u64 | requests u64 | CRC-32 over all block CRCs
 //! ```
 //!
-//! Requests are put together to volleys (see [`super::volley`]).
+//! Requests are put together to runs over channels (see [`super::channel_run`]).
 //! Integers are little-endian. A reader holds one block at a time, checks every length before it allocates, and
 //! takes a file without its end for damaged.
 
-use super::volley::{Item, Packer, Unpacker, Volley};
-use super::{Arrival, BLOCK, Format, Header, Mark, Record, Request, Segment, Sink, Source, check, check_volley};
+use super::channel_run::{ChannelRun, PackedRecord, Packer, Unpacker};
+use super::{Arrival, BLOCK, Format, Header, Mark, Record, Request, Segment, Sink, Source, check, check_channel_run};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result};
 use std::io::{Read, Write};
@@ -44,18 +44,18 @@ enum Packed {
     Request(Request),
     Segment(Segment),
     Mark(Mark),
-    Volley(Volley),
+    Run(ChannelRun),
     Arrival(Arrival),
 }
 
-impl From<Item> for Packed {
-    fn from(item: Item) -> Self {
+impl From<PackedRecord> for Packed {
+    fn from(item: PackedRecord) -> Self {
         match item {
-            Item::Volley(Volley { request, channels: 1 }) => Packed::Request(request),
-            Item::Volley(v) => Packed::Volley(v),
-            Item::Segment(s) => Packed::Segment(s),
-            Item::Mark(m) => Packed::Mark(m),
-            Item::Arrival(a) => Packed::Arrival(a),
+            PackedRecord::Run(ChannelRun { request, channels: 1 }) => Packed::Request(request),
+            PackedRecord::Run(v) => Packed::Run(v),
+            PackedRecord::Segment(s) => Packed::Segment(s),
+            PackedRecord::Mark(m) => Packed::Mark(m),
+            PackedRecord::Arrival(a) => Packed::Arrival(a),
         }
     }
 }
@@ -72,7 +72,7 @@ fn codec() -> bincode::config::Configuration<
 pub struct Writer {
     out: Box<dyn Write + Send>,
     geometry: Geometry,
-    volleys: Packer,
+    runs: Packer,
     block: Vec<Packed>,
     raw: Vec<u8>,
     packer: zstd::bulk::Compressor<'static>,
@@ -98,7 +98,7 @@ impl Writer {
         Ok(Writer {
             out,
             geometry: header.geometry,
-            volleys: Packer::default(),
+            runs: Packer::default(),
             block: Vec::with_capacity(BLOCK),
             raw: Vec::new(),
             packer,
@@ -144,15 +144,15 @@ impl Sink for Writer {
         if let Record::Request(r) = &record {
             self.requests += u64::from(r.count);
         }
-        let (volleys, block) = (&mut self.volleys, &mut self.block);
-        volleys.push(record, &self.geometry, |item| block.push(item.into()));
-        // A record may end a volley and the round that it had begun.
+        let (runs, block) = (&mut self.runs, &mut self.block);
+        runs.push(record, &self.geometry, |item| block.push(item.into()));
+        // A record may end a run and the round that it had begun.
         if self.block.len() + 3 > BLOCK { self.flush_block() } else { Ok(()) }
     }
 
     fn finish(&mut self) -> Result<()> {
         let block = &mut self.block;
-        self.volleys.flush(&self.geometry, |item| block.push(item.into()));
+        self.runs.flush(&self.geometry, |item| block.push(item.into()));
         self.flush_block()?;
         let mut end = vec![0u8];
         end.extend(self.records.to_le_bytes());
@@ -176,7 +176,7 @@ pub struct Reader {
     sum: crc32fast::Hasher,
     ended: bool,
     /// For [`Source::next_block`]: items that are still to be taken apart.
-    items: Vec<Item>,
+    items: Vec<PackedRecord>,
     at: usize,
     apart: Unpacker,
 }
@@ -231,14 +231,14 @@ impl Reader {
         })
     }
 
-    fn item(&self, packed: Packed) -> Result<Item, String> {
+    fn item(&self, packed: Packed) -> Result<PackedRecord, String> {
         let geometry = &self.header.geometry;
         let record = match packed {
             Packed::Request(r) => Record::Request(r),
             Packed::Segment(s) => Record::Segment(s),
             Packed::Mark(m) => Record::Mark(m),
             Packed::Arrival(a) => Record::Arrival(a),
-            Packed::Volley(v) => return check_volley(&v, geometry).map(|()| Item::Volley(v)),
+            Packed::Run(v) => return check_channel_run(&v, geometry).map(|()| PackedRecord::Run(v)),
         };
         check(&record, geometry).map(|()| record.into())
     }
@@ -300,7 +300,7 @@ impl Source for Reader {
             } else {
                 self.at = 0;
                 let mut items = std::mem::take(&mut self.items);
-                let more = self.next_items(&mut items)?;
+                let more = self.next_packed(&mut items)?;
                 self.items = items;
                 if !more {
                     break;
@@ -310,7 +310,7 @@ impl Source for Reader {
         Ok(!out.is_empty())
     }
 
-    fn next_items(&mut self, out: &mut Vec<Item>) -> Result<bool> {
+    fn next_packed(&mut self, out: &mut Vec<PackedRecord>) -> Result<bool> {
         out.clear();
         if self.ended {
             return Ok(false);
@@ -348,7 +348,7 @@ impl Source for Reader {
                         .map_err(|e| self.bad(format!("record {i}: {e}")))?;
                     at += used;
                     let item = self.item(packed).map_err(|e| self.bad(format!("record {i}: {e}")))?;
-                    if let Item::Volley(v) = &item {
+                    if let PackedRecord::Run(v) = &item {
                         self.requests = self.requests.saturating_add(v.requests());
                     }
                     out.push(item);

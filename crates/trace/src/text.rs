@@ -1,7 +1,7 @@
 //! Text traces, one request a line: what their readers have in common.
 
 use super::lower::Arrivals;
-use super::{Arrival, BLOCK, Header, Item, Op, Record, Request, Source, check};
+use super::{Arrival, BLOCK, Header, Op, PackedRecord, Record, Request, Source, check};
 use nom::branch::alt;
 use nom::bytes::complete::{tag_no_case, take_while1};
 use nom::character::complete::{digit1, hex_digit1};
@@ -217,7 +217,7 @@ impl Source for TextReader {
         self.block(out)
     }
 
-    fn next_items(&mut self, out: &mut Vec<Item>) -> Result<bool> {
+    fn next_packed(&mut self, out: &mut Vec<PackedRecord>) -> Result<bool> {
         self.block(out)
     }
 }

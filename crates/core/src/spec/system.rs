@@ -164,7 +164,7 @@ pub struct System {
     pub name: String,
     /// The controller.
     pub controller: Controller,
-    /// Requests of one channel that its controller looks at, of each kind.
+    /// Reads, writes and buffer moves of one channel that its controller looks at, each; see also [`System::row_depth`].
     pub queue_depth: u32,
     /// The order of the fields of addresses in traces of plain DRAM that do not say their device.
     pub address_order: AddressOrder,
@@ -187,6 +187,22 @@ pub struct System {
 }
 
 impl System {
+    /// Openings of rows that the PIM controller looks at in one channel, and as many closings: those of four rounds of
+    /// 16 bank groups (assumed), so that no bank waits because the controller has not come to its request.
+    pub fn row_depth(&self) -> u32 {
+        self.queue_depth.max(64)
+    }
+
+    /// MACs of one channel for whose rows the PIM controller looks (assumed). They issue in order.
+    pub fn mac_depth(&self) -> u32 {
+        self.queue_depth.max(1024)
+    }
+
+    /// Buffer moves of one channel that the PIM controller holds, so that the rows behind them are in sight (assumed).
+    pub fn move_depth(&self) -> u32 {
+        self.queue_depth.max(1024)
+    }
+
     /// How the addresses of a trace are to be read that does not say its device.
     pub fn addressing(&self) -> Addressing {
         Addressing { geometry: self.device.geometry, order: self.address_order }

@@ -5,10 +5,10 @@
 //! other banks. A PIM_MAC_BG works in the bank groups that were enabled when it was asked for;
 //! the others may open and close beside it.
 
-use super::order::{Round, Urgency};
-use super::queues::Queue;
-use super::{ARRAY, CLOSED, Candidate, Channel, DATA, Item, OFFERS, PASSED};
-use crate::state::{Rows, Target, members};
+use super::order::{MacRound, Urgency};
+use super::queues::QueueKind;
+use super::{ARRAY, CLOSED, Candidate, DATA, OFFERS, PASSED, PimChannel, QueuedRun};
+use crate::state::{CommandTarget, RowMatch, members};
 use pimattn_core::addr::Address;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::{CommandId, Effect, Scope};
@@ -23,17 +23,17 @@ pub struct Units {
     enabled: u64,
     /// Row that each bank group should have open, by the requests completed so far.
     wanted: Vec<u32>,
-    /// Those that have it open.
+    /// Bank groups that have the row open.
     ready: u64,
 }
 
 impl Units {
-    /// None is enabled.
+    /// No bank group is enabled.
     pub fn new(count: u32) -> Self {
         Units { enabled: 0, wanted: vec![CLOSED; count as usize], ready: 0 }
     }
 
-    /// Those that have the row open that is wanted of them.
+    /// The bank groups that have the row open which they should have.
     pub fn ready(&self) -> u64 {
         self.ready
     }
@@ -44,9 +44,9 @@ impl Units {
     }
 }
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     /// The banks in `scope` of a target.
-    pub(super) fn bank_set(&self, scope: Scope, target: &Target) -> BankSet {
+    pub(super) fn bank_set(&self, scope: Scope, target: &CommandTarget) -> BankSet {
         match scope {
             Scope::Channel => BankSet::MAX,
             Scope::Bank => 1 << (target.bank() % 128),
@@ -56,7 +56,7 @@ impl Channel<'_> {
 
     /// Takes the bank groups that a request enables or works in into account. Returns those that it works in, and its
     /// banks.
-    pub(super) fn enlist(&mut self, effect: Effect, scope: Scope, target: &Target) -> Result<(u64, BankSet)> {
+    pub(super) fn enlist(&mut self, effect: Effect, scope: Scope, target: &CommandTarget) -> Result<(u64, BankSet)> {
         let units = &mut self.units;
         let g = &self.device.geometry;
         match effect {
@@ -77,29 +77,29 @@ impl Channel<'_> {
         Ok((0, self.bank_set(scope, target)))
     }
 
-    pub(super) fn unit_target(&self, unit: u32, row: u32) -> Target {
+    pub(super) fn unit_target(&self, unit: u32, row: u32) -> CommandTarget {
         self.state.target(Address { row, ..self.device.geometry.unit_address(self.id, unit) })
     }
 
-    fn unit_rows(&self, unit: u32) -> (Target, Rows) {
+    fn unit_rows(&self, unit: u32) -> (CommandTarget, RowMatch) {
         let target = self.unit_target(unit, self.units.wanted[unit as usize]);
         (target, self.state.rows(Scope::BankGroup, &target))
     }
 
     /// Looks again which bank groups have the row that is wanted of them, after `scope` of a target has changed.
-    pub(super) fn rows_changed(&mut self, scope: Scope, target: &Target) {
+    pub(super) fn rows_changed(&mut self, scope: Scope, target: &CommandTarget) {
         let one = self.device.geometry.unit_of(&target.address);
         let of_one = matches!(scope, Scope::Bank | Scope::BankGroup);
         let all = 0..self.units.wanted.len() as u32;
         for unit in if of_one { one..one + 1 } else { all } {
-            let open = self.units.wanted[unit as usize] != CLOSED && self.unit_rows(unit).1 == Rows::Ready;
+            let open = self.units.wanted[unit as usize] != CLOSED && self.unit_rows(unit).1 == RowMatch::Ready;
             let bit = 1u64.checked_shl(unit).unwrap_or(0);
             self.units.ready = if open { self.units.ready | bit } else { self.units.ready & !bit };
         }
     }
 
     /// A bank group is wanted at another row.
-    pub(super) fn want(&mut self, target: &Target, row: u32) {
+    pub(super) fn want(&mut self, target: &CommandTarget, row: u32) {
         let unit = self.device.geometry.unit_of(&target.address);
         self.units.wanted[unit as usize] = row;
         self.rows_changed(Scope::BankGroup, target);
@@ -113,7 +113,7 @@ impl Channel<'_> {
     }
 
     /// Whether array work needs a bank at another row than `target`'s, or may yet close it.
-    pub(super) fn needs_other_row(&self, item: &Item, target: &Target) -> bool {
+    pub(super) fn needs_other_row(&self, item: &QueuedRun, target: &CommandTarget) -> bool {
         let row = match item.effect {
             Effect::Mac | Effect::Open => item.target.address.row,
             Effect::MacOpen => self.units.wanted[self.device.geometry.unit_of(&target.address) as usize],
@@ -136,10 +136,10 @@ impl Channel<'_> {
                 break;
             }
             let (seen, most) = match item.effect {
-                Effect::Open => (&mut openings, self.most[Queue::Openings as usize]),
-                Effect::Close => (&mut closings, self.most[Queue::Closings as usize]),
+                Effect::Open => (&mut openings, self.most[QueueKind::Openings as usize]),
+                Effect::Close => (&mut closings, self.most[QueueKind::Closings as usize]),
                 // MACs go in order, so that it is their rows alone that are looked for so far ahead.
-                _ => (&mut macs_seen, self.most[Queue::Macs as usize]),
+                _ => (&mut macs_seen, self.most[QueueKind::Macs as usize]),
             };
             if *seen >= most {
                 // MACs that are not in sight end rounds, too: a run of them is one item.
@@ -153,7 +153,7 @@ impl Channel<'_> {
             while let Some(older) = data.next_if(|d| d.order < item.order) {
                 let bank = self.bank_set(Scope::Bank, &older.target);
                 look.reserved |= bank;
-                if older.passed >= PASSED && self.state.rows(Scope::Bank, &older.target) != Rows::Ready {
+                if older.passed >= PASSED && self.state.rows(Scope::Bank, &older.target) != RowMatch::Ready {
                     look.unready |= bank;
                 }
             }
@@ -163,9 +163,9 @@ impl Channel<'_> {
                 _ if waits => {}
                 Effect::Open | Effect::Close => {
                     let command = match (item.effect, self.state.rows(item.scope, &item.target)) {
-                        (Effect::Open, Rows::Ready) => return Ok(Some(index)),
-                        (Effect::Open, Rows::Closed) => Some(item.plan.last),
-                        (Effect::Open, Rows::Conflict) => item.plan.closer,
+                        (Effect::Open, RowMatch::Ready) => return Ok(Some(index)),
+                        (Effect::Open, RowMatch::Closed) => Some(item.plan.last),
+                        (Effect::Open, RowMatch::Conflict) => item.plan.closer,
                         _ if self.state.any_open(item.scope, &item.target) => Some(item.plan.last),
                         _ => return Ok(Some(index)),
                     };
@@ -178,7 +178,7 @@ impl Channel<'_> {
                     for unit in members(waiting) {
                         let (target, rows) = self.unit_rows(unit);
                         let banks = self.bank_set(Scope::BankGroup, &target);
-                        let command = if rows == Rows::Closed { item.plan.opener } else { item.plan.closer };
+                        let command = if rows == RowMatch::Closed { item.plan.opener } else { item.plan.closer };
                         if let Some(command) = command.filter(|_| look.used & banks == 0) {
                             self.row_command(&mut look, index, command, target, banks);
                         }
@@ -188,12 +188,14 @@ impl Channel<'_> {
                     }
                 }
                 _ => match self.state.rows(item.scope, &item.target) {
-                    Rows::Ready if of_groups => {}
-                    Rows::Ready => self.column_command(&mut look, index, item),
+                    RowMatch::Ready if of_groups => {}
+                    RowMatch::Ready => self.column_command(&mut look, index, item),
                     rows => {
                         let wide = self.wider(item, item.banks).unwrap_or(item);
                         let command = match rows {
-                            Rows::Closed if self.state.rows(wide.scope, &wide.target) == Rows::Closed => wide.opener(),
+                            RowMatch::Closed if self.state.rows(wide.scope, &wide.target) == RowMatch::Closed => {
+                                wide.opener()
+                            }
                             _ => wide.plan.closer,
                         };
                         let (target, banks) = (wide.target, wide.banks);
@@ -217,13 +219,13 @@ impl Channel<'_> {
 
     /// The widest younger request in sight that needs the row of `item` in other banks, too, which nothing older needs at
     /// another row: to open the row twice, first for the older one alone, would take longer.
-    pub(super) fn wider(&self, item: &Item, banks: BankSet) -> Option<&Item> {
+    pub(super) fn wider(&self, item: &QueuedRun, banks: BankSet) -> Option<&QueuedRun> {
         if self.is_timed() || !self.is_mixed() {
             return None;
         }
         let row = item.target.address.row;
         let mut data = self.classes[DATA].iter().peekable();
-        let mut widest: Option<&Item> = None;
+        let mut widest: Option<&QueuedRun> = None;
         let (mut otherwise, mut seen) = (0, 0);
         for mac in &self.classes[ARRAY] {
             if seen >= self.depth {
@@ -249,8 +251,8 @@ impl Channel<'_> {
     }
 
     /// A row command in banks that nothing older needs otherwise.
-    fn row_command(&self, look: &mut Look, index: usize, command: CommandId, target: Target, banks: BankSet) {
-        // What closes more banks than are asked for waits for the others, too.
+    fn row_command(&self, look: &mut Look, index: usize, command: CommandId, target: CommandTarget, banks: BankSet) {
+        // A command that closes more banks than the request has waits for the others, too.
         let wide = self.device.commands[usize::from(command)].scope == Scope::Channel;
         let banks = if wide { BankSet::MAX } else { banks };
         if (look.used | look.reserved) & banks == 0 {
@@ -259,7 +261,7 @@ impl Channel<'_> {
     }
 
     /// A MAC of the epoch, whose rows are open, in banks that nothing older needs at another row.
-    fn column_command(&self, look: &mut Look, index: usize, item: &Item) {
+    fn column_command(&self, look: &mut Look, index: usize, item: &QueuedRun) {
         if item.epoch == self.epoch && look.used & item.banks == 0 && look.unready & item.banks == 0 {
             look.consider_column(self, index, item.plan.last, item.target.in_units(item.units));
         }
@@ -273,9 +275,10 @@ struct Look {
     /// Banks of older reads and writes, and of those among them that have another row to open and were passed often.
     reserved: BankSet,
     unready: BankSet,
-    /// Where in the queue the row commands of a round begin, behind the last MAC, and the round, once it was asked for.
+    /// The index in the queue where the row commands of the current round begin, behind the last MAC; and the round, once
+    /// something asked for it.
     from: usize,
-    round: Option<Round>,
+    round: Option<MacRound>,
     /// The best row command so far, where its round begins, and its urgency, once it was asked for.
     row: Option<(Candidate, usize, Option<Urgency>)>,
     column: Option<Candidate>,
@@ -291,8 +294,8 @@ impl Look {
     /// Whether a row command goes before the best so far where both could issue at the same time. Rounds come in their order.
     fn is_more_urgent(
         &mut self,
-        channel: &Channel<'_>,
-        (index, command, target): (usize, CommandId, &Target),
+        channel: &PimChannel<'_>,
+        (index, command, target): (usize, CommandId, &CommandTarget),
         own: &mut Option<Urgency>,
     ) -> bool {
         let Some((b, from, best)) = &mut self.row else { return false };
@@ -300,12 +303,12 @@ impl Look {
             return false;
         }
         let round = self.round.get_or_insert_with(|| channel.round(*from));
-        let weigh = |i: usize, c, at: &Target| channel.urgency((&channel.classes[ARRAY][i], c), at, round);
+        let weigh = |i: usize, c, at: &CommandTarget| channel.urgency((&channel.classes[ARRAY][i], c), at, round);
         let best = *best.get_or_insert_with(|| weigh(b.index, b.command, &b.target));
         *own.get_or_insert_with(|| weigh(index, command, target)) > best
     }
 
-    fn consider_row(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target) {
+    fn consider_row(&mut self, channel: &PimChannel<'_>, index: usize, command: CommandId, target: CommandTarget) {
         let mut own = None;
         let hopeless = self.hopeless & 1 << command != 0;
         if hopeless && !self.is_more_urgent(channel, (index, command, &target), &mut own) {
@@ -315,7 +318,7 @@ impl Look {
         if channel.is_held(&c) {
             return;
         }
-        // Of two that are alike, or of which one closes rows: that of the earlier round; then that of the rank with the most
+        // Of two of a kind, or of which one closes rows, the first is that of the earlier round; then that of the rank with the most
         // openings to come, where ranks bind; then that with the most rows to come. To weigh closings, too, would hold an
         // opening back for the gain of a cycle, again and again.
         let closes = |c: CommandId| channel.device.commands[usize::from(c)].effect.closes();
@@ -335,7 +338,7 @@ impl Look {
         }
     }
 
-    fn consider_column(&mut self, channel: &Channel<'_>, index: usize, command: CommandId, target: Target) {
+    fn consider_column(&mut self, channel: &PimChannel<'_>, index: usize, command: CommandId, target: CommandTarget) {
         if self.hopeless & 1 << command != 0 {
             return;
         }

@@ -1,12 +1,12 @@
 //! Queues of single banks, where the system has them: what moves to them, and when.
 
 use super::data::DataSchedule;
-use super::queues::{Item, Queue, arrival};
-use super::{Channel, DATA};
+use super::queues::{QueueKind, QueuedRun, arrival};
+use super::{DATA, PimChannel};
 use pimattn_core::spec::Effect;
 use pimattn_core::units::Cycle;
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     /// Moves all requests to their banks' queues that find a place there, unless so many move in a clock.
     pub(super) fn feed_banks(&mut self) {
         while self.schedule.rules.bank_feed.is_none() && self.feed(Cycle::MAX) {}
@@ -38,10 +38,11 @@ impl Channel<'_> {
         let rules = self.schedule.rules;
         let Some(depth) = rules.bank_depth else { return false };
         let interval = self.interval;
-        let arrives = |i: &Item| interval.map_or(i.arrives, |cycles| arrival(i.number, cycles).max(i.arrives));
+        let arrives = |i: &QueuedRun| interval.map_or(i.arrives, |cycles| arrival(i.number, cycles).max(i.arrives));
         let DataSchedule { turns, banked, in_banks, draining, .. } = &mut self.schedule;
         let queue = &self.classes[DATA];
-        let of_now = |i: &&Item| !i.data.banked && i.data.is_held(&rules) && i.epoch == self.epoch && arrives(i) <= by;
+        let of_now =
+            |i: &&QueuedRun| !i.data.banked && i.data.is_held(&rules) && i.epoch == self.epoch && arrives(i) <= by;
         let waiting = |effect| queue.range(*in_banks..).filter(of_now).filter(move |i| i.effect == effect);
         if let Some(turns) = turns
             && *draining == 0
@@ -52,11 +53,11 @@ impl Channel<'_> {
             *draining = if writes >= turns.high || idle { writes } else { 0 };
         }
         let drains = *draining > 0;
-        let of_column = |i: &Item, effect: Effect| {
+        let of_column = |i: &QueuedRun, effect: Effect| {
             let addr = i.request.addr;
-            move |o: &Item| o.effect == effect && o.request.addr == addr
+            move |o: &QueuedRun| o.effect == effect && o.request.addr == addr
         };
-        let in_turn = |at: usize, i: &Item| match (i.effect, turns.is_some()) {
+        let in_turn = |at: usize, i: &QueuedRun| match (i.effect, turns.is_some()) {
             (Effect::Write, turns) => {
                 let reads = of_column(i, Effect::Read);
                 (drains || !turns) && !queue.range(*in_banks..at).filter(of_now).any(reads)
@@ -64,14 +65,14 @@ impl Channel<'_> {
             (_, true) if drains => queue.range(at + 1..).filter(of_now).any(of_column(i, Effect::Write)),
             _ => true,
         };
-        let has_place = |i: &Item| banked[i.target.bank() as usize] < depth;
-        let moves = |(at, i): &(usize, &Item)| of_now(i) && has_place(i) && in_turn(*at, i);
+        let has_place = |i: &QueuedRun| banked[i.target.bank() as usize] < depth;
+        let moves = |(at, i): &(usize, &QueuedRun)| of_now(i) && has_place(i) && in_turn(*at, i);
         let next = queue.iter().enumerate().skip(*in_banks).find(moves).map(|(at, _)| at);
         let Some(mut item) = next.and_then(|index| self.classes[DATA].remove(index)) else { return false };
         banked[item.target.bank() as usize] += 1;
         *draining -= u64::from(drains && item.effect == Effect::Write);
         item.data.banked = true;
-        self.held[Queue::of(item.effect, turns.is_some()) as usize] -= 1;
+        self.held[QueueKind::of(item.effect, turns.is_some()) as usize] -= 1;
         self.classes[DATA].insert(*in_banks, item);
         *in_banks += 1;
         true

@@ -7,11 +7,10 @@
 //! its data from the queue ([`Scheduler::forward`]). Other rules of [`Scheduler`] are those in which published
 //! controllers differ.
 
-use super::array::BankSet;
-use super::{Candidate, Channel, DATA, Item, KINDS, Queue};
-use crate::memo::shift::Shift;
-use crate::state::Rows;
-use pimattn_core::spec::system::{Closes, Order, Scheduler, WriteDrain};
+use super::{ARRAY, Candidate, DATA, KINDS, PASSED, PimChannel, QueueKind, QueuedRun};
+use crate::replay_cache::rebase::Rebase;
+use crate::state::RowMatch;
+use pimattn_core::spec::system::{Scheduler, WriteDrain};
 use pimattn_core::spec::{Effect, Scope, System};
 use pimattn_core::units::Cycle;
 
@@ -33,7 +32,7 @@ impl Turns {
     }
 }
 
-/// What the schedule of reads and writes depends on, besides their queues.
+/// The state of the schedule of reads and writes, besides their queues.
 #[derive(Clone, PartialEq)]
 pub struct DataSchedule {
     pub(super) rules: Scheduler,
@@ -49,8 +48,6 @@ pub struct DataSchedule {
     pub(super) in_banks: usize,
     /// Writes that are to move to their banks before reads do again.
     pub(super) draining: u64,
-    /// By bank, accesses since its row was opened; where they count.
-    pub(super) accesses: Vec<u32>,
     /// Reads that wait for nothing but to be told the data of a write.
     pub(super) forwards: u32,
     /// The last clock in which a request moved to its bank's queue, and how many did; where so many do in a clock.
@@ -58,8 +55,6 @@ pub struct DataSchedule {
     /// When the last data command came, which bus it took, and whether the bank that comes next is still to be asked; where
     /// it can lose its turn.
     pub(super) asks: Option<(Cycle, usize, bool)>,
-    /// Banks whose rows were opened for reads and writes, whether they are still open or not; where idle ones close.
-    pub(super) opened: BankSet,
 }
 
 impl DataSchedule {
@@ -76,11 +71,9 @@ impl DataSchedule {
             banked: by_bank(rules.bank_depth.is_some()),
             in_banks: 0,
             draining: 0,
-            accesses: by_bank(rules.row_hits.is_some()),
             forwards: 0,
             fed: (0, 0),
             asks: None,
-            opened: 0,
         }
     }
 
@@ -95,13 +88,13 @@ impl DataSchedule {
         if self.fed.1 > 0 { self.fed.0 + 1 } else { 0 }
     }
 
-    /// Moves it to another time.
-    pub fn shift(&mut self, shift: &Shift<'_>) {
-        // Of a clock that is over it does not matter how many moved.
-        shift.bound(&mut self.fed.0);
+    /// Moves all times, for the replay cache.
+    pub(crate) fn rebase(&mut self, rebase: &Rebase<'_>) {
+        // How many moved matters within the same clock only.
+        rebase.bound(&mut self.fed.0);
         self.fed.1 = if self.fed.0 == 0 { 0 } else { self.fed.1 };
         if let Some((at, ..)) = &mut self.asks {
-            shift.bound(at);
+            rebase.bound(at);
         }
     }
 
@@ -114,35 +107,20 @@ impl DataSchedule {
     pub fn one_bus(&self) -> bool {
         self.rules.one_bus
     }
-
-    /// Which of two that can issue at the same cycle goes first: the lower. On a shared bus, columns go before openings,
-    /// and those before closings.
-    fn place(&self, item: &Item, rows: Rows) -> (u32, u32) {
-        let kind = match rows {
-            Rows::Closed => 1,
-            Rows::Conflict => 2,
-            Rows::Ready => 0,
-        };
-        let turn = match self.rules.order {
-            Order::BanksInTurn => (item.target.bank() + self.banks - 1 - self.last_bank) % self.banks,
-            Order::Oldest | Order::Weighed => u32::from(self.rules.opened_leave && !item.data.opened),
-        };
-        (if self.rules.one_bus { kind } else { 0 }, turn)
-    }
 }
 
-/// What a read or write has come to.
+/// How far a read or write has come, and what it waits for besides a command.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub struct Wait {
     /// A row was opened for it.
     pub(super) opened: bool,
-    /// It is in its bank's queue.
+    /// The request is in its bank's queue.
     pub(super) banked: bool,
     /// A younger read waits for it.
     pub(super) wanted: bool,
-    /// It gets what an older write brings.
+    /// The read gets its data from an older write that waits.
     pub(super) forwarded: bool,
-    /// It gets what an older read brings.
+    /// The read gets its data from an older read that waits.
     pub(super) merged: bool,
 }
 
@@ -153,25 +131,26 @@ impl Wait {
     }
 }
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     /// A read or write enters its queue: the last of them.
     pub(super) fn data_enters(&mut self) {
         let Some((item, older)) = self.classes[DATA].make_contiguous().split_last_mut() else { return };
         let rules = &self.schedule.rules;
         let read = item.effect == Effect::Read;
         if read && self.schedule.turns.is_some() {
-            let brings = |o: &&mut Item| o.effect == Effect::Write && o.request.addr == item.request.addr;
-            // What is due in an earlier epoch is there when this one opens.
+            let brings = |o: &&mut QueuedRun| o.effect == Effect::Write && o.request.addr == item.request.addr;
+            // A write of an earlier epoch is over when this epoch opens.
             if let Some(write) = older.iter_mut().rev().find(brings).filter(|w| w.epoch == item.epoch) {
                 item.data.forwarded = rules.forward;
                 self.schedule.forwards += u32::from(rules.forward);
                 write.data.wanted |= !rules.forward;
             }
         }
-        let asked = |o: &Item| o.effect == Effect::Read && o.request.addr == item.request.addr && o.epoch == item.epoch;
+        let asked =
+            |o: &QueuedRun| o.effect == Effect::Read && o.request.addr == item.request.addr && o.epoch == item.epoch;
         item.data.merged = rules.merge && read && !item.data.forwarded && older.iter().any(asked);
         let held = item.data.is_held(rules);
-        self.held[Queue::of(item.effect, self.schedule.turns.is_some()) as usize] += u64::from(held);
+        self.held[QueueKind::of(item.effect, self.schedule.turns.is_some()) as usize] += u64::from(held);
         self.feed_banks();
     }
 
@@ -181,20 +160,16 @@ impl Channel<'_> {
         let (before, effect, bank) = (item.data, item.effect, item.target.bank() as usize);
         item.data.opened = true;
         let left = before.is_held(&self.schedule.rules) && !item.data.is_held(&self.schedule.rules);
-        self.held[Queue::of(effect, self.schedule.in_turns()) as usize] -= u64::from(left);
-        if let Some(n) = self.schedule.accesses.get_mut(bank) {
-            *n = 0;
-        }
+        self.held[QueueKind::of(effect, self.schedule.in_turns()) as usize] -= u64::from(left);
+        self.row_use.opens(bank);
     }
 
     /// A read or write leaves its queue.
     pub(super) fn data_leaves(&mut self, index: usize) {
         let item = &self.classes[DATA][index];
         let (data, effect, bank) = (item.data, item.effect, item.target.bank());
-        let queue = Queue::of(effect, self.schedule.in_turns()) as usize;
-        if let Some(n) = self.schedule.accesses.get_mut(bank as usize) {
-            *n = n.saturating_add(1);
-        }
+        let queue = QueueKind::of(effect, self.schedule.in_turns()) as usize;
+        self.row_use.accessed(bank as usize);
         self.schedule.forwards -= u32::from(data.forwarded);
         self.held[queue] -= u64::from(data.is_held(&self.schedule.rules));
         if data.banked {
@@ -213,23 +188,9 @@ impl Channel<'_> {
         }
     }
 
-    /// Lets the bank that comes next lose its turn if it would have a command in the clock of the last one, for the same bus.
-    pub(super) fn lose_turn(&mut self) {
-        let Some((at, bus, asks @ true)) = &mut self.schedule.asks else { return };
-        *asks = false;
-        let (at, bus) = (*at, *bus);
-        let free = std::mem::replace(&mut self.bus_free[bus], at);
-        let next = self.first_ready(None).into_iter().flatten().min_by_key(|c| c.at).filter(|c| c.at == at);
-        self.bus_free[bus] = free;
-        if let Some(c) = next.filter(|c| self.bus(self.device.commands[usize::from(c.command)].bus) == bus) {
-            self.schedule.last_bank = self.classes[DATA][c.index].target.bank();
-            self.last[DATA] = at + 1;
-        }
-    }
-
     /// A read that gets what another one brought, now that it has it.
     pub(super) fn merged(&self, addr: u64) -> Option<usize> {
-        let gets = |i: &Item| i.data.merged && i.request.addr == addr && i.epoch == self.epoch;
+        let gets = |i: &QueuedRun| i.data.merged && i.request.addr == addr && i.epoch == self.epoch;
         if self.schedule.rules.merge { self.classes[DATA].iter().position(gets) } else { None }
     }
 
@@ -238,7 +199,7 @@ impl Channel<'_> {
         if self.schedule.forwards == 0 {
             return None;
         }
-        let of_now = |i: &Item| i.data.forwarded && i.epoch == self.epoch;
+        let of_now = |i: &QueuedRun| i.data.forwarded && i.epoch == self.epoch;
         let index = self.classes[DATA].iter().position(of_now)?;
         let at = self.now.max(self.schedule.entered()).max(self.epoch_open);
         Some((index, at.max(self.arrival(&self.classes[DATA][index])) + 1))
@@ -257,7 +218,7 @@ impl Channel<'_> {
         if of_turn.iter().any(Option::is_some) { of_turn } else { self.first_ready(Some(other)) }
     }
 
-    /// Whose turn it is, by the requests that wait now.
+    /// Whether reads or writes have their turn, by the requests that wait now; none where they take no turns.
     fn turn(&mut self) -> Option<Effect> {
         let turns = self.schedule.turns.as_ref()?;
         let queue = &self.classes[DATA];
@@ -279,16 +240,16 @@ impl Channel<'_> {
     }
 
     /// First-ready, first-come among the data requests in sight, or those of one kind and what goes with them; where the
-    /// controller weighs reads and writes against each other ([`Channel::weighs`]), the first of each kind and need. A row
-    /// command only for the oldest request of its kind and bank (see [`Closes`]), and ahead of its epoch only for the oldest
+    /// controller weighs reads and writes against each other ([`PimChannel::weighs`]), the first of each kind and need. A row
+    /// command only for the oldest request of its kind and bank (see [`super::row_policy`]), and ahead of its epoch only for the oldest
     /// of all; nothing past an older request to the same column.
-    fn first_ready(&self, kind: Option<Effect>) -> [Option<Candidate>; KINDS] {
+    pub(super) fn first_ready(&self, kind: Option<Effect>) -> [Option<Candidate>; KINDS] {
         let queue = &self.classes[DATA];
         let rules = &self.schedule.rules;
         let of_kind =
-            |i: &Item| kind.is_none_or(|k| i.effect == k) || i.data.wanted || rules.opened_leave && i.data.opened;
-        // Where the oldest goes first of those that can at the same cycle, no younger one is better than an older one.
-        let by_age = rules.order != Order::BanksInTurn && !rules.opened_leave && !rules.one_bus;
+            |i: &QueuedRun| kind.is_none_or(|k| i.effect == k) || i.data.wanted || rules.opened_leave && i.data.opened;
+        // Where the oldest goes first of those that can issue in the same cycle, a younger one has to be sooner to be better.
+        let by_age = self.policies.order.rank.is_none() && !rules.opened_leave && !rules.one_bus;
         let weighs = self.weighs();
         let mut all: [Option<(Candidate, (u32, u32))>; KINDS] = [None; KINDS];
         // The commands for which nothing before the best is to be had.
@@ -309,9 +270,9 @@ impl Channel<'_> {
             banks |= bit;
             let rows = self.state.rows(Scope::Bank, &item.target);
             let needs = match rows {
-                Rows::Ready => Some(item.plan.last),
-                Rows::Closed => item.plan.opener,
-                Rows::Conflict => item.plan.closer,
+                RowMatch::Ready => Some(item.plan.last),
+                RowMatch::Closed => item.plan.opener,
+                RowMatch::Conflict => item.plan.closer,
             };
             let Some(command) = needs else { continue };
             let needs_row = command != item.plan.last;
@@ -319,15 +280,16 @@ impl Channel<'_> {
             if ahead && (!needs_row || any_in_bank) {
                 continue;
             }
-            let row_is_anothers = || match (rules.closes, rows) {
-                (Closes::FirstReady, Rows::Conflict) => self.row_is_awaited(item),
-                _ => same_bank && older().any(of_kind) || rows == Rows::Conflict && self.row_is_kept(item, index),
+            let row_is_anothers = || {
+                let closes = rows == RowMatch::Conflict;
+                let oldest_only = !closes || self.policies.rows.oldest_closes;
+                oldest_only && same_bank && older().any(of_kind) || closes && self.keeps_row(item, index)
             };
             let tried = &mut tried[usize::from(item.effect == Effect::Write)];
             let as_soon = !needs_row && *tried & bit != 0 && item.target.bank() < 128;
             let slot = if weighs { usize::from(item.effect == Effect::Write) + 2 * usize::from(needs_row) } else { 0 };
             let mut best = all[slot];
-            let rows_behind = |item: &Item| self.rows_behind(item, &item.target);
+            let rows_behind = |item: &QueuedRun| self.rows_behind(item, &item.target);
             let deeper = weighs && best.is_some_and(|(b, _)| rows_behind(item) > rows_behind(&queue[b.index]));
             let hopeless = &mut hopeless[usize::from(weighs && item.effect == Effect::Write)];
             if *hopeless & 1 << command != 0 && best.is_some() && !deeper || as_soon || needs_row && row_is_anothers() {
@@ -340,7 +302,7 @@ impl Channel<'_> {
             let (command, target) = match wide {
                 None => (command, item.target),
                 Some(mac) => match self.state.rows(mac.scope, &mac.target) {
-                    Rows::Closed => (mac.opener().unwrap_or(command), mac.target),
+                    RowMatch::Closed => (mac.opener().unwrap_or(command), mac.target),
                     _ => (mac.plan.closer.unwrap_or(command), mac.target),
                 },
             };
@@ -348,7 +310,7 @@ impl Channel<'_> {
             if self.is_held(&c) {
                 continue;
             }
-            let place = if by_age { (0, 0) } else { self.schedule.place(item, rows) };
+            let place = if by_age { (0, 0) } else { self.place(item, rows) };
             let better = best.is_none_or(|(b, p)| match weighs && rows_behind(item) != rows_behind(&queue[b.index]) {
                 true => self.goes_before(&c, &b),
                 false => (c.at, place) < (b.at, p),
@@ -369,14 +331,22 @@ impl Channel<'_> {
         all.map(|best| best.map(|(c, _)| c))
     }
 
+    /// Whether older array work needs the bank of a data request: at all, or at another row and has been passed by often.
+    pub(super) fn array_holds(&self, item: &QueuedRun, at_all: bool) -> bool {
+        let bank = self.bank_set(Scope::Bank, &item.target);
+        let older = self.classes[ARRAY].iter().take_while(|a| a.order < item.order);
+        let holds = |a: &QueuedRun| at_all || a.passed >= PASSED && self.needs_other_row(a, &item.target);
+        older.filter(|a| a.banks & bank != 0).any(holds)
+    }
+
     /// Whether reads and writes are weighed against each other, as all other commands are ([`super::order`]).
     pub(super) fn weighs(&self) -> bool {
-        self.schedule.rules.order == Order::Weighed && self.few_wait()
+        self.policies.order.weighs && self.few_wait()
     }
 
     /// Whether the controller looks at a request: not at those that wait for another one, or for a place in their bank's
     /// queue.
-    pub(super) fn is_in_sight(&self, item: &Item) -> bool {
+    pub(super) fn is_in_sight(&self, item: &QueuedRun) -> bool {
         let waits = item.data.merged || item.data.forwarded;
         !waits && (self.schedule.rules.bank_depth.is_none() || item.data.banked)
     }

@@ -1,13 +1,13 @@
 //! A command is issued: the banks move on, the request may be complete, probes are told.
 
-use super::queues::Queue;
-use super::{ARRAY, CLOSED, Candidate, Channel, DATA};
+use super::queues::QueueKind;
+use super::{ARRAY, CLOSED, Candidate, DATA, PimChannel};
 use crate::probe::{CommandEvent, Completion, NO_REQUEST, Probe, RowOutcome};
 use crate::segments::Label;
 use pimattn_core::spec::{Effect, Scope};
 use pimattn_core::units::Cycle;
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     pub(super) fn report<P: Probe>(
         &self,
         c: &Candidate,
@@ -122,7 +122,7 @@ impl Channel<'_> {
         if class == DATA {
             self.data_leaves(index);
         } else {
-            self.held[Queue::of(item.effect, false) as usize] -= 1;
+            self.held[QueueKind::of(item.effect, false) as usize] -= 1;
         }
         self.count_out(class, index);
         let item = &mut self.classes[class][index];

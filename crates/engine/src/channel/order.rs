@@ -3,11 +3,11 @@
 //! The first that can issue, that of the older request on a tie. But where it would hold back another one, both orders
 //! are played through to the results, and that which is done first is taken: a read goes before a write, for the bus
 //! turns round sooner that way; a narrow activation before a wide one that fills the tFAW window; of several banks,
-//! that of the nearer round, or with more rows still to open ([`Channel::urgency`]); a row hit before the row is closed. No
+//! that of the nearer round, or with more rows still to open ([`PimChannel::urgency`]); a row hit before the row is closed. No
 //! request gives way more than some hundred times ([`PASSED`]). Where few requests wait, more than pairs is played ([`super::play`]).
 
-use super::{ARRAY, Candidate, Channel, DATA, Item, MOVES, OFFERS, PASSED};
-use crate::state::{Rows, Target, members};
+use super::{ARRAY, Candidate, DATA, MOVES, OFFERS, PASSED, PimChannel, QueuedRun};
+use crate::state::{CommandTarget, RowMatch, members};
 use pimattn_core::op::Op;
 use pimattn_core::spec::{CommandId, Device, Effect, Level, Plan, Scope};
 use pimattn_core::units::Cycle;
@@ -27,7 +27,8 @@ struct Lead {
     cycle: Cycle,
 }
 
-/// What a device keeps apart, in brief.
+/// Distances that a device keeps between commands, worked out once: bounds that settle most comparisons without a look at
+/// single constraints.
 #[derive(Clone)]
 pub struct CommandOrder {
     leads: [Lead; Op::COUNT],
@@ -90,22 +91,22 @@ impl CommandOrder {
 struct PairedCommand<'a> {
     at: Cycle,
     command: CommandId,
-    target: &'a Target,
+    target: &'a CommandTarget,
     /// From this command to the (first) last one, from that to the last of several, and from that to the result.
     lead: Cycle,
     passes: Cycle,
     result: Cycle,
-    /// The same to the result of what comes after it in its banks.
+    /// From the last command to the result of the request that comes after it in its banks.
     rest: Cycle,
     last: CommandId,
     epoch: u32,
-    /// Of array work, its place in the program: its MACs keep it.
+    /// The order of array work, whose MACs keep it; none for other requests.
     in_order: Option<u64>,
 }
 
 /// Bank groups by what they do for the MACs of a round.
 #[derive(Clone, Copy)]
-pub(super) struct Round {
+pub(super) struct MacRound {
     /// Open rows for it, and of these, have no row open.
     opens: u64,
     closed: u64,
@@ -113,10 +114,10 @@ pub(super) struct Round {
     opens_next: u64,
 }
 
-/// See [`Channel::urgency`].
+/// What row commands of a round are compared by ([`PimChannel::urgency`]).
 pub(super) type Urgency = (Reverse<u32>, u32, bool, Cycle, u32);
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     /// The place of the offer to take, and those that give way to it or to one that is yet to come, a bit each.
     pub(super) fn pick(&self, offers: &[Option<Candidate>; OFFERS]) -> (Option<usize>, u8) {
         let mut held = 0u8;
@@ -131,7 +132,7 @@ impl Channel<'_> {
         }
     }
 
-    /// Whether one goes before another: see [`Channel::gives_way`].
+    /// Whether one goes before another: see [`PimChannel::gives_way`].
     pub(super) fn goes_before(&self, a: &Candidate, b: &Candidate) -> bool {
         if (a.at, a.order) < (b.at, b.order) { !self.gives_way(a, b) } else { self.gives_way(b, a) }
     }
@@ -141,6 +142,8 @@ impl Channel<'_> {
         if other.order == first.order || self.classes[first.class][first.index].passed >= PASSED {
             return false;
         }
+        // A command that does not hold the other one back gives way to none: that is settled by a bound, then by the
+        // distance at their places. Two row commands are compared all the same, for their MACs or accesses may meet later.
         let (lead_first, lead_other) = (self.lead(first), self.lead(other));
         let both_rows = lead_first > 0 && lead_other > 0;
         let most = self.order_of.most(first.command, other.command);
@@ -151,10 +154,11 @@ impl Channel<'_> {
         if !both_rows && first.at + gap(first, other) <= other.at {
             return false;
         }
+        // One closes the row that the other one hits.
         let closes = |c: &Candidate| self.device.commands[usize::from(c.command)].effect.closes();
         let meet = || self.state.meet(first.command, &first.target, other.command, &other.target);
         match (closes(first) && lead_other == 0, closes(other) && lead_first == 0) {
-            // A row hit, if to open the row again took longer than to wait for it.
+            // The hit goes first, if to open the row again afterwards took longer than to wait for it.
             (true, _) if meet() => {
                 let cycle = self.order_of.leads[self.classes[other.class][other.index].request.op as usize].cycle;
                 return other.at + gap(other, first) < first.at + cycle;
@@ -162,6 +166,7 @@ impl Channel<'_> {
             (_, true) if meet() => return false,
             _ => {}
         }
+        // Both orders are played through, unless the two cannot differ.
         let (a, b) = (self.job(first, lead_first), self.job(other, lead_other));
         if (a.command, a.last, a.rest, a.epoch) == (b.command, b.last, b.rest, b.epoch) {
             return false;
@@ -203,8 +208,10 @@ impl Channel<'_> {
 
     /// When the last result is there, and the sum of the times of both requests, if `a` goes before `b`, and `next` is
     /// the first to come behind a barrier.
-    fn in_turn(&self, a: &PairedCommand<'_>, b: &PairedCommand<'_>, next: Option<&Item>) -> (Cycle, Cycle) {
-        let gap = |x: (CommandId, &Target, Cycle), y: CommandId, at: &Target| self.state.apart(x, (y, at));
+    fn in_turn(&self, a: &PairedCommand<'_>, b: &PairedCommand<'_>, next: Option<&QueuedRun>) -> (Cycle, Cycle) {
+        let gap =
+            |x: (CommandId, &CommandTarget, Cycle), y: CommandId, at: &CommandTarget| self.state.apart(x, (y, at));
+        // `of_a` and `of_b` are the cycles of the requests' last commands.
         let free = if a.lead == 0 { a.at + a.passes } else { a.at };
         let second = b.at.max(free + gap((a.command, a.target, free), b.command, b.target));
         let (mut of_a, mut of_b) = (a.at + a.lead, second + b.lead);
@@ -225,6 +232,8 @@ impl Channel<'_> {
         if (a.lead, b.lead) == (0, 0) {
             return result(of_a, of_b);
         }
+        // With rows still to open, the last commands may come in the other order than the first ones; array work keeps its
+        // own.
         let a_first = || result(of_a, of_b.max(of_a + a.passes + gap((a.last, a.target, of_a), b.last, b.target)));
         let b_first = || result(of_a.max(of_b + b.passes + gap((b.last, b.target, of_b), a.last, a.target)), of_b);
         match (a.in_order, b.in_order) {
@@ -237,20 +246,20 @@ impl Channel<'_> {
     }
 
     /// The oldest request behind a barrier that does more than open rows.
-    fn behind_barrier(&self, epoch: u32) -> Option<&Item> {
-        let later = |i: &&Item| i.epoch > epoch && !i.is_rows_only();
+    fn behind_barrier(&self, epoch: u32) -> Option<&QueuedRun> {
+        let later = |i: &&QueuedRun| i.epoch > epoch && !i.is_rows_only();
         // Reads, writes and moves stand in the order of their epochs, and may be many.
-        let sorted = |queue: &'_ VecDeque<Item>| queue.partition_point(|i| i.epoch <= epoch);
+        let sorted = |queue: &'_ VecDeque<QueuedRun>| queue.partition_point(|i| i.epoch <= epoch);
         let [array, moves, data] = &self.classes;
         let all = [array.iter().find(later), moves.get(sorted(moves)), data.get(sorted(data))].into_iter().flatten();
         all.min_by_key(|i| i.order)
     }
 
     /// Cycles from the last command of a request to the result of what comes after it in its banks, at least.
-    fn rest(&self, item: &Item, target: &Target) -> Cycle {
+    fn rest(&self, item: &QueuedRun, target: &CommandTarget) -> Cycle {
         let lead = self.lead_of(item);
         let done = self.device.done(item.plan.last, &item.target.address);
-        let after = |next: &Item| {
+        let after = |next: &QueuedRun| {
             let gap = self.state.apart((item.plan.last, &item.target, 0), (next.plan.last, &next.target));
             gap + self.device.done(next.plan.last, &next.target.address)
         };
@@ -265,16 +274,16 @@ impl Channel<'_> {
             }
             Effect::Read | Effect::Write => {
                 let bank = self.bank_set(Scope::Bank, &item.target);
-                let elsewhere = |a: &Item| a.banks & bank != 0 && self.needs_other_row(a, &item.target);
+                let elsewhere = |a: &QueuedRun| a.banks & bank != 0 && self.needs_other_row(a, &item.target);
                 let mut array = self.classes[ARRAY].iter();
                 rows += Cycle::from(array.any(|a| a.order > item.order && elsewhere(a)));
                 let mut data = self.classes[DATA].iter();
                 next = data.find(|o| o.order > item.order && o.request.addr == item.request.addr);
             }
-            // What comes in its banks waits for it as for a read or write.
+            // Array work that comes after a MAC in its banks waits for it, as it does for a read or write.
             Effect::Mac if !self.classes[DATA].is_empty() => {
                 let mut younger = self.classes[ARRAY].iter().filter(|a| a.order > item.order);
-                let elsewhere = |a: &Item| a.banks & item.banks != 0 && self.needs_other_row(a, &item.target);
+                let elsewhere = |a: &QueuedRun| a.banks & item.banks != 0 && self.needs_other_row(a, &item.target);
                 rows += Cycle::from(younger.any(elsewhere));
             }
             _ => {}
@@ -288,7 +297,7 @@ impl Channel<'_> {
 
     /// Whether a younger request of more banks, which opens the row of `item` with them, has its result sooner that way
     /// than if `item` opened its row alone, and the other one all of them again.
-    pub(super) fn opens_well(&self, item: &Item, wide: &Item) -> bool {
+    pub(super) fn opens_well(&self, item: &QueuedRun, wide: &QueuedRun) -> bool {
         if item.epoch == wide.epoch {
             return true;
         }
@@ -300,12 +309,12 @@ impl Channel<'_> {
         (at_once + done).max(lead_wide.opened) < alone
     }
 
-    fn lead_of(&self, item: &Item) -> &Lead {
+    fn lead_of(&self, item: &QueuedRun) -> &Lead {
         &self.order_of.leads[item.request.op as usize]
     }
 
     /// Rows that the bank of a request, or a bank group, is yet to open after its own.
-    pub(super) fn rows_behind(&self, item: &Item, target: &Target) -> Cycle {
+    pub(super) fn rows_behind(&self, item: &QueuedRun, target: &CommandTarget) -> Cycle {
         let rows = match item.effect {
             Effect::Read | Effect::Write => self.rows_of_data[item.target.bank() as usize],
             Effect::Open | Effect::Close | Effect::MacOpen => {
@@ -317,7 +326,7 @@ impl Channel<'_> {
     }
 
     /// The round whose row commands begin at a place in the queue of array work.
-    pub(super) fn round(&self, from: usize) -> Round {
+    pub(super) fn round(&self, from: usize) -> MacRound {
         let (mut sets, mut place, mut macs) = ([0; 2], 0, false);
         for item in self.classes[ARRAY].range(from..) {
             if item.effect == Effect::Open && macs {
@@ -336,14 +345,19 @@ impl Channel<'_> {
         let [opens, opens_next] = sets;
         let closed = |unit: &u32| !self.state.any_open(Scope::BankGroup, &self.unit_target(*unit, 0));
         let closed = members(if self.order_of.ranks_bind { opens } else { 0 }).filter(closed);
-        Round { opens, opens_next, closed: closed.fold(0, |set, unit| set | 1 << unit) }
+        MacRound { opens, opens_next, closed: closed.fold(0, |set, unit| set | 1 << unit) }
     }
 
     /// What a row command is weighed by among others that could issue at the same time for the same round; more is sooner. Where
     /// ranks keep openings apart: whether its rank has less to open at once, if it closes a row, and openings that the rank is
     /// yet to have in the round. Then whether its bank group opens another row for the next round, and rows that it is yet to
     /// open in all; and those of its rank.
-    pub(super) fn urgency(&self, (item, c): (&Item, CommandId), target: &Target, round: &Round) -> Urgency {
+    pub(super) fn urgency(
+        &self,
+        (item, c): (&QueuedRun, CommandId),
+        target: &CommandTarget,
+        round: &MacRound,
+    ) -> Urgency {
         let g = &self.device.geometry;
         let (unit, behind) = (g.unit_of(&target.address), self.rows_behind(item, target));
         let again = round.opens_next.checked_shr(unit).unwrap_or(0) & 1 == 1;
@@ -360,7 +374,7 @@ impl Channel<'_> {
     }
 
     /// Counts the rows that a request opens, of a run each of its own, if it opens any that others of its bank need not.
-    pub(super) fn count_in(&mut self, item: &Item) {
+    pub(super) fn count_in(&mut self, item: &QueuedRun) {
         let Request { addr, count, stride, .. } = item.request;
         for i in 0..if item.opens { u64::from(count) } else { 0 } {
             let target = self.state.target(self.device.geometry.decode(addr + i * u64::from(stride)));
@@ -386,7 +400,7 @@ impl Channel<'_> {
                 for i in 0..self.classes[DATA].len() {
                     let d = &self.classes[DATA][i];
                     let waits = d.order < order && self.bank_set(Scope::Bank, &d.target) & banks != 0;
-                    if waits && self.state.rows(Scope::Bank, &d.target) != Rows::Ready {
+                    if waits && self.state.rows(Scope::Bank, &d.target) != RowMatch::Ready {
                         self.classes[DATA][i].passed = self.classes[DATA][i].passed.saturating_add(1);
                     }
                 }
@@ -416,7 +430,7 @@ impl Channel<'_> {
         }
     }
 
-    fn rows_of(&mut self, effect: Effect, target: &Target) -> &mut u32 {
+    fn rows_of(&mut self, effect: Effect, target: &CommandTarget) -> &mut u32 {
         match effect {
             Effect::Read | Effect::Write => &mut self.rows_of_data[target.bank() as usize],
             _ => &mut self.rows_of_units[self.device.geometry.unit_of(&target.address) as usize],

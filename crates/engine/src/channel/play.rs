@@ -1,4 +1,4 @@
-//! What comes of the next command, played to the end.
+//! Look-ahead: each candidate for the next command is played to the end, and the best is taken.
 //!
 //! Pairs ([`super::order`]) do not see that three writes and two reads are done soonest in two turns. Where reads and
 //! writes are weighed, some wait, no more than [`FEW`] requests wait in all, and no queue is full, the controller tries each command that it
@@ -6,11 +6,11 @@
 //! there soonest; of those alike, that with the least sum of times. A fuller queue is not worked to its end, for more comes
 //! meanwhile: there, first-ready is quicker, and reads and writes are not weighed.
 //!
-//! More can be tried than first-ready offers ([`Channel::data_candidates`]): each bank's row, and each column of an open
+//! More can be tried than first-ready offers ([`PimChannel::data_candidates`]): each bank's row, and each column of an open
 //! one. A row that array work is to have open in all its banks may be opened for a read or write alone.
 
-use super::{ARRAY, Candidate, Channel, Choice, DATA, Item, OFFERS, PASSED, Queue};
-use crate::state::Rows;
+use super::{ARRAY, Candidate, Choice, DATA, OFFERS, PASSED, PimChannel, QueueKind, QueuedRun};
+use crate::state::RowMatch;
 use pimattn_core::error::Result;
 use pimattn_core::spec::{Effect, Scope};
 use pimattn_core::units::Cycle;
@@ -38,7 +38,7 @@ impl Tries {
     }
 }
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     /// The offer to take, or another command, and the offers that give way to it, a bit each; by pairs, these are `of_pairs`.
     #[cold]
     pub(super) fn play(
@@ -74,7 +74,8 @@ impl Channel<'_> {
 
     /// Whether no more requests wait than can be played, and none that is yet to come is kept out.
     pub(super) fn few_wait(&self) -> bool {
-        let others = [Queue::Openings, Queue::Closings, Queue::Macs, Queue::Moves].map(|q| self.held[q as usize]);
+        let others = [QueueKind::Openings, QueueKind::Closings, QueueKind::Macs, QueueKind::Moves]
+            .map(|q| self.held[q as usize]);
         self.classes[DATA].len() as u64 + others.iter().sum::<u64>() <= FEW && self.has_room()
     }
 
@@ -89,9 +90,9 @@ impl Channel<'_> {
         for (index, item) in queue.iter().enumerate().filter(|(_, item)| self.is_in_sight(item)) {
             let rows = self.state.rows(Scope::Bank, &item.target);
             let command = match rows {
-                Rows::Ready => Some(item.plan.last),
-                Rows::Closed => item.plan.opener,
-                Rows::Conflict => item.plan.closer,
+                RowMatch::Ready => Some(item.plan.last),
+                RowMatch::Closed => item.plan.opener,
+                RowMatch::Conflict => item.plan.closer,
             };
             let Some(command) = command else { continue };
             let needs_row = command != item.plan.last;
@@ -100,7 +101,7 @@ impl Channel<'_> {
                 true => older.next().is_some(),
                 false => item.epoch != self.epoch || older.any(|o| o.request.addr == item.request.addr),
             };
-            let keeps_row = || rows == Rows::Conflict && self.row_waits(item, index);
+            let keeps_row = || rows == RowMatch::Conflict && self.keeps_row(item, index);
             if waits || keeps_row() || self.array_keeps(item, needs_row, rows) {
                 continue;
             }
@@ -112,11 +113,11 @@ impl Channel<'_> {
     }
 
     /// Whether older array work keeps the bank of a read or write from a command; not from one that opens the row of both.
-    fn array_keeps(&self, item: &Item, needs_row: bool, rows: Rows) -> bool {
+    fn array_keeps(&self, item: &QueuedRun, needs_row: bool, rows: RowMatch) -> bool {
         let bank = self.bank_set(Scope::Bank, &item.target);
         let older = self.classes[ARRAY].iter().take_while(|a| a.order < item.order);
-        let keeps = |a: &Item| match needs_row {
-            true => rows != Rows::Closed || a.effect != Effect::Mac || self.needs_other_row(a, &item.target),
+        let keeps = |a: &QueuedRun| match needs_row {
+            true => rows != RowMatch::Closed || a.effect != Effect::Mac || self.needs_other_row(a, &item.target),
             false => a.passed >= PASSED && self.needs_other_row(a, &item.target),
         };
         older.filter(|a| a.banks & bank != 0).any(keeps)
@@ -125,7 +126,7 @@ impl Channel<'_> {
     /// A copy that has nothing to come.
     fn without_input(&mut self) -> Self {
         let input = std::mem::take(&mut self.input);
-        let copy = Channel { plays: true, input_ended: true, ..self.clone() };
+        let copy = PimChannel { plays: true, input_ended: true, ..self.clone() };
         self.input = input;
         copy
     }

@@ -1,24 +1,25 @@
-//! What waits in a channel: its requests, sorted into queues and epochs as they are taken in.
+//! The requests that wait in a channel, sorted into queues and epochs as they are taken in.
 
 use super::array::BankSet;
 use super::data::Wait;
-use super::{ARRAY, Channel, DATA, EPOCHS};
+use super::{ARRAY, DATA, EPOCHS, PimChannel};
 use crate::probe::{Opener, Probe, RowOutcome};
 use crate::segments::Label;
-use crate::state::Target;
+use crate::state::CommandTarget;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
 use pimattn_core::spec::{CommandId, Effect, Plan, Scope};
 use pimattn_core::units::Cycle;
 use pimattn_trace::{Record, Request};
 
+/// A request that waits, or a run of them that is served one after the other: the fields are those of its current request.
 #[derive(Clone)]
-pub(super) struct Item {
+pub(super) struct QueuedRun {
     pub(super) request: Request,
     pub(super) plan: Plan,
     pub(super) effect: Effect,
     pub(super) scope: Scope,
-    pub(super) target: Target,
+    pub(super) target: CommandTarget,
     /// Banks that it uses.
     pub(super) banks: BankSet,
     /// Bank groups that a PIM_MAC_BG works in.
@@ -28,14 +29,15 @@ pub(super) struct Item {
     pub(super) order: u64,
     /// Requests of the channel before its current one.
     pub(super) number: u64,
-    /// When it arrives at the earliest, by the trace.
+    /// The cycle before which it is not there, by the trace.
     pub(super) arrives: Cycle,
     /// Commands that its current request has had of those that complete it.
     pub(super) pass: u32,
     pub(super) row: RowOutcome,
-    /// Of a read or write.
+    /// How far a read or write has come.
     pub(super) data: Wait,
-    /// Of data, whether requests before it in its bank need another row; of a row command, always.
+    /// Whether it opens a row after others: a read or write, if requests before it in its bank need another row; a row command
+    /// always.
     pub(super) opens: bool,
     /// Commands for which one of it had to wait although it could issue.
     pub(super) passed: u16,
@@ -44,7 +46,7 @@ pub(super) struct Item {
 /// The queues of a controller; it looks at the first so many requests of each. `Reads` has the writes, too, where those
 /// have no queue of their own.
 #[derive(Clone, Copy)]
-pub(super) enum Queue {
+pub(super) enum QueueKind {
     Reads,
     Writes,
     Openings,
@@ -53,21 +55,21 @@ pub(super) enum Queue {
     Moves,
 }
 
-impl Queue {
+impl QueueKind {
     pub(super) fn of(effect: Effect, turns: bool) -> Self {
         match effect {
-            Effect::Write if turns => Queue::Writes,
-            Effect::Read | Effect::Write => Queue::Reads,
-            Effect::Open => Queue::Openings,
-            Effect::Close => Queue::Closings,
-            Effect::Mac | Effect::MacOpen => Queue::Macs,
-            Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => Queue::Moves,
+            Effect::Write if turns => QueueKind::Writes,
+            Effect::Read | Effect::Write => QueueKind::Reads,
+            Effect::Open => QueueKind::Openings,
+            Effect::Close => QueueKind::Closings,
+            Effect::Mac | Effect::MacOpen => QueueKind::Macs,
+            Effect::Move | Effect::Softmax | Effect::Configure | Effect::Refresh => QueueKind::Moves,
         }
     }
 }
 
-impl Item {
-    /// What opens its row.
+impl QueuedRun {
+    /// The command that opens its row.
     pub(super) fn opener(&self) -> Option<CommandId> {
         if self.effect.opens() { Some(self.plan.last) } else { self.plan.opener }
     }
@@ -84,7 +86,7 @@ impl Item {
 pub(super) struct Epoch {
     /// Whether it has had any.
     pub(super) used: bool,
-    /// Those not completed.
+    /// Items that are not completed.
     pub(super) left: u32,
     /// Cycles that the host works before it opens, and for whom.
     pub(super) host: Cycle,
@@ -93,26 +95,26 @@ pub(super) struct Epoch {
     pub(super) first: u64,
 }
 
-/// When a request arrives. Not inlined: where requests do not arrive, the compiler would work it out all the same, of a number
-/// that is none, and such numbers are slow.
+/// The cycle at which a request arrives. Not inlined: the compiler would take the multiplication out of the branch, and where
+/// there is no interval it would multiply a NaN, which is slow.
 #[inline(never)]
 pub(super) fn arrival(number: u64, interval: f64) -> Cycle {
     (number as f64 * interval) as Cycle
 }
 
-impl Channel<'_> {
+impl PimChannel<'_> {
     /// Whether the next record can be taken in, or any that may come. Reads and writes wait for their own queue only, all
     /// else for every queue.
     pub(super) fn has_room(&self) -> bool {
-        let room = |q: Queue| self.held[q as usize] < self.most[q as usize];
+        let room = |q: QueueKind| self.held[q as usize] < self.most[q as usize];
         let data = match (self.input.front(), self.schedule.in_turns()) {
-            (_, false) => room(Queue::Reads),
-            (None, true) => room(Queue::Reads) || room(Queue::Writes),
-            (Some(Record::Request(Request { op: Op::Ld, .. })), _) => room(Queue::Reads),
-            (Some(Record::Request(Request { op: Op::St, .. })), _) => room(Queue::Writes),
-            _ => room(Queue::Reads) && room(Queue::Writes),
+            (_, false) => room(QueueKind::Reads),
+            (None, true) => room(QueueKind::Reads) || room(QueueKind::Writes),
+            (Some(Record::Request(Request { op: Op::Ld, .. })), _) => room(QueueKind::Reads),
+            (Some(Record::Request(Request { op: Op::St, .. })), _) => room(QueueKind::Writes),
+            _ => room(QueueKind::Reads) && room(QueueKind::Writes),
         };
-        data && [Queue::Openings, Queue::Closings, Queue::Macs, Queue::Moves].into_iter().all(room)
+        data && [QueueKind::Openings, QueueKind::Closings, QueueKind::Macs, QueueKind::Moves].into_iter().all(room)
             && self.epochs.len() < EPOCHS
     }
 
@@ -126,7 +128,7 @@ impl Channel<'_> {
                 Some(Record::Mark(m)) => self.segments.mark(&m),
                 Some(Record::Arrival(a)) => {
                     self.timed = true;
-                    // What came before now holds nothing.
+                    // An arrival that is over holds nothing back.
                     if self.numbered && a.cycle > self.arrives.max(self.now) {
                         probe.epoch(self.id, a.cycle, Opener::Arrival, self.requests);
                     }
@@ -175,19 +177,19 @@ impl Channel<'_> {
             _ => (0, 0),
         };
         if class != DATA {
-            self.held[Queue::of(effect, false) as usize] += u64::from(request.count);
+            self.held[QueueKind::of(effect, false) as usize] += u64::from(request.count);
         }
         self.order += 1;
         let epoch = self.epoch + self.epochs.len() as u32 - 1;
         self.segments.owe();
-        let before = |i: &&Item| i.target.bank() == target.bank();
+        let before = |i: &&QueuedRun| i.target.bank() == target.bank();
         let opens = match class {
             DATA => {
                 self.classes[DATA].iter().rev().find(before).is_some_and(|i| i.target.address.row != target.address.row)
             }
             _ => effect == Effect::Open,
         };
-        let item = Item {
+        let item = QueuedRun {
             opens,
             target,
             banks,
@@ -248,9 +250,9 @@ impl Channel<'_> {
         self.interval.is_some() || self.timed
     }
 
-    /// When the current request of an item arrives.
+    /// The cycle before which the current request of an item is not there.
     #[inline]
-    pub(super) fn arrival(&self, item: &Item) -> Cycle {
+    pub(super) fn arrival(&self, item: &QueuedRun) -> Cycle {
         self.interval.map_or(item.arrives, |cycles| arrival(item.number, cycles).max(item.arrives))
     }
 }

@@ -1,26 +1,61 @@
-//! Refreshes of a channel.
+//! Refreshes of a channel, and the refresh policy: a seam of the controller.
 //!
-//! From when the refresh of a set of banks falls due, no array work and no data request has a command for them, but what
-//! closes them for the refresh: as soon as constraints allow, whatever waits for them. Other banks work on; what needs
-//! banks of several sets waits for all of them. Sets are refreshed in their order; the banks of those behind close
-//! meanwhile, if they are due too. Where the system says so ([`Scheduler::works_until_refresh`]), data requests go on.
+//! Which banks are due when, all of a channel, some, or one by one, is data ([`Refreshes`]). From when the refresh of a set
+//! of banks falls due, no array work and no data request has a command for them, but what closes them for the refresh: as
+//! soon as constraints allow, whatever waits for them. Other banks work on; what needs banks of several sets waits for all
+//! of them. Sets are refreshed in their order; the banks of those behind close meanwhile, if they are due too. A
+//! [`RefreshPolicy`] says what may go on in spite of a refresh that is due.
 //!
-//! [`Scheduler::works_until_refresh`]: pimattn_core::spec::system::Scheduler::works_until_refresh
+//! To add a policy: a file beside this one with its [`RefreshPolicy`], its key in [`Scheduler`], and its line in
+//! [`RefreshPolicy::of`]. Another pattern of banks and times is a value of [`Refresh`](pimattn_core::spec::system::Refresh).
 
-use super::{Candidate, Channel, DATA, NO_REQUEST};
+use super::{Candidate, DATA, NO_REQUEST, PimChannel};
 use crate::channel::Label;
 use crate::probe::Probe;
-use crate::state::Target;
+use crate::state::CommandTarget;
 use pimattn_core::op::Op;
 use pimattn_core::spec::device::Bus;
+use pimattn_core::spec::system::Scheduler;
 use pimattn_core::spec::{CommandId, Due, Refreshes, Scope};
 use pimattn_core::units::Cycle;
 use std::collections::VecDeque;
 
 /// Refreshes of every bank that may be put off (JEDEC).
-const POSTPONED: u64 = 8;
+const MAX_POSTPONED: u64 = 8;
 
-impl Channel<'_> {
+/// A refresh policy. Constants, resolved once for a channel; no command pays for what a policy does not use.
+pub(super) struct RefreshPolicy {
+    /// Whether a command may issue in banks whose refresh is due by then; none where no command may.
+    works_on: Option<fn(&PimChannel<'_>, &Candidate) -> bool>,
+    /// Whether each bank is closed for a refresh as soon as it can be; else all of a set at once, where a command does.
+    closes_singly: bool,
+}
+
+/// A refresh is issued as soon as its banks can be closed.
+const PROMPT: RefreshPolicy = RefreshPolicy { works_on: None, closes_singly: false };
+
+/// A refresh is put off while reads and writes go on, as long as the device permits.
+const POSTPONED: RefreshPolicy = RefreshPolicy { works_on: Some(may_be_put_off), closes_singly: true };
+
+impl RefreshPolicy {
+    /// The policy that a system asks for.
+    pub(super) fn of(rules: &Scheduler) -> &'static RefreshPolicy {
+        match rules.works_until_refresh {
+            false => &PROMPT,
+            true => &POSTPONED,
+        }
+    }
+}
+
+/// Whether a command is for a read or write (or closes an idle row), and the refresh that it holds up can be put off
+/// beyond it.
+fn may_be_put_off(channel: &PimChannel<'_>, c: &Candidate) -> bool {
+    let works = c.class == DATA || c.class == usize::MAX;
+    let last = |all: Refreshes| channel.next_refresh.map(|due| all.after(due, MAX_POSTPONED * u64::from(all.sets) - 1));
+    works && channel.refreshes.and_then(last).is_some_and(|last| c.at < last.at)
+}
+
+impl PimChannel<'_> {
     /// The refreshes, from the next one on, that are due at a cycle; of each set one at most.
     fn due_until(&self, until: Cycle) -> impl Iterator<Item = (Due, Refreshes)> {
         let (next, all) = (self.next_refresh, self.refreshes);
@@ -40,11 +75,9 @@ impl Channel<'_> {
         !of_all || !self.is_due(c.at) || self.works_on(c)
     }
 
-    /// Whether a command for a read or write comes though a refresh waits: as long as that can be put off.
+    /// Whether a command comes though a refresh of its banks is due.
     fn works_on(&self, c: &Candidate) -> bool {
-        let works = self.schedule.rules().works_until_refresh && (c.class == DATA || c.class == usize::MAX);
-        let last = |all: Refreshes| self.next_refresh.map(|due| all.after(due, POSTPONED * u64::from(all.sets) - 1));
-        works && self.refreshes.and_then(last).is_some_and(|last| c.at < last.at)
+        self.policies.refresh.works_on.is_some_and(|works_on| works_on(self, c))
     }
 
     /// Whether a command of a request, at the cycle at which it could issue, is held by a refresh of some banks that is due by
@@ -64,11 +97,12 @@ impl Channel<'_> {
         self.due_until(c.at).any(meets)
     }
 
-    fn set_of(&self, all: &Refreshes, turn: u32) -> Target {
+    fn set_of(&self, all: &Refreshes, turn: u32) -> CommandTarget {
         self.state.target(all.address(self.id, turn, &self.device.geometry))
     }
 
-    /// What refreshes could issue first: the next one, or what closes its banks, or those of one behind that is due by then.
+    /// The first command that refreshes could issue: the next refresh, or a closing of its banks, or of the banks of a later one
+    /// that is due by then.
     pub(super) fn refresh_candidate(&self) -> Option<Candidate> {
         let next = self.next_refresh?;
         let mut best: Option<Candidate> = None;
@@ -87,9 +121,8 @@ impl Channel<'_> {
                 Scope::Channel => self.state.open_banks() > 0,
                 scope => self.state.any_open(scope, &set),
             };
-            // Where others work on, each bank closes as soon as it can.
             let one = self.device.plans[Op::Ld as usize].and_then(|plan| plan.closer);
-            let closes = one.filter(|_| self.schedule.rules().works_until_refresh).unwrap_or(all.closer);
+            let closes = one.filter(|_| self.policies.refresh.closes_singly).unwrap_or(all.closer);
             let closer = self.device.commands[usize::from(closes)].scope;
             match open {
                 false if due == next => consider(all.command, set),
@@ -101,13 +134,21 @@ impl Channel<'_> {
         best
     }
 
-    fn of_refresh(&self, command: CommandId, target: Target, due: Cycle) -> Candidate {
+    /// Issues the refreshes that fall due before a cycle, until which the channel has nothing to do.
+    pub(super) fn refresh_until<P: Probe>(&mut self, at: Cycle, probe: &mut P) {
+        while self.next_refresh.is_some_and(|due| due.at < at) {
+            let Some(c) = self.refresh_candidate() else { break };
+            self.issue_refresh(&c, probe);
+        }
+    }
+
+    fn of_refresh(&self, command: CommandId, target: CommandTarget, due: Cycle) -> Candidate {
         let at = self.of_none(command, &target).max(due);
         Candidate { at, order: 0, class: usize::MAX, index: 0, command, target }
     }
 
-    /// When a row command that is no request's could issue.
-    pub(super) fn of_none(&self, command: CommandId, target: &Target) -> Cycle {
+    /// The first cycle at which a row command that belongs to no request could issue.
+    pub(super) fn of_none(&self, command: CommandId, target: &CommandTarget) -> Cycle {
         self.state.earliest(command, target).max(self.bus_free[Bus::Row as usize]).max(self.now)
     }
 

@@ -1,8 +1,7 @@
 //! The reference's controller of one channel.
 
 use super::nodes::Nodes;
-use super::queue::{HitBanks, Queue, QueueEntry};
-use crate::memo::{mix, shift::Shift};
+use super::queue::{CompatQueue, HitBanks, QueueEntry};
 use crate::probe::{CommandEvent, Completion, NO_REQUEST, Probe, RowOutcome};
 use crate::segments::{Label, Segments};
 use pimattn_core::error::{Error, Result};
@@ -30,15 +29,15 @@ struct Pick {
     index: usize,
 }
 
-/// What one search for a command came to.
-struct Search {
-    /// What to issue.
+/// The result of one search for a command.
+struct CommandSearch {
+    /// The request whose command is to be issued.
     pick: Option<Pick>,
     /// The half of the bus of the last command looked at.
     bus: Option<Bus>,
 }
 
-/// What a command beside another one must be like.
+/// Which commands a search accepts.
 #[derive(Clone, Copy)]
 enum WantedCommand {
     /// The first of a cycle: anything.
@@ -59,24 +58,24 @@ impl WantedCommand {
 /// The controller of one channel and what it controls.
 #[derive(Clone)]
 pub struct CompatController<'d> {
-    device: &'d Device,
-    id: u32,
-    nodes: Nodes<'d>,
-    queues: [Queue; 5],
+    pub(super) device: &'d Device,
+    pub(super) id: u32,
+    pub(super) nodes: Nodes<'d>,
+    pub(super) queues: [CompatQueue; 5],
     hit_banks: HitBanks,
     /// Requests that a queue holds at most.
     capacity: usize,
-    write_mode: bool,
+    pub(super) write_mode: bool,
     /// Whether the last search that went past the refreshes ended with a PIM request.
-    pim_found: bool,
-    /// When the data of each read will be there.
-    data: VecDeque<Cycle>,
-    next_refresh: Option<Cycle>,
-    /// When it has to be looked at again, if nothing arrives and no refresh falls due.
-    wake: Cycle,
-    /// When the last request completed.
-    done: Cycle,
-    /// Whose work its requests are.
+    pub(super) pim_found: bool,
+    /// The cycles at which the data of reads will be there, in order.
+    pub(super) data: VecDeque<Cycle>,
+    pub(super) next_refresh: Option<Cycle>,
+    /// The next cycle in which anything can change, if nothing arrives and no refresh falls due.
+    pub(super) wake: Cycle,
+    /// The cycle in which the last request completed.
+    pub(super) done: Cycle,
+    /// The segments that its requests are for.
     pub segments: Segments,
 }
 
@@ -91,7 +90,7 @@ impl<'d> CompatController<'d> {
             id,
             hit_banks: HitBanks::new(nodes.banks()),
             nodes,
-            queues: std::array::from_fn(|q| Queue::new(q != ACTIVE, capacity)),
+            queues: std::array::from_fn(|q| CompatQueue::new(q != ACTIVE, capacity)),
             capacity,
             write_mode: false,
             pim_found: false,
@@ -109,7 +108,7 @@ impl<'d> CompatController<'d> {
         self.wake.min(self.next_refresh.unwrap_or(Cycle::MAX))
     }
 
-    /// When its last request completed.
+    /// The cycle in which its last request completed.
     pub fn done_at(&self) -> Cycle {
         self.done
     }
@@ -216,7 +215,7 @@ impl<'d> CompatController<'d> {
     }
 
     /// Looks for a command: first for requests whose row is open, then for refreshes, PIM requests, reads or writes.
-    fn search(&mut self, wanted: WantedCommand, now: Cycle, changed: &mut bool) -> Search {
+    fn search(&mut self, wanted: WantedCommand, now: Cycle, changed: &mut bool) -> CommandSearch {
         let active = self.best(ACTIVE, now);
         if let Some(pick) = active.filter(|p| self.may_issue(*p, wanted, now)) {
             return self.guarded(pick);
@@ -227,7 +226,7 @@ impl<'d> CompatController<'d> {
             let bus = self.bus(pick);
             if wanted.accepts(bus) {
                 if !self.is_ready(pick, now) {
-                    return Search { pick: None, bus };
+                    return CommandSearch { pick: None, bus };
                 }
                 self.pim_found = false;
                 return self.guarded(pick);
@@ -242,11 +241,12 @@ impl<'d> CompatController<'d> {
         self.set_write_mode();
         match self.best(if self.write_mode { WRITE } else { READ }, now) {
             Some(pick) if self.may_issue(pick, wanted, now) => self.guarded(pick),
-            other => Search { pick: None, bus: other.and_then(|p| self.bus(p)) },
+            other => CommandSearch { pick: None, bus: other.and_then(|p| self.bus(p)) },
         }
     }
 
-    /// What a search leaves behind that can find nothing, because it is not known beside what.
+    /// The side effects of the second search of a cycle, where it finds nothing because the first one named no half of the
+    /// bus.
     fn search_in_vain(&mut self, changed: &mut bool) -> Option<Pick> {
         self.pim_found = false;
         *changed |= self.queues[PIM].drop_barrier();
@@ -275,11 +275,11 @@ impl<'d> CompatController<'d> {
         wanted.accepts(self.bus(pick)) && self.is_ready(pick, now)
     }
 
-    /// What was found, unless it closes the row that an active request waits for, be it itself.
-    fn guarded(&self, pick: Pick) -> Search {
+    /// The request that was found, unless its command closes the row that an active request, be it itself, waits for.
+    fn guarded(&self, pick: Pick) -> CommandSearch {
         let found = self.at(pick);
         let harmful = found.closes(&self.nodes) && self.queues[ACTIVE].iter().any(|a| a.place.same_bank(&found.place));
-        Search { pick: (!harmful).then_some(pick), bus: self.bus(pick) }
+        CommandSearch { pick: (!harmful).then_some(pick), bus: self.bus(pick) }
     }
 
     /// Writes when over 80 % of their places are taken or there is nothing to read, until under 20 % are and there is.
@@ -354,62 +354,7 @@ impl<'d> CompatController<'d> {
         data.min(legal.unwrap_or(Cycle::MAX))
     }
 
-    /// Moves it to another time, with other names. When its last request completed, and its next refresh, are left to the
-    /// caller.
-    pub fn shift(&mut self, shift: &mut Shift<'_>) {
-        self.queues.iter_mut().for_each(|q| q.shift(&self.nodes, shift));
-        self.nodes.shift(shift);
-        self.data.iter_mut().for_each(|at| shift.exact(at));
-        self.wake = match self.wake {
-            Cycle::MAX => Cycle::MAX,
-            due => due.max(shift.from) - shift.from + shift.to,
-        };
-    }
-
-    /// Equal for equal states.
-    pub fn digest(&self, digest: &mut u64) {
-        self.queues.iter().for_each(|q| q.digest(digest));
-        self.nodes.digest(digest);
-        mix(digest, self.wake);
-    }
-
-    /// Whether two shifted states are the same, whichever channel it is.
-    pub fn same(&self, other: &Self) -> bool {
-        self.queues == other.queues
-            && self.nodes.same(&other.nodes)
-            && self.data == other.data
-            && (self.write_mode, self.pim_found, self.wake) == (other.write_mode, other.pim_found, other.wake)
-            && self.segments.label() == other.segments.label()
-    }
-
-    /// Whether it has nothing to do, and what comes is nobody's.
-    pub fn is_blank(&self) -> bool {
-        !self.is_pending() && self.segments.is_unused()
-    }
-
-    /// Bytes that it takes, about.
-    pub fn bytes(&self) -> usize {
-        self.nodes.bytes() + 4096
-    }
-
-    /// Makes it that of another channel.
-    pub fn renumber(&mut self, id: u32) {
-        self.id = id;
-        self.segments = Segments::new(id);
-        self.queues.iter_mut().for_each(|q| q.renumber(id, &self.device.geometry));
-    }
-
-    /// When its next refresh falls due.
-    pub fn next_refresh(&self) -> Option<Cycle> {
-        self.next_refresh
-    }
-
-    /// Sets when its next refresh falls due, and when its last request completed.
-    pub fn set(&mut self, next_refresh: Option<Cycle>, done: Cycle) {
-        (self.next_refresh, self.done) = (next_refresh, done);
-    }
-
-    /// What the oldest request of the first queue that has one waits for.
+    /// Describes the oldest request of the first queue that has one, and the command that it waits for.
     pub fn stuck_at(&self) -> String {
         let oldest = [ACTIVE, PIM, READ, WRITE].iter().find_map(|q| self.queues[*q].iter().next());
         let Some(entry) = oldest else { return format!("channel {}: a read waits for its data", self.id) };

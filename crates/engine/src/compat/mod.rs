@@ -7,7 +7,7 @@
 //! - [`nodes`]: banks, rows and timing of a channel, with the reference's reading of levels;
 //! - [`queue`]: the queues of a channel and the choice among requests;
 //! - [`controller`]: the cycle of a channel;
-//! - [`recurring`]: work that recurs, looked up;
+//! - [`cacheable`]: what the replay cache needs of it;
 //! - here: the one in-order stream that feeds all channels, and the clock.
 //!
 //! Segments and marks are labels that change no cycle: the reference has none. Nor has it PIM_SYNC, a run for each layer
@@ -17,13 +17,14 @@
 //! counts from 1, and a run is as long as the number of its last cycle. Cycles in which no channel can do anything are
 //! passed over.
 
-mod controller;
+mod cacheable;
+pub(crate) mod controller;
 mod nodes;
 mod queue;
-mod recurring;
 
 use super::probe::Probe;
-use super::{Reader, Stop};
+use super::replay_cache::compat::CompatReplay;
+use super::{RecordReader, Stop};
 use controller::CompatController;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::interrupt;
@@ -31,26 +32,25 @@ use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_core::spec::system::Refresh;
 use pimattn_core::units::Cycle;
-use pimattn_trace::{Item, Record, Request, Volley};
-use recurring::Recurring;
+use pimattn_trace::{ChannelRun, PackedRecord, Record, Request};
 
 /// Refresh intervals without a completed request after which the channels are taken to be in a livelock. Refreshes
 /// fall at ever other points of the commands that go round in circles, and may break the circle after dozens of
 /// intervals; the reference itself fails after so many, when its queue of refreshes is full and does not move.
 const PATIENCE: Cycle = 784;
-/// The same without refreshes, where nothing comes from outside.
+/// Such intervals without refreshes, where nothing from outside can break a circle.
 const PATIENCE_ALONE: Cycle = 16;
 
 /// Cycles looked at between two looks for Ctrl-C.
-const BREATH: u32 = 1 << 14;
+pub(crate) const BREATH: u32 = 1 << 14;
 
 /// The stream of requests, runs taken apart.
-struct Frontend<'s> {
-    reader: Reader<'s>,
-    /// What is left of the current run.
+pub(crate) struct Frontend<'s> {
+    pub(crate) reader: RecordReader<'s>,
+    /// The rest of the current run.
     run: Option<Request>,
     /// Requests sent.
-    sent: u64,
+    pub(crate) sent: u64,
     /// Whether the channels have just met.
     met: bool,
 }
@@ -72,13 +72,13 @@ impl Frontend<'_> {
         }
     }
 
-    /// Whether it is worth a look whether what comes recurs: at the beginning, and behind a sync.
-    fn may_recur(&mut self) -> bool {
-        if !std::mem::take(&mut self.met) || !self.reader.takes_volleys() {
+    /// Whether the replay cache may take over: at the beginning, and behind a sync.
+    fn may_be_cached(&mut self) -> bool {
+        if !std::mem::take(&mut self.met) || !self.reader.takes_runs() {
             return false;
         }
         let run = self.run.take();
-        self.reader.back.extend(run.map(|request| Item::Volley(Volley { request, channels: 1 })));
+        self.reader.back.extend(run.map(|request| PackedRecord::Run(ChannelRun { request, channels: 1 })));
         true
     }
 
@@ -94,13 +94,13 @@ impl Frontend<'_> {
         channels: &mut [CompatController<'_>],
         now: Cycle,
         probe: &mut P,
-    ) -> Result<Sent> {
+    ) -> Result<SendOutcome> {
         let mut met = false;
         loop {
             let stop = self.send(channels, now, probe)?;
             let idle = stop != Stop::Full && !channels.iter().any(CompatController::is_pending);
             let Some(sync) = self.run.filter(|_| idle && stop == Stop::Sync) else {
-                return Ok(Sent { stop, over: met && idle });
+                return Ok(SendOutcome { stop, over: met && idle });
             };
             (met, self.met) = (true, true);
             meet(channels, now - 1, probe);
@@ -128,8 +128,8 @@ impl Frontend<'_> {
 }
 
 /// How far the stream got in a cycle.
-struct Sent {
-    /// What stopped it.
+struct SendOutcome {
+    /// Why no more was sent.
     stop: Stop,
     /// Whether a sync was the end of it, so that the cycle before was the last.
     over: bool,
@@ -146,7 +146,7 @@ fn meet<P: Probe>(channels: &mut [CompatController<'_>], at: Cycle, probe: &mut 
 /// Replays a trace as the reference does and returns its length in cycles.
 pub fn run<P: Probe>(
     system: &System,
-    reader: Reader<'_>,
+    reader: RecordReader<'_>,
     probe: &mut P,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Cycle> {
@@ -157,13 +157,13 @@ pub fn run<P: Probe>(
         channels.map(|id| CompatController::new(device, id, system.queue_depth, refresh)).collect();
     let mut frontend = Frontend { reader, run: None, sent: 0, met: true };
     let patience = device.nrefi * if refresh { PATIENCE } else { PATIENCE_ALONE };
-    let mut recurring = Recurring::new(device, system.refreshes, patience);
+    let mut replay = CompatReplay::new(device, system.refreshes, patience);
     let (mut now, mut rounds) = (1, 0u32);
     loop {
-        if frontend.may_recur() {
-            now = recurring.run(&mut frontend, &mut channels, now, probe, progress)?;
+        if frontend.may_be_cached() {
+            now = replay.run(&mut frontend, &mut channels, now, probe, progress)?;
         }
-        let Sent { stop, over } = frontend.send_past_syncs(&mut channels, now, probe)?;
+        let SendOutcome { stop, over } = frontend.send_past_syncs(&mut channels, now, probe)?;
         if over {
             now -= 1;
             break;
@@ -199,7 +199,7 @@ pub fn run<P: Probe>(
     Ok(now)
 }
 
-/// What to say when nothing completes any more: the channel that has waited longest.
+/// The error where nothing completes any more; it names the channel that has waited longest.
 fn livelock(channels: &[CompatController<'_>], now: Cycle, done: Cycle) -> Error {
     let longest = channels.iter().filter(|c| c.has_requests()).min_by_key(|c| c.done_at());
     let at = longest.map_or("no request waits".into(), CompatController::stuck_at);

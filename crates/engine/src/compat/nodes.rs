@@ -9,7 +9,7 @@
 //! - a bank may have several rows open, for opening a row adds to those that are open;
 //! - a same-bank precharge closes no more than a per-bank one.
 
-use crate::memo::{mix, shift::Shift};
+use crate::replay_cache::{mix, rebase::Rebase};
 use pimattn_core::addr::{Address, Geometry, NOT_ADDRESSED};
 use pimattn_core::spec::device::Bus;
 use pimattn_core::spec::tables::Window;
@@ -23,17 +23,17 @@ const LEVELS: usize = Level::ALL.len();
 
 /// An address with its node at each level that it gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct NodePath {
     /// The address.
     pub address: Address,
     nodes: [u32; LEVELS],
     given: usize,
 }
 
-impl Place {
+impl NodePath {
     /// Whether both name the same bank.
     #[inline]
-    pub fn same_bank(&self, other: &Place) -> bool {
+    pub fn same_bank(&self, other: &NodePath) -> bool {
         self.given == LEVELS && other.given == LEVELS && self.nodes[LEVELS - 1] == other.nodes[LEVELS - 1]
     }
 }
@@ -58,7 +58,7 @@ struct History {
 
 /// How the rows of some banks stand to a wanted one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum FoundRow {
     Open,
     Closed,
     Other,
@@ -66,13 +66,13 @@ enum Found {
 
 /// Banks `first, first + step, ...`, `count` of them.
 #[derive(Clone, Copy)]
-struct Span {
+struct BankSpan {
     first: usize,
     step: usize,
     count: usize,
 }
 
-impl Span {
+impl BankSpan {
     #[inline]
     fn iter(self) -> impl Iterator<Item = usize> {
         (0..self.count).map(move |i| self.first + i * self.step)
@@ -135,25 +135,25 @@ impl<'d> Nodes<'d> {
     }
 
     /// A full address with its nodes.
-    pub fn place(&self, address: Address) -> Place {
+    pub fn place(&self, address: Address) -> NodePath {
         let g = &self.device.geometry;
         let rank = address.pseudo_channel * g.ranks + address.rank;
         let group = rank * g.bank_groups + address.bank_group;
         let mut nodes = [0, address.pseudo_channel, rank, group, group * g.banks + address.bank];
         nodes.iter_mut().zip(self.base).for_each(|(node, base)| *node += base);
-        Place { address, nodes, given: LEVELS }
+        NodePath { address, nodes, given: LEVELS }
     }
 
     /// The address of a pseudo-channel, and of nothing within it.
-    pub fn pseudo_channel(&self, channel: u32, pseudo_channel: u32) -> Place {
+    pub fn pseudo_channel(&self, channel: u32, pseudo_channel: u32) -> NodePath {
         let no = NOT_ADDRESSED;
         let address =
             Address { channel, pseudo_channel, rank: no, bank_group: no, bank: no, row: no, column: no, offset: 0 };
         let own = self.base[Level::PseudoChannel as usize] + pseudo_channel;
-        Place { address, nodes: [0, own, own, own, own], given: Level::PseudoChannel as usize + 1 }
+        NodePath { address, nodes: [0, own, own, own, own], given: Level::PseudoChannel as usize + 1 }
     }
 
-    /// What the device consists of.
+    /// The geometry of the device.
     pub fn geometry(&self) -> &Geometry {
         &self.device.geometry
     }
@@ -171,18 +171,18 @@ impl<'d> Nodes<'d> {
 
     /// The bank of a full address within the channel.
     #[inline]
-    pub fn bank(&self, place: &Place) -> usize {
+    pub fn bank(&self, place: &NodePath) -> usize {
         (place.nodes[LEVELS - 1] - self.base[LEVELS - 1]) as usize
     }
 
     /// The command that a request needs next.
-    pub fn next(&self, plan: &Plan, place: &Place) -> CommandId {
+    pub fn next(&self, plan: &Plan, place: &NodePath) -> CommandId {
         let last = &self.device.commands[usize::from(plan.last)];
         let needed = match last.effect {
             Effect::Read | Effect::Write | Effect::Mac => match self.find(last.scope, place) {
-                Found::Open => None,
-                Found::Closed => plan.opener,
-                Found::Other => plan.closer,
+                FoundRow::Open => None,
+                FoundRow::Closed => plan.opener,
+                FoundRow::Other => plan.closer,
             },
             Effect::Refresh if self.open > 0 => plan.closer,
             _ => None,
@@ -192,13 +192,13 @@ impl<'d> Nodes<'d> {
 
     /// Whether what is legal at one place when is so at the other.
     #[inline]
-    pub fn alike(&self, a: &Place, b: &Place) -> bool {
+    pub fn alike(&self, a: &NodePath, b: &NodePath) -> bool {
         a.nodes == b.nodes
     }
 
-    /// When a command is legal at a place.
+    /// The first cycle at which a command is legal at a place.
     #[inline]
-    pub fn ready_at(&self, command: CommandId, place: &Place) -> Cycle {
+    pub fn ready_at(&self, command: CommandId, place: &NodePath) -> Cycle {
         let id = usize::from(command);
         let lookup = &self.lookups[id];
         let at = |level: &u8| self.ready[place.nodes[usize::from(*level)] as usize * self.commands + id];
@@ -239,7 +239,7 @@ impl<'d> Nodes<'d> {
     }
 
     /// Issues a command.
-    pub fn issue(&mut self, command: CommandId, place: &Place, now: Cycle) {
+    pub fn issue(&mut self, command: CommandId, place: &NodePath, now: Cycle) {
         let device = self.device;
         let c = &device.commands[usize::from(command)];
         for edge in c.edges.iter().filter(|e| (e.level as usize) < place.given) {
@@ -265,41 +265,41 @@ impl<'d> Nodes<'d> {
         }
     }
 
-    /// Moves it to another time, with other rows.
-    pub fn shift(&mut self, shift: &mut Shift<'_>) {
-        self.ready.iter_mut().for_each(|at| shift.past(at));
+    /// Moves all times and renames all rows, for the replay cache.
+    pub(crate) fn rebase(&mut self, rebase: &mut Rebase<'_>) {
+        self.ready.iter_mut().for_each(|at| rebase.past(at));
         for h in &mut self.histories {
             let (count, latency) = (h.window.count as usize, Cycle::from(h.window.latency));
             for (ring, oldest) in h.issued.chunks_mut(count).zip(&mut h.oldest) {
                 ring.rotate_left(*oldest as usize);
                 *oldest = 0;
                 for at in ring {
-                    // What has left the window holds nothing back any more.
+                    // A command that has left the window holds nothing back any more.
                     let mut until = if *at == 0 { 0 } else { *at + latency };
-                    shift.past(&mut until);
+                    rebase.past(&mut until);
                     *at = until.saturating_sub(latency);
                 }
             }
         }
-        self.row.iter_mut().chain(self.more.iter_mut().flatten()).for_each(|row| shift.row(row));
+        self.row.iter_mut().chain(self.more.iter_mut().flatten()).for_each(|row| rebase.row(row));
         self.version = 1;
     }
 
-    /// Equal for equal states.
+    /// Mixes the state into a digest: equal states give equal digests.
     pub fn digest(&self, digest: &mut u64) {
         self.ready.iter().filter(|at| **at > 0).for_each(|at| mix(digest, *at));
         self.row.iter().for_each(|row| mix(digest, u64::from(*row)));
     }
 
-    /// Whether two shifted states are the same.
-    pub fn same(&self, other: &Self) -> bool {
+    /// Whether two states in canonical form are the same to all that can follow.
+    pub(crate) fn equals(&self, other: &Self) -> bool {
         self.ready == other.ready
             && self.row == other.row
             && self.more == other.more
             && self.histories == other.histories
     }
 
-    /// Bytes that it takes, about.
+    /// About how many bytes it takes.
     pub fn bytes(&self) -> usize {
         self.ready.len() * size_of::<Cycle>() + self.row.len() * (size_of::<u32>() + size_of::<Vec<u32>>())
     }
@@ -308,7 +308,7 @@ impl<'d> Nodes<'d> {
         hold(&mut self.ready[node as usize * self.commands..], command, until);
     }
 
-    fn count(&mut self, window: usize, place: &Place, now: Cycle) {
+    fn count(&mut self, window: usize, place: &NodePath, now: Cycle) {
         let h = &mut self.histories[window];
         let level = h.window.level as usize;
         if level >= place.given {
@@ -329,21 +329,23 @@ impl<'d> Nodes<'d> {
         }
     }
 
-    fn span(&self, scope: Scope, place: &Place) -> Span {
+    fn span(&self, scope: Scope, place: &NodePath) -> BankSpan {
         let g = &self.device.geometry;
         let (banks, per_group) = (self.row.len(), g.banks as usize);
         match scope {
-            Scope::Channel => Span { first: 0, step: 1, count: banks },
+            Scope::Channel => BankSpan { first: 0, step: 1, count: banks },
             Scope::Rank => {
                 let of_rank = (g.bank_groups * g.banks) as usize;
-                Span { first: self.bank(place) / of_rank * of_rank, step: 1, count: of_rank }
+                BankSpan { first: self.bank(place) / of_rank * of_rank, step: 1, count: of_rank }
             }
-            Scope::Bank => Span { first: self.bank(place), step: 1, count: 1 },
-            Scope::BankGroup => Span { first: self.bank(place) / per_group * per_group, step: 1, count: per_group },
-            Scope::SameBank => Span { first: place.address.bank as usize, step: per_group, count: banks / per_group },
+            Scope::Bank => BankSpan { first: self.bank(place), step: 1, count: 1 },
+            Scope::BankGroup => BankSpan { first: self.bank(place) / per_group * per_group, step: 1, count: per_group },
+            Scope::SameBank => {
+                BankSpan { first: place.address.bank as usize, step: per_group, count: banks / per_group }
+            }
             Scope::PerBank => {
                 let step = banks / g.pseudo_channels as usize;
-                Span { first: self.bank(place) % step, step, count: g.pseudo_channels as usize }
+                BankSpan { first: self.bank(place) % step, step, count: g.pseudo_channels as usize }
             }
         }
     }
@@ -351,7 +353,7 @@ impl<'d> Nodes<'d> {
     /// Banks beside the path at which a MAC counts. A per-bank MAC means the addressed bank of the other
     /// pseudo-channels; the reference looks one level too high for it and takes the number of the pseudo-channel for
     /// that of a rank, and the number of the rank for that of a bank group.
-    fn also_counted(&self, scope: Scope, place: &Place) -> Option<Span> {
+    fn also_counted(&self, scope: Scope, place: &NodePath) -> Option<BankSpan> {
         let (g, a) = (&self.device.geometry, &place.address);
         match scope {
             Scope::SameBank => Some(self.span(scope, place)),
@@ -364,25 +366,25 @@ impl<'d> Nodes<'d> {
     }
 
     /// The first bank that lacks the wanted row decides.
-    fn find(&self, scope: Scope, place: &Place) -> Found {
+    fn find(&self, scope: Scope, place: &NodePath) -> FoundRow {
         if self.open == 0 {
-            return Found::Closed;
+            return FoundRow::Closed;
         }
         let wanted = place.address.row;
         if self.uniform {
-            return if self.row[0] == wanted { Found::Open } else { Found::Other };
+            return if self.row[0] == wanted { FoundRow::Open } else { FoundRow::Other };
         }
         for bank in self.span(scope, place).iter() {
             match self.row[bank] {
-                CLOSED => return Found::Closed,
+                CLOSED => return FoundRow::Closed,
                 row if row == wanted || self.more[bank].contains(&wanted) => {}
-                _ => return Found::Other,
+                _ => return FoundRow::Other,
             }
         }
-        Found::Open
+        FoundRow::Open
     }
 
-    fn open_rows(&mut self, span: Span, row: u32) {
+    fn open_rows(&mut self, span: BankSpan, row: u32) {
         self.version += 1;
         self.uniform = self.open == 0 && span.count == self.row.len();
         for bank in span.iter() {
@@ -397,7 +399,7 @@ impl<'d> Nodes<'d> {
         }
     }
 
-    fn close_rows(&mut self, span: Span) {
+    fn close_rows(&mut self, span: BankSpan) {
         self.version += 1;
         for bank in span.iter() {
             self.open -= u32::from(self.row[bank] != CLOSED);

@@ -1,8 +1,8 @@
 //! The reference's request queues and how it picks from them.
 
-use super::nodes::{Nodes, Place};
-use crate::memo::{mix, shift::Shift};
+use super::nodes::{NodePath, Nodes};
 use crate::probe::RowOutcome;
+use crate::replay_cache::{mix, rebase::Rebase};
 use crate::segments::Label;
 use pimattn_core::addr::Geometry;
 use pimattn_core::op::Op;
@@ -17,15 +17,15 @@ const BARRIER: CommandId = CommandId::MAX;
 /// A waiting request.
 #[derive(Clone)]
 pub struct QueueEntry {
-    /// What was asked for; a refresh when absent.
+    /// The operation; none for a refresh.
     pub op: Option<Op>,
     /// Its byte address.
     pub addr: u64,
     /// The address taken apart.
-    pub place: Place,
+    pub place: NodePath,
     /// How it found its row so far.
     pub row: RowOutcome,
-    /// Whose work it is.
+    /// The segment and phase that it is for.
     pub label: Label,
     plan: Plan,
     arrived: Cycle,
@@ -49,13 +49,13 @@ impl PartialEq for QueueEntry {
 
 impl QueueEntry {
     /// A request that arrived in cycle `arrived`.
-    pub fn new(op: Option<Op>, addr: u64, place: Place, plan: Plan, arrived: Cycle) -> Self {
+    pub fn new(op: Option<Op>, addr: u64, place: NodePath, plan: Plan, arrived: Cycle) -> Self {
         let (row, label) = (RowOutcome::Hit, Label::default());
         QueueEntry { op, addr, place, row, label, plan, arrived, next: plan.last, hits: false, version: 0, alike: 0 }
     }
 
     /// A barrier that arrived in cycle `arrived`.
-    pub fn barrier(addr: u64, place: Place, arrived: Cycle) -> Self {
+    pub fn barrier(addr: u64, place: NodePath, arrived: Cycle) -> Self {
         let plan = Plan { last: BARRIER, opener: None, closer: None };
         QueueEntry::new(Some(Op::Barrier), addr, place, plan, arrived)
     }
@@ -99,7 +99,7 @@ impl QueueEntry {
         }
     }
 
-    /// When the command last looked up is legal.
+    /// The first cycle at which the command last looked up is legal.
     #[inline]
     pub fn ready_at(&self, nodes: &Nodes<'_>) -> Cycle {
         if self.is_barrier() { 0 } else { nodes.ready_at(self.next, &self.place) }
@@ -120,10 +120,10 @@ impl QueueEntry {
     }
 }
 
-/// When the command last looked up is legal: the next one is often the same at the same place.
+/// A memory of one entry for when a command is legal: the next command asked for is often the same at the same place.
 struct Seen {
     next: CommandId,
-    place: Place,
+    place: NodePath,
     ready_at: Cycle,
 }
 
@@ -151,7 +151,7 @@ impl HitBanks {
         HitBanks { marks: vec![0; banks], mark: 0, filled: false }
     }
 
-    fn contains(&mut self, entries: &mut VecDeque<QueueEntry>, nodes: &Nodes<'_>, place: &Place) -> bool {
+    fn contains(&mut self, entries: &mut VecDeque<QueueEntry>, nodes: &Nodes<'_>, place: &NodePath) -> bool {
         if !self.filled {
             self.filled = true;
             self.mark = self.mark.wrapping_add(1);
@@ -170,24 +170,24 @@ impl HitBanks {
 
 /// A queue of requests.
 #[derive(Clone)]
-pub struct Queue {
+pub struct CompatQueue {
     entries: VecDeque<QueueEntry>,
     /// Whether entries stand in the order of their arrival.
     in_order: bool,
-    /// Where the last entries that are alike begin.
+    /// The index at which the last entries that are alike begin.
     last: usize,
 }
 
-impl PartialEq for Queue {
+impl PartialEq for CompatQueue {
     fn eq(&self, other: &Self) -> bool {
         self.entries == other.entries
     }
 }
 
-impl Queue {
+impl CompatQueue {
     /// An empty queue. One that is filled from other queues is not `in_order`.
     pub fn new(in_order: bool, capacity: usize) -> Self {
-        Queue { entries: VecDeque::with_capacity(capacity), in_order, last: 0 }
+        CompatQueue { entries: VecDeque::with_capacity(capacity), in_order, last: 0 }
     }
 
     /// How many wait.
@@ -256,13 +256,13 @@ impl Queue {
         at_head
     }
 
-    /// Moves all entries to another time, with other names; `nodes` are as they were.
-    pub fn shift(&mut self, nodes: &Nodes<'_>, shift: &mut Shift<'_>) {
+    /// Moves all times and renames all rows, for the replay cache; `nodes` are as they were before.
+    pub(crate) fn rebase(&mut self, nodes: &Nodes<'_>, rebase: &mut Rebase<'_>) {
         for e in &mut self.entries {
             e.update(nodes);
             e.version = 1;
-            shift.exact(&mut e.arrived);
-            shift.address(e.op, &mut e.place.address, nodes.geometry());
+            rebase.exact(&mut e.arrived);
+            rebase.address(e.op, &mut e.place.address, nodes.geometry());
             if e.op.is_some() {
                 e.addr = nodes.geometry().encode(&e.place.address);
             }
@@ -279,7 +279,7 @@ impl Queue {
         }
     }
 
-    /// Equal for equal queues.
+    /// Mixes the queue into a digest: equal queues give equal digests.
     pub fn digest(&self, digest: &mut u64) {
         mix(digest, self.entries.len() as u64);
         self.entries.iter().for_each(|e| mix(digest, e.addr ^ e.arrived << 20 ^ u64::from(e.next)));

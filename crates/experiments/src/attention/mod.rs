@@ -18,7 +18,7 @@ use pimattn_core::error::Result;
 use pimattn_core::spec::System;
 use pimattn_core::units::Cycle;
 use pimattn_stats::energy::Energy;
-use pimattn_stats::tally::Tally;
+use pimattn_stats::tally::ChannelTally;
 use pimattn_stats::{Counters, replay};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,7 +52,7 @@ impl Layer {
 /// When the attention makes no sense on the device, or the system cannot replay it.
 pub fn replay(system: &System, form: Form, attention: &Attention) -> Result<Layer> {
     let schedule = Schedule::of(form, *attention, system.device.geometry)?;
-    let mut tally = Tally::new(&system.device);
+    let mut tally = ChannelTally::new(&system.device);
     let cycles = feed::streamed(&schedule, |source| replay::tally(system, source, &mut tally))?;
     Ok(Layer { cycles, counters: tally.total() })
 }
@@ -73,7 +73,7 @@ impl Replayed {
         }
         let firsts = attention.groups(geometry).map(|g| g.channels.start);
         let schedule = Schedule::of(form, *attention, *geometry)?;
-        let mut tally = Tally::new(&system.device);
+        let mut tally = ChannelTally::new(&system.device);
         let mut source = SomeChannels::of(&schedule, firsts.to_vec())?;
         let cycles = replay::tally(system, &mut source, &mut tally)?;
         let counted = |channel: u32| tally.channels.get(channel as usize).cloned().unwrap_or_default();

@@ -1,96 +1,99 @@
-//! Volleys: the same request to neighbouring channels in turn, again and again.
+//! Runs over channels: the same run of requests to several neighbouring channels.
 //!
-//! All-bank schedules ask every channel for the same, one channel after the other, column by column. Written request by
-//! request such a trace is long; as volleys it is short, and what reads it sees at once that channels are asked for the
-//! same.
+//! All-bank schedules ask every channel for the same, one channel after the other, column by column. Request by request such
+//! a trace is long; packed into [`ChannelRun`]s it is short, and its reader sees at once that channels are asked for the
+//! same. Packing changes neither the order of requests nor anything else of a trace: [`Packer`] puts together, [`Unpacker`]
+//! takes apart.
 
 use super::{Arrival, Mark, Op, Record, Request, Segment};
 use pimattn_core::addr::Geometry;
 use std::ops::Range;
 
-/// `count` rounds of the same operation: round i asks channels `channel, channel + 1, ...`, `channels` of them, one
-/// after the other, for address `request.addr + i * request.stride`, which is that of the first channel. With one
-/// channel it is the run that `request` is by itself.
+/// A run of requests that neighbouring channels have in common. It consists of `request.count` rounds: round i asks channels
+/// c, c + 1, ..., `channels` of them, one after the other, for address `request.addr + i * request.stride`, where c is the
+/// channel of `request.addr`. With one channel it is the run `request`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bincode::Encode, bincode::Decode)]
-pub struct Volley {
-    /// What the first of the channels is asked for.
+pub struct ChannelRun {
+    /// The run of the first of the channels.
     pub request: Request,
-    /// Channels; at least 1.
+    /// How many channels have it; at least 1.
     pub channels: u32,
 }
 
-impl Volley {
-    /// Requests in it.
+impl ChannelRun {
+    /// Requests of all channels.
     pub fn requests(&self) -> u64 {
         u64::from(self.request.count) * u64::from(self.channels)
     }
 
-    /// The channels that it is for.
+    /// The channels that have it.
     pub fn channels_on(&self, geometry: &Geometry) -> Range<u32> {
         let first = geometry.channel_of(self.request.addr);
         first..first + self.channels
     }
 
-    /// The run that it would be for one channel.
+    /// The run of one of the channels, or of any other in its place.
     pub fn to_channel(&self, geometry: &Geometry, channel: u32) -> Request {
         let own = self.request.addr & (geometry.channel_base(1) - 1);
         Request { addr: geometry.channel_base(channel) | own, ..self.request }
     }
 }
 
-/// One item of a trace in which requests are put together.
+/// A record of a trace whose requests are packed into runs over channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Item {
-    /// Work.
-    Volley(Volley),
-    /// Whose work follows.
+pub enum PackedRecord {
+    /// Requests.
+    Run(ChannelRun),
+    /// Whose work the requests behind it are.
     Segment(Segment),
-    /// What it is for.
+    /// Which phase the requests behind it are for.
     Mark(Mark),
-    /// When it arrives.
+    /// When the requests behind it arrive.
     Arrival(Arrival),
 }
 
-impl From<Record> for Item {
+impl From<Record> for PackedRecord {
     fn from(record: Record) -> Self {
         match record {
-            Record::Request(request) => Item::Volley(Volley { request, channels: 1 }),
-            Record::Segment(s) => Item::Segment(s),
-            Record::Mark(m) => Item::Mark(m),
-            Record::Arrival(a) => Item::Arrival(a),
+            Record::Request(request) => PackedRecord::Run(ChannelRun { request, channels: 1 }),
+            Record::Segment(s) => PackedRecord::Segment(s),
+            Record::Mark(m) => PackedRecord::Mark(m),
+            Record::Arrival(a) => PackedRecord::Arrival(a),
         }
     }
 }
 
-/// Puts the requests of a trace together; nothing changes their order.
+/// Packs the requests of a trace into runs over channels, in their order.
 #[derive(Debug, Default)]
 pub struct Packer {
-    /// What further requests may join.
-    open: Option<Volley>,
-    /// Channels that have had the round behind those of `open`, and its stride.
+    /// The run that the next request may join.
+    open: Option<ChannelRun>,
+    /// How many channels have had the round after those counted in `open`, and the stride of rounds.
     begun: u32,
     stride: u32,
 }
 
 impl Packer {
-    /// Takes a record; what is complete goes to `out`.
-    pub fn push(&mut self, record: Record, geometry: &Geometry, mut out: impl FnMut(Item)) {
+    /// Takes a record. Whatever cannot grow any more goes to `out`.
+    pub fn push(&mut self, record: Record, geometry: &Geometry, mut out: impl FnMut(PackedRecord)) {
         let Record::Request(next) = record else {
             self.flush(geometry, &mut out);
             return out(record.into());
         };
         if !self.joins(&next, geometry) {
             self.flush(geometry, &mut out);
-            self.open = Some(Volley { request: next, channels: 1 });
+            self.open = Some(ChannelRun { request: next, channels: 1 });
             self.stride = next.stride;
         }
     }
 
-    /// The same with what may be put together already.
+    /// Takes a record that may be packed already, as [`Packer::push`] does.
     #[inline]
-    pub fn push_item(&mut self, item: Item, geometry: &Geometry, mut out: impl FnMut(Item)) {
+    pub fn push_item(&mut self, item: PackedRecord, geometry: &Geometry, mut out: impl FnMut(PackedRecord)) {
         match item {
-            Item::Volley(Volley { request, channels: 1 }) => self.push(Record::Request(request), geometry, out),
+            PackedRecord::Run(ChannelRun { request, channels: 1 }) => {
+                self.push(Record::Request(request), geometry, out)
+            }
             other => {
                 self.flush(geometry, &mut out);
                 out(other);
@@ -98,15 +101,15 @@ impl Packer {
         }
     }
 
-    /// What is still open goes to `out`.
-    pub fn flush(&mut self, geometry: &Geometry, mut out: impl FnMut(Item)) {
+    /// Sends the open run to `out`, and the round that it had begun as a run of its own.
+    pub fn flush(&mut self, geometry: &Geometry, mut out: impl FnMut(PackedRecord)) {
         let Some(open) = self.open.take() else { return };
-        out(Item::Volley(open));
+        out(PackedRecord::Run(open));
         if self.begun > 0 {
             let addr = open.request.addr + u64::from(open.request.count) * u64::from(self.stride);
             debug_assert!(geometry.same_row(addr, open.request.addr));
             let request = Request { addr, count: 1, stride: 0, ..open.request };
-            out(Item::Volley(Volley { request, channels: self.begun }));
+            out(PackedRecord::Run(ChannelRun { request, channels: self.begun }));
             self.begun = 0;
         }
     }
@@ -120,20 +123,20 @@ impl Packer {
             return false;
         }
         let channel_bytes = geometry.channel_base(1);
-        // The first round grows over the channels.
+        // The first round grows channel by channel.
         let grows = first.count == 1 && first.stride == 0 && self.begun == 0;
         if grows && next.addr == first.addr + u64::from(open.channels) * channel_bytes {
             open.channels += 1;
             return true;
         }
-        // Runs in one channel stay as they came, so that what is taken apart again is what was put together.
+        // A run of one channel stays as it came, so that unpacking gives back what was packed.
         if open.channels == 1 {
             return false;
         }
         let Some(step) = next.addr.checked_sub(first.addr) else { return false };
         let (rounds, behind) = (u64::from(first.count), u64::from(self.begun) * channel_bytes);
         let Some(step) = step.checked_sub(behind) else { return false };
-        // The stride is that between the first two rounds.
+        // The first two rounds give the stride.
         let stride = if rounds == 1 && self.begun == 0 { step } else { u64::from(self.stride) };
         let fits = !next.op.is_mark()
             && step == rounds * stride
@@ -154,26 +157,22 @@ impl Packer {
     }
 }
 
-/// Takes items apart into records again.
+/// Unpacks runs over channels into single requests again.
 #[derive(Debug, Default)]
 pub struct Unpacker {
-    volley: Option<Volley>,
+    /// The run that is being unpacked, its current round, and the channel (from its first) that is next.
+    run: Option<ChannelRun>,
     round: u32,
     channel: u32,
 }
 
 impl Unpacker {
-    /// Whether [`Unpacker::next`] has something.
-    pub fn has_more(&self) -> bool {
-        self.volley.is_some()
-    }
-
-    /// Gives up what is left, as volleys: that of the round begun, and the rounds behind it.
-    pub fn rest(&mut self, geometry: &Geometry) -> [Option<Volley>; 2] {
-        let Some(v) = self.volley.take() else { return [None; 2] };
+    /// Gives up what is left of the run, packed: the rest of the round begun, and the rounds after it.
+    pub fn rest(&mut self, geometry: &Geometry) -> [Option<ChannelRun>; 2] {
+        let Some(v) = self.run.take() else { return [None; 2] };
         let rounds = |from: u32, channel: u32, rounds: u32, channels: u32| {
             let addr = v.request.addr + u64::from(from) * u64::from(v.request.stride) + geometry.channel_base(channel);
-            (rounds > 0).then_some(Volley { request: Request { addr, count: rounds, ..v.request }, channels })
+            (rounds > 0).then_some(ChannelRun { request: Request { addr, count: rounds, ..v.request }, channels })
         };
         match self.channel {
             0 => [rounds(self.round, 0, v.request.count - self.round, v.channels), None],
@@ -184,31 +183,31 @@ impl Unpacker {
         }
     }
 
-    /// Begins with an item; the one before must be over.
-    pub fn begin(&mut self, item: Item) -> Option<Record> {
+    /// Begins with a packed record, once the one before is over. Returns it, if it needs no unpacking.
+    pub fn begin(&mut self, item: PackedRecord) -> Option<Record> {
         match item {
-            Item::Segment(s) => Some(Record::Segment(s)),
-            Item::Mark(m) => Some(Record::Mark(m)),
-            Item::Arrival(a) => Some(Record::Arrival(a)),
-            Item::Volley(Volley { request, channels: 1 }) => Some(Record::Request(request)),
-            Item::Volley(v) => {
-                *self = Unpacker { volley: Some(v), round: 0, channel: 0 };
+            PackedRecord::Segment(s) => Some(Record::Segment(s)),
+            PackedRecord::Mark(m) => Some(Record::Mark(m)),
+            PackedRecord::Arrival(a) => Some(Record::Arrival(a)),
+            PackedRecord::Run(ChannelRun { request, channels: 1 }) => Some(Record::Request(request)),
+            PackedRecord::Run(v) => {
+                *self = Unpacker { run: Some(v), round: 0, channel: 0 };
                 None
             }
         }
     }
 
-    /// The next request of the volley begun with.
+    /// The next request of the run that was begun.
     #[inline]
     pub fn next(&mut self, geometry: &Geometry) -> Option<Record> {
-        let v = self.volley?;
+        let v = self.run?;
         let base = v.request.addr + u64::from(self.round) * u64::from(v.request.stride);
         let addr = base + geometry.channel_base(self.channel);
         self.channel += 1;
         if self.channel == v.channels {
             (self.channel, self.round) = (0, self.round + 1);
             if self.round == v.request.count {
-                self.volley = None;
+                self.run = None;
             }
         }
         Some(Record::Request(Request::one(v.request.op, addr)))
@@ -218,7 +217,7 @@ impl Unpacker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check_volley;
+    use crate::check_channel_run;
 
     const DEVICE: Geometry = Geometry {
         channels: 16,
@@ -231,14 +230,14 @@ mod tests {
         column_bytes: 32,
     };
 
-    fn packed(records: &[Record]) -> Vec<Item> {
+    fn packed(records: &[Record]) -> Vec<PackedRecord> {
         let (mut packer, mut out) = (Packer::default(), Vec::new());
         records.iter().for_each(|r| packer.push(*r, &DEVICE, |i| out.push(i)));
         packer.flush(&DEVICE, |i| out.push(i));
         out
     }
 
-    fn unpacked(items: &[Item]) -> Vec<Record> {
+    fn unpacked(items: &[PackedRecord]) -> Vec<Record> {
         let (mut unpacker, mut out) = (Unpacker::default(), Vec::new());
         for item in items {
             out.extend(unpacker.begin(*item));
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_over_channels_become_one_volley_and_come_apart_again() {
+    fn rounds_over_channels_become_one_run_and_come_apart_again() {
         let round = |op, column: u64, channels: std::ops::Range<u64>| {
             channels.map(move |c| Record::Request(Request::one(op, (c << 30) + column * 32)))
         };
@@ -271,12 +270,12 @@ mod tests {
         records.extend((0..2).flat_map(|column| round(Op::MacAb, column, 3..4)));
         records.push(Record::Request(Request { op: Op::Host, addr: 0, count: 9, stride: 0 }));
         let items = packed(&records);
-        let volleys: Vec<_> =
-            items.iter().filter_map(|i| if let Item::Volley(v) = i { Some(*v) } else { None }).collect();
-        assert_eq!(volleys[0].channels, 16);
-        assert_eq!((volleys[0].request.count, volleys[0].request.stride), (32, 32));
+        let runs: Vec<_> =
+            items.iter().filter_map(|i| if let PackedRecord::Run(v) = i { Some(*v) } else { None }).collect();
+        assert_eq!(runs[0].channels, 16);
+        assert_eq!((runs[0].request.count, runs[0].request.stride), (32, 32));
         // Barriers are no runs; the write to the buffers joins that before it, as it is the same again.
-        let shapes: Vec<_> = volleys[1..].iter().map(|v| (v.request.op, v.request.count, v.channels)).collect();
+        let shapes: Vec<_> = runs[1..].iter().map(|v| (v.request.op, v.request.count, v.channels)).collect();
         let expected = [
             (Op::Barrier, 1, 16),
             (Op::Barrier, 1, 16),
@@ -300,17 +299,20 @@ mod tests {
     }
 
     #[test]
-    fn volleys_that_mean_nothing_are_refused() {
+    fn runs_that_mean_nothing_are_refused() {
         let refusal = |op, channel: u64, channels, count| {
             let request = Request { op, addr: channel << 30, count, stride: 32 };
-            check_volley(&Volley { request, channels }, &DEVICE).unwrap_err()
+            check_channel_run(&ChannelRun { request, channels }, &DEVICE).unwrap_err()
         };
-        assert_eq!(refusal(Op::MacAb, 0, 0, 1), "a volley to no channel");
+        assert_eq!(refusal(Op::MacAb, 0, 0, 1), "a run to no channel");
         assert_eq!(refusal(Op::MacAb, 3, 14, 1), "channels 3 to 16 do not exist (16 channels)");
         assert_eq!(refusal(Op::MacAb, 0, u32::MAX, 1), "channels 0 to 4294967294 do not exist (16 channels)");
         assert_eq!(refusal(Op::MacAb, 0, 2, 0), "a run of no requests");
         assert_eq!(refusal(Op::MacAb, 0, 2, 33), "a run of PIM_MAC_AB leaves its row");
         assert_eq!(refusal(Op::Sync, 0, 2, 1), "PIM_SYNC is not for several channels");
-        assert!(check_volley(&Volley { request: Request::one(Op::Barrier, 3 << 30), channels: 13 }, &DEVICE).is_ok());
+        assert!(
+            check_channel_run(&ChannelRun { request: Request::one(Op::Barrier, 3 << 30), channels: 13 }, &DEVICE)
+                .is_ok()
+        );
     }
 }
