@@ -5,7 +5,7 @@
 //! - *Lots.* The query heads of a lot, as many as the units have lanes for, share the reads of a column; each multiplies only
 //!   what it wants. Then the next lot reads its columns.
 //! - *Leaving.* In a round of own rows, a unit closes behind the last place that it wants, so that it can open its next row
-//!   while the others multiply ([`Leaver`]).
+//!   while the others multiply.
 //! - *Accumulators.* For outputs, a unit needs sets of accumulators for each query head; heads beyond the sets take another
 //!   sweep.
 //! - *Results* move out while the next ones are computed: a unit fills one buffer entry while the entry before is on its
