@@ -453,7 +453,7 @@ fn what_a_device_file_lacks_is_said() {
             "lanes = 8, heads_per_read = { value = 99, source = \"us\" }",
             "heads_per_read = 99 is not in 1..=",
         ),
-        ("effect = \"read\", serves", "effect = \"read\", done_per_entry = \"1\", serves", "only a softmax's"),
+        ("effect = \"read\", serves", "effect = \"read\", done_per_entry = \"1\", serves", "only a softmax has this"),
         (
             "level = \"bank\", from = [\"OPEN\"",
             "level = \"rank\", apart = \"bank\", from = [\"OPEN\"",

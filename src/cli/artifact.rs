@@ -11,36 +11,36 @@ use std::sync::{Arc, Mutex};
 
 #[derive(Debug, clap::Args)]
 pub struct Artifact {
-    /// System of a stack; attacc-compat.toml is the reference's
+    /// System of one stack; attacc-compat.toml is the reference's
     #[arg(long, value_name = "SYSTEM.toml")]
     config: PathBuf,
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Folder of the artifact's budget tables, kv_budget_<Llama|GPT|Mistral>_<Quest|SparQ|STARC>.txt, or
-    /// .txt.zst; traces/kv_budget has them
+    /// Folder of the artifact's budget tables, kv_budget_<Llama|GPT|Mistral>_<Quest|SparQ|STARC>.txt or .txt.zst, such
+    /// as traces/kv_budget
     #[arg(long, value_name = "DIR")]
     tables: Option<PathBuf>,
     /// Budgets of one model and one policy: a number of tokens a line, one for each decode step
     #[arg(long, value_name = "FILE", conflicts_with = "tables", requires_all = ["model", "policy"])]
     kv_budget_table: Option<PathBuf>,
-    /// LLAMA-7B, GPT-13B or Mistral-7B; may be given again; all if not given
+    /// LLAMA-7B, GPT-13B or Mistral-7B; may be given again; default: all
     #[arg(long, value_name = "MODEL")]
     model: Vec<String>,
-    /// full, quest, sparq or starc; may be given again; all if not given
+    /// full, quest, sparq or starc; may be given again; default: all
     #[arg(long, value_name = "POLICY")]
     policy: Vec<String>,
-    /// Tokens generated of each request; may be given again
+    /// Tokens generated for each request; may be given again
     #[arg(long, value_name = "TOKENS", default_values_t = [16000, 24000, 32000])]
     context: Vec<u32>,
-    /// Prompt of each request
+    /// Tokens in the prompt of each request
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     prefill: u32,
     /// Requests that are decoded together
     #[arg(long, value_name = "N", default_value_t = 16)]
     batch: u32,
-    /// Which policies pay for the artifact's clustering: those that cluster, all with a table (the artifact as it is
-    /// published), or none
+    /// Which policies are charged for the artifact's clustering. own: those that cluster; all: every one with a table
+    /// (the artifact as published); none: no policy
     #[arg(long, value_enum, default_value_t = Clustering::Own)]
     clustering: Clustering,
     /// Folder for bars.csv and steps.csv; without it bars.csv goes to standard output
@@ -137,7 +137,7 @@ fn table(args: &Artifact, model: &Model, policy: &Policy) -> Result<Option<PathB
     match args.kv_budget_table.clone().or(args.tables.as_deref().and_then(at)) {
         Some(path) => Ok(Some(path)),
         None => Err(Error::Usage(format!(
-            "{} needs its budgets: say with --tables which folder has {name}, or with --kv-budget-table which file",
+            "{} needs its budgets: name the folder of {name} with --tables, or the file with --kv-budget-table",
             policy.name
         ))),
     }

@@ -19,17 +19,17 @@ use std::sync::Mutex;
 /// How a model is fitted.
 #[derive(Debug, clap::Args)]
 pub struct Fitting {
-    /// Directions that are kept of keys, values and queries
+    /// Leading directions to keep of keys, values and queries
     #[arg(long, value_name = "N", default_value_t = Options::default().rank)]
     rank: usize,
-    /// Base of the RoPE frequencies, instead of what the keys say
+    /// Base of the RoPE frequencies, instead of the one found from the keys
     #[arg(long, value_name = "THETA")]
     rope_theta: Option<f64>,
-    /// Elements that RoPE turns together: halves (i and i + dim/2) or interleaved (2i and 2i + 1), instead of what the
-    /// keys say
+    /// Elements that RoPE rotates together, instead of those found from the keys: halves (i and i + dim/2) or
+    /// interleaved (2i and 2i + 1)
     #[arg(long, value_name = "PAIRS")]
     rope_pairs: Option<String>,
-    /// Layers of the model, instead of one more than the dump's last
+    /// Number of layers of the model, instead of one more than the dump's last layer
     #[arg(long, value_name = "N")]
     model_layers: Option<u32>,
     /// Positions of the dump's tokens in the text, as ranges (0-63,5952-8063), instead of 0, 1, 2, ...
@@ -59,7 +59,7 @@ impl Fitting {
     }
 }
 
-/// Fit the parameters of synthetic caches to a real one
+/// Fit the parameters of synthetic caches to a real cache
 #[derive(Debug, clap::Args)]
 pub struct Fit {
     /// KV dump: .safetensors, .npz, or a folder of .npy
@@ -77,21 +77,21 @@ pub struct Fit {
     threads: usize,
 }
 
-/// Say how synthetic caches agree with a real one
+/// Measure how closely synthetic caches agree with a real one
 #[derive(Debug, clap::Args)]
 pub struct Agree {
     /// KV dump of the real cache
     real: PathBuf,
-    /// Model to draw synthetic caches of; without it, one is fitted to the dump
+    /// Model to draw synthetic caches from; without it, one is fitted to the dump
     #[arg(long, value_name = "FITTED.toml", conflicts_with_all = ["against", "hold_out"])]
     fit: Option<PathBuf>,
-    /// KV dump to compare with, instead of drawing one
+    /// KV dump to compare with, instead of synthetic caches
     #[arg(long, value_name = "FILE", conflicts_with = "hold_out")]
     against: Option<PathBuf>,
     /// Layers to compare; the model is fitted to the dump's other layers
     #[arg(long, value_name = "LAYERS")]
     hold_out: Option<String>,
-    /// Fit to the prefill and its queries only, so that no decode step that is compared was seen
+    /// Fit only to the prefill and its queries, so that the fit has seen no compared decode step
     #[arg(long, conflicts_with_all = ["fit", "against"])]
     before_decode: bool,
     /// Layers to compare (9,23), instead of all
@@ -103,7 +103,7 @@ pub struct Agree {
     /// Budgets to compare
     #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = [128, 256, 512, 1024, 2048])]
     budgets: Vec<usize>,
-    /// Measure every so many decode positions
+    /// Measure every N-th decode position
     #[arg(long, value_name = "N", default_value_t = 16)]
     every: usize,
     /// Synthetic caches to draw; figures are their means
@@ -168,7 +168,7 @@ fn described(model: &Model) -> String {
 pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
     super::threads(args.threads)?;
     if args.every == 0 || args.seeds == 0 || args.budgets.contains(&0) {
-        return Err(Error::Usage("--every, --seeds and --budgets are at least 1".into()));
+        return Err(Error::Usage("--every, --seeds and --budgets must be at least 1".into()));
     }
     let named = args.policies.iter().map(|p| select::find(p).map(|e| e.name).map_err(Error::Usage));
     let named = named.collect::<Result<Vec<_>>>()?;

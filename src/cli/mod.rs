@@ -25,30 +25,30 @@ use std::time::{Duration, Instant};
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Say more on stderr
+    /// Print more on standard error
     #[arg(short, long, global = true)]
     verbose: bool,
 }
 
 impl Common {
-    /// A remark on stderr, for -v only.
+    /// Prints a remark on stderr, with -v only.
     pub fn detail(&self, text: impl FnOnce() -> String) {
         if self.verbose {
             eprintln!("{}", text());
         }
     }
 
-    /// A remark on stderr that only -q silences.
+    /// Prints a warning on stderr that only -q silences.
     pub fn warn(&self, text: &str) {
         if !self.quiet {
             eprintln!("warning: {text}");
         }
     }
 
-    /// What was done, on stderr, that only -q silences.
+    /// A note on stderr of what was done; only -q silences it.
     pub fn note(&self, text: &str) {
         if !self.quiet {
             eprintln!("{text}");
@@ -83,34 +83,34 @@ impl From<Format> for Style {
     }
 }
 
-/// Progress of one piece of work: a bar on a terminal, a line now and then in a log.
+/// Progress of one piece of work: a bar on a terminal, a line a minute in a log.
 pub struct Progress {
     bar: Option<ProgressBar>,
     what: String,
     total: Option<u64>,
     began: Instant,
-    /// Done before that: by whom does not say how fast this goes.
+    /// Units that were done before `began`; they say nothing about the speed of this run.
     before: u64,
-    /// When a log last had a line.
+    /// When the last line of a log was written.
     said: Instant,
     quiet: bool,
 }
 
-/// A log has a line this often.
+/// Time between two lines of a log.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
 impl Progress {
-    /// So much is to be done, known only now.
+    /// Sets the total, where it is not known from the beginning.
     pub fn of(&mut self, total: u64) {
         self.total = Some(total);
     }
 
-    /// So much was done before; the time left is that of the rest.
+    /// Reports `done` units of an earlier run; the time left is estimated from the rest.
     pub fn from(&mut self, done: u64) {
         (self.before, self.began, self.said) = (done, Instant::now(), Instant::now());
     }
 
-    /// So much is done.
+    /// Reports that `done` units are finished.
     pub fn at(&mut self, done: u64) {
         if self.quiet {
             return;
@@ -147,7 +147,7 @@ impl Progress {
     }
 }
 
-/// The time that the rest takes if it goes on as from `before` to `done` in `time`.
+/// The time left, if the rest goes as fast as the units from `before` to `done`, which took `time`.
 fn left(before: u64, done: u64, total: u64, time: Duration) -> String {
     let (new, rest) = (done.saturating_sub(before), total.saturating_sub(done));
     match new {
@@ -166,7 +166,7 @@ impl Drop for Progress {
 
 /// Parses the command line, runs `body`, and turns its result into an exit code.
 pub fn run<P: Parser>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
-    // The first Ctrl-C lets the work stop and clean up, the second does not wait.
+    // The first Ctrl-C lets the work stop and clean up; the second exits at once.
     let handler = ctrlc::set_handler(|| {
         if interrupt::check().is_err() {
             std::process::exit(i32::from(EXIT_INTERRUPTED));
@@ -186,7 +186,7 @@ pub fn run<P: Parser>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
     };
     match body(args) {
         Ok(()) => ExitCode::from(EXIT_OK),
-        // Whoever reads our output has seen enough.
+        // The reader of the output closed the pipe, which is not an error.
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_OK),
         Err(e) => {
             eprintln!("error: {e}");
@@ -200,7 +200,7 @@ pub fn color_help() -> ColorChoice {
     if std::env::var_os("NO_COLOR").is_some() { ColorChoice::Never } else { ColorChoice::Auto }
 }
 
-/// How many threads parallel work has; 0 is one per processor.
+/// Sets the number of threads for parallel work; 0 is one per processor.
 fn threads(threads: usize) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     pool.map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))

@@ -34,25 +34,25 @@ enum Command {
     Run(Run),
     /// Check command logs against the device's constraints
     Audit(Audit),
-    /// Compare result tables: ratios and changes against the first
+    /// Compare result tables: ratios to the first and changes from it
     Compare(Compare),
-    /// Put runs and their accuracy metrics side by side, per decode step
+    /// Show runs and their accuracy metrics side by side, per decode step
     Summary(SummaryArgs),
-    /// Say what policies keep by layer and query head, and where recall and the error of the output disagree
+    /// Show what policies keep by layer and query head, and where recall and output error disagree
     Accuracy(AccuracyArgs),
-    /// Say where the time of each run goes, and what was fetched for what was asked
+    /// Explain where the time of each run goes, and how much was fetched for what was wanted
     Explain(Explain),
-    /// Run a grid of workloads and systems, without traces between; goes on where it was stopped
+    /// Run a grid of workloads and systems, without intermediate traces; resumes where it was stopped
     Sweep(super::sweep::Sweep),
-    /// Say which points of a sweep no other beats in time, energy and error
+    /// Show the points of a sweep that no other beats in time, energy and error
     Frontier(super::sweep::Frontier),
-    /// Put the tables of a sweep's shards together
+    /// Merge the tables of a sweep's shards
     Merge(super::sweep::Merge),
     /// Simulate every decode step of the STARC artifact's experiment
     Artifact(super::artifact::Artifact),
     /// Time and energy of a decode step end to end: GPUs, PIM devices, links
     System(super::system::Args),
-    /// Run an experiment of a paper, and set what it gives against what is claimed
+    /// Run an experiment of a paper, and compare its results with the claims
     Reproduce(super::reproduce::Args),
     /// Draw columns of any table as SVG
     Plot(super::plot::Args),
@@ -62,7 +62,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Run {
-    /// Traces of any format that can be read (tracegen list); - is standard input
+    /// Traces in any readable format (see tracegen list); - is standard input
     #[arg(required = true, value_name = "TRACE")]
     traces: Vec<PathBuf>,
     /// System to replay on
@@ -74,11 +74,11 @@ struct Run {
     /// Folder for run.csv, steps.csv, phases.csv, heads.csv, channels.csv; without it run.csv goes to standard output
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Also write every command to this file (one trace only); - is standard output. Commands of the PIM controller are
-    /// logged with the requests that they serve, for which each is simulated, as with --engine plain
+    /// Also write every command to this file (one trace only); - is standard output. The PIM controller's commands are
+    /// logged with the requests that they serve; for this every command is simulated, as with --engine plain
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// fast: work that recurs is simulated once; plain: every command is simulated. Both come to the same
+    /// fast: recurring work is simulated once; plain: every command is simulated. Both give the same results
     #[arg(long, value_enum, default_value_t = EngineChoice::Fast)]
     engine: EngineChoice,
 }
@@ -103,28 +103,28 @@ struct Audit {
     /// Command logs, ours or Ramulator's, plain or zstd; - is standard input
     #[arg(required = true, value_name = "LOG")]
     logs: Vec<PathBuf>,
-    /// System that they must be possible on
+    /// System whose constraints the logs must obey
     #[arg(long, value_name = "SYSTEM.toml")]
     config: PathBuf,
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Print so many violations of each log (20 unless told), and with --why so many commands; all are counted
+    /// Print at most N violations of each log (default 20), and with --why at most N commands; all are counted
     #[arg(long, value_name = "N")]
     max: Option<usize>,
     /// Print how close each constraint came, as -v does
     #[arg(long)]
     slack: bool,
-    /// Say what held the commands, and what the cycles went to: logs of pimsim run --log, of the PIM controller; with -v,
-    /// of each command
+    /// Explain what held the commands, and where the cycles went; with -v, for each command. Takes logs that
+    /// pimsim run --log wrote with the PIM controller
     #[arg(long)]
     why: bool,
-    /// How to print what --why says; csv leaves the rest out, and adds up the logs
+    /// How to print the reasons of --why; csv prints nothing else, and sums over the logs
     #[arg(long, value_enum, default_value_t = TextOrCsv::Text, requires = "why")]
     format: TextOrCsv,
 }
 
-/// How what held commands is printed.
+/// How the reasons of `--why` are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum TextOrCsv {
     /// Aligned columns
@@ -146,17 +146,17 @@ struct Compare {
     /// Join rows on this column instead of the known key columns; may be given again
     #[arg(long, value_name = "COLUMN")]
     key: Vec<String>,
-    /// Compare this column only; may be given again
+    /// Compare only this column; may be given again
     #[arg(long, value_name = "COLUMN")]
     column: Vec<String>,
-    /// Write every compared value to this CSV; - is standard output, instead of the summary
+    /// Write every compared value to this CSV; - is standard output, in place of the summary
     #[arg(short, long, value_name = "CSV")]
     output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 struct SummaryArgs {
-    /// run.csv of one or several runs
+    /// run.csv of one or more runs
     #[arg(required = true, value_name = "RUN.csv")]
     runs: Vec<PathBuf>,
     /// Accuracy metrics; each belongs to the trace of the same file name up to the first dot
@@ -180,7 +180,7 @@ enum Rows {
 
 #[derive(Debug, clap::Args)]
 struct AccuracyArgs {
-    /// Metrics that `tracegen run --metrics` wrote, of one or several policies and budgets
+    /// Metrics that `tracegen run --metrics` wrote, for one or more policies and budgets
     #[arg(required = true, value_name = "M.csv")]
     metrics: Vec<PathBuf>,
     /// What a row stands for
@@ -255,7 +255,7 @@ fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Outp
     let mut progress = common.progress(&format!("replaying {name}"), None);
     let mut steps = tables.steps(&name);
     let collector = Collector::with_steps(&system.device, &mut steps as &mut dyn Steps);
-    // Of work that is looked up, the requests have no numbers.
+    // The engine does not number the requests of work that it looks up.
     let numbered = args.log.is_some() && system.controller == Controller::Pim;
     let engine = if numbered { engine::Engine::Plain } else { args.engine.into() };
     let named = |e| match e {
@@ -316,7 +316,7 @@ fn audit(args: &Audit, common: &Common) -> Result<()> {
     }
 }
 
-/// Audits a log and says what held its commands; prints those that were asked for.
+/// Audits a log, finds what held its commands, and prints the commands that were asked for.
 fn why(
     path: &Path,
     system: &System,

@@ -13,34 +13,34 @@ pub struct Args {
     /// Table to draw; - is standard input
     #[arg(value_name = "TABLE.csv")]
     table: PathBuf,
-    /// Column to the right; with --bars, of groups of bars
+    /// Column of the x axis; with --bars, one group of bars for each value
     #[arg(long, value_name = "COLUMN")]
     x: String,
-    /// Column upwards; given again, a panel each, or with --bars the parts of a bar
+    /// Column of the y axis. May be given again: each column gets a panel, or with --bars is a part of every bar
     #[arg(long, value_name = "COLUMN", required = true)]
     y: Vec<String>,
-    /// Column that tells lines, or the bars of a group, apart; may be given again
+    /// Column whose values give separate lines, or separate bars in a group; may be given again
     #[arg(long, value_name = "COLUMN")]
     by: Vec<String>,
-    /// Column that tells panels apart; may be given again
+    /// Column whose values give separate panels; may be given again
     #[arg(long, value_name = "COLUMN")]
     panel: Vec<String>,
-    /// Draw only rows with this cell; may be given again
+    /// Draw only rows that have this cell; may be given again
     #[arg(long = "where", value_name = "COLUMN=CELL")]
     only: Vec<String>,
-    /// Stacked bars instead of lines
+    /// Draw stacked bars instead of lines
     #[arg(long)]
     bars: bool,
-    /// Equal factors to the right
+    /// Use a logarithmic x axis
     #[arg(long, conflicts_with = "bars")]
     log_x: bool,
-    /// Equal factors upwards
+    /// Use a logarithmic y axis
     #[arg(long, conflicts_with = "bars")]
     log_y: bool,
-    /// Title; by default, what is set against what
+    /// Title; by default, the y columns by the x column
     #[arg(long)]
     title: Option<String>,
-    /// Panels side by side
+    /// Number of panels side by side
     #[arg(long, value_name = "N", default_value_t = 2)]
     columns: usize,
     /// Figure to write, as SVG; - is standard output

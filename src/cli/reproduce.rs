@@ -10,22 +10,22 @@ use std::sync::Mutex;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Experiment, with what the paper claims of it
+    /// Experiment, with the claims of the paper
     #[arg(value_name = "PLAN.toml")]
     plan: PathBuf,
     /// Override a key of the plan; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Leave out the models but this one; may be given again
+    /// Run only this model; may be given again
     #[arg(long, value_name = "MODEL")]
     model: Vec<String>,
     /// Folder for tables, figures and REPORT.md
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Folder of finished points: what is there is not run again
+    /// Folder of finished points; these are not run again
     #[arg(long, value_name = "DIR")]
     work: PathBuf,
-    /// KV dump for what is said of a real cache, instead of the bundled sample
+    /// KV dump for the parts on a real cache, instead of the bundled sample
     #[arg(long, value_name = "DUMP")]
     kv: Option<PathBuf>,
     /// Worker threads; 0 is one per processor

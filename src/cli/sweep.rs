@@ -14,10 +14,10 @@ use std::path::PathBuf;
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
 pub struct Sweep {
-    /// Grid of workloads, systems and keys of both
+    /// Grid of workloads, systems and their keys
     #[arg(value_name = "GRID.toml")]
     grid: PathBuf,
-    /// Folder for sweep.csv; points that are finished there are not run again
+    /// Folder for sweep.csv; its finished points are not run again
     #[arg(short, long, value_name = "DIR", required_unless_present = "list")]
     output: Option<PathBuf>,
     /// Folder of finished points, instead of DIR/points; several sweeps may share one
@@ -26,10 +26,10 @@ pub struct Sweep {
     /// KV dump that all points read, instead of what the grid says
     #[arg(long, value_name = "DUMP")]
     kv: Option<PathBuf>,
-    /// Run the i-th of n parts only, from 1/n to n/n; merge puts their tables together
+    /// Run only part I of N, from 1/N to N/N; pimsim merge merges their tables
     #[arg(long, value_name = "I/N")]
     shard: Option<String>,
-    /// Points that are run at the same time, and threads that generate traces; 0 is one per processor
+    /// Number of points that run at the same time, and of threads that generate traces; 0 is one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// List the points and run nothing
@@ -46,7 +46,7 @@ pub struct Merge {
     /// Table to write
     #[arg(short, long, value_name = "CSV")]
     output: PathBuf,
-    /// Fail (exit 1) unless every point of this grid is there
+    /// Fail (exit 1) unless every point of this grid is present
     #[arg(long, value_name = "GRID.toml")]
     grid: Option<PathBuf>,
 }
@@ -57,16 +57,16 @@ pub struct Frontier {
     /// sweep.csv of a sweep that measured accuracy
     #[arg(value_name = "SWEEP.csv")]
     table: PathBuf,
-    /// Column that says what is lost, or 1-COLUMN for one that says what is kept (1-top_recall)
+    /// Column of the loss, or 1-COLUMN for a column of what is kept (1-top_recall)
     #[arg(long, value_name = "COLUMN", default_value = columns::OUTPUT_REL_ERR)]
     error: String,
-    /// Axis to choose from, instead of policy and budget; may be given again
+    /// Axis to choose along, instead of policy and budget; may be given again
     #[arg(long, value_name = "AXIS")]
     choice: Vec<String>,
     /// Print the fastest point of each policy with at most this error instead; may be given again
     #[arg(long, value_name = "ERROR")]
     at_most: Vec<f64>,
-    /// Say where the error and this column of what is kept disagree: of two policies, one keeps more and errs more
+    /// Show where the error and this column of what is kept disagree: one of two policies keeps more and errs more
     #[arg(long, value_name = "COLUMN", conflicts_with = "at_most")]
     against: Option<String>,
     /// How to print it
@@ -89,7 +89,7 @@ pub fn sweep(args: &Sweep, common: &Common) -> Result<()> {
     grid.kv = args.kv.clone();
     let (i, n) = args.shard.as_deref().map_or(Ok((1, 1)), shard)?;
     let mut points = grid.points();
-    // Neighbours cost alike: dealt out in turn, the shards take about the same time.
+    // Neighbouring points cost about the same, so dealing them out in turn balances the shards.
     let mut place = 0..;
     points.retain(|_| place.next().is_some_and(|at: usize| at % n == i - 1));
     if args.list {

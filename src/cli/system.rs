@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Models to serve, each by itself
+    /// Models to serve, each on its own
     #[arg(long, value_name = "MODEL.toml", required = true, num_args = 1..)]
     model: Vec<PathBuf>,
     /// GPUs, PIM devices and links
@@ -40,31 +40,31 @@ pub(super) struct Args {
     /// Tokens that a head may attend to; PIM rounds them up to whole rows
     #[arg(long, value_name = "N")]
     kv_budget: Option<u32>,
-    /// Row budgets: a number of tokens a line, one for each decode step (traces/kv_budget has the STARC artifact's)
+    /// Row budgets: a number of tokens a line, one line for each decode step (traces/kv_budget has the STARC artifact's)
     #[arg(long, value_name = "FILE", conflicts_with = "kv_budget")]
     kv_budget_table: Option<PathBuf>,
     /// Where the GEMV units are: bank, bg, buffer
     #[arg(long, value_name = "MODE", default_value = "bank")]
     mode: String,
-    /// Attention on the GPUs
+    /// Run attention on the GPUs
     #[arg(long, conflicts_with_all = ["mode", "no_power_limit", "pipeline", "coprocess"])]
     gpu_only: bool,
-    /// The supply does not limit activations
+    /// Do not let the power supply limit activations
     #[arg(long)]
     no_power_limit: bool,
     /// Pipeline heads through projections and attention
     #[arg(long)]
     pipeline: bool,
-    /// Let the PIM devices take a part of the feed-forward matrices
+    /// Let the PIM devices compute a part of the feed-forward matrices
     #[arg(long)]
     coprocess: bool,
-    /// Do as a published simulator does: attacc, starc, none
+    /// Calculate as a published simulator does: attacc, starc, none
     #[arg(long, value_name = "NAME", default_value = "none")]
     reference: String,
-    /// A row for each step, not for their mean
+    /// Write a row for each step instead of one for their mean
     #[arg(long)]
     each_step: bool,
-    /// Instead: what each switch of the published simulators changes
+    /// Write what each switch of the published simulators changes, instead of the steps
     #[arg(long, conflicts_with_all = ["each_step", "reference"])]
     switches: bool,
     /// Table to write; - is standard output

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 #[derive(Debug, Parser)]
-#[command(name = "tracegen", version, about = "Turn a KV cache into the trace of a decode on HBM-PIM", after_help = EXIT_CODES, color = super::color_help())]
+#[command(name = "tracegen", version, about = "Turn a KV cache into a trace of decoding on HBM-PIM", after_help = EXIT_CODES, color = super::color_help())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -35,11 +35,11 @@ enum Command {
     Run(Run),
     /// Write the trace of AttAcc's published schedule: dense attention, or the row budget of the STARC artifact
     Attacc(Attacc),
-    /// Change the format of a trace
+    /// Convert a trace to another format
     Convert(Convert),
     /// Print a device for another simulator
     ExportDevice(ExportDevice),
-    /// Say what a trace holds
+    /// Show what a trace holds
     Info(Info),
     Fit(fit::Fit),
     Agree(fit::Agree),
@@ -85,13 +85,13 @@ struct Attacc {
     /// Where the GEMV units are: bank, bg (bank group) or buffer (die)
     #[arg(long, value_name = "MODE")]
     mode: String,
-    /// Heads that the device holds, all requests together, one a channel at a time
+    /// Heads that the device holds, over all requests; a channel processes one at a time
     #[arg(long, value_name = "N")]
     heads: u32,
     /// Tokens in the cache of each head
     #[arg(long, value_name = "TOKENS")]
     len: u32,
-    /// Decode steps, each with a token more in every cache; more than one are labelled, for tables by step
+    /// Decode steps, each with one more token in every cache; more than one are labelled, for tables by step
     #[arg(long, value_name = "N", default_value_t = 1)]
     steps: u32,
     /// Elements of one key or value
@@ -103,10 +103,10 @@ struct Attacc {
     /// Tokens that a head may attend to, rounded up to rows of 16; for --mode bank
     #[arg(long, value_name = "TOKENS")]
     kv_budget: Option<u32>,
-    /// Cluster the keys first, as the artifact writes it in the last decode step
+    /// Cluster the keys first, as the artifact does in the last decode step
     #[arg(long)]
     clustering: bool,
-    /// Heads one after the other, instead of AttAcc's pairs
+    /// Process heads one after the other, instead of in AttAcc's pairs
     #[arg(long)]
     no_pipeline: bool,
     /// System whose device the trace is for, instead of one stack of HBM3 "8Gb 2R" with 16 channels
@@ -129,13 +129,13 @@ struct Attacc {
 struct Convert {
     /// Trace to read; - is standard input
     input: PathBuf,
-    /// Trace to write; - is standard output. For plain DRAM, a folder (one that exists, or a name that ends in / or has no
-    /// extension beside --config) also gets all that the target needs to run it
+    /// Trace to write; - is standard output. For plain DRAM, a folder also receives everything that the target needs to
+    /// run it. A folder is one that exists, a name that ends in /, or with --config a name without an extension
     output: PathBuf,
     /// Format to write
     #[arg(long, value_name = "FORMAT")]
     to: String,
-    /// Format to read, one that is not written only, instead of what the first bytes say
+    /// Format to read (not a write-only one), instead of detecting it from the first bytes
     #[arg(long, value_name = "FORMAT")]
     from: Option<String>,
     /// System whose device a text trace is for
@@ -144,24 +144,24 @@ struct Convert {
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE", requires = "config")]
     set: Vec<String>,
-    /// To a folder: a trace for each channel
+    /// Write one trace for each channel (output to a folder only)
     #[arg(long, requires = "config")]
     per_channel: bool,
     #[command(flatten)]
     export: Export,
 }
 
-/// How to write a format that does not hold everything.
+/// How to write a format that cannot hold everything.
 #[derive(Debug, Clone, clap::Args)]
 struct Export {
-    /// Where to say what the format could not express, instead of TRACE.manifest.json
+    /// File that records what the format could not express, instead of TRACE.manifest.json
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
     /// Refuse what the format cannot express instead of lowering it
     #[arg(long)]
     strict: bool,
-    /// Reads that a PIM multiply-accumulate becomes for plain DRAM: in all its banks, one in each unit, one, or as banks
-    /// but each column once in a decode step of a KV head
+    /// Reads that replace a PIM multiply-accumulate on plain DRAM. banks: one in each of its banks; units: one in each
+    /// unit; one: a single read; columns: as banks, but each column once in a decode step of a KV head
     #[arg(long, value_name = "banks|units|one|columns", default_value = "banks")]
     mac_reads: String,
 }
@@ -171,7 +171,7 @@ struct ExportDevice {
     /// Simulator: ramulator21 (a class of its Python)
     #[arg(long, value_name = "NAME")]
     to: String,
-    /// System whose device it is
+    /// System whose device is printed
     #[arg(long, value_name = "SYSTEM.toml")]
     config: PathBuf,
     /// Override a key of the system file; may be given again
@@ -183,7 +183,7 @@ struct ExportDevice {
 struct Info {
     /// Trace to read; - is standard input
     trace: PathBuf,
-    /// Format to read, one that is not written only, instead of what the first bytes say
+    /// Format to read (not a write-only one), instead of detecting it from the first bytes
     #[arg(long, value_name = "FORMAT")]
     from: Option<String>,
     /// System whose device a text trace is for
@@ -266,7 +266,7 @@ impl Destination {
             (Some(file), false) => Some(file.clone()),
             (None, false) if to_stdout && !format.pim => {
                 return Err(Error::Usage(format!(
-                    "{} does not hold everything: say with --manifest where to put what was lost",
+                    "{} does not hold everything: name a file for the losses with --manifest",
                     format.name
                 )));
             }
@@ -282,7 +282,7 @@ impl Destination {
         Ok(Destination { sink, output, manifest })
     }
 
-    /// Puts the finished trace and its manifest in their places.
+    /// Moves the finished trace and its manifest into place.
     fn commit(self, common: &Common) -> Result<()> {
         let Some(manifest) = self.sink.manifest() else { return self.output.commit() };
         if manifest.format == "ramulator-rw" && manifest.writes > 0 {
@@ -408,7 +408,7 @@ fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension
         return Err(Error::Usage(format!("{} is a folder: name the device with --config", args.output.display())));
     };
     if args.export.manifest.is_some() {
-        return Err(Error::Usage("--manifest: a folder has its manifest in it".into()));
+        return Err(Error::Usage("--manifest: a folder contains its own manifest".into()));
     }
     let system = System::load(config, &args.set)?;
     let (mut source, _) = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;
@@ -421,7 +421,7 @@ fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension
         true => format!("trace.ch{channel:02}.{extension}"),
         false => format!("trace.{extension}"),
     };
-    // A channel without work gets no file; a trace without any is an error of the one there is.
+    // A channel without work gets no file. A single trace is kept even without work: writing it reports the error.
     let mut traces: Vec<(Option<Destination>, bool)> = (0..count).map(|_| (None, !args.per_channel)).collect();
     let (mut block, mut records) = (Vec::new(), 0);
     let mut progress = common.progress("converting", None);
@@ -438,7 +438,7 @@ fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension
             let range = match (args.per_channel, channel) {
                 (false, _) => 0..1,
                 (true, Some(channel)) => channel..channel + 1,
-                // An order of channels, which traces of one channel cannot have.
+                // A sync orders the channels; it goes to each of them.
                 (true, None) => 0..count,
             };
             for channel in range {
@@ -508,13 +508,17 @@ fn convert(args: &Convert, common: &Common) -> Result<()> {
         let new = !args.output.exists();
         let done = convert_to_folder(args, common, format, extension);
         if done.is_err() && new {
-            // Files that were not finished are gone; a folder that has others in it stays.
+            // Unfinished files are already gone; a folder that holds other files stays.
             let _ = std::fs::remove_dir(&args.output);
         }
         return done;
     }
     if args.per_channel {
-        let what = format!("--per-channel: {} is no folder, or {} has none", args.output.display(), format.name);
+        let what = format!(
+            "--per-channel needs a folder: {} is not one, or {} does not export to one",
+            args.output.display(),
+            format.name
+        );
         return Err(Error::Usage(what));
     }
     let (mut source, device) = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;

@@ -1,10 +1,15 @@
 //! Attention to the selected tokens: scores by sweeping the rows of K, softmax, outputs by sweeping the rows of V.
 //!
-//! In a sweep, every open row serves all query heads of the group before the next one opens, so the group opens the
-//! union of its rows once; of the query heads, as many as the units have lanes for multiply a column when it is read, each
-//! only what it wants, and then the next as many. For outputs, a unit needs sets of accumulators of
-//! each query head; heads that it has none for take another sweep. Results are moved out while the next ones are computed: a unit fills one buffer entry
-//! while the entry before is on its way (AttAcc's double buffering). What no unit needs is not moved.
+//! - *Rows.* In a sweep, every open row serves all query heads of the group before the next one opens, so the group opens
+//!   the union of its rows once.
+//! - *Lots.* The query heads of a lot, as many as the units have lanes for, share the reads of a column; each multiplies only
+//!   what it wants. Then the next lot reads its columns.
+//! - *Leaving.* In a round of own rows, a unit closes behind the last place that it wants, so that it can open its next row
+//!   while the others multiply.
+//! - *Accumulators.* For outputs, a unit needs sets of accumulators for each query head; heads beyond the sets take another
+//!   sweep.
+//! - *Results* move out while the next ones are computed: a unit fills one buffer entry while the entry before is on its
+//!   way (AttAcc's double buffering). Entries that no unit needs are not moved.
 
 use super::emit::{Emitter, Matrix, Results, Target};
 use super::rounds::{Opening, Round, Rounds, Work};
@@ -21,15 +26,15 @@ pub struct Part<'a> {
     pub sweep: &'a Sweep,
     /// Those of this channel.
     pub cells: &'a [Cell],
-    /// In which rounds they are opened.
+    /// The rounds in which they are opened.
     pub rounds: &'a Rounds,
-    /// What is multiplied of them.
+    /// What is multiplied in each round.
     pub work: Work,
     /// Units of a channel.
     pub units: u32,
 }
 
-/// A unit that has no place left in its round, behind a place of a lot of query heads.
+/// A unit that wants nothing more of its round after `place` of lot `lot`, and closes there.
 struct Leaver {
     lot: usize,
     place: u32,
@@ -37,7 +42,7 @@ struct Leaver {
 }
 
 impl Part<'_> {
-    /// Rows in the unit that has most.
+    /// Number of rows in the unit that has most.
     pub fn fullest_unit(&self) -> u32 {
         let mut count = vec![0u32; self.units as usize];
         self.cells.iter().for_each(|c| count[self.unit(c) as usize] += 1);
@@ -48,12 +53,13 @@ impl Part<'_> {
         cell.unit % self.units
     }
 
-    /// Units that have any cell, a bit each.
+    /// The units that have any cell, as a bit set.
     fn busy(&self) -> u64 {
         self.cells.iter().fold(0, |all, c| all | 1 << self.unit(c))
     }
 
-    /// Units that leave a round before its end, in the order in which they do.
+    /// The units that leave a round before its end, in the order in which they do. Units that want the last place of all
+    /// stay: closing them early would gain nothing.
     fn leavers(&self, round: Round<'_>) -> Vec<Leaver> {
         if round.opening == Opening::All {
             return Vec::new();
@@ -69,7 +75,7 @@ impl Part<'_> {
         leavers
     }
 
-    /// Probabilities that each unit needs, per query head and unit: one for each place that it multiplies.
+    /// Number of probabilities that each unit needs, by query head and unit: one for each place that it multiplies.
     fn lines(&self) -> Vec<Vec<u32>> {
         let mut lines = vec![vec![0; self.units as usize]; self.sweep.heads()];
         let busy = self.busy();
@@ -84,7 +90,8 @@ impl Part<'_> {
                     _ => places,
                 };
                 match round.opening {
-                    // Units that this row is nothing to multiply it by zero, if they have others.
+                    // An all-bank MAC also works in units that want nothing of this row. They multiply it by zero, unless
+                    // they have no row of V at all.
                     Opening::All => (0..self.units).filter(|u| busy >> u & 1 == 1).for_each(|u| {
                         lines[u as usize] += places.count_ones();
                     }),
@@ -97,7 +104,11 @@ impl Part<'_> {
         lines
     }
 
-    /// `enabled` are the units that take part in the MACs of units, before and after.
+    /// Writes the rounds of a sweep: activations, MACs and early precharges. `enabled` is the set of units that take part in
+    /// the MACs of own rows, before the call and after it.
+    ///
+    /// Only the last stripe of a row is cut at the places where units leave: a unit needs its row until the last of its
+    /// stripes has been multiplied.
     fn multiply(&self, rows: &Rows, matrix: &Matrix, results: Results, enabled: &mut u64, emit: &mut Emitter<'_>) {
         let mut masks = Vec::with_capacity(self.work.heads_per_read.min(self.sweep.heads()));
         for round in self.rounds.iter() {
@@ -107,7 +118,7 @@ impl Part<'_> {
                 Opening::Own => (Op::MacBg, 0),
             };
             match round.opening {
-                // MACs of all banks end the units' own rounds.
+                // Opening a row in all banks closes the rows that units have open of their own.
                 Opening::All => *enabled = 0,
                 Opening::Own => {
                     (0..self.units).filter(|u| *enabled & !units & 1 << u != 0).for_each(|u| emit.close(u));
@@ -135,14 +146,15 @@ impl Part<'_> {
         }
     }
 
-    /// Units that stayed open would take part in the MACs of the next sweep. They close beside the results.
+    /// Closes the units that are still open, which would otherwise take part in the MACs of the next sweep. They close while
+    /// the results move.
     fn disable(&self, enabled: u64, emit: &mut Emitter<'_>) {
         (0..self.units).filter(|u| enabled >> u & 1 == 1).for_each(|unit| emit.close_behind(unit));
     }
 }
 
-/// Entries of probabilities that a bank group gets before the next one has its turn: few, so that a controller that sees
-/// some tens of moves sees several bank groups.
+/// Entries of probabilities that a bank group gets before it is the next one's turn. The number is small, so that a
+/// controller that sees some tens of moves sees several bank groups.
 const TURN: u32 = 4;
 
 /// The scores of the selected keys.
@@ -154,8 +166,8 @@ pub fn scores(part: &Part<'_>, rows: &Rows, matrix: &Matrix, target: &Target, ch
     emit.finish()
 }
 
-/// Softmax of each query head, then its probabilities to the GEMV buffers, of both pseudo-channels at a time: to each
-/// unit those of its places in V, of which each of `parts` has some query heads.
+/// Softmax of each query head, then its probabilities to the GEMV buffers, both pseudo-channels at a time. Each unit gets
+/// the probabilities of its places in V. Each of `parts` holds some of the query heads.
 pub fn probabilities(parts: &[Part<'_>], target: &Target, channel: u32) -> Vec<Stage> {
     let g = &target.geometry;
     let mut lines = parts[0].lines();
@@ -176,7 +188,7 @@ pub fn probabilities(parts: &[Part<'_>], target: &Target, channel: u32) -> Vec<S
     for lines in &lines {
         let most = |pair: u32| (0..g.pseudo_channels).map(|p| lines[(p * half + pair) as usize]).max().unwrap_or(0);
         let entries: Vec<u32> = (0..half).map(|pair| most(pair).div_ceil(target.shape.entry)).collect();
-        // The bank groups take turns: entries of one alone are further apart than those of several.
+        // The bank groups take turns, because two moves of one bank group are further apart than two of different ones.
         let all = entries.iter().copied().max().unwrap_or(0);
         for first in (0..all).step_by(TURN as usize) {
             for (pair, entries) in (0..).zip(&entries) {
@@ -188,8 +200,8 @@ pub fn probabilities(parts: &[Part<'_>], target: &Target, channel: u32) -> Vec<S
     vec![softmax.finish(), moves.finish()]
 }
 
-/// The outputs, stripe after stripe of V; the query heads of each of `parts` after those of the one before, for their
-/// units have no accumulators for more.
+/// The outputs, stripe after stripe of V. The `parts` follow one another, because the units have accumulators only for the
+/// query heads of one part at a time.
 pub fn context(parts: &[Part<'_>], rows: &Rows, stripes: &[Matrix], target: &Target, channel: u32) -> Stage {
     let mut emit = Emitter::new(target, channel, Phase::AttendContext);
     parts.iter().for_each(|part| outputs(part, rows, stripes, &mut emit));

@@ -1,4 +1,7 @@
-//! What a channel can be asked for, one level above single requests.
+//! Builds the requests of one channel from operations such as "multiply these places" or "move the outputs out".
+//!
+//! Results lag behind the MACs that produce them: a move of results is deferred to the epoch after the next barrier, where
+//! it overlaps with the MACs of that epoch (AttAcc's double buffering).
 
 use super::heads;
 use super::layout::Shape;
@@ -29,16 +32,16 @@ pub struct Matrix {
     pub per_row: u32,
     /// Columns of one vector that lie side by side.
     pub columns: u32,
-    /// How often such columns come in a row, `per_row` columns apart.
+    /// Number of such groups of columns in a row, `per_row` columns apart.
     pub stripes_in_row: u32,
 }
 
 /// Where the results of MACs go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Results {
-    /// One per place: moved out whenever a buffer entry is full.
+    /// One result per place, moved out whenever a buffer entry is full.
     Scores,
-    /// Accumulated over the sweep.
+    /// Results accumulate over the sweep.
     Outputs,
 }
 
@@ -48,12 +51,12 @@ pub struct Emitter<'a> {
     pub target: &'a Target,
     channel: u32,
     stage: Stage,
-    /// Moves of results that are ready behind the next barrier, and closings: they go beside what follows it.
+    /// Moves of results, and precharges, that must wait for the next barrier; they overlap with the epoch after it.
     deferred: Vec<Request>,
-    /// Scores that wait in the buffer entry of the units that have worked most, and the units that have any.
+    /// Scores in the buffer entry of the units that have the most, and (`waiting`) the units that have any.
     filled: u32,
     waiting: u64,
-    /// Of the query heads that are multiplied for at a time, those that have scores there.
+    /// The query heads of the current lot that have scores there, as a bit set.
     lanes: u64,
 }
 
@@ -63,13 +66,13 @@ impl<'a> Emitter<'a> {
         Emitter { target, channel, stage: Stage::new(phase), deferred: Vec::new(), filled: 0, waiting: 0, lanes: 0 }
     }
 
-    /// The stage: everything is complete, results included.
+    /// Returns the stage, at whose end everything is complete, results included.
     pub fn finish(mut self) -> Stage {
         self.settle();
         self.stage
     }
 
-    /// Behind this, everything before is complete, results included.
+    /// Ends the epoch and moves all results: what follows finds everything before complete.
     pub fn settle(&mut self) {
         if self.filled > 0 {
             self.scores();
@@ -78,19 +81,19 @@ impl<'a> Emitter<'a> {
         self.barrier();
     }
 
-    /// A run of requests.
+    /// Adds a run of requests.
     pub fn push(&mut self, op: Op, address: Address, count: u32, stride: u32) {
         let addr = self.target.geometry.encode(&Address { channel: self.channel, ..address });
         self.stage.push(Request { op, addr, count, stride });
     }
 
-    /// Ends an epoch. What the MACs before it have ready moves beside what follows.
+    /// Ends an epoch. Deferred results of its MACs move in the next epoch.
     pub fn barrier(&mut self) {
         self.stage.barrier();
         self.deferred.drain(..).for_each(|r| self.stage.push(r));
     }
 
-    /// The host works so many cycles on what it has got.
+    /// Lets the host work for `cycles` on the results so far.
     pub fn host(&mut self, cycles: u32) {
         self.settle();
         if cycles > 0 {
@@ -99,8 +102,8 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// Entries of the buffers at an address, by number. Their numbers count on from the offset into the column and
-    /// the row, as AttAcc's do, which mean nothing to a buffer; a run ends where a row does.
+    /// Moves of the buffer entries `numbers` at an address. As in AttAcc's traces, the number of an entry is added to the
+    /// offset and carries into the column and the row, which mean nothing to a buffer. A run ends where a row does.
     pub fn entries(&mut self, op: Op, address: Address, mut numbers: Range<u32>) {
         let g = self.target.geometry;
         let most = g.row_bytes();
@@ -113,38 +116,39 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// A vector of `entries` buffer entries a bank is broadcast over pseudo-channels, ranks and bank groups.
+    /// Broadcasts a vector of `entries` buffer entries a bank to all pseudo-channels, ranks and bank groups.
     pub fn vector(&mut self, entries: u32) {
         for bank in 0..self.target.geometry.banks {
             self.entries(Op::WrGb, Address { bank, ..Default::default() }, 0..entries);
         }
     }
 
-    /// Opens the row of a unit.
+    /// Activates a row of a unit, and enables the unit for the MACs that follow.
     pub fn open(&mut self, unit: u32, row: u32) {
         let address = self.target.geometry.unit_address(self.channel, unit);
         self.push(Op::ActBg, Address { row, ..address }, 1, 0);
     }
 
-    /// Takes a unit out of the work.
+    /// Precharges a unit, which takes it out of the MACs that follow.
     pub fn close(&mut self, unit: u32) {
         let address = self.target.geometry.unit_address(self.channel, unit);
         self.push(Op::PreBg, address, 1, 0);
     }
 
-    /// Takes a unit out of the work behind the next barrier.
+    /// Precharges a unit after the next barrier.
     pub fn close_behind(&mut self, unit: u32) {
         let addr = self.target.geometry.encode(&self.target.geometry.unit_address(self.channel, unit));
         self.deferred.push(Request::one(Op::PreBg, addr));
     }
 
-    /// Multiplies places of a row (a physical one), all stripes, in `units`: those of each mask for a query head, of as many
-    /// heads as a unit multiplies for at a time.
+    /// Multiplies places of a physical row in `units`, all stripes. Each of `masks` has the places that one query head of a
+    /// lot wants.
     pub fn macs(&mut self, op: Op, row: u32, masks: &[u64], m: &Matrix, results: Results, units: u64) {
         (0..m.stripes_in_row).for_each(|stripe| self.stripe(op, row, (masks, u64::MAX), m, stripe, results, units));
     }
 
-    /// Multiplies one stripe of the places of `masks` that are in a set, too. A column that several heads want is read once.
+    /// Multiplies one stripe of the places of `masks` that are also in the set `within`. A column that several query heads
+    /// want is read once: the places are cut into runs for which the same heads multiply.
     #[expect(clippy::too_many_arguments, reason = "what is multiplied, where, and where it goes")]
     pub fn stripe(
         &mut self,
@@ -162,7 +166,7 @@ impl<'a> Emitter<'a> {
         while rest != 0 {
             let first = rest.trailing_zeros();
             let wants = |mask: &u64| mask >> first & 1 == 1;
-            // A run goes on as long as the same heads want it.
+            // A run continues as long as the same query heads want it, and as the buffer entry has room for its scores.
             let same = masks.iter().fold(rest, |same, mask| same & if wants(mask) { *mask } else { !mask });
             let lanes = (0..).zip(masks).fold(0, |all, (i, mask)| all | u64::from(wants(mask)) << i);
             let mut run = (same >> first).trailing_ones();
@@ -195,8 +199,8 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// The buffer entries of each unit that has scores, of each query head that has any, go to the softmax buffer, both pseudo-channels at a time, behind
-    /// a barrier, and beside the MACs that fill the next entry.
+    /// Moves the buffer entries of each unit and query head that have scores to the softmax buffer, both pseudo-channels at
+    /// a time. The moves come after a barrier and overlap with the MACs that fill the next entry.
     pub fn scores(&mut self) {
         self.filled = 0;
         let units = std::mem::take(&mut self.waiting);
@@ -216,9 +220,9 @@ impl<'a> Emitter<'a> {
         self.barrier();
     }
 
-    /// An entry of every bank, both pseudo-channels and all bank groups at a time, of the ranks that have any of `units`,
-    /// for each query head, behind a barrier. Their addresses are in the upper half of the rows, as those of AttAcc's are:
-    /// where a text loses the phase, it still says what they move.
+    /// Moves outputs after a barrier: for each query head an entry of every bank, both pseudo-channels and all bank groups
+    /// at a time, of the ranks that have any of `units`. The addresses are in the upper half of the rows, as AttAcc's are:
+    /// a text trace has no phases, and the address still shows that these are outputs.
     pub fn outputs(&mut self, heads: usize, units: u64) {
         let g = self.target.geometry;
         let of_rank = |rank: u32| {
@@ -235,7 +239,7 @@ impl<'a> Emitter<'a> {
         self.barrier();
     }
 
-    /// An entry of every bank, both pseudo-channels at a time, for each query head, behind a barrier.
+    /// Moves an entry of every bank for each query head, both pseudo-channels at a time, after a barrier.
     pub fn lanes(&mut self, heads: usize) {
         let g = self.target.geometry;
         for _ in 0..heads {
@@ -246,7 +250,7 @@ impl<'a> Emitter<'a> {
         self.barrier();
     }
 
-    /// A move of one entry of results, behind the next barrier.
+    /// Moves one entry of results after the next barrier.
     pub fn defer(&mut self, address: Address) {
         let addr = self.target.geometry.encode(&Address { channel: self.channel, ..address });
         self.deferred.push(Request::one(Op::MvSb, addr));

@@ -1,19 +1,19 @@
-//! The query heads of a group against what a unit has: sets of accumulators.
+//! Divides the query heads of a group into lots that the accumulators of a unit can serve.
 //!
-//! A unit keeps a set of accumulators for each output that grows, which is one for each query head, and where a value's
-//! columns share a row, one for each of them ([`together`]). Heads beyond the sets take another sweep over the same rows
-//! ([`lots`]).
+//! A unit needs a set of accumulators for each output that it is adding up. That is one per query head, or, if the columns
+//! of a value share a row, one per query head and column ([`together`]). Query heads beyond the available sets take another
+//! sweep over the same rows ([`lots`]).
 
 use std::ops::Range;
 
-/// Query heads that a unit's `sets` of accumulators serve in one sweep, where each needs `sets_each` of them; none where
-/// they do not serve a single one.
+/// Number of query heads that `sets` sets of accumulators serve in one sweep, if each head needs `sets_each` sets. None if
+/// they do not suffice for a single head.
 pub fn together(sets_each: u32, sets: u32) -> Option<usize> {
     let heads = sets.checked_div(sets_each).unwrap_or(sets);
     (heads > 0).then_some(heads as usize)
 }
 
-/// The heads of each sweep, `together` at a time.
+/// The query heads of each sweep: `together` at a time, the rest in the last.
 pub fn lots(heads: usize, together: usize) -> impl Iterator<Item = Range<usize>> {
     let together = together.max(1);
     (0..heads).step_by(together).map(move |first| first..heads.min(first.saturating_add(together)))

@@ -15,7 +15,7 @@ pub struct Shape {
     pub keys_per_row: u32,
     /// Values that share a row of a unit.
     pub values_per_row: u32,
-    /// Passes over the rows of V: stripes with rows of their own.
+    /// Passes over the rows of V, one for each stripe that has rows of its own.
     pub value_stripes: u32,
     /// Elements of a buffer entry.
     pub entry: u32,
@@ -78,17 +78,17 @@ impl Shape {
 /// Keys or values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// K.
+    /// The key matrix K.
     Keys,
-    /// V.
+    /// The value matrix V.
     Values,
 }
 
 impl Side {
-    /// Both.
+    /// Both sides, keys first.
     pub const BOTH: [Side; 2] = [Side::Keys, Side::Values];
 
-    /// How its tokens lie.
+    /// The layout, alignment and addressing of the side's tokens.
     pub fn arrangement(self, mapping: &Mapping) -> Arrangement {
         match self {
             Side::Keys => mapping.of_keys(),
@@ -104,7 +104,7 @@ pub struct Place {
     pub unit: u32,
     /// Row of the matrix.
     pub row: u32,
-    /// Which of the row's vectors.
+    /// Index of the vector in the row.
     pub index: u32,
 }
 

@@ -1,9 +1,13 @@
 //! From selected tokens to DRAM rows and columns, and to the requests of a decode step.
 //!
-//! [`placement`] says which channels a head has, [`layout`], [`positions`] and [`rows`] where its tokens lie in them;
-//! [`sweep`] collects the rows and columns that a selection touches, [`rounds`] says which rows are open at the same time.
-//! [`attend`], [`scan`] and [`upkeep`] are the phases of a step, made of what [`emit`] knows to ask for; [`schedule`] puts them together for one head, and [`stage`] those
-//! of a channel's heads beside each other. [`heads`] says how many query heads a unit serves at a time.
+//! The modules, in the order in which a step passes through them:
+//!
+//! - [`placement`] assigns channels to a head; [`layout`], [`positions`] and [`rows`] place its tokens in them.
+//! - [`sweep`] collects the rows and columns that a selection touches; [`rounds`] decides which of these rows are open at
+//!   the same time.
+//! - [`attend`], [`scan`] and [`upkeep`] write the phases of a step with the operations of [`emit`].
+//! - [`schedule`] combines the phases of one head; [`stage`] interleaves the heads of a channel.
+//! - [`heads`] computes how many query heads a unit serves at a time.
 
 pub mod attend;
 pub mod emit;

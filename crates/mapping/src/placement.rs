@@ -1,4 +1,4 @@
-//! Which channels, and which rows of them, a KV head has.
+//! Assigns channels, and rows in their banks, to each KV head.
 
 use super::layout::{Shape, Side};
 use crate::workload::{HeadPlacement, Placement};
@@ -9,7 +9,7 @@ use pimattn_core::addr::Geometry;
 pub struct Home {
     /// First channel.
     pub channel: u32,
-    /// Channels, side by side.
+    /// Number of channels, from `channel` on.
     pub channels: u32,
     /// First row in each bank.
     pub first_row: u32,
@@ -28,11 +28,13 @@ pub struct Heads {
 
 /// The homes of all heads, by layer, then request, then KV head. `lengths` are the tokens of each request at the end.
 ///
-/// The channels are divided into devices, those into stacks, and those into groups of `split` channels. A device has a
-/// consecutive share of the KV heads of every request; they go round its stacks first, then round the groups of a stack
-/// (AttAcc: heads per stack = ceil(heads / devices x batch / stacks)), or each to the group with the fewest tokens, of
-/// equal ones in the stack with the fewest. All layers are placed alike. The rows of a group are shared out evenly among
-/// its heads and layers; where requests differ in length, among its heads by length.
+/// - The channels are divided into devices, devices into stacks, and stacks into groups of `split` channels.
+/// - A device has a consecutive share of the KV heads of every request. [`HeadPlacement::RoundRobin`] assigns these to its
+///   stacks in turn, then to the groups of a stack in turn (AttAcc: heads per stack = ceil(heads / devices x batch /
+///   stacks)). [`HeadPlacement::Balanced`] assigns each to the group with the fewest tokens; among equal groups, to the one
+///   whose stack has the fewest.
+/// - All layers are placed alike.
+/// - The rows of a group are divided evenly among its layers and heads. If requests differ in length, heads share by length.
 pub fn homes(heads: Heads, lengths: &[usize], placement: &Placement, geometry: &Geometry) -> Result<Vec<Home>, String> {
     let Placement { heads: how, split, devices, stacks, .. } = *placement;
     let parts = devices * stacks * split;
@@ -55,7 +57,7 @@ pub fn homes(heads: Heads, lengths: &[usize], placement: &Placement, geometry: &
     if how == HeadPlacement::Balanced {
         order.sort_by_key(|i| (std::cmp::Reverse(lengths[all[*i].0]), *i));
     }
-    // Group of each head of a layer.
+    // The group of each head of a layer.
     let mut placed = vec![0usize; all.len()];
     for i in order {
         let (request, head) = all[i];
@@ -77,7 +79,7 @@ pub fn homes(heads: Heads, lengths: &[usize], placement: &Placement, geometry: &
         tokens[group] += lengths[request] as u64;
         of_stack[group / groups as usize] += lengths[request] as u64;
     }
-    // First row and rows of each head within those of a layer.
+    // The first row and the number of rows of each head, within the rows of a layer.
     let of_layer = geometry.rows / heads.layers.max(1);
     let most = heads_of.iter().map(Vec::len).max().unwrap_or(0).max(1) as u32;
     let mut shares = vec![(0, 0); all.len()];
@@ -110,7 +112,7 @@ pub fn homes(heads: Heads, lengths: &[usize], placement: &Placement, geometry: &
 }
 
 impl Home {
-    /// Whether `tokens` tokens fit, in the best case: without gaps, and without anything else. Else what is wrong.
+    /// Checks that `tokens` tokens fit in the best case, without gaps and without anything else. The error says what is wrong.
     pub fn holds(&self, tokens: usize, shape: &Shape) -> Result<(), String> {
         let units = u64::from(self.channels * shape.units);
         let rows = |side| (tokens as u64).div_ceil(u64::from(shape.per_row(side)) * units);
@@ -126,8 +128,8 @@ impl Home {
     }
 }
 
-/// Tokens that every head's share of the rows is larger by, for rows that are only begun and what a policy has of its
-/// own.
+/// Tokens added to the length of every head before rows are divided by length: room for rows that are only begun, and for
+/// a policy's own matrices.
 const SHORTEST: u64 = 1024;
 
 #[cfg(test)]

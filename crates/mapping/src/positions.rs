@@ -1,7 +1,8 @@
-//! Which place a token has in K or in V: slot, position, unit, row.
+//! Maps a token to its place in K or in V.
 //!
-//! A token's slot (its place in the policy's order) becomes a position (gaps added by alignment), the position a unit, a
-//! row and a place in that row. Units are counted over all channels of the head.
+//! Two steps: the token's slot (its place in the policy's order) becomes a position, which differs from it by the gaps that
+//! alignment adds; the position becomes a unit, a row and a place in that row. Units are counted over all channels of the
+//! head. Slots that belong to a cluster have a table of positions. The slots after them, the tail, follow without gaps.
 
 use super::layout::{Place, Shape, Side};
 use crate::workload::{Align, Arrangement, Layout, Mapping, UnitPlacement};
@@ -10,7 +11,7 @@ use pimattn_kv::selection::SlotOrder;
 /// Positions of the tokens of one KV head in K or in V.
 pub struct Positions {
     layout: Layout,
-    /// A cluster begins at a multiple of this.
+    /// Every cluster begins at a multiple of this position.
     align: u32,
     units: u32,
     per_row: u32,
@@ -19,16 +20,16 @@ pub struct Positions {
     clusters_seen: usize,
     tail: u32,
     chosen: Option<Chosen>,
-    /// Position of each token when it was last looked at, and the order's version then.
+    /// Position of each token at the last update, and (`version`) the version of the order then.
     known: Vec<u32>,
     version: u32,
-    /// Where the last token was written when it came.
+    /// Position at which the last token was first written.
     appended: u32,
-    /// The position behind all that have ever been used.
+    /// The position after all positions that have ever been used.
     most: u32,
 }
 
-/// Row-blocks that have been given units.
+/// The units chosen for row-blocks, where placement is load-aware.
 struct Chosen {
     /// Unit and row of each block.
     blocks: Vec<(u32, u32)>,
@@ -36,7 +37,7 @@ struct Chosen {
     rows: Vec<u32>,
 }
 
-/// A token that has another position than before.
+/// A token whose position has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moved {
     /// The token.
@@ -76,9 +77,11 @@ impl Positions {
         }
     }
 
-    /// Takes up what `order` has gained; clusters are only ever appended. New row-blocks go to the units of least
-    /// `load` (ties: fewest rows, then the first). `moved` becomes the tokens that had another position before, those
-    /// included that came and were put into clusters at once: they were written behind the others first.
+    /// Follows `order` to `len` tokens. Clusters are only ever appended to an order.
+    ///
+    /// New row-blocks go to the units with the least `load` (ties: fewest rows, then the first). `moved` receives the tokens
+    /// whose position has changed. This includes new tokens that went into clusters at once: they were first written after
+    /// the others.
     pub fn update(&mut self, order: &SlotOrder, len: u32, load: &[u64], moved: &mut Vec<Moved>) {
         let known = self.known.len() as u32;
         let end_before = self.end(known);
@@ -118,17 +121,17 @@ impl Positions {
         }
     }
 
-    /// Where the last token was written when it came.
+    /// Position at which the last token was first written.
     pub fn appended(&self) -> u32 {
         self.appended
     }
 
-    /// The position behind the last of `len` tokens.
+    /// The position after the last of `len` tokens.
     pub fn end(&self, len: u32) -> u32 {
         self.tail + (len - self.clustered.len() as u32)
     }
 
-    /// Rows that the unit with most has needed so far.
+    /// Number of rows that the fullest unit has needed so far.
     pub fn rows(&self) -> u32 {
         match &self.chosen {
             Some(chosen) => chosen.rows.iter().copied().max().unwrap_or(0),
@@ -149,7 +152,8 @@ impl Positions {
     /// Tokens that lie in a row of a unit.
     pub fn tokens_in(&self, unit: u32, row: u32) -> u32 {
         let end = self.end(self.known.len() as u32);
-        // Positions of clusters ascend with their slots; behind them the tail has no gaps.
+        // The number of tokens below a position: the positions of clusters ascend with their slots, and the tail after them
+        // has no gaps.
         let below = |position: u32| match position.checked_sub(self.tail) {
             None => self.clustered.partition_point(|p| *p < position) as u32,
             Some(_) => self.clustered.len() as u32 + (position.min(end) - self.tail),

@@ -1,10 +1,14 @@
-//! In which rounds the touched rows of a matrix are opened, and how long that takes.
+//! Divides the touched rows of a matrix into rounds, and estimates how long the rounds take.
 //!
-//! A round is what is open at the same time: a row of all banks, or a row of its own in each unit that has one left. The
-//! units of the second kind open one after the other; but a unit that has no place left in its round closes, and opens
-//! for the next one beside the MACs of the others. Where the device can do both, rows that most units touch are
-//! cheaper in all banks. [`Pace`] works out from the device's timing how long a list of rounds takes, and
-//! the cheapest of some lists is taken.
+//! A round is the set of cells that are open at the same time: the same row in all banks ([`Opening::All`]), or a row of
+//! its own in each unit that has one left ([`Opening::Own`]). An all-bank round costs one activation, but units that do not
+//! want the row multiply for nothing. In a round of own rows every unit works on a row that it wants, but the units
+//! activate one after the other. They hide part of that: a unit whose last wanted place has been multiplied precharges and
+//! activates its row of the next round while the other units still multiply.
+//!
+//! So a row is cheaper in all banks if most units touch it. [`Rounds::quickest`] sorts the rows by the number of units
+//! that touch them and compares a few lists: the first n rows in all banks, the rest unit by unit. [`Pace`] estimates the
+//! cycles of each list from the device's timing, and the quickest list is taken.
 
 use super::heads;
 use super::sweep::{Cell, Sweep};
@@ -13,10 +17,10 @@ use pimattn_core::spec::{CommandId, Device, Level};
 use pimattn_core::units::Cycle;
 use std::ops::Range;
 
-/// How a round opens its rows.
+/// How a round activates its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
-    /// The same row in all banks.
+    /// The same row in all banks, by one command.
     All,
     /// A row of its own in each unit that has a cell.
     Own,
@@ -31,11 +35,11 @@ pub struct Round<'a> {
     pub cells: &'a [Cell],
 }
 
-/// Rounds one after the other.
+/// A list of rounds, in the order in which they are multiplied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rounds {
     cells: Vec<Cell>,
-    /// How each round opens, and where its cells end.
+    /// Of each round, how it opens, and the end of its cells in `cells`.
     ends: Vec<(Opening, usize)>,
 }
 
@@ -53,15 +57,15 @@ impl Rounds {
         self.ends.push((opening, self.cells.len()));
     }
 
-    /// A row of all banks after the other; `cells` in order of row.
+    /// One all-bank round for each touched row; `cells` are in order of row.
     pub fn broadcast(cells: &[Cell]) -> Self {
         let mut out = Rounds::default();
         cells.chunk_by(|a, b| a.row == b.row).for_each(|row| out.push(Opening::All, row.iter().copied()));
         out
     }
 
-    /// Rows for which `all` holds in all banks, the others unit by unit: the first of each unit together, then the second
-    /// of each, and so on; `cells` in order of row.
+    /// First an all-bank round for each row for which `all` holds. Then rounds of own rows: the r-th of them has the r-th
+    /// remaining cell of each unit. `cells` are in order of row.
     fn mixed(cells: &[Cell], units: u32, all: impl Fn(u32) -> bool) -> Self {
         let mut out = Rounds::default();
         let mut own: Vec<Vec<Cell>> = vec![Vec::new(); units as usize];
@@ -77,13 +81,13 @@ impl Rounds {
         out
     }
 
-    /// The quickest of the lists of rounds that open the rows of most cells in all banks and the others unit by unit;
-    /// `cells` in order of row.
+    /// The quickest of several lists of rounds. Each list opens the rows that most units touch in all banks, and the others
+    /// unit by unit; the lists differ in how many rows they open in all banks. `cells` are in order of row.
     pub fn quickest(cells: &[Cell], sweep: &Sweep, units: u32, work: &Work, pace: &Pace) -> Self {
         let mut rows: Vec<(usize, u32)> =
             cells.chunk_by(|a, b| a.row == b.row).map(|row| (row.len(), row[0].row)).collect();
         rows.sort_by_key(|(cells, row)| (std::cmp::Reverse(*cells), *row));
-        // So many of the rows: none, all, and a few shares between.
+        // The numbers of rows to open in all banks: none, all, and a few steps in between.
         let mut shares: Vec<usize> = (0..=SHARES).map(|i| rows.len() * i / SHARES).collect();
         shares.dedup();
         let list = |n: usize| {
@@ -91,13 +95,13 @@ impl Rounds {
             wide.sort_unstable();
             Rounds::mixed(cells, units, |row| wide.binary_search(&row).is_ok())
         };
-        // On a tie the one that opens fewer rows.
+        // `min_by_key` keeps the first of equal lists: the one with fewer rows in all banks.
         let best = shares.into_iter().map(list).min_by_key(|rounds| pace.cycles(rounds, sweep, units, work));
         best.unwrap_or_default()
     }
 }
 
-/// Lists of rounds that are compared.
+/// Steps from no row to every row in all banks; one more list than steps is compared.
 const SHARES: usize = 8;
 
 /// What is multiplied in a round.
@@ -109,22 +113,23 @@ pub struct Work {
     pub columns: u32,
     /// Stripes of a row, each multiplied after the one before.
     pub stripes: u32,
-    /// Query heads for which a column is multiplied when it is read.
+    /// Query heads for which a unit multiplies a column that it reads once.
     pub heads_per_read: usize,
 }
 
 impl Work {
-    /// The query heads in lots that are multiplied for at a time.
+    /// The query heads in lots: those of a lot share the reads of a column.
     pub fn lots(&self, sweep: &Sweep) -> impl Iterator<Item = Range<usize>> + use<> {
         heads::lots(sweep.heads(), self.heads_per_read)
     }
 
-    /// Places that all units read for a lot of query heads in a round.
+    /// The places of a round that are read for a lot of query heads, the same in all units.
     pub fn read(&self, sweep: &Sweep, cells: &[Cell], lot: Range<usize>) -> u64 {
         lot.fold(0, |all, head| all | self.places(sweep, cells, head))
     }
 
-    /// Places that all units multiply for a query head in a round: those that any unit wants.
+    /// The places of a round that are multiplied for a query head: those that any unit wants, since the units multiply the
+    /// same columns.
     pub fn places(&self, sweep: &Sweep, cells: &[Cell], head: usize) -> u64 {
         let any = cells.iter().fold(0, |all, c| all | sweep.mask(*c, head));
         match self.skip_columns || any == 0 {
@@ -133,8 +138,8 @@ impl Work {
         }
     }
 
-    /// The last lot of query heads for which a cell is wanted, and the last of its places then; none where it stays open to
-    /// the end of its round.
+    /// The last lot of query heads that wants anything of a cell, and the last place that this lot wants: after it the unit
+    /// can close. None if the cell stays open to the end of its round.
     pub fn last(&self, sweep: &Sweep, cell: Cell) -> Option<(usize, u32)> {
         let head = (0..sweep.heads()).rev().find(|h| sweep.mask(cell, *h) != 0)?;
         let lot = head / self.heads_per_read;
@@ -143,35 +148,35 @@ impl Work {
     }
 }
 
-/// Cycles between the commands that change rows, of one of the two openings.
+/// Cycles between the commands of a row change, for one kind of opening.
 #[derive(Debug, Clone, Copy, Default)]
 struct Switch {
-    /// From a MAC to the closing of its row.
+    /// From a MAC to the precharge of its row.
     close: Cycle,
-    /// From the closing to the opening of another row.
+    /// From a precharge to the next activation.
     open: Cycle,
-    /// From the opening to a MAC.
+    /// From an activation to a MAC.
     multiply: Cycle,
-    /// From an opening to the closing of the row, and to another opening of the bank.
+    /// From an activation to the precharge of the row, and (`cycle`) to another activation of the bank.
     least_open: Cycle,
     cycle: Cycle,
-    /// So many openings of a rank may fall into a window of so many cycles.
+    /// At most `burst` activations of a rank in `window` cycles.
     burst: usize,
     window: Cycle,
 }
 
-/// The last openings of a rank.
+/// The last activations of a rank, against tRRD and tFAW.
 #[derive(Clone, Copy, Default)]
 struct Supply {
-    /// When each of them no longer counts, the last one first.
+    /// The cycle from which each activation no longer counts, the latest activation first.
     until: [Cycle; BURST],
 }
 
-/// Openings in a window that are looked at; more are as good as any number.
+/// Activations that are remembered; a window that allows more is treated as no limit.
 const BURST: usize = 4;
 
 impl Supply {
-    /// When the next opening may come.
+    /// The first cycle at which the window allows another activation.
     fn ready(&self, switch: &Switch) -> Cycle {
         if switch.burst > BURST { 0 } else { self.until[switch.burst - 1] }
     }
@@ -182,12 +187,12 @@ impl Supply {
     }
 }
 
-/// How long rounds take on a device.
+/// The timing of a device from which the cycles of rounds are estimated.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     all: Switch,
     own: Option<Switch>,
-    /// Between two openings, and between two MACs.
+    /// Cycles between two activations on the bus, and between two MACs.
     openings: Cycle,
     macs: Cycle,
     units_per_rank: u32,
@@ -197,7 +202,7 @@ pub struct Pace {
 const UNITS: usize = 64;
 
 impl Pace {
-    /// That of a device; none if it has no MAC of all banks.
+    /// The timing of a device; none if it has no all-bank MAC.
     pub fn of(device: &Device) -> Option<Self> {
         let latency = |from: CommandId, to: CommandId, levels: &[Level]| {
             let edges = device.commands[usize::from(from)].edges.iter();
@@ -208,7 +213,7 @@ impl Pace {
             let plan = device.plans[op as usize]?;
             let (open, close) = (plan.opener?, plan.closer?);
             let opener = &device.commands[usize::from(open)];
-            // What takes more places than a window has takes several windows.
+            // An activation that takes more places than a window has needs several windows.
             let held = opener.held_by.iter().map(|w| &device.windows[usize::from(*w)]);
             let per_rank = latency(open, open, &[Level::Rank]);
             let windows = held.map(|w| {
@@ -216,7 +221,8 @@ impl Pace {
                 (burst, Cycle::from(w.latency * w.places(opener).div_ceil(w.count)))
             });
             let pace = |(burst, window): &(usize, Cycle)| window / *burst as Cycle;
-            // Under `stagger` an opening of many banks holds back the next one of its rank itself.
+            // Under `stagger` an activation of many banks holds back the next one of its rank by an edge. The window or the
+            // edge that allows the fewest activations per cycle binds.
             let (burst, window) = windows.chain([(1, per_rank)]).max_by_key(pace).unwrap_or((1, per_rank));
             Some(Switch {
                 close: latency(plan.last, close, &[]),
@@ -246,18 +252,25 @@ impl Pace {
         self.own.is_some()
     }
 
-    /// Cycles from the first opening to behind the last MAC: constraints and the row bus, without refresh and moves.
+    /// Estimated cycles from the first activation to the end of the last MAC. The estimate plays the rounds through with the
+    /// constraints, the row bus and the activation window, and leaves out refresh and moves.
+    ///
+    /// A round's rows activate as early as their units are free and the bus and the window allow. Its MACs begin when all of
+    /// its rows are open and the MACs of the round before have ended. Each unit is used until the last MAC that it wants; from
+    /// there on it can precharge for a later round.
     pub fn cycles(&self, rounds: &Rounds, sweep: &Sweep, units: u32, work: &Work) -> Cycle {
         let own = self.own.unwrap_or(self.all);
-        // Of each unit: when its last MAC was, when it last opened, and since when it is closed.
+        // Of each unit: its last MAC, its last activation, and whether a row is open.
         let (mut used, mut opened, mut is_open) = ([0; UNITS], [None::<Cycle>; UNITS], [false; UNITS]);
         let mut supply = [Supply::default(); UNITS];
-        // When the row bus is free, and the next MAC may come.
+        // The cycles from which the row bus is free, and from which the next MAC may come.
         let (mut bus, mut next) = (0, 0);
         for round in rounds.iter() {
             let mut ready = next;
             let switch = if round.opening == Opening::All { self.all } else { own };
             let units_of = |c: &Cell| (c.unit % units) as usize;
+            // The first cycle at which a unit may activate another row: after tRAS, the precharge and tRP if a row is open,
+            // and in any case after tRC.
             let free = |unit: usize, used: &[Cycle; UNITS], opened: &[Option<Cycle>; UNITS], is_open: bool| {
                 let since = opened[unit].unwrap_or(0);
                 let closing = if is_open { (used[unit] + switch.close).max(since + switch.least_open) } else { 0 };
@@ -275,6 +288,7 @@ impl Pace {
                     is_open[..units as usize].fill(true);
                 }
                 Opening::Own => {
+                    // The units activate in the order in which they become free.
                     let mut order: [(Cycle, usize); UNITS] = [(0, 0); UNITS];
                     let n = round.cells.len();
                     for (slot, cell) in order.iter_mut().zip(round.cells) {
@@ -291,6 +305,7 @@ impl Pace {
                     }
                 }
             }
+            // MACs of the round so far, and of each unit that leaves early, the MACs until it does.
             let mut done = 0u64;
             let mut ends = [0u64; UNITS];
             for (number, lot) in work.lots(sweep).enumerate() {

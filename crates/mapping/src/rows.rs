@@ -1,7 +1,7 @@
 //! The rows of a head's share of the device, handed out as its matrices grow.
 //!
 //! A logical row of a matrix is the same physical row in every unit of the head's channels, so that broadcast commands
-//! find it.
+//! reach it with one row address. Matrices take physical rows in the order in which they need them.
 
 /// Rows of one head.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl Rows {
         Rows { first, limit, used: 0, matrices: vec![Vec::new(); matrices] }
     }
 
-    /// Lets a matrix have at least `rows` rows. Fails, naming the share, when the head has no more.
+    /// Extends a matrix to at least `rows` rows. Fails, naming the share, if the head has no rows left.
     pub fn reserve(&mut self, matrix: usize, rows: u32) -> Result<(), String> {
         let table = &mut self.matrices[matrix];
         let more = (rows as usize).saturating_sub(table.len()) as u32;
@@ -36,7 +36,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Physical row of a logical row that was reserved.
+    /// Physical row of a reserved logical row.
     #[inline]
     pub fn at(&self, matrix: usize, row: u32) -> u32 {
         self.matrices[matrix][row as usize]

@@ -1,12 +1,13 @@
-//! What selecting costs: the reading, multiplying and ranking that the published simulators leave out.
+//! The cost of selecting: the reads, MACs and ranking that the published simulators leave out.
 //!
-//! A policy says what it reads ([`Scan`]); here it becomes commands. The vectors of a policy's own matrices have rows of
-//! their own, in which they lie as keys do; `selection_layout` says whether they go round the units one by one, so that a
-//! dense sweep is balanced, or row by row. A second copy of K lies in tiles: a tile has as
-//! many tokens as all banks of the head have lanes, and a column for each dimension, so that one MAC multiplies one
-//! dimension of all its tokens. Scores go to the softmax buffer, and the host (the buffer die) ranks them. (Assumed: the
-//! units multiply lane by lane as for outputs, and keep one set of accumulators per query head; heads beyond the sets go
-//! over the tile again.)
+//! A policy declares what it reads ([`Scan`]); this module turns it into commands.
+//!
+//! - The vectors of a policy's own matrices have rows of their own, in which they lie as keys do. `selection_layout` sets
+//!   whether they are distributed over the units one by one, so that a dense sweep is balanced, or row by row.
+//! - A second, transposed copy of K lies in tiles. A tile has as many tokens as all banks of the head have lanes, and a
+//!   column for each dimension, so that one MAC multiplies one dimension of all its tokens. Assumed: the units multiply
+//!   lane by lane as for outputs, and keep one set of accumulators per query head; heads beyond the sets repeat the tile.
+//! - Scores go to the softmax buffer, and the host ranks them.
 
 use super::emit::{Emitter, Matrix, Results, Target};
 use super::heads;
@@ -18,7 +19,7 @@ use pimattn_core::op::Op;
 use pimattn_kv::selection::Scan;
 use pimattn_trace::Phase;
 
-/// Who scans, and where.
+/// The head that scans, and its place on the device.
 pub struct Scanner<'a> {
     /// The device.
     pub target: &'a Target,
@@ -34,7 +35,7 @@ pub struct Scanner<'a> {
     pub keys: Matrix,
     /// Number of the policy's first own matrix.
     pub own: usize,
-    /// How its vectors go round the units.
+    /// How its vectors are distributed over the units.
     pub layout: Layout,
     /// Sets of accumulators of a unit.
     pub accumulators: u32,
@@ -71,7 +72,7 @@ impl Target {
 }
 
 impl Scanner<'_> {
-    /// Whether the scan multiplies by the queries themselves, so that attention finds them in the buffers.
+    /// Whether the scan multiplies by the queries themselves. If so, attention finds them in the GEMV buffers.
     pub fn loads_queries(&self, scan: Scan<'_>) -> bool {
         match scan {
             Scan::Nothing | Scan::Dimensions(_) => false,
@@ -80,7 +81,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// What the scan multiplies by goes to the GEMV buffers.
+    /// Writes the vectors that the scan multiplies by to the GEMV buffers.
     pub fn multipliers(&self, scan: Scan<'_>) -> Stage {
         let mut emit = Emitter::new(self.target, self.channel, Phase::Select);
         let (vectors, entries) = match scan {
@@ -93,7 +94,8 @@ impl Scanner<'_> {
         emit.finish()
     }
 
-    /// The scores. `len` tokens end at position `end`; the host takes `host(scores)` cycles.
+    /// Computes the scores, and lets the host rank them. The `len` tokens end at position `end`; the host takes
+    /// `host(scores)` cycles.
     pub fn scan(&self, scan: Scan<'_>, len: u32, end: u32, host: impl Fn(u64) -> u32) -> Stage {
         let mut emit = Emitter::new(self.target, self.channel, Phase::Select);
         let scores = match scan {
@@ -118,7 +120,7 @@ impl Scanner<'_> {
         emit.finish()
     }
 
-    /// Vectors, of `count`, in the channel's first unit; no other unit of the channel has more.
+    /// Number of the `count` vectors that lie in the channel's first unit; no other unit of the channel has more.
     fn places(&self, m: &Matrix, count: u32) -> u32 {
         let per_channel = self.target.geometry.units();
         let unit = self.channel % (self.units / per_channel) * per_channel;
@@ -145,7 +147,7 @@ impl Scanner<'_> {
     fn dimensions(&self, dims: &[u32], len: u32, emit: &mut Emitter<'_>) {
         let g = &self.target.geometry;
         let (tokens, tile_rows) = tile(self.target, self.units, self.target.dim());
-        // The scores of a tile grow in a set for each query head until its last dimension.
+        // The scores of a tile accumulate over its dimensions, in one set of accumulators for each query head.
         let together = heads::together(1, self.accumulators).unwrap_or(1);
         for t in 0..len.div_ceil(tokens) {
             for lot in heads::lots(self.heads as usize, together) {
@@ -162,8 +164,8 @@ impl Scanner<'_> {
         }
     }
 
-    /// Writes to the policy's own matrices what came with the tokens `from..len`: vectors beyond those `written`, which
-    /// becomes their number; full groups of lanes of the second copy of K.
+    /// Writes what the tokens `from..len` add to the policy's own matrices: the vectors beyond the first `written`, which is
+    /// then updated, or the groups of lanes of the second copy of K that are now full.
     pub fn append(&self, scan: Scan<'_>, from: u32, len: u32, written: &mut u32) -> Stage {
         let mut emit = Emitter::new(self.target, self.channel, Phase::Append);
         let g = &self.target.geometry;

@@ -1,4 +1,8 @@
-//! All that one KV head asks of its channels at one decode step.
+//! Plans the requests of one KV head at one decode step, in each of its channels.
+//!
+//! A step updates the positions of the tokens, reserves rows for what has grown, collects the touched cells of K and V, and
+//! writes a [`Plan`] for each channel: upkeep, queries, scan, scores, probabilities, outputs. [`super::stage`] then puts the
+//! plans of a channel's heads in order.
 
 use super::attend::{self, Part};
 use super::emit::{Emitter, Matrix, Target};
@@ -18,24 +22,24 @@ use pimattn_core::spec::Device;
 use pimattn_kv::selection::{Clustering, Scan, SlotOrder};
 use pimattn_trace::{Phase, Segment};
 
-/// What a step costs besides attention.
+/// The parts of a step that are charged besides attention, and the device figures that planning needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Costs {
-    /// How long rounds of rows take.
+    /// Timing from which the cycles of rounds are estimated.
     pace: Pace,
     /// Sets of accumulators of a unit.
     accumulators: u32,
     select: bool,
     append: bool,
     cluster: bool,
-    /// Cycles until the host has chosen, and for each score.
+    /// Cycles of the host for a selection: latency, and for each score.
     choose: (f64, f64),
-    /// Cycles until the host has compared, and for each score.
+    /// Cycles of the host for a K-means assignment: latency, and for each score.
     compare: (f64, f64),
 }
 
 impl Costs {
-    /// Those of a workload on a device; none if the device has no MAC of all banks.
+    /// The costs of a workload on a device; none if the device has no all-bank MAC.
     pub fn new(workload: &Workload, device: &Device) -> Option<Self> {
         let (clock, host): (_, &Host) = (device.clock, &workload.host);
         Some(Costs {
@@ -50,12 +54,12 @@ impl Costs {
     }
 }
 
-/// Cycles of the host for so many scores.
+/// Cycles of the host for `scores` scores.
 fn host((latency, score): (f64, f64), scores: u64) -> u32 {
     (latency + score * scores as f64).ceil() as u32
 }
 
-/// What a group of query heads asks for at one step.
+/// The selection of a group of query heads at one step, and what it needs from memory.
 pub struct Wanted<'a> {
     /// Tokens of each query head, ascending.
     pub tokens: &'a [Vec<u32>],
@@ -63,13 +67,13 @@ pub struct Wanted<'a> {
     pub order: &'a SlotOrder,
     /// Tokens in the cache; the last one is new.
     pub len: u32,
-    /// What was read to choose.
+    /// What the policy read to choose.
     pub scan: Scan<'a>,
-    /// What is clustered before this step attends.
+    /// The K-means that run before this step attends.
     pub clusterings: &'a [Clustering],
 }
 
-/// Plans the steps of one KV head. Keeps its memory between steps.
+/// Plans the steps of one KV head. It keeps the head's positions and rows between steps.
 pub struct Scheduler {
     target: Target,
     mapping: Mapping,
@@ -77,15 +81,15 @@ pub struct Scheduler {
     home: Home,
     units: u32,
     cache: Cache,
-    /// Number of the policy's first own matrix; the centroids of a K-means that goes on come last.
+    /// Number of the policy's first own matrix; the centroids of a running K-means come after these.
     own: usize,
-    /// Of K and of V.
+    /// State of K and of V.
     sides: [Matrices; 2],
     rows: Rows,
-    /// Vectors of the policy's own matrices that are written, once it is known.
+    /// Number of vectors written to the policy's own matrices; unknown before the first scan.
     written: Option<u32>,
     clustering: Vec<Clustering>,
-    /// Query heads whose outputs a unit has accumulators for.
+    /// Number of query heads for whose outputs a unit has accumulators.
     together: usize,
 }
 
@@ -138,7 +142,7 @@ impl Scheduler {
             rows: Rows::new(home.first_row, home.rows, own + OWN + 1),
             written: None,
             clustering: Vec::new(),
-            // A device that has not enough for one query head is refused when a workload is loaded.
+            // Loading a workload refuses a device whose accumulators do not suffice for one query head.
             together: heads::together(shape.columns / stripes, costs.accumulators).unwrap_or(1),
         }
     }
@@ -166,7 +170,7 @@ impl Scheduler {
             sweep.cells().iter().for_each(|c| load[c.unit as usize] += 1);
         }
         let plans = (0..self.home.channels).map(|c| self.plan(c, wanted, segment)).collect();
-        // What a policy has of its own at its first scan was written before, with the prefill.
+        // The vectors that a policy has at its first scan were written before, with the prefill.
         self.written = match wanted.scan {
             Scan::Nothing => self.written,
             Scan::Vectors { vectors, .. } => Some(vectors),
@@ -197,7 +201,7 @@ impl Scheduler {
         let rounds: [Rounds; 2] =
             std::array::from_fn(|i| self.rounds(self.sides[i].side, &self.sides[i].sweep, &cells[i]));
         let keys = self.part(Side::Keys, &self.sides[0].sweep, &cells[0], &rounds[0]);
-        // Query heads that a unit has accumulators for, in one sweep; all of them, mostly.
+        // A sweep over V for each lot of query heads that a unit has accumulators for; mostly, one lot has all of them.
         let sweeps: Vec<Sweep> = match heads::lots(wanted.tokens.len(), self.together).collect::<Vec<_>>() {
             lots if lots.len() > 1 => lots.into_iter().map(|lot| self.sides[1].sweep.of(lot)).collect(),
             _ => Vec::new(),
@@ -288,7 +292,7 @@ impl Scheduler {
         }
     }
 
-    /// Writing the new token, clustering, moving: in this order.
+    /// The stages that write the new token, cluster keys and move tokens, in this order.
     fn upkeep(&self, part: u32, wanted: &Wanted<'_>, scanner: &Scanner<'_>) -> Vec<Stage> {
         let mut stages = Vec::new();
         if self.costs.append {
@@ -299,7 +303,7 @@ impl Scheduler {
             }
         }
         if self.costs.cluster {
-            // The K-means of a head that has several channels take turns among them.
+            // If a head has several channels, each K-means runs in one of them; the channels take turns.
             for c in self.clustering.iter().skip(part as usize).step_by(self.home.channels as usize) {
                 stages.push(self.cluster(c, wanted.order, scanner.channel));
             }
@@ -334,7 +338,8 @@ impl Scheduler {
         upkeep::cluster(&means, &places, &self.rows, &self.cache.keys[0], &self.target, channel)
     }
 
-    /// Keys and values of the tokens that have another position now: all are read before the first is written.
+    /// Moves the keys and values of tokens whose position has changed. All are read before the first is written, since one
+    /// token may move to the old place of another.
     fn remap(&self, part: u32, wanted: &Wanted<'_>, channel: u32) -> Option<Stage> {
         if self.sides.iter().all(|s| s.moved.is_empty()) {
             return None;

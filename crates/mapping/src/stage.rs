@@ -1,8 +1,17 @@
-//! Stages of a head's work, and how those of two heads go beside each other.
+//! The stages of a head's work, and how the stages of two heads overlap.
 //!
-//! A stage is the requests of one phase in epochs, with a barrier behind each. Array stages (MACs, loads and stores)
-//! come one after the other; transfer stages (buffers, softmax) can go in the shadow of another head's array stage, a
-//! part beside each of its epochs.
+//! A stage holds the requests of one phase in epochs, with a barrier after each. Array stages (MACs, loads and stores) run
+//! one after the other. Transfer stages (buffers, softmax) can overlap with the array stage of another head: they are
+//! spread over its epochs.
+//!
+//! A pair of heads `a`, `b` runs in this order (a selection's scan, if there is one, comes before the scores of its head):
+//!
+//! | array | transfers that overlap with it |
+//! |-|-|
+//! | scores of `a` | queries of `b` |
+//! | scores of `b` | softmax and probabilities of `a` |
+//! | outputs of `a` | softmax and probabilities of `b` |
+//! | outputs of `b` | |
 
 use pimattn_core::addr::Geometry;
 use pimattn_core::op::Op;
@@ -20,17 +29,17 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Nothing yet.
+    /// An empty stage.
     pub fn new(phase: Phase) -> Self {
         Stage { phase, ..Stage::default() }
     }
 
-    /// Adds a request to the epoch that is open.
+    /// Adds a request to the current epoch.
     pub fn push(&mut self, request: Request) {
         self.requests.push(request);
     }
 
-    /// Ends the epoch that is open, if it has any request.
+    /// Ends the current epoch, if it has any request.
     pub fn barrier(&mut self) {
         if self.requests.len() > self.ends.last().copied().unwrap_or(0) {
             self.ends.push(self.requests.len());
@@ -51,20 +60,20 @@ impl Stage {
     }
 }
 
-/// What a head does in one channel at one decode step, in this order.
+/// The stages of a head in one channel at one decode step, in this order.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// Whose work it is.
     pub segment: Segment,
-    /// Writing, clustering and moving.
+    /// Stages that write the new token, cluster keys and move tokens.
     pub upkeep: Vec<Stage>,
-    /// Transfer: queries, and what the selection multiplies by.
+    /// Transfers: queries, and the vectors that the scan multiplies by.
     pub queries: Vec<Stage>,
-    /// Array: what the selection reads, and the host's choice.
+    /// Array: the policy's scan, and the host's choice.
     pub scan: Stage,
     /// Array: scores of the selected keys.
     pub scores: Stage,
-    /// Transfer: softmax, then probabilities.
+    /// Transfers: softmax, then probabilities.
     pub probabilities: Vec<Stage>,
     /// Array: outputs.
     pub context: Stage,
@@ -91,7 +100,7 @@ pub fn write(plans: &[Plan], geometry: &Geometry, pipeline: bool, out: &mut Vec<
 struct Writer<'a> {
     channel: u32,
     base: u64,
-    /// What the last mark said.
+    /// Lane and phase of the last mark.
     label: Option<(Lane, Phase)>,
     out: &'a mut Vec<Record>,
 }
@@ -131,9 +140,12 @@ impl Writer<'_> {
         }
     }
 
-    /// `array` with the transfers of another head in its shadow. Each transfer stage has epochs of its own, in order, as
-    /// many as it takes for its share of the MACs, and in each of them as much as the epoch has of these MACs. Where
-    /// there are too few epochs with MACs, one of them is cut: to MACs a barrier between them is nothing.
+    /// Writes `array` with the transfers of another head overlapping it.
+    ///
+    /// The transfer stages follow one another and share no epoch. Each gets consecutive epochs of `array`, until these have
+    /// its share of the MACs (in proportion to its requests). Within its epochs its requests are spread in proportion to the
+    /// MACs of each. If there are fewer epochs with MACs than transfer stages, epochs are cut in two: a barrier between two
+    /// MACs costs nothing.
     fn beside(&mut self, lane: Lane, array: &Stage, other: Lane, transfers: &[Stage]) {
         let transfers: Vec<&Stage> = transfers.iter().filter(|t| !t.is_empty()).collect();
         let mut epochs: VecDeque<Vec<Request>> = array.epochs().map(<[Request]>::to_vec).collect();
@@ -143,7 +155,7 @@ impl Writer<'_> {
             let later = transfers.len() - i - 1;
             let free = epochs.len().saturating_sub(later);
             if free == 0 {
-                // No epoch is left for it; what the array still has to do is not held up.
+                // The array has no epoch left for this transfer, which therefore runs alone.
                 self.alone(other, transfer);
                 continue;
             }
@@ -175,8 +187,8 @@ impl Writer<'_> {
         }
     }
 
-    /// An epoch with so many transfers. A controller sees some requests ahead, and neither of the two shall hide
-    /// the other from it.
+    /// Writes an epoch with the next `count` transfers. The two kinds of requests alternate in pieces, because a controller
+    /// sees only some requests ahead, and neither kind must hide the other from it.
     fn mixed(
         &mut self,
         (lane, phase, epoch): (Lane, Phase, &[Request]),
@@ -205,7 +217,7 @@ impl Writer<'_> {
     }
 }
 
-/// Transfers that stand together between array requests: half of what AttAcc's controller sees.
+/// Transfers in one piece between array requests: half of the requests that AttAcc's controller sees.
 const IN_SIGHT: u64 = 16;
 
 fn size(requests: &[Request]) -> u64 {
@@ -217,7 +229,7 @@ fn macs(requests: &[Request]) -> u64 {
     requests.iter().filter(|r| r.op.is_mac()).map(|r| u64::from(r.count)).sum()
 }
 
-/// Cuts epochs, the one with most MACs first, until so many have MACs, or none has two.
+/// Cuts epochs in two, the one with most MACs first, until `wanted` epochs have MACs or none has two of them.
 fn cut(epochs: &mut VecDeque<Vec<Request>>, wanted: usize) {
     while epochs.iter().filter(|e| macs(e) > 0).count() < wanted {
         let most = (0..epochs.len()).max_by_key(|i| (macs(&epochs[*i]), std::cmp::Reverse(*i)));
@@ -245,10 +257,10 @@ fn cut(epochs: &mut VecDeque<Vec<Request>>, wanted: usize) {
     }
 }
 
-/// A list of runs, taken apart.
+/// A list of runs from which requests are taken in pieces.
 struct Parts<'a> {
     requests: &'a [Request],
-    /// Requests of the first run that are taken.
+    /// Number of requests already taken from the first run.
     done: u32,
 }
 

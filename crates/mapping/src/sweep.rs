@@ -1,5 +1,5 @@
-//! The rows and places that a group's selections touch in one matrix: a set of cells (unit, row), each with a bit mask
-//! of places per query head.
+//! The rows and places that the selections of a group touch in one matrix: a set of cells (unit, row), each with a bit
+//! mask of wanted places for every query head.
 
 use super::layout::Place;
 use super::positions::Positions;
@@ -53,7 +53,7 @@ impl Sweep {
         }
     }
 
-    /// The same of some query heads only: the others want nothing.
+    /// The sweep of some of the query heads; the others want nothing in it.
     pub fn of(&self, heads: std::ops::Range<usize>) -> Sweep {
         let mut masks = self.masks.clone();
         let others = |i: usize| !heads.contains(&(i % self.heads));
@@ -63,7 +63,7 @@ impl Sweep {
         out
     }
 
-    /// Query heads that want anything.
+    /// Number of query heads that want anything.
     pub fn wanting(&self) -> usize {
         (0..self.heads).filter(|h| self.cells.iter().any(|c| self.mask(*c, *h) != 0)).count()
     }
@@ -73,7 +73,7 @@ impl Sweep {
         self.per_row
     }
 
-    /// Puts the cells in order of row, then unit.
+    /// Sorts the cells by row, then by unit.
     pub fn sort(&mut self) {
         self.cells.sort_unstable();
     }
@@ -94,7 +94,7 @@ impl Sweep {
         self.heads
     }
 
-    /// Tokens of a cell that any query head wants.
+    /// Number of tokens of a cell that any query head wants.
     pub fn distinct(&self, cell: Cell) -> u32 {
         (0..self.heads).fold(0, |all, h| all | self.mask(cell, h)).count_ones()
     }

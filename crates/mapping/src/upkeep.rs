@@ -1,10 +1,15 @@
-//! What keeps the cache in its order: writing the new token, clustering, moving tokens into the order of their clusters.
+//! Keeps the cache in the policy's order: writes the new token, clusters keys, and moves tokens into the order of their
+//! clusters.
 //!
 //! K-means as PIM commands follows STARC (ASPLOS 2026), table 1, with T = columns of a vector in a bank and N keys:
-//! normalising takes 2 T MACs and a result for each key; an iteration broadcasts each key, multiplies it with the
-//! centroids (which are spread over the units) and moves the scores out; the host compares them; then the keys' weights
-//! go in, N T MACs add them up, and a centroid is written. Where the table counts a vector as one transfer, it is as
-//! many buffer entries as it has here. Moving a token reads and writes its key and value as plain DRAM does.
+//!
+//! 1. Normalising takes 2 T MACs and a result for each key.
+//! 2. An iteration broadcasts each key, multiplies it with the centroids (which are spread over the units) and moves the
+//!    scores out. The host compares them.
+//! 3. Then the keys' weights go in, N T MACs add the keys up, and a centroid is written.
+//!
+//! Where the table counts a vector as one transfer, this counts its buffer entries. Moving a token reads and writes its key
+//! and value as plain DRAM does.
 
 use super::emit::{Emitter, Matrix, Results, Target};
 use super::layout::{Place, Side};
@@ -21,13 +26,13 @@ pub struct CentroidMeans {
     pub clusters: u32,
     /// Iterations.
     pub iterations: u32,
-    /// Cycles that the host compares the scores of one iteration.
+    /// Cycles that the host takes to compare the scores of one iteration.
     pub host: u32,
     /// Number of the matrix that the centroids are kept in while iterating.
     pub centroids: usize,
 }
 
-/// K-means of the keys at `places`.
+/// Writes a K-means of the keys at `places`.
 pub fn cluster(
     means: &CentroidMeans,
     places: &[Place],
@@ -60,7 +65,7 @@ pub fn cluster(
         emit.vector(columns);
         emit.barrier();
         for i in 0..places.len() {
-            // The next key comes in beside the MACs of this one.
+            // The next key is broadcast while this one is multiplied.
             if i + 1 < places.len() {
                 emit.vector(columns);
             }
@@ -85,7 +90,7 @@ pub fn cluster(
     emit.finish()
 }
 
-/// Reads (`LD`) or writes (`ST`) one vector, all its banks.
+/// Reads (`LD`) or writes (`ST`) one vector, in all banks of its unit.
 pub fn vector(op: Op, matrices: &[Matrix], p: Place, rows: &Rows, emit: &mut Emitter<'_>) {
     let g = emit.target.geometry;
     let at = g.unit_address(0, p.unit % g.units());
@@ -100,7 +105,7 @@ pub fn vector(op: Op, matrices: &[Matrix], p: Place, rows: &Rows, emit: &mut Emi
     }
 }
 
-/// Where the matrices of a head's keys and values are.
+/// The matrices of a head's keys and values.
 #[derive(Debug, Clone)]
 pub struct Cache {
     /// K, a single matrix.

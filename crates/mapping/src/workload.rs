@@ -30,7 +30,7 @@ pub enum Addressing {
 pub enum Layout {
     /// Slot i on unit i mod units.
     Interleaved,
-    /// Consecutive slots fill a unit's row; such row-blocks go round the units.
+    /// Consecutive slots fill a row of a unit; such row-blocks are dealt out to the units in turn.
     RowBlock,
     /// The tokens of a cluster spread over the units at one column place; a cluster begins at a new one.
     ClusterStriped,
@@ -40,7 +40,7 @@ pub enum Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Align {
-    /// Right behind the one before.
+    /// Directly after the cluster before.
     None,
     /// At a new row.
     Row,
@@ -73,8 +73,8 @@ pub struct Mapping {
     /// Bytes of an element in memory; 0 as the source has it. Accuracy is that of the source's numbers.
     #[serde(default)]
     pub element_bytes: u32,
-    /// Where the vectors lie that a policy keeps to select by: round the units one by one (`interleaved`, the default), or
-    /// a row of a unit at a time (`row-block`).
+    /// How the vectors that a policy keeps for selection are distributed over the units: one by one (`interleaved`, the
+    /// default), or a row of a unit at a time (`row-block`).
     #[serde(default = "interleaved")]
     pub selection_layout: Layout,
     /// `addressing` of V, where it is not that of K.
@@ -138,11 +138,11 @@ impl Mapping {
     }
 }
 
-/// Whether something is done on the device, or left out as the published simulators leave it out.
+/// Whether work is charged, or left out as in the published simulators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cost {
-    /// It has its commands.
+    /// The work runs on the device, as PIM commands.
     #[default]
     Pim,
     /// It costs nothing.
@@ -153,7 +153,7 @@ pub enum Cost {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClusteringCost {
-    /// It has its commands, in the step in which it happens.
+    /// Clustering runs on the device, as PIM commands, in the step in which it happens.
     #[default]
     Pim,
     /// It costs nothing.
@@ -169,7 +169,7 @@ pub enum ClusteringCost {
 pub struct Schedule {
     /// Heads in pairs: the transfers and the softmax of one beside the MACs of the other (AttAcc).
     pub pipeline: bool,
-    /// [`Addressing::Ideal`]: the artifact's schedule as its generator writes it, with the work that nobody asked for.
+    /// [`Addressing::Ideal`]: the artifact's schedule as its generator writes it, including its superfluous work.
     pub published: bool,
 }
 
@@ -179,7 +179,7 @@ impl Default for Schedule {
     }
 }
 
-/// Which channels get a KV head.
+/// How KV heads are assigned to channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeadPlacement {
@@ -190,14 +190,14 @@ pub enum HeadPlacement {
     Balanced,
 }
 
-/// Which units get the row-blocks of a head.
+/// How the row-blocks of a head are assigned to units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnitPlacement {
     /// One after the other.
     #[default]
     RoundRobin,
-    /// A new block where the fewest rows have been opened so far; the prefill goes round.
+    /// Each new block goes to the unit that has opened the fewest rows so far; those of the prefill are dealt out in turn.
     LoadAware,
 }
 
@@ -229,12 +229,12 @@ impl Default for Placement {
     }
 }
 
-/// What is done outside of the array, by whoever sends the commands: selection and clustering hand their scores to the
-/// same place and wait for the same way back.
+/// Work outside of the array, done by the host that sends the commands. Selection and clustering hand their scores to the
+/// same host and wait for the same way back.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
-    /// From the last score that it is handed to the first command that depends on it, besides the work on scores.
+    /// Time from the last score handed to the host to the first command that depends on it, without the work on scores.
     pub latency: Duration,
     /// `latency` of a selection, where it is another.
     pub select_latency: Option<Duration>,
@@ -327,7 +327,7 @@ pub struct Workload {
     pub policy: String,
     /// Tokens that each query head may select.
     pub budget: usize,
-    /// Layers of the model, from the first, that stay full.
+    /// Number of the model's first layers that keep full attention.
     pub dense_layers: u32,
     /// Decode steps at most; 0 is all that the source has.
     #[serde(default)]

@@ -1,14 +1,23 @@
-//! Where the time of a channel goes: every cycle to one cause, and to the work that it was spent for.
+//! Time by cause: assigns every cycle of a channel to one cause, and to the work that it was spent for.
 //!
-//! A command is in progress for a while: a MAC until the next one may come, a row command until the row may be used (or
-//! opened again), a move or an access until the next one may come, softmax until its result is there, a refresh until
-//! rows may open. A cycle belongs to the first of {MAC, refresh, softmax, data movement, row switch} that is in progress
-//! in it, or else to a refresh of a part of the banks, unless data is on its way. Where nothing is, it belongs to what the next command ends: a row switch if that opens or closes a row, a
-//! refresh if it is one (and then so does the closing before it), else to data that is on its way, else to a stall.
-//! While the host works, or the channel waits for others, nothing else counts.
+//! *How long a command is in progress* ([`Durations`]): a MAC, a move or an access until the next one may come; a row
+//! command until the row may be used (or opened again); softmax until its result is available; a refresh until rows may
+//! open.
 //!
-//! Cycles are kept as bank-cycles, so that a MAC of a part of the banks is split without rounding. Rounding happens once
-//! for each row that is written, by [`apportion`].
+//! *Which cause gets a cycle* ([`Sweep`]), the first that applies:
+//!
+//! 1. The host works, or the channel waits for others: nothing else counts.
+//! 2. The first of {MAC, refresh, softmax, data movement, row switch} that is in progress. A row switch before a refresh of
+//!    all banks counts as refresh.
+//! 3. A refresh of a part of the banks, unless data is in flight; then data movement.
+//! 4. Nothing is in progress: the cycle counts for the next command, as a row switch if that opens or closes a row, as
+//!    refresh if it is one. Otherwise it counts for data in flight, else as a stall.
+//!
+//! The sweep moves a frontier forward from command to command, and credits the cycles that it passes. How many banks a row
+//! switch was for is only known at the access that follows it, so row switches stay open until then ([`Time::settle`]).
+//!
+//! Time is kept in bank-cycles, so that a MAC of a part of the banks is split without rounding. Rounding happens once for
+//! each row that is written, by [`apportion`].
 
 use super::counters::Counters;
 use pimattn_core::addr::Geometry;
@@ -99,7 +108,7 @@ impl Cause {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Time {
     spent: [u64; CAUSES],
-    /// Row switches of which it is not yet known how many banks they are for.
+    /// Open row switches: it is not yet known for how many banks they are.
     switching: u64,
 }
 
@@ -119,23 +128,23 @@ impl Time {
         self.add_times(other, 1);
     }
 
-    /// Adds other time so many times.
+    /// Adds other time, multiplied by `times`.
     pub fn add_times(&mut self, other: &Time, times: u64) {
         self.spent.iter_mut().zip(&other.spent).for_each(|(a, b)| *a += b * times);
         self.switching += other.switching * times;
     }
 
-    /// The open row switches, which are taken out.
+    /// Takes the open row switches out, and returns them.
     pub fn take_open(&mut self) -> u64 {
         std::mem::take(&mut self.switching)
     }
 
-    /// Puts open row switches in.
+    /// Adds open row switches.
     pub fn put_open(&mut self, switching: u64) {
         self.switching += switching;
     }
 
-    /// Splits the open row switches: `active` of `banks` banks were to work.
+    /// Splits the open row switches: they were for `active` of `banks` banks, and the others were idle.
     pub fn settle(&mut self, active: u64, banks: u64) {
         let cycles = std::mem::take(&mut self.switching) / banks;
         self.spent[Cause::RowSwitch as usize] += cycles * active;
@@ -143,8 +152,8 @@ impl Time {
     }
 }
 
-/// Whole numbers in the ratio of `parts` that add up to `total`: each rounded down, then up in the order of what that
-/// lost, the first on a tie. All zero where all parts are.
+/// Whole numbers in the ratio of `parts` that add up to `total` (largest remainder). Each is rounded down; those that lost
+/// the most are then rounded up, the first on a tie. All are zero if all parts are.
 pub fn apportion<const N: usize>(parts: &[u64; N], total: u64) -> [u64; N] {
     let whole: u128 = parts.iter().map(|p| u128::from(*p)).sum();
     if whole == 0 {
@@ -159,22 +168,22 @@ pub fn apportion<const N: usize>(parts: &[u64; N], total: u64) -> [u64; N] {
     out
 }
 
-/// The banks of a channel, and for how long each command is in progress.
+/// For how long each command is in progress, and the banks of a channel.
 pub struct Durations {
     banks: u64,
     cycles: [Cycle; MAX_COMMANDS],
-    /// Until the data of an access is there.
+    /// Cycles until the data of an access is available.
     done: [Cycle; MAX_COMMANDS],
-    /// Of a softmax, for each entry that its address names.
+    /// Cycles of a softmax for each entry that its address names.
     per_entry: [Cycle; MAX_COMMANDS],
     geometry: Geometry,
     effects: [Effect; MAX_COMMANDS],
-    /// Refreshes that leave banks to work on.
+    /// Whether the command is a refresh of only a part of the banks.
     partial: [bool; MAX_COMMANDS],
 }
 
 impl Durations {
-    /// Those of a device: the longest constraint from the command to what it is for.
+    /// The durations of a device: the longest constraint from each command to the commands that it enables.
     pub fn new(device: &Device) -> Self {
         let mut out = Durations {
             banks: u64::from(device.geometry.banks_per_channel()),
@@ -212,25 +221,25 @@ impl Durations {
         self.banks
     }
 
-    /// Cycles that the MACs, reads and writes counted would take one behind the other at their shortest distance: the work
-    /// of an array, however much of it went on at the same time as other work.
+    /// Cycles that the counted MACs, reads and writes would take one after the other at their shortest distance. This is the
+    /// work of the array, whatever else went on at the same time.
     pub fn work(&self, counters: &Counters) -> Cycle {
         let all = self.effects.iter().zip(&counters.issued).zip(&self.cycles);
         all.filter(|((effect, _), _)| effect.needs_row()).map(|((_, n), cycles)| n * cycles).sum()
     }
 }
 
-/// Where a channel's time is written down.
+/// The destination of a channel's time.
 pub trait Ledger {
     /// The time of a phase of a segment.
     fn time(&mut self, work: Work) -> &mut Time;
     /// [`Time::settle`] for all times of the channel.
     fn settle(&mut self, active: u64, banks: u64);
-    /// The time that the channel waits for others.
+    /// The time that the channel spends waiting for others.
     fn waiting(&mut self) -> &mut Time;
 }
 
-/// Whose time it is: a segment of the channel, 0 for none, and a phase.
+/// The work that time is spent for: a segment of the channel, 0 for none, and a phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Work {
     /// The segment.
@@ -239,7 +248,7 @@ pub struct Work {
     pub phase: Phase,
 }
 
-/// What can be in progress, the first of them first.
+/// The kinds of commands that can be in progress, in the order in which they claim a cycle.
 const MAC: usize = 0;
 const REFRESH: usize = 1;
 const SOFTMAX: usize = 2;
@@ -255,7 +264,7 @@ struct Progress {
     work: Work,
 }
 
-/// A command, as far as the account needs it.
+/// The properties of a command that the account needs.
 #[derive(Clone, Copy, PartialEq)]
 struct Event {
     cycle: Cycle,
@@ -266,28 +275,29 @@ struct Event {
     work: Work,
 }
 
-/// The account of one channel, up to a frontier that commands push ahead.
+/// The account of one channel, up to a frontier that moves forward with the commands.
 #[derive(Clone, Default, PartialEq)]
 pub struct Sweep {
-    /// All cycles before it are written down.
+    /// The frontier: all cycles before it have been credited.
     at: Cycle,
     progress: [Progress; IN_PROGRESS.len()],
     /// Banks of the MAC in progress.
     mac_banks: u64,
-    /// Data on its way.
+    /// Data in flight.
     data: Progress,
-    /// Whose the last command was.
+    /// The work of the last command.
     last: Work,
-    /// The host's work, which is written down already.
+    /// Begin and end of the host's work, which has been credited already.
     host: (Cycle, Cycle),
-    /// Row commands of which nothing has come yet: a refresh may be the last of a run, and later than its end.
+    /// Row commands and refreshes that no other command has followed yet. They wait, because a refresh may be the last
+    /// command of a run, and later than its end.
     waiting: Vec<Event>,
-    /// Whether a row switch waits for [`Ledger::settle`].
+    /// Whether an open row switch waits for [`Ledger::settle`].
     switching: bool,
 }
 
 impl Sweep {
-    /// A command for `work`.
+    /// Takes a command for `work`.
     pub fn command(&mut self, e: &CommandEvent, work: Work, durations: &Durations, ledger: &mut impl Ledger) {
         let command = usize::from(e.command);
         let more = match durations.per_entry[command] {
@@ -299,7 +309,8 @@ impl Sweep {
             let effect = durations.effects[event.command];
             effect.is_row_command() || effect.refreshes()
         } {
-            // Time that is written down already cannot be another's: the refreshes of a channel that waits do not gather.
+            // A command before the frontier changes no credited time, so it need not wait. Thus the refreshes of a channel
+            // that waits for others do not pile up.
             if self.waiting.is_empty() && event.cycle <= self.at {
                 return self.take(&event, durations, ledger);
             }
@@ -309,10 +320,10 @@ impl Sweep {
         self.take(&event, durations, ledger);
     }
 
-    /// The host works for `work` from `begin` on.
+    /// The host works on `work` for `cycles` from `begin` on.
     pub fn host(&mut self, begin: Cycle, cycles: Cycle, work: Work, durations: &Durations, ledger: &mut impl Ledger) {
         let begin = begin.max(self.at);
-        // Between two works of the host without a command the time is the second one's.
+        // If no command comes between two works of the host, the time between them counts for the second.
         let (first, from) = if self.host.1 > self.at { self.host } else { (begin, begin) };
         let until = (begin + cycles).max(from);
         ledger.time(work).spent[Cause::Stall as usize] += (until - from) * durations.banks;
@@ -326,7 +337,7 @@ impl Sweep {
         self.settle(durations.banks, durations, ledger);
         ledger.waiting().spent[Cause::ImbalanceChannels as usize] += met.saturating_sub(self.at) * durations.banks;
         self.at = self.at.max(met);
-        // All that was under way has met with the channels; but a refresh takes its time.
+        // Everything in progress has ended when the channels meet, except refreshes.
         let refreshes = [REFRESH, PARTIAL].map(|slot| (slot, self.progress[slot].until));
         self.progress = Default::default();
         for (slot, until) in refreshes {
@@ -335,7 +346,8 @@ impl Sweep {
         (self.data, self.last) = (Progress::default(), Work::default());
     }
 
-    /// Moves it to another time, `from` becoming `to`. None where something lies too far back. What is over is forgotten.
+    /// Shifts the account in time, so that cycle `from` becomes `to`, and drops what has ended. None if something lies too
+    /// far back for that.
     pub fn shifted(mut self, from: Cycle, to: Cycle) -> Option<Sweep> {
         let at = self.at;
         let moved = |cycle: Cycle| (cycle + to).checked_sub(from);
@@ -353,32 +365,32 @@ impl Sweep {
         Some(self)
     }
 
-    /// Equal for equal accounts.
+    /// A hash that is equal for equal accounts.
     pub fn digest(&self) -> u64 {
         let ends = self.progress.iter().chain([&self.data]).map(|p| p.until);
         ends.chain(self.waiting.iter().map(|e| e.cycle))
             .fold(self.at, |d, at| (d.rotate_left(7) ^ at).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    /// Whether all of it is for no segment.
+    /// Whether none of the account is for a segment.
     pub fn is_loose(&self) -> bool {
         let works = self.progress.iter().chain([&self.data]).map(|p| p.work).chain([self.last]);
         works.chain(self.waiting.iter().map(|e| e.work)).all(|w| w.segment == 0)
     }
 
-    /// How far the account is.
+    /// The cycle up to which all time has been credited.
     pub fn frontier(&self) -> Cycle {
         self.at
     }
 
-    /// Up to when time may still be written down for a segment that is complete.
+    /// The cycle until which time may still be credited to a segment that is complete.
     pub fn owes_until(&self, segment: u32, durations: &Durations) -> Cycle {
         let ends = self.progress.iter().chain([&self.data]).filter(|p| p.work.segment == segment).map(|p| p.until);
         let waiting = self.waiting.iter().filter(|e| e.work.segment == segment);
         ends.chain(waiting.map(|e| e.cycle + durations.cycles[e.command])).max().unwrap_or(0)
     }
 
-    /// Takes the row commands that wait, up to `end`.
+    /// Takes the waiting row commands up to cycle `end`.
     fn catch_up(&mut self, end: Cycle, durations: &Durations, ledger: &mut impl Ledger) {
         if self.waiting.is_empty() {
             return;
@@ -427,7 +439,7 @@ impl Sweep {
         }
     }
 
-    /// Writes the time up to `to` down; `next` is the command that comes then.
+    /// Credits the time up to `to`; `next` is the command that comes then.
     #[inline]
     fn advance(
         &mut self,
@@ -449,7 +461,7 @@ impl Sweep {
                 Some(ROW) if next.is_some_and(|(effect, partial, _)| effect.refreshes() && !partial) => {
                     (Cause::Refresh, self.progress[ROW].until, self.progress[ROW].work)
                 }
-                // Data on its way does not wait for the banks that are refreshed.
+                // Data in flight does not wait for the banks that are refreshed.
                 Some(PARTIAL) if self.data.until > self.at => {
                     let end = self.data.until.min(self.progress[PARTIAL].until);
                     (Cause::Movement, end, self.data.work)
@@ -463,7 +475,7 @@ impl Sweep {
         }
     }
 
-    /// Whose time it is that nothing is in progress, and until when.
+    /// The cause and the work of the cycles in which nothing is in progress, and the end of these cycles.
     fn idle(&self, next: Option<(Effect, bool, Work)>) -> (Cause, Cycle, Work) {
         match next {
             Some((effect, _, work)) if effect.is_row_command() => (Cause::RowSwitch, Cycle::MAX, work),

@@ -1,4 +1,7 @@
-//! The books of one channel: what was counted, and where its time went, for each piece of work.
+//! The books of one channel: counts and time by segment and phase.
+//!
+//! A segment is open from its first record until no more time can be credited to it. Work that belongs to no segment, and
+//! waiting for other channels, is kept apart ([`Books::loose`]).
 
 use super::account::{Ledger, Time, Work};
 use super::counters::Counters;
@@ -6,9 +9,9 @@ use pimattn_core::units::Cycle;
 use pimattn_trace::{Phase, Segment};
 use std::collections::VecDeque;
 
-/// Rows of a step in `phases.csv`: the phases of traces, and waiting for other channels.
+/// Number of parts of a step, which are its rows in `phases.csv`: the phases of traces, and waiting for other channels.
 pub const PARTS: usize = Phase::ALL.len() + 1;
-/// Waiting, among them.
+/// Index of the part for waiting.
 pub const WAITING: usize = Phase::ALL.len();
 
 /// Counts and time of one phase.
@@ -21,12 +24,12 @@ pub struct Part {
 }
 
 impl Part {
-    /// Adds another one to this.
+    /// Adds another part to this one.
     pub fn add(&mut self, other: &Part) {
         self.add_times(other, 1);
     }
 
-    /// Adds another one so many times.
+    /// Adds another part, multiplied by `times`.
     pub fn add_times(&mut self, other: &Part, times: u64) {
         self.counters.add_times(&other.counters, times);
         self.time.add_times(&other.time, times);
@@ -41,31 +44,31 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// One of them, to write to.
+    /// One part, to write to.
     #[inline]
     pub fn at(&mut self, part: usize) -> &mut Part {
         self.touched |= 1 << part;
         &mut self.parts[part]
     }
 
-    /// Those with anything in them, and which they are.
+    /// The parts that have been written to, each with its index.
     pub fn used(&self) -> impl Iterator<Item = (usize, &Part)> {
         self.parts.iter().enumerate().filter(|(i, _)| self.touched >> i & 1 == 1)
     }
 
-    /// All of them together.
+    /// The sum of all parts.
     pub fn sum(&self) -> Part {
         let mut sum = Part::default();
         self.used().for_each(|(_, p)| sum.add(p));
         sum
     }
 
-    /// Adds others to these.
+    /// Adds other parts to these.
     pub fn add(&mut self, other: &Parts) {
         other.used().for_each(|(i, p)| self.at(i).add(p));
     }
 
-    /// Nothing more comes: row switches that no access followed were for all banks.
+    /// Ends the account: row switches that no access followed count as for all banks.
     pub fn close(&mut self, banks: u64) {
         self.settle(banks, banks);
     }
@@ -77,15 +80,15 @@ impl Parts {
     }
 }
 
-/// A segment that is not written off.
+/// A segment to which counts or time may still be added.
 pub struct Open {
-    /// The channel's `id`-th.
+    /// Number of the segment in its channel.
     pub id: u32,
     /// The segment.
     pub segment: Segment,
-    /// Its first command.
+    /// Cycle of its first command.
     pub begin: Option<Cycle>,
-    /// Once it is complete, when no time can be written down for it any more.
+    /// Once it is complete, the cycle from which no more time can be credited to it.
     pub closes: Option<Cycle>,
     /// What was counted.
     pub parts: Parts,
@@ -96,25 +99,25 @@ pub struct Open {
 pub struct Books {
     /// Work of no segment.
     pub loose: Parts,
-    /// Segments in work, in the order in which they were taken up.
+    /// Open segments, in the order in which they began.
     pub open: VecDeque<Open>,
-    /// Complete ones among them.
+    /// Number of complete segments among them.
     pub complete: usize,
-    /// When the channel last met with the others.
+    /// Cycle at which the channel last met the others at a sync.
     pub met: Cycle,
-    /// Step that the channel is in: of its last segment, or, behind a sync, the latest.
+    /// Step that the channel is in: that of its last segment, or after a sync, the latest.
     pub step: Option<u32>,
 }
 
 impl Books {
-    /// Whose work a command is: what belongs to no segment, as refreshes do, counts for the oldest one in work.
+    /// The work that a command counts for. A command of no segment, such as a refresh, counts for the oldest open segment.
     #[inline]
     pub fn work(&self, segment: u32, phase: Phase) -> Work {
         let segment = if segment == 0 { self.open.front().map_or(0, |o| o.id) } else { segment };
         Work { segment, phase }
     }
 
-    /// The counts of some work at a cycle.
+    /// The counters of some work at a cycle. Work of no segment before the last sync counts as waiting.
     #[inline]
     pub fn counters(&mut self, work: Work, cycle: Cycle) -> &mut Counters {
         let at = self.open.iter().position(|o| o.id == work.segment);
@@ -136,7 +139,7 @@ impl Books {
         parts.at(work.phase as usize)
     }
 
-    /// A segment in work.
+    /// An open segment.
     #[inline]
     pub fn find(&mut self, id: u32) -> Option<&mut Open> {
         self.open.iter_mut().find(|o| o.id == id)

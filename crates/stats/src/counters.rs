@@ -1,4 +1,4 @@
-//! What is counted: commands, requests, and what segments wanted of them.
+//! Counters of commands and requests, and of the work that segments wanted.
 
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
@@ -13,7 +13,7 @@ use pimattn_trace::{Phase, Segment};
 pub struct Counters {
     /// Commands issued, by id.
     pub issued: [u64; MAX_COMMANDS],
-    /// Banks that they acted on, summed; of buffer moves, the entries that they moved.
+    /// Banks that the commands acted on, summed; for buffer moves, the entries that they moved.
     pub banks: [u64; MAX_COMMANDS],
     /// Banks of MACs, summed over the query heads beyond the first for which they multiplied the same column.
     pub shared: u64,
@@ -25,26 +25,26 @@ pub struct Counters {
     pub misses: u64,
     /// Requests that found another row open.
     pub conflicts: u64,
-    /// Reads of which the latency is known.
+    /// Reads whose latency is known.
     pub timed_reads: u64,
-    /// Their latencies, summed.
+    /// Sum of the latencies of these reads.
     pub read_latency: Cycle,
-    /// The longest of them.
+    /// The longest latency of these reads.
     pub longest_read: Cycle,
 }
 
-/// What is to be known of commands to count them.
+/// How a command of a device is counted.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     /// Whether the request that it completes is a row hit, miss or conflict.
     has_row_outcome: bool,
-    /// Of a buffer move, what it reaches, and from which row on its address is that of values.
+    /// Of a buffer move, the places that it reaches, and the row from which on its address is that of values.
     reach: Option<(Reach, u32)>,
-    /// Of a MAC, by what its address says for how many query heads it is, if it does.
+    /// Of a MAC whose address names its query heads, the geometry that decodes their number.
     heads: Option<Geometry>,
 }
 
-/// By command.
+/// The rules of all commands, by command id.
 pub type Rules = [Rule; MAX_COMMANDS];
 
 /// The rules of a device.
@@ -83,7 +83,7 @@ impl Counters {
         self.issue(e.command, &e.address, (e.banks, e.phase), e.completes, rules);
     }
 
-    /// The same of what matters of it: its address, the banks that it acted on, and what for.
+    /// Counts a command by its properties: address, number of banks, phase, and the request that it completes.
     #[inline]
     pub fn issue(
         &mut self,
@@ -98,8 +98,8 @@ impl Counters {
         self.issued[id] += 1;
         self.banks[id] += u64::from(match reach {
             None => banks,
-            // AttAcc's text has no phases, but the addresses of moves carry the place of the matrix that they are for, which
-            // means nothing to a buffer: results of values are outputs.
+            // AttAcc's text has no phases. But the addresses of its moves carry the place of the matrix that they are for,
+            // which means nothing to a buffer: results of V are outputs.
             Some((r, values)) if phase == Phase::AttendContext || phase == Phase::Other && at.row >= *values => {
                 r.outputs
             }
@@ -133,7 +133,7 @@ impl Counters {
         self.longest_read = self.longest_read.max(cycles);
     }
 
-    /// The commands of some effects, without their requests.
+    /// The counts of commands whose effect is `wanted`, without their requests.
     pub fn only(&self, device: &Device, wanted: impl Fn(Effect) -> bool) -> Counters {
         let mut out = Counters::default();
         for (id, _) in device.commands.iter().enumerate().filter(|(_, c)| wanted(c.effect)) {
@@ -143,12 +143,12 @@ impl Counters {
         out
     }
 
-    /// Adds another count to this one.
+    /// Adds `o` to these counters.
     pub fn add(&mut self, o: &Counters) {
         self.add_times(o, 1);
     }
 
-    /// Adds another count so many times.
+    /// Adds `o`, multiplied by `times`.
     pub fn add_times(&mut self, o: &Counters, times: u64) {
         let sum = |a: &mut [u64], b: &[u64]| a.iter_mut().zip(b).for_each(|(a, b)| *a += b * times);
         sum(&mut self.issued, &o.issued);
@@ -164,14 +164,14 @@ impl Counters {
     }
 }
 
-/// What segments say of the work wanted, summed.
+/// The wanted work that segments declare, summed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Segments.
     pub segments: u64,
     /// Decode steps that they belong to.
     pub steps: u64,
-    /// The last one's step, plus one.
+    /// Step of the last segment, plus one.
     next_step: u32,
     /// Tokens selected, over query heads.
     pub selected: u64,
@@ -179,11 +179,11 @@ pub struct Wanted {
     pub distinct: u64,
     /// Row-blocks of K touched.
     pub row_blocks: u64,
-    /// Tokens in them.
+    /// Tokens in these row-blocks.
     pub row_tokens: u64,
     /// Row-blocks in the fullest unit.
     pub fullest_unit: u64,
-    /// Unit-columns multiplied for a selected token.
+    /// Unit-columns multiplied for selected tokens.
     pub slots_used: u64,
     /// Bytes of distinct tokens.
     pub bytes_useful: u64,

@@ -1,4 +1,8 @@
-//! Energy of counted commands.
+//! Energy of counted commands, by part.
+//!
+//! [`EnergyModel::PerCommand`] charges each activation to the banks that it opens, each buffer move for all entries that it
+//! moves, and time for refresh and background. [`EnergyModel::PerByte`] is AttAcc's accounting: activations are part of the
+//! energy of each bit that a MAC reads, a move is one entry, and there is neither refresh nor background.
 
 use super::Counters;
 use pimattn_core::spec::system::{EnergyModel, Refresh};
@@ -23,7 +27,7 @@ pub struct Energy {
 }
 
 impl Energy {
-    /// Energy of what was counted, and of `channel_cycles` cycles of standing power summed over channels.
+    /// Energy of `counters`, and of standing power for `channel_cycles`, which are cycles summed over channels.
     pub fn of(counters: &Counters, channel_cycles: Cycle, device: &Device, model: EnergyModel) -> Energy {
         let (e, g) = (&device.energy, &device.geometry);
         let column_bits = f64::from(g.column_bytes * 8);
@@ -45,7 +49,7 @@ impl Energy {
                         out.compute += banks * f64::from(device.elements) * e.mac;
                     }
                 }
-                // A command is one entry to AttAcc, whatever it reaches.
+                // In AttAcc's accounting a command moves one entry, whatever it reaches.
                 Effect::Move => {
                     let (entries, wires) = match honest {
                         true => (banks, command.reach.pj_per_bit),
@@ -54,7 +58,7 @@ impl Energy {
                     out.movement += entries * entry_bits * wires;
                     out.compute += entries * entry_bits * e.sram;
                 }
-                // A command refreshes its share of the rows that one for the whole channel does.
+                // A command refreshes the share of a channel's rows that its banks are of the channel's banks.
                 Effect::Refresh if honest => {
                     let share = f64::from(command.scope.banks(g)) / f64::from(g.banks_per_channel());
                     out.refresh += n * share * e.refresh;
@@ -69,8 +73,8 @@ impl Energy {
         out
     }
 
-    /// Energy in pJ for each bit of a MAC's columns where rows are fully used, and so in either model, in the array and
-    /// on the wires. 0 for a command that is no MAC.
+    /// Energy in pJ of each bit of a MAC's columns, in the array and on the wires, if rows are fully used, so that both
+    /// models agree. 0 for a command that is not a MAC.
     pub fn mac_pj_per_bit(command: CommandId, device: &Device) -> f64 {
         let mut column = Counters::default();
         (column.issued[usize::from(command)], column.banks[usize::from(command)]) = (1, 1);
@@ -78,13 +82,13 @@ impl Energy {
         Energy::of(&column, 0, device, EnergyModel::PerByte).array() / f64::from(device.geometry.column_bytes * 8)
     }
 
-    /// Energy of so many multiply-accumulates and of so many bits into or out of buffers.
+    /// Energy of `macs` multiply-accumulates and of `buffer_bits` bits into or out of buffers.
     pub fn arithmetic(macs: f64, buffer_bits: f64, device: &Device) -> Energy {
         Energy { compute: macs * device.energy.mac + buffer_bits * device.energy.sram, ..Energy::default() }
     }
 
-    /// Energy of a system that has nothing to do for so long, all channels: standing power, and refreshes at the rate at
-    /// which they fall due.
+    /// Energy of a system that is idle for `ns`, in all channels: standing power, and refreshes at the rate at which they
+    /// fall due.
     pub fn idle(system: &System, ns: f64) -> Energy {
         if system.energy != EnergyModel::PerCommand {
             return Energy::default();
@@ -100,12 +104,12 @@ impl Energy {
         }
     }
 
-    /// Of it, what the arrays and the wires take.
+    /// The part of the energy that the arrays and the wires take.
     pub fn array(&self) -> f64 {
         self.activation + self.column + self.movement
     }
 
-    /// Of it, what time takes, whatever is done.
+    /// The part of the energy that passing time takes, whatever is done.
     pub fn standing(&self) -> f64 {
         self.refresh + self.background
     }

@@ -58,13 +58,18 @@ pub(super) fn resolve_commands(
             None => 0,
         };
         if c.done_per_entry.is_some() && c.effect != Effect::Softmax || per_entry > MAX_PER_ENTRY {
-            let what =
-                format!("{per_entry} cycles for an entry of {}: only a softmax's, at most {MAX_PER_ENTRY}", c.name);
+            let what = format!(
+                "{per_entry} cycles for an entry of {}: only a softmax has this, and at most {MAX_PER_ENTRY}",
+                c.name
+            );
             return Err(doc.error(&format!("{key}.done_per_entry"), what));
         }
         let (banks, is_mac) = (c.scope.banks(geometry), c.effect == Effect::Mac);
         if c.passes == 0 || banks % c.passes != 0 || c.passes > 1 && !is_mac {
-            let what = format!("{} passes over {banks} banks: only a MAC's, and a divisor of its banks", c.passes);
+            let what = format!(
+                "{} passes over {banks} banks: only a MAC has passes, and their number must divide its banks",
+                c.passes
+            );
             return Err(doc.error(&format!("{key}.passes"), what));
         }
         let path_pj_per_bit = c.path.iter().map(wire).sum::<Result<f64>>()?;
@@ -98,7 +103,7 @@ fn reach(c: &CommandFile, g: &Geometry, wire: &impl Fn(&Wire) -> Result<f64>) ->
     let error = |what: String| Error::Config { at: c.name.clone(), what };
     let given = c.reach.clone().unwrap_or_default();
     if c.reach.is_some() && c.effect != Effect::Move {
-        return Err(error(format!("{} moves no buffer entries: a reach is a move's", c.name)));
+        return Err(error(format!("{} moves no buffer entries, so it cannot have a reach", c.name)));
     }
     let outputs = given.outputs.as_ref().unwrap_or(&given.each);
     for levels in [&given.each, outputs, &given.broadcast] {
@@ -107,7 +112,7 @@ fn reach(c: &CommandFile, g: &Geometry, wire: &impl Fn(&Wire) -> Result<f64>) ->
         }
     }
     if let Some(level) = outputs.iter().chain(&given.each).find(|l| given.broadcast.contains(l)) {
-        let what = format!("{level:?} has an entry of its own, or one that is broadcast, not both");
+        let what = format!("{level:?} cannot have both an entry of its own and a broadcast one");
         return Err(error(what.to_lowercase()));
     }
     let buffers = nodes(&given.broadcast, g);

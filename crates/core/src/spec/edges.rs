@@ -110,7 +110,10 @@ impl EdgeBuilder<'_> {
         commands: &mut [Command],
     ) -> Result<(), String> {
         if apart.parent() != Some(level) || window != 1 || !self.lift {
-            return Err("apart is the level right below, of an edge of set \"completed\" without a window".into());
+            return Err(
+                "apart must be the level right below, and the edge must be of set \"completed\" and have no window"
+                    .into(),
+            );
         }
         // A command of several nodes of the level below would be apart from itself.
         let narrow = |c: &Command| match c.scope {
@@ -120,7 +123,7 @@ impl EdgeBuilder<'_> {
             Scope::SameBank | Scope::PerBank | Scope::Channel => false,
         };
         if let Some(i) = from.iter().chain(to).find(|i| !narrow(&commands[**i])) {
-            return Err(format!("{} may reach several nodes of {apart:?}: it cannot be told apart", commands[*i].name));
+            return Err(format!("{} may reach several nodes of {apart:?}, so apart cannot bind it", commands[*i].name));
         }
         for &f in from {
             for &t in to {
@@ -222,7 +225,7 @@ pub(super) fn charge(
     }
     let latency = window.cycles(clock);
     if !(1..=4096).contains(&count) || !(1..=longest).contains(&latency) {
-        let what = format!("{count} activations in {latency} tCK: not in 1..=4096 in 1..={longest}");
+        let what = format!("{count} activations in {latency} tCK: expected 1..=4096 in 1..={longest} tCK");
         return Err(error("window", choice.budget.window.is_some(), what));
     }
     let id = windows.len() as u8;

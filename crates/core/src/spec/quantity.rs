@@ -88,7 +88,7 @@ fn written<'de, D: Deserializer<'de>>(de: D, unit: &str) -> Result<(String, Opti
                 Some(other) if key == "value" => Err(bare(other.to_string())),
                 Some(_) => Err(<D::Error as de::Error>::custom(format!("{key} must be text"))),
                 None => Err(<D::Error as de::Error>::custom(format!(
-                    "{{ value = \"...\", source = \"...\" }} lacks its {key}"
+                    "{{ value = \"...\", source = \"...\" }} has no {key}"
                 ))),
             };
             Ok((text("value")?, Some(text("source")?)))
@@ -167,7 +167,7 @@ mod tests {
     fn units_are_required_and_checked() {
         assert_eq!(duration("x = \"350 ns\"").unwrap().cycles(ClockPeriod(769)), 456);
         assert_eq!(duration("x = { value = \"19 tCK\", source = \"a\" }").unwrap().source.as_deref(), Some("a"));
-        assert!(duration("x = { value = \"19 tCK\" }").unwrap_err().contains("lacks its source"));
+        assert!(duration("x = { value = \"19 tCK\" }").unwrap_err().contains("has no source"));
         assert!(duration("x = 19").unwrap_err().contains("has no unit"));
         assert!(duration("x = \"19 furlongs\"").unwrap_err().contains("expected tCK or ns"));
         assert!(duration("x = \"1.5 tCK\"").unwrap_err().contains("whole number"));

@@ -210,7 +210,7 @@ fn mac_cycles(
             Ok(Some(passes * pass))
         }
         None if passes > 1 => {
-            let what = format!("{elements} elements of a column on {} lanes: say what a pass takes", pim.lanes);
+            let what = format!("{elements} elements of a column on {} lanes: give the time of a pass", pim.lanes);
             Err(doc.error("pim.pass", what))
         }
         None => Ok(None),
@@ -334,7 +334,7 @@ fn elements(
     };
     let bytes = choice.element_bytes.unwrap_or(of_device);
     if bytes == 0 || !geometry.column_bytes.is_multiple_of(bytes) {
-        let what = format!("a column of {} B is no whole number of elements of {bytes} B", geometry.column_bytes);
+        let what = format!("a column of {} B is not a whole number of elements of {bytes} B", geometry.column_bytes);
         return Err(match choice.element_bytes {
             Some(_) => chooser.error("element_bytes", what),
             None => doc.error("pim.element", what),

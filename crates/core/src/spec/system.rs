@@ -238,7 +238,7 @@ impl System {
         };
         if s.controller == Controller::Compat && s.power != PowerPolicy::Ignore {
             return Err(
-                doc.error("power", "the compat controller knows power = \"ignore\" only, as its reference does")
+                doc.error("power", "the compat controller supports only power = \"ignore\", as its reference does")
             );
         }
         let only_pim = [
@@ -250,10 +250,10 @@ impl System {
             ("refresh_rate", s.refresh_rate.is_some()),
         ];
         if let Some((key, _)) = only_pim.iter().find(|(_, given)| *given && s.controller == Controller::Compat) {
-            return Err(doc.error(key, format!("the compat controller has no {key}: its reference has its own way")));
+            return Err(doc.error(key, format!("the compat controller has no {key}: it does as its reference does")));
         }
         if s.controller == Controller::Compat && !matches!(s.refresh, Refresh::AllBank | Refresh::None) {
-            let what = "the compat controller refreshes \"all-bank\" or \"none\" only, as its reference does";
+            let what = "the compat controller supports \"all-bank\" or \"none\" only, as its reference does";
             return Err(doc.error("refresh", what));
         }
         if s.reads.is_some() && s.writes.is_none() {
@@ -269,7 +269,7 @@ impl System {
         depth("scheduler.bank_depth", scheduler.bank_depth.unwrap_or(1))?;
         depth("scheduler.row_hits", scheduler.row_hits.unwrap_or(1))?;
         if scheduler.loses_turn && scheduler.order != Order::BanksInTurn {
-            let why = "no bank has a turn that it could lose: needs order = \"banks-in-turn\"";
+            let why = "needs order = \"banks-in-turn\": otherwise no bank has a turn to lose";
             return Err(doc.error("scheduler.loses_turn", why));
         }
         depth("scheduler.bank_feed", scheduler.bank_feed.unwrap_or(1))?;
@@ -281,7 +281,7 @@ impl System {
             return Err(doc.error(&format!("scheduler.{key}"), why));
         }
         if scheduler.bank_depth.is_some() && s.writes.is_some() && !scheduler.forward {
-            let why = "requests come to their banks out of order, and a read may not pass the write of its data: needs forward";
+            let why = "needs forward: requests reach their banks out of order, and a read must not pass the write of its data";
             return Err(doc.error("scheduler.bank_depth", why));
         }
         let writes = match s.writes {
