@@ -35,7 +35,6 @@ use array::Units;
 use data::DataSchedule;
 use order::CommandOrder;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use pimattn_core::spec::device::Bus;
 use pimattn_core::spec::{Class, CommandId, Device, Due, Effect, Refreshes, System};
 use pimattn_core::units::Cycle;
@@ -50,8 +49,6 @@ const EPOCHS: usize = 4096;
 /// Moves and MACs that are held, at most, so that rows behind them are in sight.
 const MOVES_HELD: u64 = 1024;
 const MACS_HELD: u64 = 128;
-/// Commands between two looks at whether the user wants to stop.
-const INTERRUPT_STEPS: u32 = 1 << 16;
 
 /// Of [`Queue`].
 const QUEUES: usize = 6;
@@ -243,7 +240,6 @@ impl<'d> Channel<'d> {
 
     /// Works until it passes `horizon`, needs input, or has no work left.
     pub fn advance<P: Probe>(&mut self, horizon: Cycle, probe: &mut P) -> Result<Progress> {
-        let mut steps = 0u32;
         loop {
             self.take_in(probe)?;
             if self.has_room() && !self.input_ended {
@@ -252,10 +248,6 @@ impl<'d> Channel<'d> {
             match self.choose(probe)? {
                 Choice::Issue(best) => {
                     self.issue(&best, probe);
-                    steps += 1;
-                    if steps.is_multiple_of(INTERRUPT_STEPS) {
-                        interrupt::check()?;
-                    }
                     if self.fruitless > PATIENCE.saturating_mul(self.refreshes.map_or(1, |r| r.sets)) {
                         return Err(self.livelock());
                     }

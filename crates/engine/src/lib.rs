@@ -19,8 +19,8 @@ mod segments;
 pub mod state;
 
 use pimattn_core::addr::Geometry;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use pimattn_core::spec::System;
 use pimattn_core::spec::system::Controller;
 use pimattn_core::units::Cycle;
@@ -41,6 +41,7 @@ enum Stop {
 /// The input: request by request, or as volleys where those are of use.
 struct Reader<'s> {
     source: &'s mut dyn Source,
+    cancel: &'s Cancel,
     geometry: Geometry,
     volleys: bool,
     records: Vec<Record>,
@@ -56,10 +57,11 @@ struct Reader<'s> {
 }
 
 impl<'s> Reader<'s> {
-    fn new(source: &'s mut dyn Source, volleys: bool) -> Self {
+    fn new(source: &'s mut dyn Source, volleys: bool, cancel: &'s Cancel) -> Self {
         let geometry = source.header().geometry;
         Reader {
             source,
+            cancel,
             geometry,
             volleys,
             records: Vec::new(),
@@ -81,7 +83,7 @@ impl<'s> Reader<'s> {
             return self.next_of_items();
         }
         if self.at == self.records.len() {
-            interrupt::check()?;
+            self.cancel.check()?;
             self.at = 0;
             self.records.clear();
             if self.ended || !self.source.next_block(&mut self.records)? {
@@ -111,7 +113,7 @@ impl<'s> Reader<'s> {
             return Ok(Some(item));
         }
         while self.at == self.items.len() {
-            interrupt::check()?;
+            self.cancel.check()?;
             self.at = 0;
             self.items.clear();
             if self.ended {
@@ -169,10 +171,25 @@ pub fn run_with<P: Probe>(
     probe: &mut P,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Cycle> {
+    run_until(&Cancel::new(), engine, system, source, probe, progress)
+}
+
+/// [`run_with`], unless `cancel` is requested: then the replay ends soon, with an error.
+///
+/// # Errors
+/// [`Error::Data`] where the trace is damaged or for another device, what the source says, and [`Error::Interrupted`].
+pub fn run_until<P: Probe>(
+    cancel: &Cancel,
+    engine: Engine,
+    system: &System,
+    source: &mut dyn Source,
+    probe: &mut P,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Cycle> {
     needs_same_geometry(system, source)?;
     needs_same_elements(system, source)?;
     needs_lanes(system, source)?;
-    let reader = Reader::new(source, engine == Engine::Fast);
+    let reader = Reader::new(source, engine == Engine::Fast, cancel);
     match system.controller {
         Controller::Pim => pim::run(system, reader, probe, progress),
         Controller::Compat => compat::run(system, reader, probe, progress),

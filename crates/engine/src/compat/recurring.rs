@@ -5,15 +5,14 @@
 //! simulated once, as a [`ChannelGroup`]. Where a chunk asks only some of them, the group is split; groups that have become the
 //! same again are one.
 
+use super::Frontend;
 use super::controller::CompatController;
-use super::{BREATH, Frontend};
 use crate::memo::chunk::{self, Chunk, Renaming};
 use crate::memo::shift::{Names, Shift};
 use crate::memo::stretch::{Part, Place, Recorder, Stretch};
 use crate::memo::{Kernel, Lane, Memo, NOW, Outcome, mix};
 use crate::probe::Probe;
 use pimattn_core::error::Result;
-use pimattn_core::interrupt;
 use pimattn_core::op::Op;
 use pimattn_core::spec::{Device, Due, Refreshes};
 use pimattn_core::units::Cycle;
@@ -133,7 +132,7 @@ impl<'d> Kernel for Together<'d> {
         let mut told: Vec<Recorder> = groups.iter().map(|_| Recorder::new(NOW - 1)).collect();
         let mut sent = Sent { volley: 0, round: 0, group: 0, groups: 0..0 };
         sent.begin(self, groups, chunk);
-        let (mut now, mut rounds) = (NOW, 0u32);
+        let mut now = NOW;
         while !self.send(groups, chunk, &mut sent, now, &mut told)? {
             let (mut wake, mut done) = (Cycle::MAX, NOW);
             for (group, told) in groups.iter_mut().zip(&mut told) {
@@ -149,10 +148,6 @@ impl<'d> Kernel for Together<'d> {
                 return None;
             }
             now = wake.max(now + 1);
-            rounds = rounds.wrapping_add(1);
-            if rounds % BREATH == 0 {
-                interrupt::check().ok()?;
-            }
         }
         let next = groups.first().and_then(|g| g.controller.next_refresh());
         let refreshes = next.zip(refresh).map_or(0, |(next, before)| (next - before) / self.device.nrefi);

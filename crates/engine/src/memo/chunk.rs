@@ -18,6 +18,8 @@ pub type Chunk = [Volley];
 /// Fills `chunk` with the next volleys, up to a barrier. False, and what there is, where something else follows that has
 /// to be looked at request by request: the end, a sync, a label, an operation that is not `simple`.
 pub(crate) fn fill(reader: &mut Reader<'_>, chunk: &mut Vec<Volley>, simple: impl Fn(Op) -> bool) -> Result<bool> {
+    // One long run is many chunks, and nothing is read between them.
+    reader.cancel.check()?;
     let mut requests = 0;
     while let Some(item) = reader.next_item()? {
         let Item::Volley(mut volley) = item else {

@@ -7,4 +7,4 @@ pub mod measure;
 pub mod rope;
 pub mod words;
 
-pub use estimate::{Options, fit};
+pub use estimate::{Options, fit, fit_until};
