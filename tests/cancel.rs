@@ -148,7 +148,7 @@ fn all_long_work_looks_at_its_token() {
         policy: policies[0].clone(),
         batch: 1,
         prefill: 128,
-        context: 1,
+        context: 2,
         budgets: None,
         clustering: false,
     };

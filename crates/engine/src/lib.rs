@@ -21,10 +21,10 @@ pub mod state;
 use pimattn_core::addr::Geometry;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::spec::System;
 use pimattn_core::spec::system::Controller;
+use pimattn_core::spec::{Device, System};
 use pimattn_core::units::Cycle;
-use pimattn_trace::{Item, Packer, Record, Source, Unpacker};
+use pimattn_trace::{Item, Packer, Record, Request, Source, Unpacker};
 use probe::Probe;
 
 /// What stopped the reading of records.
@@ -41,6 +41,7 @@ enum Stop {
 /// The input: request by request, or as volleys where those are of use.
 struct Reader<'s> {
     source: &'s mut dyn Source,
+    device: &'s Device,
     cancel: &'s Cancel,
     geometry: Geometry,
     volleys: bool,
@@ -57,10 +58,11 @@ struct Reader<'s> {
 }
 
 impl<'s> Reader<'s> {
-    fn new(source: &'s mut dyn Source, volleys: bool, cancel: &'s Cancel) -> Self {
+    fn new(source: &'s mut dyn Source, device: &'s Device, volleys: bool, cancel: &'s Cancel) -> Self {
         let geometry = source.header().geometry;
         Reader {
             source,
+            device,
             cancel,
             geometry,
             volleys,
@@ -90,6 +92,8 @@ impl<'s> Reader<'s> {
                 self.ended = true;
                 return Ok(None);
             }
+            let requests = self.records.iter().filter_map(|r| if let Record::Request(r) = r { Some(r) } else { None });
+            multiplies_for_no_more(self.device, requests)?;
         }
         self.at += 1;
         Ok(Some(self.records[self.at - 1]))
@@ -120,6 +124,9 @@ impl<'s> Reader<'s> {
                 return Ok(None);
             }
             self.ended = !self.source.next_items(&mut self.raw)?;
+            let requests =
+                self.raw.iter().filter_map(|i| if let Item::Volley(v) = i { Some(&v.request) } else { None });
+            multiplies_for_no_more(self.device, requests)?;
             let (items, geometry) = (&mut self.items, &self.geometry);
             self.raw.drain(..).for_each(|item| self.packer.push_item(item, geometry, |item| items.push(item)));
             if self.ended {
@@ -189,7 +196,7 @@ pub fn run_until<P: Probe>(
     needs_same_geometry(system, source)?;
     needs_same_elements(system, source)?;
     needs_lanes(system, source)?;
-    let reader = Reader::new(source, engine == Engine::Fast, cancel);
+    let reader = Reader::new(source, &system.device, engine == Engine::Fast, cancel);
     match system.controller {
         Controller::Pim => pim::run(system, reader, probe, progress),
         Controller::Compat => compat::run(system, reader, probe, progress),
@@ -218,6 +225,24 @@ fn needs_lanes(system: &System, source: &dyn Source) -> Result<()> {
         system.name
     );
     Err(Error::data("trace", what))
+}
+
+/// An error where a MAC is for more query heads than the units of `device` multiply a column for.
+fn multiplies_for_no_more<'r>(device: &Device, requests: impl Iterator<Item = &'r Request>) -> Result<()> {
+    let most = device.heads_per_read;
+    // Where units multiply for one head, the bank of a MAC means nothing.
+    if most <= 1 {
+        return Ok(());
+    }
+    for request in requests {
+        let Some(plan) = device.plans[request.op as usize] else { continue };
+        let heads = device.geometry.heads_of_mac(&device.geometry.decode(request.addr));
+        if heads > most && device.commands[usize::from(plan.last)].says_heads() {
+            let what = format!("{} for {heads} query heads; a column is multiplied for {most}", request.op.mnemonic());
+            return Err(Error::data("trace", what));
+        }
+    }
+    Ok(())
 }
 
 /// An error where a trace says that its elements are not as wide as those that the units of `system` multiply. Plain DRAM
