@@ -57,6 +57,20 @@ pub fn simulate(generator: &Generator) -> Result<Outcome> {
 
 /// [`simulate`], unless `cancel` is requested: then it ends soon. Another simulation goes on, unless it has the same token.
 ///
+/// ```
+/// use pimattn::{Cancel, Error, Generator, SyntheticSpec, Workload, kv, simulate_until, systems};
+///
+/// let shape = SyntheticSpec { layers: 1, kv_heads: 1, query_heads: 1, prefill: 128, decode_steps: 1, ..Default::default() };
+/// let cache = kv::synthetic::generate(&shape)?;
+/// let generator = Generator::new(systems::load("hbm3-pim")?, Workload::new("quest", 64), cache)?;
+/// let (cancel, other) = (Cancel::new(), Cancel::new());
+/// // From a signal handler, a timer, another thread.
+/// cancel.clone().request();
+/// assert!(matches!(simulate_until(&cancel, &generator), Err(Error::Interrupted)));
+/// assert!(simulate_until(&other, &generator).is_ok());
+/// # Ok::<(), Error>(())
+/// ```
+///
 /// # Errors
 /// Those of [`simulate`], and [`Error::Interrupted`](crate::Error::Interrupted).
 pub fn simulate_until(cancel: &Cancel, generator: &Generator) -> Result<Outcome> {
