@@ -35,6 +35,9 @@
 //! # Ok::<(), pimattn::Error>(())
 //! ```
 //!
+//! What takes long has a twin that ends in `_until` and takes a [`Cancel`]: whoever holds a clone of that token can stop
+//! that work, and no other. Ctrl-C is one such holder, in the programs.
+//!
 //! `examples/` has more: a trace replayed, commands watched, a policy of one's own, a system and a workload made in code.
 //!
 //! # Crates and features
@@ -49,7 +52,7 @@ pub mod cli;
 mod simulate;
 pub mod systems;
 
-pub use simulate::{Outcome, replay, simulate};
+pub use simulate::{Outcome, replay, replay_until, simulate, simulate_until};
 
 #[doc(no_inline)]
 pub use {
@@ -62,6 +65,7 @@ pub use {
 #[doc(no_inline)]
 pub use pimattn_core::{
     addr::{Address, Geometry},
+    cancel::Cancel,
     error::{Error, Result},
     op::Op,
     spec::{

@@ -1,5 +1,6 @@
 //! The chain from a generator, or a trace, to what it costs.
 
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
 use pimattn_core::units::Cycle;
@@ -26,10 +27,18 @@ pub struct Outcome {
 /// # Errors
 /// [`Error::Data`](crate::Error::Data) where the trace is damaged or for another device, and what the source says.
 pub fn replay(system: &System, source: &mut dyn Source) -> Result<Outcome> {
+    replay_until(&Cancel::new(), system, source)
+}
+
+/// [`replay`], unless `cancel` is requested: then it ends soon.
+///
+/// # Errors
+/// Those of [`replay`], and [`Error::Interrupted`](crate::Error::Interrupted).
+pub fn replay_until(cancel: &Cancel, system: &System, source: &mut dyn Source) -> Result<Outcome> {
     let device = &system.device;
     let mut steps = ();
     let mut collector = Collector::with_steps(device, &mut steps as &mut dyn Steps);
-    let cycles = counted::collect(Engine::default(), system, source, &mut collector, &mut |_| ())?;
+    let cycles = counted::collect(cancel, Engine::default(), system, source, &mut collector, &mut |_| ())?;
     let collector = collector.into_counts();
     let run = &collector.run;
     let channel_cycles = run.time.total() / u64::from(device.geometry.banks_per_channel());
@@ -43,10 +52,32 @@ pub fn replay(system: &System, source: &mut dyn Source) -> Result<Outcome> {
 /// # Errors
 /// Those of [`Generator::run`] and of [`replay`].
 pub fn simulate(generator: &Generator) -> Result<Outcome> {
+    simulate_until(&Cancel::new(), generator)
+}
+
+/// [`simulate`], unless `cancel` is requested: then it ends soon. Another simulation goes on, unless it has the same token.
+///
+/// ```
+/// use pimattn::{Cancel, Error, Generator, SyntheticSpec, Workload, kv, simulate_until, systems};
+///
+/// let shape = SyntheticSpec { layers: 1, kv_heads: 1, query_heads: 1, prefill: 128, decode_steps: 1, ..Default::default() };
+/// let cache = kv::synthetic::generate(&shape)?;
+/// let generator = Generator::new(systems::load("hbm3-pim")?, Workload::new("quest", 64), cache)?;
+/// let (cancel, other) = (Cancel::new(), Cancel::new());
+/// // From a signal handler, a timer, another thread.
+/// cancel.clone().request();
+/// assert!(matches!(simulate_until(&cancel, &generator), Err(Error::Interrupted)));
+/// assert!(simulate_until(&other, &generator).is_ok());
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Errors
+/// Those of [`simulate`], and [`Error::Interrupted`](crate::Error::Interrupted).
+pub fn simulate_until(cancel: &Cancel, generator: &Generator) -> Result<Outcome> {
     let (mut sink, mut source) = pipe(generator.header().clone());
     std::thread::scope(|scope| {
-        let maker = scope.spawn(move || generator.run(&mut sink, None, &mut |_| ()));
-        let replayed = replay(generator.system(), &mut source);
+        let maker = scope.spawn(move || generator.run_until(cancel, &mut sink, None, &mut |_| ()));
+        let replayed = replay_until(cancel, generator.system(), &mut source);
         let cut = source.was_cut();
         // A generator that is still at work finds the trace closed.
         drop(source);

@@ -10,6 +10,7 @@ mod artifact;
 mod attacc_schedule;
 mod audit;
 mod books;
+mod cancel;
 mod cli;
 mod coverage;
 mod devices;

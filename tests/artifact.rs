@@ -9,7 +9,7 @@ use common::{golden, root, system};
 use pimattn_attacc::{Attention, Form, Mode};
 use pimattn_core::spec::System;
 use pimattn_experiments::attention::{self, Layers};
-use pimattn_starc::artifact::{BARS, Budgets, MODELS, POLICIES, STEPS};
+use pimattn_starc::artifact::{BARS, Budgets, Published, STEPS};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -203,9 +203,10 @@ fn clustering_is_for_whom_it_is_asked() {
 #[test]
 fn bars_come_by_model_context_and_policy_for_any_number_of_threads() {
     let (folder, table) = budgets(30);
-    for model in MODELS {
-        for policy in POLICIES {
-            let Some(name) = policy.table_name(&model) else { continue };
+    let Published { models, policies } = Published::load().unwrap();
+    for model in &models {
+        for policy in &policies {
+            let Some(name) = policy.table_name(model) else { continue };
             let path = folder.path().join(name);
             if path != Path::new(&table) {
                 std::fs::copy(&table, path).unwrap();
@@ -279,15 +280,16 @@ fn the_artifacts_tables_give_the_artifacts_times() {
     let results = Table::new(&std::fs::read(results).unwrap());
     let cells = |name: &str| results.column(name);
     let (flags, models, matmul) = (cells("flags"), cells("model"), cells("g_matmul"));
+    let published = Published::load().unwrap();
     let mut checked = 0;
     for (i, source) in cells("source").into_iter().enumerate() {
-        let known = MODELS.iter().find(|m| m.name == models[i]);
+        let known = published.models.iter().find(|m| m.name == models[i]);
         let (Some(model), "starc", true) = (known, source, flags[i].contains("--pim bank")) else { continue };
         let table = flags[i].split(' ').find(|word| word.ends_with(".txt"));
-        let policy = POLICIES.iter().find(|p| p.table_name(model).as_deref() == table).unwrap();
+        let policy = published.policies.iter().find(|p| p.table_name(model).as_deref() == table).unwrap();
         let timing = if flags[i].contains("--powerlimit") { "HBM3_5.2Gbps" } else { "HBM3_5.2Gbps_NPC" };
         let timing = format!("dram.timing={timing}");
-        let mut args = vec!["--tables", tables, "--model", model.name, "--policy", policy.name, "--set", &timing];
+        let mut args = vec!["--tables", tables, "--model", &model.name, "--policy", &policy.name, "--set", &timing];
         // Its clustering was taken out.
         args.extend(["--clustering", "none", "--prefill", cells("Lin")[i], "--context", cells("Lout")[i]]);
         args.extend(["--batch", cells("bs")[i]]);

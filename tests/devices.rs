@@ -8,7 +8,8 @@ use pimattn::cli::exit::{EXIT_CONFIG, ExitStatus};
 use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
-use pimattn_engine as engine;
+use pimattn_core::spec::system::Controller;
+use pimattn_engine::{self as engine, Engine};
 use pimattn_trace::{Header, Record, Request};
 use std::path::Path;
 
@@ -225,11 +226,16 @@ fn a_column_that_heads_share_is_read_once_and_multiplied_for_each() {
             // Of a device that multiplies for one head, the bank of the address means nothing, as in AttAcc's traces.
             assert_eq!(energy(&alone, &run(&alone, &[macs(heads)]).1.run.counters), of_one);
         }
-        let mut source =
-            common::Memory { header: Header::foreign(*g, "test"), records: vec![Record::Request(macs(5))] };
-        let e = engine::run(&shared, &mut source, &mut (), &mut |_| ()).unwrap_err();
-        assert!(e.to_string().contains("PIM_MAC_AB for 5 query heads; a column is multiplied for 4"), "{e}");
-        assert_eq!(e.exit_code(), 65);
+        for controller in [Controller::Pim, Controller::Compat] {
+            for mode in [Engine::Fast, Engine::Plain] {
+                let mut source =
+                    common::Memory { header: Header::foreign(*g, "test"), records: vec![Record::Request(macs(5))] };
+                let system = System { controller, ..shared.clone() };
+                let e = engine::run_with(mode, &system, &mut source, &mut (), &mut |_| ()).unwrap_err();
+                assert!(e.to_string().contains("PIM_MAC_AB for 5 query heads; a column is multiplied for 4"), "{e}");
+                assert_eq!(e.exit_code(), 65);
+            }
+        }
         // A trace for other units than the system has is refused, if it says so.
         for (ours, theirs, same) in [(&alone, 4, false), (&shared, 1, false), (&shared, 4, true), (&alone, 0, true)] {
             let header = Header { heads_per_read: theirs, ..Header::foreign(*g, "test") };

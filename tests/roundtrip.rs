@@ -343,3 +343,74 @@ fn runs_of_data_take_the_cycles_of_single_requests() {
     let (single_cycles, _) = replay(&system, &write("ptrace", &header, &singles(&run)));
     assert_eq!(cycles, single_cycles);
 }
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The bytes of docs/formats.md, written out. They do not change with a name or the order of fields in the code: whoever
+/// makes this test fail has made a new version of the format, and old traces have to be refused.
+#[test]
+fn a_ptrace_has_these_bytes_whatever_the_code_calls_its_fields() {
+    let geometry = pimattn::attacc::DEVICE;
+    let header = Header {
+        generator: "gen".into(),
+        geometry,
+        spec_hash: 0x0102_0304,
+        seed: 7,
+        config: "a = 1\n".into(),
+        provenance: "p".into(),
+        element_bytes: 2,
+        heads_per_read: 4,
+    };
+    let segment = Segment {
+        channel: 3,
+        lane: 1,
+        step: 4,
+        position: 5,
+        layer: 6,
+        kv_head: 7,
+        request: 8,
+        selected: 9,
+        distinct: 10,
+        row_blocks: 11,
+        fullest_unit: 12,
+        row_tokens: 13,
+        slots_used: 14,
+        bytes_useful: 15,
+    };
+    let mut records = vec![Record::Segment(segment)];
+    records.extend(Phase::ALL.map(|phase| Record::Mark(Mark { channel: 2, lane: 1, phase })));
+    let run = |op: &Op| Record::Request(Request { op: *op, addr: 32, count: *op as u32 + 1, stride: 32 });
+    records.extend(Op::ALL.iter().map(run));
+    records.push(Record::Arrival(Arrival { channel: 1, cycle: 300 }));
+    records.extend([0, 1].map(|channel| Record::Request(Request::one(Op::Ld, geometry.channel_base(channel) + 64))));
+    let bytes = write("ptrace", &header, &records);
+
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    assert_eq!((&bytes[..8], number(8)), (&b"PTRACE\x1a\n"[..], 5));
+    let end = 16 + number(12);
+    // Strings behind their lengths; numbers from 251 on behind a byte that says their width.
+    let device = "1002020404fb00402020";
+    let want = format!("0367656e{device}fc0403020107{}0170{}", "0661203d20310a", "0204");
+    assert_eq!(hex(&bytes[16..end]), want);
+    let block = end + 4;
+    assert_eq!((bytes[block], number(block + 1)), (1, 1 + 8 + 17 + 1 + 1));
+    let packed = block + 17;
+    let raw = zstd::bulk::decompress(&bytes[packed..packed + number(block + 9)], 1 << 16).unwrap();
+    assert_eq!(raw.len(), number(block + 5));
+    let want = [
+        // A segment.
+        "0103010405060708090a0b0c0d0e0f",
+        // Marks: channel, lane, phase.
+        "0202010002020101020201020202010302020104020201050202010602020107",
+        // Requests: operation, address, count, stride.
+        "0000200120000120022000022003200003200420000420052000052006200006200720000720082000082009200009200a20",
+        "000a200b20000b200c20000c200d20000d200e20000e200f20000f2010200010201120",
+        // An arrival: channel, cycle.
+        "0401fb2c01",
+        // A request to two channels.
+        "030040010002",
+    ];
+    assert_eq!(hex(&raw), want.concat());
+}

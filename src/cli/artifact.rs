@@ -5,7 +5,7 @@ use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
 use pimattn_core::spec::System;
 use pimattn_core::table::{Layout, TypedWriter};
-use pimattn_starc::artifact::{BARS, Bar, Budgets, Experiment, MODELS, Model, POLICIES, Policy, STEPS};
+use pimattn_starc::artifact::{BARS, Bar, Budgets, Experiment, Model, Policy, Published, STEPS};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -83,7 +83,7 @@ pub fn run(args: &Artifact, common: &Common) -> Result<()> {
 
 fn simulate<'a>(system: &'a System, bars: &'a [Bar], common: &Common) -> Result<Experiment<'a>> {
     let progress = Mutex::new(common.progress("simulating", None));
-    Experiment::new(system, bars, &|done, all| {
+    Experiment::new(&common.cancel, system, bars, &|done, all| {
         let mut progress = progress.lock().unwrap_or_else(|e| e.into_inner());
         progress.of(all);
         progress.at(done);
@@ -96,9 +96,12 @@ fn writer<R: 'static>(path: &Path, layout: Layout<R>) -> Result<TypedWriter<Outp
 
 /// The bars asked for, by model, context and policy.
 fn bars(args: &Artifact) -> Result<Vec<Bar>> {
-    let models = all_or(&args.model, &MODELS, Model::find)?;
-    let policies = all_or(&args.policy, &POLICIES, Policy::find)?;
-    if args.kv_budget_table.is_some() && (models.len() > 1 || policies.len() > 1 || policies[0].table.is_none()) {
+    let published = Published::load()?;
+    let models = all_or(&args.model, &published.models, |name| published.model(name))?;
+    let policies = all_or(&args.policy, &published.policies, |name| published.policy(name))?;
+    if args.kv_budget_table.is_some()
+        && (models.len() > 1 || policies.len() > 1 || policies.iter().any(|p| p.table.is_none()))
+    {
         let what = "--kv-budget-table has the budgets of one --model and one --policy, other than full";
         return Err(Error::Usage(what.into()));
     }
@@ -106,7 +109,7 @@ fn bars(args: &Artifact) -> Result<Vec<Bar>> {
     for model in models {
         let mut budgets = Vec::new();
         for policy in &policies {
-            let path = table(args, &model, policy)?;
+            let path = table(args, model, policy)?;
             budgets.push(path.map(|p| Budgets::read(&p).map(Arc::new)).transpose()?);
         }
         for context in &args.context {
@@ -117,7 +120,8 @@ fn bars(args: &Artifact) -> Result<Vec<Bar>> {
                     Clustering::None => false,
                 };
                 let (batch, prefill) = (args.batch, args.prefill);
-                let (policy, context, budgets) = (*policy, *context, budgets.clone());
+                let (model, context, budgets) = (model.clone(), *context, budgets.clone());
+                let policy = Policy::clone(policy);
                 bars.push(Bar { model, policy, batch, prefill, context, budgets, clustering });
             }
         }
@@ -126,8 +130,8 @@ fn bars(args: &Artifact) -> Result<Vec<Bar>> {
 }
 
 /// Those named, or all.
-fn all_or<T: Copy>(names: &[String], all: &[T], find: fn(&str) -> Result<T>) -> Result<Vec<T>> {
-    if names.is_empty() { Ok(all.to_vec()) } else { names.iter().map(|n| find(n)).collect() }
+fn all_or<'a, T>(names: &[String], all: &'a [T], find: impl Fn(&str) -> Result<&'a T>) -> Result<Vec<&'a T>> {
+    if names.is_empty() { Ok(all.iter().collect()) } else { names.iter().map(|n| find(n)).collect() }
 }
 
 /// Where the budgets of a model and a policy are.

@@ -5,13 +5,13 @@ use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
 use pimattn_core::table::{Layout, TypedWriter};
-use pimattn_kv::fit::{Options, fit};
+use pimattn_kv::fit::{Options, fit_until};
 use pimattn_kv::fitted::Model;
 use pimattn_kv::rope::Pairs;
 use pimattn_kv::{self as kv, KvCache};
 use pimattn_policies::select;
 use pimattn_tracegen::agree::measure::Plan;
-use pimattn_tracegen::agree::{Agreement, COLUMNS, before_decode, layers_of, stand_in};
+use pimattn_tracegen::agree::{Agreement, COLUMNS, before_decode, layers_of, stand_in_until};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -149,7 +149,7 @@ fn layers(option: &str, text: Option<&str>) -> Result<Vec<u32>> {
 pub fn run_fit(args: &Fit, common: &Common) -> Result<()> {
     super::threads(args.threads)?;
     let options = args.fitting.options(layers("--layers", args.layers.as_deref())?)?;
-    let model = fit(&kv::load(&args.dump)?, &options)?;
+    let model = fit_until(&common.cancel, &kv::load_until(&common.cancel, &args.dump)?, &options)?;
     common.detail(|| described(&model));
     let mut out = Output::create(&args.output)?;
     out.write_all(model.render().as_bytes()).map_err(|e| Error::io(&args.output, e))?;
@@ -179,14 +179,14 @@ pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
         every: args.every,
         seed: args.seed,
     };
-    let whole = kv::load(&args.real)?;
+    let whole = kv::load_until(&common.cancel, &args.real)?;
     let held = layers("--hold-out", args.hold_out.as_deref())?;
     let mut compared = layers("--layers", args.layers.as_deref())?;
     compared.extend(&held);
     let real = if compared.is_empty() { whole.clone() } else { layers_of(&whole, &compared)? };
     let agreement = match &args.against {
         Some(path) => {
-            let other = layers_of(&kv::load(path)?, &real.layers)?;
+            let other = layers_of(&kv::load_until(&common.cancel, path)?, &real.layers)?;
             compare(&real, 1, |_| Ok(other.clone()), &plan, common)?
         }
         None => {
@@ -204,11 +204,12 @@ pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
                     } else {
                         whole
                     };
-                    fit(&seen, &options)?
+                    fit_until(&common.cancel, &seen, &options)?
                 }
             };
             common.detail(|| described(&model));
-            compare(&real, args.seeds, |i| stand_in(&model, &real, args.seed.wrapping_add(i)), &plan, common)?
+            let draw = |i| stand_in_until(&common.cancel, &model, &real, args.seed.wrapping_add(i));
+            compare(&real, args.seeds, draw, &plan, common)?
         }
     };
     if let Some(path) = &args.output {
@@ -250,5 +251,5 @@ fn compare(
         let done = progress.1;
         progress.0.at(done);
     };
-    Agreement::new(real, (0..caches).map(draw), plan, &tick)
+    Agreement::new_until(&common.cancel, real, (0..caches).map(draw), plan, &tick)
 }

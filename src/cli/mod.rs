@@ -13,8 +13,8 @@ pub mod tracegen;
 use clap::{Args, ColorChoice, Parser};
 use exit::{EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ExitStatus};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use pimattn_core::table::{columns_of, markdown};
 use pimattn_experiments::sweep::store;
 use pimattn_report::sheet::Style;
@@ -31,6 +31,9 @@ pub struct Common {
     /// Print more on standard error
     #[arg(short, long, global = true)]
     verbose: bool,
+    /// Requested by Ctrl-C; all long work looks at it.
+    #[arg(skip)]
+    cancel: Cancel,
 }
 
 impl Common {
@@ -165,18 +168,20 @@ impl Drop for Progress {
 }
 
 /// Parses the command line, runs `body`, and turns its result into an exit code.
-pub fn run<P: Parser>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
-    // The first Ctrl-C lets the work stop and clean up; the second exits at once.
-    let handler = ctrlc::set_handler(|| {
-        if interrupt::check().is_err() {
+pub fn run<P: Parser + AsMut<Common>>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
+    // The first Ctrl-C lets the work stop and clean up, the second exits at once.
+    let cancel = Cancel::new();
+    let pressed = cancel.clone();
+    let handler = ctrlc::set_handler(move || {
+        if pressed.is_requested() {
             std::process::exit(i32::from(EXIT_INTERRUPTED));
         }
-        interrupt::request();
+        pressed.request();
     });
     if let Err(e) = handler {
         eprintln!("warning: Ctrl-C will not clean up: {e}");
     }
-    let args = match P::try_parse() {
+    let mut args = match P::try_parse() {
         Ok(args) => args,
         Err(e) => {
             let code = if e.use_stderr() { EXIT_USAGE } else { EXIT_OK };
@@ -184,6 +189,7 @@ pub fn run<P: Parser>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    args.as_mut().cancel = cancel;
     match body(args) {
         Ok(()) => ExitCode::from(EXIT_OK),
         // The reader of the output closed the pipe, which is not an error.

@@ -28,6 +28,12 @@ struct Cli {
     common: Common,
 }
 
+impl AsMut<Common> for Cli {
+    fn as_mut(&mut self) -> &mut Common {
+        &mut self.common
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Replay traces on a system
@@ -263,15 +269,16 @@ fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Outp
         other => other,
     };
     let (source, mut progress) = (source.as_mut(), |n| progress.at(n));
+    let cancel = &common.cancel;
     let collector = match args.log.as_deref() {
         None => {
             let mut collector = collector;
-            replay::collect(engine, system, source, &mut collector, &mut progress).map_err(named)?;
+            replay::collect(cancel, engine, system, source, &mut collector, &mut progress).map_err(named)?;
             collector
         }
         Some(log) => {
             let mut probes = (collector, LogProbe::new(Output::create(log)?, &system.device));
-            replay::collect_and_log(engine, system, source, &mut probes, &mut progress).map_err(named)?;
+            replay::collect_and_log(cancel, engine, system, source, &mut probes, &mut progress).map_err(named)?;
             let (collector, log_probe) = probes;
             log_probe.finish().map_err(|e| Error::io(log, e))?.commit()?;
             collector
@@ -291,7 +298,7 @@ fn audit(args: &Audit, common: &Common) -> Result<()> {
         let name = path.display().to_string();
         let max = args.max.unwrap_or(MAX_VIOLATIONS);
         let report = match args.why {
-            false => audit::audit(path, &system, max)?,
+            false => audit::audit_until(&common.cancel, path, &system, max)?,
             true => {
                 let (report, reasons) = why(path, &system, args, max, common)?;
                 all.add(&reasons);
@@ -332,7 +339,7 @@ fn why(
     };
     let mut text = String::new();
     let mut printed = Ok(());
-    let result = audit::why::why(path, system, max, &mut |held| {
+    let result = audit::why::why_until(&common.cancel, path, system, max, &mut |held| {
         if wanted > 0 && printed.is_ok() {
             wanted -= 1;
             text.push_str(&held.line(&system.device));

@@ -42,7 +42,13 @@ pub fn run(args: &Args, common: &Common) -> Result<()> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let options = Options { output: args.output.clone(), work: args.work.clone(), kv: args.kv.clone(), workers };
+    let options = Options {
+        output: args.output.clone(),
+        work: args.work.clone(),
+        kv: args.kv.clone(),
+        workers,
+        cancel: common.cancel.clone(),
+    };
     let shown = Mutex::new((String::new(), None));
     reproduce::run(&plan, &options, &|what, done, all| {
         let mut shown = shown.lock().unwrap_or_else(|e| e.into_inner());

@@ -104,7 +104,7 @@ pub fn sweep(args: &Sweep, common: &Common) -> Result<()> {
         n => n,
     };
     let mut progress = common.progress(&format!("sweeping {}", grid.name), Some(points.len() as u64));
-    let outcome = sweep::run(&grid, &points, &mut store, workers, &mut |event| match event {
+    let outcome = sweep::run(&grid, &points, &mut store, workers, &common.cancel, &mut |event| match event {
         Event::Kept(n) => progress.from(n),
         Event::Done(n) => progress.at(n),
         Event::Damaged(file) => common.warn(&format!("{} is damaged: its point is run again", file.display())),

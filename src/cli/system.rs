@@ -2,13 +2,14 @@
 
 use super::Common;
 use pimattn_attacc::Mode;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
 use pimattn_core::spec::System;
 use pimattn_core::table::{Layout, TypedWriter};
 use pimattn_experiments::end_to_end::table::{ServiceRow, SwitchRow};
 use pimattn_experiments::end_to_end::{
-    Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve, table,
+    Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve_until, table,
 };
 use pimattn_starc::artifact::Budgets;
 use std::collections::BTreeMap;
@@ -76,8 +77,9 @@ pub(super) fn run(args: &Args, common: &Common) -> Result<()> {
     let service = args.service()?;
     let models: Vec<Model> = args.model.iter().map(|file| Model::load(file, &[])).collect::<Result<_>>()?;
     let systems = args.systems(&service)?;
-    let stacks = systems.iter().map(|(path, system)| (path.as_path(), Replayed::new(system))).collect();
-    let mut bench = Bench { args, service: &service, stacks };
+    let stacks =
+        systems.iter().map(|(path, system)| (path.as_path(), Replayed::new(system).until(&common.cancel))).collect();
+    let mut bench = Bench { cancel: &common.cancel, args, service: &service, stacks };
     if let (true, [_, _, ..]) = (args.switches, models.as_slice()) {
         return Err(Error::Usage("--switches takes one model".into()));
     }
@@ -144,6 +146,7 @@ impl Args {
 
 /// Serves models, and keeps what stacks have replayed.
 struct Bench<'a> {
+    cancel: &'a Cancel,
     args: &'a Args,
     service: &'a Service,
     stacks: BTreeMap<&'a Path, Replayed<'a>>,
@@ -153,7 +156,7 @@ impl Bench<'_> {
     fn serve(&mut self, platform: &Platform, model: &Model) -> Result<Outcome> {
         let stacks = platform.pim.as_ref().and_then(|pim| self.stacks.get_mut(pim.system.as_path()));
         let stacks = stacks.map(|s| s as &mut dyn Attend);
-        serve(platform, model, self.service, stacks)
+        serve_until(self.cancel, platform, model, self.service, stacks)
     }
 
     fn rows(&mut self, model: &Model) -> Result<Vec<ServiceRow>> {

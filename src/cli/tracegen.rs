@@ -3,6 +3,7 @@
 use super::{Common, EXIT_CODES, fit};
 use clap::{Parser, Subcommand};
 use pimattn_attacc::{self as attacc, Attention, Decode, Mode};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::fsio::{self, Output};
 use pimattn_core::op::Op;
@@ -13,7 +14,7 @@ use pimattn_mapping::workload::Workload;
 use pimattn_policies::select::{self, Preparation};
 use pimattn_trace::folder::{self, Part};
 use pimattn_trace::{self as trace, FORMATS, Format, Header, MacReads, Options, Record, Sink, Source};
-use pimattn_tracegen::generate::{Generator, METRICS};
+use pimattn_tracegen::generate::{Generator, METRICS, MetricsRow};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,12 @@ struct Cli {
     command: Command,
     #[command(flatten)]
     common: Common,
+}
+
+impl AsMut<Common> for Cli {
+    fn as_mut(&mut self) -> &mut Common {
+        &mut self.common
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -207,20 +214,23 @@ pub fn main() -> ExitCode {
 
 /// An output that a trace writer owns and the caller commits.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<Option<Output>>>);
+struct Shared {
+    output: Arc<Mutex<Option<Output>>>,
+    cancel: Cancel,
+}
 
 impl Shared {
-    fn create(path: &Path) -> Result<Self> {
-        Ok(Shared(Arc::new(Mutex::new(Some(Output::create(path)?)))))
+    fn create(path: &Path, cancel: &Cancel) -> Result<Self> {
+        Ok(Shared { output: Arc::new(Mutex::new(Some(Output::create(path)?))), cancel: cancel.clone() })
     }
 
     fn commit(&self) -> Result<()> {
-        let output = self.0.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let output = self.output.lock().unwrap_or_else(|e| e.into_inner()).take();
         output.map_or(Ok(()), Output::commit)
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Output) -> std::io::Result<T>) -> std::io::Result<T> {
-        match self.0.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
+        match self.output.lock().unwrap_or_else(|e| e.into_inner()).as_mut() {
             Some(output) => f(output),
             None => Err(std::io::Error::other("written after the end")),
         }
@@ -228,7 +238,9 @@ impl Shared {
 }
 
 impl Write for Shared {
+    /// An export writes much for one request, so that this is where it is stopped.
     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.cancel.check().map_err(std::io::Error::other)?;
         self.with(|o| o.write(buf))
     }
     fn flush(&mut self) -> std::io::Result<()> {
@@ -251,6 +263,7 @@ impl Destination {
         header: &Header,
         export: &Export,
         device: Option<Addressing>,
+        cancel: &Cancel,
     ) -> Result<Self> {
         // PIM operations are addressed in the default order, and so is what stands beside them.
         let order = device.filter(|_| !format.pim).map_or(AddressOrder::default(), |d| d.order);
@@ -277,7 +290,7 @@ impl Destination {
             }
             (None, _) => None,
         };
-        let output = Shared::create(path)?;
+        let output = Shared::create(path, cancel)?;
         let sink = (format.create)(Box::new(output.clone()), header, options)?;
         Ok(Destination { sink, output, manifest })
     }
@@ -319,7 +332,8 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
     }
     super::threads(args.threads)?;
     let (workload, doc) = Workload::load(&args.config, &args.set)?;
-    let generator = Generator::load(workload, &doc, args.kv.as_deref())?;
+    let system = workload.load_system(&doc, &[])?;
+    let generator = Generator::load_for(&common.cancel, system, workload, &doc, args.kv.as_deref())?;
     let c = generator.cache();
     common.detail(|| {
         format!(
@@ -333,14 +347,15 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
             generator.steps()
         )
     });
-    let mut trace = Destination::create(format, &args.output, generator.header(), &args.export, None)?;
+    let mut trace = Destination::create(format, &args.output, generator.header(), &args.export, None, &common.cancel)?;
     let mut progress = common.progress("generating", Some(generator.steps() as u64));
     match &args.metrics {
-        None => generator.run(trace.sink.as_mut(), None, &mut |n| progress.at(n))?,
+        None => generator.run_until(&common.cancel, trace.sink.as_mut(), None, &mut |n| progress.at(n))?,
         Some(path) => {
             let layout = Layout::of(METRICS);
             let mut writer = TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout);
-            generator.run(trace.sink.as_mut(), Some(&mut |row| writer.row(row)), &mut |n| progress.at(n))?;
+            let mut row = |row: &MetricsRow| writer.row(row);
+            generator.run_until(&common.cancel, trace.sink.as_mut(), Some(&mut row), &mut |n| progress.at(n))?;
             writer.finish()?.commit()?;
         }
     }
@@ -371,9 +386,9 @@ fn attacc(args: &Attacc, common: &Common) -> Result<()> {
     if let Some((written, made)) = decode.schedule(args.steps - 1)?.clustering_macs() {
         common.detail(|| format!("clustering: {written} MACs of {made} that the artifact makes are in its trace"));
     }
-    let mut trace = Destination::create(format, &args.output, decode.header(), &args.export, None)?;
+    let mut trace = Destination::create(format, &args.output, decode.header(), &args.export, None, &common.cancel)?;
     let mut progress = common.progress("generating", Some(decode.rounds()));
-    decode.run(trace.sink.as_mut(), &mut |n| progress.at(n))?;
+    decode.run_until(&common.cancel, trace.sink.as_mut(), &mut |n| progress.at(n))?;
     drop(progress);
     trace.commit(common)
 }
@@ -426,7 +441,7 @@ fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension
     let (mut block, mut records) = (Vec::new(), 0);
     let mut progress = common.progress("converting", None);
     while source.next_block(&mut block)? {
-        pimattn_core::interrupt::check()?;
+        common.cancel.check()?;
         for record in &block {
             let channel = match record {
                 Record::Request(r) if r.op == Op::Sync => None,
@@ -458,6 +473,7 @@ fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension
                         &header,
                         &export,
                         Some(system.addressing()),
+                        &common.cancel,
                     )?);
                 }
                 trace.iter_mut().try_for_each(|t| t.sink.push(*record))?;
@@ -522,11 +538,11 @@ fn convert(args: &Convert, common: &Common) -> Result<()> {
         return Err(Error::Usage(what));
     }
     let (mut source, device) = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;
-    let mut trace = Destination::create(format, &args.output, source.header(), &args.export, device)?;
+    let mut trace = Destination::create(format, &args.output, source.header(), &args.export, device, &common.cancel)?;
     let mut progress = common.progress("converting", None);
     let (mut block, mut records) = (Vec::new(), 0);
     while source.next_block(&mut block)? {
-        pimattn_core::interrupt::check()?;
+        common.cancel.check()?;
         block.iter().try_for_each(|r| trace.sink.push(*r))?;
         records += block.len() as u64;
         progress.at(records);
@@ -544,7 +560,7 @@ fn info(args: &Info, common: &Common) -> Result<()> {
         (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut progress = common.progress("reading", None);
     while source.next_block(&mut block)? {
-        pimattn_core::interrupt::check()?;
+        common.cancel.check()?;
         for r in &block {
             match r {
                 Record::Request(r) => {

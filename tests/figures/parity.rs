@@ -7,7 +7,7 @@ use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
 use pimattn_core::table::Value;
 use pimattn_starc::artifact::bars::STEP_MS;
-use pimattn_starc::artifact::{Bar, BarRow, Budgets, Experiment, MODELS, POLICIES};
+use pimattn_starc::artifact::{Bar, BarRow, Budgets, Experiment, Published};
 use pimattn_trace::Request;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -124,17 +124,19 @@ pub(super) fn artifact(_: &str) -> String {
     let (system, folder) = (system("attacc-compat", &[]), root().join("traces/kv_budget"));
     let contexts = [16_000, 24_000, 32_000];
     let mut bars = Vec::new();
-    for model in MODELS {
-        for policy in POLICIES {
-            let path = policy.table_in(&folder, &model);
+    let Published { models, policies } = Published::load().unwrap();
+    for model in &models {
+        for policy in &policies {
+            let path = policy.table_in(&folder, model);
             let budgets = path.map(|path| Arc::new(Budgets::read(&path).unwrap()));
             for context in contexts {
                 let (budgets, clustering) = (budgets.clone(), policy.clusters);
+                let (model, policy) = (model.clone(), policy.clone());
                 bars.push(Bar { model, policy, batch: 16, prefill: 2048, context, budgets, clustering });
             }
         }
     }
-    let mut experiment = Experiment::new(&system, &bars, &|_, _| {}).unwrap();
+    let mut experiment = Experiment::new(&pimattn_core::cancel::Cancel::new(), &system, &bars, &|_, _| {}).unwrap();
     let mut times = Vec::new();
     let mut keep = |row: &BarRow| {
         let Value::Float(ms, _) = STEP_MS.value(row) else { panic!("{row:?}") };
@@ -143,16 +145,16 @@ pub(super) fn artifact(_: &str) -> String {
     };
     experiment.rows(&mut keep, None).unwrap();
     let time = |model: usize, policy: usize, context: usize| {
-        times[(model * POLICIES.len() + policy) * contexts.len() + context].clone()
+        times[(model * policies.len() + policy) * contexts.len() + context].clone()
     };
     let mut rows = Vec::new();
-    for (m, model) in MODELS.iter().enumerate() {
+    for (m, model) in models.iter().enumerate() {
         for (c, context) in contexts.iter().enumerate() {
-            let cells = (0..POLICIES.len()).map(|p| time(m, p, c));
+            let cells = (0..policies.len()).map(|p| time(m, p, c));
             rows.push([format!("{}, {}", model.name, whole(u64::from(*context)))].into_iter().chain(cells).collect());
         }
     }
-    let policies = POLICIES.map(|p| p.name);
+    let policies = policies.iter().map(|p| p.name.as_str());
     let head: Vec<&str> = ["ms per decode step, all layers"].into_iter().chain(policies).collect();
     let table = table(&head, &[false, true, true, true, true], rows);
     let steps: u64 = bars.iter().map(|b| u64::from(b.steps())).sum();

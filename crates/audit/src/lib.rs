@@ -19,6 +19,7 @@ pub mod why;
 use banks::{Banks, node_size};
 use log::{Entry, What};
 use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
 use pimattn_core::spec::device::{Bus, ConstraintSet, PowerPolicy};
 use pimattn_core::spec::tables::Declared;
@@ -35,8 +36,16 @@ const SOME_ROW: u32 = pimattn_core::addr::NOT_ADDRESSED;
 
 /// Audits one log; of its violations the first `max` are kept, all are counted.
 pub fn audit(path: &Path, system: &System, max: usize) -> Result<Report> {
+    audit_until(&Cancel::new(), path, system, max)
+}
+
+/// [`audit`], unless `cancel` is requested.
+///
+/// # Errors
+/// Those of [`audit`], and [`Error::Interrupted`](pimattn_core::error::Error::Interrupted).
+pub fn audit_until(cancel: &Cancel, path: &Path, system: &System, max: usize) -> Result<Report> {
     let mut auditor = Auditor::new(system, max);
-    log::read(path, &system.device, |entry| auditor.entry(&entry))?;
+    log::read(cancel, path, &system.device, |entry| auditor.entry(&entry))?;
     Ok(auditor.finish())
 }
 

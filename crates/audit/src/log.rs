@@ -4,9 +4,9 @@
 //! marks where requests may go on.
 
 use pimattn_core::addr::{Geometry, NOT_ADDRESSED};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::fsio;
-use pimattn_core::interrupt;
 use pimattn_core::spec::{CommandId, Device};
 use pimattn_core::units::Cycle;
 use std::io::{BufRead, BufReader, Read};
@@ -18,7 +18,7 @@ const LINE: u64 = 256;
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Largest window of a compressed log, as a power of two: bounds the memory that a hostile one can ask for.
 const ZSTD_WINDOW: u32 = 27;
-/// Lines between two looks for Ctrl-C.
+/// Lines between two looks at the cancel token.
 const BREATH: u64 = 1 << 16;
 
 /// What lets the requests behind it go on.
@@ -76,7 +76,12 @@ pub struct Entry {
 }
 
 /// Calls `each` with every line of a log; `-` is standard input, and zstd frames are unpacked on the way.
-pub fn read(path: &Path, device: &Device, mut each: impl FnMut(Entry) -> Result<(), String>) -> Result<()> {
+pub fn read(
+    cancel: &Cancel,
+    path: &Path,
+    device: &Device,
+    mut each: impl FnMut(Entry) -> Result<(), String>,
+) -> Result<()> {
     let mut input = fsio::open(path)?;
     let mut head = Vec::new();
     input.by_ref().take(ZSTD.len() as u64).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
@@ -108,8 +113,8 @@ pub fn read(path: &Path, device: &Device, mut each: impl FnMut(Entry) -> Result<
         let text = std::str::from_utf8(&bytes).map_err(|_| wrong("not a command log (not text)".into()))?;
         let entry = parse(text.trim_end(), line, device).map_err(wrong)?;
         each(entry).map_err(wrong)?;
-        if line % BREATH == 0 {
-            interrupt::check()?;
+        if line % BREATH == 1 {
+            cancel.check()?;
         }
     }
     Ok(())

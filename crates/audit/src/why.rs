@@ -25,6 +25,7 @@ use super::banks::{Banks, node_size};
 use super::log::{self, Entry, Mark, What};
 use super::report::Report;
 use super::{Auditor, last_opening, opening, pairs};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::device::{Bus, PowerPolicy};
 use pimattn_core::spec::system::Controller;
@@ -37,9 +38,23 @@ use std::rc::Rc;
 /// Audits one log of the PIM controller as [`audit`](super::audit) does, and says what held its commands; `each`
 /// hears of every command, in order within a channel.
 pub fn why(path: &Path, system: &System, max: usize, each: &mut dyn FnMut(&Held)) -> Result<(Report, Reasons)> {
+    why_until(&Cancel::new(), path, system, max, each)
+}
+
+/// [`why`], unless `cancel` is requested.
+///
+/// # Errors
+/// Those of [`why`], and [`Error::Interrupted`](pimattn_core::error::Error::Interrupted).
+pub fn why_until(
+    cancel: &Cancel,
+    path: &Path,
+    system: &System,
+    max: usize,
+    each: &mut dyn FnMut(&Held),
+) -> Result<(Report, Reasons)> {
     let mut auditor = Auditor::new(system, max);
     let mut why = Why::new(system)?;
-    log::read(path, &system.device, |entry| {
+    log::read(cancel, path, &system.device, |entry| {
         auditor.entry(&entry)?;
         why.entry(&entry, each)
     })?;

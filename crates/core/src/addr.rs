@@ -52,6 +52,25 @@ pub struct Address {
     pub offset: u32,
 }
 
+/// What is left of a byte address whose lowest fields were taken.
+pub(crate) struct LowBits(pub(crate) u64);
+
+impl LowBits {
+    /// The lowest field, one of so many values.
+    #[inline]
+    pub(crate) fn take(&mut self, count: u32) -> u32 {
+        let field = (self.0 & ((1 << bits(count)) - 1)) as u32;
+        self.0 >>= bits(count);
+        field
+    }
+}
+
+/// A byte address with a field, one of so many values, put below it.
+#[inline]
+pub(crate) fn append(above: u64, field: u32, count: u32) -> u64 {
+    above << bits(count) | u64::from(field)
+}
+
 #[inline]
 pub(crate) fn bits(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
@@ -183,12 +202,8 @@ impl Geometry {
     /// A byte address taken apart.
     #[inline]
     pub fn decode(&self, addr: u64) -> Address {
-        let mut rest = addr;
-        let mut take = |count: u32| {
-            let field = (rest & ((1 << bits(count)) - 1)) as u32;
-            rest >>= bits(count);
-            field
-        };
+        let mut low = LowBits(addr);
+        let mut take = |count: u32| low.take(count);
         let offset = take(self.column_bytes);
         let column = take(self.columns);
         let row = take(self.rows);
@@ -214,7 +229,7 @@ impl Geometry {
             (a.offset, self.column_bytes),
         ] {
             debug_assert!(field < count);
-            out = (out << bits(count)) | u64::from(field);
+            out = append(out, field, count);
         }
         out
     }

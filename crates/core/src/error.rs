@@ -42,7 +42,7 @@ pub enum Error {
         /// What is wrong, and the nearest valid name.
         what: String,
     },
-    /// The user pressed Ctrl-C.
+    /// The work was asked to stop ([`Cancel`](crate::cancel::Cancel)), by Ctrl-C or by a program.
     #[error("interrupted; no unfinished file was kept")]
     Interrupted,
 }
@@ -53,8 +53,13 @@ impl Error {
         Error::Data { file: file.as_ref().display().to_string(), what: what.into() }
     }
 
-    /// An I/O error; a missing file becomes [`Error::NoInput`].
+    /// An I/O error; a missing file becomes [`Error::NoInput`], and an error of ours that a writer passed on comes out as it
+    /// is.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        let source = match source.downcast::<Error>() {
+            Ok(own) => return own,
+            Err(source) => source,
+        };
         let path = path.as_ref().to_path_buf();
         match source.kind() {
             std::io::ErrorKind::NotFound => Error::NoInput(path),

@@ -1,9 +1,9 @@
 //! What everything else stands on: errors, files, tables, units, and the device as data.
 
+pub mod cancel;
 pub mod columns;
 pub mod error;
 pub mod fsio;
-pub mod interrupt;
 pub mod table;
 pub mod units;
 

@@ -1,6 +1,6 @@
 //! Orders of the fields of an address, as controllers of plain DRAM choose them.
 
-use super::addr::{Address, Geometry, bits};
+use super::addr::{Address, Geometry, LowBits, append, bits};
 use std::fmt;
 
 /// A field of an address above the byte within a column.
@@ -104,18 +104,13 @@ impl AddressOrder {
         if self.is_default() {
             return Some(addr);
         }
-        let mut rest = addr;
-        let mut take = |count: u32| {
-            let field = (rest & ((1 << bits(count)) - 1)) as u32;
-            rest >>= bits(count);
-            field
-        };
-        let mut a = Address { offset: take(g.column_bytes), ..Address::default() };
+        let mut low = LowBits(addr);
+        let mut a = Address { offset: low.take(g.column_bytes), ..Address::default() };
         for field in self.0.iter().rev() {
             let (place, count) = field.of(&mut a, g);
-            *place = take(count);
+            *place = low.take(count);
         }
-        let exists = rest == 0 && a.channel < g.channels && a.rank < g.ranks;
+        let exists = low.0 == 0 && a.channel < g.channels && a.rank < g.ranks;
         exists.then(|| g.encode(&a))
     }
 
@@ -125,11 +120,11 @@ impl AddressOrder {
             return addr;
         }
         let mut a = g.decode(addr);
-        let fields = self.0.iter().fold(0u64, |out, field| {
+        let fields = self.0.iter().fold(0, |out, field| {
             let (value, count) = field.of(&mut a, g);
-            out << bits(count) | u64::from(*value)
+            append(out, *value, count)
         });
-        fields << bits(g.column_bytes) | u64::from(a.offset)
+        append(fields, a.offset, g.column_bytes)
     }
 }
 

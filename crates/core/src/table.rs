@@ -155,10 +155,11 @@ impl<W: Write> Writer<W> {
 /// Cells as a line of CSV, without its end.
 pub fn line<C: AsRef<str>>(cells: &[C]) -> String {
     let mut csv = csv::Writer::from_writer(Vec::new());
-    let written = csv.write_record(cells.iter().map(|c| c.as_ref().as_bytes())).map_err(|e| e.to_string());
-    // Memory takes all that is written.
-    let bytes = written.and_then(|()| csv.into_inner().map_err(|e| e.to_string())).unwrap_or_default();
-    String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned()
+    csv.write_record(cells.iter().map(|c| c.as_ref().as_bytes())).expect("one record has no other to differ from");
+    let bytes = csv.into_inner().expect("memory takes all that is written");
+    let mut line = String::from_utf8(bytes).expect("cells are text");
+    line.pop();
+    line
 }
 
 fn write_error(name: &str, e: csv::Error) -> Error {

@@ -40,7 +40,6 @@ use array::Units;
 use data::DataSchedule;
 use order::CommandOrder;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use pimattn_core::spec::device::Bus;
 use pimattn_core::spec::system::Scheduler;
 use pimattn_core::spec::{Class, CommandId, Device, Due, Effect, Refreshes, System};
@@ -56,8 +55,6 @@ use std::collections::VecDeque;
 const PATIENCE: u32 = 64;
 /// Epochs in sight, at most. Only the host's work makes epochs without requests.
 const EPOCHS: usize = 4096;
-/// Commands between two looks at whether the user wants to stop.
-const INTERRUPT_STEPS: u32 = 1 << 16;
 
 /// Kinds of queues ([`QueueKind`]).
 const QUEUES: usize = 6;
@@ -268,7 +265,6 @@ impl<'d> PimChannel<'d> {
 
     /// Works until it passes `horizon`, needs input, or has no work left.
     pub fn advance<P: Probe>(&mut self, horizon: Cycle, probe: &mut P) -> Result<Advance> {
-        let mut steps = 0u32;
         loop {
             self.take_in(probe)?;
             if self.has_room() && !self.input_ended {
@@ -277,10 +273,6 @@ impl<'d> PimChannel<'d> {
             match self.choose(probe)? {
                 Choice::Issue(best) => {
                     self.issue(&best, probe);
-                    steps += 1;
-                    if steps.is_multiple_of(INTERRUPT_STEPS) {
-                        interrupt::check()?;
-                    }
                     if self.fruitless > PATIENCE.saturating_mul(self.refreshes.map_or(1, |r| r.sets)) {
                         return Err(self.livelock());
                     }

@@ -19,12 +19,12 @@ mod segments;
 pub mod state;
 
 use pimattn_core::addr::Geometry;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
-use pimattn_core::spec::System;
 use pimattn_core::spec::system::Controller;
+use pimattn_core::spec::{Device, System};
 use pimattn_core::units::Cycle;
-use pimattn_trace::{PackedRecord, Packer, Record, Source, Unpacker};
+use pimattn_trace::{PackedRecord, Packer, Record, Request, Source, Unpacker};
 use probe::Probe;
 
 /// Why no more records are read.
@@ -41,6 +41,8 @@ enum Stop {
 /// The input of a controller: request by request, or packed into runs over channels where the replay cache has a use for them.
 struct RecordReader<'s> {
     source: &'s mut dyn Source,
+    device: &'s Device,
+    cancel: &'s Cancel,
     geometry: Geometry,
     /// Whether records are read packed.
     packed: bool,
@@ -57,10 +59,12 @@ struct RecordReader<'s> {
 }
 
 impl<'s> RecordReader<'s> {
-    fn new(source: &'s mut dyn Source, packed: bool) -> Self {
+    fn new(source: &'s mut dyn Source, device: &'s Device, packed: bool, cancel: &'s Cancel) -> Self {
         let geometry = source.header().geometry;
         RecordReader {
             source,
+            device,
+            cancel,
             geometry,
             packed,
             records: Vec::new(),
@@ -82,13 +86,15 @@ impl<'s> RecordReader<'s> {
             return self.next_unpacked();
         }
         if self.at == self.records.len() {
-            interrupt::check()?;
+            self.cancel.check()?;
             self.at = 0;
             self.records.clear();
             if self.ended || !self.source.next_block(&mut self.records)? {
                 self.ended = true;
                 return Ok(None);
             }
+            let requests = self.records.iter().filter_map(|r| if let Record::Request(r) = r { Some(r) } else { None });
+            multiplies_for_no_more(self.device, requests)?;
         }
         self.at += 1;
         Ok(Some(self.records[self.at - 1]))
@@ -113,13 +119,16 @@ impl<'s> RecordReader<'s> {
             return Ok(Some(item));
         }
         while self.at == self.items.len() {
-            interrupt::check()?;
+            self.cancel.check()?;
             self.at = 0;
             self.items.clear();
             if self.ended {
                 return Ok(None);
             }
             self.ended = !self.source.next_packed(&mut self.raw)?;
+            let requests =
+                self.raw.iter().filter_map(|i| if let PackedRecord::Run(v) = i { Some(&v.request) } else { None });
+            multiplies_for_no_more(self.device, requests)?;
             let (items, geometry) = (&mut self.items, &self.geometry);
             self.raw.drain(..).for_each(|item| self.packer.push_item(item, geometry, |item| items.push(item)));
             if self.ended {
@@ -171,10 +180,25 @@ pub fn run_with<P: Probe>(
     probe: &mut P,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Cycle> {
+    run_until(&Cancel::new(), engine, system, source, probe, progress)
+}
+
+/// [`run_with`], unless `cancel` is requested: then the replay ends soon, with an error.
+///
+/// # Errors
+/// [`Error::Data`] where the trace is damaged or for another device, what the source says, and [`Error::Interrupted`].
+pub fn run_until<P: Probe>(
+    cancel: &Cancel,
+    engine: Engine,
+    system: &System,
+    source: &mut dyn Source,
+    probe: &mut P,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Cycle> {
     needs_same_geometry(system, source)?;
     needs_same_elements(system, source)?;
     needs_lanes(system, source)?;
-    let reader = RecordReader::new(source, engine == Engine::Fast);
+    let reader = RecordReader::new(source, &system.device, engine == Engine::Fast, cancel);
     match system.controller {
         Controller::Pim => pim::run(system, reader, probe, progress),
         Controller::Compat => compat::run(system, reader, probe, progress),
@@ -203,6 +227,24 @@ fn needs_lanes(system: &System, source: &dyn Source) -> Result<()> {
         system.name
     );
     Err(Error::data("trace", what))
+}
+
+/// An error where a MAC is for more query heads than the units of `device` multiply a column for.
+fn multiplies_for_no_more<'r>(device: &Device, requests: impl Iterator<Item = &'r Request>) -> Result<()> {
+    let most = device.heads_per_read;
+    // Where units multiply for one head, the bank of a MAC means nothing.
+    if most <= 1 {
+        return Ok(());
+    }
+    for request in requests {
+        let Some(plan) = device.plans[request.op as usize] else { continue };
+        let heads = device.geometry.heads_of_mac(&device.geometry.decode(request.addr));
+        if heads > most && device.commands[usize::from(plan.last)].says_heads() {
+            let what = format!("{} for {heads} query heads; a column is multiplied for {most}", request.op.mnemonic());
+            return Err(Error::data("trace", what));
+        }
+    }
+    Ok(())
 }
 
 /// An error where a trace says that its elements are not as wide as those that the units of `system` multiply. Plain DRAM

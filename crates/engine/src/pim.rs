@@ -19,6 +19,8 @@ const WAITING: usize = 4096;
 const READ: usize = 1 << 18;
 /// Cycles that one channel may run ahead of the next.
 const QUANTUM: Cycle = 4096;
+/// Cycles that the last channel at work runs on between two looks at the cancel token.
+const BREATH: Cycle = 1 << 16;
 
 /// Replays a trace.
 pub fn run<P: Probe>(
@@ -45,8 +47,9 @@ pub fn run<P: Probe>(
         for (id, channel) in (0..).zip(&channels) {
             wakeups.push(id, Reverse((channel.done_at(), id)));
         }
-        while let Some((id, _)) = wakeups.pop() {
-            let horizon = wakeups.peek().map_or(Cycle::MAX, |(_, Reverse((next, _)))| next + QUANTUM);
+        while let Some((id, Reverse((at, _)))) = wakeups.pop() {
+            reader.cancel.check()?;
+            let horizon = wakeups.peek().map_or(at.saturating_add(BREATH), |(_, Reverse((next, _)))| next + QUANTUM);
             if let Advance::Ahead(at) = channels[id as usize].advance(horizon, probe)? {
                 wakeups.push(id, Reverse((at, id)));
             }

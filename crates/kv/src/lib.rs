@@ -18,6 +18,7 @@ mod zip;
 
 pub use parts::{KvParts, Tensor};
 
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use std::ops::Range;
 use std::path::Path;
@@ -27,15 +28,22 @@ use std::path::Path;
 /// Errors: [`Error::NoInput`] when `path` does not exist, [`Error::Usage`] when its form is not one of the three,
 /// [`Error::Data`] when the dump is damaged or contradicts itself, [`Error::Io`] when it cannot be read.
 pub fn load(path: impl AsRef<Path>) -> Result<KvCache> {
+    load_until(&Cancel::new(), path)
+}
+
+/// [`load`], unless `cancel` is requested.
+///
+/// Errors: as there, and [`Error::Interrupted`].
+pub fn load_until(cancel: &Cancel, path: impl AsRef<Path>) -> Result<KvCache> {
     let path = path.as_ref();
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if meta.is_dir() {
-        return npy::load_dir(path);
+        return npy::load_dir(cancel, path);
     }
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     match extension.as_str() {
-        "safetensors" => safetensors::load(path),
-        "npz" => npy::load_npz(path),
+        "safetensors" => safetensors::load(cancel, path),
+        "npz" => npy::load_npz(cancel, path),
         "npy" => Err(Error::Usage(format!(
             "{}: a .npy file holds one array only; give the directory that holds k.npy, v.npy, q.npy and prefill_len.npy",
             path.display()

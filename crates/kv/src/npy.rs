@@ -22,8 +22,8 @@ use nom::combinator::{all_consuming, cut, opt, recognize};
 use nom::multi::separated_list0;
 use nom::sequence::{delimited, separated_pair, terminated};
 use nom::{IResult, Parser};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -34,7 +34,7 @@ use std::path::Path;
 ///
 /// Errors: [`Error::Data`] when the archive or an array is damaged, or name, type, shape or contents are not as
 /// documented above; [`Error::NoInput`] and [`Error::Io`] when the file cannot be read.
-pub fn load_npz(path: &Path) -> Result<KvCache> {
+pub fn load_npz(cancel: &Cancel, path: &Path) -> Result<KvCache> {
     let file = raw::map(path)?;
     let entries = zip::entries(&file).map_err(|what| Error::data(path, what))?;
     let names: Vec<&str> = entries.iter().map(|e| e.name.strip_suffix(".npy").unwrap_or(&e.name)).collect();
@@ -43,14 +43,14 @@ pub fn load_npz(path: &Path) -> Result<KvCache> {
         let i = names.iter().position(|n| *n == name).ok_or_else(|| bad("missing".into()))?;
         entry_array(&entries[i]).map_err(bad)
     };
-    assemble(path, &names, array)
+    assemble(cancel, path, &names, array)
 }
 
 /// Reads a directory that holds `k.npy`, `v.npy`, `q.npy` (or `q_late.npy`), `prefill_len.npy` and optionally
 /// `layers.npy` and `query_start.npy`. Files of other types are not looked at.
 ///
 /// Errors: as [`load_npz`].
-pub fn load_dir(dir: &Path) -> Result<KvCache> {
+pub fn load_dir(cancel: &Cancel, dir: &Path) -> Result<KvCache> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
         let file_name = entry.map_err(|e| Error::io(dir, e))?.file_name();
@@ -70,10 +70,15 @@ pub fn load_dir(dir: &Path) -> Result<KvCache> {
         let header = NpyHeader::parse(bytes, bytes.len()).map_err(bad)?;
         Ok(header.with_payload(Cow::Borrowed(bytes)))
     };
-    assemble(dir, &names, array)
+    assemble(cancel, dir, &names, array)
 }
 
-fn assemble<'a>(path: &Path, names: &[&str], array: impl Fn(&str) -> Result<Array<'a>>) -> Result<KvCache> {
+fn assemble<'a>(
+    cancel: &Cancel,
+    path: &Path,
+    names: &[&str],
+    array: impl Fn(&str) -> Result<Array<'a>>,
+) -> Result<KvCache> {
     let q_name = check_names(names, true).map_err(|what| Error::data(path, what))?;
     let integers = |name: &str| -> Result<Option<(Vec<usize>, Vec<i64>)>> {
         if !names.contains(&name) {
@@ -97,8 +102,8 @@ fn assemble<'a>(path: &Path, names: &[&str], array: impl Fn(&str) -> Result<Arra
         let Type::Float(ty) = a.header.ty else {
             return Err(Error::data(path, format!("array \"{name}\" holds integers; expected f2, f4 or f8")));
         };
-        let data = raw::floats(&a.payload[a.header.payload_at..], ty)?;
-        let data = if a.header.fortran { to_c_order(&data, &a.header.shape)? } else { data };
+        let data = raw::floats(cancel, &a.payload[a.header.payload_at..], ty)?;
+        let data = if a.header.fortran { to_c_order(cancel, &data, &a.header.shape)? } else { data };
         Ok(Tensor { name: name.to_string(), shape: a.header.shape, data, element_bytes: ty.element_bytes() })
     };
     let prefill = scalar("prefill_len")?.ok_or_else(|| Error::data(path, "there is no \"prefill_len\""))?;
@@ -297,7 +302,7 @@ fn element_type(descr: &str) -> Result<Type, String> {
 }
 
 /// Reorders values from Fortran order (first axis fastest) to C order (last axis fastest).
-fn to_c_order(data: &[f32], shape: &[usize]) -> Result<Vec<f32>> {
+fn to_c_order(cancel: &Cancel, data: &[f32], shape: &[usize]) -> Result<Vec<f32>> {
     let mut strides = Vec::with_capacity(shape.len());
     let mut stride = 1;
     for n in shape {
@@ -309,7 +314,7 @@ fn to_c_order(data: &[f32], shape: &[usize]) -> Result<Vec<f32>> {
     let mut at = 0;
     for i in 0..data.len() {
         if i % (1 << 20) == 0 {
-            interrupt::check()?;
+            cancel.check()?;
         }
         out.push(data[at]);
         for axis in (0..shape.len()).rev() {
@@ -378,6 +383,6 @@ mod tests {
         // element (i, j, k) of a [2, 3, 2] array holds 100 i + 10 j + k
         let c: Vec<f32> = (0..12).map(|n| (n / 6 * 100 + n / 2 % 3 * 10 + n % 2) as f32).collect();
         let fortran: Vec<f32> = (0..12).map(|n| (n % 2 * 100 + n / 2 % 3 * 10 + n / 6) as f32).collect();
-        assert_eq!(to_c_order(&fortran, &[2, 3, 2]).unwrap(), c);
+        assert_eq!(to_c_order(&Cancel::new(), &fortran, &[2, 3, 2]).unwrap(), c);
     }
 }

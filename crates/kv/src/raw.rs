@@ -1,8 +1,8 @@
 //! Bytes of files and the numbers in them.
 
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio;
-use pimattn_core::interrupt;
 use rayon::prelude::*;
 use std::fs::File;
 use std::path::Path;
@@ -43,15 +43,15 @@ pub(super) enum IntType {
     U64,
 }
 
-/// Elements decoded between two looks at the interrupt flag.
+/// Elements decoded between two looks at the cancel token.
 const CHUNK: usize = 1 << 16;
 
 /// Widens `bytes` to f32; a last incomplete element is ignored.
-pub(super) fn floats(bytes: &[u8], ty: FloatType) -> Result<Vec<f32>> {
+pub(super) fn floats(cancel: &Cancel, bytes: &[u8], ty: FloatType) -> Result<Vec<f32>> {
     let size = ty.size();
     let mut out = vec![0.0f32; bytes.len() / size];
     out.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).try_for_each(|(out, bytes)| {
-        interrupt::check()?;
+        cancel.check()?;
         match ty {
             FloatType::F16 => fill(out, bytes, |b| half::f16::from_le_bytes(b).to_f32()),
             FloatType::Bf16 => fill(out, bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn decodes_every_type() {
-        let f = |b: &[u8], t| floats(b, t).unwrap();
+        let f = |b: &[u8], t| floats(&Cancel::new(), b, t).unwrap();
         assert_eq!(f(&half::f16::from_f32(1.5).to_le_bytes(), FloatType::F16), [1.5]);
         assert_eq!(f(&half::bf16::from_f32(-2.5).to_le_bytes(), FloatType::Bf16), [-2.5]);
         assert_eq!(f(&[1.25f32.to_le_bytes(), 3f32.to_le_bytes()].concat(), FloatType::F32), [1.25, 3.0]);
@@ -132,7 +132,7 @@ mod tests {
     fn chunks_join_without_seam() {
         let n = 2 * CHUNK + 5;
         let bytes: Vec<u8> = (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect();
-        let out = floats(&bytes, FloatType::F32).unwrap();
+        let out = floats(&Cancel::new(), &bytes, FloatType::F32).unwrap();
         assert!(out.iter().enumerate().all(|(i, x)| *x == i as f32) && out.len() == n);
     }
 }

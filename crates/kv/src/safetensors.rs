@@ -12,6 +12,7 @@
 use super::KvCache;
 use super::parts::{KvParts, Tensor, check_names, short};
 use super::raw::{self, FloatType, IntType};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::path::Path;
@@ -20,10 +21,10 @@ use std::path::Path;
 ///
 /// Errors: [`Error::Data`] when the header is damaged, a name, type or shape is not as documented above, or the
 /// parts contradict each other; [`Error::NoInput`] and [`Error::Io`] when the file cannot be read.
-pub fn load(path: &Path) -> Result<KvCache> {
+pub fn load(cancel: &Cancel, path: &Path) -> Result<KvCache> {
     let bytes = raw::map(path)?;
     let file = SafetensorsFile::parse(&bytes).map_err(|what| Error::data(path, what))?;
-    let parts = file.parts(path)?;
+    let parts = file.parts(cancel, path)?;
     KvCache::checked(&path.display().to_string(), parts)
 }
 
@@ -53,7 +54,7 @@ impl<'a> SafetensorsFile<'a> {
         Ok(SafetensorsFile { header, data })
     }
 
-    fn parts(&self, path: &Path) -> Result<KvParts> {
+    fn parts(&self, cancel: &Cancel, path: &Path) -> Result<KvParts> {
         let bad = |what: String| Error::data(path, what);
         let names = self.header.offset_keys();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -69,9 +70,9 @@ impl<'a> SafetensorsFile<'a> {
         };
         let said = ["model", "text"].into_iter().filter_map(|name| self.said(name));
         Ok(KvParts {
-            k: self.tensor(path, "k")?,
-            v: self.tensor(path, "v")?,
-            q: self.tensor(path, q_name)?,
+            k: self.tensor(cancel, path, "k")?,
+            v: self.tensor(cancel, path, "v")?,
+            q: self.tensor(cancel, path, q_name)?,
             layers,
             prefill,
             query_start,
@@ -97,7 +98,7 @@ impl<'a> SafetensorsFile<'a> {
         self.data.get(start..end).ok_or_else(|| format!("tensor data {start}..{end} lie outside the file"))
     }
 
-    fn tensor(&self, path: &Path, name: &str) -> Result<Tensor> {
+    fn tensor(&self, cancel: &Cancel, path: &Path, name: &str) -> Result<Tensor> {
         let bad = |what: String| Error::data(path, what);
         let info = self.header.info(name).ok_or_else(|| bad(format!("there is no \"{name}\"")))?;
         let ty = match info.dtype {
@@ -109,7 +110,7 @@ impl<'a> SafetensorsFile<'a> {
         Ok(Tensor {
             name: name.to_string(),
             shape: info.shape.clone(),
-            data: raw::floats(self.bytes(info).map_err(bad)?, ty)?,
+            data: raw::floats(cancel, self.bytes(info).map_err(bad)?, ty)?,
             element_bytes: ty.element_bytes(),
         })
     }
@@ -144,7 +145,7 @@ mod tests {
         let path = dir.path().join("t.safetensors");
         let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
         std::fs::write(&path, bytes).unwrap();
-        load(&path)
+        load(&Cancel::new(), &path)
     }
 
     const SMALL: &str = r#"{"__metadata__":{"prefill_len":"1","model":"m","positions":"k 0..1; q 1..1"},

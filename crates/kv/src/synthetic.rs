@@ -23,8 +23,8 @@
 use super::raw;
 use super::{KvCache, KvParts, Tensor};
 use crate::rope::{Pairs, Rotary};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -211,8 +211,15 @@ impl SyntheticSpec {
 
 /// Makes up a cache. The same `spec` gives the same values for any number of threads.
 ///
-/// Errors: [`Error::Config`] when `spec` is not valid, [`Error::Interrupted`] on Ctrl-C.
+/// Errors: [`Error::Config`] when `spec` is not valid.
 pub fn generate(spec: &SyntheticSpec) -> Result<KvCache> {
+    generate_until(&Cancel::new(), spec)
+}
+
+/// [`generate`], unless `cancel` is requested.
+///
+/// Errors: as there, and [`Error::Interrupted`].
+pub fn generate_until(cancel: &Cancel, spec: &SyntheticSpec) -> Result<KvCache> {
     spec.validate()?;
     let group = spec.query_heads / spec.kv_heads;
     let tokens = spec.prefill + spec.decode_steps;
@@ -229,7 +236,7 @@ pub fn generate(spec: &SyntheticSpec) -> Result<KvCache> {
             let mut rng = ChaCha8Rng::seed_from_u64(spec.seed);
             // a stream of its own for each (layer, KV head): which thread fills it does not matter
             rng.set_stream(((i / spec.kv_heads) as u64) << 32 | (i % spec.kv_heads) as u64);
-            HeadParameters::draw(spec, &rope, &mut rng).fill(&mut rng, k, v, q)
+            HeadParameters::draw(spec, &rope, &mut rng).fill(cancel, &mut rng, k, v, q)
         })?;
     let tensor = |name: &str, shape: [usize; 4], data| Tensor {
         name: name.to_string(),
@@ -308,7 +315,7 @@ impl<'a> HeadParameters<'a> {
         HeadParameters { spec, rope, mean_key, mean_query, sink_key, recency, topics, topic_values, noise }
     }
 
-    fn fill(&self, rng: &mut ChaCha8Rng, k: &mut [f32], v: &mut [f32], q: &mut [f32]) -> Result<()> {
+    fn fill(&self, cancel: &Cancel, rng: &mut ChaCha8Rng, k: &mut [f32], v: &mut [f32], q: &mut [f32]) -> Result<()> {
         let SyntheticSpec { dim, prefill, decode_steps, topics, active_topics, .. } = *self.spec;
         let group = q.len() / (decode_steps * dim);
         let mut active: Vec<usize> = (0..active_topics.min(topics)).map(|_| below(rng, topics)).collect();
@@ -316,7 +323,7 @@ impl<'a> HeadParameters<'a> {
         let mut about = vec![active[0]; group];
         for (t, (k, v)) in k.chunks_exact_mut(dim).zip(v.chunks_exact_mut(dim)).enumerate() {
             if t % 1024 == 0 {
-                interrupt::check()?;
+                cancel.check()?;
             }
             if chance(rng, 1.0 / self.spec.segment_tokens) {
                 let i = below(rng, active.len());

@@ -195,7 +195,6 @@ impl<T: Target> Exporter<T> {
     }
 
     fn write(&mut self) -> Result<()> {
-        pimattn_core::interrupt::check()?;
         self.out.write_all(&self.buffer).map_err(write_error)?;
         self.buffer.clear();
         Ok(())
@@ -292,7 +291,7 @@ impl<T: Target> Exporter<T> {
 }
 
 pub(crate) fn write_error(e: std::io::Error) -> Error {
-    Error::Io { path: "trace output".into(), source: e }
+    Error::io("trace output", e)
 }
 
 impl<T: Target> Sink for Exporter<T> {

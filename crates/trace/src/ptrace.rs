@@ -132,7 +132,7 @@ impl Writer {
 }
 
 fn write_error(e: std::io::Error) -> Error {
-    Error::Io { path: "trace output".into(), source: e }
+    Error::io("trace output", e)
 }
 
 fn encode_error(e: &bincode::error::EncodeError) -> Error {

@@ -70,7 +70,15 @@ pub struct Model {
 impl Model {
     /// Loads a model file with overrides.
     pub fn load(file: &Path, overrides: &[String]) -> Result<Model> {
-        let doc = Document::load(file, overrides)?;
+        Model::of(&Document::load(file, overrides)?)
+    }
+
+    /// As [`Model::load`], from text.
+    pub fn parse(file: &Path, text: &str, overrides: &[String]) -> Result<Model> {
+        Model::of(&Document::parse(file, text, overrides)?)
+    }
+
+    fn of(doc: &Document) -> Result<Model> {
         let f: ModelFile = doc.decode()?;
         let counts = [
             ("layers", f.layers),

@@ -167,11 +167,6 @@ impl PimChannel<'_> {
         let (effect, scope) = (last.effect, last.scope);
         let class = effect.class() as usize;
         let target = self.state.target(self.device.geometry.decode(request.addr));
-        let (most, heads) = (self.device.heads_per_read, self.device.geometry.heads_of_mac(&target.address));
-        if most > 1 && heads > most && last.says_heads() {
-            let what = format!("{} for {heads} query heads; a column is multiplied for {most}", request.op.mnemonic());
-            return Err(Error::data("trace", what));
-        }
         let (units, banks) = match class {
             ARRAY => self.enlist(effect, scope, &target)?,
             _ => (0, 0),

@@ -27,7 +27,6 @@ use super::replay_cache::compat::CompatReplay;
 use super::{RecordReader, Stop};
 use controller::CompatController;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_core::spec::system::Refresh;
@@ -41,8 +40,8 @@ const PATIENCE: Cycle = 784;
 /// Such intervals without refreshes, where nothing from outside can break a circle.
 const PATIENCE_ALONE: Cycle = 16;
 
-/// Cycles looked at between two looks for Ctrl-C.
-pub(crate) const BREATH: u32 = 1 << 14;
+/// Cycles looked at between two looks at the cancel token.
+const BREATH: u32 = 1 << 14;
 
 /// The stream of requests, runs taken apart.
 pub(crate) struct Frontend<'s> {
@@ -188,7 +187,7 @@ pub fn run<P: Probe>(
         now = wake.max(now + 1);
         rounds = rounds.wrapping_add(1);
         if rounds % BREATH == 0 {
-            interrupt::check()?;
+            frontend.reader.cancel.check()?;
             progress(frontend.sent);
         }
     }

@@ -25,6 +25,8 @@ pub(crate) fn fill(
     chunk: &mut Vec<ChannelRun>,
     simple: impl Fn(Op) -> bool,
 ) -> Result<bool> {
+    // One long run is many chunks, and nothing is read between them.
+    reader.cancel.check()?;
     let mut requests = 0;
     while let Some(record) = reader.next_packed()? {
         let PackedRecord::Run(mut run) = record else {

@@ -10,12 +10,11 @@ use super::groups::{ChannelGroup, merge, split};
 use super::interval::{CachedInterval, GroupEvents, Occurrence, Recorder};
 use super::table::{ChunkOutcome, Cursor, GroupedChannels, ReplayCache};
 use super::{Cacheable, Milestones, NOW, canonicalise, restore};
+use crate::compat::Frontend;
 use crate::compat::controller::CompatController;
-use crate::compat::{BREATH, Frontend};
 use crate::probe::Probe;
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::Result;
-use pimattn_core::interrupt;
 use pimattn_core::op::Op;
 use pimattn_core::spec::{Device, Due, Refreshes};
 use pimattn_core::units::Cycle;
@@ -146,7 +145,7 @@ fn simulate(
     groups.iter_mut().for_each(|group| group.common.set_milestones(before));
     let mut recorders: Vec<Recorder> = groups.iter().map(|_| Recorder::new(NOW - 1)).collect();
     let mut position = SendPosition::at_run(0, groups, chunk, &device.geometry);
-    let (mut now, mut rounds) = (NOW, 0u32);
+    let mut now = NOW;
     while !position.send(groups, chunk, &device.geometry, now, &mut recorders)? {
         let (mut wake, mut done) = (Cycle::MAX, NOW);
         for (group, recorder) in groups.iter_mut().zip(&mut recorders) {
@@ -161,10 +160,6 @@ fn simulate(
             return None;
         }
         now = wake.max(now + 1);
-        rounds = rounds.wrapping_add(1);
-        if rounds % BREATH == 0 {
-            interrupt::check().ok()?;
-        }
     }
     let next = groups.first().and_then(|group| group.common.milestones().next_refresh);
     let refreshes = next.zip(refresh).map_or(0, |(next, before)| (next.at - before.at) / device.nrefi);

@@ -2,6 +2,7 @@
 
 use pimattn_attacc::Schedule;
 use pimattn_core::addr::Geometry;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_trace::{Header, Record, Sink, Source};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -13,12 +14,16 @@ const WAITING: usize = 4;
 
 /// Runs `schedule` on a thread of its own while `replay` reads it, a few blocks behind, so that a long trace is never
 /// in memory as a whole.
-pub fn streamed<T>(schedule: &Schedule, replay: impl FnOnce(&mut dyn Source) -> Result<T>) -> Result<T> {
+pub fn streamed<T>(
+    cancel: &Cancel,
+    schedule: &Schedule,
+    replay: impl FnOnce(&mut dyn Source) -> Result<T>,
+) -> Result<T> {
     let (blocks, source) = sync_channel(WAITING);
     std::thread::scope(|scope| {
         let written = scope.spawn(move || {
             let mut sink = Blocks { blocks, block: Vec::with_capacity(BLOCK) };
-            schedule.run(&mut sink, &mut |_| {})
+            schedule.run_until(cancel, &mut sink, &mut |_| {})
         });
         // Dropped when it returns, so that a writer whose reader has failed stops.
         let mut source = Stream { header: header(schedule), blocks: source };
@@ -89,10 +94,10 @@ pub struct SomeChannels {
 
 impl SomeChannels {
     /// What `schedule` asks of these channels, in its order.
-    pub fn of(schedule: &Schedule, channels: Vec<u32>) -> Result<Self> {
+    pub fn of(cancel: &Cancel, schedule: &Schedule, channels: Vec<u32>) -> Result<Self> {
         let header = header(schedule);
         let mut out = SomeChannels { geometry: header.geometry, header, channels, records: Vec::new() };
-        schedule.run(&mut out, &mut |_| {})?;
+        schedule.run_until(cancel, &mut out, &mut |_| {})?;
         Ok(out)
     }
 }

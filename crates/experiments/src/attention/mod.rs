@@ -14,6 +14,7 @@ mod feed;
 use feed::SomeChannels;
 use pimattn_attacc::{Attention, Form, Schedule};
 use pimattn_core::addr::Geometry;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
 use pimattn_core::units::Cycle;
@@ -51,9 +52,13 @@ impl Layer {
 /// # Errors
 /// When the attention makes no sense on the device, or the system cannot replay it.
 pub fn replay(system: &System, form: Form, attention: &Attention) -> Result<Layer> {
+    replay_until(&Cancel::new(), system, form, attention)
+}
+
+fn replay_until(cancel: &Cancel, system: &System, form: Form, attention: &Attention) -> Result<Layer> {
     let schedule = Schedule::of(form, *attention, system.device.geometry)?;
     let mut tally = ChannelTally::new(&system.device);
-    let cycles = feed::streamed(&schedule, |source| replay::tally(system, source, &mut tally))?;
+    let cycles = feed::streamed(cancel, &schedule, |source| replay::tally(cancel, system, source, &mut tally))?;
     Ok(Layer { cycles, counters: tally.total() })
 }
 
@@ -66,16 +71,16 @@ enum Replayed {
 }
 
 impl Replayed {
-    fn new(system: &System, form: Form, attention: &Attention) -> Result<Self> {
+    fn new(cancel: &Cancel, system: &System, form: Form, attention: &Attention) -> Result<Self> {
         let geometry = &system.device.geometry;
         if !attention.is_in_lockstep(form, geometry) {
-            return Ok(Replayed::All(Box::new(replay(system, form, attention)?)));
+            return Ok(Replayed::All(Box::new(replay_until(cancel, system, form, attention)?)));
         }
         let firsts = attention.groups(geometry).map(|g| g.channels.start);
         let schedule = Schedule::of(form, *attention, *geometry)?;
         let mut tally = ChannelTally::new(&system.device);
-        let mut source = SomeChannels::of(&schedule, firsts.to_vec())?;
-        let cycles = replay::tally(system, &mut source, &mut tally)?;
+        let mut source = SomeChannels::of(cancel, &schedule, firsts.to_vec())?;
+        let cycles = replay::tally(cancel, system, &mut source, &mut tally)?;
         let counted = |channel: u32| tally.channels.get(channel as usize).cloned().unwrap_or_default();
         Ok(Replayed::Groups(cycles, Box::new(firsts.map(counted))))
     }
@@ -103,6 +108,7 @@ fn of_as_many_rounds(attention: &Attention, geometry: &Geometry) -> [u64; 2] {
 
 /// The attention of layers on a system's stacks, each schedule replayed once.
 pub struct Layers<'s> {
+    cancel: Cancel,
     system: &'s System,
     known: BTreeMap<(Form, Attention), Replayed>,
 }
@@ -110,7 +116,12 @@ pub struct Layers<'s> {
 impl<'s> Layers<'s> {
     /// Nothing replayed yet.
     pub fn new(system: &'s System) -> Self {
-        Layers { system, known: BTreeMap::new() }
+        Layers { cancel: Cancel::new(), system, known: BTreeMap::new() }
+    }
+
+    /// These layers, whose replays end with an error once `cancel` is requested.
+    pub fn until(self, cancel: &Cancel) -> Self {
+        Layers { cancel: cancel.clone(), ..self }
     }
 
     /// Schedules replayed so far.
@@ -135,7 +146,7 @@ impl<'s> Layers<'s> {
         missing.sort_by_key(|a| std::cmp::Reverse((a.clustering, u64::from(a.heads) * a.attended(form))));
         let (done, all) = (AtomicU64::new(0), missing.len() as u64);
         let replayed = missing.par_iter().with_max_len(1).map(|attention| {
-            let replayed = Replayed::new(self.system, form, attention)?;
+            let replayed = Replayed::new(&self.cancel, self.system, form, attention)?;
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
             Ok(((form, *attention), replayed))
         });
@@ -151,7 +162,7 @@ impl<'s> Layers<'s> {
     pub fn layer(&mut self, form: Form, attention: Attention) -> Result<Layer> {
         let key = (form, self.key(form, attention)?);
         if !self.known.contains_key(&key) {
-            self.known.insert(key, Replayed::new(self.system, form, &key.1)?);
+            self.known.insert(key, Replayed::new(&self.cancel, self.system, form, &key.1)?);
         }
         Ok(self.known[&key].layer(&attention, &self.system.device.geometry))
     }

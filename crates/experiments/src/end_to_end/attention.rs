@@ -2,6 +2,7 @@
 
 use crate::attention::Layers;
 use pimattn_attacc::{Attention, Form};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
 use pimattn_core::spec::system::EnergyModel;
 use pimattn_core::spec::{Effect, System};
@@ -40,6 +41,11 @@ impl<'s> Replayed<'s> {
     /// Nothing replayed yet.
     pub fn new(system: &'s System) -> Self {
         Replayed { system, layers: Layers::new(system) }
+    }
+
+    /// These stacks, whose replays end with an error once `cancel` is requested.
+    pub fn until(self, cancel: &Cancel) -> Self {
+        Replayed { layers: self.layers.until(cancel), ..self }
     }
 
     /// With what was replayed on that system before.

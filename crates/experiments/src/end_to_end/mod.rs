@@ -30,5 +30,5 @@ pub mod table;
 pub use attention::{Attend, Replayed};
 pub use pimattn_core::spec::model::Model;
 pub use platform::Platform;
-pub use step::{Budget, Outcome, Service, serve};
+pub use step::{Budget, Outcome, Service, serve, serve_until};
 pub use switches::{Reference, Switch, Switches};

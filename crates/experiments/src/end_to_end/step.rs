@@ -9,8 +9,8 @@ use super::pim::PimDevices;
 use super::platform::Platform;
 use super::switches::{Switch, Switches};
 use pimattn_attacc::{Attention, Form, Mode};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 
 /// Tokens that a query head may attend to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +115,24 @@ struct Work<'w> {
 
 /// Prefill and decode steps of `service`. Attention is on the PIM devices, by what `stacks` knows of it, where the
 /// platform has them; else on the GPUs.
+///
+/// # Errors
+/// When the service makes no sense for the model or the platform, and what `stacks` says.
 pub fn serve(
+    platform: &Platform,
+    model: &Model,
+    service: &Service,
+    stacks: Option<&mut dyn Attend>,
+) -> Result<Outcome> {
+    serve_until(&Cancel::new(), platform, model, service, stacks)
+}
+
+/// [`serve`], unless `cancel` is requested.
+///
+/// # Errors
+/// Those of [`serve`], and [`Error::Interrupted`](pimattn_core::error::Error::Interrupted).
+pub fn serve_until(
+    cancel: &Cancel,
     platform: &Platform,
     model: &Model,
     service: &Service,
@@ -147,7 +164,7 @@ pub fn serve(
     let mut work = Work { model, service, switches, gpus, roofline, pim };
     let prefill = work.prefill();
     let steps = (0..service.steps).map(|s| {
-        interrupt::check()?;
+        cancel.check()?;
         Ok(work.step(s, attention.get(s as usize)))
     });
     Ok(Outcome { prefill, steps: steps.collect::<Result<_>>()? })

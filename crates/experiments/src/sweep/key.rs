@@ -1,6 +1,7 @@
 //! What the result of a point depends on, as one number.
 
 use super::grid::Job;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// Digests of files, each read once, and of the running program.
 pub struct Digests {
+    cancel: Cancel,
     program: String,
     files: Mutex<BTreeMap<PathBuf, String>>,
 }
@@ -17,17 +19,18 @@ pub struct Digests {
 impl Digests {
     /// Knows the program, byte for byte: what any change of the code, of a library or of the compiler may have made
     /// compute something else keeps its results apart, whatever version number it bears.
-    pub fn new() -> Result<Self> {
+    pub fn new(cancel: &Cancel) -> Result<Self> {
         let program = match cfg!(target_os = "linux") {
             // The file that runs, though another may have been built in its place.
             true => PathBuf::from("/proc/self/exe"),
             false => std::env::current_exe().map_err(|e| Error::io("this program", e))?,
         };
-        Ok(Digests { program: of_file(&program)?, files: Mutex::default() })
+        Ok(Digests { cancel: cancel.clone(), program: of_file(cancel, &program)?, files: Mutex::default() })
     }
 
     /// The key of a point: SHA-256 of the program, what is measured, the workload with its overrides, the resolved
-    /// system and the content of the files that are read.
+    /// system and the content of the files that are read. The system is written as the code has it, every field by its
+    /// name: a key never outlives the program, whose bytes are part of it, so no name needs to.
     pub fn key(&self, job: &Job, accuracy: bool) -> Result<String> {
         let mut hash = Sha256::new();
         let mut part = |text: &str| {
@@ -52,8 +55,8 @@ impl Digests {
             return Ok(known.clone());
         }
         let digest = match path.is_dir() {
-            true => of_folder(path)?,
-            false => of_file(path)?,
+            true => of_folder(&self.cancel, path)?,
+            false => of_file(&self.cancel, path)?,
         };
         files.insert(path.into(), digest.clone());
         Ok(digest)
@@ -64,11 +67,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn of_file(path: &Path) -> Result<String> {
+fn of_file(cancel: &Cancel, path: &Path) -> Result<String> {
     let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
-        pimattn_core::interrupt::check()?;
+        cancel.check()?;
         match file.read(&mut buffer).map_err(|e| Error::io(path, e))? {
             0 => return Ok(hex(&hash.finalize())),
             n => hash.update(&buffer[..n]),
@@ -77,7 +80,7 @@ fn of_file(path: &Path) -> Result<String> {
 }
 
 /// Of a folder of arrays: names and contents of its files.
-fn of_folder(path: &Path) -> Result<String> {
+fn of_folder(cancel: &Cancel, path: &Path) -> Result<String> {
     let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, e))?;
     let mut files = entries.map(|e| Ok(e.map_err(|e| Error::io(path, e))?.path())).collect::<Result<Vec<_>>>()?;
     files.retain(|f| f.is_file());
@@ -85,7 +88,7 @@ fn of_folder(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     for file in files {
         hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
-        hash.update(of_file(&file)?);
+        hash.update(of_file(cancel, &file)?);
     }
     Ok(hex(&hash.finalize()))
 }

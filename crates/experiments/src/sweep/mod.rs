@@ -14,8 +14,8 @@ pub mod store;
 pub mod table;
 
 use grid::{Grid, Point};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -46,23 +46,27 @@ pub enum Event<'a> {
 }
 
 /// Runs the points of a grid that the store does not have, with so many workers. A point that fails does not stop the
-/// others.
+/// others; `cancel` stops all, and what is finished is kept.
+///
+/// # Errors
+/// What the store says, and [`Error::Interrupted`].
 pub fn run(
     grid: &Grid,
     points: &[Point],
     store: &mut Store<'_>,
     workers: usize,
+    cancel: &Cancel,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let digests = key::Digests::new()?;
+    let digests = key::Digests::new(cancel)?;
     let key = |point: &Point| {
         let job = grid.prepare(point)?;
         Ok((digests.key(&job, grid.accuracy)?, job))
     };
     let mut open = Vec::new();
     for batch in points.chunks(BATCH) {
-        interrupt::check()?;
+        cancel.check()?;
         let found: Vec<Result<(String, Found)>> = batch
             .par_iter()
             .map(|point| {
@@ -95,9 +99,9 @@ pub fn run(
         for _ in 0..workers.clamp(1, open.len().max(1)) {
             let (results, open, next, stop, key) = (results.clone(), &open, &next, &stop, &key);
             scope.spawn(move || {
-                while interrupt::check().is_ok() && !stop.load(Ordering::Relaxed) {
+                while !cancel.is_requested() && !stop.load(Ordering::Relaxed) {
                     let Some(point) = open.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                    let result = key(point).and_then(|(key, job)| Ok((key, point::run(&job, grid.accuracy)?)));
+                    let result = key(point).and_then(|(key, job)| Ok((key, point::run(cancel, &job, grid.accuracy)?)));
                     if results.send((*point, result)).is_err() {
                         break;
                     }
@@ -123,7 +127,7 @@ pub fn run(
     });
     worked?;
     store.finish(points)?;
-    interrupt::check()?;
+    cancel.check()?;
     outcome.failed.sort_by_key(|(index, _)| *index);
     Ok(outcome)
 }

@@ -1,6 +1,7 @@
 //! One point: the generator feeds the engine, and no trace is written.
 
 use super::grid::Job;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_core::table::{Column, Layout, Measure, Value, column, item};
@@ -132,8 +133,8 @@ impl Steps for AllSteps {
 }
 
 /// Runs a point. Accuracy stays empty where it is not asked for.
-pub fn run(job: &Job, accuracy: bool) -> Result<PointRow> {
-    let generator = Generator::load_for(job.system.clone(), job.workload.clone(), &job.doc, job.kv.as_deref())?;
+pub fn run(cancel: &Cancel, job: &Job, accuracy: bool) -> Result<PointRow> {
+    let generator = Generator::load_for(cancel, job.system.clone(), job.workload.clone(), &job.doc, job.kv.as_deref())?;
     let mut means = Means::default();
     let (mut sink, mut source) = pipe(generator.header().clone());
     let mut steps = AllSteps::default();
@@ -146,9 +147,10 @@ pub fn run(job: &Job, accuracy: bool) -> Result<PointRow> {
                 Ok(())
             };
             let metrics: Option<RowSink<'_>> = if accuracy { Some(&mut row) } else { None };
-            generator.run(&mut sink, metrics, &mut |_| {})
+            generator.run_until(cancel, &mut sink, metrics, &mut |_| {})
         });
-        let replayed = replay::collect(Engine::default(), &job.system, &mut source, &mut collector, &mut |_| {});
+        let replayed =
+            replay::collect(cancel, Engine::default(), &job.system, &mut source, &mut collector, &mut |_| {});
         let cut = source.was_cut();
         // A generator that is still at work finds the trace closed.
         drop(source);

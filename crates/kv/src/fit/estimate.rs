@@ -6,8 +6,8 @@ use crate::KvCache;
 use crate::fitted::{Component, Head, LAST_KNOT, Layer, Model, Query, SinkWord, VERSION, Words};
 use crate::linalg::{add_gram, eigenvectors};
 use crate::rope::Pairs;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use rayon::prelude::*;
 
 /// Mean lengths (tokens) of the segments over which parts of a vector may last: phrases, sentences, paragraphs, sections
@@ -68,6 +68,13 @@ impl Default for Options {
 ///
 /// Errors: [`Error::Usage`] when an option does not fit the dump, [`Error::Data`] when RoPE cannot be told from the keys.
 pub fn fit(kv: &KvCache, options: &Options) -> Result<Model> {
+    fit_until(&Cancel::new(), kv, options)
+}
+
+/// [`fit`], unless `cancel` is requested.
+///
+/// Errors: as there, and [`Error::Interrupted`].
+pub fn fit_until(cancel: &Cancel, kv: &KvCache, options: &Options) -> Result<Model> {
     let usage = |what: String| Err(Error::Usage(what));
     let mut wanted = options.layers.clone();
     wanted.sort_unstable();
@@ -108,11 +115,11 @@ pub fn fit(kv: &KvCache, options: &Options) -> Result<Model> {
     }
     let fitted: Vec<usize> =
         (0..kv.layers.len()).filter(|l| wanted.is_empty() || wanted.contains(&kv.layers[*l])).collect();
-    let (theta, pairs) = rope::settle(kv, &fitted, &positions, options.rope_theta, options.rope_pairs)?;
+    let (theta, pairs) = rope::settle(cancel, kv, &fitted, &positions, options.rope_theta, options.rope_pairs)?;
     let rope = InverseRotary::new(kv.dim, theta, pairs, &positions);
-    let common = words::find(&keys(kv, 0, &rope), kv.dim)?;
+    let common = words::find(cancel, &keys(kv, 0, &rope), kv.dim)?;
     let layers: Vec<Layer> =
-        fitted.par_iter().map(|l| layer(kv, *l, &rope, &common, options.rank)).collect::<Result<Vec<_>>>()?;
+        fitted.par_iter().map(|l| layer(cancel, kv, *l, &rope, &common, options.rank)).collect::<Result<Vec<_>>>()?;
     let numbers: Vec<String> = layers.iter().map(|l| l.layer.to_string()).collect();
     let model = Model {
         version: VERSION,
@@ -142,7 +149,14 @@ fn keys(kv: &KvCache, layer: usize, rope: &InverseRotary) -> Vec<Vec<f32>> {
     (0..kv.kv_heads).map(of).collect()
 }
 
-fn layer(kv: &KvCache, layer: usize, rope: &InverseRotary, common: &Common, rank: usize) -> Result<Layer> {
+fn layer(
+    cancel: &Cancel,
+    kv: &KvCache,
+    layer: usize,
+    rope: &InverseRotary,
+    common: &Common,
+    rank: usize,
+) -> Result<Layer> {
     let keys = keys(kv, layer, rope);
     let sinks = sinks(&keys, kv.dim);
     let first_sinks = sinks.iter().take_while(|s| **s).count();
@@ -155,7 +169,7 @@ fn layer(kv: &KvCache, layer: usize, rope: &InverseRotary, common: &Common, rank
         .collect();
     let plain = || sinks.iter().zip(&of).skip(first_sinks).filter(|(_, of)| of.is_none());
     let count = plain().filter(|(sink, _)| **sink).count();
-    let text = PrefillText { sinks: &sinks, common, sink_words: &of };
+    let text = PrefillText { cancel, sinks: &sinks, common, sink_words: &of };
     let heads = keys.par_iter().enumerate().map(|(h, keys)| head(kv, layer, h, keys, text, rope, rank));
     Ok(Layer {
         layer: kv.layers[layer],
@@ -214,6 +228,7 @@ fn sink_words(sinks: &[bool], of: &[u16], words: usize) -> Vec<SinkWord> {
 /// What kinds of tokens a layer has.
 #[derive(Clone, Copy)]
 struct PrefillText<'a> {
+    cancel: &'a Cancel,
     sinks: &'a [bool],
     common: &'a Common,
     /// By token, which of the layer's sink words it is.
@@ -229,7 +244,7 @@ fn head(
     rope: &InverseRotary,
     rank: usize,
 ) -> Result<Head> {
-    let PrefillText { sinks, common, sink_words } = text;
+    let PrefillText { cancel, sinks, common, sink_words } = text;
     let dim = kv.dim;
     let pick = |rows: &[f32], sink: bool| -> Vec<f32> {
         let rows = rows.chunks_exact(dim).zip(sinks).filter(|(_, s)| **s == sink);
@@ -243,13 +258,13 @@ fn head(
         let (key, words) = with_words(&pick(keys, false), &of, common.shares.len(), dim, rank);
         (key, Some(words))
     };
-    interrupt::check()?;
+    cancel.check()?;
     let value = component(&pick(values, false), dim, rank.div_ceil(2), NEVER);
     let of: Vec<Option<usize>> = sink_words.iter().zip(sinks).filter(|(_, s)| **s).map(|(w, _)| *w).collect();
     let any = sinks.contains(&true);
     let latents = scores(&key, &keys[kv.query_start * dim..]);
     let queries = (0..kv.group()).map(|g| {
-        interrupt::check()?;
+        cancel.check()?;
         let mut queries = kv.queries(layer, h * kv.group() + g).data.to_vec();
         rope.inverse_rotate(&mut queries, kv.query_start);
         let vector = component(&queries, dim, rank, ENOUGH);

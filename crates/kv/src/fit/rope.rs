@@ -2,8 +2,8 @@
 
 use crate::KvCache;
 use crate::rope::{Pairs, inverse_frequencies};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use rayon::prelude::*;
 
 /// Bases that published models use: Llama 2, SmolLM2-135M, SmolLM2-1.7B, SmolLM2 long, Llama 3, Mistral and Qwen 2, and
@@ -70,6 +70,7 @@ pub fn coherence(kv: &KvCache, layers: &[usize], positions: &[u32], theta: f64, 
 ///
 /// Errors: [`Error::Data`] when keys do not tell, [`Error::Usage`] when the base is out of range.
 pub fn settle(
+    cancel: &Cancel,
     kv: &KvCache,
     layers: &[usize],
     positions: &[u32],
@@ -88,7 +89,7 @@ pub fn settle(
         let of = |theta: f64| coherence(kv, layers, positions, theta, pairs);
         let theta = match theta {
             Some(theta) => theta,
-            None => search(of)?,
+            None => search(cancel, of)?,
         };
         found.push((of(theta), theta, pairs));
     }
@@ -106,10 +107,10 @@ pub fn settle(
 }
 
 /// The base of the highest coherence: of the published ones, if none nearby is better.
-fn search(of: impl Fn(f64) -> f64) -> Result<f64> {
+fn search(cancel: &Cancel, of: impl Fn(f64) -> f64) -> Result<f64> {
     let mut best = (0.0, 1e4);
     let mut consider = |theta: f64, bonus: f64| -> Result<()> {
-        interrupt::check()?;
+        cancel.check()?;
         let c = of(theta) * bonus;
         if c > best.0 {
             best = (c, theta);

@@ -1,8 +1,8 @@
 //! Which tokens are the same common word: their keys of an early layer, before RoPE, are near-duplicates.
 
 use crate::linalg::{add_gram, dot, dots};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
-use pimattn_core::interrupt;
 
 /// Common words that are told apart at most (assumed: in the dump of docs/synthetic.md they are half of the text).
 const MOST: usize = 128;
@@ -30,7 +30,7 @@ pub struct Common {
 
 /// Tells words apart by the keys of a layer `[head]`, RoPE undone: the earliest layer at hand knows the least of what stands
 /// around a word. A token is the word met before whose first key is nearest to its own, if that is near, or else a new one.
-pub fn find(keys: &[Vec<f32>], dim: usize) -> Result<Common> {
+pub fn find(cancel: &Cancel, keys: &[Vec<f32>], dim: usize) -> Result<Common> {
     let tokens = keys[0].len() / dim;
     let none = || Common { of: vec![0; tokens], shares: Vec::new() };
     let width = keys.len() * dim;
@@ -57,7 +57,7 @@ pub fn find(keys: &[Vec<f32>], dim: usize) -> Result<Common> {
     let (mut firsts, mut squares, mut products) = (Vec::new(), Vec::<f32>::new(), Vec::new());
     for (t, row) in rows.chunks_exact(width).enumerate() {
         if t % 256 == 0 {
-            interrupt::check()?;
+            cancel.check()?;
         }
         products.resize(squares.len(), 0.0);
         dots(row, &firsts, &mut products);
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn near_duplicates_are_a_word() {
         let (keys, words) = text(1000, 16, false);
-        let common = find(&keys, 16).unwrap();
+        let common = find(&Cancel::new(), &keys, 16).unwrap();
         // The first, of every fourth token but for what the others take, is the most common: 125, 63 and 62 tokens.
         assert_eq!(common.shares, [0.125, 0.063, 0.062]);
         let numbers = [1, 3, 2];
@@ -146,11 +146,11 @@ mod tests {
     #[test]
     fn keys_of_few_dimensions_have_no_words() {
         let (keys, _) = text(1000, 16, true);
-        assert_eq!(find(&keys, 16).unwrap(), Common { of: vec![0; 1000], shares: Vec::new() });
+        assert_eq!(find(&Cancel::new(), &keys, 16).unwrap(), Common { of: vec![0; 1000], shares: Vec::new() });
         let same = vec![vec![1.0f32; 16 * 1000]; 2];
-        assert!(find(&same, 16).unwrap().shares.is_empty());
+        assert!(find(&Cancel::new(), &same, 16).unwrap().shares.is_empty());
         let nan = vec![vec![f32::NAN; 16 * 1000]; 2];
-        assert!(find(&nan, 16).unwrap().shares.is_empty());
+        assert!(find(&Cancel::new(), &nan, 16).unwrap().shares.is_empty());
     }
 
     #[test]

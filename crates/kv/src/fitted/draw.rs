@@ -7,8 +7,8 @@ use super::{Component, Head, LAST_KNOT, Model, Words};
 use crate::rope::Rotary;
 use crate::synthetic::{MAX_ELEMENTS, normal, zeros};
 use crate::{KvCache, KvParts, Tensor, raw};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
@@ -104,8 +104,15 @@ impl Shape {
 
 /// Draws a cache. The same model and shape give the same values for any number of threads.
 ///
-/// Errors: [`Error::Config`] when the shape does not fit the model, [`Error::Interrupted`] on Ctrl-C.
+/// Errors: [`Error::Config`] when the shape does not fit the model.
 pub fn generate(model: &Model, shape: &Shape) -> Result<KvCache> {
+    generate_until(&Cancel::new(), model, shape)
+}
+
+/// [`generate`], unless `cancel` is requested.
+///
+/// Errors: as there, and [`Error::Interrupted`].
+pub fn generate_until(cancel: &Cancel, model: &Model, shape: &Shape) -> Result<KvCache> {
     shape.check(model)?;
     let (tokens, queries) = (shape.prefill + shape.decode_steps, shape.prefill_queries + shape.decode_steps);
     let (heads, group) = (shape.layers.len() * shape.kv_heads, shape.query_heads / shape.kv_heads);
@@ -124,7 +131,7 @@ pub fn generate(model: &Model, shape: &Shape) -> Result<KvCache> {
             rng.set_stream(u64::from(layer) << 32 | (head as u64 + 1));
             let source = source(model, shape, layer, head);
             let kinds = text.kinds(&model.layers[source.0]);
-            let drawing = Drawing { shape, text: &text, rope: &rope, shares: &model.words, kinds, group };
+            let drawing = Drawing { cancel, shape, text: &text, rope: &rope, shares: &model.words, kinds, group };
             drawing.fill(&model.layers[source.0].heads[source.1], &mut rng, k, v, q)
         })?;
     let tensor = |name: &str, heads: usize, rows: usize, data| Tensor {
@@ -219,6 +226,7 @@ enum TokenKind {
 
 /// A head's cache in the making.
 struct Drawing<'a> {
+    cancel: &'a Cancel,
     shape: &'a Shape,
     text: &'a Text,
     rope: &'a Rotary,
@@ -240,7 +248,7 @@ impl Drawing<'_> {
         let mut latents = Vec::new();
         for (t, (k, v)) in k.chunks_exact_mut(dim).zip(v.chunks_exact_mut(dim)).enumerate() {
             if t % 1024 == 0 {
-                interrupt::check()?;
+                self.cancel.check()?;
             }
             key.step(self.text.begins[t], rng);
             value.step(self.text.begins[t], rng);

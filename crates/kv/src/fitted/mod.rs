@@ -8,7 +8,7 @@ mod spec;
 #[cfg(any(test, feature = "oracles"))]
 pub mod testing;
 
-pub use draw::{Shape, generate};
+pub use draw::{Shape, generate, generate_until};
 pub use spec::FittedSpec;
 
 use crate::rope::Pairs;

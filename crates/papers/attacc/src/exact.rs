@@ -20,8 +20,8 @@
 use super::Schedule;
 use super::layout::{Layout, Product, Round, Transfer};
 use super::schedule::Writer;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
-use pimattn_core::interrupt;
 use pimattn_core::op::Op;
 use pimattn_trace::{Phase, Sink};
 use std::iter::Peekable;
@@ -42,9 +42,15 @@ enum Work<'l> {
 }
 
 /// Writes the whole schedule, its requests marked with their phases if they are to be. Does not finish `sink`.
-pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
+pub fn run(
+    cancel: &Cancel,
+    schedule: &Schedule,
+    marked: bool,
+    sink: &mut dyn Sink,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
     let Schedule { attention, geometry, layout, clustering, pipeline, .. } = schedule;
-    let mut writer = Writer::new(schedule, marked, sink);
+    let mut writer = Writer::new(cancel, schedule, marked, sink);
     if let Some(clustering) = clustering {
         // One head a channel at most.
         writer.cluster(clustering, &layout.round(0, attention.heads))?;
@@ -55,7 +61,7 @@ pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mu
     let alone = groups.len() == 1;
     let mut rounds = 0;
     while !groups.is_empty() {
-        interrupt::check()?;
+        cancel.check()?;
         for (channels, left) in &mut groups {
             let waiting = if alone { 0..geometry.channels } else { channels.clone() };
             for (head, work) in left.by_ref() {

@@ -91,13 +91,13 @@ impl Transfer {
 /// Everything that all heads have in common.
 #[derive(Debug)]
 pub struct Layout {
-    mode: Mode,
+    pub(super) mode: Mode,
     /// The MAC of this mode.
     pub mac: Op,
     /// Bytes of a bank between the keys of two rounds.
-    round_bytes: u64,
+    pub(super) round_bytes: u64,
     /// Offset of the values in a bank.
-    values: u64,
+    pub(super) values: u64,
     /// Queries to the GEMV buffers.
     pub queries: Transfer,
     /// Queries by keys.

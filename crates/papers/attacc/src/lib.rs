@@ -13,10 +13,12 @@ mod clustering;
 mod exact;
 mod layout;
 mod schedule;
+mod spelled;
 
 use clustering::Clustering;
 use layout::{Layout, Shape};
 use pimattn_core::addr::Geometry;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::op::Op;
 use pimattn_trace::header::spec_hash;
@@ -255,7 +257,7 @@ impl Schedule {
         Header {
             generator: concat!("tracegen ", env!("CARGO_PKG_VERSION"), " attacc").into(),
             geometry: self.geometry,
-            spec_hash: spec_hash(&self.geometry, &format!("{:?}", self.layout)),
+            spec_hash: spec_hash(&self.geometry, &self.layout.spelled()),
             seed: 0,
             config: self.attention.canonical() + form + if self.pipeline { "" } else { "pipeline = false\n" },
             provenance: "no KV data: AttAcc's schedule, all heads alike".into(),
@@ -284,7 +286,15 @@ impl Schedule {
     /// Writes the trace to `sink`, without holding more of it than one run, and finishes it. `progress` hears how many
     /// rounds are done. The trace has requests only.
     pub fn run(&self, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        self.write(false, sink, progress)?;
+        self.run_until(&Cancel::new(), sink, progress)
+    }
+
+    /// [`Schedule::run`], unless `cancel` is requested.
+    ///
+    /// # Errors
+    /// Those of `sink`, and [`Error::Interrupted`].
+    pub fn run_until(&self, cancel: &Cancel, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.write(cancel, false, sink, progress)?;
         sink.finish()
     }
 
@@ -293,14 +303,18 @@ impl Schedule {
     /// before it in its channel. Does not finish `sink`, so that other schedules can follow; who wants them apart puts
     /// [`Op::Sync`] between.
     pub fn run_labelled(&self, segments: &[Segment], sink: &mut dyn Sink) -> Result<()> {
-        segments.iter().try_for_each(|s| sink.push(Record::Segment(*s)))?;
-        self.write(true, sink, &mut |_| {})
+        self.labelled(&Cancel::new(), segments, sink)
     }
 
-    fn write(&self, marked: bool, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    fn labelled(&self, cancel: &Cancel, segments: &[Segment], sink: &mut dyn Sink) -> Result<()> {
+        segments.iter().try_for_each(|s| sink.push(Record::Segment(*s)))?;
+        self.write(cancel, true, sink, &mut |_| {})
+    }
+
+    fn write(&self, cancel: &Cancel, marked: bool, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
         match self.form {
-            Form::Exact => exact::run(self, marked, sink, progress),
-            Form::Published => schedule::run(self, marked, sink, progress),
+            Form::Exact => exact::run(cancel, self, marked, sink, progress),
+            Form::Published => schedule::run(cancel, self, marked, sink, progress),
         }
     }
 
@@ -397,13 +411,21 @@ impl Decode {
     /// Writes the trace to `sink` and finishes it; no more of it is held than a run. `progress` hears how many rounds
     /// are done.
     pub fn run(&self, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.run_until(&Cancel::new(), sink, progress)
+    }
+
+    /// [`Decode::run`], unless `cancel` is requested.
+    ///
+    /// # Errors
+    /// Those of `sink`, and [`Error::Interrupted`].
+    pub fn run_until(&self, cancel: &Cancel, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
         if self.steps == 1 {
-            return self.schedule(0)?.run(sink, progress);
+            return self.schedule(0)?.run_until(cancel, sink, progress);
         }
         for step in 0..self.steps {
             let schedule = self.schedule(step)?;
             let template = Segment { step, position: schedule.attention.len - 1, ..Segment::default() };
-            schedule.run_labelled(&schedule.segments(&template), sink)?;
+            schedule.labelled(cancel, &schedule.segments(&template), sink)?;
             sink.push(Record::Request(Request::one(Op::Sync, 0)))?;
             progress(u64::from(step + 1) * schedule.rounds());
         }

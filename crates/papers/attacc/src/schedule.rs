@@ -18,15 +18,21 @@
 use super::Schedule;
 use super::layout::{Layout, Product, Round, Transfer};
 use pimattn_core::addr::{Address, Geometry};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
-use pimattn_core::interrupt;
 use pimattn_core::op::Op;
 use pimattn_trace::text::extend;
 use pimattn_trace::{Mark, Phase, Record, Request, Sink};
 use std::ops::Range;
 
 /// Writes the whole schedule, its requests marked with their phases if they are to be. Does not finish `sink`.
-pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
+pub fn run(
+    cancel: &Cancel,
+    schedule: &Schedule,
+    marked: bool,
+    sink: &mut dyn Sink,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
     let Schedule { attention, geometry, layout, clustering, pipeline, .. } = schedule;
     let rounds = schedule.rounds();
     let round = |index: u64| {
@@ -34,7 +40,7 @@ pub fn run(schedule: &Schedule, marked: bool, sink: &mut dyn Sink, progress: &mu
         let left = u64::from(attention.heads) - before;
         layout.round(index, left.min(geometry.channels.into()) as u32)
     };
-    let mut writer = Writer::new(schedule, marked, sink);
+    let mut writer = Writer::new(cancel, schedule, marked, sink);
     if let Some(clustering) = clustering {
         writer.cluster(clustering, &round(0))?;
     }
@@ -99,6 +105,7 @@ impl<'a> Spread<'a> {
 
 /// Writes requests.
 pub struct Writer<'a> {
+    cancel: &'a Cancel,
     geometry: &'a Geometry,
     layout: &'a Layout,
     sink: &'a mut dyn Sink,
@@ -110,10 +117,10 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// A writer of the schedule's requests, marked with their phases if they are to be.
-    pub fn new(schedule: &'a Schedule, marked: bool, sink: &'a mut dyn Sink) -> Self {
+    pub fn new(cancel: &'a Cancel, schedule: &'a Schedule, marked: bool, sink: &'a mut dyn Sink) -> Self {
         let Schedule { geometry, layout, .. } = schedule;
         let phases = marked.then(|| vec![Phase::Other; geometry.channels as usize]);
-        Writer { geometry, layout, sink, run: None, phases }
+        Writer { cancel, geometry, layout, sink, run: None, phases }
     }
 }
 
@@ -161,7 +168,7 @@ impl Writer<'_> {
     /// beside whatever follows.
     pub fn product(&mut self, product: &Product, base: u64, channels: u32, beside: &Beside<'_>) -> Result<()> {
         for chunk in 0..product.chunks() {
-            interrupt::check()?;
+            self.cancel.check()?;
             self.macs(product.phase, base, channels, product.chunk(chunk))?;
             if chunk == 0 {
                 beside.softmax.map_or(Ok(()), |head| self.softmax(head))?;

@@ -2,4 +2,5 @@
 
 pub mod artifact;
 pub mod paper;
+mod policies;
 pub mod reproduce;

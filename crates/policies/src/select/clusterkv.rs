@@ -1,7 +1,7 @@
 //! `clusterkv`: attention sinks, and clusters of similar keys of the prefill.
 
-use super::clusters::{self, ClusteredHead};
-use super::{Entry, HeadState, HeadView, Policy, Preparation, parse};
+use super::clusters::{self, ClusteredHead, Clusterer};
+use super::{Entry, HeadView, parse};
 use crate::cluster::{Config, Start, TOLERANCE};
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,7 @@ pub const ENTRY: Entry = Entry {
     build: |table| {
         let clusterkv: ClusterKv = parse(table)?;
         clusters::sizes("cluster_size", clusterkv.cluster_size, None)?;
-        clusters::iterations(clusterkv.max_iterations)?;
-        clusters::tolerance(clusterkv.tolerance)?;
+        clusters::limits(clusterkv.max_iterations, clusterkv.tolerance)?;
         Ok(Box::new(clusterkv))
     },
 };
@@ -61,31 +60,25 @@ impl ClusterKv {
     }
 }
 
-impl Policy for ClusterKv {
-    fn name(&self) -> &'static str {
-        ENTRY.name
-    }
+impl Clusterer for ClusterKv {
+    const NAME: &'static str = ENTRY.name;
 
     /// The sinks and the token being decoded.
-    fn min_budget(&self) -> usize {
+    fn least_budget(&self) -> usize {
         self.sinks + 1
     }
 
-    fn clusters(&self) -> bool {
-        true
+    fn group(&self) -> usize {
+        1
     }
 
-    fn prepares_from(&self) -> Preparation {
-        Preparation::Keys
-    }
-
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a> {
         let config = self.config(head.prefill);
         let mut state = ClusteredHead::new(head, usize::MAX, config);
         let sinks = self.sinks.min(head.prefill);
         state.pin(sinks, self.charge_generated);
         state.append_prefill(head.prefill - sinks, &config);
-        Box::new(state)
+        state
     }
 }
 

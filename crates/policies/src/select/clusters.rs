@@ -2,7 +2,9 @@
 //! share, their parameters' limits included.
 
 use super::topk::TopK;
-use super::{Clustering, HeadState, HeadView, PolicyError, Scan, SlotOrder, StepView, require, select_all};
+use super::{
+    Clustering, HeadState, HeadView, Policy, PolicyError, Preparation, Scan, SlotOrder, StepView, require, select_all,
+};
 use crate::cluster::{Config, kmeans::KMeans};
 use pimattn_kv::Rows;
 use pimattn_kv::linalg;
@@ -19,19 +21,54 @@ pub fn sizes(key: &str, size: usize, group: Option<(&str, usize)>) -> Result<(),
     }
 }
 
-/// Checks a limit of K-means iterations.
-pub fn iterations(max_iterations: usize) -> Result<(), PolicyError> {
-    require(max_iterations > 0, "max_iterations", "must be at least 1")
-}
-
-/// Checks how far a centroid that has stopped may move.
-pub fn tolerance(tolerance: f32) -> Result<(), PolicyError> {
+/// Checks when K-means stops: its most iterations, and how far a centroid that has stopped may move.
+pub fn limits(max_iterations: usize, tolerance: f32) -> Result<(), PolicyError> {
+    require(max_iterations > 0, "max_iterations", "must be at least 1")?;
     require(tolerance >= 0.0 && tolerance.is_finite(), "tolerance", "must be a number of at least 0")
 }
 
 /// Clusters of a mean size in `tokens` tokens, at least one.
 pub fn count(tokens: usize, cluster_size: usize) -> usize {
     (tokens / cluster_size).max(1)
+}
+
+/// A policy whose memory of a head is a [`ClusteredHead`]: all of them are alike as [`Policy`].
+pub trait Clusterer: Send + Sync {
+    /// Name in the registry.
+    const NAME: &'static str;
+    /// The smallest budget, in tokens: what is selected whatever the queries are.
+    fn least_budget(&self) -> usize;
+    /// New tokens that are clustered together; 1 where none are.
+    fn group(&self) -> usize;
+    /// A head with its prefill clustered.
+    fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a>;
+}
+
+impl<C: Clusterer> Policy for C {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
+    fn min_budget(&self) -> usize {
+        self.least_budget()
+    }
+
+    fn clusters(&self) -> bool {
+        true
+    }
+
+    /// It clusters when as many new tokens have come.
+    fn period(&self) -> usize {
+        self.group()
+    }
+
+    fn prepares_from(&self) -> Preparation {
+        Preparation::Keys
+    }
+
+    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+        Box::new(self.head(head))
+    }
 }
 
 /// Tokens `0..order.clustered` lie in clusters; later ones wait until there is a whole group of them.

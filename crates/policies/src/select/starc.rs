@@ -1,7 +1,7 @@
 //! `starc`: clusters of similar keys within blocks of consecutive tokens (STARC as published at ASPLOS '26).
 
-use super::clusters::{self, ClusteredHead};
-use super::{Entry, HeadState, HeadView, Policy, Preparation, parse};
+use super::clusters::{self, ClusteredHead, Clusterer};
+use super::{Entry, HeadView, parse};
 use crate::cluster::{Config, Start, TOLERANCE};
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,7 @@ pub const ENTRY: Entry = Entry {
     build: |table| {
         let starc: Starc = parse(table)?;
         clusters::sizes("clusters", starc.clusters, Some(("block", starc.block)))?;
-        clusters::iterations(starc.max_iterations)?;
-        clusters::tolerance(starc.tolerance)?;
+        clusters::limits(starc.max_iterations, starc.tolerance)?;
         Ok(Box::new(starc))
     },
 };
@@ -51,33 +50,22 @@ impl Starc {
     }
 }
 
-impl Policy for Starc {
-    fn name(&self) -> &'static str {
-        ENTRY.name
-    }
+impl Clusterer for Starc {
+    const NAME: &'static str = ENTRY.name;
 
     /// The tokens that wait for their block to fill are fewer.
-    fn min_budget(&self) -> usize {
+    fn least_budget(&self) -> usize {
         self.block
     }
 
-    fn clusters(&self) -> bool {
-        true
-    }
-
-    /// It clusters when as many new tokens have come.
-    fn period(&self) -> usize {
+    fn group(&self) -> usize {
         self.block
     }
 
-    fn prepares_from(&self) -> Preparation {
-        Preparation::Keys
-    }
-
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a> {
         let mut state = ClusteredHead::new(head, self.block, self.config());
         state.append_groups(head.prefill);
-        Box::new(state)
+        state
     }
 }
 

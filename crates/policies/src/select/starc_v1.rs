@@ -1,7 +1,7 @@
 //! `starc-v1`: clusters of similar keys of the whole prefill (STARC's first version).
 
-use super::clusters::{self, ClusteredHead};
-use super::{Entry, HeadState, HeadView, Policy, Preparation, parse};
+use super::clusters::{self, ClusteredHead, Clusterer};
+use super::{Entry, HeadView, parse};
 use crate::cluster::{Config, Start, TOLERANCE};
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,7 @@ pub const ENTRY: Entry = Entry {
     build: |table| {
         let starc: StarcV1 = parse(table)?;
         clusters::sizes("cluster_size", starc.cluster_size, Some(("buffer", starc.buffer)))?;
-        clusters::iterations(starc.max_iterations)?;
-        clusters::tolerance(starc.tolerance)?;
+        clusters::limits(starc.max_iterations, starc.tolerance)?;
         Ok(Box::new(starc))
     },
 };
@@ -48,33 +47,22 @@ impl StarcV1 {
     }
 }
 
-impl Policy for StarcV1 {
-    fn name(&self) -> &'static str {
-        ENTRY.name
-    }
+impl Clusterer for StarcV1 {
+    const NAME: &'static str = ENTRY.name;
 
     /// The tokens in the buffer are fewer.
-    fn min_budget(&self) -> usize {
+    fn least_budget(&self) -> usize {
         self.buffer
     }
 
-    fn clusters(&self) -> bool {
-        true
-    }
-
-    /// It clusters when as many new tokens have come.
-    fn period(&self) -> usize {
+    fn group(&self) -> usize {
         self.buffer
     }
 
-    fn prepares_from(&self) -> Preparation {
-        Preparation::Keys
-    }
-
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a> {
         let mut state = ClusteredHead::new(head, self.buffer, self.config(self.buffer));
         state.append_prefill(head.prefill, &self.config(head.prefill));
-        Box::new(state)
+        state
     }
 }
 

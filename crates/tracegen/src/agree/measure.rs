@@ -1,8 +1,8 @@
 //! What matters of a cache to a study of sparse attention, measured: how concentrated its attention is, what policies
 //! select of it and where that lies, and how large STARC's clusters are.
 
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::interrupt;
 use pimattn_kv::KvCache;
 use pimattn_policies::accuracy::{RowShape, Scratch, exact_scores};
 use pimattn_policies::select::{self, HeadState, HeadView, Policy, StepView};
@@ -51,8 +51,8 @@ pub struct HeadMeasured {
 
 /// Measures every head of a cache.
 ///
-/// Errors: [`Error::Usage`] for an unknown policy or a budget that it cannot honour.
-pub fn measure(kv: &KvCache, plan: &Plan, progress: &(dyn Fn() + Sync)) -> Result<Vec<HeadMeasured>> {
+/// Errors: [`Error::Usage`] for an unknown policy or a budget that it cannot honour, [`Error::Interrupted`].
+pub fn measure(cancel: &Cancel, kv: &KvCache, plan: &Plan, progress: &(dyn Fn() + Sync)) -> Result<Vec<HeadMeasured>> {
     let policies: Vec<Box<dyn Policy>> = plan
         .policies
         .iter()
@@ -69,7 +69,7 @@ pub fn measure(kv: &KvCache, plan: &Plan, progress: &(dyn Fn() + Sync)) -> Resul
     }
     let heads: Vec<(usize, usize)> = (0..kv.layers.len()).flat_map(|l| (0..kv.kv_heads).map(move |h| (l, h))).collect();
     let measured = heads.par_iter().map(|(l, h)| {
-        let measured = head(kv, *l, *h, &policies, plan);
+        let measured = head(cancel, kv, *l, *h, &policies, plan);
         progress();
         measured
     });
@@ -89,7 +89,14 @@ struct Selection {
     shares: Vec<f32>,
 }
 
-fn head(kv: &KvCache, layer: usize, kv_head: usize, policies: &[Box<dyn Policy>], plan: &Plan) -> Result<HeadMeasured> {
+fn head(
+    cancel: &Cancel,
+    kv: &KvCache,
+    layer: usize,
+    kv_head: usize,
+    policies: &[Box<dyn Policy>],
+    plan: &Plan,
+) -> Result<HeadMeasured> {
     let view = HeadView {
         keys: kv.keys(layer, kv_head),
         prefill: kv.prefill,
@@ -113,7 +120,7 @@ fn head(kv: &KvCache, layer: usize, kv_head: usize, policies: &[Box<dyn Policy>]
     let mut scratch = Scratch::default();
     let (mut weights, mut top_mass, mut count) = (Vec::new(), 0.0, 0usize);
     for (step, position) in kv.decode_positions().enumerate() {
-        interrupt::check()?;
+        cancel.check()?;
         let len = position + 1;
         let query = |g| kv.queries(layer, kv_head * group + g).row(position - kv.query_start);
         let queries: Vec<&[f32]> = (0..group).map(query).collect();

@@ -3,6 +3,7 @@
 pub mod measure;
 
 use self::measure::{HeadMeasured, Means, Plan, measure};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::table::{Measure, Value, measure as measured};
@@ -98,6 +99,13 @@ pub struct Agreement {
 
 /// The cache that a model makes up in place of some layers of a real one.
 pub fn stand_in(model: &Model, real: &KvCache, seed: u64) -> Result<KvCache> {
+    stand_in_until(&Cancel::new(), model, real, seed)
+}
+
+/// [`stand_in`], unless `cancel` is requested.
+///
+/// Errors: as there, and [`Error::Interrupted`].
+pub fn stand_in_until(cancel: &Cancel, model: &Model, real: &KvCache, seed: u64) -> Result<KvCache> {
     let fits = |what: &str, of_model: usize, of_real: usize| match of_model == of_real {
         true => Ok(()),
         false => Err(Error::Usage(format!("the fitted model has {what} {of_model}, the dump {of_real}"))),
@@ -116,7 +124,7 @@ pub fn stand_in(model: &Model, real: &KvCache, seed: u64) -> Result<KvCache> {
         element_bytes: real.element_bytes,
         seed,
     };
-    fitted::generate(model, &shape)
+    fitted::generate_until(cancel, model, &shape)
 }
 
 /// Some layers of a cache, by their numbers, in the cache's order.
@@ -172,7 +180,20 @@ impl Agreement {
         plan: &Plan,
         progress: &(dyn Fn() + Sync),
     ) -> Result<Self> {
-        let real_heads = measure(real, plan, progress)?;
+        Agreement::new_until(&Cancel::new(), real, synthetic, plan, progress)
+    }
+
+    /// [`Agreement::new`], unless `cancel` is requested.
+    ///
+    /// Errors: as there, and [`Error::Interrupted`].
+    pub fn new_until(
+        cancel: &Cancel,
+        real: &KvCache,
+        synthetic: impl IntoIterator<Item = Result<KvCache>>,
+        plan: &Plan,
+        progress: &(dyn Fn() + Sync),
+    ) -> Result<Self> {
+        let real_heads = measure(cancel, real, plan, progress)?;
         let mut synthetic_heads = Vec::new();
         for kv in synthetic {
             let kv = kv?;
@@ -180,7 +201,7 @@ impl Agreement {
                 let what = format!("layers {:?} cannot be compared with layers {:?}", kv.layers, real.layers);
                 return Err(Error::Usage(what));
             }
-            synthetic_heads.push(measure(&kv, plan, progress)?);
+            synthetic_heads.push(measure(cancel, &kv, plan, progress)?);
         }
         let mut agreement = Agreement { cells: Vec::new(), orders: Vec::new() };
         for layer in real.layers.iter().map(|l| Some(*l)).chain([None]) {

@@ -1,6 +1,7 @@
 //! Loading a workload: its system, policy and caches, and whether they fit together.
 
-use super::{Generator, ideal};
+use super::{Generator, ideal, spelled};
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
 use pimattn_core::spec::config::Document;
@@ -24,13 +25,22 @@ impl Generator {
     /// Loads the workload's system, KV cache (or `kv` instead) and policy, and checks that they fit together.
     pub fn load(workload: Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
         let system = workload.load_system(doc, &[])?;
-        Generator::load_for(system, workload, doc, kv)
+        Generator::load_for(&Cancel::new(), system, workload, doc, kv)
     }
 
-    /// As [`Generator::load`], for a system that is loaded already.
-    pub fn load_for(system: System, workload: Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
+    /// As [`Generator::load`], for a system that is loaded already, unless `cancel` is requested.
+    ///
+    /// # Errors
+    /// Those of [`Generator::load`], and [`Error::Interrupted`].
+    pub fn load_for(
+        cancel: &Cancel,
+        system: System,
+        workload: Workload,
+        doc: &Document,
+        kv: Option<&Path>,
+    ) -> Result<Self> {
         let policy = checked_policy(&workload, doc)?;
-        let caches = || caches(&workload, doc, kv);
+        let caches = || caches(cancel, &workload, doc, kv);
         let config = kv.map_or_else(|| doc.canonical(), |kv| doc.canonical_with("kv", &kv.display().to_string()));
         Generator::assemble(system, workload.clone(), doc, policy, caches, config)
     }
@@ -121,7 +131,7 @@ impl Generator {
         let header = Header {
             generator: concat!("tracegen ", env!("CARGO_PKG_VERSION")).into(),
             geometry,
-            spec_hash: spec_hash(&geometry, &format!("{:?} {:?} {shape:?}", workload.mapping, workload.placement)),
+            spec_hash: spec_hash(&geometry, &spelled::text(&workload.mapping, &workload.placement, &shape)),
             seed: workload.seed,
             config,
             provenance: cache.provenance.clone(),
@@ -202,11 +212,16 @@ fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Pol
 }
 
 /// The caches, and which of them each request has. A dump is everybody's; a synthetic source makes each request its own.
-fn caches(workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<(Vec<KvCache>, Vec<usize>)> {
+fn caches(
+    cancel: &Cancel,
+    workload: &Workload,
+    doc: &Document,
+    kv: Option<&Path>,
+) -> Result<(Vec<KvCache>, Vec<usize>)> {
     let requests = workload.batch.requests;
     let dump = kv.map(Path::to_path_buf).or_else(|| workload.kv_path(doc));
     if let Some(path) = dump {
-        return Ok((vec![kv::load(path)?], vec![0; requests]));
+        return Ok((vec![kv::load_until(cancel, path)?], vec![0; requests]));
     }
     let source = synthetic(workload, doc)?;
     let make = |r: usize| {
@@ -219,13 +234,17 @@ fn caches(workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<(Vec
         let made = match &source {
             Synthetic::Assumed(spec) => {
                 let (prefill, seed) = (prefill.unwrap_or(spec.prefill), spec.seed ^ apart);
-                kv::synthetic::generate(&SyntheticSpec { prefill, seed, ..spec.clone() })
+                kv::synthetic::generate_until(cancel, &SyntheticSpec { prefill, seed, ..spec.clone() })
             }
             Synthetic::Fitted(model, shape) => {
                 // A request that is shorter than the source has as many queries of its prefill as fit.
                 let prefill_queries = prefill.map_or(shape.prefill_queries, |p| shape.prefill_queries.min(p));
                 let (prefill, seed) = (prefill.unwrap_or(shape.prefill), shape.seed ^ apart);
-                fitted::generate(model, &fitted::Shape { prefill, prefill_queries, seed, ..shape.clone() })
+                fitted::generate_until(
+                    cancel,
+                    model,
+                    &fitted::Shape { prefill, prefill_queries, seed, ..shape.clone() },
+                )
             }
         };
         made.map_err(|e| match e {

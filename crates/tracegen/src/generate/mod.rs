@@ -9,12 +9,13 @@ mod head;
 mod ideal;
 mod load;
 mod metrics;
+mod spelled;
 
 pub use metrics::{METRICS, MetricsRow, RowSink};
 
 use head::HeadWork;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
-use pimattn_core::interrupt;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_kv::KvCache;
@@ -33,6 +34,8 @@ use std::ops::Range;
 const CHUNK: usize = 8;
 /// Records of all channels that a chunk holds until they are written, if it has more than a step: about 75 MB.
 const CHUNK_RECORDS: usize = 1 << 20;
+/// Records that are written between two looks at the cancel token.
+const BREATH: usize = 1 << 12;
 
 /// A loaded workload: everything that generation needs.
 pub struct Generator {
@@ -88,15 +91,24 @@ impl Generator {
 
     /// Writes the trace to `sink`; a metrics row goes to `metrics`, when given, for each query head and step.
     /// `progress` hears how many steps are done.
-    pub fn run(
+    pub fn run(&self, sink: &mut dyn Sink, metrics: Option<RowSink<'_>>, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.run_until(&Cancel::new(), sink, metrics, progress)
+    }
+
+    /// [`Generator::run`], unless `cancel` is requested: then it ends soon, with an error, and the trace is not finished.
+    ///
+    /// # Errors
+    /// Those of `sink` and `metrics`, and [`Error::Interrupted`](pimattn_core::error::Error::Interrupted).
+    pub fn run_until(
         &self,
+        cancel: &Cancel,
         sink: &mut dyn Sink,
         mut metrics: Option<RowSink<'_>>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let measure = metrics.is_some();
         let mut work = self.work();
-        interrupt::check()?;
+        cancel.check()?;
         let steps = self.steps();
         // How many records a step has shows at the first.
         let (mut first, mut most) = (0, 1);
@@ -109,7 +121,10 @@ impl Generator {
                         ideal::layer(self, layer.iter().flat_map(|w| &w.heads), i, step, sink)?;
                     }
                     for w in layer {
-                        w.step_records(i).iter().try_for_each(|r| sink.push(*r))?;
+                        for records in w.step_records(i).chunks(BREATH) {
+                            cancel.check()?;
+                            records.iter().try_for_each(|r| sink.push(*r))?;
+                        }
                     }
                     sink.push(Record::Request(Request::one(Op::Sync, 0)))?;
                     if let Some(emit) = &mut metrics {
@@ -123,7 +138,7 @@ impl Generator {
             let records: usize = work.iter().map(|w| w.records.len()).sum();
             most = (CHUNK_RECORDS / (records / chunk.len()).max(1)).clamp(1, CHUNK);
             first = chunk.end;
-            interrupt::check()?;
+            cancel.check()?;
         }
         sink.finish()
     }

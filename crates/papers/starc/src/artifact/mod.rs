@@ -5,19 +5,20 @@
 //! budgets has for the step. A bar is a model, a policy and a context. [`pimattn_experiments::attention`] replays what differs, once.
 
 mod budget;
+mod data;
 mod rows;
 
 pub use budget::Budgets;
+pub use data::{Model, Policy, Published};
 pub use rows::{BarRow, StepRow, bars, bars::BARS, steps::STEPS};
 
 use pimattn_attacc::{Attention, Form, Mode};
-use pimattn_core::error::{Error, Result, suggest};
-use pimattn_core::interrupt;
+use pimattn_core::cancel::Cancel;
+use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
 use pimattn_core::units::Cycle;
 use pimattn_experiments::attention::Layers;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Devices beside the GPUs, and their stacks (AttAcc; STARC's platform has the same).
@@ -28,82 +29,6 @@ pub const STACKS: u32 = 5;
 const BYTES: u32 = 2;
 /// The artifact's schedule, quirks included.
 const FORM: Form = Form::Published;
-
-/// A model, as far as its attention goes (the artifact's src/config.py). It has K and V for every query head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Model {
-    /// Name, the artifact's.
-    pub name: &'static str,
-    /// Layers, all alike.
-    pub layers: u32,
-    /// Query heads.
-    pub heads: u32,
-    /// Elements of a key.
-    pub dim: u32,
-    /// What its budget tables are named after.
-    pub table: &'static str,
-}
-
-/// The models of the experiment.
-pub const MODELS: [Model; 3] = [
-    Model { name: "LLAMA-7B", layers: 32, heads: 32, dim: 128, table: "Llama" },
-    Model { name: "GPT-13B", layers: 40, heads: 40, dim: 128, table: "GPT" },
-    Model { name: "Mistral-7B", layers: 32, heads: 32, dim: 128, table: "Mistral" },
-];
-
-/// What tells how many tokens a step attends to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// Name.
-    pub name: &'static str,
-    /// What its budget tables are named after; all tokens where it has none.
-    pub table: Option<&'static str>,
-    /// Whether it clusters.
-    pub clusters: bool,
-}
-
-/// The policies of the experiment.
-pub const POLICIES: [Policy; 4] = [
-    Policy { name: "full", table: None, clusters: false },
-    Policy { name: "quest", table: Some("Quest"), clusters: false },
-    Policy { name: "sparq", table: Some("SparQ"), clusters: false },
-    Policy { name: "starc", table: Some("STARC"), clusters: true },
-];
-
-impl Model {
-    /// The model of this name.
-    pub fn find(name: &str) -> Result<Model> {
-        let known = MODELS.iter().find(|m| m.name.eq_ignore_ascii_case(name)).copied();
-        known.ok_or_else(|| Error::Usage(format!("unknown model \"{name}\"{}", suggest(name, MODELS.map(|m| m.name)))))
-    }
-
-    /// Heads of a batch of so many requests that a stack holds (rounded as the artifact rounds).
-    pub fn heads_per_stack(&self, batch: u32) -> u32 {
-        (u64::from(self.heads / DEVICES) * u64::from(batch)).div_ceil(STACKS.into()).try_into().unwrap_or(u32::MAX)
-    }
-}
-
-impl Policy {
-    /// The policy of this name.
-    pub fn find(name: &str) -> Result<Policy> {
-        let known = POLICIES.iter().find(|p| p.name == name).copied();
-        known.ok_or_else(|| {
-            Error::Usage(format!("unknown policy \"{name}\"{}", suggest(name, POLICIES.map(|p| p.name))))
-        })
-    }
-
-    /// Where the budgets for a model are in a folder: the artifact's file, or that compressed.
-    pub fn table_in(&self, folder: &Path, model: &Model) -> Option<PathBuf> {
-        let plain = folder.join(self.table_name(model)?);
-        let packed = folder.join(format!("{}.zst", self.table_name(model)?));
-        Some(if !plain.exists() && packed.exists() { packed } else { plain })
-    }
-
-    /// File name of its budgets for a model, as the artifact has it.
-    pub fn table_name(&self, model: &Model) -> Option<String> {
-        self.table.map(|policy| format!("kv_budget_{}_{policy}.txt", model.table))
-    }
-}
 
 /// A model, a policy and a context.
 #[derive(Debug, Clone)]
@@ -184,6 +109,7 @@ pub type RowSink<'a, R> = &'a mut dyn FnMut(&R) -> Result<()>;
 
 /// Bars of which every step has been simulated.
 pub struct Experiment<'a> {
+    cancel: Cancel,
     system: &'a System,
     bars: &'a [Bar],
     layers: Layers<'a>,
@@ -194,11 +120,16 @@ impl<'a> Experiment<'a> {
     ///
     /// # Errors
     /// When a bar makes no sense ([`Bar::attentions`]), or when its heads do not fit a stack.
-    pub fn new(system: &'a System, bars: &'a [Bar], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Self> {
-        let mut layers = Layers::new(system);
+    pub fn new(
+        cancel: &Cancel,
+        system: &'a System,
+        bars: &'a [Bar],
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<Self> {
+        let mut layers = Layers::new(system).until(cancel);
         let wanted = bars.iter().map(Bar::attentions).collect::<Result<Vec<_>>>()?;
         layers.learn(FORM, wanted.into_iter().flatten(), progress)?;
-        Ok(Experiment { system, bars, layers })
+        Ok(Experiment { cancel: cancel.clone(), system, bars, layers })
     }
 
     /// Schedules that were replayed.
@@ -214,7 +145,7 @@ impl<'a> Experiment<'a> {
     /// Gives `bar_row` the row of each bar, and `step_row`, if it is there, one of each step.
     pub fn rows(&mut self, bar_row: RowSink<'_, BarRow>, mut step_row: Option<RowSink<'_, StepRow>>) -> Result<()> {
         for bar in self.bars {
-            interrupt::check()?;
+            self.cancel.check()?;
             let mut known: BTreeMap<Attention, Cost> = BTreeMap::new();
             let mut total = rows::Total::default();
             for (step, attention) in bar.attentions()?.enumerate() {

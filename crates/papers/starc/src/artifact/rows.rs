@@ -12,7 +12,7 @@ pub struct BarRow {
     /// Name of the model.
     pub model: String,
     /// What the budgets are of.
-    pub policy: &'static str,
+    pub policy: String,
     /// Tokens of each prompt.
     pub prefill: u32,
     /// Tokens generated of each request.
@@ -40,8 +40,8 @@ pub struct Total {
 /// A decode step: one layer, on one stack.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepRow {
-    model: &'static str,
-    policy: &'static str,
+    model: String,
+    policy: String,
     context: u32,
     step: u64,
     attention: Attention,
@@ -56,7 +56,7 @@ pub mod bars {
         /// A row is a model, a policy and a context.
         pub BARS of BarRow {
             MODEL = columns::MODEL, "-", "the model", |r| (&r.model).into();
-            POLICY = columns::POLICY, "-", "what the budgets are of; full attends to all tokens", |r| r.policy.into();
+            POLICY = columns::POLICY, "-", "what the budgets are of; full attends to all tokens", |r| (&r.policy).into();
             PREFILL = "prefill", "tokens", "prompt of each request", |r| r.prefill.into();
             CONTEXT = columns::CONTEXT, "tokens", "generated of each request, the first by the prefill", |r| r.context.into();
             BATCH = "batch", "1", "requests that are decoded together", |r| r.batch.into();
@@ -83,8 +83,8 @@ pub mod steps {
     measures! {
         /// A row is a decode step: one layer, on one stack.
         pub STEPS of StepRow {
-            MODEL = columns::MODEL, "-", "the model", |r| r.model.into();
-            POLICY = columns::POLICY, "-", "what the budgets are of; full attends to all tokens", |r| r.policy.into();
+            MODEL = columns::MODEL, "-", "the model", |r| (&r.model).into();
+            POLICY = columns::POLICY, "-", "what the budgets are of; full attends to all tokens", |r| (&r.policy).into();
             CONTEXT = columns::CONTEXT, "tokens", "generated of each request, the first by the prefill", |r| r.context.into();
             STEP = columns::STEP, "1", "decode step, from 0", |r| r.step.into();
             TOKENS = "tokens", "tokens", "in the cache of each head", |r| r.attention.len.into();
@@ -116,8 +116,8 @@ impl Total {
 impl BarRow {
     pub(super) fn new(bar: &Bar, total: Total) -> Self {
         BarRow {
-            model: bar.model.name.into(),
-            policy: bar.policy.name,
+            model: bar.model.name.clone(),
+            policy: bar.policy.name.clone(),
             prefill: bar.prefill,
             context: bar.context,
             batch: bar.batch,
@@ -134,7 +134,7 @@ impl BarRow {
 
 impl StepRow {
     pub(super) fn new(bar: &Bar, step: u64, attention: Attention, cost: Cost) -> Self {
-        let (model, policy) = (bar.model.name, bar.policy.name);
+        let (model, policy) = (bar.model.name.clone(), bar.policy.name.clone());
         StepRow { model, policy, context: bar.context, step, attention, cost }
     }
 }
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn every_column_of_a_bar_has_its_own_value() {
         let total = Total { steps: 4, tokens: 10, cycles: 5, ns: 6e6, energy_pj: 7e6 };
-        let (model, policy) = ("m".to_string(), "p");
+        let (model, policy) = ("m".to_string(), "p".to_string());
         let row = BarRow { model, policy, prefill: 1, context: 2, batch: 3, heads: 8, layers: 9, total };
         let cells: Vec<_> = bars::BARS.iter().map(|m| format!("{}={}", m.name(), m.value(&row))).collect();
         assert_eq!(

@@ -2,6 +2,7 @@
 
 use super::Tables;
 use crate::artifact::bars;
+use crate::policies::{FULL, INFINIGEN, QUEST, SPARQ, STARC};
 use crate::reproduce::columns::{choices, layer, reductions, system};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
@@ -203,7 +204,7 @@ pub fn rows(claims: &[Claim], t: &Tables) -> Result<Vec<ClaimRow>> {
             Kind::Benchmark => [none(), none()],
             Kind::RecallOrder => [["no masks in this mode".into(), String::new(), String::new()], recall_order(t)?],
             Kind::ClusteringOverhead => {
-                let rows = t.masks.find(&[(columns::POLICY, "starc")])?;
+                let rows = t.masks.find(&[(columns::POLICY, STARC)])?;
                 let masks = Found::said(Found::of(&t.masks, &rows, layer::CLUSTER_PERCENT.name())?, claim);
                 [[clustering_in_artifact_mode().into(), String::new(), String::new()], masks]
             }
@@ -232,7 +233,7 @@ fn clustering_in_artifact_mode() -> &'static str {
 /// Of every cache and budget: words, verdict, cells.
 fn recall_order(t: &Tables) -> Result<[String; 3]> {
     let (mut held, mut all, mut broken) = (0, 0, Vec::new());
-    for row in t.choices.find(&[(columns::POLICY, "starc")])? {
+    for row in t.choices.find(&[(columns::POLICY, STARC)])? {
         let key = [choices::SOURCE.name(), choices::PREFILL.name(), columns::BUDGET].map(|c| t.choices.cell(row, c));
         let [source, prefill, budget] = key;
         let (source, prefill, budget) = (source?, prefill?, budget?);
@@ -246,7 +247,7 @@ fn recall_order(t: &Tables) -> Result<[String; 3]> {
             let row = t.choices.the(&wanted)?;
             Ok::<_, Error>((t.choices.number(row, columns::TOP_RECALL)?, row))
         };
-        let (sparq, starc, infinigen, quest) = (of("sparq")?, of("starc")?, of("infinigen")?, of("quest")?);
+        let (sparq, starc, infinigen, quest) = (of(SPARQ)?, of(STARC)?, of(INFINIGEN)?, of(QUEST)?);
         let ways = [(sparq.0 >= starc.0, sparq.1), (starc.0 > infinigen.0, infinigen.1), (starc.0 > quest.0, quest.1)];
         for (holds, other) in ways {
             all += 1;
@@ -297,30 +298,30 @@ fn why(claim: &Claim, t: &Tables) -> Result<String> {
         ])?;
         cited(&t.system, row, column, 4, "")
     };
-    let against = claim.against.first().map_or("full", String::as_str);
+    let against = claim.against.first().map_or(FULL, String::as_str);
     Ok(match claim.kind {
         Kind::AttentionLatency => format!(
             "{model}, {context} tokens: in artifact mode a head attends to {} row-rounded tokens with starc, {} with {against}, and \
              nothing else takes time; in real-mask mode choosing is {} of starc's step and {} of {against}'s, {} with starc \
              ({} in {against}) row-rounded tokens are touched, and the fullest unit has {} times the rows of the mean.",
-            bar("starc", bars::MEAN_TOKENS.name(), 1, "")?,
+            bar(STARC, bars::MEAN_TOKENS.name(), 1, "")?,
             bar(against, bars::MEAN_TOKENS.name(), 1, "")?,
-            of_masks("starc", layer::SELECT_PERCENT.name(), 1, " %")?,
+            of_masks(STARC, layer::SELECT_PERCENT.name(), 1, " %")?,
             of_masks(against, layer::SELECT_PERCENT.name(), 1, " %")?,
-            of_masks("starc", columns::ROW_TOKENS, 1, "")?,
+            of_masks(STARC, columns::ROW_TOKENS, 1, "")?,
             of_masks(against, columns::ROW_TOKENS, 1, "")?,
-            of_masks("starc", columns::IMBALANCE_UNITS, 2, "")?,
+            of_masks(STARC, columns::IMBALANCE_UNITS, 2, "")?,
         ),
         Kind::AttentionEnergy => format!(
             "{model}, {context} tokens: artifact mode spreads the energy of an activation over a fully used row and counts the \
              multiplications of the whole cache for every policy ({} mJ compute of starc, {} mJ of {against}); in real-mask \
              mode each activation is paid, {} a step with starc and {} with {against}, and choosing costs {} uJ of starc's {} uJ.",
-            step("artifact", "starc", step_cost::ATTENTION_COMPUTE_MJ.name())?,
+            step("artifact", STARC, step_cost::ATTENTION_COMPUTE_MJ.name())?,
             step("artifact", against, step_cost::ATTENTION_COMPUTE_MJ.name())?,
-            of_masks("starc", columns::ACTIVATIONS, 0, "")?,
+            of_masks(STARC, columns::ACTIVATIONS, 0, "")?,
             of_masks(against, columns::ACTIVATIONS, 0, "")?,
-            of_masks("starc", layer::SELECT_UJ.name(), 2, "")?,
-            of_masks("starc", layer::ENERGY_UJ.name(), 2, "")?,
+            of_masks(STARC, layer::SELECT_UJ.name(), 2, "")?,
+            of_masks(STARC, layer::ENERGY_UJ.name(), 2, "")?,
         ),
         Kind::EndToEndLatency => format!(
             "{model}, {context} tokens, {against}: attention is {} of {} ms a step in artifact mode and {} of {} ms in real-mask \
@@ -344,26 +345,26 @@ fn why(claim: &Claim, t: &Tables) -> Result<String> {
         Kind::ClusteringOverhead => format!(
             "{model}, {context} tokens: clustering 64 new keys with all its commands, the host's part and the move takes {} us a \
              decode step of {} us; the artifact's trace has a part of it, once, ahead of the last step.",
-            of_masks("starc", layer::CLUSTER_US.name(), 4, "")?,
-            of_masks("starc", layer::TIME_US.name(), 3, "")?,
+            of_masks(STARC, layer::CLUSTER_US.name(), 4, "")?,
+            of_masks(STARC, layer::TIME_US.name(), 3, "")?,
         ),
         Kind::RecallOrder => {
-            let budget = t.masks.cell(mask("starc")?, columns::BUDGET)?;
+            let budget = t.masks.cell(mask(STARC)?, columns::BUDGET)?;
             format!(
                 "{model}, {context} tokens, budget {budget}: {} of the best tokens with sparq, {} with starc, {} with infinigen, {} with \
                  quest. InfiniGen's are without the weights that it speculates with (docs/model.md).",
-                of_masks("sparq", columns::TOP_RECALL, 4, "")?,
-                of_masks("starc", columns::TOP_RECALL, 4, "")?,
-                of_masks("infinigen", columns::TOP_RECALL, 4, "")?,
-                of_masks("quest", columns::TOP_RECALL, 4, "")?,
+                of_masks(SPARQ, columns::TOP_RECALL, 4, "")?,
+                of_masks(STARC, columns::TOP_RECALL, 4, "")?,
+                of_masks(INFINIGEN, columns::TOP_RECALL, 4, "")?,
+                of_masks(QUEST, columns::TOP_RECALL, 4, "")?,
             )
         }
         Kind::Benchmark => format!(
             "A benchmark's score needs the model's weights; what stands for it here is the error of attention's output, {} \
              with starc, {} with sparq, {} with quest ({model}, {context} tokens).",
-            of_masks("starc", columns::OUTPUT_REL_ERR, 4, "")?,
-            of_masks("sparq", columns::OUTPUT_REL_ERR, 4, "")?,
-            of_masks("quest", columns::OUTPUT_REL_ERR, 4, "")?,
+            of_masks(STARC, columns::OUTPUT_REL_ERR, 4, "")?,
+            of_masks(SPARQ, columns::OUTPUT_REL_ERR, 4, "")?,
+            of_masks(QUEST, columns::OUTPUT_REL_ERR, 4, "")?,
         ),
     })
 }

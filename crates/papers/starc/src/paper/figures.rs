@@ -2,16 +2,13 @@
 
 use super::Tables;
 use crate::artifact::bars;
+use crate::policies::{FULL, INFINIGEN, LEGEND, QUEST, SPARQ, STARC};
 use crate::reproduce::columns::{ablation, choices, layer, system};
 use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_experiments::end_to_end::table as step;
 use pimattn_report::cells::Cells;
 use pimattn_report::plot::{Axis, Bar, Bars, Content, Figure, Group, Lines, Panel, Scale, Series};
-
-/// Policies in the order of legends: each looks alike in all figures.
-const POLICIES: [&str; 10] =
-    ["full", "quest", "sparq", "starc", "infinigen", "streaming", "clusterkv", "h2o", "starc-v1", "oracle"];
 
 /// A part of a bar: its name, and the columns that it is the sum of.
 type Part = (&'static str, &'static [&'static str]);
@@ -51,7 +48,7 @@ const LAYER_ENERGY: &[Part] = &[
     ("refresh and other", &[layer::OTHER_UJ.name()]),
 ];
 
-/// Bars by context and policy, each over the whole of policy `full`.
+/// Bars by context and policy, each over the whole of what attends to all tokens.
 struct Normalised<'t> {
     table: &'t Cells,
     mode: Option<&'t str>,
@@ -67,7 +64,7 @@ impl Normalised<'_> {
             let mut wanted = vec![(columns::MODEL, model), (columns::CONTEXT, context)];
             wanted.extend(self.mode.map(|mode| (system::MODE.name(), mode)));
             let rows = self.table.find(&wanted)?;
-            wanted.push((columns::POLICY, "full"));
+            wanted.push((columns::POLICY, FULL));
             let full = self.table.number(self.table.the(&wanted)?, self.whole)?;
             let mut bars = Vec::new();
             for row in rows {
@@ -89,8 +86,11 @@ fn thousands(tokens: &str) -> String {
     tokens.strip_suffix("000").map_or(tokens.into(), |n| format!("{n}K"))
 }
 
-fn names() -> Vec<String> {
-    POLICIES.map(String::from).to_vec()
+/// The policies of a table in the order of legends, and all that are always in them.
+fn names(table: &Cells) -> Result<Vec<String>> {
+    let others = table.distinct(columns::POLICY)?;
+    let others = others.into_iter().filter(|name| !LEGEND.contains(name));
+    Ok(LEGEND.into_iter().chain(others).map(String::from).collect())
 }
 
 fn stacked(title: &str, note: &str, t: &Tables, of: Normalised<'_>) -> Result<Figure> {
@@ -112,7 +112,7 @@ fn stacked(title: &str, note: &str, t: &Tables, of: Normalised<'_>) -> Result<Fi
 /// Lines of a column by another, one a policy.
 fn lines(table: &Cells, rows: &[usize], x: (&str, Axis), y: (&str, Axis), scale: f64) -> Result<Lines> {
     let mut series = Vec::new();
-    for policy in POLICIES {
+    for policy in names(table)? {
         let mut points = Vec::new();
         for row in rows {
             if table.cell(*row, columns::POLICY)? == policy {
@@ -121,7 +121,7 @@ fn lines(table: &Cells, rows: &[usize], x: (&str, Axis), y: (&str, Axis), scale:
         }
         points.sort_by(|a: &(f64, f64), b| a.0.total_cmp(&b.0));
         if !points.is_empty() {
-            series.push(Series { name: policy.into(), points });
+            series.push(Series { name: policy, points });
         }
     }
     Ok(Lines { x: x.1, y: y.1, series })
@@ -154,16 +154,16 @@ pub fn all(t: &Tables) -> Result<Vec<(String, String)>> {
     add("row-tokens", row_tokens(t)?)?;
     add("decode-length", decode_length(t)?)?;
     let time = [
-        ("quest", ablation::TIME_VS_QUEST.name()),
-        ("sparq", ablation::TIME_VS_SPARQ.name()),
-        ("infinigen", ablation::TIME_VS_INFINIGEN.name()),
-        ("full", ablation::TIME_VS_FULL.name()),
+        (QUEST, ablation::TIME_VS_QUEST.name()),
+        (SPARQ, ablation::TIME_VS_SPARQ.name()),
+        (INFINIGEN, ablation::TIME_VS_INFINIGEN.name()),
+        (FULL, ablation::TIME_VS_FULL.name()),
     ];
     let energy = [
-        ("quest", ablation::ENERGY_VS_QUEST.name()),
-        ("sparq", ablation::ENERGY_VS_SPARQ.name()),
-        ("infinigen", ablation::ENERGY_VS_INFINIGEN.name()),
-        ("full", ablation::ENERGY_VS_FULL.name()),
+        (QUEST, ablation::ENERGY_VS_QUEST.name()),
+        (SPARQ, ablation::ENERGY_VS_SPARQ.name()),
+        (INFINIGEN, ablation::ENERGY_VS_INFINIGEN.name()),
+        (FULL, ablation::ENERGY_VS_FULL.name()),
     ];
     for (measure, columns) in [("time", time), ("energy", energy)] {
         add(&format!("ablation-{measure}"), by_variant(t, measure, columns)?)?;
@@ -178,7 +178,7 @@ fn attention_artifact(t: &Tables) -> Result<Figure> {
             let mut groups = Vec::new();
             for context in t.artifact.distinct(columns::CONTEXT)? {
                 let rows = t.artifact.find(&[(columns::MODEL, model), (columns::CONTEXT, context)])?;
-                let wanted = [(columns::MODEL, model), (columns::CONTEXT, context), (columns::POLICY, "full")];
+                let wanted = [(columns::MODEL, model), (columns::CONTEXT, context), (columns::POLICY, FULL)];
                 let full = t.artifact.number(t.artifact.the(&wanted)?, column)?;
                 let mut bars = Vec::new();
                 for row in rows {
@@ -230,7 +230,7 @@ fn recall(t: &Tables) -> Result<Figure> {
     Ok(Figure {
         title: "Recall of the budget's best tokens".into(),
         note: "choices.csv, column top_recall".into(),
-        names: names(),
+        names: names(&t.choices)?,
         panels: by_cache(t, (columns::TOP_RECALL, Axis::new("top recall", Scale::FromZero)))?,
         columns: 3,
         panel: (430.0, 320.0),
@@ -241,7 +241,7 @@ fn row_tokens(t: &Tables) -> Result<Figure> {
     Ok(Figure {
         title: "Tokens in the rows that a selection touches".into(),
         note: "choices.csv, column row_tokens: 16 for each block of 16 slots with a selected token".into(),
-        names: names(),
+        names: names(&t.choices)?,
         panels: by_cache(t, (columns::ROW_TOKENS, Axis::new("row tokens", Scale::Log)))?,
         columns: 3,
         panel: (430.0, 320.0),
@@ -265,7 +265,7 @@ fn decode_length(t: &Tables) -> Result<Figure> {
     Ok(Figure {
         title: "Attention of a sparse layer along the decode, real-mask mode".into(),
         note: "positions.csv, columns time_us, energy_uj, row_tokens".into(),
-        names: names(),
+        names: names(&t.positions)?,
         panels,
         columns: t.positions.distinct(columns::MODEL)?.len(),
         panel: (430.0, 320.0),
@@ -282,13 +282,13 @@ fn by_variant(t: &Tables, measure: &str, columns: [(&str, &str); 4]) -> Result<F
             let (assumption, what) =
                 (t.ablation.cell(row, ablation::ASSUMPTION.name())?, t.ablation.cell(row, ablation::VARIANT.name())?);
             let label = format!("{assumption} {what}");
-            let parts = vec![("starc over the other policy".to_string(), 1.0 - less / 100.0)];
+            let parts = vec![(format!("{STARC} over the other policy"), 1.0 - less / 100.0)];
             bars.push(Bar { label: label.trim().into(), parts });
         }
         let groups = vec![Group { label: String::new(), bars }];
-        let y = Axis::new(format!("starc / {against}"), Scale::FromZero);
+        let y = Axis::new(format!("{STARC} / {against}"), Scale::FromZero);
         let content = Content::Bars(Bars { y, groups });
-        panels.push(Panel { title: format!("{measure}, starc over {against}"), content });
+        panels.push(Panel { title: format!("{measure}, {STARC} over {against}"), content });
     }
     Ok(Figure {
         title: format!("What the gains of STARC in {measure} rest on: one assumption changed at a time"),

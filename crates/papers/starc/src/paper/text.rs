@@ -2,6 +2,7 @@
 
 use super::Tables;
 use super::claims::{self, cited};
+use crate::policies::{INFINIGEN, QUEST, SPARQ};
 use crate::reproduce::columns::{ablation, masks, reductions, winners};
 use pimattn_core::columns;
 use pimattn_core::error::Result;
@@ -188,13 +189,13 @@ pub fn markdown(title: &str, t: &Tables, claimed: &Cells) -> Result<String> {
         (ablation::ASSUMPTION.name(), "assumption"),
         (ablation::VARIANT.name(), "changed to"),
         (ablation::TIME_VS_FULL.name(), "time, full"),
-        (ablation::TIME_VS_QUEST.name(), "quest"),
-        (ablation::TIME_VS_SPARQ.name(), "sparq"),
-        (ablation::TIME_VS_INFINIGEN.name(), "infinigen"),
+        (ablation::TIME_VS_QUEST.name(), QUEST),
+        (ablation::TIME_VS_SPARQ.name(), SPARQ),
+        (ablation::TIME_VS_INFINIGEN.name(), INFINIGEN),
         (ablation::ENERGY_VS_FULL.name(), "energy, full"),
-        (ablation::ENERGY_VS_QUEST.name(), "quest"),
-        (ablation::ENERGY_VS_SPARQ.name(), "sparq"),
-        (ablation::ENERGY_VS_INFINIGEN.name(), "infinigen"),
+        (ablation::ENERGY_VS_QUEST.name(), QUEST),
+        (ablation::ENERGY_VS_SPARQ.name(), SPARQ),
+        (ablation::ENERGY_VS_INFINIGEN.name(), INFINIGEN),
     ];
     out.push_str(&table(&t.ablation, &all, &shown, 1)?);
     for measure in ["time", "energy"] {

@@ -4,17 +4,15 @@ use super::columns::{
     AblationRow, Against, ChoiceRow, Layer, MaskRow, Mode, ReductionRow, SystemRow, WinnerRow, choices as choice, layer,
 };
 use crate::artifact::{BarRow, bars};
+use crate::policies::{FULL, INFINIGEN, QUEST, SPARQ, STARC, heeds_budget};
 use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_core::table::{Measure, Table};
 use pimattn_experiments::end_to_end::cost::Cost;
 use pimattn_experiments::end_to_end::table as step;
 use pimattn_experiments::sweep::table::{SweepRow, SweepTable};
-use pimattn_policies::select::full;
 use std::collections::BTreeMap;
 
-/// The policy whose gains are told.
-const OURS: &str = "starc";
 /// The axis of caches of several lengths.
 const PREFILL: &str = "synthetic.prefill";
 /// The axis of assumptions.
@@ -37,7 +35,7 @@ impl Compared for BarRow {
     }
 
     fn policy(&self) -> &str {
-        self.policy
+        &self.policy
     }
 }
 
@@ -83,8 +81,8 @@ fn against<R: Compared + 'static, P>(
 ) -> Result<()> {
     let value = |row: usize| columns.iter().map(|c| table.number(row, part, c)).sum::<Result<f64>>();
     let rows = || table.rows().iter().enumerate().filter(|(_, r)| r.mode() == mode);
-    for (i, ours) in rows().filter(|(_, r)| r.policy() == OURS) {
-        for (j, other) in rows().filter(|(_, r)| r.place() == ours.place() && r.policy() != OURS) {
+    for (i, ours) in rows().filter(|(_, r)| r.policy() == STARC) {
+        for (j, other) in rows().filter(|(_, r)| r.place() == ours.place() && r.policy() != STARC) {
             let ((model, context), against) = (other.place(), other.policy().to_string());
             let (ours, other) = (value(i)?, value(j)?);
             out.push(ReductionRow { mode, scope, measure, model: model.into(), context, against, other, ours });
@@ -117,17 +115,40 @@ pub fn reductions(
     Ok(out)
 }
 
-/// Rows of choices.csv, of sweeps of which each is called something.
-pub fn choices(sweeps: &[(&'static str, &SweepTable)]) -> Result<Vec<ChoiceRow>> {
+/// What a sweep of policies and budgets was made on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caches {
+    /// A dump, which has the length that it has.
+    Real,
+    /// Synthetic caches of several lengths.
+    Synthetic,
+}
+
+impl Caches {
+    fn name(self) -> &'static str {
+        match self {
+            Caches::Real => "real",
+            Caches::Synthetic => "synthetic",
+        }
+    }
+}
+
+/// Rows of choices.csv.
+///
+/// # Errors
+/// When a sweep lacks a column, or one of synthetic caches the axis of their lengths.
+pub fn choices(sweeps: &[(Caches, &SweepTable)]) -> Result<Vec<ChoiceRow>> {
     let mut out = Vec::new();
-    for (source, swept) in sweeps {
+    for (caches, swept) in sweeps {
         for row in swept.rows() {
             let policy = swept.axis(row, columns::POLICY)?;
-            let budget = if policy == full::ENTRY.name { "" } else { swept.axis(row, columns::BUDGET)? };
+            let budget = if heeds_budget(policy)? { swept.axis(row, columns::BUDGET)? } else { "" };
             out.push(ChoiceRow {
-                source,
-                // A dump has the length that it has.
-                prefill: swept.axis(row, PREFILL).unwrap_or_default().into(),
+                source: caches.name(),
+                prefill: match caches {
+                    Caches::Real => String::new(),
+                    Caches::Synthetic => swept.axis(row, PREFILL)?.into(),
+                },
                 policy: policy.into(),
                 budget: budget.into(),
                 us: row.ns / row.steps * 1e-3,
@@ -185,8 +206,8 @@ pub fn ablation(swept: &SweepTable) -> Result<Vec<AblationRow>> {
         let (assumption, what) = variant.split_once(": ").unwrap_or((variant, ""));
         let row = |policy: &str| swept.the(&[(VARIANT, variant), (columns::POLICY, policy)]);
         let recall = |row: &SweepRow| row.needs(columns::TOP_RECALL, row.top_recall);
-        let ours = row(OURS)?;
-        let [full, quest, sparq, infinigen] = [row(full::ENTRY.name)?, row("quest")?, row("sparq")?, row("infinigen")?];
+        let ours = row(STARC)?;
+        let [full, quest, sparq, infinigen] = [row(FULL)?, row(QUEST)?, row(SPARQ)?, row(INFINIGEN)?];
         let per_step = |of: fn(&SweepRow) -> f64| Against {
             full: of(full) / full.steps,
             quest: of(quest) / quest.steps,

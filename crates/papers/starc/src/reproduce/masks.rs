@@ -8,6 +8,7 @@
 use super::columns::{ByPhase, Layer, MaskRow, Mode, PositionRow, SystemRow};
 use super::plan::{Entry, Plan};
 use super::published::service;
+use crate::policies::{FULL, heeds_budget};
 use pimattn_attacc::{Attention, Form};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
@@ -16,7 +17,6 @@ use pimattn_experiments::end_to_end::attention::{Attend, Stack};
 use pimattn_experiments::end_to_end::cost::Cost;
 use pimattn_experiments::end_to_end::step::{Budget, serve};
 use pimattn_experiments::sweep::table::{SweepRow, SweepTable};
-use pimattn_policies::select::full;
 use pimattn_stats::books::WAITING;
 use pimattn_stats::energy::Energy;
 use pimattn_trace::Phase;
@@ -206,7 +206,7 @@ pub fn end_to_end(plan: &Plan, swept: &SweepTable) -> Result<Vec<SystemRow>> {
     let stacks = platform.pim.as_ref().map_or(1, |pim| pim.stacks);
     let mut out = Vec::new();
     for entry in &plan.models {
-        let dense = windows(plan, swept, &entry.name, full::ENTRY.name)?;
+        let dense = windows(plan, swept, &entry.name, FULL)?;
         for policy in swept.distinct(columns::POLICY)? {
             let sparse = windows(plan, swept, &entry.name, policy)?;
             let mut steps = Vec::new();
@@ -218,9 +218,9 @@ pub fn end_to_end(plan: &Plan, swept: &SweepTable) -> Result<Vec<SystemRow>> {
                     let service = service(plan, tokens - 1, 1, budget);
                     Ok(serve(&platform, &entry.model, &service, Some(&mut measured))?.mean())
                 };
-                let budget = match policy {
-                    _ if policy == full::ENTRY.name => Budget::Full,
-                    _ => Budget::Tokens(swept.number(sparse, columns::BUDGET)? as u32),
+                let budget = match heeds_budget(policy)? {
+                    true => Budget::Tokens(swept.number(sparse, columns::BUDGET)? as u32),
+                    false => Budget::Full,
                 };
                 let dense = f64::from(plan.dense_layers.min(entry.model.layers)) / f64::from(entry.model.layers);
                 let mut step = Cost::default();

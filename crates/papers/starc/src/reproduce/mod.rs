@@ -14,6 +14,8 @@ pub mod published;
 
 use crate::paper;
 use columns::Reported;
+use gains::Caches;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::AtomicFile;
 use pimattn_core::table::Table;
@@ -37,6 +39,8 @@ pub struct Options {
     pub kv: Option<PathBuf>,
     /// Points that are run at the same time.
     pub workers: usize,
+    /// What stops it; what is finished by then is kept.
+    pub cancel: Cancel,
 }
 
 /// Hears what is being done: what, how much, of how much.
@@ -59,7 +63,7 @@ pub fn run(plan: &Plan, options: &Options, progress: Progress<'_>) -> Result<()>
         Ok(table)
     }
 
-    let (bars, mut end_to_end) = published::run(plan, progress)?;
+    let (bars, mut end_to_end) = published::run(&options.cancel, plan, progress)?;
     let artifact = keep(bars, write)?;
 
     let swept = sweep_of(plan, &plan.grids.masks, options, None, progress)?;
@@ -71,7 +75,7 @@ pub fn run(plan: &Plan, options: &Options, progress: Progress<'_>) -> Result<()>
 
     let recall = sweep_of(plan, &plan.grids.recall, options, options.kv.as_deref(), progress)?;
     let choices = sweep_of(plan, &plan.grids.choices, options, None, progress)?;
-    let choices = keep(gains::choices(&[("real", &recall), ("synthetic", &choices)])?, write)?;
+    let choices = keep(gains::choices(&[(Caches::Real, &recall), (Caches::Synthetic, &choices)])?, write)?;
     let winners = keep(gains::winners(&choices, &plan.errors)?, write)?;
 
     let ablation = sweep_of(plan, &plan.grids.ablation, options, None, progress)?;
@@ -114,10 +118,11 @@ fn sweep_of(
     let mut store = Store::open(&grid, &folder, &options.work.join("points"))?;
     let what = format!("{}: {}", plan.name, grid.name);
     let all = points.len() as u64;
-    let Outcome { failed, .. } = sweep::run(&grid, &points, &mut store, options.workers, &mut |event| match event {
+    let mut tell = |event: Event<'_>| match event {
         Event::Kept(n) | Event::Done(n) => progress(&what, n, all),
         Event::Damaged(_) => {}
-    })?;
+    };
+    let Outcome { failed, .. } = sweep::run(&grid, &points, &mut store, options.workers, &options.cancel, &mut tell)?;
     if let Some((_, e)) = failed.into_iter().next() {
         return Err(e);
     }

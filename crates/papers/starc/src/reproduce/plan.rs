@@ -1,6 +1,6 @@
 //! Schema of a plan (`configs/report/*.toml`): the experiment, and what the paper claims of it.
 
-use crate::artifact;
+use crate::artifact::{self, Published};
 use crate::paper::claims::Claim;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::spec::System;
@@ -8,6 +8,7 @@ use pimattn_core::spec::config::Document;
 use pimattn_core::spec::model::Model;
 use pimattn_experiments::end_to_end::platform::Platform;
 use pimattn_experiments::end_to_end::switches::{Reference, Switches};
+use pimattn_policies::select;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -100,6 +101,8 @@ pub struct Plan {
     pub grids: Grids,
     /// Models.
     pub models: Vec<Entry>,
+    /// Policies of artifact mode.
+    pub policies: Vec<artifact::Policy>,
     /// What the paper claims.
     pub claims: Vec<Claim>,
 }
@@ -120,10 +123,15 @@ impl Plan {
         }
         for (i, claim) in f.claim.iter().enumerate() {
             claim.check().map_err(|what| doc.error(&format!("claim[{i}]"), what))?;
+            for (j, policy) in claim.against.iter().enumerate() {
+                select::find(policy).map_err(|what| doc.error(&format!("claim[{i}].against[{j}]"), what))?;
+            }
         }
+        let published = Published::load()?;
         let entry = |(i, m): (usize, &ModelEntry)| {
-            let known = artifact::Model::find(&m.artifact);
-            let artifact = known.map_err(|e| doc.error(&format!("model[{i}].artifact"), e.to_string()))?;
+            let known = published.model(&m.artifact);
+            let known = known.map_err(|e| doc.error(&format!("model[{i}].artifact"), e.to_string()))?;
+            let artifact = known.clone();
             let file = path(&format!("model[{i}].file"), &m.file);
             Ok(Entry { name: m.name.clone(), artifact, model: Model::load(&file, &[])? })
         };
@@ -150,6 +158,7 @@ impl Plan {
             dense_layers: f.dense_layers,
             errors: f.errors,
             models,
+            policies: published.policies,
             claims: f.claim,
         })
     }

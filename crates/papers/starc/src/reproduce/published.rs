@@ -3,12 +3,13 @@
 use super::Progress;
 use super::columns::{Mode as Of, SystemRow};
 use super::plan::Plan;
-use crate::artifact::{Bar, BarRow, Budgets, Experiment, POLICIES};
+use crate::artifact::{Bar, BarRow, Budgets, Experiment};
 use pimattn_attacc::Mode;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
 use pimattn_experiments::end_to_end::attention::Replayed;
-use pimattn_experiments::end_to_end::step::{Budget, Service, serve};
+use pimattn_experiments::end_to_end::step::{Budget, Service, serve_until};
 use std::sync::Arc;
 
 /// Bytes of an element.
@@ -17,13 +18,14 @@ const BYTES: u32 = 2;
 fn bars(plan: &Plan) -> Result<Vec<Bar>> {
     let mut bars = Vec::new();
     for entry in &plan.models {
-        let model = entry.artifact;
+        let model = &entry.artifact;
         for context in &plan.contexts {
-            for policy in POLICIES {
-                let budgets = policy.table_in(&plan.tables, &model);
+            for policy in &plan.policies {
+                let budgets = policy.table_in(&plan.tables, model);
                 let budgets = budgets.map(|path| Budgets::read(&path).map(Arc::new)).transpose()?;
                 let (batch, prefill, context) = (plan.batch, plan.prefill, *context);
-                bars.push(Bar { model, policy, batch, prefill, context, budgets, clustering: policy.clusters });
+                let (model, policy, clustering) = (model.clone(), policy.clone(), policy.clusters);
+                bars.push(Bar { model, policy, batch, prefill, context, budgets, clustering });
             }
         }
     }
@@ -31,12 +33,12 @@ fn bars(plan: &Plan) -> Result<Vec<Bar>> {
 }
 
 /// Rows of the bars, and of the mean decode step end to end.
-pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Vec<BarRow>, Vec<SystemRow>)> {
+pub fn run(cancel: &Cancel, plan: &Plan, progress: Progress<'_>) -> Result<(Vec<BarRow>, Vec<SystemRow>)> {
     let system = System::load(&plan.artifact_system, &[])?;
     let bars = bars(plan)?;
     let what = format!("{}: artifact mode", plan.name);
-    let mut experiment = Experiment::new(&system, &bars, &|done, all| progress(&what, done, all))?;
-    let per_model = plan.contexts.len() * POLICIES.len();
+    let mut experiment = Experiment::new(cancel, &system, &bars, &|done, all| progress(&what, done, all))?;
+    let per_model = plan.contexts.len() * plan.policies.len();
     let entry = |bar: usize| &plan.models[bar / per_model];
     let mut rows: Vec<BarRow> = Vec::new();
     experiment.rows(
@@ -59,12 +61,12 @@ pub fn run(plan: &Plan, progress: Progress<'_>) -> Result<(Vec<BarRow>, Vec<Syst
         };
         let service = service(plan, bar.prefill, steps, budget);
         let entry = entry(i);
-        let outcome = serve(&platform, &entry.model, &service, Some(&mut stacks))?;
+        let outcome = serve_until(cancel, &platform, &entry.model, &service, Some(&mut stacks))?;
         system_rows.push(SystemRow {
             mode: Of::Artifact,
             model: entry.name.clone(),
             context: bar.context,
-            policy: bar.policy.name.into(),
+            policy: bar.policy.name.clone(),
             cost: outcome.mean(),
         });
         progress(&what, i as u64 + 1, bars.len() as u64);
