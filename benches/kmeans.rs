@@ -33,8 +33,8 @@ fn main() -> std::io::Result<()> {
     let config = |start| Config {
         clusters: KEYS / 32,
         max_iterations: ITERATIONS,
-        tolerance: pimattn_policies::cluster::TOLERANCE,
         start,
+        ..Config::default()
     };
     let mut kmeans = KMeans::default();
     let mut layer = |start, runs| {

@@ -44,7 +44,8 @@ impl Default for StarcV1 {
 impl StarcV1 {
     pub(super) fn config(&self, tokens: usize) -> Config {
         let Self { cluster_size, max_iterations, tolerance, start, .. } = *self;
-        Config { clusters: clusters::count(tokens, cluster_size), max_iterations, tolerance, start }
+        let clusters = clusters::count(tokens, cluster_size);
+        Config { clusters, max_iterations, tolerance, start, ..Config::default() }
     }
 }
 
@@ -60,6 +61,11 @@ impl Policy for StarcV1 {
 
     fn clusters(&self) -> bool {
         true
+    }
+
+    /// Its first centroids are drawn, and with them whether a query takes the cluster of the attention sinks.
+    fn seed_decides(&self) -> bool {
+        self.start != Start::First
     }
 
     /// It clusters when as many new tokens have come.

@@ -169,7 +169,7 @@ impl Scheduler {
         // What a policy has of its own at its first scan was written before, with the prefill.
         self.written = match wanted.scan {
             Scan::Nothing => self.written,
-            Scan::Vectors { vectors, .. } => Some(vectors),
+            Scan::Vectors { vectors, .. } | Scan::HeadVectors { vectors, .. } => Some(vectors),
             Scan::Keys | Scan::Dimensions(_) => Some(0),
         };
         self.clustering.clear();

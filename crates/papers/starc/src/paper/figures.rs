@@ -10,8 +10,19 @@ use pimattn_report::cells::Cells;
 use pimattn_report::plot::{Axis, Bar, Bars, Content, Figure, Group, Lines, Panel, Scale, Series};
 
 /// Policies in the order of legends: each looks alike in all figures.
-const POLICIES: [&str; 10] =
-    ["full", "quest", "sparq", "starc", "infinigen", "streaming", "clusterkv", "h2o", "starc-v1", "oracle"];
+const POLICIES: [&str; 11] = [
+    "full",
+    "quest",
+    "sparq",
+    "starc",
+    "infinigen",
+    "streaming",
+    "clusterkv",
+    "h2o",
+    "starc-v1",
+    "oracle",
+    "infinigen-filled",
+];
 
 /// A part of a bar: its name, and the columns that it is the sum of.
 type Part = (&'static str, &'static [&'static str]);
