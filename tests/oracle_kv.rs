@@ -95,8 +95,8 @@ fn means(kv: &KvCache) -> BTreeMap<(&'static str, usize), [f64; 6]> {
     let mut count = 0;
     for (layer, kv_head) in (0..kv.layers.len()).flat_map(|l| (0..kv.kv_heads).map(move |h| (l, h))) {
         let head = head(kv, layer, kv_head);
-        let policies = POLICIES
-            .map(|(_, name, table)| (select::find(name).unwrap().build)(&table.parse().unwrap()).unwrap());
+        let policies =
+            POLICIES.map(|(_, name, table)| (select::find(name).unwrap().build)(&table.parse().unwrap()).unwrap());
         let mut states: Vec<Box<dyn HeadState + Send>> = policies.iter().map(|p| p.prepare(head)).collect();
         for position in kv.decode_positions().step_by(16) {
             let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);

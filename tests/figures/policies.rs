@@ -92,9 +92,8 @@ pub(super) fn parameters(_: &str) -> String {
 pub(super) fn seeds(_: &str) -> String {
     let points: Vec<(&str, u32)> = ["starc-v1", "clusterkv"].iter().flat_map(|p| BUDGETS.map(|b| (*p, b))).collect();
     let row = |(policy, budget): &(&str, u32)| {
-        let of_seed = |seed: u32| {
-            means(&[format!("policy={policy}"), format!("budget={budget}"), format!("seed={seed}")])
-        };
+        let of_seed =
+            |seed: u32| means(&[format!("policy={policy}"), format!("budget={budget}"), format!("seed={seed}")]);
         let runs: Vec<[f64; 5]> = (1..=SEEDS).into_par_iter().map(of_seed).collect();
         let shown = |i: usize, decimals: usize| {
             let values = || runs.iter().map(|run| run[i]);

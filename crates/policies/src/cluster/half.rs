@@ -70,9 +70,8 @@ pub fn kmeans(keys: &[f32], dim: usize, config: &Config, rng: &mut ChaCha8Rng) -
 /// As that of single precision, each result rounded, relative to the new centroids.
 fn stopped(new: &[f32], old: &[f32], tolerance: f32, precision: Precision) -> bool {
     let round = |x| precision.round(x);
-    let near = |(new, old): (&f32, &f32)| {
-        new == old || round(old - new).abs() <= round(tolerance + round(RTOL * new.abs()))
-    };
+    let near =
+        |(new, old): (&f32, &f32)| new == old || round(old - new).abs() <= round(tolerance + round(RTOL * new.abs()));
     new.iter().zip(old).all(near)
 }
 
@@ -87,9 +86,7 @@ mod tests {
     fn ties_that_rounding_makes_go_to_the_lower_label() {
         let keys = [1.0, 1e-5, 1.0, 0.0, 1.0, 1e-5, 1.0, 0.0];
         let config = Config { clusters: 2, start: Start::First, tolerance: TOLERANCE, ..Config::default() };
-        let found = |precision| {
-            kmeans(&keys, 2, &Config { precision, ..config }, &mut ChaCha8Rng::seed_from_u64(0)).0
-        };
+        let found = |precision| kmeans(&keys, 2, &Config { precision, ..config }, &mut ChaCha8Rng::seed_from_u64(0)).0;
         assert_eq!(found(Precision::Bf16), [0; 4]);
         assert_eq!(found(Precision::F16), [0; 4]);
     }

@@ -292,11 +292,9 @@ impl HeadState for InfinigenHead<'_> {
         let head = &together.heads[self.at];
         let (matrices, vectors, elements) = (head.rotations.len(), step.len, head.all.len());
         self.scan = match together.infinigen.rotation {
-            Per::Head => Scan::HeadVectors {
-                matrices: matrices as u32,
-                vectors: vectors as u32,
-                elements: elements as u32,
-            },
+            Per::Head => {
+                Scan::HeadVectors { matrices: matrices as u32, vectors: vectors as u32, elements: elements as u32 }
+            }
             _ => Scan::vectors(1, vectors, elements),
         };
         head.score(step.len, step.queries, &mut self.scratch);

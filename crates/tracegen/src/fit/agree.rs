@@ -205,9 +205,7 @@ impl Agreement {
         }
         cell("top_mass", None, None, &|s| s.top_mass);
         for size in 0..real.cluster_shares.len() {
-            cell("cluster_size", Some(select::starc::ENTRY.name), Some(size + 1), &|s| {
-                s.cluster_shares[size]
-            });
+            cell("cluster_size", Some(select::starc::ENTRY.name), Some(size + 1), &|s| s.cluster_shares[size]);
         }
         for (measure, of) in MEASURES.iter().filter(|(name, _)| name.ends_with("_recall")) {
             for (b, budget) in plan.budgets.iter().enumerate() {

@@ -132,7 +132,8 @@ fn head(
     let mut errors = vec![0usize; means.len()];
     let mut scores = vec![Vec::new(); group];
     let mut tokens = vec![Vec::new(); group];
-    let mut selections = vec![Selection { tokens: vec![Vec::new(); group], shares: Vec::new(), rescored: Vec::new() }; means.len()];
+    let mut selections =
+        vec![Selection { tokens: vec![Vec::new(); group], shares: Vec::new(), rescored: Vec::new() }; means.len()];
     let mut scratch = Scratch::default();
     let (mut weights, mut top_mass, mut count) = (Vec::new(), 0.0, 0usize);
     for (step, position) in kv.decode_positions().enumerate() {
