@@ -9,7 +9,7 @@ use divan::Bencher;
 use pimattn_kv::synthetic::{SyntheticSpec, generate};
 use pimattn_kv::{KvCache, Rows};
 use pimattn_policies::accuracy::exact_scores;
-use pimattn_policies::cluster::{Config, Start, TOLERANCE, kmeans::KMeans, plain};
+use pimattn_policies::cluster::{Config, Means, Precision, Start, TOLERANCE, kmeans::KMeans, plain};
 use pimattn_policies::select::clusterkv::ClusterKv;
 use pimattn_policies::select::infinigen::Infinigen;
 use pimattn_policies::select::sparq::Sparq;
@@ -54,11 +54,18 @@ fn prefill(cache: &KvCache, head: usize) -> Rows<'_> {
     cache.keys(0, head).range(0..cache.prefill)
 }
 
-const STARC: Config = Config { clusters: 4, max_iterations: 16, tolerance: TOLERANCE, start: Start::First };
+const STARC: Config = Config {
+    clusters: 4,
+    max_iterations: 16,
+    tolerance: TOLERANCE,
+    start: Start::First,
+    means: Means::Unit,
+    precision: Precision::F32,
+};
 
 /// As starc-v1 has it.
 fn starc_v1(keys: usize) -> Config {
-    Config { clusters: keys / 32, max_iterations: 15, tolerance: TOLERANCE, start: Start::PlusPlus }
+    Config { clusters: keys / 32, max_iterations: 15, start: Start::PlusPlus, ..STARC }
 }
 
 fn rng() -> ChaCha8Rng {

@@ -259,7 +259,7 @@ fn kmeans() -> Box<dyn FnMut()> {
         let keys = cache.keys(0, 0).range(0..cache.prefill);
         let mut kmeans = KMeans::default();
         let mut fit = |keys: &[f32], clusters, max_iterations, start| {
-            let config = Config { clusters, max_iterations, tolerance: pimattn_policies::cluster::TOLERANCE, start };
+            let config = Config { clusters, max_iterations, start, ..Config::default() };
             kmeans.fit(keys, 128, &config, &mut ChaCha8Rng::seed_from_u64(1));
         };
         keys.data.chunks_exact(64 * 128).for_each(|block| fit(block, 4, 16, Start::First));

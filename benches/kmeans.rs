@@ -30,12 +30,7 @@ fn main() -> std::io::Result<()> {
     let keys = keys();
     write_npy(&dir.join("keys.npy"), &keys)?;
 
-    let config = |start| Config {
-        clusters: KEYS / 32,
-        max_iterations: ITERATIONS,
-        tolerance: pimattn_policies::cluster::TOLERANCE,
-        start,
-    };
+    let config = |start| Config { clusters: KEYS / 32, max_iterations: ITERATIONS, start, ..Config::default() };
     let mut kmeans = KMeans::default();
     let mut layer = |start, runs| {
         least_seconds(runs, || {

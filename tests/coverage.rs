@@ -298,28 +298,34 @@ struct Selection {
 /// The selections of every head, each in order of steps. They do not depend on the mapping.
 fn selections(workload: &Workload, cache: &KvCache, steps: usize) -> Vec<Selection> {
     let mut out = Vec::new();
-    for (layer, head) in (0..cache.layers.len()).flat_map(|l| (0..cache.kv_heads).map(move |h| (l, h))) {
+    for layer in 0..cache.layers.len() {
         let name = if cache.layers[layer] < workload.dense_layers { "full" } else { &workload.policy };
         let none = toml::Table::new();
         let policy = (select::find(name).unwrap().build)(workload.policies.get(name).unwrap_or(&none)).unwrap();
-        let index = (layer * cache.kv_heads + head) as u64;
-        let seed = workload.seed ^ (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let keys = cache.keys(layer, head);
-        let (queries, query_start) = (cache.group_queries(layer, head), cache.query_start);
-        let mut state = policy.prepare(HeadView { keys, prefill: cache.prefill, queries, query_start, seed });
-        for step in 0..steps {
-            let position = cache.decode_positions().start + step;
-            let group = cache.group();
-            let queries: Vec<&[f32]> =
-                (0..group).map(|q| cache.queries(layer, head * group + q).row(position - cache.query_start)).collect();
-            let mut scores = vec![Vec::new(); group];
-            pimattn_policies::accuracy::exact_scores(keys, position + 1, &queries, &mut scores);
-            let mut tokens = vec![Vec::new(); group];
-            state.grow(position + 1);
-            let view = StepView { len: position + 1, budget: workload.budget, queries: &queries, scores: &scores };
-            state.select(view, &mut tokens);
-            let clusters = state.clusterings().iter().map(|c| c.clusters).max().unwrap_or(0);
-            out.push(Selection { step, layer, head, tokens, order: state.order().clone(), clusters });
+        let view = |head| {
+            let index = (layer * cache.kv_heads + head) as u64;
+            let seed = workload.seed ^ (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let (queries, query_start) = (cache.group_queries(layer, head), cache.query_start);
+            HeadView { keys: cache.keys(layer, head), prefill: cache.prefill, queries, query_start, seed }
+        };
+        let views: Vec<HeadView<'_>> = (0..cache.kv_heads).map(view).collect();
+        for (head, mut state) in policy.prepare_layer(&views).into_iter().enumerate() {
+            let keys = views[head].keys;
+            for step in 0..steps {
+                let position = cache.decode_positions().start + step;
+                let group = cache.group();
+                let queries: Vec<&[f32]> = (0..group)
+                    .map(|q| cache.queries(layer, head * group + q).row(position - cache.query_start))
+                    .collect();
+                let mut scores = vec![Vec::new(); group];
+                pimattn_policies::accuracy::exact_scores(keys, position + 1, &queries, &mut scores);
+                let mut tokens = vec![Vec::new(); group];
+                state.grow(position + 1);
+                let view = StepView { len: position + 1, budget: workload.budget, queries: &queries, scores: &scores };
+                state.select(view, &mut tokens);
+                let clusters = state.clusterings().iter().map(|c| c.clusters).max().unwrap_or(0);
+                out.push(Selection { step, layer, head, tokens, order: state.order().clone(), clusters });
+            }
         }
     }
     out

@@ -56,6 +56,14 @@ fn examples_run() {
     // 4 query heads, 2 steps.
     assert_eq!(selected("strided"), 128.0 * 4.0 * 2.0, "{policies}");
 
+    let tokens = output("selected_tokens", &["sparq", "64", "128", "local=8"]);
+    let lines: Vec<Vec<&str>> = tokens.lines().map(|line| line.split(',').collect()).collect();
+    // 2 layers, 9 query heads, a step; the query heads of a KV head have the same tokens, the newest 8 among them.
+    assert_eq!(lines.len(), 2 * 9, "{tokens}");
+    assert_eq!((lines[0][..3].concat(), lines[17][..3].concat()), ("902048".into(), "1682048".into()));
+    assert!(lines.iter().all(|l| l[3].split(' ').count() == 64 && l[3].ends_with("2047 2048")), "{tokens}");
+    assert!(lines.chunks(3).all(|group| group.iter().all(|l| l[3] == group[0][3])));
+
     let built_in_code = output("build_in_code", &[]);
     let times: Vec<f64> = built_in_code.lines().map(|l| number_before(l, "ns")).collect();
     assert!(times.len() == 4 && times.iter().all(|t| *t > 0.0), "{built_in_code}");

@@ -9,6 +9,7 @@ mod audit;
 mod devices;
 mod exchange;
 mod parity;
+mod policies;
 mod power;
 mod scale;
 mod synthetic;
@@ -44,6 +45,7 @@ const FIGURES: &[Figure] = &[
     Figure { name: "ghost-head", write: system::ghost_head },
     Figure { name: "ghosts", write: system::ghosts },
     Figure { name: "long-contexts", write: synthetic::long_contexts },
+    Figure { name: "parameters", write: policies::parameters },
     Figure { name: "peaks", write: devices::peaks },
     Figure { name: "power", write: power::policies },
     Figure { name: "sample", write: synthetic::sample },
@@ -51,6 +53,7 @@ const FIGURES: &[Figure] = &[
     Figure { name: "scale-requests", write: scale::requests },
     Figure { name: "scale-tokens", write: scale::tokens },
     Figure { name: "schedules", write: scale::schedules },
+    Figure { name: "seeds", write: policies::seeds },
     Figure { name: "shared-reads", write: devices::shared_reads },
     Figure { name: "standing", write: system::standing },
     Figure { name: "supply", write: power::supply },

@@ -9,7 +9,7 @@ use pimattn_kv::KvCache;
 use pimattn_kv::fit::{Options, fit};
 use pimattn_kv::rope::Pairs;
 use pimattn_kv::selection::Scan;
-use pimattn_policies::accuracy::{Accuracy, RowShape, Scratch, exact_scores};
+use pimattn_policies::accuracy::{Accuracy, OutputOf, RowShape, Scratch, exact_scores};
 use pimattn_policies::cluster::kmeans::KMeans;
 use pimattn_policies::cluster::{Config, Start, plain};
 use pimattn_policies::select::sparq::Sparq;
@@ -24,7 +24,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 const BUDGETS: [usize; 5] = [128, 256, 512, 1024, 2048];
-const POLICIES: [&str; 5] = ["oracle", "quest", "streaming", "starc", "sparq"];
+/// Policies of oracle.csv and oracle_sparq.csv, and the tables with which they are those: the name there, that of the
+/// registry, the parameters.
+const POLICIES: [(&str, &str, &str); 7] = [
+    ("oracle", "oracle", ""),
+    ("quest", "quest", ""),
+    ("streaming", "streaming", ""),
+    ("starc", "starc", ""),
+    // The figures are of the selected tokens alone.
+    ("sparq", "sparq", "per = \"head\"\nmean_value = false"),
+    ("sparq-blended", "sparq", "per = \"head\""),
+    ("sparq-group", "sparq", ""),
+];
 /// Of the means of mass_recall, topB_recall and out_rel_err.
 const ABSOLUTE_TOLERANCE: f64 = 0.002;
 /// Of the means of row_tokens and unit_imbalance.
@@ -85,11 +96,8 @@ fn means(kv: &KvCache) -> BTreeMap<(&'static str, usize), [f64; 6]> {
     let mut count = 0;
     for (layer, kv_head) in (0..kv.layers.len()).flat_map(|l| (0..kv.kv_heads).map(move |h| (l, h))) {
         let head = head(kv, layer, kv_head);
-        let policies = POLICIES.map(|name| {
-            // The figures are of the selected tokens alone.
-            let table = if name == "sparq" { "mean_value = false" } else { "" };
-            (select::find(name).unwrap().build)(&table.parse().unwrap()).unwrap()
-        });
+        let policies =
+            POLICIES.map(|(_, name, table)| (select::find(name).unwrap().build)(&table.parse().unwrap()).unwrap());
         let mut states: Vec<Box<dyn HeadState + Send>> = policies.iter().map(|p| p.prepare(head)).collect();
         for position in kv.decode_positions().step_by(16) {
             let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);
@@ -97,20 +105,22 @@ fn means(kv: &KvCache) -> BTreeMap<(&'static str, usize), [f64; 6]> {
             let len = position + 1;
             exact_scores(head.keys, len, &queries, &mut scores);
             let mut selections = BTreeMap::new();
-            for (name, state) in POLICIES.iter().zip(&mut states) {
+            for ((name, ..), state) in POLICIES.iter().zip(&mut states) {
                 state.grow(len);
                 for budget in BUDGETS {
                     let mut out = vec![Vec::new(); queries.len()];
                     state.select(StepView { len, budget, queries: &queries, scores: &scores }, &mut out);
-                    selections.insert((*name, budget), out);
+                    selections.insert((*name, budget), (out, state.blend().to_vec()));
                 }
             }
             for (g, scores) in scores.iter().enumerate() {
                 let mut attention = scratch.attend(scores, scale, kv.values(layer, kv_head));
-                for (name, state) in POLICIES.iter().zip(&states) {
+                for ((name, ..), state) in POLICIES.iter().zip(&states) {
                     for budget in BUDGETS {
-                        let selected = &selections[&(*name, budget)][g];
-                        let measured = attention.measure(selected, budget, state.order(), RowShape::default());
+                        let (selected, shares) = &selections[&(*name, budget)];
+                        let of = OutputOf { share: shares.get(g).copied().unwrap_or(1.0), scores: None };
+                        let measured =
+                            attention.measure_output(&selected[g], of, budget, state.order(), RowShape::default());
                         let sum = sums.entry((*name, budget)).or_insert([0.0; 6]);
                         sum.iter_mut().zip(columns(&measured)).for_each(|(sum, x)| *sum += x);
                     }
@@ -129,16 +139,23 @@ fn means(kv: &KvCache) -> BTreeMap<(&'static str, usize), [f64; 6]> {
 fn means_agree_with_the_independent_implementation() {
     let folder = golden("kv");
     let means = means(&load(&folder));
-    let mut lines = csv::Reader::from_path(folder.join("oracle.csv")).unwrap();
     let columns = ["mass_recall", "topB_recall", "out_rel_err", "row_tokens", "unit_imbalance", "selected"];
-    assert!(lines.headers().unwrap().iter().skip(2).eq(columns));
+    // The second file has sparq with its blend, and its set for each group.
+    let lines = ["oracle.csv", "oracle_sparq.csv"].map(|file| {
+        let mut lines = csv::Reader::from_path(folder.join(file)).unwrap();
+        assert!(lines.headers().unwrap().iter().skip(2).eq(columns), "{file}");
+        let blended = |line: (String, usize, [f64; 6])| match line.0.as_str() {
+            "sparq" if file == "oracle_sparq.csv" => ("sparq-blended".into(), line.1, line.2),
+            _ => line,
+        };
+        lines.deserialize().map(|line| blended(line.unwrap())).collect::<Vec<_>>()
+    });
     let mut seen = 0;
     let mut largest = [0f64; 6];
     let mut wrong = Vec::new();
     println!("policy     budget  differences of {}", columns.join(", "));
-    for line in lines.deserialize::<(String, usize, [f64; 6])>() {
-        let (policy, budget, expected) = line.unwrap();
-        let Some(name) = POLICIES.into_iter().find(|name| *name == policy) else { continue };
+    for (policy, budget, expected) in lines.concat() {
+        let Some((name, ..)) = POLICIES.into_iter().find(|(name, ..)| *name == policy) else { continue };
         let got = means[&(name, budget)];
         print!("{policy:10} {budget:6}");
         for (column, (got, expected)) in got.iter().zip(&expected).enumerate() {

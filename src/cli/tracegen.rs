@@ -620,7 +620,7 @@ fn list() -> Result<String> {
             Preparation::Keys => "keys",
             Preparation::Queries => "keys, queries",
         };
-        out.push_str(&format!("  {:<12} {:>4}  {from:<13}  {}\n", e.name, policy.period(), e.summary));
+        out.push_str(&format!("  {:<16} {:>4}  {from:<13}  {}\n", e.name, policy.period(), e.summary));
     }
     out.push_str("trace formats\n");
     FORMATS.iter().for_each(|f| out.push_str(&format!("  {:<12} {}\n", f.name, f.summary)));

@@ -39,6 +39,15 @@ pub enum Scan<'a> {
         /// Elements of a vector.
         elements: u32,
     },
+    /// As [`Scan::Vectors`], of a matrix for each query head, which is multiplied by a vector of that head alone.
+    HeadVectors {
+        /// Matrices: the query heads of the group.
+        matrices: u32,
+        /// Vectors of a matrix.
+        vectors: u32,
+        /// Elements of a vector.
+        elements: u32,
+    },
     /// These elements of every key, the same for all query heads of the group, from a second copy of K that lies
     /// dimension by dimension.
     Dimensions(&'a [u32]),

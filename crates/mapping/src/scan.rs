@@ -75,7 +75,7 @@ impl Scanner<'_> {
     /// Whether the scan multiplies by the queries themselves. If so, attention finds them in the GEMV buffers.
     pub fn loads_queries(&self, scan: Scan<'_>) -> bool {
         match scan {
-            Scan::Nothing | Scan::Dimensions(_) => false,
+            Scan::Nothing | Scan::Dimensions(_) | Scan::HeadVectors { .. } => false,
             Scan::Keys => true,
             Scan::Vectors { matrices, elements, .. } => matrices == 1 && elements == self.target.dim(),
         }
@@ -86,11 +86,12 @@ impl Scanner<'_> {
         let mut emit = Emitter::new(self.target, self.channel, Phase::Select);
         let (vectors, entries) = match scan {
             Scan::Nothing => (0, 0),
-            Scan::Keys => (1, self.target.shape.columns),
-            Scan::Vectors { matrices, elements, .. } => (matrices, columns(self.target, elements)),
-            Scan::Dimensions(dims) => (1, (dims.len() as u32).div_ceil(self.target.lanes())),
+            Scan::Keys => (self.heads, self.target.shape.columns),
+            Scan::Vectors { matrices, elements, .. } => (matrices * self.heads, columns(self.target, elements)),
+            Scan::HeadVectors { matrices, elements, .. } => (matrices, columns(self.target, elements)),
+            Scan::Dimensions(dims) => (self.heads, (dims.len() as u32).div_ceil(self.target.lanes())),
         };
-        (0..vectors * self.heads).for_each(|_| emit.vector(entries));
+        (0..vectors).for_each(|_| emit.vector(entries));
         emit.finish()
     }
 
@@ -110,6 +111,13 @@ impl Scanner<'_> {
                     emit.settle();
                 }
                 matrices * count
+            }
+            Scan::HeadVectors { matrices, vectors: count, elements } => {
+                for matrix in vectors(self.target, self.own, matrices, elements) {
+                    emit.dense(self.rows, &matrix, self.places(&matrix, count), 1);
+                    emit.settle();
+                }
+                count
             }
             Scan::Dimensions(dims) => {
                 self.dimensions(dims, len, &mut emit);
@@ -170,7 +178,8 @@ impl Scanner<'_> {
         let mut emit = Emitter::new(self.target, self.channel, Phase::Append);
         let g = &self.target.geometry;
         match scan {
-            Scan::Vectors { matrices, vectors: count, elements } => {
+            Scan::Vectors { matrices, vectors: count, elements }
+            | Scan::HeadVectors { matrices, vectors: count, elements } => {
                 for matrix in vectors(self.target, self.own, matrices, elements) {
                     for vector in *written..count {
                         self.store(&matrix, vector, &mut emit);
@@ -224,7 +233,8 @@ impl Scanner<'_> {
 pub fn rows(target: &Target, units: u32, scan: Scan<'_>, len: u32) -> Vec<u32> {
     match scan {
         Scan::Nothing | Scan::Keys => Vec::new(),
-        Scan::Vectors { matrices, vectors: count, elements } => {
+        Scan::Vectors { matrices, vectors: count, elements }
+        | Scan::HeadVectors { matrices, vectors: count, elements } => {
             vectors(target, 0, matrices, elements).map(|m| count.div_ceil(units).div_ceil(m.per_row)).collect()
         }
         Scan::Dimensions(_) => {
@@ -274,30 +284,57 @@ mod tests {
 
     /// Requests of a scan of dimensions by so many query heads, on units with so many sets of accumulators.
     fn scanned(dims: &[u32], heads: u32, accumulators: u32) -> Vec<(Op, Address)> {
+        let all = requests(Scan::Dimensions(dims), heads, accumulators);
+        all.into_iter().filter(|r| r.0 != Op::WrGb).collect()
+    }
+
+    fn requests(scan: Scan<'_>, heads: u32, accumulators: u32) -> Vec<(Op, Address)> {
         let geometry = geometry();
         let target = Target {
             geometry,
             shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap(),
             heads_per_read: 1,
         };
-        let mut rows = Rows::new(0, 100, 2);
-        let scan = Scan::Dimensions(dims);
+        let mut rows = Rows::new(0, 100, 4);
         let (tokens, _) = tile(&target, 16, 128);
-        rows.reserve(1, super::rows(&target, 16, scan, tokens + 1)[0]).unwrap();
+        for (i, count) in super::rows(&target, 16, scan, tokens + 1).into_iter().enumerate() {
+            rows.reserve(1 + i, count).unwrap();
+        }
         let keys = Matrix { id: 0, per_row: 16, columns: 2, stripes_in_row: 1 };
         let layout = Layout::Interleaved;
         let (target, rows) = (&target, &rows);
         let s = Scanner { target, channel: 0, units: 16, heads, rows, keys, own: 1, layout, accumulators };
         let stage = s.scan(scan, tokens + 1, tokens + 1, |_| 0);
         let segment = Segment::default();
-        let plan = Plan { segment, scan: stage, ..Plan::default() };
+        let plan = Plan { segment, queries: vec![s.multipliers(scan)], scan: stage, ..Plan::default() };
         let mut out = Vec::new();
         stage::write(&[plan], &geometry, false, &mut out);
         let requests = out.iter().filter_map(|r| if let Record::Request(r) = r { Some(r) } else { None });
         requests
-            .filter(|r| matches!(r.op, Op::MacAb | Op::MvSb))
+            .filter(|r| matches!(r.op, Op::MacAb | Op::MvSb | Op::WrGb))
             .flat_map(|r| (0..u64::from(r.count)).map(|i| (r.op, geometry.decode(r.addr + i * u64::from(r.stride)))))
             .collect()
+    }
+
+    /// A matrix of a query head is multiplied by that head's vector alone: as many columns are read as of one matrix by
+    /// all heads, but of rows of its own.
+    #[test]
+    fn a_matrix_of_a_head_is_read_by_that_head_alone() {
+        let of = |scan, heads| requests(scan, heads, 1);
+        let (matrices, vectors, elements) = (3, 600, 25);
+        let shared = of(Scan::Vectors { matrices: 1, vectors, elements }, 3);
+        let own = of(Scan::HeadVectors { matrices, vectors, elements }, 3);
+        let count = |requests: &[(Op, Address)], op| requests.iter().filter(|r| r.0 == op).count();
+        for op in [Op::MacAb, Op::WrGb] {
+            assert_eq!(count(&own, op), count(&shared, op), "{op:?}");
+        }
+        let rows = |requests: &[(Op, Address)]| {
+            let macs = requests.iter().filter(|r| r.0 == Op::MacAb);
+            macs.map(|r| (r.1.row, r.1.column)).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(rows(&own).len(), 3 * rows(&shared).len());
+        let one = |heads| of(Scan::HeadVectors { matrices: 1, vectors, elements }, heads);
+        assert_eq!(one(1), of(Scan::Vectors { matrices: 1, vectors, elements }, 1));
     }
 
     /// Between two moves of its results, a unit never has more scores that grow than it has sets; and every query head

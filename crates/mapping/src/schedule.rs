@@ -173,7 +173,7 @@ impl Scheduler {
         // The vectors that a policy has at its first scan were written before, with the prefill.
         self.written = match wanted.scan {
             Scan::Nothing => self.written,
-            Scan::Vectors { vectors, .. } => Some(vectors),
+            Scan::Vectors { vectors, .. } | Scan::HeadVectors { vectors, .. } => Some(vectors),
             Scan::Keys | Scan::Dimensions(_) => Some(0),
         };
         self.clustering.clear();

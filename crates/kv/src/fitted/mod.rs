@@ -9,7 +9,7 @@ mod spec;
 pub mod testing;
 
 pub use draw::{Shape, generate, generate_until};
-pub use spec::FittedSpec;
+pub use spec::{FittedSpec, PrefillQueries};
 
 use crate::rope::Pairs;
 use pimattn_core::error::Result;

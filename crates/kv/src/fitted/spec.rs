@@ -1,10 +1,10 @@
 //! A workload's `[synthetic]` table that names a fitted model.
 
 use super::{Model, Shape};
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
 /// What is to be drawn of a fitted model. What is not said is as in the dump that it was fitted on.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FittedSpec {
     /// The model's file, beside the workload's.
@@ -30,15 +30,55 @@ pub struct FittedSpec {
     /// Decode steps: tokens after the prefill, each with its query.
     #[serde(default)]
     pub decode_steps: Option<usize>,
-    /// Tokens at the end of the prefill that have queries, too.
+    /// Tokens at the end of the prefill that have queries, too: a number, or `"all"`.
     #[serde(default)]
-    pub prefill_queries: Option<usize>,
+    pub prefill_queries: Option<PrefillQueries>,
     /// Bytes of one element: 2 (rounded to f16) or 4.
     #[serde(default)]
     pub element_bytes: Option<u32>,
     /// Seed of all random numbers.
     #[serde(default)]
     pub seed: Option<u64>,
+}
+
+/// Which tokens of a prefill have queries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrefillQueries {
+    /// So many last ones.
+    Last(usize),
+    /// All of them.
+    All,
+}
+
+impl<'de> Deserialize<'de> for PrefillQueries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = PrefillQueries;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number of tokens, or \"all\"")
+            }
+
+            fn visit_i64<E: Error>(self, tokens: i64) -> Result<PrefillQueries, E> {
+                let wrong = |_| E::invalid_value(Unexpected::Signed(tokens), &self);
+                usize::try_from(tokens).map(PrefillQueries::Last).map_err(wrong)
+            }
+
+            fn visit_u64<E: Error>(self, tokens: u64) -> Result<PrefillQueries, E> {
+                let wrong = |_| E::invalid_value(Unexpected::Unsigned(tokens), &self);
+                usize::try_from(tokens).map(PrefillQueries::Last).map_err(wrong)
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<PrefillQueries, E> {
+                match word {
+                    "all" => Ok(PrefillQueries::All),
+                    _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
 }
 
 impl FittedSpec {
@@ -56,7 +96,11 @@ impl FittedSpec {
             dim: self.dim.unwrap_or(default.dim),
             prefill,
             decode_steps: self.decode_steps.unwrap_or(default.decode_steps),
-            prefill_queries: self.prefill_queries.unwrap_or(default.prefill_queries.min(prefill)),
+            prefill_queries: match self.prefill_queries {
+                None => default.prefill_queries.min(prefill),
+                Some(PrefillQueries::Last(tokens)) => tokens,
+                Some(PrefillQueries::All) => prefill,
+            },
             element_bytes: self.element_bytes.unwrap_or(default.element_bytes),
             seed: self.seed.unwrap_or(seed),
         }

@@ -18,9 +18,11 @@ pub const QUEST: &str = quest::ENTRY.name;
 pub const SPARQ: &str = sparq::ENTRY.name;
 /// Selection token by token, by speculation.
 pub const INFINIGEN: &str = infinigen::ENTRY.name;
+/// The same, with as many tokens as the budget holds.
+pub const INFINIGEN_FILLED: &str = infinigen::FILLED.name;
 
 /// Policies in the order of legends: each looks alike in all figures. Others come behind them.
-pub const LEGEND: [&str; 10] = [
+pub const LEGEND: [&str; 11] = [
     FULL,
     QUEST,
     SPARQ,
@@ -31,6 +33,7 @@ pub const LEGEND: [&str; 10] = [
     h2o::ENTRY.name,
     starc_v1::ENTRY.name,
     oracle::ENTRY.name,
+    INFINIGEN_FILLED,
 ];
 
 /// Whether the policy of this name has a use for a budget.

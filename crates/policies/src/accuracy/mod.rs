@@ -64,6 +64,11 @@ pub struct Scratch {
     ones: Vec<f32>,
     /// Partial sums `[dim]`.
     partial: Vec<f32>,
+    /// Weights of selected tokens by scores that are not the true ones: by token, and in the order of the selection.
+    rescored: Vec<f32>,
+    own: Vec<f32>,
+    /// Factor of the scores in the softmax.
+    scale: f32,
     /// `0..len`.
     all: Vec<u32>,
     topk: TopK,
@@ -110,6 +115,7 @@ impl Scratch {
         let known = self.all.len();
         self.all.extend(known as u32..len.max(known) as u32);
         self.summed = false;
+        self.scale = scale;
         self.partial.resize(values.dim, 0.0);
         self.selected_output.resize(values.dim, 0.0);
         self.truths.resize(scores.len(), Truth::default());
@@ -136,7 +142,8 @@ impl Scratch {
     /// When there is no such head.
     pub fn attention<'a>(&'a mut self, query: usize, scores: &'a [f32], values: Rows<'a>) -> Attention<'a> {
         assert!(query < self.truths.len(), "no attention of query head {query}");
-        Attention { scratch: self, query, scores, values, threshold: None }
+        let scale = self.scale;
+        Attention { scratch: self, query, scores, values, scale, threshold: None }
     }
 
     /// Row blocks that hold a selected token: how many, and how many on the fullest unit.
@@ -164,6 +171,23 @@ impl Scratch {
     }
 }
 
+/// What makes the output of a selection, of one query head.
+#[derive(Debug, Clone, Copy)]
+pub struct OutputOf<'a> {
+    /// The output is `share · attention(selected) + (1 − share) · mean of all values` (see
+    /// [`HeadState::blend`](crate::select::HeadState::blend)).
+    pub share: f32,
+    /// Unscaled scores of the selected tokens, in their order, that weigh them in place of the true ones (see
+    /// [`HeadState::rescored`](crate::select::HeadState::rescored)).
+    pub scores: Option<&'a [f32]>,
+}
+
+impl Default for OutputOf<'_> {
+    fn default() -> Self {
+        Self { share: 1.0, scores: None }
+    }
+}
+
 /// True attention of one query head at one step.
 #[derive(Debug)]
 pub struct Attention<'a> {
@@ -171,6 +195,8 @@ pub struct Attention<'a> {
     query: usize,
     scores: &'a [f32],
     values: Rows<'a>,
+    /// Factor of the scores in the softmax.
+    scale: f32,
     /// Budget, and the rank that its best tokens reach.
     threshold: Option<(usize, u64)>,
 }
@@ -186,15 +212,14 @@ impl Attention<'_> {
     /// # Panics
     /// When a selected token does not exist, or `shape` has a 0.
     pub fn measure(&mut self, selected: &[u32], budget: usize, order: &SlotOrder, shape: RowShape) -> Accuracy {
-        self.measure_blend(selected, 1.0, budget, order, shape)
+        self.measure_output(selected, OutputOf::default(), budget, order, shape)
     }
 
-    /// As [`Self::measure`], of the output `share · attention(selected) + (1 − share) · mean of all values` (see
-    /// [`HeadState::blend`](crate::select::HeadState::blend)).
-    pub fn measure_blend(
+    /// As [`Self::measure`], of an output that the selected tokens alone do not make.
+    pub fn measure_output(
         &mut self,
         selected: &[u32],
-        share: f32,
+        of: OutputOf<'_>,
         budget: usize,
         order: &SlotOrder,
         shape: RowShape,
@@ -204,12 +229,25 @@ impl Attention<'_> {
         let best = selected.iter().filter(|t| rank(self.scores[**t as usize], **t) >= threshold).count();
         let (blocks, fullest) = self.scratch.touch(selected, len, order, shape);
 
-        let Scratch { truths, selected_output, value_sum, summed, ones, partial, all, .. } = &mut *self.scratch;
+        let Scratch { truths, selected_output, value_sum, summed, ones, partial, all, rescored, own, .. } =
+            &mut *self.scratch;
         let Truth { weights, mass, output } = &truths[self.query];
         let selected_mass: f64 = selected.iter().map(|t| f64::from(weights[*t as usize])).sum();
-        weighted_sum(self.values.data, selected, weights, partial, selected_output);
+        let mut divisor = selected_mass;
+        match of.scores {
+            None => weighted_sum(self.values.data, selected, weights, partial, selected_output),
+            Some(scores) => {
+                rescored.resize(rescored.len().max(len), 0.0);
+                own.resize(scores.len(), 0.0);
+                linalg::exp_weights(scores, self.scale, own);
+                selected.iter().zip(&*own).for_each(|(token, weight)| rescored[*token as usize] = *weight);
+                divisor = sum(own);
+                weighted_sum(self.values.data, selected, rescored, partial, selected_output);
+            }
+        }
         // A selection without mass has the output 0.
-        let divisor = if selected_mass > 0.0 { selected_mass } else { 1.0 };
+        let divisor = if divisor > 0.0 { divisor } else { 1.0 };
+        let share = of.share;
         selected_output.iter_mut().for_each(|s| *s /= divisor);
         if share < 1.0 {
             let share = f64::from(share);
@@ -374,12 +412,21 @@ mod tests {
             for (budget, order, share) in cases {
                 let got = match share {
                     1.0 => attention.measure(&selected, budget, order, shape),
-                    _ => attention.measure_blend(&selected, share, budget, order, shape),
+                    _ => {
+                        let of = OutputOf { share, ..OutputOf::default() };
+                        attention.measure_output(&selected, of, budget, order, shape)
+                    }
                 };
                 let expected = plain(&scores, 0.25, values, &selected, share.into(), budget, order, shape);
                 prop_assert!((got.mass_recall - expected.mass_recall).abs() < 1e-5);
                 let (error, expected_error) = (got.output_rel_err.unwrap(), expected.output_rel_err.unwrap());
                 prop_assert!((error - expected_error).abs() < 1e-4);
+                // Weighed by scores of its own: here, the true ones, all of them higher.
+                let own: Vec<f32> = selected.iter().map(|t| scores[*t as usize] + 1.0).collect();
+                let of = OutputOf { share, scores: Some(&own) };
+                let rescored = attention.measure_output(&selected, of, budget, order, shape);
+                prop_assert!((rescored.output_rel_err.unwrap() - expected_error).abs() < 1e-4);
+                prop_assert_eq!(rescored.mass_recall, got.mass_recall);
                 prop_assert_eq!(got.top_recall, expected.top_recall);
                 prop_assert_eq!((got.selected, got.row_tokens), (expected.selected, expected.row_tokens));
                 prop_assert!((got.unit_imbalance - expected.unit_imbalance).abs() < 1e-12);

@@ -8,7 +8,7 @@
 //! when the problem grows (but for K-means++ seeding).
 
 use super::integers::{self, Integers};
-use super::{Config, starts, stopped};
+use super::{Config, Means, Precision, half, starts, stopped};
 use pimattn_kv::linalg::{self, simd};
 use rand_chacha::ChaCha8Rng;
 
@@ -32,6 +32,9 @@ pub struct KMeans {
     /// Cluster of each key, filled up to whole tiles.
     labels: Vec<u32>,
     centroids: Vec<f32>,
+    /// Means of keys that are not normalised, and whether these are the centroids asked for.
+    raw_means: Vec<f32>,
+    raw: bool,
     previous: Vec<f32>,
     /// `|c|²` of each centroid.
     norms: Vec<f32>,
@@ -50,8 +53,13 @@ impl KMeans {
     /// When there are fewer keys than clusters, or no clusters or iterations are asked for.
     pub fn fit(&mut self, keys: &[f32], dim: usize, config: &Config, rng: &mut ChaCha8Rng) {
         self.count = keys.len() / dim;
+        self.raw = config.means == Means::Raw;
         assert!((1..=self.count).contains(&config.clusters), "{} clusters of {} keys", config.clusters, self.count);
         assert!(config.max_iterations > 0, "no iterations");
+        if config.precision != Precision::F32 && !self.raw {
+            (self.labels, self.centroids, self.iterations) = half::kmeans(keys, dim, config, rng);
+            return;
+        }
         let mut in_integers = self.load(keys, dim);
         let integers = in_integers.then_some(&mut self.integers);
         starts(&self.keys, dim, integers, config, rng, &mut self.starts);
@@ -65,7 +73,10 @@ impl KMeans {
         for iterations in 1..=config.max_iterations {
             self.iterations = iterations;
             self.norms.clear();
-            self.norms.extend(self.centroids.chunks_exact(dim).map(|c| linalg::dot(c, c)));
+            match config.means {
+                Means::Unit => self.norms.extend(self.centroids.chunks_exact(dim).map(|c| linalg::dot(c, c))),
+                Means::Raw => self.norms.resize(config.clusters, 1.0),
+            }
             if in_integers && !self.integers.load_centroids(&self.centroids, &self.norms) {
                 in_integers = false;
                 self.load_tiles(dim);
@@ -79,7 +90,15 @@ impl KMeans {
                 return;
             }
             std::mem::swap(&mut self.centroids, &mut self.previous);
-            means(&self.keys, &self.labels, &mut self.centroids, &mut self.counts);
+            match config.means {
+                Means::Unit => means(&self.keys, &self.labels, &mut self.centroids, &mut self.counts),
+                Means::Raw => {
+                    self.raw_means.resize(self.centroids.len(), 0.0);
+                    means(keys, &self.labels, &mut self.raw_means, &mut self.counts);
+                    self.centroids.clone_from(&self.raw_means);
+                    normalize_all(&mut self.centroids, dim);
+                }
+            }
             if stopped(&self.centroids, &self.previous, config.tolerance) {
                 return;
             }
@@ -91,9 +110,9 @@ impl KMeans {
         &self.labels[..self.count]
     }
 
-    /// Mean of each cluster's normalised keys `[cluster, dim]`; 0 for an empty cluster.
+    /// Mean of each cluster's keys, normalised or not ([`Config::means`]), `[cluster, dim]`; 0 for an empty cluster.
     pub fn centroids(&self) -> &[f32] {
-        &self.centroids
+        if self.raw { &self.raw_means } else { &self.centroids }
     }
 
     /// Assignments of keys to centroids that the last [`KMeans::fit`] took.
@@ -347,6 +366,8 @@ mod tests {
             start in prop_oneof![Just(Start::First), Just(Start::Random), Just(Start::PlusPlus)],
             shape in 0..5,
             tolerance in prop_oneof![Just(0f32), Just(crate::cluster::TOLERANCE), Just(0.2)],
+            means in prop_oneof![Just(Means::Unit), Just(Means::Raw)],
+            precision in prop_oneof![6 => Just(Precision::F32), 1 => Just(Precision::F16), 1 => Just(Precision::Bf16)],
             data in proptest::collection::vec(-3f32..3.0, 40 * 90),
         ) {
             let element = |(i, x): (usize, &f32)| match shape {
@@ -361,7 +382,8 @@ mod tests {
                 _ => *x,
             };
             let data: Vec<f32> = data.iter().enumerate().map(element).collect();
-            let config = Config { clusters: clusters.min(count), max_iterations, tolerance, start };
+            let clusters = clusters.min(count);
+            let config = Config { clusters, max_iterations, tolerance, start, means, precision };
             let mut fast = KMeans::default();
             check(&data[..dim * count], dim, &config, &mut fast);
             // Used again with another shape, nothing of the last problem is left.

@@ -11,7 +11,11 @@
 //! - `x·c` adds its products one after the other, dimension 0 first;
 //! - `|c|²` is [`linalg::dot`], lane-ordered;
 //! - means add keys one after the other, the first key first, and divide by their count.
+//!
+//! Two variants: [`Means::Raw`], by cosine alone, as ClusterKV has it; and [`Precision`], as the artifact of STARC runs in
+//! a model's half precision.
 
+mod half;
 mod integers;
 pub mod kmeans;
 #[cfg(any(test, feature = "oracles"))]
@@ -43,6 +47,40 @@ pub enum Start {
     PlusPlus,
 }
 
+/// Of what a centroid is the mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Means {
+    /// Of normalised keys (STARC).
+    Unit,
+    /// Of the keys as they are (ClusterKV). Keys are compared with the centroid's direction, so that its length plays no
+    /// part: `|c|²` of the distance is 1.
+    Raw,
+}
+
+/// In what numbers K-means computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// Half precision (IEEE 754 binary16): every result is rounded to it.
+    F16,
+    /// The upper half of single precision: every result is rounded to it.
+    Bf16,
+}
+
+impl Precision {
+    /// The nearest number of this precision.
+    fn round(self, x: f32) -> f32 {
+        match self {
+            Precision::F32 => x,
+            Precision::F16 => ::half::f16::from_f32(x).to_f32(),
+            Precision::Bf16 => ::half::bf16::from_f32(x).to_f32(),
+        }
+    }
+}
+
 /// What K-means is to do.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
@@ -54,12 +92,23 @@ pub struct Config {
     pub tolerance: f32,
     /// The first centroids.
     pub start: Start,
+    /// Of what a centroid is the mean.
+    pub means: Means,
+    /// In what numbers it computes; [`Means::Raw`] is computed in single precision.
+    pub precision: Precision,
 }
 
 /// STARC's block.
 impl Default for Config {
     fn default() -> Self {
-        Config { clusters: 4, max_iterations: 16, tolerance: TOLERANCE, start: Start::First }
+        Config {
+            clusters: 4,
+            max_iterations: 16,
+            tolerance: TOLERANCE,
+            start: Start::First,
+            means: Means::Unit,
+            precision: Precision::F32,
+        }
     }
 }
 

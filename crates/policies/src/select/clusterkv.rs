@@ -2,23 +2,26 @@
 
 use super::clusters::{self, ClusteredHead, Clusterer};
 use super::{Entry, HeadView, parse};
-use crate::cluster::{Config, Start, TOLERANCE};
+use crate::cluster::{Config, Means, Start, TOLERANCE};
 use serde::{Deserialize, Serialize};
 
 /// The registry's line.
 pub const ENTRY: Entry = Entry {
     name: "clusterkv",
-    summary: "attention sinks, generated tokens, and clusters of similar prefill keys by q·centroid (ClusterKV)",
+    summary: "attention sinks, the newest tokens, and clusters of similar keys by q·centroid (ClusterKV)",
     build: |table| {
         let clusterkv: ClusterKv = parse(table)?;
         clusters::sizes("cluster_size", clusterkv.cluster_size, None)?;
+        clusters::sizes("window_clusters", clusterkv.window_clusters, Some(("window", clusterkv.window)))?;
         clusters::limits(clusterkv.max_iterations, clusterkv.tolerance)?;
         Ok(Box::new(clusterkv))
     },
 };
 
-/// Clusters the prefill behind its first `sinks` tokens once (Liu et al., arXiv 2412.03213). Selects the sinks, all
-/// generated tokens, and whole clusters by descending q·centroid, the last one cut to fill the budget.
+/// Clusters the prefill behind its first `sinks` tokens (Liu et al., arXiv 2412.03213), and every full window of generated
+/// tokens when the next one comes. Selects the sinks, whole clusters by descending q·centroid, the last one cut to fill the
+/// budget, and on top of it the generated tokens that are not clustered. A cluster has the keys that are nearest in
+/// direction; its centroid is their plain mean, lengths and all.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClusterKv {
@@ -33,9 +36,15 @@ pub struct ClusterKv {
     pub tolerance: f32,
     /// First centroids (assumed: `random`).
     pub start: Start,
-    /// Whether generated tokens count against the budget (assumed, as for all policies here). Should they outgrow it,
-    /// only the most recent of them are taken. Otherwise they all come on top of it.
+    /// Generated tokens that are clustered together (320 in the authors' kernels; their code for accuracy clusters none).
+    pub window: usize,
+    /// Clusters of a window (8 in the authors' kernels).
+    pub window_clusters: usize,
+    /// Whether generated tokens that are not clustered count against the budget. Should they outgrow it, only the most
+    /// recent of them are taken. Otherwise (so in the authors' code) they all come on top of it.
     pub charge_generated: bool,
+    /// Of what a centroid is the mean: `raw` keys (so in the authors' code) or keys of length 1 (`unit`).
+    pub means: Means,
 }
 
 impl Default for ClusterKv {
@@ -46,7 +55,10 @@ impl Default for ClusterKv {
             max_iterations: 20,
             tolerance: TOLERANCE,
             start: Start::Random,
-            charge_generated: true,
+            window: 320,
+            window_clusters: 8,
+            charge_generated: false,
+            means: Means::Raw,
         }
     }
 }
@@ -54,9 +66,14 @@ impl Default for ClusterKv {
 impl ClusterKv {
     /// K-means of a prefill, its sinks left out.
     pub(super) fn config(&self, prefill: usize) -> Config {
-        let Self { cluster_size, max_iterations, tolerance, start, .. } = *self;
-        let clusters = clusters::count(prefill, cluster_size).min(prefill.saturating_sub(self.sinks).max(1));
-        Config { clusters, max_iterations, tolerance, start }
+        let clusters = clusters::count(prefill, self.cluster_size).min(prefill.saturating_sub(self.sinks).max(1));
+        Config { clusters, ..self.window_config() }
+    }
+
+    /// K-means of a window.
+    pub(super) fn window_config(&self) -> Config {
+        let Self { window_clusters: clusters, max_iterations, tolerance, start, means, .. } = *self;
+        Config { clusters, max_iterations, tolerance, start, means, ..Config::default() }
     }
 }
 
@@ -69,12 +86,13 @@ impl Clusterer for ClusterKv {
     }
 
     fn group(&self) -> usize {
-        1
+        self.window
     }
 
     fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a> {
         let config = self.config(head.prefill);
-        let mut state = ClusteredHead::new(head, usize::MAX, config);
+        let mut state = ClusteredHead::new(head, self.window, self.window_config());
+        state.wait_behind(1);
         let sinks = self.sinks.min(head.prefill);
         state.pin(sinks, self.charge_generated);
         state.append_prefill(head.prefill - sinks, &config);
@@ -93,14 +111,19 @@ mod tests {
         #[test]
         fn agrees_with_the_plain_version(
             case in testing::cases(), sinks in 0usize..20, cluster_size in 1usize..40, charge_generated in any::<bool>(),
+            window in 1usize..50, window_clusters in 1usize..9, raw in any::<bool>(),
         ) {
-            let policy = ClusterKv { sinks, cluster_size, charge_generated, ..ClusterKv::default() };
+            let means = if raw { Means::Raw } else { Means::Unit };
+            let window_clusters = window_clusters.min(window);
+            let policy = ClusterKv {
+                sinks, cluster_size, charge_generated, window, window_clusters, means, ..ClusterKv::default()
+            };
             let queries = case.dumped_queries();
             let clusters = plain::clusterkv(&policy, case.head(&queries));
             testing::run(&policy, &case, |step, selected, state| {
                 prop_assert_eq!(selected, &clusters.select(step));
-                let scored = clusters.clusters.len() as u32;
-                let limit = if charge_generated { step.len } else { case.prefill };
+                let scored = clusters.before(step.len).len() as u32;
+                let limit = if charge_generated { step.len } else { clusters.clustered(step.len) };
                 let all = limit <= step.budget || scored == 0;
                 let scan = Scan::Vectors { matrices: 1, vectors: scored, elements: case.dim as u32 };
                 prop_assert_eq!(state.scan(), if all { Scan::Nothing } else { scan });
@@ -110,7 +133,7 @@ mod tests {
 
         #[test]
         fn generated_tokens_come_on_top_where_they_are_not_charged(case in testing::cases()) {
-            let policy = ClusterKv { charge_generated: false, ..ClusterKv::default() };
+            let policy = ClusterKv::default();
             testing::run(&policy, &case, |step, selected, _| {
                 for tokens in selected {
                     prop_assert!((case.prefill..step.len).all(|t| tokens.contains(&(t as u32))));

@@ -40,6 +40,10 @@ pub trait Clusterer: Send + Sync {
     fn least_budget(&self) -> usize;
     /// New tokens that are clustered together; 1 where none are.
     fn group(&self) -> usize;
+    /// Whether the seed decides what it keeps.
+    fn is_drawn(&self) -> bool {
+        false
+    }
     /// A head with its prefill clustered.
     fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a>;
 }
@@ -66,6 +70,10 @@ impl<C: Clusterer> Policy for C {
         Preparation::Keys
     }
 
+    fn seed_decides(&self) -> bool {
+        self.is_drawn()
+    }
+
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
         Box::new(self.head(head))
     }
@@ -84,6 +92,10 @@ pub struct ClusteredHead<'a> {
     group: usize,
     /// How a group is clustered.
     config: Config,
+    /// Where the prompt ends whose rest is clustered at once, until it is.
+    prompt: Option<usize>,
+    /// Tokens behind a group that have to be there before it is clustered.
+    behind: usize,
     kmeans: KMeans,
     rng: ChaCha8Rng,
     order: SlotOrder,
@@ -114,6 +126,8 @@ impl<'a> ClusteredHead<'a> {
             keys: head.keys,
             group,
             config,
+            prompt: None,
+            behind: 0,
             kmeans: KMeans::default(),
             rng: ChaCha8Rng::seed_from_u64(head.seed),
             order: SlotOrder::default(),
@@ -138,6 +152,16 @@ impl<'a> ClusteredHead<'a> {
         self.order.cluster_starts.extend((tokens > 0).then_some(0));
         self.order.slot_of.extend(0..tokens as u32);
         self.tokens.extend(0..tokens as u32);
+    }
+
+    /// Has the tokens before `end` that fill no group clustered among themselves, once all are there; groups begin there.
+    pub fn close_prompt(&mut self, end: usize) {
+        self.prompt = Some(end);
+    }
+
+    /// Has a group clustered only when so many tokens have come behind it.
+    pub fn wait_behind(&mut self, tokens: usize) {
+        self.behind = tokens;
     }
 
     /// Clusters the next `count` tokens, if any, and frees the memory that it took, which is much for a large group.
@@ -184,12 +208,26 @@ impl<'a> ClusteredHead<'a> {
         });
     }
 
-    /// Clusters all whole groups of tokens `0..len`; whether there were any.
+    /// Clusters all whole groups of tokens `0..len`, and the prompt's rest; whether there was anything to cluster.
     pub fn append_groups(&mut self, len: usize) -> bool {
-        let groups = (len - self.order.clustered as usize) / self.group;
+        let before = self.order.clustered;
+        let len = len.saturating_sub(self.behind);
+        if let Some(end) = self.prompt.take_if(|end| *end <= len) {
+            self.append_whole(end);
+            let rest = end - self.order.clustered as usize;
+            if rest > 0 {
+                let clusters = (rest * self.config.clusters).div_ceil(self.group);
+                self.append(rest, &Config { clusters, ..self.config });
+            }
+        }
+        self.append_whole(len);
+        self.order.clustered > before
+    }
+
+    fn append_whole(&mut self, len: usize) {
+        let groups = len.saturating_sub(self.order.clustered as usize) / self.group;
         let config = self.config;
         (0..groups).for_each(|_| self.append(self.group, &config));
-        groups > 0
     }
 
     /// Tokens of a cluster that has a centroid, ascending.

@@ -50,10 +50,28 @@ impl Columns {
     /// Products of all vectors with each query of `weights` `[query, element of elements]`, one query after the other.
     /// A product adds the elements one after the other, in their order in `elements`.
     pub fn products(&mut self, elements: &[u32], weights: &[f32]) -> impl Iterator<Item = &[f32]> {
-        let padded = self.len.next_multiple_of(TILE);
-        self.products.resize(padded * (weights.len() / elements.len()), 0.0);
-        products(&self.data, self.elements, self.block, elements, weights, padded, &mut self.products);
-        self.products.chunks_exact(padded).map(|products| &products[..self.len])
+        let mut products = std::mem::take(&mut self.products);
+        self.multiply(self.len, elements, weights, &mut products);
+        self.products = products;
+        self.products.chunks_exact(self.len.next_multiple_of(TILE)).map(|products| &products[..self.len])
+    }
+
+    /// As [`Columns::products`], of the first `len` vectors, in memory of the caller's.
+    pub fn products_into<'p>(
+        &self,
+        len: usize,
+        elements: &[u32],
+        weights: &[f32],
+        products: &'p mut Vec<f32>,
+    ) -> impl Iterator<Item = &'p [f32]> + use<'p> {
+        self.multiply(len, elements, weights, products);
+        products.chunks_exact(len.next_multiple_of(TILE)).map(move |products| &products[..len])
+    }
+
+    fn multiply(&self, len: usize, elements: &[u32], weights: &[f32], products: &mut Vec<f32>) {
+        let padded = len.next_multiple_of(TILE);
+        products.resize(padded * (weights.len() / elements.len()), 0.0);
+        self::products(&self.data, self.elements, self.block, elements, weights, padded, products);
     }
 }
 
@@ -140,6 +158,11 @@ mod tests {
                 count += 1;
             }
             prop_assert_eq!(count, queries);
+            let mut some = Vec::new();
+            let some: Vec<&[f32]> = columns.products_into(len, &elements, weights, &mut some).collect();
+            let mut products = Vec::new();
+            let all: Vec<&[f32]> = columns.products_into(len + more, &elements, weights, &mut products).collect();
+            prop_assert!(some.iter().zip(&all).all(|(some, all)| *some == &all[..len]) && some.len() == queries);
         }
     }
 }

@@ -63,10 +63,7 @@ impl Policy for H2o {
         let prefilled = |h| {
             let mut cache = H2oCache::default();
             cache.append(0..head.prefill as u32);
-            let queries = head.prefill_queries(h);
-            for i in 0..queries.len() {
-                cache.attend(queries.row(i), head.keys, head.query_start + i + 1);
-            }
+            cache.attend_prefill(head.prefill_queries(h), head.keys, head.query_start);
             cache
         };
         Box::new(H2oHead {
@@ -112,6 +109,9 @@ impl HeadState for H2oHead<'_> {
         &self.order
     }
 }
+
+/// Queries of the prefill that attend at a time.
+const BLOCK: usize = 16;
 
 /// What one query head still has.
 #[derive(Default)]
@@ -160,8 +160,33 @@ impl H2oCache {
             let scores = self.tokens[..there].iter().map(|t| linalg::dot(query, keys.row(*t as usize)));
             self.scores.iter_mut().zip(scores).for_each(|(to, score)| *to = score);
         }
-        let mass = linalg::exp_weights(&self.scores, (query.len() as f32).sqrt().recip(), &mut self.probabilities);
-        self.sums.iter_mut().zip(&self.probabilities).for_each(|(sum, p)| *sum += p / mass);
+        self.add(there, query.len());
+    }
+
+    /// As [`Self::attend`] of each query, the first of which is that of token `first`, while all tokens are there. Keys are
+    /// read from memory once for a block of queries.
+    fn attend_prefill(&mut self, queries: Rows<'_>, keys: Rows<'_>, first: usize) {
+        let mut scores = vec![Vec::new(); BLOCK];
+        for block in (0..queries.len()).step_by(BLOCK) {
+            let rows: Vec<&[f32]> = (block..queries.len().min(block + BLOCK)).map(|i| queries.row(i)).collect();
+            let most = first + block + rows.len();
+            scores.iter_mut().for_each(|scores| scores.resize(most, 0.0));
+            linalg::all_dots(&rows, keys.range(0..most).data, &mut scores);
+            for (len, scores) in (first + block + 1..).zip(&scores[..rows.len()]) {
+                self.scores.clear();
+                self.scores.extend_from_slice(&scores[..len]);
+                self.probabilities.resize(len, 0.0);
+                self.add(len, queries.dim);
+            }
+        }
+        self.scores = Vec::new();
+    }
+
+    /// Adds the probabilities of the scores of the first `count` tokens.
+    fn add(&mut self, count: usize, dim: usize) {
+        let (scores, probabilities) = (&self.scores[..count], &mut self.probabilities[..count]);
+        let mass = linalg::exp_weights(scores, (dim as f32).sqrt().recip(), probabilities);
+        self.sums.iter_mut().zip(probabilities).for_each(|(sum, p)| *sum += *p / mass);
     }
 }
 

@@ -2,46 +2,76 @@
 
 use super::columns::Columns;
 use super::topk::TopK;
-use super::{Entry, HeadState, HeadView, Policy, Preparation, Scan, SlotOrder, StepView, parse, require, select_all};
+use super::{
+    Entry, HeadState, HeadView, Per, Policy, PolicyError, Preparation, Scan, SlotOrder, StepView, parse, require,
+    select_all,
+};
 use pimattn_kv::Rows;
 use pimattn_kv::linalg;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::sync::{Arc, OnceLock};
 
 /// The registry's line.
 pub const ENTRY: Entry = Entry {
     name: "infinigen",
     summary: "tokens of speculated q·k near the highest, from few columns of SVD-rotated keys (InfiniGen)",
+    build: |table| Ok(Box::new(build(ENTRY.name, table)?)),
+};
+
+/// The same with `fill`, under a name of its own, so that tables and claims have both beside each other.
+pub const FILLED: Entry = Entry {
+    name: "infinigen-filled",
+    summary: "as infinigen, but as many tokens as the budget holds",
     build: |table| {
-        let infinigen: Infinigen = parse(table)?;
-        let share = infinigen.columns;
-        require(share > 0.0 && share <= 1.0, "columns", "must be above 0 and at most 1, a share of the columns")?;
-        require(infinigen.alpha >= 0.0 && infinigen.alpha.is_finite(), "alpha", "must be a number of at least 0")?;
-        Ok(Box::new(infinigen))
+        let mut table = table.clone();
+        table.entry("fill").or_insert(true.into());
+        Ok(Box::new(build(FILLED.name, &table)?))
     },
 };
 
+fn build(name: &'static str, table: &toml::Table) -> Result<Named, PolicyError> {
+    let infinigen: Infinigen = parse(table)?;
+    let share = infinigen.columns;
+    require(share > 0.0 && share <= 1.0, "columns", "must be above 0 and at most 1, a share of the columns")?;
+    require(infinigen.alpha >= 0.0 && infinigen.alpha.is_finite(), "alpha", "must be a number of at least 0")?;
+    require(infinigen.rotation != Per::Layer, "rotation", "must be \"head\" or \"group\"")?;
+    require(infinigen.mean != Per::Head, "mean", "must be \"layer\" or \"group\"")?;
+    Ok(Named { name, infinigen })
+}
+
 /// Selects `n` tokens per query head by speculated scores (Lee et al., OSDI 2024), `n` being the mean over the heads of
-/// the number of tokens whose score is above the head's highest minus `alpha`, but no more than the budget.
+/// the number of tokens whose score is above the head's highest minus `alpha`, but no more than the budget. So it selects
+/// no more than `alpha` lets it, whatever the budget, and has no more of the budget's best tokens than n / budget; with
+/// `fill` it selects as many as the budget holds.
 ///
 /// The paper works on weights and inputs that a KV cache does not hold. What stands for them:
-/// - the rotation that skews queries and keys: the right singular vectors of the group's prefill queries, in place of
-///   those of the projection weights per head (a KV head has one rotated copy of K, so its query heads share it); of its
-///   prefill keys, where the source has no queries of the prefill;
+/// - the rotation that skews queries and keys: the right singular vectors of a query head's prefill queries, in place of
+///   those of calibration text; of its prefill keys, where the source has no queries of the prefill;
 /// - the columns kept: those of largest `sum |q|` over the same queries (or keys);
 /// - the speculated query: the true query of the step, in place of the one that the previous layer's input gives;
-/// - the heads of the mean: those of the group, in place of those of the layer.
+/// - the heads of the mean: those of the layer that the cache holds, of one request; the authors' are those of all
+///   requests of a batch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Infinigen {
-    /// Share of the columns kept, rounded down, at least one column (0.2 here).
+    /// Share of the columns kept, rounded down, at least one column (0.2 in the authors' scripts).
     pub columns: f64,
-    /// How far below the highest score, after scaling by 1/√dim, a token still counts (4 in the paper, 5 for Llama-2).
+    /// How far below the highest score, after scaling by 1/√dim, a token still counts (4 in the paper for OPT, 5 for
+    /// Llama-2, whose positions are rotations, too).
     pub alpha: f32,
+    /// Whether each query head has a rotation of its own, and so a copy of the kept columns of K (so the authors, whose
+    /// models have a KV head for each query head), or the group has one.
+    pub rotation: Per,
+    /// The heads of the mean: those of the layer (so the authors) or of the group.
+    pub mean: Per,
+    /// Whether to select as many tokens as the budget holds, whatever `alpha`.
+    pub fill: bool,
 }
 
 impl Default for Infinigen {
     fn default() -> Self {
-        Self { columns: 0.2, alpha: 4.0 }
+        Self { columns: 0.2, alpha: 5.0, rotation: Per::Head, mean: Per::Layer, fill: false }
     }
 }
 
@@ -51,10 +81,17 @@ impl Infinigen {
         ((dim as f64 * self.columns) as usize).max(1)
     }
 
-    /// The columns kept of the rotation `[column, dim]`.
-    fn rotation(&self, head: HeadView<'_>) -> Vec<f32> {
+    /// The columns kept `[column, dim]` of each rotation: one, or one for each query head.
+    fn rotations(&self, head: HeadView<'_>) -> Vec<Vec<f32>> {
+        let queries = |h| head.prefill_queries(h);
+        match self.rotation {
+            Per::Head => (0..head.queries.heads).map(|h| self.rotation(head, vec![queries(h)])).collect(),
+            _ => vec![self.rotation(head, (0..head.queries.heads).map(queries).collect())],
+        }
+    }
+
+    fn rotation<'a>(&self, head: HeadView<'a>, mut sources: Vec<Rows<'a>>) -> Vec<f32> {
         let dim = head.keys.dim;
-        let mut sources: Vec<Rows<'_>> = (0..head.queries.heads).map(|h| head.prefill_queries(h)).collect();
         if sources.iter().all(Rows::is_empty) {
             sources = vec![head.keys.range(0..head.prefill)];
         }
@@ -74,9 +111,15 @@ impl Infinigen {
     }
 }
 
-impl Policy for Infinigen {
+/// The policy under one of its names.
+struct Named {
+    name: &'static str,
+    infinigen: Infinigen,
+}
+
+impl Policy for Named {
     fn name(&self) -> &'static str {
-        ENTRY.name
+        self.name
     }
 
     fn prepares_from(&self) -> Preparation {
@@ -84,49 +127,160 @@ impl Policy for Infinigen {
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
-        let kept = self.kept(head.keys.dim);
-        let mut state = InfinigenHead {
-            alpha: self.alpha,
-            keys: head.keys,
-            rotation: self.rotation(head),
-            columns: Columns::new(kept, 1, head.keys.len()),
-            all: (0..kept as u32).collect(),
-            rotated: vec![0.0; kept],
-            weights: Vec::new(),
+        self.infinigen.prepare(&[head]).remove(0)
+    }
+
+    fn prepare_layer<'a>(&self, heads: &[HeadView<'a>]) -> Vec<Box<dyn HeadState + Send + 'a>> {
+        match self.infinigen.mean {
+            Per::Layer => self.infinigen.prepare(heads),
+            _ => heads.par_iter().map(|head| self.prepare(*head)).collect(),
+        }
+    }
+}
+
+impl Infinigen {
+    /// States of KV heads that take their mean together.
+    fn prepare<'a>(&self, heads: &[HeadView<'a>]) -> Vec<Box<dyn HeadState + Send + 'a>> {
+        let rotated = heads.par_iter().map(|head| Rotated::new(self, *head)).collect();
+        let steps = heads.first().map_or(0, |head| head.keys.len() - head.prefill);
+        let near = (0..steps * heads.len()).map(|_| OnceLock::new()).collect();
+        let together = Arc::new(Together { infinigen: self.clone(), heads: rotated, near });
+        let state = |at| InfinigenHead {
+            together: Arc::clone(&together),
+            at,
+            scratch: Scratch::default(),
             scan: Scan::Nothing,
             topk: TopK::default(),
             order: SlotOrder::default(),
         };
-        state.grow(head.prefill);
-        Box::new(state)
+        (0..heads.len()).map(|at| Box::new(state(at)) as Box<dyn HeadState + Send + 'a>).collect()
+    }
+}
+
+/// The KV heads whose mean decides, and how many of their tokens are near the highest score at each step.
+///
+/// A count depends on nothing but its head and its step, so that it does not matter which head asks first.
+struct Together<'a> {
+    infinigen: Infinigen,
+    heads: Vec<Rotated<'a>>,
+    /// Of all query heads of a KV head `[step, KV head]`, once somebody has asked.
+    near: Vec<OnceLock<usize>>,
+}
+
+impl Together<'_> {
+    /// The mean, over the query heads, of the tokens near the highest score; `own` is the count of head `at`.
+    fn mean(&self, at: usize, own: usize, len: usize, scratch: &mut Scratch) -> usize {
+        let mut sum = own;
+        let mut query_heads = self.heads[at].view.queries.heads;
+        // Each begins behind itself, so that heads that ask at the same time do not wait for each other.
+        for other in (1..self.heads.len()).map(|i| (at + i) % self.heads.len()) {
+            let head = &self.heads[other];
+            sum += self.near[self.place(other, len)].get_or_init(|| {
+                let view = head.view;
+                let query = |h| view.queries.head(h).row(len - 1 - view.query_start);
+                let queries: Vec<&[f32]> = (0..view.queries.heads).map(query).collect();
+                head.score(len, &queries, scratch);
+                self.near_highest(scratch, len)
+            });
+            query_heads += head.view.queries.heads;
+        }
+        sum / query_heads
+    }
+
+    fn place(&self, at: usize, len: usize) -> usize {
+        (len - 1 - self.heads[at].view.prefill) * self.heads.len() + at
+    }
+
+    /// Scores near the highest, of all query heads.
+    fn near_highest(&self, scratch: &Scratch, len: usize) -> usize {
+        scratch.scores(len).map(|scores| count_near_highest(scores, self.infinigen.alpha)).sum()
+    }
+}
+
+/// A KV head, and its keys as the rotations leave them.
+struct Rotated<'a> {
+    view: HeadView<'a>,
+    /// Columns kept of each rotation `[column, dim]`: one for all query heads, or one for each.
+    rotations: Vec<Vec<f32>>,
+    /// The keys of all tokens, by rotation. Each step looks at those that are there.
+    columns: Vec<Columns>,
+    /// Indices of all columns kept.
+    all: Vec<u32>,
+}
+
+/// Memory to be used again at each step.
+#[derive(Default)]
+struct Scratch {
+    /// A rotated query.
+    rotated: Vec<f32>,
+    /// Rotated, scaled queries `[query head, column]`.
+    weights: Vec<f32>,
+    /// Scores by rotation.
+    products: Vec<Vec<f32>>,
+    /// Of each query head: the rotation, and its place among those that share it.
+    places: Vec<(usize, usize)>,
+}
+
+impl Scratch {
+    /// Speculated scores of each query head.
+    fn scores(&self, len: usize) -> impl Iterator<Item = &[f32]> {
+        self.places.iter().map(move |(rotation, place)| {
+            let products = &self.products[*rotation];
+            let padded = products.len() / self.places.iter().filter(|(r, _)| r == rotation).count();
+            &products[place * padded..][..len]
+        })
+    }
+}
+
+impl<'a> Rotated<'a> {
+    fn new(infinigen: &Infinigen, view: HeadView<'a>) -> Self {
+        let kept = infinigen.kept(view.keys.dim);
+        let rotations = infinigen.rotations(view);
+        let mut rotated = vec![0.0; kept];
+        let mut columns = Vec::new();
+        for rotation in &rotations {
+            let mut of_rotation = Columns::new(kept, 1, view.keys.len());
+            for key in view.keys.data.chunks_exact(view.keys.dim) {
+                linalg::dots(key, rotation, &mut rotated);
+                of_rotation.extend(Rows { data: &rotated, dim: kept });
+            }
+            columns.push(of_rotation);
+        }
+        Rotated { view, rotations, columns, all: (0..kept as u32).collect() }
+    }
+
+    /// Speculated scores of tokens `0..len` for each query head, into `scratch`.
+    fn score(&self, len: usize, queries: &[&[f32]], scratch: &mut Scratch) {
+        let scale = (self.view.keys.dim as f32).sqrt().recip();
+        let each = queries.len() / self.rotations.len();
+        scratch.places.clear();
+        scratch.places.extend((0..queries.len()).map(|h| (h / each, h % each)));
+        scratch.products.resize(self.rotations.len(), Vec::new());
+        scratch.rotated.resize(self.all.len(), 0.0);
+        for (i, queries) in queries.chunks_exact(each).enumerate() {
+            scratch.weights.clear();
+            for query in queries {
+                linalg::dots(query, &self.rotations[i], &mut scratch.rotated);
+                scratch.weights.extend(scratch.rotated.iter().map(|x| x * scale));
+            }
+            let products = &mut scratch.products[i];
+            self.columns[i].products_into(len, &self.all, &scratch.weights, products).for_each(drop);
+        }
     }
 }
 
 struct InfinigenHead<'a> {
-    alpha: f32,
-    keys: Rows<'a>,
-    /// `[column, dim]`.
-    rotation: Vec<f32>,
-    /// The rotated keys.
-    columns: Columns,
-    /// Indices of all columns kept.
-    all: Vec<u32>,
-    /// One rotated vector.
-    rotated: Vec<f32>,
-    /// Rotated, scaled queries `[query head, column]`.
-    weights: Vec<f32>,
+    together: Arc<Together<'a>>,
+    /// Which of the heads it is.
+    at: usize,
+    scratch: Scratch,
     scan: Scan<'static>,
     topk: TopK,
     order: SlotOrder,
 }
 
 impl HeadState for InfinigenHead<'_> {
-    fn grow(&mut self, len: usize) {
-        for token in self.columns.len()..len {
-            linalg::dots(self.keys.row(token), &self.rotation, &mut self.rotated);
-            self.columns.extend(Rows { data: &self.rotated, dim: self.rotated.len() });
-        }
-    }
+    fn grow(&mut self, _: usize) {}
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
         self.scan = Scan::Nothing;
@@ -134,17 +288,24 @@ impl HeadState for InfinigenHead<'_> {
             out.iter_mut().for_each(|out| select_all(step.len, out));
             return;
         }
-        self.scan = Scan::vectors(1, step.len, self.all.len());
-        let scale = (self.keys.dim as f32).sqrt().recip();
-        self.weights.clear();
-        for query in step.queries {
-            linalg::dots(query, &self.rotation, &mut self.rotated);
-            self.weights.extend(self.rotated.iter().map(|x| x * scale));
+        let together = &*self.together;
+        let head = &together.heads[self.at];
+        let (matrices, vectors, elements) = (head.rotations.len(), step.len, head.all.len());
+        self.scan = match together.infinigen.rotation {
+            Per::Head => {
+                Scan::HeadVectors { matrices: matrices as u32, vectors: vectors as u32, elements: elements as u32 }
+            }
+            _ => Scan::vectors(1, vectors, elements),
+        };
+        head.score(step.len, step.queries, &mut self.scratch);
+        let mut n = step.budget;
+        if !together.infinigen.fill {
+            let own = together.near_highest(&self.scratch, step.len);
+            let own = *together.near[together.place(self.at, step.len)].get_or_init(|| own);
+            let mut scratch = Scratch::default();
+            n = n.min(together.mean(self.at, own, step.len, &mut scratch));
         }
-        let scores: Vec<&[f32]> = self.columns.products(&self.all, &self.weights).collect();
-        let near: usize = scores.iter().map(|scores| count_near_highest(scores, self.alpha)).sum();
-        let n = (near / scores.len()).min(step.budget);
-        for (scores, out) in scores.into_iter().zip(out) {
+        for (scores, out) in self.scratch.scores(step.len).zip(out) {
             out.clear();
             self.topk.best(scores, n, out);
         }
@@ -178,24 +339,98 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn policy(infinigen: Infinigen) -> Named {
+        Named { name: ENTRY.name, infinigen }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn agrees_with_the_plain_version(case in testing::cases(), columns in 0.05f64..1.0, alpha in 0f32..6.0) {
-            let infinigen = Infinigen { columns, alpha };
+        fn agrees_with_the_plain_version(
+            case in testing::cases(), columns in 0.05f64..1.0, alpha in 0f32..6.0, head in any::<bool>(),
+            fill in any::<bool>(),
+        ) {
+            let rotation = if head { Per::Head } else { Per::Group };
+            let infinigen = Infinigen { columns, alpha, rotation, fill, ..Infinigen::default() };
             let queries = case.dumped_queries();
-            let kept = infinigen.kept(case.dim) as u32;
+            let (vectors, kept) = (case.keys.len() / case.dim, infinigen.kept(case.dim) as u32);
             let mut steps = 0;
-            testing::run(&infinigen, &case, |step, selected, state| {
+            testing::run(&policy(infinigen.clone()), &case, |step, selected, state| {
                 // The plain version finds the rotation again at each step.
                 if step.len > step.budget && steps % 16 == 0 {
-                    prop_assert_eq!(selected, &plain::infinigen(&infinigen, case.head(&queries), step));
-                    let scan = Scan::Vectors { matrices: 1, vectors: step.len as u32, elements: kept };
+                    prop_assert_eq!(selected, &plain::infinigen(&infinigen, &[(case.head(&queries), step)])[0]);
+                    let (vectors, matrices) = (step.len as u32, case.queries.len() as u32);
+                    let scan = match head {
+                        true => Scan::HeadVectors { matrices, vectors, elements: kept },
+                        false => Scan::Vectors { matrices: 1, vectors, elements: kept },
+                    };
                     prop_assert_eq!(state.scan(), scan);
                 }
                 steps += 1;
                 Ok(())
             })?;
+            prop_assert!(vectors >= steps);
+        }
+
+        /// Of several KV heads, in any order of their steps, and by the name that fills.
+        #[test]
+        fn heads_of_a_layer_take_their_mean_together(
+            cases in proptest::collection::vec(testing::cases(), 1..4), alpha in 0f32..6.0, backwards in any::<bool>(),
+        ) {
+            // The heads of a layer have the shape of the first, and the elements of all, in turns.
+            let first = &cases[0];
+            let elements = |of: fn(&testing::Case) -> Vec<f32>, count: usize, skip: usize| -> Vec<f32> {
+                let all: Vec<f32> = cases.iter().cycle().skip(skip).take(cases.len()).flat_map(of).chain([1.0]).collect();
+                all.into_iter().cycle().take(count).collect()
+            };
+            let (dim, group, decoded) = (first.dim, first.queries.len(), first.steps);
+            let keys: Vec<Vec<f32>> =
+                (0..cases.len()).map(|i| elements(|c| c.keys.clone(), first.keys.len(), i)).collect();
+            let early = first.early_queries();
+            let queries: Vec<Vec<f32>> = (0..cases.len())
+                .map(|i| elements(|c| [c.queries.concat(), c.keys.clone()].concat(), (early + decoded) * group * dim, i))
+                .collect();
+            let views: Vec<HeadView<'_>> = keys
+                .iter()
+                .zip(&queries)
+                .map(|(keys, queries)| HeadView {
+                    keys: Rows { data: keys, dim },
+                    prefill: first.prefill,
+                    queries: pimattn_kv::Heads { data: queries, dim, heads: group },
+                    query_start: first.prefill - early,
+                    seed: 1,
+                })
+                .collect();
+            let infinigen = Infinigen { alpha, ..Infinigen::default() };
+            let mut states = policy(infinigen.clone()).prepare_layer(&views);
+            let mut filled = (FILLED.build)(&toml::Table::new()).unwrap().prepare_layer(&views);
+            for len in (first.prefill + 1..=first.prefill + decoded).step_by(16) {
+                let of = |view: &HeadView<'_>| -> Vec<Vec<f32>> {
+                    (0..group).map(|h| view.queries.head(h).row(len - 1 - view.query_start).to_vec()).collect()
+                };
+                let queries: Vec<Vec<Vec<f32>>> = views.iter().map(of).collect();
+                let slices: Vec<Vec<&[f32]>> = queries.iter().map(|q| q.iter().map(Vec::as_slice).collect()).collect();
+                let steps: Vec<StepView<'_>> = slices
+                    .iter()
+                    .map(|queries| StepView { len, budget: first.budget, queries, scores: &[] })
+                    .collect();
+                let layer: Vec<_> = views.iter().copied().zip(steps.iter().copied()).collect();
+                let expected = plain::infinigen(&infinigen, &layer);
+                let mut order: Vec<usize> = (0..views.len()).collect();
+                if backwards {
+                    order.reverse();
+                }
+                for at in order {
+                    let mut selected = vec![Vec::new(); group];
+                    states[at].grow(len);
+                    states[at].select(steps[at], &mut selected);
+                    if len > first.budget {
+                        prop_assert_eq!(&selected, &expected[at], "head {}, {} tokens", at, len);
+                    }
+                    filled[at].select(steps[at], &mut selected);
+                    prop_assert!(selected.iter().all(|tokens| tokens.len() == len.min(first.budget)));
+                }
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 //!
 //! Every policy but `full` selects all tokens when they fit the budget, and otherwise at most the budget, provided that
 //! this is at least [`Policy::min_budget`]. Two differ by definition: `h2o` evicts, so that what an earlier step's budget
-//! had no room for is gone, whatever fits later; `clusterkv` can be told to take generated tokens on top of the budget.
+//! had no room for is gone, whatever fits later; `clusterkv` takes generated tokens on top of the budget, unless told not to.
 
 pub mod clusterkv;
 mod clusters;
@@ -33,7 +33,8 @@ pub mod topk;
 use pimattn_core::error::suggest;
 use pimattn_kv::selection::{Clustering, Scan, SlotOrder};
 use pimattn_kv::{Heads, Rows};
-use serde::{Serialize, de::DeserializeOwned};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// All policies, in the order in which reports list them.
 pub const REGISTRY: &[Entry] = &[
@@ -43,6 +44,7 @@ pub const REGISTRY: &[Entry] = &[
     quest::ENTRY,
     sparq::ENTRY,
     infinigen::ENTRY,
+    infinigen::FILLED,
     h2o::ENTRY,
     clusterkv::ENTRY,
     starc::ENTRY,
@@ -69,6 +71,12 @@ pub fn find(name: &str) -> Result<&'static Entry, String> {
         .iter()
         .find(|entry| entry.name == name)
         .ok_or_else(|| format!("unknown policy \"{name}\"{}", suggest(name, REGISTRY.iter().map(|entry| entry.name))))
+}
+
+/// Whether the policy of that name, with its default parameters, can be ranked by one seed ([`Policy::seed_decides`]).
+pub fn one_seed_ranks(name: &str) -> bool {
+    let built = find(name).ok().and_then(|entry| (entry.build)(&toml::Table::new()).ok());
+    built.is_none_or(|policy| !policy.seed_decides())
 }
 
 /// A policy's table is wrong.
@@ -101,6 +109,18 @@ fn require(in_range: bool, key: &str, must: impl Into<String>) -> Result<(), Pol
         true => Ok(()),
         false => Err(PolicyError { key: key.to_string(), message: must.into() }),
     }
+}
+
+/// Whom a choice is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Per {
+    /// All KV heads of a layer.
+    Layer,
+    /// The query heads of a KV head.
+    Group,
+    /// Each query head.
+    Head,
 }
 
 /// Selects tokens `0..len`.
@@ -180,6 +200,10 @@ pub trait Policy: Send + Sync {
     fn heeds_budget(&self) -> bool {
         true
     }
+    /// Whether what it keeps depends so much on the seed that one seed is no figure to rank it by.
+    fn seed_decides(&self) -> bool {
+        false
+    }
     /// Decode steps after which its work repeats, as clustering does once in a block of tokens: steps to measure, or a multiple.
     fn period(&self) -> usize {
         1
@@ -190,6 +214,11 @@ pub trait Policy: Send + Sync {
     }
     /// Work on the prefill of one KV head (clustering happens here).
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a>;
+    /// As [`Policy::prepare`], of all KV heads of a layer in their order. A policy whose heads decide together has them
+    /// know of each other here; they may go through their steps on different threads, and at different times.
+    fn prepare_layer<'a>(&self, heads: &[HeadView<'a>]) -> Vec<Box<dyn HeadState + Send + 'a>> {
+        heads.par_iter().map(|head| self.prepare(*head)).collect()
+    }
 }
 
 /// A policy's memory of one KV head.
@@ -212,6 +241,11 @@ pub trait HeadState {
     /// Per query head, the share `a` (0 to 1) of the selected tokens' attention in the output of the last step:
     /// `a · attention(selected) + (1 - a) · mean(V of tokens 0..len)`. Empty means 1 for all.
     fn blend(&self) -> &[f32] {
+        &[]
+    }
+    /// Per query head, the unscaled scores by which the output of the last step weighs the selected tokens, in their
+    /// order, where these are not the true ones. Empty means the true ones for all.
+    fn rescored(&self) -> &[Vec<f32>] {
         &[]
     }
 }
@@ -241,6 +275,8 @@ mod tests {
             assert_eq!(build(entry.name, "").unwrap().name(), entry.name);
             assert_eq!(find(entry.name).unwrap().summary, entry.summary);
         }
+        let unranked: Vec<_> = REGISTRY.iter().map(|e| e.name).filter(|name| !one_seed_ranks(name)).collect();
+        assert_eq!(unranked, ["starc-v1"]);
         assert_eq!(find("stark").unwrap_err(), "unknown policy \"stark\"; did you mean \"starc\"?");
     }
 
@@ -275,6 +311,20 @@ mod tests {
         assert_eq!(error("infinigen", "columns = nan"), share_of_columns);
         assert_eq!(error("infinigen", "alpha = -1.0"), "alpha: must be a number of at least 0");
         assert_eq!(error("infinigen", "alpha = inf"), "alpha: must be a number of at least 0");
+        assert!(error("infinigen", "fill = 1").starts_with("fill: invalid type"));
+        assert_eq!(error("infinigen", "filled = true"), "filled: unknown key; did you mean \"fill\"?");
+        assert_eq!(error("infinigen", "rotation = \"layer\""), "rotation: must be \"head\" or \"group\"");
+        assert_eq!(error("infinigen", "mean = \"head\""), "mean: must be \"layer\" or \"group\"");
+        assert_eq!(error("sparq", "per = \"layer\""), "per: must be \"group\" or \"head\"");
+        assert!(error("sparq", "per = \"heads\"").starts_with("per: unknown variant `heads`"));
+        assert!(error("starc", "tail = \"artifact\"").starts_with("tail: unknown variant `artifact`"));
+        assert_eq!(error("starc", "phase = 1"), "phase: must be 0 where tail is \"wait\"");
+        assert_eq!(error("starc", "phase = 65\ntail = \"permanent\""), "phase: must be 0 to 64, the block");
+        assert!(error("starc", "precision = \"fp16\"").starts_with("precision: unknown variant `fp16`"));
+        assert_eq!(error("streaming", "rope_theta = 0.0"), "rope_theta: must be a number above 1");
+        assert_eq!(error("streaming", "position = \"cache\""), "position: unknown key; did you mean \"positions\"?");
+        assert_eq!(error("clusterkv", "window = 0"), "window: must be at least 1");
+        assert_eq!(error("clusterkv", "window_clusters = 321"), "window_clusters: must be 1 to 320, the window");
         assert_eq!(error("h2o", "heavy = 1.0"), "heavy: must be at least 0 and below 1, a share of the budget");
         assert_eq!(error("h2o", "heavy = -0.1"), "heavy: must be at least 0 and below 1, a share of the budget");
         for policy in ["starc", "starc-v1", "clusterkv"] {
@@ -304,7 +354,10 @@ mod tests {
                 if step.len <= step.budget || !policy.heeds_budget() {
                     prop_assert_eq!(tokens.len(), step.len);
                 } else if step.budget >= policy.min_budget() {
-                    prop_assert!(tokens.len() <= step.budget, "{name}: {} of {}", tokens.len(), step.budget);
+                    // Generated tokens that are not yet clustered.
+                    let generated = (step.len - case.prefill - 1) % 320 + 1;
+                    let most = step.budget + if name == "clusterkv" { generated } else { 0 };
+                    prop_assert!(tokens.len() <= most, "{name}: {} of {most}", tokens.len());
                 }
             }
             if step.len > case.prefill + 1 && !state.clusterings().is_empty() {

@@ -5,10 +5,10 @@ use super::clusterkv::ClusterKv;
 use super::infinigen::Infinigen;
 use super::quest::Quest;
 use super::sparq::Sparq;
-use super::starc::Starc;
+use super::starc::{Starc, Tail};
 use super::starc_v1::StarcV1;
 use super::streaming::Streaming;
-use super::{HeadView, PolicyError, StepView, parse};
+use super::{HeadView, Per, PolicyError, StepView, parse};
 use crate::cluster::{Config, plain::kmeans};
 use pimattn_kv::Rows;
 use pimattn_kv::linalg;
@@ -52,9 +52,10 @@ pub fn of<'a>(name: &str, table: &toml::Table, head: HeadView<'a>) -> Result<Opt
             let policy: Sparq = parse(table)?;
             Box::new(move |step| sparq(&policy, keys, step).tokens)
         }
-        "infinigen" => {
-            let policy: Infinigen = parse(table)?;
-            Box::new(move |step| infinigen(&policy, head, step))
+        "infinigen" | "infinigen-filled" => {
+            let mut policy: Infinigen = parse(table)?;
+            policy.fill |= name == "infinigen-filled";
+            Box::new(move |step| infinigen(&policy, &[(head, step)]).remove(0))
         }
         "h2o" => {
             let mut state = H2o::new(&parse(table)?, head);
@@ -80,8 +81,8 @@ pub fn of<'a>(name: &str, table: &toml::Table, head: HeadView<'a>) -> Result<Opt
     })))
 }
 
-fn each(step: StepView<'_>, select: impl Fn(&[f32]) -> Vec<u32>) -> Vec<Vec<u32>> {
-    step.queries.iter().map(|query| select(query)).collect()
+fn each<T>(step: StepView<'_>, of: impl Fn(&[f32]) -> T) -> Vec<T> {
+    step.queries.iter().map(|query| of(query)).collect()
 }
 
 /// `oracle`, one step.
@@ -101,8 +102,8 @@ pub fn streaming(policy: &Streaming, step: StepView<'_>) -> Vec<Vec<u32>> {
 /// `quest`, one step.
 pub fn quest(policy: &Quest, keys: Rows<'_>, step: StepView<'_>) -> Vec<Vec<u32>> {
     let Quest { page, min_pages } = *policy;
-    let pages: Vec<Vec<usize>> = (0..step.len / page).map(|p| (p * page..(p + 1) * page).collect()).collect();
-    let unfinished = pages.len() * page..step.len;
+    let pages: Vec<Vec<usize>> = (0..(step.len - 1) / page).map(|p| (p * page..(p + 1) * page).collect()).collect();
+    let last = pages.len() * page..step.len;
     each(step, |query| {
         let bound = |page: &Vec<usize>| {
             let products = query.iter().enumerate().map(|(d, q)| {
@@ -114,9 +115,9 @@ pub fn quest(policy: &Quest, keys: Rows<'_>, step: StepView<'_>) -> Vec<Vec<u32>
             linalg::dot(&products.collect::<Vec<f32>>(), &vec![1.0; query.len()])
         };
         let scores: Vec<f32> = pages.iter().map(bound).collect();
-        let slots = (step.budget / page).max(min_pages) - usize::from(!unfinished.is_empty());
+        let slots = (step.budget / page).max(min_pages) - 1;
         let best = ranking(&scores).into_iter().take(slots).flat_map(|p| pages[p].iter().copied());
-        ascending(best.chain(unfinished.clone()))
+        ascending(best.chain(last.clone()))
     })
 }
 
@@ -136,15 +137,24 @@ pub fn sparq(policy: &Sparq, keys: Rows<'_>, step: StepView<'_>) -> SparqStep {
     let magnitudes: Vec<f32> =
         (0..keys.dim).map(|d| step.queries.iter().fold(0.0, |sum, q| sum + q[d].abs())).collect();
     let dims = ascending(ranking(&magnitudes).into_iter().take(policy.r));
-    let (mut tokens, mut shares) = (Vec::new(), Vec::new());
-    for query in step.queries {
+    let scores = each(step, |query| {
         let score = |t: usize| dims.iter().map(|d| *d as usize).fold(0f32, |sum, d| sum + query[d] * keys.row(t)[d]);
-        let scores: Vec<f32> = (0..step.len).map(score).collect();
-        let mut best = ranking(&scores);
+        (0..step.len).map(score).collect::<Vec<f32>>()
+    });
+    let choose = |scores: &[f32]| {
+        let mut best = ranking(scores);
         // The local tokens first, then the others by score.
         best.sort_by_key(|t| t + policy.local.min(step.budget) < step.len);
-        let selected = ascending(best.into_iter().take(step.budget));
-
+        ascending(best.into_iter().take(step.budget))
+    };
+    let mut together = vec![0f32; step.len];
+    for (query, scores) in step.queries.iter().zip(&scores) {
+        let scale = policy.scale(query, &dims);
+        together.iter_mut().zip(scores).for_each(|(sum, score)| *sum += score * scale);
+    }
+    let (mut tokens, mut shares) = (Vec::new(), Vec::new());
+    for (query, scores) in step.queries.iter().zip(&scores) {
+        let selected = choose(if policy.per == Per::Group { &together } else { scores });
         let sum = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x.abs())).sum::<f64>();
         let read = sum(&mut dims.iter().map(|d| query[*d as usize]));
         let all = sum(&mut query.iter().copied());
@@ -158,40 +168,55 @@ pub fn sparq(policy: &Sparq, keys: Rows<'_>, step: StepView<'_>) -> SparqStep {
     SparqStep { dims, tokens, shares }
 }
 
-/// `infinigen`, one step.
-pub fn infinigen(policy: &Infinigen, head: HeadView<'_>, step: StepView<'_>) -> Vec<Vec<u32>> {
-    let (keys, dim) = (head.keys, head.keys.dim);
-    let queries = (0..head.queries.heads).flat_map(|h| head.prefill_queries(h).data.chunks_exact(dim));
-    let mut source: Vec<&[f32]> = queries.collect();
-    if source.is_empty() {
-        source = keys.range(0..head.prefill).data.chunks_exact(dim).collect();
-    }
-    let between = |i: usize, j: usize| source.iter().fold(0.0, |sum, x| sum + f64::from(x[i]) * f64::from(x[j]));
-    let gram = (0..dim * dim).map(|at| between(at / dim, at % dim)).collect();
-    let (_, vectors) = linalg::eigenvectors(gram, dim);
-    let vectors: Vec<f32> = vectors.into_iter().map(|x| x as f32).collect();
-    let mut columns: Vec<&[f32]> = vectors.chunks_exact(dim).collect();
-    let magnitude = |column: &[f32]| source.iter().map(|x| f64::from(linalg::dot(x, column).abs())).sum::<f64>();
-    columns.sort_by(|a, b| magnitude(b).total_cmp(&magnitude(a)));
-    columns.truncate(policy.kept(dim));
-
-    let rotate = |x: &[f32]| columns.iter().map(|column| linalg::dot(x, column)).collect::<Vec<f32>>();
-    let rotated: Vec<Vec<f32>> = (0..step.len).map(|t| rotate(keys.row(t))).collect();
-    let scale = (dim as f32).sqrt().recip();
-    let scores: Vec<Vec<f32>> = step
-        .queries
-        .iter()
-        .map(|query| {
-            let query: Vec<f32> = rotate(query).iter().map(|x| x * scale).collect();
-            rotated.iter().map(|key| query.iter().zip(key).fold(0f32, |sum, (q, k)| sum + q * k)).collect()
-        })
-        .collect();
+/// `infinigen`, one step of the KV heads of a layer.
+pub fn infinigen(policy: &Infinigen, layer: &[(HeadView<'_>, StepView<'_>)]) -> Vec<Vec<Vec<u32>>> {
+    let scores: Vec<Vec<Vec<f32>>> = layer.iter().map(|(head, step)| speculated(policy, *head, *step)).collect();
     let near = |scores: &Vec<f32>| {
         let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         scores.iter().filter(|score| **score > highest - policy.alpha || **score == highest).count()
     };
-    let mean = scores.iter().map(near).sum::<usize>() / scores.len();
-    scores.iter().map(|scores| ascending(ranking(scores).into_iter().take(mean.min(step.budget)))).collect()
+    let mean = |heads: &[Vec<f32>]| heads.iter().map(near).sum::<usize>() / heads.len();
+    let all = mean(&scores.concat());
+    let select = |(heads, (_, step)): (&Vec<Vec<f32>>, &(HeadView<'_>, StepView<'_>))| {
+        let n = match (policy.fill, policy.mean) {
+            (true, _) => step.budget,
+            (false, Per::Layer) => all,
+            (false, _) => mean(heads),
+        };
+        heads.iter().map(|scores| ascending(ranking(scores).into_iter().take(n.min(step.budget)))).collect()
+    };
+    scores.iter().zip(layer).map(select).collect()
+}
+
+/// The scores of a KV head by which `infinigen` selects, of each query head.
+fn speculated(policy: &Infinigen, head: HeadView<'_>, step: StepView<'_>) -> Vec<Vec<f32>> {
+    let (keys, dim) = (head.keys, head.keys.dim);
+    let rotation = |of: &[usize]| -> Vec<Vec<f32>> {
+        let queries = of.iter().flat_map(|h| head.prefill_queries(*h).data.chunks_exact(dim));
+        let mut source: Vec<&[f32]> = queries.collect();
+        if source.is_empty() {
+            source = keys.range(0..head.prefill).data.chunks_exact(dim).collect();
+        }
+        let between = |i: usize, j: usize| source.iter().fold(0.0, |sum, x| sum + f64::from(x[i]) * f64::from(x[j]));
+        let gram = (0..dim * dim).map(|at| between(at / dim, at % dim)).collect();
+        let (_, vectors) = linalg::eigenvectors(gram, dim);
+        let vectors: Vec<f32> = vectors.into_iter().map(|x| x as f32).collect();
+        let mut columns: Vec<Vec<f32>> = vectors.chunks_exact(dim).map(<[f32]>::to_vec).collect();
+        let magnitude = |column: &[f32]| source.iter().map(|x| f64::from(linalg::dot(x, column).abs())).sum::<f64>();
+        columns.sort_by(|a, b| magnitude(b).total_cmp(&magnitude(a)));
+        columns.truncate(policy.kept(dim));
+        columns
+    };
+    let all: Vec<usize> = (0..step.queries.len()).collect();
+    let scale = (dim as f32).sqrt().recip();
+    let of_head = |(h, query): (usize, &&[f32])| {
+        let columns = rotation(if policy.rotation == Per::Head { &all[h..=h] } else { &all });
+        let rotate = |x: &[f32]| columns.iter().map(|column| linalg::dot(x, column)).collect::<Vec<f32>>();
+        let query: Vec<f32> = rotate(query).iter().map(|x| x * scale).collect();
+        let score = |t| query.iter().zip(rotate(keys.row(t))).fold(0f32, |sum, (q, k)| sum + q * k);
+        (0..step.len).map(score).collect()
+    };
+    step.queries.iter().enumerate().map(of_head).collect()
 }
 
 /// `h2o`, step by step, from the prefill on.
@@ -266,31 +291,31 @@ fn by_score<'c>(query: &[f32], clusters: &'c [Cluster]) -> impl Iterator<Item = 
     ranking(&scores).into_iter().flat_map(|c| clusters[c].0.iter().copied())
 }
 
-/// Clusters of `starc` and `starc-v1`: a first group of tokens, and groups of equal size.
+/// Clusters of `starc` and `starc-v1`: of groups of consecutive tokens, one after the other.
 #[derive(Debug, Clone)]
 pub struct Groups {
-    first: usize,
-    size: usize,
+    /// Where each group ends: it is clustered once there are so many tokens.
+    ends: Vec<usize>,
     /// In the order of their groups.
     clusters: Vec<Cluster>,
 }
 
 impl Groups {
-    fn new(head: HeadView<'_>, (first, of_first): (usize, Config), (size, config): (usize, Config)) -> Self {
+    /// Groups that end where `ends` says, ascending; those beyond the keys are left out.
+    fn new(head: HeadView<'_>, ends: impl Iterator<Item = usize>, config: impl Fn(usize) -> Config) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(head.seed);
-        let mut clusters = Vec::new();
-        if first > 0 {
-            clusters.extend(cluster(head.keys, 0, first, &of_first, &mut rng));
+        let mut groups = Groups { ends: vec![0], clusters: Vec::new() };
+        for end in ends.take_while(|end| *end <= head.keys.len()) {
+            let first = groups.ends[groups.ends.len() - 1];
+            groups.clusters.extend(cluster(head.keys, first, end, &config(end - first), &mut rng));
+            groups.ends.push(end);
         }
-        for from in (first..head.keys.len()).step_by(size).filter(|from| from + size <= head.keys.len()) {
-            clusters.extend(cluster(head.keys, from, from + size, &config, &mut rng));
-        }
-        Groups { first, size, clusters }
+        groups
     }
 
     /// Of `len` tokens, those in whole groups.
     fn clustered(&self, len: usize) -> usize {
-        self.first + (len - self.first) / self.size * self.size
+        self.ends[self.ends.partition_point(|end| *end <= len) - 1]
     }
 
     /// Clusters that there are when there are `len` tokens.
@@ -309,41 +334,67 @@ impl Groups {
 
 /// `starc`, clustered.
 pub fn starc(policy: &Starc, head: HeadView<'_>) -> Groups {
-    Groups::new(head, (0, policy.config()), (policy.block, policy.config()))
+    let block = policy.block;
+    let prompt = match policy.tail {
+        Tail::Wait => 0,
+        Tail::Permanent => head.prefill + policy.phase,
+    };
+    // Blocks from the first token on, then blocks from behind the prompt on.
+    let rest = Some(prompt).filter(|prompt| prompt % block > 0);
+    let ends = (1..).map(|i| i * block).take_while(|end| *end <= prompt).chain(rest);
+    Groups::new(head, ends.chain((1..).map(|i| prompt + i * block)), |tokens| Config {
+        clusters: (tokens * policy.clusters).div_ceil(block),
+        ..policy.config()
+    })
 }
 
 /// `starc-v1`, clustered.
 pub fn starc_v1(policy: &StarcV1, head: HeadView<'_>) -> Groups {
-    Groups::new(head, (head.prefill, policy.config(head.prefill)), (policy.buffer, policy.config(policy.buffer)))
+    let prompt = Some(head.prefill).filter(|prompt| *prompt > 0);
+    let ends = prompt.into_iter().chain((1..).map(|i| head.prefill + i * policy.buffer));
+    Groups::new(head, ends, |tokens| policy.config(tokens))
 }
 
-/// The prefill of `clusterkv`.
+/// The tokens of `clusterkv` behind its sinks.
 #[derive(Debug, Clone)]
 pub struct Clustered {
     policy: ClusterKv,
     prefill: usize,
-    /// All but the sinks.
-    pub clusters: Vec<Cluster>,
+    /// All but the sinks, in the order of their groups: the prefill's, and those of every window.
+    clusters: Vec<Cluster>,
 }
 
 /// `clusterkv`, clustered.
 pub fn clusterkv(policy: &ClusterKv, head: HeadView<'_>) -> Clustered {
     let sinks = policy.sinks.min(head.prefill);
     let mut rng = ChaCha8Rng::seed_from_u64(head.seed);
-    let clusters = match sinks < head.prefill {
-        true => cluster(head.keys, sinks, head.prefill, &policy.config(head.prefill), &mut rng),
-        false => Vec::new(),
-    };
+    let mut clusters = Vec::new();
+    if sinks < head.prefill {
+        clusters.extend(cluster(head.keys, sinks, head.prefill, &policy.config(head.prefill), &mut rng));
+    }
+    for end in (head.prefill + policy.window..head.keys.len()).step_by(policy.window) {
+        clusters.extend(cluster(head.keys, end - policy.window, end, &policy.window_config(), &mut rng));
+    }
     Clustered { policy: policy.clone(), prefill: head.prefill, clusters }
 }
 
 impl Clustered {
+    /// Of `len` tokens, those that are sinks or clustered: of the generated ones, whole windows before the last token.
+    pub fn clustered(&self, len: usize) -> usize {
+        self.prefill + (len - 1 - self.prefill) / self.policy.window * self.policy.window
+    }
+
+    /// Clusters that there are when there are `len` tokens.
+    pub fn before(&self, len: usize) -> &[Cluster] {
+        &self.clusters[..self.clusters.partition_point(|(members, _)| members[0] < self.clustered(len))]
+    }
+
     /// The selection of each query head; also where all tokens fit.
     pub fn select(&self, step: StepView<'_>) -> Vec<Vec<u32>> {
         each(step, |query| {
             let sinks = 0..self.policy.sinks.min(self.prefill);
-            let generated = (self.prefill..step.len).rev();
-            let clustered = by_score(query, &self.clusters);
+            let generated = (self.clustered(step.len)..step.len).rev();
+            let clustered = by_score(query, self.before(step.len));
             if self.policy.charge_generated {
                 ascending(sinks.chain(generated).chain(clustered).take(step.budget))
             } else {

@@ -19,8 +19,9 @@ pub const ENTRY: Entry = Entry {
 };
 
 /// Selects the `max(min_pages, budget / page)` best pages (Tang et al., ICML 2024). A page's score is
-/// `sum_d max(q_d min_d, q_d max_d)` with the minima and maxima of its keys; of equal scores, the earlier page. A last
-/// page that is not full is always taken and counts as one page.
+/// `sum_d max(q_d min_d, q_d max_d)` with the minima and maxima of its keys; of equal scores, the earlier page. The last
+/// page, which has the token being decoded, is always taken, full or not, and counts as one page (so in the authors'
+/// kernels; their code for accuracy ranks it as any other).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quest {
@@ -92,20 +93,20 @@ impl HeadState for QuestHead<'_> {
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
         let page = self.quest.page;
-        let full_pages = step.len / page;
-        let unfinished = full_pages * page..step.len;
-        let slots = (step.budget / page).max(self.quest.min_pages) - usize::from(!unfinished.is_empty());
+        let ranked = step.len.saturating_sub(1) / page;
+        let last = ranked * page..step.len;
+        let slots = (step.budget / page).max(self.quest.min_pages) - 1;
         if step.len <= step.budget {
             self.scan = Scan::Nothing;
             out.iter_mut().for_each(|out| select_all(step.len, out));
             return;
         }
         // With q+ and q- the positive and the negative part of q, a page's score is q+·max + q-·min.
-        self.scan = Scan::vectors(2, full_pages, self.keys.dim);
+        self.scan = Scan::vectors(2, ranked, self.keys.dim);
         self.scores.resize(step.queries.len(), Vec::new());
-        self.scores.iter_mut().for_each(|scores| scores.resize(full_pages, 0.0));
+        self.scores.iter_mut().for_each(|scores| scores.resize(ranked, 0.0));
         let range = 2 * self.keys.dim;
-        linalg::in_turns(step.queries.len(), &self.ranges[..full_pages * range], range, |query, pages, ranges| {
+        linalg::in_turns(step.queries.len(), &self.ranges[..ranked * range], range, |query, pages, ranges| {
             upper_bounds(step.queries[query], ranges, &mut self.scores[query][pages]);
         });
         for (scores, out) in self.scores.iter().zip(out) {
@@ -117,7 +118,7 @@ impl HeadState for QuestHead<'_> {
                     out.extend(first..first + page as u32);
                 }
             }
-            out.extend(unfinished.start as u32..unfinished.end as u32);
+            out.extend(last.start as u32..last.end as u32);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::columns::Columns;
 use super::topk::TopK;
-use super::{Entry, HeadState, HeadView, Policy, Scan, SlotOrder, StepView, parse, require, select_all};
+use super::{Entry, HeadState, HeadView, Per, Policy, Scan, SlotOrder, StepView, parse, require, select_all};
 use pimattn_kv::Rows;
 use pimattn_kv::linalg;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ pub const ENTRY: Entry = Entry {
     build: |table| {
         let sparq: Sparq = parse(table)?;
         require(sparq.r > 0, "r", "must be at least 1")?;
+        require(sparq.per != Per::Layer, "per", "must be \"group\" or \"head\"")?;
         Ok(Box::new(sparq))
     },
 };
@@ -22,7 +23,8 @@ pub const ENTRY: Entry = Entry {
 ///
 /// The `r` elements are those of largest |q|, summed over the query heads of the group. A query head's approximate score
 /// of a key is `q·k` over these elements, scaled by `1/sqrt(dim · |q of these|₁ / |q|₁)` for its softmax, whose mass on
-/// the selected tokens is their share of the output; the mean of all values has the rest ([`HeadState::blend`]).
+/// the selected tokens is their share of the output; the mean of all values has the rest ([`HeadState::blend`]). The
+/// authors rank by the sums of these scaled scores over the query heads of a group, which so have one set of tokens.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sparq {
@@ -35,11 +37,14 @@ pub struct Sparq {
     /// Whether there is a second copy of K that lies dimension by dimension (so in the paper); without it, whole keys
     /// are read.
     pub transposed: bool,
+    /// For whom a set of tokens is chosen: the group (so in the authors' code and here), by the sums of its query heads'
+    /// scaled scores, or each query head.
+    pub per: Per,
 }
 
 impl Default for Sparq {
     fn default() -> Self {
-        Self { r: 16, local: 16, mean_value: true, transposed: true }
+        Self { r: 16, local: 16, mean_value: true, transposed: true, per: Per::Group }
     }
 }
 
@@ -75,6 +80,7 @@ impl Policy for Sparq {
             magnitudes: Vec::new(),
             weights: Vec::new(),
             probabilities: Vec::new(),
+            sums: Vec::new(),
             shares: Vec::new(),
             chose: false,
             topk: TopK::default(),
@@ -98,6 +104,8 @@ struct SparqHead<'a> {
     weights: Vec<f32>,
     /// Unnormalised, of each token.
     probabilities: Vec<f32>,
+    /// Scaled scores of each token, added up over the group.
+    sums: Vec<f32>,
     shares: Vec<f32>,
     /// Whether the last step had to choose.
     chose: bool,
@@ -134,16 +142,32 @@ impl HeadState for SparqHead<'_> {
         self.choose_dims(step.queries);
         let local = self.sparq.local.min(step.budget);
         let recent = step.len - local;
-        let products = self.columns.products(&self.dims, &self.weights);
-        for ((query, scores), out) in step.queries.iter().zip(products).zip(out) {
-            out.clear();
-            self.topk.best(&scores[..recent], step.budget - local, out);
-            out.extend(recent as u32..step.len as u32);
+        let scales: Vec<f32> = step.queries.iter().map(|query| self.sparq.scale(query, &self.dims)).collect();
+        let products: Vec<&[f32]> = self.columns.products(&self.dims, &self.weights).collect();
+        if self.sparq.per == Per::Group {
+            self.sums.clear();
+            self.sums.resize(recent, 0.0);
+            for (scores, scale) in products.iter().zip(&scales) {
+                self.sums.iter_mut().zip(*scores).for_each(|(sum, score)| *sum += score * scale);
+            }
+        }
+        for (i, (scores, scale)) in products.into_iter().zip(scales).enumerate() {
+            match self.sparq.per {
+                Per::Group if i > 0 => {
+                    let (first, others) = out.split_at_mut(i);
+                    others[0].clone_from(&first[0]);
+                }
+                per => {
+                    let ranked = if per == Per::Group { &self.sums } else { &scores[..recent] };
+                    out[i].clear();
+                    self.topk.best(ranked, step.budget - local, &mut out[i]);
+                    out[i].extend(recent as u32..step.len as u32);
+                }
+            }
             if self.sparq.mean_value {
                 self.probabilities.resize(step.len, 0.0);
-                let scale = self.sparq.scale(query, &self.dims);
                 let mass = linalg::exp_weights(scores, scale, &mut self.probabilities);
-                let selected: f32 = out.iter().map(|t| self.probabilities[*t as usize]).sum();
+                let selected: f32 = out[i].iter().map(|t| self.probabilities[*t as usize]).sum();
                 self.shares.push((selected / mass).min(1.0));
             }
         }
@@ -177,9 +201,10 @@ mod tests {
         #[test]
         fn agrees_with_the_plain_version(
             case in testing::cases(), r in 1usize..10, local in 0usize..20, mean_value in any::<bool>(),
-            transposed in any::<bool>(),
+            transposed in any::<bool>(), group in any::<bool>(),
         ) {
-            let sparq = Sparq { r, local, mean_value, transposed };
+            let per = if group { Per::Group } else { Per::Head };
+            let sparq = Sparq { r, local, mean_value, transposed, per };
             let keys = Rows { data: &case.keys, dim: case.dim };
             testing::run(&sparq, &case, |step, selected, state| {
                 if step.len <= step.budget {

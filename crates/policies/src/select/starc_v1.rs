@@ -43,7 +43,8 @@ impl Default for StarcV1 {
 impl StarcV1 {
     pub(super) fn config(&self, tokens: usize) -> Config {
         let Self { cluster_size, max_iterations, tolerance, start, .. } = *self;
-        Config { clusters: clusters::count(tokens, cluster_size), max_iterations, tolerance, start }
+        let clusters = clusters::count(tokens, cluster_size);
+        Config { clusters, max_iterations, tolerance, start, ..Config::default() }
     }
 }
 
@@ -53,6 +54,11 @@ impl Clusterer for StarcV1 {
     /// The tokens in the buffer are fewer.
     fn least_budget(&self) -> usize {
         self.buffer
+    }
+
+    /// Its first centroids are drawn, and with them whether a query takes the cluster of the attention sinks.
+    fn is_drawn(&self) -> bool {
+        self.start != Start::First
     }
 
     fn group(&self) -> usize {

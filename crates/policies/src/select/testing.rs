@@ -56,7 +56,7 @@ impl Case {
 
 /// Cases with up to 300 tokens of prefill and 200 steps.
 pub fn cases() -> impl Strategy<Value = Case> {
-    (1usize..9, 0usize..300, 1usize..200, 1usize..300, 1usize..4, 0usize..12).prop_flat_map(
+    (1usize..9, 0usize..300, 1usize..200, 1usize..300, 1usize..4, 0usize..40).prop_flat_map(
         |(dim, prefill, steps, budget, group, early)| {
             let elements = |n| proptest::collection::vec((-4i8..=4).prop_map(f32::from), n);
             let queries = proptest::collection::vec(elements(dim), group);

@@ -4,7 +4,7 @@
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_kv::KvCache;
-use pimattn_policies::accuracy::{RowShape, Scratch, exact_scores};
+use pimattn_policies::accuracy::{OutputOf, RowShape, Scratch, exact_scores};
 use pimattn_policies::select::{self, HeadState, HeadView, Policy, StepView};
 use rayon::prelude::*;
 
@@ -67,9 +67,41 @@ pub fn measure(cancel: &Cancel, kv: &KvCache, plan: &Plan, progress: &(dyn Fn() 
             return Err(Error::Usage(what));
         }
     }
-    let heads: Vec<(usize, usize)> = (0..kv.layers.len()).flat_map(|l| (0..kv.kv_heads).map(move |h| (l, h))).collect();
-    let measured = heads.par_iter().map(|(l, h)| {
-        let measured = head(cancel, kv, *l, *h, &policies, plan);
+    let layers: Vec<Vec<HeadMeasured>> = (0..kv.layers.len())
+        .into_par_iter()
+        .map(|l| layer(cancel, kv, l, &policies, plan, progress))
+        .collect::<Result<_>>()?;
+    Ok(layers.into_iter().flatten().collect())
+}
+
+fn layer(
+    cancel: &Cancel,
+    kv: &KvCache,
+    layer: usize,
+    policies: &[Box<dyn Policy>],
+    plan: &Plan,
+    progress: &(dyn Fn() + Sync),
+) -> Result<Vec<HeadMeasured>> {
+    let view = |kv_head| HeadView {
+        keys: kv.keys(layer, kv_head),
+        prefill: kv.prefill,
+        queries: kv.group_queries(layer, kv_head),
+        query_start: kv.query_start,
+        seed: plan.seed ^ ((layer * kv.kv_heads + kv_head) as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+    };
+    let views: Vec<HeadView<'_>> = (0..kv.kv_heads).map(view).collect();
+    let mut heads: Vec<Vec<States<'_>>> = views.iter().map(|_| Vec::new()).collect();
+    for policy in policies {
+        let remembers = policy.remembers();
+        heads.iter_mut().for_each(|states| states.push(States { states: Vec::new(), remembers }));
+        for _ in 0..if remembers { plan.budgets.len() } else { 1 } {
+            for (states, state) in heads.iter_mut().zip(policy.prepare_layer(&views)) {
+                states.last_mut().expect("pushed above").states.push(state);
+            }
+        }
+    }
+    let measured = heads.into_par_iter().enumerate().map(|(kv_head, states)| {
+        let measured = head(cancel, kv, layer, kv_head, views[kv_head], states, plan);
         progress();
         measured
     });
@@ -87,6 +119,7 @@ struct States<'a> {
 struct Selection {
     tokens: Vec<Vec<u32>>,
     shares: Vec<f32>,
+    rescored: Vec<Vec<f32>>,
 }
 
 fn head(
@@ -94,29 +127,17 @@ fn head(
     kv: &KvCache,
     layer: usize,
     kv_head: usize,
-    policies: &[Box<dyn Policy>],
+    view: HeadView<'_>,
+    mut states: Vec<States<'_>>,
     plan: &Plan,
 ) -> Result<HeadMeasured> {
-    let view = HeadView {
-        keys: kv.keys(layer, kv_head),
-        prefill: kv.prefill,
-        queries: kv.group_queries(layer, kv_head),
-        query_start: kv.query_start,
-        seed: plan.seed ^ ((layer * kv.kv_heads + kv_head) as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
-    };
-    let mut states: Vec<States<'_>> = policies
-        .iter()
-        .map(|p| States {
-            states: (0..if p.remembers() { plan.budgets.len() } else { 1 }).map(|_| p.prepare(view)).collect(),
-            remembers: p.remembers(),
-        })
-        .collect();
     let (group, scale) = (kv.group(), (kv.dim as f32).sqrt().recip());
-    let mut means = vec![Means::default(); policies.len() * plan.budgets.len()];
+    let mut means = vec![Means::default(); states.len() * plan.budgets.len()];
     let mut errors = vec![0usize; means.len()];
     let mut scores = vec![Vec::new(); group];
     let mut tokens = vec![Vec::new(); group];
-    let mut selections = vec![Selection { tokens: vec![Vec::new(); group], shares: Vec::new() }; means.len()];
+    let mut selections =
+        vec![Selection { tokens: vec![Vec::new(); group], shares: Vec::new(), rescored: Vec::new() }; means.len()];
     let mut scratch = Scratch::default();
     let (mut weights, mut top_mass, mut count) = (Vec::new(), 0.0, 0usize);
     for (step, position) in kv.decode_positions().enumerate() {
@@ -140,10 +161,12 @@ fn head(
                 }
                 state.select(StepView { len, budget, queries: &queries, scores: needed }, &mut tokens);
                 if measured {
-                    let Selection { tokens: selected, shares } = &mut selections[p * plan.budgets.len() + b];
+                    let Selection { tokens: selected, shares, rescored } = &mut selections[p * plan.budgets.len() + b];
                     std::mem::swap(&mut tokens, selected);
                     shares.clear();
                     shares.extend_from_slice(state.blend());
+                    rescored.clear();
+                    rescored.extend_from_slice(state.rescored());
                 }
             }
         }
@@ -158,9 +181,9 @@ fn head(
                     let state = if s.remembers { &s.states[b] } else { &s.states[0] };
                     let at = p * plan.budgets.len() + b;
                     let share = selections[at].shares.get(g).copied().unwrap_or(1.0);
-                    let a = attention.measure_blend(
+                    let a = attention.measure_output(
                         &selections[at].tokens[g],
-                        share,
+                        OutputOf { share, scores: selections[at].rescored.get(g).map(Vec::as_slice) },
                         budget,
                         state.order(),
                         RowShape::default(),

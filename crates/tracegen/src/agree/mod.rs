@@ -9,6 +9,7 @@ use pimattn_core::error::{Error, Result};
 use pimattn_core::table::{Measure, Value, measure as measured};
 use pimattn_kv::KvCache;
 use pimattn_kv::fitted::{self, Model, Shape};
+use pimattn_policies::select;
 use std::fmt::Write;
 
 /// Columns of the table.
@@ -81,7 +82,7 @@ pub struct Order {
     pub measure: &'static str,
     /// Budget.
     pub budget: usize,
-    /// Best first, of the real cache.
+    /// Best first, of the real cache; without those that one seed does not rank.
     pub real: Vec<&'static str>,
     /// Pairs of policies that are the other way round in the synthetic mean, the one that is better in the real cache
     /// first, with by how much it is better there and worse here.
@@ -227,16 +228,15 @@ impl Agreement {
         }
         cell("top_mass", None, None, &|s| s.top_mass);
         for size in 0..real.cluster_shares.len() {
-            cell("cluster_size", Some(pimattn_policies::select::starc::ENTRY.name), Some(size + 1), &|s| {
-                s.cluster_shares[size]
-            });
+            cell("cluster_size", Some(select::starc::ENTRY.name), Some(size + 1), &|s| s.cluster_shares[size]);
         }
         for (measure, of) in MEASURES.iter().filter(|(name, _)| name.ends_with("_recall")) {
             for (b, budget) in plan.budgets.iter().enumerate() {
                 let of_real = |p: usize| of(&real.means[p * n + b]);
                 let of_synthetic =
                     |p: usize| synthetic.iter().map(|s| of(&s.means[p * n + b])).sum::<f64>() / synthetic.len() as f64;
-                let mut ranked: Vec<usize> = (0..plan.policies.len()).collect();
+                let mut ranked: Vec<usize> =
+                    (0..plan.policies.len()).filter(|p| select::one_seed_ranks(plan.policies[*p])).collect();
                 ranked.sort_by(|x, y| of_real(*y).total_cmp(&of_real(*x)));
                 let pairs = ranked.iter().enumerate().flat_map(|(i, x)| ranked[i + 1..].iter().map(move |y| (*x, *y)));
                 let gaps = pairs.map(|(x, y)| (x, y, of_real(x) - of_real(y), of_synthetic(y) - of_synthetic(x)));
@@ -299,7 +299,7 @@ impl Agreement {
         );
         for measure in [columns::ROW_TOKENS, columns::TOP_RECALL, columns::MASS_RECALL] {
             let unit = if measure == columns::ROW_TOKENS { "difference in %" } else { "real/synthetic in %" };
-            let _ = write!(out, "  {measure}, {unit}\n    {:10}", "");
+            let _ = write!(out, "  {measure}, {unit}\n    {:16}", "");
             let mut policies: Vec<&str> = of(measure).filter_map(|c| c.policy).collect();
             policies.dedup();
             let width = 9;
@@ -308,7 +308,7 @@ impl Agreement {
             }
             out.push('\n');
             for policy in policies {
-                let _ = write!(out, "    {policy:10}");
+                let _ = write!(out, "    {policy:16}");
                 for cell in of(measure).filter(|c| c.policy == Some(policy)) {
                     let text = match measure {
                         columns::ROW_TOKENS => format!("{:+.1}", 100.0 * cell.difference()),

@@ -8,7 +8,7 @@ use pimattn_kv::KvCache;
 use pimattn_mapping::schedule::{Scheduler, Wanted};
 use pimattn_mapping::stage::Plan;
 use pimattn_mapping::workload::{Addressing, Cost, Workload};
-use pimattn_policies::accuracy::{self, RowShape};
+use pimattn_policies::accuracy::{self, OutputOf, RowShape};
 use pimattn_policies::select::{HeadState, HeadView, Policy, StepView};
 use pimattn_trace::Segment;
 
@@ -31,22 +31,36 @@ pub struct HeadWork<'g> {
 }
 
 impl<'g> HeadWork<'g> {
-    /// A head of a layer (an index into the cache's) and a request, its prefill taken in.
-    pub fn new(generator: &'g Generator, layer: usize, request: usize, kv_head: usize) -> Self {
+    /// The heads of a layer (an index into the cache's) and a request, their prefill taken in.
+    pub fn of_layer(generator: &'g Generator, layer: usize, request: usize) -> Vec<Self> {
         let g = generator;
         let cache = &g.caches[g.requests[request]];
-        let index = (layer * g.requests.len() + request) * cache.kv_heads + kv_head;
-        // A large odd factor keeps the seeds of neighbouring heads apart.
-        let seed = g.workload.seed ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let (group, home) = (cache.group(), g.homes[index]);
-        let policy = g.policy_of(cache.layers[layer]);
-        let state = policy.prepare(HeadView {
-            keys: cache.keys(layer, kv_head),
-            prefill: cache.prefill,
-            queries: cache.group_queries(layer, kv_head),
-            query_start: cache.query_start,
-            seed,
-        });
+        let view = |kv_head| {
+            let index = g.index(layer, request, kv_head);
+            // A large odd factor keeps the seeds of neighbouring heads apart.
+            let seed = g.workload.seed ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            HeadView {
+                keys: cache.keys(layer, kv_head),
+                prefill: cache.prefill,
+                queries: cache.group_queries(layer, kv_head),
+                query_start: cache.query_start,
+                seed,
+            }
+        };
+        let views: Vec<HeadView<'g>> = (0..cache.kv_heads).map(view).collect();
+        let states = g.policy_of(cache.layers[layer]).prepare_layer(&views);
+        (0..).zip(states).map(|(kv_head, state)| HeadWork::new(g, layer, request, kv_head, state)).collect()
+    }
+
+    fn new(
+        generator: &'g Generator,
+        layer: usize,
+        request: usize,
+        kv_head: usize,
+        state: Box<dyn HeadState + Send + 'g>,
+    ) -> Self {
+        let g = generator;
+        let (group, home) = (g.caches[g.requests[request]].group(), g.homes[g.index(layer, request, kv_head)]);
         let mut scheduler = Scheduler::new(g.target, &g.workload, g.costs, home, group);
         if g.workload.prefill_clustering_cost == Cost::Pim {
             scheduler.owe(state.clusterings());
@@ -97,13 +111,14 @@ impl<'g> HeadWork<'g> {
         if measure {
             let scale = 1.0 / (cache.dim as f32).sqrt();
             let values = cache.values(self.layer, self.kv_head);
-            let shares = self.state.blend();
+            let (shares, rescored) = (self.state.blend(), self.state.rescored());
             self.scratch.attend_all(&self.scores, scale, values);
             let accuracies = (0..group)
                 .map(|h| {
                     let share = shares.get(h).copied().unwrap_or(1.0);
+                    let of = OutputOf { share, scores: rescored.get(h).map(Vec::as_slice) };
                     let mut attention = self.scratch.attention(h, &self.scores[h], values);
-                    attention.measure_blend(&self.tokens[h], share, budget, order, shape)
+                    attention.measure_output(&self.tokens[h], of, budget, order, shape)
                 })
                 .collect();
             self.measured.push(Measured { step, accuracies });
@@ -186,6 +201,11 @@ impl<'g> HeadWork<'g> {
 }
 
 impl Generator {
+    /// Number of a KV head among those of all layers and requests.
+    fn index(&self, layer: usize, request: usize, kv_head: usize) -> usize {
+        (layer * self.requests.len() + request) * self.cache().kv_heads + kv_head
+    }
+
     /// The policy of a layer of the model.
     fn policy_of(&self, layer: u32) -> &dyn Policy {
         if layer < self.workload.dense_layers { self.full.as_ref() } else { self.policy.as_ref() }

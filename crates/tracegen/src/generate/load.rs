@@ -237,8 +237,10 @@ fn caches(
                 kv::synthetic::generate_until(cancel, &SyntheticSpec { prefill, seed, ..spec.clone() })
             }
             Synthetic::Fitted(model, shape) => {
-                // A request that is shorter than the source has as many queries of its prefill as fit.
-                let prefill_queries = prefill.map_or(shape.prefill_queries, |p| shape.prefill_queries.min(p));
+                // A request has queries of its whole prefill where the source has, else as many as fit.
+                let whole = shape.prefill_queries == shape.prefill;
+                let of_length = |p| if whole { p } else { shape.prefill_queries.min(p) };
+                let prefill_queries = prefill.map_or(shape.prefill_queries, of_length);
                 let (prefill, seed) = (prefill.unwrap_or(shape.prefill), shape.seed ^ apart);
                 fitted::generate_until(
                     cancel,

@@ -146,10 +146,10 @@ impl Generator {
     /// The heads, ready for the first step, by layer and channel.
     fn work(&self) -> Vec<ChannelWork<'_>> {
         let c = self.cache();
-        let (layers, kv_heads, requests) = (c.layers.len(), c.kv_heads, self.requests.len());
-        let places: Vec<(usize, usize, usize)> =
-            (0..layers).flat_map(|l| (0..requests).flat_map(move |r| (0..kv_heads).map(move |h| (l, r, h)))).collect();
-        let heads: Vec<HeadWork<'_>> = places.into_par_iter().map(|(l, r, h)| HeadWork::new(self, l, r, h)).collect();
+        let (layers, requests) = (c.layers.len(), self.requests.len());
+        let places: Vec<(usize, usize)> = (0..layers).flat_map(|l| (0..requests).map(move |r| (l, r))).collect();
+        let heads: Vec<HeadWork<'_>> =
+            places.into_par_iter().flat_map(|(l, r)| HeadWork::of_layer(self, l, r)).collect();
         let mut channels: BTreeMap<(usize, u32), Vec<HeadWork<'_>>> = BTreeMap::new();
         for head in heads {
             channels.entry((head.layer(), head.channel())).or_default().push(head);

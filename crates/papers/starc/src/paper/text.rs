@@ -164,7 +164,7 @@ pub fn markdown(title: &str, t: &Tables, claimed: &Cells) -> Result<String> {
         &mut out,
         "Which policy wins at equal accuracy",
         "For each cache, and each error of attention's output that is allowed, the fastest policy and the budget at which it keeps \
-         it. winners.csv has the others, by rank.",
+         it. winners.csv has the others, by rank; starc-v1 has none, for what it keeps depends on the seed, and there is one.",
     );
     let first = t.winners.find(&[(winners::RANK.name(), "1")])?;
     let shown = [

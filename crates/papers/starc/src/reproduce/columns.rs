@@ -399,7 +399,7 @@ pub mod winners {
             SOURCE = "source", "-", "as in choices.csv", |r| r.choice.source.into();
             PREFILL = "prefill", "tokens", "as in choices.csv", |r| (&r.choice.prefill).into();
             ERROR = "error", "1", "output_rel_err at most", |r| Value::Float(r.error, 3);
-            RANK = "rank", "1", "1 is the fastest policy", |r| r.rank.into();
+            RANK = "rank", "1", "1 is the fastest policy; starc-v1 is not ranked, for what it keeps depends on the seed", |r| r.rank.into();
             POLICY = columns::POLICY, "-", "the policy", |r| (&r.choice.policy).into();
             BUDGET = columns::BUDGET, "tokens", "its fastest budget with at most this error", |r| (&r.choice.budget).into();
             OUTPUT_REL_ERR = columns::OUTPUT_REL_ERR, "1", "its error there", |r| decimal(r.choice.output_rel_err);

@@ -11,6 +11,7 @@ use pimattn_core::table::{Measure, Table};
 use pimattn_experiments::end_to_end::cost::Cost;
 use pimattn_experiments::end_to_end::table as step;
 use pimattn_experiments::sweep::table::{SweepRow, SweepTable};
+use pimattn_policies::select;
 use std::collections::BTreeMap;
 
 /// The axis of caches of several lengths.
@@ -164,7 +165,8 @@ pub fn choices(sweeps: &[(Caches, &SweepTable)]) -> Result<Vec<ChoiceRow>> {
     Ok(out)
 }
 
-/// Rows of winners.csv: for each cache and error, the policies that keep it by their fastest budget, the fastest first.
+/// Rows of winners.csv: for each cache and error, the policies that keep it by their fastest budget, the fastest first; but
+/// those of which the seed decides what they keep, for a sweep has one seed.
 pub fn winners(choices: &Table<ChoiceRow>, errors: &[f64]) -> Result<Vec<WinnerRow>> {
     let mut caches: Vec<(&str, &str)> = Vec::new();
     for row in choices.rows() {
@@ -180,7 +182,7 @@ pub fn winners(choices: &Table<ChoiceRow>, errors: &[f64]) -> Result<Vec<WinnerR
         let rows: Vec<(usize, &ChoiceRow)> = choices.rows().iter().enumerate().filter(of_cache).collect();
         for error in errors {
             let mut best: BTreeMap<&str, (f64, &ChoiceRow)> = BTreeMap::new();
-            for (i, row) in &rows {
+            for (i, row) in rows.iter().filter(|(_, row)| select::one_seed_ranks(&row.policy)) {
                 let (kept, time) = (shown(*i, &choice::OUTPUT_REL_ERR)?, shown(*i, &choice::TIME_US)?);
                 if kept <= *error && best.get(row.policy.as_str()).is_none_or(|(t, _)| time < *t) {
                     best.insert(&row.policy, (time, row));
