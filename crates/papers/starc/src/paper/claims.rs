@@ -2,7 +2,7 @@
 
 use super::Tables;
 use crate::artifact::bars;
-use crate::policies::{FULL, INFINIGEN, QUEST, SPARQ, STARC};
+use crate::policies::{FULL, INFINIGEN, INFINIGEN_FILLED, QUEST, SPARQ, STARC};
 use crate::reproduce::columns::{choices, layer, reductions, system};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
