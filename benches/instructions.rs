@@ -9,14 +9,14 @@
 mod common;
 
 use common::Memory;
-use pimattn_attacc::{Attention, Mode, Schedule};
+use pimattn_attacc::{Attention, AttentionSchedule, UnitLevel};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::error::Result;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_engine as engine;
 use pimattn_kv::KvCache;
-use pimattn_kv::linalg::{self, Level};
+use pimattn_kv::linalg::{self, SimdLevel};
 use pimattn_kv::synthetic::{SyntheticSpec, generate};
 use pimattn_policies::cluster::{Config, Start, kmeans::KMeans};
 use pimattn_policies::select::{HeadView, REGISTRY, StepView};
@@ -32,7 +32,7 @@ use std::process::{Command, ExitCode};
 /// Growth that is let pass.
 const TOLERANCE: f64 = 0.05;
 /// The level of vector instructions that counts are for.
-const LEVEL: Level = Level::Avx2;
+const LEVEL: SimdLevel = SimdLevel::Avx2;
 
 /// A case: its name, and what makes its work ready.
 type Case = (&'static str, fn() -> Box<dyn FnMut()>);
@@ -196,10 +196,17 @@ fn engine_pim() -> Box<dyn FnMut()> {
 }
 
 /// AttAcc's schedule of 32 heads over 512 tokens.
-fn attacc(geometry: Geometry) -> (Schedule, Vec<Record>) {
-    let attention =
-        Attention { mode: Mode::Bank, heads: 32, len: 512, dim: 128, bytes: 2, kv_budget: None, clustering: false };
-    let schedule = Schedule::published(attention, geometry).expect("a valid schedule");
+fn attacc(geometry: Geometry) -> (AttentionSchedule, Vec<Record>) {
+    let attention = Attention {
+        mode: UnitLevel::Bank,
+        heads: 32,
+        len: 512,
+        dim: 128,
+        bytes: 2,
+        kv_budget: None,
+        clustering: false,
+    };
+    let schedule = AttentionSchedule::published(attention, geometry).expect("a valid schedule");
     let mut kept = Kept(Vec::new());
     schedule.run(&mut kept, &mut |_| ()).expect("memory takes it");
     (schedule, kept.0)

@@ -4,7 +4,7 @@
 use crate::common::{self, Shared, root, run};
 use pimattn_core::op::Op;
 use pimattn_core::spec::{Effect, System};
-use pimattn_trace::{MacReads, Options, Record, Request, format, open};
+use pimattn_trace::{ExportOptions, MacReads, Record, Request, format, open};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -279,7 +279,7 @@ fn exported(name: &str) -> Vec<(Op, u64)> {
     let file = root().join(format!("traces/agreement/{name}.ptrace"));
     let mut source = open(Box::new(std::fs::File::open(file).unwrap()), name, None).unwrap();
     let out = Shared::default();
-    let options = Options { mac_reads: MacReads::Banks, ..Options::default() };
+    let options = ExportOptions { mac_reads: MacReads::Banks, ..ExportOptions::default() };
     let header = source.header().clone();
     let mut sink = (format("ramulator-ls").unwrap().create)(Box::new(out.clone()), &header, options).unwrap();
     let mut block: Vec<Record> = Vec::new();

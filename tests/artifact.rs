@@ -6,16 +6,16 @@
 use crate::common;
 
 use common::{golden, root, system};
-use pimattn_attacc::{Attention, Form, Mode};
+use pimattn_attacc::{Attention, Form, UnitLevel};
 use pimattn_core::spec::System;
 use pimattn_experiments::attention::{self, Layers};
-use pimattn_starc::artifact::{BARS, Budgets, Published, STEPS};
+use pimattn_starc::artifact::{ArtifactData, BARS, Budgets, STEPS};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
 const HEAD: Attention =
-    Attention { mode: Mode::Bank, heads: 1, len: 128, dim: 128, bytes: 2, kv_budget: None, clustering: false };
+    Attention { mode: UnitLevel::Bank, heads: 1, len: 128, dim: 128, bytes: 2, kv_budget: None, clustering: false };
 
 const FORMS: [Form; 2] = [Form::Exact, Form::Published];
 
@@ -42,7 +42,7 @@ fn one_channel_stands_for_all_in_lockstep() {
             }
             check(&system, Attention { heads, len: 5000, kv_budget: Some(777), ..HEAD });
             check(&system, Attention { heads, len: 700, dim: 80, bytes: 1, ..HEAD });
-            for mode in [Mode::BankGroup, Mode::Buffer] {
+            for mode in [UnitLevel::BankGroup, UnitLevel::Buffer] {
                 check(&system, Attention { heads, len: 200, mode, ..HEAD });
             }
         }
@@ -203,7 +203,7 @@ fn clustering_is_for_whom_it_is_asked() {
 #[test]
 fn bars_come_by_model_context_and_policy_for_any_number_of_threads() {
     let (folder, table) = budgets(30);
-    let Published { models, policies } = Published::load().unwrap();
+    let ArtifactData { models, policies } = ArtifactData::load().unwrap();
     for model in &models {
         for policy in &policies {
             let Some(name) = policy.table_name(model) else { continue };
@@ -280,7 +280,7 @@ fn the_artifacts_tables_give_the_artifacts_times() {
     let results = Table::new(&std::fs::read(results).unwrap());
     let cells = |name: &str| results.column(name);
     let (flags, models, matmul) = (cells("flags"), cells("model"), cells("g_matmul"));
-    let published = Published::load().unwrap();
+    let published = ArtifactData::load().unwrap();
     let mut checked = 0;
     for (i, source) in cells("source").into_iter().enumerate() {
         let known = published.models.iter().find(|m| m.name == models[i]);

@@ -6,7 +6,7 @@
 //! wrong, do not ship with the sources: the comparison line by line is ignored unless `make test-golden` asks for it.
 
 use crate::common::{Shared, golden};
-use pimattn_attacc::{Attention, DEVICE, Form, Mode, Schedule};
+use pimattn_attacc::{Attention, AttentionSchedule, DEVICE, Form, UnitLevel};
 use pimattn_core::op::Op;
 use pimattn_trace::{self as trace, Phase, Record, Request, Segment, Sink};
 use std::path::Path;
@@ -111,7 +111,7 @@ const COUNTS: [(&str, u64, [u64; 7]); 14] = [
 fn parse(name: &str) -> Attention {
     let mut words = name.split('_');
     assert!(matches!(words.next(), Some("attacc" | "starc")), "{name}");
-    let mode = Mode::parse(words.next().unwrap()).unwrap();
+    let mode = UnitLevel::parse(words.next().unwrap()).unwrap();
     let mut attention = Attention { mode, heads: 0, len: 0, dim: 128, bytes: 2, kv_budget: None, clustering: false };
     for word in words {
         if word == "cluster" {
@@ -132,8 +132,8 @@ fn parse(name: &str) -> Attention {
     attention
 }
 
-fn schedule(name: &str) -> Schedule {
-    Schedule::published(parse(name), DEVICE).unwrap()
+fn schedule(name: &str) -> AttentionSchedule {
+    AttentionSchedule::published(parse(name), DEVICE).unwrap()
 }
 
 /// The schedule in AttAcc's text form.
@@ -141,10 +141,10 @@ fn text(name: &str) -> Vec<u8> {
     text_of(&schedule(name))
 }
 
-fn text_of(schedule: &Schedule) -> Vec<u8> {
+fn text_of(schedule: &AttentionSchedule) -> Vec<u8> {
     let out = Shared::default();
     let format = trace::format("attacc").unwrap();
-    let mut sink = (format.create)(Box::new(out.clone()), &schedule.header(), trace::Options::default()).unwrap();
+    let mut sink = (format.create)(Box::new(out.clone()), &schedule.header(), trace::ExportOptions::default()).unwrap();
     schedule.run(sink.as_mut(), &mut |_| {}).unwrap();
     std::mem::take(&mut out.0.lock().unwrap())
 }
@@ -195,7 +195,7 @@ fn one_head_a_channel_is_published_without_quirks() {
     let single = |a: Attention| a.heads <= 16 && a.bytes == 2;
     let names = GOLDEN.into_iter().chain(OTHER_SHAPES).chain(clustered).filter(|(name, _)| single(parse(name)));
     let differ = |(name, crc): &(&str, u32)| {
-        let exact = crc32fast::hash(&text_of(&Schedule::new(parse(name), DEVICE).unwrap()));
+        let exact = crc32fast::hash(&text_of(&AttentionSchedule::new(parse(name), DEVICE).unwrap()));
         assert_eq!(exact, *crc, "{name}");
     };
     assert_eq!(names.inspect(differ).count(), 20);
@@ -228,7 +228,7 @@ fn attentions_of_one_normal_form_write_the_same() {
             let mut streams: Vec<(Attention, Vec<u8>)> = Vec::new();
             for name in names {
                 let normal = parse(name).normal_form(form, &DEVICE).unwrap();
-                let stream = text_of(&Schedule::of(form, parse(name), DEVICE).unwrap());
+                let stream = text_of(&AttentionSchedule::of(form, parse(name), DEVICE).unwrap());
                 assert_eq!(normal.normal_form(form, &DEVICE).unwrap(), normal, "{name}");
                 match streams.iter().find(|(known, _)| *known == normal) {
                     Some((_, known)) => assert!(*known == stream, "{name} is not like the others of {normal:?}"),

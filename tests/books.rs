@@ -2,7 +2,7 @@
 
 use crate::common::{Keep, Memory, Shared, macs, one, root, run, system};
 use pimattn::cli::exit::ExitStatus;
-use pimattn_attacc::{Attention, Form, Mode, Schedule};
+use pimattn_attacc::{Attention, AttentionSchedule, Form, UnitLevel};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
@@ -10,7 +10,7 @@ use pimattn_engine::{self as engine, Engine};
 use pimattn_mapping::workload::Workload;
 use pimattn_stats::Collector;
 use pimattn_stats::energy::Energy;
-use pimattn_stats::tables::{MEASURES, Rows};
+use pimattn_stats::tables::{MEASURES, RunRows};
 use pimattn_stats::tally::ChannelTally;
 use pimattn_trace::{self as trace, Header, Mark, Phase, Record, Request, Segment};
 use pimattn_tracegen::generate::Generator;
@@ -19,7 +19,7 @@ use std::process::{Command, Output};
 
 /// A measure of a run, as its cell says it.
 fn cell(system: &System, collector: &Collector, column: &str) -> String {
-    let row = Rows::new(system, "t").run(collector);
+    let row = RunRows::new(system, "t").run(collector);
     let measure = MEASURES.iter().find(|m| m.column.name == column).unwrap();
     measure.value(&row.measured).to_string()
 }
@@ -209,7 +209,7 @@ fn through_text(g: &Geometry, records: &[Record]) -> Vec<Record> {
     let out = Shared::default();
     let format = trace::format("attacc").unwrap();
     let mut sink =
-        (format.create)(Box::new(out.clone()), &Header::foreign(*g, "test"), trace::Options::default()).unwrap();
+        (format.create)(Box::new(out.clone()), &Header::foreign(*g, "test"), trace::ExportOptions::default()).unwrap();
     records.iter().for_each(|r| sink.push(*r).unwrap());
     sink.finish().unwrap();
     drop(sink);
@@ -263,11 +263,11 @@ fn texts_have_the_energy_of_their_traces() {
     let system = system("hbm3-pim", &["refresh=none"]);
     let g = system.device.geometry;
     let mut seen = Vec::new();
-    for mode in Mode::ALL {
+    for mode in UnitLevel::ALL {
         for (heads, len) in [(1, 128), (17, 300), (32, 2048), (80, 1000)] {
             for form in [Form::Exact, Form::Published] {
                 let attention = Attention { mode, heads, len, dim: 128, bytes: 2, kv_budget: None, clustering: false };
-                let schedule = Schedule::of(form, attention, g).unwrap();
+                let schedule = AttentionSchedule::of(form, attention, g).unwrap();
                 let (mut said, mut plain) = (Keep::default(), Keep::default());
                 schedule.run_labelled(&[], &mut said).unwrap();
                 schedule.run(&mut plain, &mut |_| {}).unwrap();

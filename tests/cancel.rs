@@ -3,12 +3,14 @@
 
 use crate::common::{Keep, Memory, root, system};
 use pimattn::audit::{audit_until, why::why_until};
-use pimattn::experiments::end_to_end::{Attend, Budget, Model, Platform, Replayed, Service, Switches, serve_until};
+use pimattn::experiments::end_to_end::{
+    Attend, Model, Platform, ReplayedStacks, Service, Switches, TokenBudget, serve_until,
+};
 use pimattn::experiments::sweep::{self, grid::Grid, store::Store};
-use pimattn::kv::fit::{Options, fit_until};
-use pimattn::kv::fitted::{self, Shape};
-use pimattn::starc::artifact::{Bar, Experiment, Published};
-use pimattn::tracegen::agree::{Agreement, measure::Plan};
+use pimattn::kv::fit::{FitOptions, fit_until};
+use pimattn::kv::fitted::{self, FittedShape};
+use pimattn::starc::artifact::{ArtifactBar, ArtifactData, Experiment};
+use pimattn::tracegen::agree::{Agreement, measure::AgreementPlan};
 use pimattn::{Cancel, Error, Generator, Header, Op, Record, Request, Result, Source, SyntheticSpec, Workload};
 use pimattn::{attacc, engine, kv, replay_until, simulate, simulate_until, systems};
 use std::sync::mpsc::channel;
@@ -101,10 +103,10 @@ fn all_long_work_looks_at_its_token() {
     let sample = root().join("traces/smollm2-135m-rustbook-cut.safetensors");
     stopped("a dump", kv::load_until(&cancel, &sample));
     stopped("a synthetic cache", kv::synthetic::generate_until(&cancel, &shape()));
-    let model = fitted::Model::load(&root().join("configs/synthetic/smollm2-135m.toml")).unwrap();
+    let model = fitted::FittedModel::load(&root().join("configs/synthetic/smollm2-135m.toml")).unwrap();
     let cache =
         kv::synthetic::generate(&SyntheticSpec { dim: model.dim, prefill: 512, decode_steps: 8, ..shape() }).unwrap();
-    let shape = Shape {
+    let shape = FittedShape {
         layers: vec![model.layers[0].layer],
         model_layers: model.model_layers,
         kv_heads: 1,
@@ -117,9 +119,9 @@ fn all_long_work_looks_at_its_token() {
         seed: 1,
     };
     stopped("a fitted cache", fitted::generate_until(&cancel, &model, &shape));
-    let options = Options { rank: 4, ..Options::default() };
+    let options = FitOptions { rank: 4, ..FitOptions::default() };
     stopped("a fit", fit_until(&cancel, &cache, &options));
-    let plan = Plan { policies: vec!["full"], budgets: vec![64], every: 1, seed: 1 };
+    let plan = AgreementPlan { policies: vec!["full"], budgets: vec![64], every: 1, seed: 1 };
     let none = std::iter::empty::<Result<kv::KvCache>>();
     stopped("an agreement", Agreement::new_until(&cancel, &cache, none, &plan, &|| ()));
 
@@ -129,7 +131,7 @@ fn all_long_work_looks_at_its_token() {
 
     let compat = system("attacc-compat", &[]);
     let attention = attacc::Attention {
-        mode: attacc::Mode::Bank,
+        mode: attacc::UnitLevel::Bank,
         heads: 1,
         len: 128,
         dim: 128,
@@ -138,13 +140,13 @@ fn all_long_work_looks_at_its_token() {
         clustering: false,
     };
     for form in [attacc::Form::Exact, attacc::Form::Published] {
-        let schedule = attacc::Schedule::of(form, attention, compat.device.geometry).unwrap();
+        let schedule = attacc::AttentionSchedule::of(form, attention, compat.device.geometry).unwrap();
         stopped("a schedule", schedule.run_until(&cancel, &mut Keep::default(), &mut |_| ()));
         let wanted = [attention];
-        stopped("a stack", Replayed::new(&compat).until(&cancel).attend(form, &wanted));
+        stopped("a stack", ReplayedStacks::new(&compat).until(&cancel).attend(form, &wanted));
     }
-    let Published { models, policies } = Published::load().unwrap();
-    let bar = Bar {
+    let ArtifactData { models, policies } = ArtifactData::load().unwrap();
+    let bar = ArtifactBar {
         model: models[0].clone(),
         policy: policies[0].clone(),
         batch: 1,
@@ -162,8 +164,8 @@ fn all_long_work_looks_at_its_token() {
         prefill: 128,
         steps: 1,
         bytes: 2,
-        budget: Budget::Full,
-        mode: attacc::Mode::Bank,
+        budget: TokenBudget::Full,
+        mode: attacc::UnitLevel::Bank,
         power_limit: true,
         pipeline: false,
         coprocess: false,

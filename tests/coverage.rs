@@ -12,10 +12,10 @@ use pimattn_engine::probe::Probe;
 use pimattn_kv::KvCache;
 use pimattn_kv::selection::SlotOrder;
 use pimattn_mapping::layout::{Place, Shape, Side};
-use pimattn_mapping::placement::{Heads, homes};
+use pimattn_mapping::placement::{HeadCounts, homes};
 use pimattn_mapping::positions::Positions;
-use pimattn_mapping::rows::Rows;
-use pimattn_mapping::workload::{Addressing, ClusteringCost, Cost, ValueLayout, Workload};
+use pimattn_mapping::rows::HeadRows;
+use pimattn_mapping::workload::{Addressing, ClusteringCost, OverheadCost, ValueLayout, Workload};
 use pimattn_policies::select::{self, HeadView, StepView};
 use pimattn_trace::{self as trace, Header, Op, Phase, Record, Request, Segment, Source};
 use pimattn_tracegen::generate::Generator;
@@ -342,18 +342,18 @@ fn expected(
     let mapping = &workload.mapping;
     let bytes = mapping.element_bytes(cache.element_bytes);
     let shape = Shape::new(&g, cache.dim, bytes, system.device.entry_bytes, mapping.values).unwrap();
-    let heads = Heads { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
+    let heads = HeadCounts { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
     let homes = homes(heads, &[cache.tokens], &workload.placement, &g).unwrap();
     let mut out = BTreeMap::new();
     let none = |side| Positions::new(side, mapping, workload.placement.units, &shape, shape.units);
-    let (mut positions, mut rows) = (Side::BOTH.map(none), Rows::new(0, 0, 0));
+    let (mut positions, mut rows) = (Side::BOTH.map(none), HeadRows::new(0, 0, 0));
     let mut load = [vec![0; shape.units as usize], vec![0; shape.units as usize]];
     let stripes = shape.value_stripes as usize;
     for s in selections {
         let home = homes[s.layer * cache.kv_heads + s.head];
         if s.step == 0 {
             positions = Side::BOTH.map(none);
-            rows = Rows::new(home.first_row, home.rows, 2 + stripes);
+            rows = HeadRows::new(home.first_row, home.rows, 2 + stripes);
             load.iter_mut().for_each(|load| load.fill(0));
         }
         let len = cache.decode_positions().start + s.step + 1;
@@ -503,7 +503,7 @@ fn check(file: &Path, overrides: &[String], known: &mut Option<Vec<Selection>>) 
         } else {
             touched.check(want, workload.mapping.skip_columns, &at);
         }
-        if workload.append_cost == Cost::Pim {
+        if workload.append_cost == OverheadCost::Pim {
             check_memory(memory.entry((s.layer, s.kv_head)).or_default(), touched, want, &at);
         }
     }

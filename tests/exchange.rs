@@ -6,12 +6,16 @@ use pimattn::cli::exit::{EXIT_DATA, ExitStatus};
 use pimattn_attacc::DEVICE;
 use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
-use pimattn_trace::{self as trace, Header, MacReads, Manifest, Options, Record, Request, Segment};
+use pimattn_trace::{self as trace, ExportOptions, Header, MacReads, Manifest, Record, Request, Segment};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
-fn try_export(format: &str, records: &[Record], options: Options) -> pimattn_core::error::Result<(Vec<u8>, Manifest)> {
+fn try_export(
+    format: &str,
+    records: &[Record],
+    options: ExportOptions,
+) -> pimattn_core::error::Result<(Vec<u8>, Manifest)> {
     let out = Shared::default();
     let header = Header::foreign(DEVICE, "test");
     let mut sink = (trace::format(format)?.create)(Box::new(out.clone()), &header, options)?;
@@ -24,7 +28,7 @@ fn try_export(format: &str, records: &[Record], options: Options) -> pimattn_cor
 }
 
 fn export(format: &str, records: &[Record]) -> (Vec<u8>, Manifest) {
-    try_export(format, records, Options::default()).unwrap()
+    try_export(format, records, ExportOptions::default()).unwrap()
 }
 
 fn export_text(format: &str, records: &[Record]) -> (String, Manifest) {
@@ -309,7 +313,7 @@ fn manifests_account_for_every_operation() {
 #[test]
 fn a_mac_becomes_as_many_reads_as_asked_for() {
     let reads = |mac_reads| {
-        let options = Options { mac_reads, ..Options::default() };
+        let options = ExportOptions { mac_reads, ..ExportOptions::default() };
         PLAIN.map(|f| try_export(f, &everything(), options).unwrap().1.reads)
     };
     assert_eq!(reads(MacReads::Banks), [READS; 5]);
@@ -319,7 +323,7 @@ fn a_mac_becomes_as_many_reads_as_asked_for() {
 
 #[test]
 fn what_cannot_be_said_is_refused() {
-    let strict = Options { strict: true, ..Options::default() };
+    let strict = ExportOptions { strict: true, ..ExportOptions::default() };
     let plain = [run(Op::Ld, 0, 3), run(Op::St, 64, 1)];
     for format in PLAIN {
         assert_eq!(try_export(format, &plain, strict).unwrap().1.lowered(), 0);
@@ -327,7 +331,7 @@ fn what_cannot_be_said_is_refused() {
             let e = try_export(format, &[run(*op, 0, 1)], strict).unwrap_err();
             assert!(e.exit_code() == 1 && e.to_string().contains(op.mnemonic()), "{format}: {e}");
         }
-        let e = try_export(format, &[run(Op::Sfm, 0, 1)], Options::default()).unwrap_err();
+        let e = try_export(format, &[run(Op::Sfm, 0, 1)], ExportOptions::default()).unwrap_err();
         assert!(e.to_string().contains("nothing to write"), "{e}");
     }
     for op in Op::ALL {
@@ -335,7 +339,7 @@ fn what_cannot_be_said_is_refused() {
     }
     let closed = [run(Op::ActBg, 0, 1), run(Op::MacAb, 0, 1), run(Op::MacBg, 0, 1)];
     for format in PLAIN.into_iter().chain(["attacc"]) {
-        let e = try_export(format, &closed, Options::default()).unwrap_err();
+        let e = try_export(format, &closed, ExportOptions::default()).unwrap_err();
         assert_eq!(e.exit_code(), EXIT_DATA, "{format}: {e}");
     }
     assert!(import("sait-pimsim", b"").unwrap_err().to_string().contains("written, not read"));
@@ -464,7 +468,7 @@ fn converted(
         Some(DEVICE.into()),
     )?;
     let out = Shared::default();
-    let options = Options { strict, ..Options::default() };
+    let options = ExportOptions { strict, ..ExportOptions::default() };
     let mut sink = (trace::format(to)?.create)(Box::new(out.clone()), source.header(), options)?;
     let mut block = Vec::new();
     while source.next_block(&mut block)? {

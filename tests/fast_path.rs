@@ -8,7 +8,7 @@ use common::Memory;
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
-use pimattn_core::spec::system::{Controller, Order};
+use pimattn_core::spec::system::{Controller, IssueOrder};
 use pimattn_engine::{self as engine, Engine};
 use pimattn_stats::log::LogProbe;
 use pimattn_stats::tally::ChannelTally;
@@ -179,11 +179,11 @@ fn random_system(r: &mut Random) -> System {
     let mut system = common::system(name, &set);
     // Reads and writes that are weighed, and played where few wait.
     if !name.ends_with("compat") && r.below(3) == 0 {
-        (system.writes, system.scheduler.order) = (None, Order::Weighed);
+        (system.writes, system.scheduler.order) = (None, IssueOrder::Weighed);
     } else if !name.ends_with("compat") && r.below(3) == 0 {
         let rules = &mut system.scheduler;
         (rules.forward, rules.bank_depth, rules.bank_feed) = (true, Some(2), Some(1));
-        (rules.order, rules.loses_turn) = (Order::BanksInTurn, r.below(2) == 0);
+        (rules.order, rules.loses_turn) = (IssueOrder::BanksInTurn, r.below(2) == 0);
         (rules.closes_idle, rules.works_until_refresh) = (r.below(3) == 0, r.below(2) == 0);
     }
     system

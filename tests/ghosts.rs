@@ -3,14 +3,16 @@
 use crate::common;
 
 use common::{root, system};
-use pimattn_attacc::{Attention, DEVICE, Form, Mode, Schedule};
+use pimattn_attacc::{Attention, AttentionSchedule, DEVICE, Form, UnitLevel};
 use pimattn_core::error::Result;
 use pimattn_core::op::Op;
 use pimattn_core::spec::{Effect, System};
 use pimattn_experiments::attention::{self, Layers};
-use pimattn_experiments::end_to_end::cost::{Component, Cost};
-use pimattn_experiments::end_to_end::layer::Part;
-use pimattn_experiments::end_to_end::{Budget, Model, Platform, Reference, Replayed, Service, Switches, serve};
+use pimattn_experiments::end_to_end::cost::{Cost, EnergyComponent};
+use pimattn_experiments::end_to_end::layer::LayerPart;
+use pimattn_experiments::end_to_end::{
+    Model, Platform, Reference, ReplayedStacks, Service, Switches, TokenBudget, serve,
+};
 use pimattn_mapping::workload::Workload;
 use pimattn_stats::energy::Energy;
 use pimattn_trace::{Record, Request, Segment, Sink};
@@ -18,7 +20,7 @@ use pimattn_tracegen::generate::Generator;
 use std::collections::{BTreeMap, BTreeSet};
 
 const HEAD: Attention =
-    Attention { mode: Mode::Bank, heads: 1, len: 256, dim: 128, bytes: 2, kv_budget: None, clustering: false };
+    Attention { mode: UnitLevel::Bank, heads: 1, len: 256, dim: 128, bytes: 2, kv_budget: None, clustering: false };
 
 /// The requests of a schedule.
 #[derive(Default)]
@@ -38,7 +40,7 @@ impl Sink for Requests {
 
 fn requests(form: Form, attention: Attention) -> Vec<Request> {
     let mut out = Requests::default();
-    Schedule::of(form, attention, DEVICE).unwrap().run(&mut out, &mut |_| {}).unwrap();
+    AttentionSchedule::of(form, attention, DEVICE).unwrap().run(&mut out, &mut |_| {}).unwrap();
     out.0
 }
 
@@ -53,13 +55,13 @@ fn count(requests: &[Request], op: Op) -> (u64, [u64; 16]) {
 
 /// What one head takes: MACs, queries, scores and outputs out, probabilities, softmax. A vector of 128 elements of 2
 /// bytes, an entry of 16 elements.
-fn by_hand(mode: Mode, tokens: u64) -> [(Op, u64); 5] {
+fn by_hand(mode: UnitLevel, tokens: u64) -> [(Op, u64); 5] {
     // Units with tokens of their own; columns of a vector in each of their banks; targets of scores and probabilities;
     // moves that empty all accumulators of a stripe.
     let (op, units, columns, targets, outputs) = match mode {
-        Mode::Bank => (Op::MacAb, 16, 2, 8, 8),
-        Mode::BankGroup => (Op::MacSb, 16, 8, 8, 2),
-        Mode::Buffer => (Op::MacPb, 2, 8, 1, 1),
+        UnitLevel::Bank => (Op::MacAb, 16, 2, 8, 8),
+        UnitLevel::BankGroup => (Op::MacSb, 16, 8, 8, 2),
+        UnitLevel::Buffer => (Op::MacPb, 2, 8, 1, 1),
     };
     let positions = tokens.div_ceil(units);
     let entries = targets * positions.div_ceil(16);
@@ -74,13 +76,13 @@ fn by_hand(mode: Mode, tokens: u64) -> [(Op, u64); 5] {
 
 #[test]
 fn a_channel_is_asked_for_what_its_own_heads_take() {
-    for mode in Mode::ALL {
+    for mode in UnitLevel::ALL {
         for heads in [1, 16, 17, 20, 31, 32, 33, 48, 50] {
             for len in [1, 40, 256, 1000, 2049] {
                 for pipeline in [true, false] {
                     let attention = Attention { mode, heads, len, ..HEAD };
                     let mut out = Requests::default();
-                    let schedule = Schedule::new(attention, DEVICE).unwrap().pipelined(pipeline);
+                    let schedule = AttentionSchedule::new(attention, DEVICE).unwrap().pipelined(pipeline);
                     schedule.run(&mut out, &mut |_| {}).unwrap();
                     for (op, each) in by_hand(mode, len.into()) {
                         let (all, by_channel) = count(&out.0, op);
@@ -98,7 +100,7 @@ fn a_channel_is_asked_for_what_its_own_heads_take() {
 
 #[test]
 fn no_column_is_multiplied_twice_and_every_one_once() {
-    for mode in Mode::ALL {
+    for mode in UnitLevel::ALL {
         for (heads, len) in [(17, 256), (33, 1000), (32, 2300)] {
             let attention = Attention { mode, heads, len, ..HEAD };
             let macs = |form| {
@@ -122,7 +124,7 @@ fn no_column_is_multiplied_twice_and_every_one_once() {
 fn a_row_budget_is_sent_and_multiplied_in_full() {
     for (heads, budget, tokens) in [(17, 256, 256), (64, 1448, 1456), (26, 1539, 1552), (33, 9000, 4001)] {
         let attention = Attention { heads, len: 4001, kv_budget: Some(budget), ..HEAD };
-        for (op, each) in by_hand(Mode::Bank, tokens) {
+        for (op, each) in by_hand(UnitLevel::Bank, tokens) {
             assert_eq!(count(&requests(Form::Exact, attention), op).0, u64::from(heads) * each, "{attention:?} {op:?}");
         }
     }
@@ -156,7 +158,7 @@ fn labels_leave_the_requests_as_they_are() {
     for heads in [5, 17, 32, 49] {
         let attention = Attention { heads, len: 700, ..HEAD };
         let mut labelled = Requests::default();
-        let schedule = Schedule::new(attention, DEVICE).unwrap();
+        let schedule = AttentionSchedule::new(attention, DEVICE).unwrap();
         schedule.run_labelled(&schedule.segments(&Segment::default()), &mut labelled).unwrap();
         let each = |all: Vec<Request>| all.into_iter().map(|r| (r.op, r.addr, r.count)).collect::<Vec<_>>();
         assert_eq!(each(labelled.0), each(requests(Form::Exact, attention)), "{heads}");
@@ -191,7 +193,7 @@ fn the_second_head_opens_its_own_values() {
 fn a_channel_of_each_kind_stands_for_all() {
     for system in [system("hbm3-pim", &[]), system("attacc-compat", &[]), system("attacc-compat", &["refresh=none"])] {
         let mut layers = Layers::new(&system);
-        for mode in Mode::ALL {
+        for mode in UnitLevel::ALL {
             for heads in [17, 20, 31, 32, 33, 47, 48] {
                 for len in [100, 256, 700] {
                     let attention = Attention { mode, heads, len, ..HEAD };
@@ -251,8 +253,8 @@ const SERVICE: Service = Service {
     prefill: 2047,
     steps: 1,
     bytes: 2,
-    budget: Budget::Full,
-    mode: Mode::Bank,
+    budget: TokenBudget::Full,
+    mode: UnitLevel::Bank,
     power_limit: true,
     pipeline: false,
     coprocess: false,
@@ -270,7 +272,7 @@ fn llama() -> Model {
 /// The step and the prefill of a service, and the system of the stacks.
 fn served(platform: &Platform, service: &Service) -> (Cost, Cost, System) {
     let system = platform.pim.as_ref().unwrap().stack(true).unwrap();
-    let outcome = serve(platform, &llama(), service, Some(&mut Replayed::new(&system))).unwrap();
+    let outcome = serve(platform, &llama(), service, Some(&mut ReplayedStacks::new(&system))).unwrap();
     (outcome.mean(), outcome.prefill, system.clone())
 }
 
@@ -282,7 +284,7 @@ fn close(a: f64, b: f64) -> bool {
 fn a_request_multiplies_as_much_in_any_batch() {
     let pj = |switches, batch: u32, prefill| {
         let service = Service { batch, prefill, ..SERVICE };
-        served(&platform(&[], switches), &service).0.component(Component::PimCompute) / f64::from(batch)
+        served(&platform(&[], switches), &service).0.component(EnergyComponent::PimCompute) / f64::from(batch)
     };
     let none = Switches::default();
     let batches = [16, 20, 21, 32].map(|batch| pj(none, batch, 2047));
@@ -307,10 +309,10 @@ fn platforms_stand_for_the_whole_step() {
     for service in [SERVICE, Service { batch: 21, pipeline: true, coprocess: true, ..SERVICE }] {
         let (step, prefill, system) = served(&platform(&[], none), &service);
         let (attending, before, _) = served(&platform(&attention_only, none), &service);
-        let standing = |cost: &Cost| cost.component(Component::PimStanding);
+        let standing = |cost: &Cost| cost.component(EnergyComponent::PimStanding);
         // 8 devices of 5 stacks.
         let idle = |seconds: f64| 40.0 * Energy::idle(&system, seconds * 1e9).standing();
-        let attention = step.seconds[Part::Score as usize];
+        let attention = step.seconds[LayerPart::Score as usize];
         assert!(attention > 0.0 && close(step.time(), attending.time()));
         assert!(close(standing(&step), standing(&attending) + idle(step.time() - attention)));
         assert!(close(standing(&prefill), idle(prefill.time())) && standing(&before) == 0.0);
@@ -320,16 +322,21 @@ fn platforms_stand_for_the_whole_step() {
         let refresh = 640.0 * system.device.energy.refresh * ns / system.device.clock.ns(system.device.nrefi);
         assert!(standing(&step) >= power && standing(&step) <= power + refresh, "{power} {refresh}");
         assert!(standing(&step) > power + 0.9 * refresh);
-        for other in [Component::PimMemory, Component::PimCompute, Component::Dram, Component::Communication] {
+        for other in [
+            EnergyComponent::PimMemory,
+            EnergyComponent::PimCompute,
+            EnergyComponent::Dram,
+            EnergyComponent::Communication,
+        ] {
             assert!(close(step.component(other) + 1.0, attending.component(other) + 1.0), "{other:?}");
         }
     }
     for reference in Reference::ALL {
         let (step, prefill, _) = served(&platform(&[], Switches::of(reference)), &SERVICE);
-        assert_eq!([&step, &prefill].map(|c| c.component(Component::PimStanding)), [0.0; 2], "published: none");
+        assert_eq!([&step, &prefill].map(|c| c.component(EnergyComponent::PimStanding)), [0.0; 2], "published: none");
     }
     let without = serve(&platform(&[], none).gpus_only(), &llama(), &SERVICE, None).unwrap();
-    assert_eq!(without.mean().component(Component::PimStanding), 0.0);
+    assert_eq!(without.mean().component(EnergyComponent::PimStanding), 0.0);
 }
 
 #[test]

@@ -523,7 +523,7 @@ fn the_pieces_make_what_the_writer_makes() {
     let records = good_records();
     let out = Shared::default();
     let header = Header { config: "seed = 1\n".into(), ..Header::foreign(GEOMETRY, "test") };
-    let mut writer = trace::ptrace::Writer::create(Box::new(out.clone()), &header).unwrap();
+    let mut writer = trace::ptrace::PtraceWriter::create(Box::new(out.clone()), &header).unwrap();
     records.iter().for_each(|r| writer.push(*r).unwrap());
     writer.finish().unwrap();
     let one_block = File::new(vec![Block::of(&records)]).bytes();

@@ -8,7 +8,7 @@ use crate::common;
 
 use common::{Keep, Memory, one, root, system};
 use pimattn::cli::exit::{EXIT_CONFIG, EXIT_DATA, ExitStatus};
-use pimattn_attacc::{Attention, DEVICE, Mode, Schedule};
+use pimattn_attacc::{Attention, AttentionSchedule, DEVICE, UnitLevel};
 use pimattn_core::addr::Address;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
@@ -90,13 +90,21 @@ impl Case {
     /// What `tracegen attacc --kv-budget` writes.
     fn attacc(&self) -> Vec<Record> {
         let &Case { heads, len, budget } = self;
-        schedule(Attention { mode: Mode::Bank, heads, len, dim: 128, bytes: 2, kv_budget: budget, clustering: false })
+        schedule(Attention {
+            mode: UnitLevel::Bank,
+            heads,
+            len,
+            dim: 128,
+            bytes: 2,
+            kv_budget: budget,
+            clustering: false,
+        })
     }
 }
 
 fn schedule(attention: Attention) -> Vec<Record> {
     let mut kept = Keep::default();
-    Schedule::published(attention, DEVICE).unwrap().run(&mut kept, &mut |_| {}).unwrap();
+    AttentionSchedule::published(attention, DEVICE).unwrap().run(&mut kept, &mut |_| {}).unwrap();
     kept.0
 }
 
@@ -289,7 +297,7 @@ fn whoever_clusters_begins_the_last_step_with_the_artifacts_clustering() {
             let clustering = &with[..with.len() - without.len()];
             assert_eq!(with[clustering.len()..], without[..], "{policy}: ahead of the attention");
             let attention = Attention {
-                mode: Mode::Bank,
+                mode: UnitLevel::Bank,
                 heads: 9,
                 len: 403,
                 dim: 128,

@@ -2,10 +2,10 @@
 
 use crate::common::golden;
 use pimattn::cli::exit::{EXIT_NO_INPUT, EXIT_USAGE, ExitStatus};
-use pimattn_kv::fit::{Options, fit};
-use pimattn_kv::rope::Pairs;
+use pimattn_kv::fit::{FitOptions, fit};
+use pimattn_kv::rope::RotaryPairs;
 use pimattn_kv::{self as kv, KvCache};
-use pimattn_tracegen::agree::measure::Plan;
+use pimattn_tracegen::agree::measure::AgreementPlan;
 use pimattn_tracegen::agree::{Agreement, stand_in};
 use std::path::Path;
 
@@ -227,13 +227,17 @@ fn full_dump_agrees_with_reference_values() {
 #[test]
 fn a_fitted_cache_agrees_with_the_sample() {
     let kv = sample();
-    let options = Options { positions: (0..64).chain(5952..8064).collect(), ..Options::default() };
+    let options = FitOptions { positions: (0..64).chain(5952..8064).collect(), ..FitOptions::default() };
     let model = fit(&kv, &options).unwrap();
-    assert_eq!((model.rope_theta, model.rope_pairs), (100_000.0, Pairs::Interleaved), "traces/README.md");
+    assert_eq!((model.rope_theta, model.rope_pairs), (100_000.0, RotaryPairs::Interleaved), "traces/README.md");
     // The very first token, and no more of its kind behind it.
     assert_eq!(model.layers.iter().map(|l| l.first_sinks).collect::<Vec<_>>(), [1, 1]);
-    let plan =
-        Plan { policies: vec!["oracle", "sparq", "starc", "quest"], budgets: vec![256, 512], every: 16, seed: 1 };
+    let plan = AgreementPlan {
+        policies: vec!["oracle", "sparq", "starc", "quest"],
+        budgets: vec![256, 512],
+        every: 16,
+        seed: 1,
+    };
     // Of 2,112 tokens, one cache differs from another by more than their mean from the sample.
     let caches = (1..9).map(|seed| stand_in(&model, &kv, seed));
     let agreement = Agreement::new(&kv, caches, &plan, &|| ()).unwrap();

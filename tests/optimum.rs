@@ -36,11 +36,11 @@ use crate::common;
 
 use common::Memory;
 use pimattn_audit::Auditor;
-use pimattn_audit::log::{Entry, What};
+use pimattn_audit::log::{LogEntry, LogEvent};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
-use pimattn_core::spec::system::Order;
+use pimattn_core::spec::system::IssueOrder;
 use pimattn_engine as engine;
 use pimattn_stats::log::LogProbe;
 use pimattn_trace::{Header, Record, Request};
@@ -115,7 +115,7 @@ fn random_system(r: &mut Random) -> System {
     let mut system = common::system(name, &set.iter().map(String::as_str).collect::<Vec<_>>());
     // When reads make way for writes is a choice of the system, not of the device.
     system.writes = None;
-    system.scheduler.order = Order::Weighed;
+    system.scheduler.order = IssueOrder::Weighed;
     system
 }
 
@@ -191,9 +191,9 @@ fn legal(system: &System, problem: &Problem, schedule: &[(usize, u32)]) -> Resul
         let i = &problem.instances[*instance];
         let a = &i.at;
         let fields = [a.pseudo_channel, a.rank, a.bank_group, a.bank, a.row, a.column];
-        let what = What::Command(i.command);
+        let what = LogEvent::Command(i.command);
         let clock = u64::from(*at) + 1;
-        auditor.entry(&Entry { line, clock, what, channel: 0, fields, units: i.units, request: None })?;
+        auditor.entry(&LogEntry { line, clock, what, channel: 0, fields, units: i.units, request: None })?;
     }
     let report = auditor.finish();
     if report.broken > 0 { Err(report.render(&system.device, "optimum", false)) } else { Ok(()) }
@@ -334,7 +334,7 @@ fn the_engine_is_near_the_optimum() {
 /// More is to come than waits, and what waits is not to be done soonest.
 #[test]
 fn a_full_queue_is_worked_as_fast_where_reads_and_writes_are_weighed() {
-    let cycles = |order: Order, queue_depth: &str| {
+    let cycles = |order: IssueOrder, queue_depth: &str| {
         let mut system = common::system("hbm2", &["channels=1", "refresh=none", queue_depth]);
         (system.writes, system.scheduler.order) = (None, order);
         let (mut r, g) = (Random(7), system.device.geometry);
@@ -351,7 +351,7 @@ fn a_full_queue_is_worked_as_fast_where_reads_and_writes_are_weighed() {
         common::cycles(&system, &(0..1000).map(access).collect::<Vec<_>>())
     };
     for depth in ["queue_depth=8", "queue_depth=32"] {
-        let (oldest, weighed) = (cycles(Order::Oldest, depth), cycles(Order::Weighed, depth));
+        let (oldest, weighed) = (cycles(IssueOrder::Oldest, depth), cycles(IssueOrder::Weighed, depth));
         assert!(weighed as f64 <= 1.005 * oldest as f64, "{depth}: weighed {weighed}, oldest first {oldest}");
     }
 }

@@ -6,16 +6,16 @@
 
 use crate::common::golden;
 use pimattn_kv::KvCache;
-use pimattn_kv::fit::{Options, fit};
-use pimattn_kv::rope::Pairs;
+use pimattn_kv::fit::{FitOptions, fit};
+use pimattn_kv::rope::RotaryPairs;
 use pimattn_kv::selection::Scan;
 use pimattn_policies::accuracy::{Accuracy, OutputOf, RowShape, Scratch, exact_scores};
 use pimattn_policies::cluster::kmeans::KMeans;
 use pimattn_policies::cluster::{Config, Start, plain};
 use pimattn_policies::select::sparq::Sparq;
 use pimattn_policies::select::{self, HeadState, HeadView, Policy, StepView};
-use pimattn_tracegen::agree::measure::Plan;
-use pimattn_tracegen::agree::{Agreement, Cell, before_decode, layers_of, stand_in};
+use pimattn_tracegen::agree::measure::AgreementPlan;
+use pimattn_tracegen::agree::{Agreement, AgreementFigure, before_decode, layers_of, stand_in};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
@@ -302,15 +302,15 @@ fn both_kmeans_agree_on_real_keys() {
 fn statistics_of_the_prefill_foretell_what_policies_select_while_decoding() {
     let folder = golden("kv");
     let kv = load(&folder);
-    let (theta, pairs) = (Some(100_000.0), Some(Pairs::Interleaved));
-    let options = Options { rope_theta: theta, rope_pairs: pairs, ..Options::default() };
+    let (theta, pairs) = (Some(100_000.0), Some(RotaryPairs::Interleaved));
+    let options = FitOptions { rope_theta: theta, rope_pairs: pairs, ..FitOptions::default() };
     let model = fit(&before_decode(&kv).unwrap(), &options).unwrap();
     assert_eq!(model.words.len(), 128);
     // Of the dump's layers, one has sinks beyond the first token; they are two words.
     assert_eq!(model.layers.iter().map(|l| l.sink_words.len()).collect::<Vec<_>>(), [0, 2, 0, 0, 0]);
     let real = layers_of(&kv, &[9, 23, 29]).unwrap();
     let policies = vec!["oracle", "sparq", "infinigen", "h2o", "starc", "starc-v1", "quest", "streaming"];
-    let plan = Plan { policies, budgets: BUDGETS.to_vec(), every: 16, seed: 1 };
+    let plan = AgreementPlan { policies, budgets: BUDGETS.to_vec(), every: 16, seed: 1 };
     let agreement = Agreement::new(&real, (1..4).map(|seed| stand_in(&model, &real, seed)), &plan, &|| ()).unwrap();
     for cell in agreement.cells.iter().filter(|c| c.layer.is_none() && c.measure == "row_tokens") {
         println!("{:?} {:?} {:+.3}", cell.policy, cell.at, cell.difference());
@@ -329,25 +329,25 @@ fn statistics_of_the_prefill_foretell_what_policies_select_while_decoding() {
 fn statistics_of_other_layers_foretell_the_rows_of_those_held_back() {
     let folder = golden("kv");
     let kv = load(&folder);
-    let rope = (Some(100_000.0), Some(Pairs::Interleaved));
-    let options = |layers: &[u32]| Options {
+    let rope = (Some(100_000.0), Some(RotaryPairs::Interleaved));
+    let options = |layers: &[u32]| FitOptions {
         layers: layers.to_vec(),
         model_layers: Some(30),
         rope_theta: rope.0,
         rope_pairs: rope.1,
-        ..Options::default()
+        ..FitOptions::default()
     };
     let agreement = |fitted: &[u32], held: &[u32], policies: &[&'static str]| {
         let model = fit(&kv, &options(fitted)).unwrap();
         let real = layers_of(&kv, held).unwrap();
-        let plan = Plan { policies: policies.to_vec(), budgets: BUDGETS.to_vec(), every: 32, seed: 1 };
+        let plan = AgreementPlan { policies: policies.to_vec(), budgets: BUDGETS.to_vec(), every: 32, seed: 1 };
         Agreement::new(&real, (1..4).map(|seed| stand_in(&model, &real, seed)), &plan, &|| ()).unwrap()
     };
     let held = agreement(&[2, 16, 29], &[9, 23], &["starc", "quest", "streaming", "full"]);
     let own = agreement(&[9, 23], &[9, 23], &["oracle", "sparq", "starc", "quest"]);
     for (agreement, tolerance) in [(&held, HELD), (&own, OWN)] {
         // Within 128 tokens, the few sinks of layer 9 decide, and where they happen to lie.
-        let decided = |c: &&Cell| c.measure == "row_tokens" && (tolerance == HELD || c.at > Some(128));
+        let decided = |c: &&AgreementFigure| c.measure == "row_tokens" && (tolerance == HELD || c.at > Some(128));
         for cell in agreement.cells.iter().filter(|c| c.layer.is_none()).filter(decided) {
             println!("{:?} {:?} {:+.3}", cell.policy, cell.at, cell.difference());
             assert!(cell.difference().abs() <= tolerance, "{cell:?}: {}", cell.difference());

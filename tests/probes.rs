@@ -3,7 +3,7 @@
 //! worked out here from the banks that each command reaches, not from the engine's tables.
 
 use pimattn_core::addr::{Address, Geometry};
-use pimattn_core::spec::tables::Declared;
+use pimattn_core::spec::tables::DeclaredConstraint;
 use pimattn_core::spec::{Command, Effect, Level, Scope, System};
 use pimattn_engine::state::ChannelState;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ fn each_edge(text: &str) -> Vec<(usize, String)> {
 }
 
 /// Checks one declared edge, alone in its device; how many pairs of places met.
-fn probe(system: &System, edge: &Declared) -> Result<usize, String> {
+fn probe(system: &System, edge: &DeclaredConstraint) -> Result<usize, String> {
     let device = &system.device;
     let g = &device.geometry;
     let last = g.banks_per_channel() - 1;

@@ -13,7 +13,8 @@ use std::path::Path;
 fn write(format: &str, header: &Header, records: &[Record]) -> Vec<u8> {
     let out = Shared::default();
     let mut sink =
-        (trace::format(format).unwrap().create)(Box::new(out.clone()), header, trace::Options::default()).unwrap();
+        (trace::format(format).unwrap().create)(Box::new(out.clone()), header, trace::ExportOptions::default())
+            .unwrap();
     records.iter().for_each(|r| sink.push(*r).unwrap());
     sink.finish().unwrap();
     let bytes = out.0.lock().unwrap();
@@ -167,7 +168,7 @@ fn long_headers_are_read_or_refused() {
     for length in [1000, 100_000, (1 << 18) - 200, (1 << 18) + 1, 1 << 19, 1 << 20] {
         let header = Header { config: "x".repeat(length), ..Header::foreign(GEOMETRY, "t") };
         let out = Shared::default();
-        match trace::ptrace::Writer::create(Box::new(out.clone()), &header) {
+        match trace::ptrace::PtraceWriter::create(Box::new(out.clone()), &header) {
             Err(e) => assert!(length > 1 << 18, "{length}: {e}"),
             Ok(mut writer) => {
                 trace::Sink::finish(&mut writer).unwrap();

@@ -4,17 +4,17 @@ use crate::common;
 
 use common::root;
 use pimattn::cli::exit::{EXIT_CONFIG, EXIT_USAGE, ExitStatus};
-use pimattn_attacc::{Attention, Form, Mode};
+use pimattn_attacc::{Attention, Form, UnitLevel};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
 use pimattn_core::table::{Measure, Value};
-use pimattn_experiments::end_to_end::attention::Stack;
-use pimattn_experiments::end_to_end::cost::{Component, Cost};
-use pimattn_experiments::end_to_end::gpu::{Bound, Roofline};
-use pimattn_experiments::end_to_end::layer::{Layer, Part};
+use pimattn_experiments::end_to_end::attention::StackCost;
+use pimattn_experiments::end_to_end::cost::{Cost, EnergyComponent};
+use pimattn_experiments::end_to_end::gpu::{Roofline, RooflineBound};
+use pimattn_experiments::end_to_end::layer::{LayerPart, LayerWork};
 use pimattn_experiments::end_to_end::table::STEP_MEASURES;
 use pimattn_experiments::end_to_end::{
-    Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve,
+    Attend, Model, Platform, ReplayedStacks, Service, ServiceCost, Switch, Switches, TokenBudget, serve,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,28 +38,28 @@ const SERVICE: Service = Service {
     prefill: 2048,
     steps: 2,
     bytes: 2,
-    budget: Budget::Full,
-    mode: Mode::Bank,
+    budget: TokenBudget::Full,
+    mode: UnitLevel::Bank,
     power_limit: true,
     pipeline: false,
     coprocess: false,
 };
 
 /// What stacks have replayed, for all tests, by system and power limit.
-static STACKS: Mutex<BTreeMap<(PathBuf, bool), Replayed<'static>>> = Mutex::new(BTreeMap::new());
+static STACKS: Mutex<BTreeMap<(PathBuf, bool), ReplayedStacks<'static>>> = Mutex::new(BTreeMap::new());
 
-fn on_pim(platform: &Platform, model: &Model, service: &Service) -> Outcome {
+fn on_pim(platform: &Platform, model: &Model, service: &Service) -> ServiceCost {
     let (pim, limit) = (platform.pim.as_ref().unwrap(), service.power_limit);
     let mut all = STACKS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let stacks = all
         .entry((pim.system.clone(), limit))
-        .or_insert_with(|| Replayed::new(Box::leak(Box::new(pim.stack(limit).unwrap()))));
+        .or_insert_with(|| ReplayedStacks::new(Box::leak(Box::new(pim.stack(limit).unwrap()))));
     serve(platform, model, service, Some(stacks)).unwrap()
 }
 
-fn weights(m: f64, n: f64, k: f64) -> Layer {
+fn weights(m: f64, n: f64, k: f64) -> LayerWork {
     let (ops, shared, bytes) = (1.0, 1.0, 2.0);
-    Layer { part: Part::Qkv, m, n, k, ops, shared, bytes, elementwise: (0.0, 0.0) }
+    LayerWork { part: LayerPart::Qkv, m, n, k, ops, shared, bytes, elementwise: (0.0, 0.0) }
 }
 
 fn close(a: f64, b: f64) -> bool {
@@ -75,21 +75,21 @@ fn one_row_is_bound_by_bandwidth_and_many_by_arithmetic() {
     let thin = weights(1.0, 132.0 * 128.0, 4096.0);
     let (timed, share) = (roofline.cost(&thin), roofline.tiling(&thin).core_share);
     let bytes = (thin.n * thin.k + thin.k + thin.n) * 2.0;
-    assert_eq!((timed.bound, share), (Bound::Memory, 1.0));
+    assert_eq!((timed.bound, share), (RooflineBound::Memory, 1.0));
     assert!(close(timed.seconds, bytes / (3352e9 * 0.85)), "{}", timed.seconds);
-    assert!(close(timed.energy[Component::Dram as usize], 8.0 * bytes * 8.0 * 3.59));
+    assert!(close(timed.energy[EnergyComponent::Dram as usize], 8.0 * bytes * 8.0 * 3.59));
     let thick = weights(132.0 * 128.0, 4096.0, 4096.0);
     let (timed, share) = (roofline.cost(&thick), roofline.tiling(&thick).core_share);
-    assert_eq!(timed.bound, Bound::Compute);
+    assert_eq!(timed.bound, RooflineBound::Compute);
     assert!(close(timed.seconds, thick.flops() / (989.4e12 * 0.8 * share)));
-    assert!(close(timed.energy[Component::Alu as usize], 8.0 * thick.flops() / 2.0 * 0.32));
+    assert!(close(timed.energy[EnergyComponent::Alu as usize], 8.0 * thick.flops() / 2.0 * 0.32));
 }
 
 #[test]
 fn few_thread_blocks_leave_cores_idle() {
     let platform = h100();
     let mut roofline = Roofline::new(&platform.gpu, Switches::default());
-    let score = |ops: f64| Layer { part: Part::Score, ops, ..weights(1.0, 2048.0, 128.0) };
+    let score = |ops: f64| LayerWork { part: LayerPart::Score, ops, ..weights(1.0, 2048.0, 128.0) };
     let (one, all) = (roofline.cost(&score(1.0)).seconds, roofline.cost(&score(132.0)).seconds);
     assert!(close(one, all), "a head for each core takes as long as one head: {one}, {all}");
     assert!(close(roofline.cost(&score(133.0)).seconds, 2.0 * all), "one more begins another wave");
@@ -99,7 +99,7 @@ fn few_thread_blocks_leave_cores_idle() {
 fn grouped_heads_read_keys_once() {
     let platform = h100();
     let mut roofline = Roofline::new(&platform.gpu, Switches::default());
-    let score = |shared: f64| Layer { part: Part::Score, ops: 64.0, shared, ..weights(1.0, 2048.0, 128.0) };
+    let score = |shared: f64| LayerWork { part: LayerPart::Score, ops: 64.0, shared, ..weights(1.0, 2048.0, 128.0) };
     let (alone, grouped) = (roofline.tiling(&score(1.0)).dram, roofline.tiling(&score(4.0)).dram);
     assert!(close(alone - grouped, 64.0 * 2048.0 * 128.0 * 2.0 * 3.0 / 4.0));
 }
@@ -107,7 +107,7 @@ fn grouped_heads_read_keys_once() {
 /// All ways of serving.
 fn services() -> Vec<Service> {
     let mut out = Vec::new();
-    for mode in Mode::ALL {
+    for mode in UnitLevel::ALL {
         for options in 0..8 {
             let on = |bit: u32| options >> bit & 1 == 1;
             let (power_limit, pipeline, coprocess) = (on(0), on(1), on(2));
@@ -166,9 +166,9 @@ impl Attend for Told {
         &self.system
     }
 
-    fn attend(&mut self, _: Form, wanted: &[Attention]) -> Result<Vec<Stack>> {
+    fn attend(&mut self, _: Form, wanted: &[Attention]) -> Result<Vec<StackCost>> {
         let (cycles, energy, seconds) = (1, Default::default(), self.seconds);
-        Ok(vec![Stack { cycles, seconds, energy, moves: 0.0, mac_requests: 0.0 }; wanted.len()])
+        Ok(vec![StackCost { cycles, seconds, energy, moves: 0.0, mac_requests: 0.0 }; wanted.len()])
     }
 }
 
@@ -177,7 +177,7 @@ fn of_overlapping_stages_the_longest_shows_whole_and_one_head_of_the_others() {
     let (platform, model) = (h100(), model("llama-7b"));
     let system = platform.pim.as_ref().unwrap().stack(true).unwrap();
     let mut told = Told { system, seconds: 0.0 };
-    let parts = [Part::Qkv, Part::Projection, Part::Score, Part::Link];
+    let parts = [LayerPart::Qkv, LayerPart::Projection, LayerPart::Score, LayerPart::Link];
     let mut layer = |seconds: f64, pipeline: bool| {
         told.seconds = seconds;
         let service = Service { pipeline, ..SERVICE };
@@ -204,32 +204,32 @@ fn shared_matrices_end_on_both_sides_together() {
     let (platform, model) = (h100(), model("gpt-13b"));
     let alone = on_pim(&platform, &model, &SERVICE).mean();
     let shared = on_pim(&platform, &model, &Service { coprocess: true, ..SERVICE }).mean();
-    let ff = Part::FeedForward as usize;
+    let ff = LayerPart::FeedForward as usize;
     let kept = shared.seconds[ff] / alone.seconds[ff];
     // Each GPU's two matrices, read from the arrays for each of 16 rows, at 9 times the bandwidth of five stacks.
     let arrays = 40.0 * 16.0 * 2.0 * (5120.0 * 20480.0 / 8.0 * 2.0) / (9.0 * 5.0 * 670.4e9);
     let expected = arrays / (arrays + alone.seconds[ff]);
     assert!((kept / expected - 1.0).abs() < 0.02, "the GPUs keep {kept}; alone they would need {expected}");
-    let energy = |cost: &Cost, component: Component| cost.energy[ff][component as usize];
-    assert!(close(energy(&shared, Component::Alu) / energy(&alone, Component::Alu), {
-        let macs = |c: &Cost| energy(c, Component::Alu) + energy(c, Component::PimCompute);
-        1.0 - energy(&shared, Component::PimCompute) / macs(&alone)
+    let energy = |cost: &Cost, component: EnergyComponent| cost.energy[ff][component as usize];
+    assert!(close(energy(&shared, EnergyComponent::Alu) / energy(&alone, EnergyComponent::Alu), {
+        let macs = |c: &Cost| energy(c, EnergyComponent::Alu) + energy(c, EnergyComponent::PimCompute);
+        1.0 - energy(&shared, EnergyComponent::PimCompute) / macs(&alone)
     }));
-    assert!(shared.seconds[Part::Link as usize] > alone.seconds[Part::Link as usize]);
+    assert!(shared.seconds[LayerPart::Link as usize] > alone.seconds[LayerPart::Link as usize]);
 }
 
 #[test]
 fn a_budget_costs_what_its_rows_cost() {
     let (platform, model) = (h100(), model("llama-7b"));
-    let of = |budget: Budget, prefill: u32| on_pim(&platform, &model, &Service { budget, prefill, ..SERVICE });
-    let cycles = |outcome: &Outcome| outcome.steps.iter().map(|s| s.attention_cycles).collect::<Vec<_>>();
-    let fixed = cycles(&of(Budget::Tokens(1024), 16384));
+    let of = |budget: TokenBudget, prefill: u32| on_pim(&platform, &model, &Service { budget, prefill, ..SERVICE });
+    let cycles = |outcome: &ServiceCost| outcome.steps.iter().map(|s| s.attention_cycles).collect::<Vec<_>>();
+    let fixed = cycles(&of(TokenBudget::Tokens(1024), 16384));
     assert_eq!(fixed[0], fixed[1]);
-    let table = cycles(&of(Budget::PerStep(vec![1024, 2048]), 16384));
+    let table = cycles(&of(TokenBudget::PerStep(vec![1024, 2048]), 16384));
     assert_eq!(table[0], fixed[0]);
     assert!(table[1] > 1.8 * table[0], "{table:?}");
-    assert_eq!(cycles(&of(Budget::PerStep(vec![1024]), 16384)), fixed, "the last budget holds on");
-    let (sparse, dense) = (of(Budget::Tokens(1024), 4096).mean(), of(Budget::Full, 4096).mean());
+    assert_eq!(cycles(&of(TokenBudget::PerStep(vec![1024]), 16384)), fixed, "the last budget holds on");
+    let (sparse, dense) = (of(TokenBudget::Tokens(1024), 4096).mean(), of(TokenBudget::Full, 4096).mean());
     assert!(sparse.time() < dense.time() && sparse.total_energy() < dense.total_energy());
 }
 
@@ -237,7 +237,7 @@ fn a_budget_costs_what_its_rows_cost() {
 fn schedules_are_replayed_once() {
     let platform = h100();
     let system = platform.pim.as_ref().unwrap().stack(true).unwrap();
-    let mut stacks = Replayed::new(&system);
+    let mut stacks = ReplayedStacks::new(&system);
     // 16 units: lengths 2049 to 2064 fill the same columns.
     let service = Service { steps: 17, ..SERVICE };
     let outcome = serve(&platform, &model("llama-7b"), &service, Some(&mut stacks)).unwrap();
@@ -249,12 +249,12 @@ fn schedules_are_replayed_once() {
 #[test]
 fn an_eighth_is_an_eighth() {
     let terms = [
-        (Switch::EighthActivation, Part::Activation),
-        (Switch::EighthNorm, Part::Norm),
-        (Switch::EighthAllReduce, Part::AllReduce),
+        (Switch::EighthActivation, LayerPart::Activation),
+        (Switch::EighthNorm, LayerPart::Norm),
+        (Switch::EighthAllReduce, LayerPart::AllReduce),
     ];
     let model = model("llama-7b");
-    let time = |switches: Switches, part: Part| {
+    let time = |switches: Switches, part: LayerPart| {
         let platform = load("h100-attacc", &[], switches).unwrap().gpus_only();
         serve(&platform, &model, &SERVICE, None).unwrap().mean().seconds[part as usize]
     };
@@ -269,14 +269,14 @@ fn an_eighth_is_an_eighth() {
 fn every_switch_changes_something() {
     let model = model("mistral-7b");
     // Enough of a batch that a core alone would be slow, a mode that has all the buses, and a full device.
-    let service = Service { mode: Mode::Buffer, pipeline: true, coprocess: true, prefill: 600, ..SERVICE };
+    let service = Service { mode: UnitLevel::Buffer, pipeline: true, coprocess: true, prefill: 600, ..SERVICE };
     let outcome =
         |switches: Switches, service: &Service| on_pim(&load("h100-attacc", &[], switches).unwrap(), &model, service);
     let starc = Switches::of(pimattn_experiments::end_to_end::Reference::Starc);
     for switch in Switch::ALL {
         let mut services = vec![service.clone()];
         // Which is hidden where takes projections that are longer than attention.
-        services.push(Service { mode: Mode::Bank, prefill: 64, ..service.clone() });
+        services.push(Service { mode: UnitLevel::Bank, prefill: 64, ..service.clone() });
         // The published schedule has its quirks where a channel has several heads.
         services.push(Service { batch: 21, ..service.clone() });
         let changes = |all: Switches| {
@@ -338,8 +338,8 @@ fn impossible_services_are_refused() {
         (Service { batch: 0, ..SERVICE }, "--batch is 0"),
         (Service { steps: 0, ..SERVICE }, "--steps is 0"),
         (Service { bytes: 4, ..SERVICE }, "--bytes is 4"),
-        (Service { budget: Budget::Tokens(0), ..SERVICE }, "budget is 0"),
-        (Service { budget: Budget::PerStep(vec![]), ..SERVICE }, "budget is 0"),
+        (Service { budget: TokenBudget::Tokens(0), ..SERVICE }, "budget is 0"),
+        (Service { budget: TokenBudget::PerStep(vec![]), ..SERVICE }, "budget is 0"),
     ] {
         let error = refusal(serve(&platform, &model("llama-7b"), &service, None));
         assert_eq!(error.exit_code(), EXIT_USAGE);

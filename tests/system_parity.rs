@@ -4,11 +4,11 @@
 //! ignored unless `make test-golden` asks for it. A few rows stand here, carried over from the same runs.
 
 use crate::common::golden;
-use pimattn_attacc::Mode;
-use pimattn_experiments::end_to_end::cost::{Component, Cost};
-use pimattn_experiments::end_to_end::layer::Part;
+use pimattn_attacc::UnitLevel;
+use pimattn_experiments::end_to_end::cost::{Cost, EnergyComponent};
+use pimattn_experiments::end_to_end::layer::LayerPart;
 use pimattn_experiments::end_to_end::{
-    Attend, Budget, Model, Outcome, Platform, Reference, Replayed, Service, Switches, serve,
+    Attend, Model, Platform, Reference, ReplayedStacks, Service, ServiceCost, Switches, TokenBudget, serve,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,14 +45,14 @@ impl Row<'_> {
 }
 
 /// Stacks, by system and power limit, with what they have replayed.
-type Stacks = BTreeMap<(PathBuf, bool), Replayed<'static>>;
+type Stacks = BTreeMap<(PathBuf, bool), ReplayedStacks<'static>>;
 
 fn model(name: &str) -> Model {
     let file = root().join(format!("configs/model/{}.toml", name.to_lowercase()));
     Model::load(&file, &[]).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-fn run(row: &Row<'_>, budgets: Option<Vec<u32>>, stacks: &mut Stacks) -> Outcome {
+fn run(row: &Row<'_>, budgets: Option<Vec<u32>>, stacks: &mut Stacks) -> ServiceCost {
     let reference = Reference::ALL.into_iter().find(|r| r.name() == row.source).unwrap();
     let gpu = if row.sys_opb > 200.0 { "h100" } else { "a100" };
     let file = root().join(format!("configs/platform/{gpu}-attacc.toml"));
@@ -64,8 +64,8 @@ fn run(row: &Row<'_>, budgets: Option<Vec<u32>>, stacks: &mut Stacks) -> Outcome
         prefill: row.prefill,
         steps: row.steps,
         bytes: row.bytes,
-        budget: budgets.map_or(Budget::Full, Budget::PerStep),
-        mode: row.after("--pim").map_or(Mode::Bank, |m| Mode::parse(m).unwrap()),
+        budget: budgets.map_or(TokenBudget::Full, TokenBudget::PerStep),
+        mode: row.after("--pim").map_or(UnitLevel::Bank, |m| UnitLevel::parse(m).unwrap()),
         power_limit: row.has("--powerlimit"),
         pipeline: row.has("--pipeopt"),
         coprocess: row.has("--ffopt"),
@@ -73,21 +73,21 @@ fn run(row: &Row<'_>, budgets: Option<Vec<u32>>, stacks: &mut Stacks) -> Outcome
     let attend = platform.pim.as_ref().map(|pim| {
         let limit = service.power_limit;
         let key = (pim.system.clone(), limit);
-        stacks.entry(key).or_insert_with(|| Replayed::new(Box::leak(Box::new(pim.stack(limit).unwrap()))))
+        stacks.entry(key).or_insert_with(|| ReplayedStacks::new(Box::leak(Box::new(pim.stack(limit).unwrap()))))
             as &mut dyn Attend
     });
     serve(&platform, &model(row.model), &service, attend).unwrap()
 }
 
 /// The latency and energy columns of the published tables: ms and nJ.
-fn columns(outcome: &Outcome) -> Vec<(&'static str, f64)> {
-    use Part::*;
+fn columns(outcome: &ServiceCost) -> Vec<(&'static str, f64)> {
+    use LayerPart::*;
     let (s, g) = (&outcome.prefill, &outcome.mean());
-    let ms = |c: &Cost, parts: &[Part]| c.time_of(parts) * 1e3;
-    let nj = |parts: &[Part], components: &[Component]| g.energy_of(parts, components) * 1e-3;
+    let ms = |c: &Cost, parts: &[LayerPart]| c.time_of(parts) * 1e3;
+    let nj = |parts: &[LayerPart], components: &[EnergyComponent]| g.energy_of(parts, components) * 1e-3;
     let all = [Qkv, Score, Softmax, Context, Projection, FeedForward, Activation, Norm, AllReduce, Link];
     let (fc, attention, etc) = ([Qkv, Projection, FeedForward], [Score, Context, Softmax], [Activation, Norm]);
-    let (memory, compute) = (Component::MEMORY, Component::COMPUTE);
+    let (memory, compute) = (EnergyComponent::MEMORY, EnergyComponent::COMPUTE);
     vec![
         ("s_time", s.time() * 1e3),
         ("s_matmul", ms(s, &[Score, Context])),
@@ -111,17 +111,17 @@ fn columns(outcome: &Outcome) -> Vec<(&'static str, f64)> {
         ("g_lnorm", ms(g, &[Norm])),
         ("g_energy (nJ)", g.total_energy() * 1e-3),
         ("g_dram_energy", nj(&all, &memory)),
-        ("g_l2_energy", nj(&all, &[Component::L2])),
-        ("g_l1_energy", nj(&all, &[Component::L1])),
-        ("g_reg_energy", nj(&all, &[Component::Registers])),
-        ("g_alu_energy", nj(&all, &[Component::Alu, Component::PimCompute])),
+        ("g_l2_energy", nj(&all, &[EnergyComponent::L2])),
+        ("g_l1_energy", nj(&all, &[EnergyComponent::L1])),
+        ("g_reg_energy", nj(&all, &[EnergyComponent::Registers])),
+        ("g_alu_energy", nj(&all, &[EnergyComponent::Alu, EnergyComponent::PimCompute])),
         ("g_fc_mem_energy", nj(&fc, &memory)),
         ("g_fc_comp_energy", nj(&fc, &compute)),
         ("g_attn_mem_energy", nj(&attention, &memory)),
         ("g_attn_comp_energy", nj(&attention, &compute)),
         ("g_etc_mem_energy", nj(&etc, &memory)),
         ("g_etc_comp_energy", nj(&etc, &compute)),
-        ("g_comm_energy", nj(&all, &[Component::Communication])),
+        ("g_comm_energy", nj(&all, &[EnergyComponent::Communication])),
     ]
 }
 

@@ -5,8 +5,8 @@ use crate::common;
 
 use common::Memory;
 use pimattn::cli::exit::{EXIT_DATA, ExitStatus};
-use pimattn_audit::log::Mark;
-use pimattn_audit::why::{Held, Reason, Reasons, why};
+use pimattn_audit::log::LogMark;
+use pimattn_audit::why::{HeldCommand, Reason, Reasons, why};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::error::Error;
 use pimattn_core::op::Op;
@@ -21,7 +21,7 @@ use pimattn_tracegen::generate::Generator;
 use rayon::prelude::*;
 use std::path::Path;
 
-fn explain(system: &System, text: &str) -> Result<(Reasons, Vec<Held>), Error> {
+fn explain(system: &System, text: &str) -> Result<(Reasons, Vec<HeldCommand>), Error> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
     let mut held = Vec::new();
@@ -202,7 +202,7 @@ fn cycles_are_told_along_the_critical_chain() {
     };
     let kinds = ["constraint", "results", "host", "controller", "sync", "barrier"].map(by_kind);
     assert_eq!((kinds, reasons.total().cycles), ([25, 2, 100, 10, 50, 0], 187));
-    assert!(reasons.0.contains_key(&Reason::Mark(Mark::Host)));
+    assert!(reasons.0.contains_key(&Reason::Mark(LogMark::Host)));
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! `pimsim artifact`: the STARC artifact's experiment.
 
-use super::Common;
+use super::CommonArgs;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
 use pimattn_core::spec::System;
-use pimattn_core::table::{Layout, TypedWriter};
-use pimattn_starc::artifact::{BARS, Bar, Budgets, Experiment, Model, Policy, Published, STEPS};
+use pimattn_core::table::{TableLayout, TypedWriter};
+use pimattn_starc::artifact::{
+    ArtifactBar, ArtifactData, ArtifactModel, ArtifactPolicy, BARS, Budgets, Experiment, STEPS,
+};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -41,8 +43,8 @@ pub struct Artifact {
     batch: u32,
     /// Which policies are charged for the artifact's clustering. own: those that cluster; all: every one with a table
     /// (the artifact as published); none: no policy
-    #[arg(long, value_enum, default_value_t = Clustering::Own)]
-    clustering: Clustering,
+    #[arg(long, value_enum, default_value_t = ClusteringChoice::Own)]
+    clustering: ClusteringChoice,
     /// Folder for bars.csv and steps.csv; without it bars.csv goes to standard output
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -52,14 +54,14 @@ pub struct Artifact {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Clustering {
+enum ClusteringChoice {
     Own,
     All,
     None,
 }
 
 /// Runs the command.
-pub fn run(args: &Artifact, common: &Common) -> Result<()> {
+pub fn run(args: &Artifact, common: &CommonArgs) -> Result<()> {
     let system = System::load(&args.config, &args.set)?;
     let bars = bars(args)?;
     super::threads(args.threads)?;
@@ -69,19 +71,19 @@ pub fn run(args: &Artifact, common: &Common) -> Result<()> {
         format!("{} bars, {steps} steps, {} different ones, each replayed once", bars.len(), experiment.replays())
     });
     let Some(folder) = &args.output else {
-        let mut bars = writer(Path::new("-"), Layout::of(BARS))?;
+        let mut bars = writer(Path::new("-"), TableLayout::of(BARS))?;
         experiment.rows(&mut |row| bars.row(row), None)?;
         return bars.finish()?.commit();
     };
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let mut bars = writer(&folder.join("bars.csv"), Layout::of(BARS))?;
-    let mut steps = writer(&folder.join("steps.csv"), Layout::of(STEPS))?;
+    let mut bars = writer(&folder.join("bars.csv"), TableLayout::of(BARS))?;
+    let mut steps = writer(&folder.join("steps.csv"), TableLayout::of(STEPS))?;
     experiment.rows(&mut |row| bars.row(row), Some(&mut |row| steps.row(row)))?;
     steps.finish()?.commit()?;
     bars.finish()?.commit()
 }
 
-fn simulate<'a>(system: &'a System, bars: &'a [Bar], common: &Common) -> Result<Experiment<'a>> {
+fn simulate<'a>(system: &'a System, bars: &'a [ArtifactBar], common: &CommonArgs) -> Result<Experiment<'a>> {
     let progress = Mutex::new(common.progress("simulating", None));
     Experiment::new(&common.cancel, system, bars, &|done, all| {
         let mut progress = progress.lock().unwrap_or_else(|e| e.into_inner());
@@ -90,13 +92,13 @@ fn simulate<'a>(system: &'a System, bars: &'a [Bar], common: &Common) -> Result<
     })
 }
 
-fn writer<R: 'static>(path: &Path, layout: Layout<R>) -> Result<TypedWriter<Output, R>> {
+fn writer<R: 'static>(path: &Path, layout: TableLayout<R>) -> Result<TypedWriter<Output, R>> {
     Ok(TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout))
 }
 
 /// The bars asked for, by model, context and policy.
-fn bars(args: &Artifact) -> Result<Vec<Bar>> {
-    let published = Published::load()?;
+fn bars(args: &Artifact) -> Result<Vec<ArtifactBar>> {
+    let published = ArtifactData::load()?;
     let models = all_or(&args.model, &published.models, |name| published.model(name))?;
     let policies = all_or(&args.policy, &published.policies, |name| published.policy(name))?;
     if args.kv_budget_table.is_some()
@@ -115,14 +117,14 @@ fn bars(args: &Artifact) -> Result<Vec<Bar>> {
         for context in &args.context {
             for (policy, budgets) in policies.iter().zip(&budgets) {
                 let clustering = match args.clustering {
-                    Clustering::Own => policy.clusters,
-                    Clustering::All => policy.table.is_some(),
-                    Clustering::None => false,
+                    ClusteringChoice::Own => policy.clusters,
+                    ClusteringChoice::All => policy.table.is_some(),
+                    ClusteringChoice::None => false,
                 };
                 let (batch, prefill) = (args.batch, args.prefill);
                 let (model, context, budgets) = (model.clone(), *context, budgets.clone());
-                let policy = Policy::clone(policy);
-                bars.push(Bar { model, policy, batch, prefill, context, budgets, clustering });
+                let policy = ArtifactPolicy::clone(policy);
+                bars.push(ArtifactBar { model, policy, batch, prefill, context, budgets, clustering });
             }
         }
     }
@@ -135,7 +137,7 @@ fn all_or<'a, T>(names: &[String], all: &'a [T], find: impl Fn(&str) -> Result<&
 }
 
 /// Where the budgets of a model and a policy are.
-fn table(args: &Artifact, model: &Model, policy: &Policy) -> Result<Option<PathBuf>> {
+fn table(args: &Artifact, model: &ArtifactModel, policy: &ArtifactPolicy) -> Result<Option<PathBuf>> {
     let Some(name) = policy.table_name(model) else { return Ok(None) };
     let at = |dir: &Path| policy.table_in(dir, model);
     match args.kv_budget_table.clone().or(args.tables.as_deref().and_then(at)) {

@@ -1,16 +1,16 @@
 //! `tracegen fit` and `tracegen agree`: statistics of real caches for synthetic ones.
 
-use super::Common;
+use super::CommonArgs;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
-use pimattn_core::table::{Layout, TypedWriter};
-use pimattn_kv::fit::{Options, fit_until};
-use pimattn_kv::fitted::Model;
-use pimattn_kv::rope::Pairs;
+use pimattn_core::table::{TableLayout, TypedWriter};
+use pimattn_kv::fit::{FitOptions, fit_until};
+use pimattn_kv::fitted::FittedModel;
+use pimattn_kv::rope::RotaryPairs;
 use pimattn_kv::{self as kv, KvCache};
 use pimattn_policies::select;
-use pimattn_tracegen::agree::measure::Plan;
+use pimattn_tracegen::agree::measure::AgreementPlan;
 use pimattn_tracegen::agree::{Agreement, COLUMNS, before_decode, layers_of, stand_in_until};
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use std::sync::Mutex;
 #[derive(Debug, clap::Args)]
 pub struct Fitting {
     /// Leading directions to keep of keys, values and queries
-    #[arg(long, value_name = "N", default_value_t = Options::default().rank)]
+    #[arg(long, value_name = "N", default_value_t = FitOptions::default().rank)]
     rank: usize,
     /// Base of the RoPE frequencies, instead of the one found from the keys
     #[arg(long, value_name = "THETA")]
@@ -38,17 +38,17 @@ pub struct Fitting {
 }
 
 impl Fitting {
-    fn options(&self, layers: Vec<u32>) -> Result<Options> {
+    fn options(&self, layers: Vec<u32>) -> Result<FitOptions> {
         let rope_pairs = match self.rope_pairs.as_deref() {
             None => None,
-            Some("halves") => Some(Pairs::Halves),
-            Some("interleaved") => Some(Pairs::Interleaved),
+            Some("halves") => Some(RotaryPairs::Halves),
+            Some("interleaved") => Some(RotaryPairs::Interleaved),
             Some(other) => {
                 let hint = pimattn_core::error::suggest(other, ["halves", "interleaved"]);
                 return Err(Error::Usage(format!("--rope-pairs: unknown \"{other}\"{hint}")));
             }
         };
-        Ok(Options {
+        Ok(FitOptions {
             layers,
             model_layers: self.model_layers,
             rank: self.rank,
@@ -146,7 +146,7 @@ fn layers(option: &str, text: Option<&str>) -> Result<Vec<u32>> {
 }
 
 /// Runs `tracegen fit`.
-pub fn run_fit(args: &Fit, common: &Common) -> Result<()> {
+pub fn run_fit(args: &Fit, common: &CommonArgs) -> Result<()> {
     super::threads(args.threads)?;
     let options = args.fitting.options(layers("--layers", args.layers.as_deref())?)?;
     let model = fit_until(&common.cancel, &kv::load_until(&common.cancel, &args.dump)?, &options)?;
@@ -156,7 +156,7 @@ pub fn run_fit(args: &Fit, common: &Common) -> Result<()> {
     out.commit()
 }
 
-fn described(model: &Model) -> String {
+fn described(model: &FittedModel) -> String {
     let layer = |l: &pimattn_kv::fitted::Layer| {
         format!("{} ({} first sinks, {:.2} % later ones)", l.layer, l.first_sinks, 100.0 * l.sink_rate)
     };
@@ -165,7 +165,7 @@ fn described(model: &Model) -> String {
 }
 
 /// Runs `tracegen agree`.
-pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
+pub fn run_agree(args: &Agree, common: &CommonArgs) -> Result<()> {
     super::threads(args.threads)?;
     if args.every == 0 || args.seeds == 0 || args.budgets.contains(&0) {
         return Err(Error::Usage("--every, --seeds and --budgets must be at least 1".into()));
@@ -173,7 +173,7 @@ pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
     let named = args.policies.iter().map(|p| select::find(p).map(|e| e.name).map_err(Error::Usage));
     let named = named.collect::<Result<Vec<_>>>()?;
     let all = || select::REGISTRY.iter().map(|e| e.name).collect();
-    let plan = Plan {
+    let plan = AgreementPlan {
         policies: if named.is_empty() { all() } else { named },
         budgets: args.budgets.clone(),
         every: args.every,
@@ -191,7 +191,7 @@ pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
         }
         None => {
             let model = match &args.fit {
-                Some(path) => Model::load(path)?,
+                Some(path) => FittedModel::load(path)?,
                 None => {
                     let rest = whole.layers.iter().copied().filter(|l| !held.contains(l)).collect::<Vec<_>>();
                     if rest.is_empty() {
@@ -213,7 +213,7 @@ pub fn run_agree(args: &Agree, common: &Common) -> Result<()> {
         }
     };
     if let Some(path) = &args.output {
-        let layout = Layout::of(COLUMNS);
+        let layout = TableLayout::of(COLUMNS);
         let mut writer = TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout);
         agreement.cells.iter().try_for_each(|cell| writer.row(cell))?;
         writer.finish()?.commit()?;
@@ -240,8 +240,8 @@ fn compare(
     real: &KvCache,
     caches: u64,
     draw: impl Fn(u64) -> Result<KvCache>,
-    plan: &Plan,
-    common: &Common,
+    plan: &AgreementPlan,
+    common: &CommonArgs,
 ) -> Result<Agreement> {
     let heads = (real.layers.len() * real.kv_heads) as u64;
     let progress = Mutex::new((common.progress("measuring", Some(heads * (caches + 1))), 0));

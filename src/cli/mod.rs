@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
-pub struct Common {
+pub struct CommonArgs {
     /// Print only errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
@@ -36,7 +36,7 @@ pub struct Common {
     cancel: Cancel,
 }
 
-impl Common {
+impl CommonArgs {
     /// Prints a remark on stderr, with -v only.
     pub fn detail(&self, text: impl FnOnce() -> String) {
         if self.verbose {
@@ -67,7 +67,7 @@ impl Common {
 
 /// How a report is printed.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub enum Format {
+pub enum ReportFormat {
     /// Aligned columns
     Text,
     /// Markdown tables
@@ -76,12 +76,12 @@ pub enum Format {
     Csv,
 }
 
-impl From<Format> for Style {
-    fn from(format: Format) -> Self {
+impl From<ReportFormat> for Style {
+    fn from(format: ReportFormat) -> Self {
         match format {
-            Format::Text => Style::Text,
-            Format::Markdown => Style::Markdown,
-            Format::Csv => Style::Csv,
+            ReportFormat::Text => Style::Text,
+            ReportFormat::Markdown => Style::Markdown,
+            ReportFormat::Csv => Style::Csv,
         }
     }
 }
@@ -168,7 +168,7 @@ impl Drop for Progress {
 }
 
 /// Parses the command line, runs `body`, and turns its result into an exit code.
-pub fn run<P: Parser + AsMut<Common>>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
+pub fn run<P: Parser + AsMut<CommonArgs>>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
     // The first Ctrl-C lets the work stop and clean up, the second exits at once.
     let cancel = Cancel::new();
     let pressed = cancel.clone();

@@ -1,6 +1,6 @@
 //! `pimsim`: traces in, tables out.
 
-use super::{Common, EXIT_CODES, Format};
+use super::{CommonArgs, EXIT_CODES, ReportFormat};
 use clap::{Parser, Subcommand};
 use pimattn_audit as audit;
 use pimattn_core::error::{Error, Result};
@@ -8,12 +8,12 @@ use pimattn_core::fsio::{self, Output};
 use pimattn_core::spec::System;
 use pimattn_core::spec::system::Controller;
 use pimattn_engine as engine;
-use pimattn_report::accuracy::{AccuracyTable, By};
+use pimattn_report::accuracy::{AccuracyTable, Grouping};
 use pimattn_report::compare;
 use pimattn_report::explain::Explanation;
 use pimattn_report::summary::Summary;
 use pimattn_stats::log::LogProbe;
-use pimattn_stats::write::{Tables, finish_run};
+use pimattn_stats::write::{RunTables, finish_run};
 use pimattn_stats::{Collector, Steps, replay};
 use pimattn_trace as trace;
 use std::path::{Path, PathBuf};
@@ -21,23 +21,23 @@ use std::process::ExitCode;
 
 #[derive(Debug, Parser)]
 #[command(name = "pimsim", version, about = "Replay traces on HBM-PIM: cycles, energy, utilisation", after_help = EXIT_CODES, color = super::color_help())]
-struct Cli {
+struct PimsimCli {
     #[command(subcommand)]
-    command: Command,
+    command: PimsimCommand,
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
 }
 
-impl AsMut<Common> for Cli {
-    fn as_mut(&mut self) -> &mut Common {
+impl AsMut<CommonArgs> for PimsimCli {
+    fn as_mut(&mut self) -> &mut CommonArgs {
         &mut self.common
     }
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum PimsimCommand {
     /// Replay traces on a system
-    Run(Run),
+    Run(ReplayArgs),
     /// Check command logs against the device's constraints
     Audit(Audit),
     /// Compare result tables: ratios to the first and changes from it
@@ -49,25 +49,25 @@ enum Command {
     /// Explain where the time of each run goes, and how much was fetched for what was wanted
     Explain(Explain),
     /// Run a grid of workloads and systems, without intermediate traces; resumes where it was stopped
-    Sweep(super::sweep::Sweep),
+    Sweep(super::sweep::SweepArgs),
     /// Show the points of a sweep that no other beats in time, energy and error
-    Frontier(super::sweep::Frontier),
+    Frontier(super::sweep::FrontierArgs),
     /// Merge the tables of a sweep's shards
     Merge(super::sweep::Merge),
     /// Simulate every decode step of the STARC artifact's experiment
     Artifact(super::artifact::Artifact),
     /// Time and energy of a decode step end to end: GPUs, PIM devices, links
-    System(super::system::Args),
+    System(super::system::SystemArgs),
     /// Run an experiment of a paper, and compare its results with the claims
-    Reproduce(super::reproduce::Args),
+    Reproduce(super::reproduce::ReproduceArgs),
     /// Draw columns of any table as SVG
-    Plot(super::plot::Args),
+    Plot(super::plot::PlotArgs),
     /// Print the documentation of every table column, as Markdown
     Schema,
 }
 
 #[derive(Debug, clap::Args)]
-struct Run {
+struct ReplayArgs {
     /// Traces in any readable format (see tracegen list); - is standard input
     #[arg(required = true, value_name = "TRACE")]
     traces: Vec<PathBuf>,
@@ -169,13 +169,13 @@ struct SummaryArgs {
     #[arg(long, value_name = "M.csv", num_args = 1..)]
     metrics: Vec<PathBuf>,
     /// How to print it
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    format: ReportFormat,
 }
 
 /// Rows of `accuracy`.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Rows {
+enum AccuracyRows {
     /// A policy
     Policy,
     /// A policy in a layer
@@ -190,11 +190,11 @@ struct AccuracyArgs {
     #[arg(required = true, value_name = "M.csv")]
     metrics: Vec<PathBuf>,
     /// What a row stands for
-    #[arg(long, value_enum, default_value_t = Rows::Layer)]
-    by: Rows,
+    #[arg(long, value_enum, default_value_t = AccuracyRows::Layer)]
+    by: AccuracyRows,
     /// How to print it
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    format: ReportFormat,
 }
 
 #[derive(Debug, clap::Args)]
@@ -203,8 +203,8 @@ struct Explain {
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// How to print it
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    format: ReportFormat,
 }
 
 /// Violations of a log that are printed.
@@ -214,25 +214,25 @@ const PAGE: usize = 1 << 16;
 
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
-    super::run(|cli: Cli| match cli.command {
-        Command::Run(args) => run(&args, &cli.common),
-        Command::Audit(args) => audit(&args, &cli.common),
-        Command::Compare(args) => compare(&args),
-        Command::Summary(args) => summary(&args),
-        Command::Accuracy(args) => accuracy(&args),
-        Command::Explain(args) => explain(&args),
-        Command::Sweep(args) => super::sweep::sweep(&args, &cli.common),
-        Command::Frontier(args) => super::sweep::frontier(&args),
-        Command::Merge(args) => super::sweep::merged(&args, &cli.common),
-        Command::Artifact(args) => super::artifact::run(&args, &cli.common),
-        Command::System(args) => super::system::run(&args, &cli.common),
-        Command::Reproduce(args) => super::reproduce::run(&args, &cli.common),
-        Command::Plot(args) => super::plot::run(&args),
-        Command::Schema => super::print(&super::tables_document()),
+    super::run(|cli: PimsimCli| match cli.command {
+        PimsimCommand::Run(args) => run(&args, &cli.common),
+        PimsimCommand::Audit(args) => audit(&args, &cli.common),
+        PimsimCommand::Compare(args) => compare(&args),
+        PimsimCommand::Summary(args) => summary(&args),
+        PimsimCommand::Accuracy(args) => accuracy(&args),
+        PimsimCommand::Explain(args) => explain(&args),
+        PimsimCommand::Sweep(args) => super::sweep::sweep(&args, &cli.common),
+        PimsimCommand::Frontier(args) => super::sweep::frontier(&args),
+        PimsimCommand::Merge(args) => super::sweep::merged(&args, &cli.common),
+        PimsimCommand::Artifact(args) => super::artifact::run(&args, &cli.common),
+        PimsimCommand::System(args) => super::system::run(&args, &cli.common),
+        PimsimCommand::Reproduce(args) => super::reproduce::run(&args, &cli.common),
+        PimsimCommand::Plot(args) => super::plot::run(&args),
+        PimsimCommand::Schema => super::print(&super::tables_document()),
     })
 }
 
-fn run(args: &Run, common: &Common) -> Result<()> {
+fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<()> {
     if args.log.is_some() && args.traces.len() > 1 {
         return Err(Error::Usage("--log takes one trace".into()));
     }
@@ -246,7 +246,7 @@ fn run(args: &Run, common: &Common) -> Result<()> {
     if let Some(dir) = &args.output {
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
     }
-    let mut tables = Tables::new(&system, args.output.is_some(), |schema| {
+    let mut tables = RunTables::new(&system, args.output.is_some(), |schema| {
         Output::create(&args.output.as_deref().map_or(PathBuf::from("-"), |dir| dir.join(schema.file)))
     })?;
     for path in &args.traces {
@@ -255,7 +255,13 @@ fn run(args: &Run, common: &Common) -> Result<()> {
     tables.finish()?.into_iter().try_for_each(Output::commit)
 }
 
-fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Output>, common: &Common) -> Result<()> {
+fn replay(
+    path: &Path,
+    system: &System,
+    args: &ReplayArgs,
+    tables: &mut RunTables<'_, Output>,
+    common: &CommonArgs,
+) -> Result<()> {
     let name = path.display().to_string();
     let mut source = trace::open(fsio::open(path)?, &name, Some(system.addressing()))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);
@@ -288,7 +294,7 @@ fn replay(path: &Path, system: &System, args: &Run, tables: &mut Tables<'_, Outp
     finish_run(&collector, steps)
 }
 
-fn audit(args: &Audit, common: &Common) -> Result<()> {
+fn audit(args: &Audit, common: &CommonArgs) -> Result<()> {
     let system = System::load(&args.config, &args.set)?;
     let device = &system.device;
     let (mut broken, mut logs) = (0, 0);
@@ -329,7 +335,7 @@ fn why(
     system: &System,
     args: &Audit,
     max: usize,
-    common: &Common,
+    common: &CommonArgs,
 ) -> Result<(audit::report::Report, audit::why::Reasons)> {
     let mut wanted = match (args.format, args.max) {
         (TextOrCsv::Csv, _) => 0,
@@ -355,7 +361,7 @@ fn why(
 }
 
 fn compare(args: &Compare) -> Result<()> {
-    let options = compare::Options { keys: args.key.clone(), columns: args.column.clone() };
+    let options = compare::CompareOptions { keys: args.key.clone(), columns: args.column.clone() };
     let comparison = compare::compare_files(&args.base, &args.others, &options)?;
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));
     if let Some(path) = &args.output {
@@ -384,9 +390,9 @@ fn summary(args: &SummaryArgs) -> Result<()> {
 
 fn accuracy(args: &AccuracyArgs) -> Result<()> {
     let by = match args.by {
-        Rows::Policy => By::Policy,
-        Rows::Layer => By::Layer,
-        Rows::Head => By::Head,
+        AccuracyRows::Policy => Grouping::Policy,
+        AccuracyRows::Layer => Grouping::Layer,
+        AccuracyRows::Head => Grouping::Head,
     };
     let mut table = AccuracyTable::new(by);
     for path in &args.metrics {

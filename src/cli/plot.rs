@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct PlotArgs {
     /// Table to draw; - is standard input
     #[arg(value_name = "TABLE.csv")]
     table: PathBuf,
@@ -49,7 +49,7 @@ pub struct Args {
 }
 
 /// `pimsim plot`.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &PlotArgs) -> Result<()> {
     let only = args.only.iter().map(|text| match text.split_once('=') {
         Some((column, cell)) => Ok((column.to_string(), cell.to_string())),
         None => Err(Error::Usage(format!("--where {text}: expected COLUMN=CELL"))),

@@ -1,15 +1,15 @@
 //! `pimsim reproduce`.
 
-use super::Common;
+use super::CommonArgs;
 use pimattn_core::error::Result;
-use pimattn_starc::reproduce::plan::Plan;
-use pimattn_starc::reproduce::{self, Options};
+use pimattn_starc::reproduce::plan::ExperimentPlan;
+use pimattn_starc::reproduce::{self, ReproduceOptions};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ReproduceArgs {
     /// Experiment, with the claims of the paper
     #[arg(value_name = "PLAN.toml")]
     plan: PathBuf,
@@ -34,15 +34,15 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args, common: &Common) -> Result<()> {
-    let mut plan = Plan::load(&args.plan, &args.set)?;
+pub fn run(args: &ReproduceArgs, common: &CommonArgs) -> Result<()> {
+    let mut plan = ExperimentPlan::load(&args.plan, &args.set)?;
     plan.only(&args.model)?;
     super::threads(args.threads)?;
     let workers = match args.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let options = Options {
+    let options = ReproduceOptions {
         output: args.output.clone(),
         work: args.work.clone(),
         kv: args.kv.clone(),

@@ -1,19 +1,19 @@
 //! `pimsim sweep`, `pimsim merge` and `pimsim frontier`.
 
-use super::{Common, Format};
+use super::{CommonArgs, ReportFormat};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio;
 use pimattn_experiments::sweep::grid::Grid;
 use pimattn_experiments::sweep::merge::Merged;
 use pimattn_experiments::sweep::store::Store;
-use pimattn_experiments::sweep::{self, Event, Outcome};
+use pimattn_experiments::sweep::{self, SweepEvent, SweepOutcome};
 use pimattn_report::frontier;
 use std::path::PathBuf;
 
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
-pub struct Sweep {
+pub struct SweepArgs {
     /// Grid of workloads, systems and their keys
     #[arg(value_name = "GRID.toml")]
     grid: PathBuf,
@@ -53,7 +53,7 @@ pub struct Merge {
 
 /// Arguments of `frontier`.
 #[derive(Debug, clap::Args)]
-pub struct Frontier {
+pub struct FrontierArgs {
     /// sweep.csv of a sweep that measured accuracy
     #[arg(value_name = "SWEEP.csv")]
     table: PathBuf,
@@ -70,8 +70,8 @@ pub struct Frontier {
     #[arg(long, value_name = "COLUMN", conflicts_with = "at_most")]
     against: Option<String>,
     /// How to print it
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    format: ReportFormat,
 }
 
 /// The `i` and `n` of `i/n`.
@@ -84,7 +84,7 @@ fn shard(text: &str) -> Result<(usize, usize)> {
 }
 
 /// `pimsim sweep`.
-pub fn sweep(args: &Sweep, common: &Common) -> Result<()> {
+pub fn sweep(args: &SweepArgs, common: &CommonArgs) -> Result<()> {
     let mut grid = Grid::load(&args.grid)?;
     grid.kv = args.kv.clone();
     let (i, n) = args.shard.as_deref().map_or(Ok((1, 1)), shard)?;
@@ -105,12 +105,12 @@ pub fn sweep(args: &Sweep, common: &Common) -> Result<()> {
     };
     let mut progress = common.progress(&format!("sweeping {}", grid.name), Some(points.len() as u64));
     let outcome = sweep::run(&grid, &points, &mut store, workers, &common.cancel, &mut |event| match event {
-        Event::Kept(n) => progress.from(n),
-        Event::Done(n) => progress.at(n),
-        Event::Damaged(file) => common.warn(&format!("{} is damaged: its point is run again", file.display())),
+        SweepEvent::Kept(n) => progress.from(n),
+        SweepEvent::Done(n) => progress.at(n),
+        SweepEvent::Damaged(file) => common.warn(&format!("{} is damaged: its point is run again", file.display())),
     });
     drop(progress);
-    let Outcome { run, kept, failed } = outcome?;
+    let SweepOutcome { run, kept, failed } = outcome?;
     common.note(&format!("{}: {run} points run, {kept} kept, {} failed", grid.name, failed.len()));
     let mut failed = failed.into_iter().map(|(index, e)| {
         let name = points.iter().find(|p| p.index == index).map_or(String::new(), |p| p.name(&grid));
@@ -123,7 +123,7 @@ pub fn sweep(args: &Sweep, common: &Common) -> Result<()> {
 }
 
 /// `pimsim merge`.
-pub fn merged(args: &Merge, common: &Common) -> Result<()> {
+pub fn merged(args: &Merge, common: &CommonArgs) -> Result<()> {
     let grid = args.grid.as_deref().map(Grid::load).transpose()?;
     let merged = Merged::read(&args.tables)?;
     grid.map_or(Ok(()), |grid| merged.check(&grid))?;
@@ -133,7 +133,7 @@ pub fn merged(args: &Merge, common: &Common) -> Result<()> {
 }
 
 /// `pimsim frontier`.
-pub fn frontier(args: &Frontier) -> Result<()> {
+pub fn frontier(args: &FrontierArgs) -> Result<()> {
     let table = fsio::open(&args.table)?;
     let (file, against) = (args.table.display().to_string(), args.against.as_deref());
     let frontier = frontier::Frontier::read(table, &file, &args.error, against, &args.choice)?;

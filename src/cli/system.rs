@@ -1,22 +1,22 @@
 //! `pimsim system`: models and platforms in, the time and energy of decode steps out.
 
-use super::Common;
-use pimattn_attacc::Mode;
+use super::CommonArgs;
+use pimattn_attacc::UnitLevel;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
 use pimattn_core::spec::System;
-use pimattn_core::table::{Layout, TypedWriter};
+use pimattn_core::table::{TableLayout, TypedWriter};
 use pimattn_experiments::end_to_end::table::{ServiceRow, SwitchRow};
 use pimattn_experiments::end_to_end::{
-    Attend, Budget, Model, Outcome, Platform, Replayed, Service, Switch, Switches, serve_until, table,
+    Attend, Model, Platform, ReplayedStacks, Service, ServiceCost, Switch, Switches, TokenBudget, serve_until, table,
 };
 use pimattn_starc::artifact::Budgets;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct SystemArgs {
     /// Models to serve, each on its own
     #[arg(long, value_name = "MODEL.toml", required = true, num_args = 1..)]
     model: Vec<PathBuf>,
@@ -73,12 +73,14 @@ pub(super) struct Args {
     output: PathBuf,
 }
 
-pub(super) fn run(args: &Args, common: &Common) -> Result<()> {
+pub(super) fn run(args: &SystemArgs, common: &CommonArgs) -> Result<()> {
     let service = args.service()?;
     let models: Vec<Model> = args.model.iter().map(|file| Model::load(file, &[])).collect::<Result<_>>()?;
     let systems = args.systems(&service)?;
-    let stacks =
-        systems.iter().map(|(path, system)| (path.as_path(), Replayed::new(system).until(&common.cancel))).collect();
+    let stacks = systems
+        .iter()
+        .map(|(path, system)| (path.as_path(), ReplayedStacks::new(system).until(&common.cancel)))
+        .collect();
     let mut bench = Bench { cancel: &common.cancel, args, service: &service, stacks };
     if let (true, [_, _, ..]) = (args.switches, models.as_slice()) {
         return Err(Error::Usage("--switches takes one model".into()));
@@ -88,16 +90,16 @@ pub(super) fn run(args: &Args, common: &Common) -> Result<()> {
         false => args.write(table::services(), &models, |model| bench.rows(model)),
     };
     let out = out?;
-    let replays: usize = bench.stacks.values().map(Replayed::replays).sum();
+    let replays: usize = bench.stacks.values().map(ReplayedStacks::replays).sum();
     common.detail(|| format!("{replays} schedules replayed"));
     out.commit()
 }
 
-impl Args {
+impl SystemArgs {
     /// Writes the rows of each model.
     fn write<R: 'static>(
         &self,
-        layout: Layout<R>,
+        layout: TableLayout<R>,
         models: &[Model],
         mut rows: impl FnMut(&Model) -> Result<Vec<R>>,
     ) -> Result<Output> {
@@ -110,8 +112,8 @@ impl Args {
 
     fn service(&self) -> Result<Service> {
         let budget = match &self.kv_budget_table {
-            Some(file) => Budget::PerStep(Budgets::read(file)?.first(self.steps as usize)?.to_vec()),
-            None => self.kv_budget.map_or(Budget::Full, Budget::Tokens),
+            Some(file) => TokenBudget::PerStep(Budgets::read(file)?.first(self.steps as usize)?.to_vec()),
+            None => self.kv_budget.map_or(TokenBudget::Full, TokenBudget::Tokens),
         };
         Ok(Service {
             batch: self.batch,
@@ -119,7 +121,7 @@ impl Args {
             steps: self.steps,
             bytes: self.bytes,
             budget,
-            mode: Mode::parse(&self.mode)?,
+            mode: UnitLevel::parse(&self.mode)?,
             power_limit: !self.no_power_limit,
             pipeline: self.pipeline,
             coprocess: self.coprocess,
@@ -147,13 +149,13 @@ impl Args {
 /// Serves models, and keeps what stacks have replayed.
 struct Bench<'a> {
     cancel: &'a Cancel,
-    args: &'a Args,
+    args: &'a SystemArgs,
     service: &'a Service,
-    stacks: BTreeMap<&'a Path, Replayed<'a>>,
+    stacks: BTreeMap<&'a Path, ReplayedStacks<'a>>,
 }
 
 impl Bench<'_> {
-    fn serve(&mut self, platform: &Platform, model: &Model) -> Result<Outcome> {
+    fn serve(&mut self, platform: &Platform, model: &Model) -> Result<ServiceCost> {
         let stacks = platform.pim.as_ref().and_then(|pim| self.stacks.get_mut(pim.system.as_path()));
         let stacks = stacks.map(|s| s as &mut dyn Attend);
         serve_until(self.cancel, platform, model, self.service, stacks)
@@ -165,7 +167,7 @@ impl Bench<'_> {
         Ok(table::rows(&platform, model, self.service, &outcome, self.args.each_step))
     }
 
-    fn with(&mut self, model: &Model, switches: Switches) -> Result<Outcome> {
+    fn with(&mut self, model: &Model, switches: Switches) -> Result<ServiceCost> {
         let platform = self.args.platform(switches)?;
         self.serve(&platform, model)
     }

@@ -1,19 +1,19 @@
 //! `tracegen`: KV cache in, trace out.
 
-use super::{Common, EXIT_CODES, fit};
+use super::{CommonArgs, EXIT_CODES, fit};
 use clap::{Parser, Subcommand};
-use pimattn_attacc::{self as attacc, Attention, Decode, Mode};
+use pimattn_attacc::{self as attacc, Attention, Decode, UnitLevel};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::fsio::{self, Output};
 use pimattn_core::op::Op;
-use pimattn_core::order::{AddressOrder, Addressing};
+use pimattn_core::order::{AddressMap, AddressOrder};
 use pimattn_core::spec::System;
-use pimattn_core::table::{Layout, TypedWriter};
+use pimattn_core::table::{TableLayout, TypedWriter};
 use pimattn_mapping::workload::Workload;
 use pimattn_policies::select::{self, Preparation};
-use pimattn_trace::folder::{self, Part};
-use pimattn_trace::{self as trace, FORMATS, Format, Header, MacReads, Options, Record, Sink, Source};
+use pimattn_trace::folder::{self, FolderTrace};
+use pimattn_trace::{self as trace, ExportOptions, FORMATS, Format, Header, MacReads, Record, Sink, Source};
 use pimattn_tracegen::generate::{Generator, METRICS, MetricsRow};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -23,23 +23,23 @@ use std::sync::{Arc, Mutex};
 
 #[derive(Debug, Parser)]
 #[command(name = "tracegen", version, about = "Turn a KV cache into a trace of decoding on HBM-PIM", after_help = EXIT_CODES, color = super::color_help())]
-struct Cli {
+struct TracegenCli {
     #[command(subcommand)]
-    command: Command,
+    command: TracegenCommand,
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
 }
 
-impl AsMut<Common> for Cli {
-    fn as_mut(&mut self) -> &mut Common {
+impl AsMut<CommonArgs> for TracegenCli {
+    fn as_mut(&mut self) -> &mut CommonArgs {
         &mut self.common
     }
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum TracegenCommand {
     /// Select, map and write the trace of every decode step
-    Run(Run),
+    Run(GenerateArgs),
     /// Write the trace of AttAcc's published schedule: dense attention, or the row budget of the STARC artifact
     Attacc(Attacc),
     /// Convert a trace to another format
@@ -55,7 +55,7 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct Run {
+struct GenerateArgs {
     /// Workload
     #[arg(long, value_name = "WORKLOAD.toml")]
     config: PathBuf,
@@ -200,28 +200,28 @@ struct Info {
 
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
-    super::run(|cli: Cli| match cli.command {
-        Command::Run(args) => run(args, &cli.common),
-        Command::Attacc(args) => attacc(&args, &cli.common),
-        Command::Convert(args) => convert(&args, &cli.common),
-        Command::ExportDevice(args) => export_device(&args),
-        Command::Info(args) => info(&args, &cli.common),
-        Command::Fit(args) => fit::run_fit(&args, &cli.common),
-        Command::Agree(args) => fit::run_agree(&args, &cli.common),
-        Command::List => super::print(&list()?),
+    super::run(|cli: TracegenCli| match cli.command {
+        TracegenCommand::Run(args) => run(args, &cli.common),
+        TracegenCommand::Attacc(args) => attacc(&args, &cli.common),
+        TracegenCommand::Convert(args) => convert(&args, &cli.common),
+        TracegenCommand::ExportDevice(args) => export_device(&args),
+        TracegenCommand::Info(args) => info(&args, &cli.common),
+        TracegenCommand::Fit(args) => fit::run_fit(&args, &cli.common),
+        TracegenCommand::Agree(args) => fit::run_agree(&args, &cli.common),
+        TracegenCommand::List => super::print(&list()?),
     })
 }
 
 /// An output that a trace writer owns and the caller commits.
 #[derive(Clone)]
-struct Shared {
+struct SharedOutput {
     output: Arc<Mutex<Option<Output>>>,
     cancel: Cancel,
 }
 
-impl Shared {
+impl SharedOutput {
     fn create(path: &Path, cancel: &Cancel) -> Result<Self> {
-        Ok(Shared { output: Arc::new(Mutex::new(Some(Output::create(path)?))), cancel: cancel.clone() })
+        Ok(SharedOutput { output: Arc::new(Mutex::new(Some(Output::create(path)?))), cancel: cancel.clone() })
     }
 
     fn commit(&self) -> Result<()> {
@@ -237,7 +237,7 @@ impl Shared {
     }
 }
 
-impl Write for Shared {
+impl Write for SharedOutput {
     /// An export writes much for one request, so that this is where it is stopped.
     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
         self.cancel.check().map_err(std::io::Error::other)?;
@@ -251,7 +251,7 @@ impl Write for Shared {
 /// A trace that is being written, with its manifest if its format needs one.
 struct Destination {
     sink: Box<dyn Sink + Send>,
-    output: Shared,
+    output: SharedOutput,
     manifest: Option<PathBuf>,
 }
 
@@ -262,12 +262,12 @@ impl Destination {
         path: &Path,
         header: &Header,
         export: &Export,
-        device: Option<Addressing>,
+        device: Option<AddressMap>,
         cancel: &Cancel,
     ) -> Result<Self> {
         // PIM operations are addressed in the default order, and so is what stands beside them.
         let order = device.filter(|_| !format.pim).map_or(AddressOrder::default(), |d| d.order);
-        let options = Options { strict: export.strict, mac_reads: MacReads::parse(&export.mac_reads)?, order };
+        let options = ExportOptions { strict: export.strict, mac_reads: MacReads::parse(&export.mac_reads)?, order };
         let to_stdout = path.as_os_str() == "-";
         let manifest = match (&export.manifest, format.keeps_all) {
             (Some(_), true) => {
@@ -290,13 +290,13 @@ impl Destination {
             }
             (None, _) => None,
         };
-        let output = Shared::create(path, cancel)?;
+        let output = SharedOutput::create(path, cancel)?;
         let sink = (format.create)(Box::new(output.clone()), header, options)?;
         Ok(Destination { sink, output, manifest })
     }
 
     /// Moves the finished trace and its manifest into place.
-    fn commit(self, common: &Common) -> Result<()> {
+    fn commit(self, common: &CommonArgs) -> Result<()> {
         let Some(manifest) = self.sink.manifest() else { return self.output.commit() };
         if manifest.format == "ramulator-rw" && manifest.writes > 0 {
             common.warn(
@@ -323,7 +323,7 @@ impl Destination {
     }
 }
 
-fn run(mut args: Run, common: &Common) -> Result<()> {
+fn run(mut args: GenerateArgs, common: &CommonArgs) -> Result<()> {
     args.set.extend(args.policy.iter().map(|p| format!("policy={p}")));
     args.set.extend(args.budget.iter().map(|b| format!("budget={b}")));
     let format = trace::format(&args.to)?;
@@ -352,7 +352,7 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
     match &args.metrics {
         None => generator.run_until(&common.cancel, trace.sink.as_mut(), None, &mut |n| progress.at(n))?,
         Some(path) => {
-            let layout = Layout::of(METRICS);
+            let layout = TableLayout::of(METRICS);
             let mut writer = TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout);
             let mut row = |row: &MetricsRow| writer.row(row);
             generator.run_until(&common.cancel, trace.sink.as_mut(), Some(&mut row), &mut |n| progress.at(n))?;
@@ -363,14 +363,14 @@ fn run(mut args: Run, common: &Common) -> Result<()> {
     trace.commit(common)
 }
 
-fn attacc(args: &Attacc, common: &Common) -> Result<()> {
+fn attacc(args: &Attacc, common: &CommonArgs) -> Result<()> {
     let format = trace::format(&args.to)?;
     let system = args.config.as_deref().map(|c| System::load(c, &args.set)).transpose()?;
     if let Some(device) = system.as_ref().map(|s| &s.device) {
-        let mac = match Mode::parse(&args.mode)? {
-            Mode::Bank => Op::MacAb,
-            Mode::BankGroup => Op::MacSb,
-            Mode::Buffer => Op::MacPb,
+        let mac = match UnitLevel::parse(&args.mode)? {
+            UnitLevel::Bank => Op::MacAb,
+            UnitLevel::BankGroup => Op::MacSb,
+            UnitLevel::Buffer => Op::MacPb,
         };
         if let Some(op) =
             [mac, Op::WrGb, Op::MvSb, Op::MvGb, Op::Sfm].iter().find(|op| device.plans[**op as usize].is_none())
@@ -381,7 +381,7 @@ fn attacc(args: &Attacc, common: &Common) -> Result<()> {
     }
     let geometry = system.map_or(attacc::DEVICE, |s| s.device.geometry);
     let &Attacc { heads, len, dim, bytes, kv_budget, clustering, .. } = args;
-    let attention = Attention { mode: Mode::parse(&args.mode)?, heads, len, dim, bytes, kv_budget, clustering };
+    let attention = Attention { mode: UnitLevel::parse(&args.mode)?, heads, len, dim, bytes, kv_budget, clustering };
     let decode = Decode::new(attention, geometry, args.steps)?.pipelined(!args.no_pipeline);
     if let Some((written, made)) = decode.schedule(args.steps - 1)?.clustering_macs() {
         common.detail(|| format!("clustering: {written} MACs of {made} that the artifact makes are in its trace"));
@@ -398,7 +398,7 @@ fn open(
     from: Option<&str>,
     config: Option<&Path>,
     set: &[String],
-) -> Result<(Box<dyn Source + Send>, Option<Addressing>)> {
+) -> Result<(Box<dyn Source + Send>, Option<AddressMap>)> {
     let device = config.map(|c| System::load(c, set)).transpose()?.map(|s| s.addressing());
     let format = from.map(trace::readable).transpose()?;
     let (input, name) = (fsio::open(path)?, path.display().to_string());
@@ -418,7 +418,7 @@ fn is_folder(path: &Path, config: bool) -> bool {
 }
 
 /// Writes a trace to a folder, with everything that the target needs to run it.
-fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension: &str) -> Result<()> {
+fn convert_to_folder(args: &Convert, common: &CommonArgs, format: &Format, extension: &str) -> Result<()> {
     let Some(config) = &args.config else {
         return Err(Error::Usage(format!("{} is a folder: name the device with --config", args.output.display())));
     };
@@ -488,7 +488,7 @@ fn convert_to_folder(args: &Convert, common: &Common, format: &Format, extension
         let Some(mut trace) = trace.filter(|_| works) else { continue };
         trace.sink.finish()?;
         if let Some(manifest) = trace.sink.manifest() {
-            parts.push(Part { name: name(channel), channel: args.per_channel.then_some(channel), manifest });
+            parts.push(FolderTrace { name: name(channel), channel: args.per_channel.then_some(channel), manifest });
         }
         done.push(trace);
     }
@@ -516,7 +516,7 @@ fn export_device(args: &ExportDevice) -> Result<()> {
     super::print(&folder::ramulator_constraints(&System::load(&args.config, &args.set)?)?)
 }
 
-fn convert(args: &Convert, common: &Common) -> Result<()> {
+fn convert(args: &Convert, common: &CommonArgs) -> Result<()> {
     let format = trace::format(&args.to)?;
     if let Some(extension) = folder::extension(format.name)
         && is_folder(&args.output, args.config.is_some())
@@ -552,7 +552,7 @@ fn convert(args: &Convert, common: &Common) -> Result<()> {
     trace.commit(common)
 }
 
-fn info(args: &Info, common: &Common) -> Result<()> {
+fn info(args: &Info, common: &CommonArgs) -> Result<()> {
     let (mut source, _) = open(&args.trace, args.from.as_deref(), args.config.as_deref(), &[])?;
     let mut requests = [0u64; Op::COUNT];
     let (mut runs, mut segments, mut block) = (0u64, 0u64, Vec::new());

@@ -2,7 +2,7 @@
 
 use super::{Trace, table, whole};
 use crate::common::{Shared, system};
-use pimattn_trace::{self as trace, Manifest, Options};
+use pimattn_trace::{self as trace, ExportOptions, Manifest};
 use rayon::prelude::*;
 
 /// Formats without multiply-accumulates, whose programs say how many requests they took.
@@ -12,7 +12,7 @@ const PLAIN: [&str; 3] = ["ramulator-ls", "ramulator-rw", "dramsim3"];
 fn convert(trace: &Trace, format: &str) -> (Vec<u8>, Manifest) {
     let out = Shared::default();
     let format = trace::format(format).unwrap();
-    let mut sink = (format.create)(Box::new(out.clone()), &trace.header, Options::default()).unwrap();
+    let mut sink = (format.create)(Box::new(out.clone()), &trace.header, ExportOptions::default()).unwrap();
     trace.records.iter().try_for_each(|r| sink.push(*r)).unwrap();
     sink.finish().unwrap();
     let manifest = sink.manifest().unwrap();

@@ -2,23 +2,23 @@
 
 use super::{Trace, prose, table, whole};
 use crate::common::{root, system};
-use pimattn_attacc::{Attention, DEVICE, Mode, ROW_TOKENS, Schedule};
+use pimattn_attacc::{Attention, AttentionSchedule, DEVICE, ROW_TOKENS, UnitLevel};
 use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
 use pimattn_core::table::Value;
 use pimattn_starc::artifact::bars::STEP_MS;
-use pimattn_starc::artifact::{Bar, BarRow, Budgets, Experiment, Published};
+use pimattn_starc::artifact::{ArtifactBar, ArtifactData, BarRow, Budgets, Experiment};
 use pimattn_trace::Request;
 use rayon::prelude::*;
 use std::sync::Arc;
 
 const HEADS_16: Attention =
-    Attention { mode: Mode::Bank, heads: 16, len: 2048, dim: 128, bytes: 2, kv_budget: None, clustering: false };
+    Attention { mode: UnitLevel::Bank, heads: 16, len: 2048, dim: 128, bytes: 2, kv_budget: None, clustering: false };
 
 /// How many MACs of the artifact's clustering are in its trace.
 pub(super) fn clustering_macs(_: &str) -> String {
     let attention = Attention { heads: 13, len: 512, kv_budget: Some(256), clustering: true, ..HEADS_16 };
-    let (written, made) = Schedule::new(attention, DEVICE).unwrap().clustering_macs().unwrap();
+    let (written, made) = AttentionSchedule::new(attention, DEVICE).unwrap().clustering_macs().unwrap();
     prose(&format!(
         "For {} heads and {} tokens, {} of {} MACs of its lists reach the trace (`-v` says how many).",
         attention.heads,
@@ -29,7 +29,7 @@ pub(super) fn clustering_macs(_: &str) -> String {
 }
 
 fn schedule(attention: Attention) -> Trace {
-    let schedule = Schedule::new(attention, DEVICE).unwrap();
+    let schedule = AttentionSchedule::new(attention, DEVICE).unwrap();
     let mut trace = Trace { header: schedule.header(), records: Vec::new() };
     schedule.run(&mut trace, &mut |_| {}).unwrap();
     trace
@@ -89,8 +89,8 @@ pub(super) fn controllers(_: &str) -> String {
     let traces = [
         ("bank mode, 16 heads, L = 2,048", schedule(HEADS_16)),
         ("bank mode, 16 heads, L = 16,384", schedule(Attention { len: 16_384, ..HEADS_16 })),
-        ("bank-group mode, 16 heads, L = 2,048", in_mode(Mode::BankGroup)),
-        ("buffer mode, 16 heads, L = 2,048", in_mode(Mode::Buffer)),
+        ("bank-group mode, 16 heads, L = 2,048", in_mode(UnitLevel::BankGroup)),
+        ("buffer mode, 16 heads, L = 2,048", in_mode(UnitLevel::Buffer)),
         ("STARC artifact, 64 heads, L = 16,000, budget 1,448", schedule(starc)),
         ("random PIM_MAC_AB and moves, 16 channels", random_macs(6000)),
         ("random loads and stores, 16 channels", random_data(6000)),
@@ -124,7 +124,7 @@ pub(super) fn artifact(_: &str) -> String {
     let (system, folder) = (system("attacc-compat", &[]), root().join("traces/kv_budget"));
     let contexts = [16_000, 24_000, 32_000];
     let mut bars = Vec::new();
-    let Published { models, policies } = Published::load().unwrap();
+    let ArtifactData { models, policies } = ArtifactData::load().unwrap();
     for model in &models {
         for policy in &policies {
             let path = policy.table_in(&folder, model);
@@ -132,7 +132,7 @@ pub(super) fn artifact(_: &str) -> String {
             for context in contexts {
                 let (budgets, clustering) = (budgets.clone(), policy.clusters);
                 let (model, policy) = (model.clone(), policy.clone());
-                bars.push(Bar { model, policy, batch: 16, prefill: 2048, context, budgets, clustering });
+                bars.push(ArtifactBar { model, policy, batch: 16, prefill: 2048, context, budgets, clustering });
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{table, whole};
 use crate::common::root;
-use pimattn_attacc::{Attention, DEVICE, Decode, Mode};
+use pimattn_attacc::{Attention, DEVICE, Decode, UnitLevel};
 use pimattn_core::error::Result;
 use pimattn_trace::{Record, Sink};
 use std::collections::BTreeMap;
@@ -98,7 +98,7 @@ impl Sink for Count {
 pub(super) fn schedules(_: &str) -> String {
     let count = |heads: u32, len: u32| {
         let attention =
-            Attention { mode: Mode::Bank, heads, len, dim: 128, bytes: 2, kv_budget: None, clustering: false };
+            Attention { mode: UnitLevel::Bank, heads, len, dim: 128, bytes: 2, kv_budget: None, clustering: false };
         let mut count = Count(0);
         Decode::new(attention, DEVICE, 1).unwrap().run(&mut count, &mut |_| {}).unwrap();
         count.0

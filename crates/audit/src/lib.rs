@@ -17,12 +17,12 @@ pub mod report;
 pub mod why;
 
 use banks::{Banks, node_size};
-use log::{Entry, What};
+use log::{LogEntry, LogEvent};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
 use pimattn_core::spec::device::{Bus, ConstraintSet, PowerPolicy};
-use pimattn_core::spec::tables::Declared;
+use pimattn_core::spec::tables::DeclaredConstraint;
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Refreshes, Scope, System};
 use pimattn_core::units::Cycle;
 use report::{Defect, Report, Rule, Violation};
@@ -50,7 +50,7 @@ pub fn audit_until(cancel: &Cancel, path: &Path, system: &System, max: usize) ->
 }
 
 /// A command of the recent past.
-struct Past {
+struct RecentCommand {
     clock: Cycle,
     command: CommandId,
     banks: Banks,
@@ -58,7 +58,7 @@ struct Past {
 
 /// An open bank.
 #[derive(Clone, Copy)]
-struct Opened {
+struct OpenRow {
     row: u32,
     by: CommandId,
     /// It was opened while open.
@@ -67,14 +67,14 @@ struct Opened {
 
 #[derive(Clone, Copy, Default)]
 struct Bank {
-    open: Option<Opened>,
+    open: Option<OpenRow>,
     closed_by: Option<CommandId>,
 }
 
 struct Channel {
     clock: Cycle,
     /// Commands that a constraint may still hold against.
-    past: VecDeque<Past>,
+    past: VecDeque<RecentCommand>,
     /// Per declared window and node, the last counted commands.
     counted: Vec<Vec<VecDeque<(Cycle, CommandId)>>>,
     banks: Vec<Bank>,
@@ -128,7 +128,7 @@ impl<'s> Auditor<'s> {
     }
 
     /// Checks one entry; an error says why it cannot be part of a log.
-    pub fn entry(&mut self, e: &Entry) -> Result<(), String> {
+    pub fn entry(&mut self, e: &LogEntry) -> Result<(), String> {
         let system = self.system;
         let slot = &mut self.channels[e.channel as usize];
         let mut channel = slot.take().unwrap_or_else(|| Box::new(new_channel(&system.device)));
@@ -137,12 +137,12 @@ impl<'s> Auditor<'s> {
         result
     }
 
-    fn check(&mut self, channel: &mut Channel, e: &Entry) -> Result<(), String> {
+    fn check(&mut self, channel: &mut Channel, e: &LogEntry) -> Result<(), String> {
         if e.clock < channel.clock {
             return Err(format!("cycle {} of channel {} comes after cycle {}", e.clock, e.channel, channel.clock));
         }
         channel.clock = e.clock;
-        let What::Command(id) = e.what else {
+        let LogEvent::Command(id) = e.what else {
             self.mark(channel, e);
             return Ok(());
         };
@@ -180,10 +180,10 @@ impl<'s> Auditor<'s> {
 
     /// What is ahead of a mark has its results by then, and what is behind it begins then. The reference's barriers, which
     /// name no request, wait for no data of reads and writes.
-    fn mark(&mut self, channel: &mut Channel, e: &Entry) {
+    fn mark(&mut self, channel: &mut Channel, e: &LogEntry) {
         let there = if e.request.is_some() { channel.results.max(channel.data) } else { channel.results };
         // Those that are there need not be through when others arrive.
-        let arrives = e.what == What::Mark(log::Mark::Arrival);
+        let arrives = e.what == LogEvent::Mark(log::LogMark::Arrival);
         if there > e.clock && !arrives {
             self.broken(e, Rule::Barrier, slack(e.clock, there), None);
         }
@@ -195,14 +195,14 @@ impl<'s> Auditor<'s> {
         }
     }
 
-    fn broken(&mut self, e: &Entry, rule: Rule, slack: i64, defect: Option<Defect>) {
+    fn broken(&mut self, e: &LogEntry, rule: Rule, slack: i64, defect: Option<Defect>) {
         let (line, clock, channel, what) = (e.line, e.clock, e.channel, e.what);
         self.report.add(Violation { line, clock, channel, what, rule, slack, defect }, self.max);
     }
 
     /// Every bank has its turn once in nREFI, and none a second one before all others. A log is over when it is over: what
     /// is due at its end is not asked for.
-    fn refreshes(&mut self, channel: &mut Channel, e: &Entry, id: CommandId, banks: &Banks) {
+    fn refreshes(&mut self, channel: &mut Channel, e: &LogEntry, id: CommandId, banks: &Banks) {
         let system = self.system;
         let (due, postponed) =
             system.refreshes.map_or((0, 0), |all| (due(&all, e.clock), POSTPONED * u64::from(all.sets)));
@@ -230,7 +230,7 @@ impl<'s> Auditor<'s> {
     }
 
     /// Against every command within the horizon that meets this one. Of one constraint the worst is reported.
-    fn edges(&mut self, channel: &mut Channel, e: &Entry, id: CommandId, banks: &Banks) {
+    fn edges(&mut self, channel: &mut Channel, e: &LogEntry, id: CommandId, banks: &Banks) {
         let device = &self.system.device;
         let n = device.commands.len();
         let mut worst: Vec<(usize, i64, CommandId)> = Vec::new();
@@ -276,11 +276,11 @@ impl<'s> Auditor<'s> {
         if channel.past.len() as Cycle > 4 * (self.horizon + 1) {
             channel.past.pop_front();
         }
-        channel.past.push_back(Past { clock: e.clock, command: id, banks: *banks });
+        channel.past.push_back(RecentCommand { clock: e.clock, command: id, banks: *banks });
     }
 
     /// Against the n-th last counted command of each node.
-    fn windows(&mut self, channel: &mut Channel, e: &Entry, id: CommandId, banks: &Banks) {
+    fn windows(&mut self, channel: &mut Channel, e: &LogEntry, id: CommandId, banks: &Banks) {
         let device = &self.system.device;
         for (i, d) in device.declared.iter().enumerate().filter(|(_, d)| d.window > 1) {
             let size = node_size(d.level, &device.geometry);
@@ -329,7 +329,7 @@ impl<'s> Auditor<'s> {
     }
 
     /// The states of the banks.
-    fn rows(&mut self, channel: &mut Channel, e: &Entry, id: CommandId, banks: &Banks) {
+    fn rows(&mut self, channel: &mut Channel, e: &LogEntry, id: CommandId, banks: &Banks) {
         let device = &self.system.device;
         let row = e.fields[4];
         let mut found: Option<(Rule, Option<Defect>)> = None;
@@ -340,7 +340,7 @@ impl<'s> Auditor<'s> {
             all_open &= bank.open.is_some();
             let wrong = match (device.commands[usize::from(id)].effect, bank.open) {
                 (Effect::Open, open) => {
-                    bank.open = Some(Opened { row, by: id, twice: open.is_some() });
+                    bank.open = Some(OpenRow { row, by: id, twice: open.is_some() });
                     open.map(|o| (Rule::Open, (o.by != id).then_some(Defect::TwoRows)))
                 }
                 (Effect::Close, _) => {
@@ -374,7 +374,7 @@ impl<'s> Auditor<'s> {
 }
 
 /// The banks of a command: those of its bank groups, where the log names them, else those of its scope.
-fn banks_of(e: &Entry, c: &Command, g: &Geometry) -> Result<Banks, String> {
+fn banks_of(e: &LogEntry, c: &Command, g: &Geometry) -> Result<Banks, String> {
     match c.effect {
         Effect::MacOpen if e.units != 0 => Ok(Banks::of_units(e.units, g)),
         _ => Banks::of(c.scope, &e.fields[..4], g).map_err(|lacks| format!("{} without a {lacks}", c.name)),
@@ -383,7 +383,7 @@ fn banks_of(e: &Entry, c: &Command, g: &Geometry) -> Result<Banks, String> {
 
 fn new_channel(device: &Device) -> Channel {
     let banks = device.geometry.banks_per_channel() as usize;
-    let nodes = |d: &Declared| if d.window > 1 { banks / node_size(d.level, &device.geometry) } else { 0 };
+    let nodes = |d: &DeclaredConstraint| if d.window > 1 { banks / node_size(d.level, &device.geometry) } else { 0 };
     Channel {
         clock: 0,
         past: VecDeque::new(),
@@ -450,16 +450,16 @@ fn last_opening(device: &Device, effect: Effect, scope: Scope) -> u32 {
 
 /// Whether a command waits for the last bank that a staggered activation opens, by this constraint: in the rank that
 /// opens, or where it uses a bank of it. Above the rank it is the row bus that holds others, and that carries one command.
-fn follows_last(device: &Device, d: &Declared, (opened, id, banks): (&Banks, CommandId, &Banks)) -> bool {
+fn follows_last(device: &Device, d: &DeclaredConstraint, (opened, id, banks): (&Banks, CommandId, &Banks)) -> bool {
     !device.commands[usize::from(id)].effect.opens() && (d.level >= Level::Rank || opened.meets(banks))
 }
 
 /// The reference's defect that breaks a constraint so.
-fn defect_of(device: &Device, d: &Declared, from: CommandId, to: CommandId) -> Option<Defect> {
+fn defect_of(device: &Device, d: &DeclaredConstraint, from: CommandId, to: CommandId) -> Option<Defect> {
     let (a, b) = (&device.commands[usize::from(from)], &device.commands[usize::from(to)]);
     let wide = a.scope != Scope::Bank || b.scope != Scope::Bank;
     // The reference has it, in this form or in one of the same strength.
-    let same = |other: &Declared| {
+    let same = |other: &DeclaredConstraint| {
         other.set == ConstraintSet::Reference
             && other.window == d.window
             && other.latency >= d.latency

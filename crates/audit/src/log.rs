@@ -23,7 +23,7 @@ const BREATH: u64 = 1 << 16;
 
 /// What lets the requests behind it go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mark {
+pub enum LogMark {
     /// The results ahead of it are there.
     Barrier,
     /// The host has done its work.
@@ -34,36 +34,36 @@ pub enum Mark {
     Arrival,
 }
 
-impl Mark {
+impl LogMark {
     /// Its name in logs.
     pub fn name(self) -> &'static str {
         match self {
-            Mark::Barrier => "BARRIER",
-            Mark::Host => "HOST",
-            Mark::Sync => "SYNC",
-            Mark::Arrival => "ARRIVAL",
+            LogMark::Barrier => "BARRIER",
+            LogMark::Host => "HOST",
+            LogMark::Sync => "SYNC",
+            LogMark::Arrival => "ARRIVAL",
         }
     }
 }
 
 /// What a line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum LogEvent {
     /// A command was issued.
     Command(CommandId),
     /// Requests may go on.
-    Mark(Mark),
+    Mark(LogMark),
 }
 
 /// One line of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct LogEntry {
     /// Line, from 1.
     pub line: u64,
     /// Clock as logged: the first cycle is 1.
     pub clock: Cycle,
     /// The command or mark that the line is of.
-    pub what: What,
+    pub what: LogEvent,
     /// Channel.
     pub channel: u32,
     /// Pseudo-channel, rank, bank group, bank, row, column; [`NOT_ADDRESSED`] where not given.
@@ -80,7 +80,7 @@ pub fn read(
     cancel: &Cancel,
     path: &Path,
     device: &Device,
-    mut each: impl FnMut(Entry) -> Result<(), String>,
+    mut each: impl FnMut(LogEntry) -> Result<(), String>,
 ) -> Result<()> {
     let mut input = fsio::open(path)?;
     let mut head = Vec::new();
@@ -120,7 +120,7 @@ pub fn read(
     Ok(())
 }
 
-fn parse(text: &str, line: u64, device: &Device) -> Result<Entry, String> {
+fn parse(text: &str, line: u64, device: &Device) -> Result<LogEntry, String> {
     let g: &Geometry = &device.geometry;
     let mut words = text.split(',').map(str::trim);
     let mut next = |name: &str| words.next().filter(|w| !w.is_empty()).ok_or_else(|| format!("no {name}"));
@@ -128,10 +128,11 @@ fn parse(text: &str, line: u64, device: &Device) -> Result<Entry, String> {
     let clock: Cycle =
         clock.parse().ok().filter(|c| (1..=1 << 60).contains(c)).ok_or_else(|| format!("{clock:?} is not a clock"))?;
     let name = next("command")?;
-    let mark = [Mark::Barrier, Mark::Host, Mark::Sync, Mark::Arrival].into_iter().find(|m| m.name() == name);
+    let mark =
+        [LogMark::Barrier, LogMark::Host, LogMark::Sync, LogMark::Arrival].into_iter().find(|m| m.name() == name);
     let what = match (mark, device.command(name)) {
-        (Some(mark), _) => What::Mark(mark),
-        (None, Some(command)) => What::Command(command),
+        (Some(mark), _) => LogEvent::Mark(mark),
+        (None, Some(command)) => LogEvent::Command(command),
         (None, None) => {
             let hint = suggest(name, device.commands.iter().map(|c| c.name.as_str()));
             return Err(format!("unknown command {name:?}{hint}"));
@@ -173,10 +174,10 @@ fn parse(text: &str, line: u64, device: &Device) -> Result<Entry, String> {
         }
     }
     // The reference's barriers take a cycle and say no more.
-    let lacks = request.is_none() && mark.is_some_and(|m| m != Mark::Barrier);
+    let lacks = request.is_none() && mark.is_some_and(|m| m != LogMark::Barrier);
     match channel {
         NOT_ADDRESSED => Err("no channel".into()),
         _ if lacks => Err(format!("{name} without a request")),
-        _ => Ok(Entry { line, clock, what, channel, fields, units, request }),
+        _ => Ok(LogEntry { line, clock, what, channel, fields, units, request }),
     }
 }

@@ -1,8 +1,8 @@
 //! What an audit found, and how it reads.
 
-use super::log::What;
+use super::log::LogEvent;
 use pimattn_core::spec::device::ConstraintSet;
-use pimattn_core::spec::tables::Declared;
+use pimattn_core::spec::tables::DeclaredConstraint;
 use pimattn_core::spec::{CommandId, Device, Level};
 use pimattn_core::units::Cycle;
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ pub struct Violation {
     /// Channel.
     pub channel: u32,
     /// The command, or mark.
-    pub what: What,
+    pub what: LogEvent,
     /// What it broke.
     pub rule: Rule,
     /// Cycles beyond what is allowed; negative: so many too early. Zero where cycles mean nothing.
@@ -141,9 +141,9 @@ impl Report {
     }
 
     fn write(&self, out: &mut String, device: &Device, name: &str, slack: bool) -> std::fmt::Result {
-        let name_of = |what: What| match what {
-            What::Command(id) => device.commands[usize::from(id)].name.as_str(),
-            What::Mark(mark) => mark.name(),
+        let name_of = |what: LogEvent| match what {
+            LogEvent::Command(id) => device.commands[usize::from(id)].name.as_str(),
+            LogEvent::Mark(mark) => mark.name(),
         };
         if self.broken == 0 {
             let (commands, edges) = (self.commands, device.declared.len());
@@ -182,7 +182,7 @@ impl Report {
 }
 
 /// A constraint between two commands.
-pub(crate) fn edge(d: &Declared, from: CommandId, to: CommandId, device: &Device) -> String {
+pub(crate) fn edge(d: &DeclaredConstraint, from: CommandId, to: CommandId, device: &Device) -> String {
     let name = |id: CommandId| &device.commands[usize::from(id)].name;
     let level = match d.level {
         Level::Channel => "channel",

@@ -16,13 +16,13 @@ mod bounds;
 mod reasons;
 mod track;
 
-pub use reasons::{COLUMNS, Held, Order, Reason, ReasonRow, Reasons, Sum};
+pub use reasons::{COLUMNS, DataDependency, HeldCommand, Reason, ReasonRow, Reasons, Sum};
 
 use bounds::{Bound, address};
-use track::{ARRIVALS, Ahead, Counted, Done, Now, PastCommand, Track};
+use track::{ARRIVALS, ChannelTrack, IssuedCommand, PastCommand, PendingEntry, ReadyResult, WindowCommand};
 
 use super::banks::{Banks, node_size};
-use super::log::{self, Entry, Mark, What};
+use super::log::{self, LogEntry, LogEvent, LogMark};
 use super::report::Report;
 use super::{Auditor, last_opening, opening, pairs};
 use pimattn_core::cancel::Cancel;
@@ -37,7 +37,7 @@ use std::rc::Rc;
 
 /// Audits one log of the PIM controller as [`audit`](super::audit) does, and says what held its commands; `each`
 /// hears of every command, in order within a channel.
-pub fn why(path: &Path, system: &System, max: usize, each: &mut dyn FnMut(&Held)) -> Result<(Report, Reasons)> {
+pub fn why(path: &Path, system: &System, max: usize, each: &mut dyn FnMut(&HeldCommand)) -> Result<(Report, Reasons)> {
     why_until(&Cancel::new(), path, system, max, each)
 }
 
@@ -50,10 +50,10 @@ pub fn why_until(
     path: &Path,
     system: &System,
     max: usize,
-    each: &mut dyn FnMut(&Held),
+    each: &mut dyn FnMut(&HeldCommand),
 ) -> Result<(Report, Reasons)> {
     let mut auditor = Auditor::new(system, max);
-    let mut why = Why::new(system)?;
+    let mut why = DelayAnalysis::new(system)?;
     log::read(cancel, path, &system.device, |entry| {
         auditor.entry(&entry)?;
         why.entry(&entry, each)
@@ -94,7 +94,7 @@ impl ReasonNumbers {
 }
 
 /// Says what held the commands of a log, line by line. Its memory is bounded by the device and the queue.
-pub struct Why<'s> {
+pub struct DelayAnalysis<'s> {
     system: &'s System,
     pairs: Vec<Vec<usize>>,
     /// The longest bound from one command to another.
@@ -105,12 +105,12 @@ pub struct Why<'s> {
     depth: u64,
     /// Lines of a channel that are read ahead.
     look: usize,
-    channels: Vec<Option<Box<Track>>>,
+    channels: Vec<Option<Box<ChannelTrack>>>,
     names: ReasonNumbers,
     start: Chain,
 }
 
-impl<'s> Why<'s> {
+impl<'s> DelayAnalysis<'s> {
     /// Nothing read yet; an error where the system has a controller whose logs do not number requests.
     pub fn new(system: &'s System) -> Result<Self> {
         if system.controller != Controller::Pim {
@@ -132,7 +132,7 @@ impl<'s> Why<'s> {
         let depth = system.queue_depth.max(system.read_depth + system.writes.map_or(0, |w| w.depth));
         let look = 4 * depth as usize + 64;
         let start = Chain::default();
-        Ok(Why {
+        Ok(DelayAnalysis {
             system,
             pairs,
             longest,
@@ -147,9 +147,9 @@ impl<'s> Why<'s> {
     }
 
     /// Takes one line; an error says why it cannot be judged.
-    pub fn entry(&mut self, e: &Entry, each: &mut dyn FnMut(&Held)) -> Result<(), String> {
+    pub fn entry(&mut self, e: &LogEntry, each: &mut dyn FnMut(&HeldCommand)) -> Result<(), String> {
         let device = &self.system.device;
-        if let What::Command(id) = e.what {
+        if let LogEvent::Command(id) = e.what {
             let c = &device.commands[usize::from(id)];
             let rules = &self.system.scheduler;
             let one_by_one = rules.closes_idle || rules.works_until_refresh;
@@ -160,7 +160,7 @@ impl<'s> Why<'s> {
                 return Err(format!("{} without a request: {ours}", c.name));
             }
         }
-        let mut track = self.channels[e.channel as usize].take().unwrap_or_else(|| Box::new(Track::new(device)));
+        let mut track = self.channels[e.channel as usize].take().unwrap_or_else(|| Box::new(ChannelTrack::new(device)));
         track.read(e);
         while track.ahead.len() > self.look {
             self.judge_next(&mut track, each);
@@ -170,7 +170,7 @@ impl<'s> Why<'s> {
     }
 
     /// Ends the log: commands and cycles by reason, over all channels.
-    pub fn finish(mut self, each: &mut dyn FnMut(&Held)) -> Reasons {
+    pub fn finish(mut self, each: &mut dyn FnMut(&HeldCommand)) -> Reasons {
         let mut total: Vec<Cycle> = Vec::new();
         for channel in 0..self.channels.len() {
             let Some(mut track) = self.channels[channel].take() else { continue };
@@ -178,7 +178,7 @@ impl<'s> Why<'s> {
                 self.judge_next(&mut track, each);
             }
             // A barrier with nothing behind it takes nothing.
-            let mark = track.mark.take().filter(|(_, bound)| bound.reason != Reason::Mark(Mark::Barrier));
+            let mark = track.mark.take().filter(|(_, bound)| bound.reason != Reason::Mark(LogMark::Barrier));
             track.mark = mark.or(track.worked.take());
             let end = self.latest_end(&track, Cycle::MAX);
             total.resize(total.len().max(end.chain.len()), 0);
@@ -194,7 +194,7 @@ impl<'s> Why<'s> {
     }
 
     /// The last result or mark of a channel, not after `until`.
-    fn latest_end(&mut self, track: &Track, until: Cycle) -> Bound {
+    fn latest_end(&mut self, track: &ChannelTrack, until: Cycle) -> Bound {
         let mark = track.mark.as_ref().map(|(_, bound)| bound.clone());
         let marked = mark.as_ref().map_or(0, |m| m.at);
         match track.result.as_ref().filter(|r| r.at.min(until) >= marked) {
@@ -207,27 +207,27 @@ impl<'s> Why<'s> {
         }
     }
 
-    fn judge_next(&mut self, track: &mut Track, each: &mut dyn FnMut(&Held)) {
-        let Some(Ahead { entry: e, last }) = track.next() else { return };
+    fn judge_next(&mut self, track: &mut ChannelTrack, each: &mut dyn FnMut(&HeldCommand)) {
+        let Some(PendingEntry { entry: e, last }) = track.next() else { return };
         let at = e.clock - 1;
         let id = match e.what {
-            What::Command(id) => id,
-            What::Mark(Mark::Arrival) => {
+            LogEvent::Command(id) => id,
+            LogEvent::Mark(LogMark::Arrival) => {
                 track.arrivals.push_back((e.request.unwrap_or(0), at));
                 if track.arrivals.len() > ARRIVALS {
                     track.arrivals.pop_front();
                 }
                 return;
             }
-            What::Mark(mark) => {
+            LogEvent::Mark(mark) => {
                 let end = self.latest_end(track, at);
                 let reason = Reason::Mark(mark);
                 let chain = self.names.add(&end.chain, &[(reason, at - end.at)]);
                 let marked = (e.request.unwrap_or(0), Bound { at, reason, from: at, chain });
-                if mark != Mark::Barrier {
+                if mark != LogMark::Barrier {
                     track.worked = Some(marked.clone());
                 }
-                if mark == Mark::Sync {
+                if mark == LogMark::Sync {
                     track.sync = Some(marked.clone());
                 }
                 track.mark = Some(marked);
@@ -242,16 +242,16 @@ impl<'s> Why<'s> {
             track.past.pop_front();
         }
         let [.., row, column] = e.fields;
-        let now = Now { at, id, banks, row, column, request: e.request, bus: c.bus, effect: c.effect };
+        let now = IssuedCommand { at, id, banks, row, column, request: e.request, bus: c.bus, effect: c.effect };
         let (chain, reason, since) = self.judge(track, &now, &e);
         let number = self.names.number(reason);
         self.names.commands[number] += 1;
-        each(&Held { clock: e.clock, channel: e.channel, command: id, reason, since: since + 1 });
+        each(&HeldCommand { clock: e.clock, channel: e.channel, command: id, reason, since: since + 1 });
         self.issued(track, now, last, chain);
     }
 
     /// What held a command: the chain to it, the reason, and since when.
-    fn judge(&mut self, track: &Track, c: &Now, e: &Entry) -> (Chain, Reason, Cycle) {
+    fn judge(&mut self, track: &ChannelTrack, c: &IssuedCommand, e: &LogEntry) -> (Chain, Reason, Cycle) {
         let hard = self.hard(track, c, e);
         if hard.at >= c.at {
             let edge = if matches!(hard.reason, Reason::Edge(..)) { None } else { self.edge_until(track, c) };
@@ -289,13 +289,13 @@ impl<'s> Why<'s> {
     }
 
     /// The mark ahead of a request. Row commands may pass barriers and the host, nothing passes a sync.
-    fn of_mark(&self, track: &Track, e: &Entry, id: CommandId) -> Option<Bound> {
+    fn of_mark(&self, track: &ChannelTrack, e: &LogEntry, id: CommandId) -> Option<Bound> {
         let column = self.system.device.commands[usize::from(id)].bus == Bus::Column;
         let (first, bound) = if column { track.mark.as_ref()? } else { track.sync.as_ref()? };
         e.request.is_some_and(|own| own >= *first).then(|| bound.clone())
     }
 
-    fn of_arrival(&self, track: &Track, e: &Entry) -> Option<Bound> {
+    fn of_arrival(&self, track: &ChannelTrack, e: &LogEntry) -> Option<Bound> {
         let request = e.request?;
         let of_system = self.system.issue_interval.map(|cycles| (request as f64 * cycles) as Cycle);
         let of_trace = track.arrivals.iter().rev().find(|(first, _)| *first <= request).map(|(_, at)| *at);
@@ -304,7 +304,7 @@ impl<'s> Why<'s> {
     }
 
     /// When the refresh that a command is for falls due. Until then the last command before it was at work.
-    fn of_refresh(&self, track: &Track, c: &Now, e: &Entry) -> Option<Bound> {
+    fn of_refresh(&self, track: &ChannelTrack, c: &IssuedCommand, e: &LogEntry) -> Option<Bound> {
         let all = self.system.refreshes.filter(|_| e.request.is_none() && !self.closes_idle(track, c, e))?;
         // Banks that are due later may close ahead of their turn.
         let own = |due: &Due| {
@@ -327,7 +327,7 @@ impl<'s> Why<'s> {
     }
 
     /// Whether a command closes a row for nobody: no refresh is due.
-    fn closes_idle(&self, track: &Track, c: &Now, e: &Entry) -> bool {
+    fn closes_idle(&self, track: &ChannelTrack, c: &IssuedCommand, e: &LogEntry) -> bool {
         let due = |all: Refreshes| all.after(all.first(), track.refreshes).at <= c.at;
         let idle = self.system.scheduler.closes_idle && c.effect == Effect::Close && e.request.is_none();
         idle && !self.system.refreshes.is_some_and(due)
@@ -335,7 +335,7 @@ impl<'s> Why<'s> {
 
     /// When the controller came to see a request: fewer than the depth of its queue were ahead of it, not complete; and
     /// where reads and writes have a queue each, no older one of the other kind waited for a place.
-    fn seen(&self, track: &Track, e: &Entry, id: CommandId) -> Option<Cycle> {
+    fn seen(&self, track: &ChannelTrack, e: &LogEntry, id: CommandId) -> Option<Cycle> {
         let own = e.request?;
         let effect = |id: CommandId| self.system.device.commands[usize::from(id)].effect;
         // After which of the last completions among older requests so many of a kind were left, if not always.
@@ -343,8 +343,8 @@ impl<'s> Why<'s> {
             let counts =
                 |request: Option<u64>, id: CommandId| request.is_some_and(|r| r < own) && is_of_kind(effect(id));
             let open = track.ahead.iter().filter(|a| match a.entry.what {
-                What::Command(id) => a.last && counts(a.entry.request, id),
-                What::Mark(_) => false,
+                LogEvent::Command(id) => a.last && counts(a.entry.request, id),
+                LogEvent::Mark(_) => false,
             });
             let back = (most as usize).checked_sub(open.count())?;
             track.past.iter().rev().filter(|p| p.last && counts(p.request, p.id)).nth(back).map(|p| p.at)
@@ -374,7 +374,7 @@ impl<'s> Why<'s> {
     }
 
     /// The rule that held a command from `since` on, though its request was seen.
-    fn rule(&self, track: &Track, e: &Entry, id: CommandId, since: Cycle) -> Reason {
+    fn rule(&self, track: &ChannelTrack, e: &LogEntry, id: CommandId, since: Cycle) -> Reason {
         let effect = |id: CommandId| self.system.device.commands[usize::from(id)].effect;
         let final_one = e.request.and_then(|own| track.newest_of(own)).unwrap_or(id);
         let own = effect(final_one);
@@ -387,8 +387,8 @@ impl<'s> Why<'s> {
         let near = |request: Option<u64>| request.zip(e.request).is_some_and(|(a, b)| a.abs_diff(b) < self.depth);
         let before = track.past.iter().rev().take_while(|p| p.at >= since).map(|p| (p.request, effect(p.id)));
         let behind = track.ahead.iter().filter_map(|a| match a.entry.what {
-            What::Command(id) => Some((a.entry.request, effect(id))),
-            What::Mark(_) => None,
+            LogEvent::Command(id) => Some((a.entry.request, effect(id))),
+            LogEvent::Mark(_) => None,
         });
         let mut beside =
             before.chain(behind).filter(|(request, effect)| Effect::is_data(*effect) && near(*request)).peekable();
@@ -399,9 +399,9 @@ impl<'s> Why<'s> {
     }
 
     /// Notes what a command does.
-    fn issued(&self, track: &mut Track, now: Now, last: bool, chain: Chain) {
+    fn issued(&self, track: &mut ChannelTrack, now: IssuedCommand, last: bool, chain: Chain) {
         let device = &self.system.device;
-        let Now { at, id, banks, row, column, request, bus, effect } = now;
+        let IssuedCommand { at, id, banks, row, column, request, bus, effect } = now;
         let c = &device.commands[usize::from(id)];
         let keep = 2 * self.horizon;
         track.refreshes += u64::from(c.effect.refreshes());
@@ -416,20 +416,20 @@ impl<'s> Why<'s> {
                 }
                 for place in 0..taken {
                     let after = if stagger { opening(device, place as u32) } else { 0 };
-                    counted.push_back(Counted { at: at + after, from: at, id, chain: chain.clone() });
+                    counted.push_back(WindowCommand { at: at + after, from: at, id, chain: chain.clone() });
                 }
             }
         }
         let done = at + self.system.device.done(id, &address(&now));
         if request.is_some() && last && track.result.as_ref().is_none_or(|r| done > r.at) {
-            track.result = Some(Done { at: done, from: at, id, chain: chain.clone() });
+            track.result = Some(ReadyResult { at: done, from: at, id, chain: chain.clone() });
         }
         // More commands than two a cycle are violations already; that many are not remembered.
         if track.past.len() as Cycle > 8 * (self.horizon + 1) {
             track.past.pop_front();
         }
         track.past.push_back(PastCommand {
-            now: Now { at, id, banks, row, column, request, bus, effect },
+            now: IssuedCommand { at, id, banks, row, column, request, bus, effect },
             last,
             chain,
         });
@@ -437,7 +437,7 @@ impl<'s> Why<'s> {
 }
 
 /// Why a command follows on an earlier one, if no other order of the two would do.
-fn follows_on(p: &Now, c: &Now) -> Option<Reason> {
+fn follows_on(p: &IssuedCommand, c: &IssuedCommand) -> Option<Reason> {
     let (Some(first), Some(second)) = (p.request, c.request) else {
         // A refresh closes its banks, in its turn; moves touch none.
         let in_turn = p.effect.refreshes() && c.effect.refreshes();
@@ -446,21 +446,21 @@ fn follows_on(p: &Now, c: &Now) -> Option<Reason> {
     };
     let older = first < second;
     let order = match (p.effect, c.effect) {
-        _ if first == second => Order::Row,
-        (a, b) if a.multiplies() && b.multiplies() => return older.then_some(Reason::Data(Order::Macs)),
+        _ if first == second => DataDependency::Row,
+        (a, b) if a.multiplies() && b.multiplies() => return older.then_some(Reason::Data(DataDependency::Macs)),
         (a, b) if a.is_buffer_work() && b.is_buffer_work() => {
             let passes = a == Effect::Move && b == Effect::Move;
-            return (older && !passes).then_some(Reason::Data(Order::Softmax));
+            return (older && !passes).then_some(Reason::Data(DataDependency::Softmax));
         }
         (a, b) if a.is_buffer_work() || b.is_buffer_work() => return None,
         (a, b) if a.is_data() && b.is_data() => {
             let same = (p.row, p.column) == (c.row, c.column) && p.banks.meets(&c.banks);
-            return (older && same).then_some(Reason::Data(Order::Column));
+            return (older && same).then_some(Reason::Data(DataDependency::Column));
         }
         // A MAC of the open bank groups uses those that older requests had opened, and no others.
         (Effect::MacOpen, Effect::Open) if older => return None,
         (Effect::Open | Effect::Close, Effect::MacOpen) if !older => return None,
-        (a, b) if a.is_row_command() || b.is_row_command() => Order::Row,
+        (a, b) if a.is_row_command() || b.is_row_command() => DataDependency::Row,
         _ => return None,
     };
     p.banks.meets(&c.banks).then_some(Reason::Data(order))

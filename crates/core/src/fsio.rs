@@ -11,29 +11,29 @@ use tempfile::NamedTempFile;
 /// A device or a pipe that already bears the name (`/dev/null`, a FIFO) is written to as it is: put in its place, a
 /// file would destroy it.
 pub struct AtomicFile {
-    file: BufWriter<Target>,
+    file: BufWriter<OutputTarget>,
     path: PathBuf,
 }
 
 /// Names of unfinished files begin so.
 const PART: &str = ".part-";
 
-enum Target {
+enum OutputTarget {
     Part(NamedTempFile),
     Stream(File),
 }
 
-impl Write for Target {
+impl Write for OutputTarget {
     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
         match self {
-            Target::Part(part) => part.write(buf),
-            Target::Stream(stream) => stream.write(buf),
+            OutputTarget::Part(part) => part.write(buf),
+            OutputTarget::Stream(stream) => stream.write(buf),
         }
     }
     fn flush(&mut self) -> std::io::Result<()> {
         match self {
-            Target::Part(part) => part.flush(),
-            Target::Stream(stream) => stream.flush(),
+            OutputTarget::Part(part) => part.flush(),
+            OutputTarget::Stream(stream) => stream.flush(),
         }
     }
 }
@@ -43,10 +43,12 @@ impl AtomicFile {
     pub fn create(path: &Path) -> Result<Self> {
         let stream = path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir());
         let file = if stream {
-            Target::Stream(File::options().write(true).open(path).map_err(|e| Error::io(path, e))?)
+            OutputTarget::Stream(File::options().write(true).open(path).map_err(|e| Error::io(path, e))?)
         } else {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Target::Part(tempfile::Builder::new().prefix(PART).tempfile_in(folder).map_err(|e| Error::io(path, e))?)
+            OutputTarget::Part(
+                tempfile::Builder::new().prefix(PART).tempfile_in(folder).map_err(|e| Error::io(path, e))?,
+            )
         };
         Ok(AtomicFile { file: BufWriter::with_capacity(1 << 16, file), path: path.into() })
     }
@@ -65,7 +67,7 @@ impl AtomicFile {
     /// Puts the file in its place, replacing what was there.
     pub fn commit(self) -> Result<()> {
         let path = self.path;
-        let Target::Part(file) = self.file.into_inner().map_err(|e| Error::io(&path, e.into_error()))? else {
+        let OutputTarget::Part(file) = self.file.into_inner().map_err(|e| Error::io(&path, e.into_error()))? else {
             return Ok(());
         };
         #[cfg(unix)]
@@ -142,17 +144,17 @@ pub fn decompress(name: &str, mut input: Box<dyn Read + Send>) -> Result<Box<dyn
     let kind = [GZIP, ZSTD, XZ].into_iter().find(|magic| head.starts_with(magic));
     let input: Box<dyn Read + Send> = Box::new(std::io::Cursor::new(head).chain(input));
     Ok(match kind {
-        Some(GZIP) => Box::new(Damaged(flate2::read::MultiGzDecoder::new(input))),
-        Some(ZSTD) => Box::new(Damaged(zstd::Decoder::new(input).map_err(|e| Error::io(name, e))?)),
-        Some(_) => Box::new(Damaged(lzma_rust2::XzReader::new(input, true))),
+        Some(GZIP) => Box::new(CompressedReader(flate2::read::MultiGzDecoder::new(input))),
+        Some(ZSTD) => Box::new(CompressedReader(zstd::Decoder::new(input).map_err(|e| Error::io(name, e))?)),
+        Some(_) => Box::new(CompressedReader(lzma_rust2::XzReader::new(input, true))),
         None => input,
     })
 }
 
 /// Compressed data; errors of its form say so, whatever the decoder calls them.
-struct Damaged<R>(R);
+struct CompressedReader<R>(R);
 
-impl<R: Read> Read for Damaged<R> {
+impl<R: Read> Read for CompressedReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         self.0.read(buf).map_err(|e| match (e.kind(), e.raw_os_error()) {
             (std::io::ErrorKind::Interrupted, _) | (_, Some(_)) => e,

@@ -157,16 +157,16 @@ impl Field {
 
 /// How addresses of plain DRAM are to be read: the device, and the order of the fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Addressing {
+pub struct AddressMap {
     /// The device that has the addresses.
     pub geometry: Geometry,
     /// The order of the fields.
     pub order: AddressOrder,
 }
 
-impl From<Geometry> for Addressing {
+impl From<Geometry> for AddressMap {
     fn from(geometry: Geometry) -> Self {
-        Addressing { geometry, order: AddressOrder::default() }
+        AddressMap { geometry, order: AddressOrder::default() }
     }
 }
 

@@ -1,13 +1,13 @@
 //! Tables with documented columns: typed rows inside the process, CSV at its border.
 //!
-//! A [`Measure`] is declared once: name, unit, meaning, and how its value comes of a row. A [`Layout`] is the measures of
+//! A [`Measure`] is declared once: name, unit, meaning, and how its value comes of a row. A [`TableLayout`] is the measures of
 //! a table in order; it makes the header, the documentation and the cells of each row, so that they cannot come apart.
 
 mod measure;
 mod reader;
 
-pub use measure::{Layout, Measure, Table, TypedWriter, columns_of, item, joined, length, measure};
-pub use reader::{Reader, Record, known, number, place};
+pub use measure::{Measure, Table, TableLayout, TypedWriter, columns_of, item, joined, length, measure};
+pub use reader::{CsvReader, CsvRow, known, number, place};
 
 use crate::error::{Error, Result};
 use std::io::Write;
@@ -116,18 +116,18 @@ impl std::fmt::Display for Value {
 
 /// Writes rows under a header line. The line comes with the first row, or at the end: of what fails before there is a
 /// row, nothing is written.
-pub struct Writer<W: Write> {
+pub struct CsvWriter<W: Write> {
     csv: csv::Writer<W>,
     columns: Vec<&'static str>,
     begun: bool,
     name: String,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> CsvWriter<W> {
     /// A table of these columns. `name` is for errors.
     pub fn new(out: W, name: &str, columns: &[Column]) -> Self {
         let columns = columns.iter().map(|c| c.name).collect();
-        Writer { csv: csv::Writer::from_writer(out), columns, begun: false, name: name.into() }
+        CsvWriter { csv: csv::Writer::from_writer(out), columns, begun: false, name: name.into() }
     }
 
     fn begin(&mut self) -> Result<()> {

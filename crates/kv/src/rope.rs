@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 /// Which elements of a vector are rotated together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Pairs {
+pub enum RotaryPairs {
     /// Elements `i` and `i + dim/2`, as in Hugging Face's Llama.
     Halves,
     /// Elements `2i` and `2i + 1`, as in the original Llama and in GGUF files.
     Interleaved,
 }
 
-impl Pairs {
+impl RotaryPairs {
     /// The two elements of pair `i`.
     #[inline]
     pub fn elements(self, i: usize, dim: usize) -> (usize, usize) {
         match self {
-            Pairs::Halves => (i, i + dim / 2),
-            Pairs::Interleaved => (2 * i, 2 * i + 1),
+            RotaryPairs::Halves => (i, i + dim / 2),
+            RotaryPairs::Interleaved => (2 * i, 2 * i + 1),
         }
     }
 }
@@ -40,7 +40,7 @@ pub struct Rotary {
 
 impl Rotary {
     /// A table for `tokens` tokens of vectors of `dim` elements.
-    pub fn new(dim: usize, theta: f64, pairs: Pairs, tokens: usize) -> Self {
+    pub fn new(dim: usize, theta: f64, pairs: RotaryPairs, tokens: usize) -> Self {
         let inverse_frequencies = inverse_frequencies(dim, theta);
         let mut table = vec![(0.0, 0.0); tokens * inverse_frequencies.len()];
         table.par_chunks_mut(inverse_frequencies.len()).enumerate().for_each(|(t, row)| {

@@ -22,7 +22,7 @@
 
 use super::raw;
 use super::{KvCache, KvParts, Tensor};
-use crate::rope::{Pairs, Rotary};
+use crate::rope::{Rotary, RotaryPairs};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rand_chacha::ChaCha8Rng;
@@ -224,7 +224,7 @@ pub fn generate_until(cancel: &Cancel, spec: &SyntheticSpec) -> Result<KvCache> 
     let group = spec.query_heads / spec.kv_heads;
     let tokens = spec.prefill + spec.decode_steps;
     let heads = spec.layers * spec.kv_heads;
-    let rope = Rotary::new(spec.dim, spec.rope_theta, Pairs::Halves, tokens);
+    let rope = Rotary::new(spec.dim, spec.rope_theta, RotaryPairs::Halves, tokens);
     let mut k = zeros(heads * tokens * spec.dim)?;
     let mut v = zeros(k.len())?;
     let mut q = zeros(heads * group * spec.decode_steps * spec.dim)?;

@@ -11,37 +11,37 @@
 //! - *Results* move out while the next ones are computed: a unit fills one buffer entry while the entry before is on its
 //!   way (AttAcc's double buffering). Entries that no unit needs are not moved.
 
-use super::emit::{Emitter, Matrix, Results, Target};
-use super::rounds::{Opening, Round, Rounds, Work};
-use super::rows::Rows;
+use super::emit::{DeviceLayout, Emitter, Matrix, Results};
+use super::rounds::{Opening, Round, RoundWork, Rounds};
+use super::rows::HeadRows;
 use super::stage::Stage;
-use super::sweep::{Cell, Sweep};
+use super::sweep::{TouchedRow, TouchedRows};
 use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
 use pimattn_trace::Phase;
 
 /// The touched cells of one matrix in one channel of the head.
-pub struct Part<'a> {
+pub struct MatrixPart<'a> {
     /// All cells and their masks.
-    pub sweep: &'a Sweep,
+    pub sweep: &'a TouchedRows,
     /// Those of this channel.
-    pub cells: &'a [Cell],
+    pub cells: &'a [TouchedRow],
     /// The rounds in which they are opened.
     pub rounds: &'a Rounds,
     /// What is multiplied in each round.
-    pub work: Work,
+    pub work: RoundWork,
     /// Units of a channel.
     pub units: u32,
 }
 
 /// A unit that wants nothing more of its round after `place` of lot `lot`, and closes there.
-struct Leaver {
+struct FinishedUnit {
     lot: usize,
     place: u32,
     unit: u32,
 }
 
-impl Part<'_> {
+impl MatrixPart<'_> {
     /// Number of rows in the unit that has most.
     pub fn fullest_unit(&self) -> u32 {
         let mut count = vec![0u32; self.units as usize];
@@ -49,7 +49,7 @@ impl Part<'_> {
         count.into_iter().max().unwrap_or(0)
     }
 
-    fn unit(&self, cell: &Cell) -> u32 {
+    fn unit(&self, cell: &TouchedRow) -> u32 {
         cell.unit % self.units
     }
 
@@ -60,15 +60,15 @@ impl Part<'_> {
 
     /// The units that leave a round before its end, in the order in which they do. Units that want the last place of all
     /// stay: closing them early would gain nothing.
-    fn leavers(&self, round: Round<'_>) -> Vec<Leaver> {
+    fn leavers(&self, round: Round<'_>) -> Vec<FinishedUnit> {
         if round.opening == Opening::All {
             return Vec::new();
         }
-        let last = |c: &Cell| {
+        let last = |c: &TouchedRow| {
             let (lot, place) = self.work.last(self.sweep, *c)?;
-            Some(Leaver { lot, place, unit: self.unit(c) })
+            Some(FinishedUnit { lot, place, unit: self.unit(c) })
         };
-        let mut leavers: Vec<Leaver> = round.cells.iter().filter_map(last).collect();
+        let mut leavers: Vec<FinishedUnit> = round.cells.iter().filter_map(last).collect();
         leavers.sort_by_key(|l| (l.lot, l.place, l.unit));
         let end = leavers.last().map(|l| (l.lot, l.place));
         leavers.retain(|l| Some((l.lot, l.place)) != end);
@@ -109,7 +109,7 @@ impl Part<'_> {
     ///
     /// Only the last stripe of a row is cut at the places where units leave: a unit needs its row until the last of its
     /// stripes has been multiplied.
-    fn multiply(&self, rows: &Rows, matrix: &Matrix, results: Results, enabled: &mut u64, emit: &mut Emitter<'_>) {
+    fn multiply(&self, rows: &HeadRows, matrix: &Matrix, results: Results, enabled: &mut u64, emit: &mut Emitter<'_>) {
         let mut masks = Vec::with_capacity(self.work.heads_per_read.min(self.sweep.heads()));
         for round in self.rounds.iter() {
             let mut units = round.cells.iter().fold(0, |all: u64, c| all | 1 << self.unit(c));
@@ -158,7 +158,7 @@ impl Part<'_> {
 const TURN: u32 = 4;
 
 /// The scores of the selected keys.
-pub fn scores(part: &Part<'_>, rows: &Rows, matrix: &Matrix, target: &Target, channel: u32) -> Stage {
+pub fn scores(part: &MatrixPart<'_>, rows: &HeadRows, matrix: &Matrix, target: &DeviceLayout, channel: u32) -> Stage {
     let mut emit = Emitter::new(target, channel, Phase::AttendScore);
     let mut enabled = 0;
     part.multiply(rows, matrix, Results::Scores, &mut enabled, &mut emit);
@@ -168,16 +168,17 @@ pub fn scores(part: &Part<'_>, rows: &Rows, matrix: &Matrix, target: &Target, ch
 
 /// Softmax of each query head, then its probabilities to the GEMV buffers, both pseudo-channels at a time. Each unit gets
 /// the probabilities of its places in V. Each of `parts` holds some of the query heads.
-pub fn probabilities(parts: &[Part<'_>], target: &Target, channel: u32) -> Vec<Stage> {
+pub fn probabilities(parts: &[MatrixPart<'_>], target: &DeviceLayout, channel: u32) -> Vec<Stage> {
     let g = &target.geometry;
     let mut lines = parts[0].lines();
-    for more in parts[1..].iter().map(Part::lines) {
+    for more in parts[1..].iter().map(MatrixPart::lines) {
         let units = lines.iter_mut().flatten().zip(more.into_iter().flatten());
         units.for_each(|(all, own)| *all += own);
     }
     let mut softmax = Emitter::new(target, channel, Phase::Softmax);
     for head in 0..lines.len() {
-        let wanted = |p: &Part<'_>| p.cells.iter().map(|c| u64::from(p.sweep.mask(*c, head).count_ones())).sum::<u64>();
+        let wanted =
+            |p: &MatrixPart<'_>| p.cells.iter().map(|c| u64::from(p.sweep.mask(*c, head).count_ones())).sum::<u64>();
         let scores: u64 = parts.iter().map(wanted).sum();
         for at in g.softmax_addresses(scores.div_ceil(u64::from(target.shape.entry))) {
             softmax.push(Op::Sfm, at, 1, 0);
@@ -202,13 +203,19 @@ pub fn probabilities(parts: &[Part<'_>], target: &Target, channel: u32) -> Vec<S
 
 /// The outputs, stripe after stripe of V. The `parts` follow one another, because the units have accumulators only for the
 /// query heads of one part at a time.
-pub fn context(parts: &[Part<'_>], rows: &Rows, stripes: &[Matrix], target: &Target, channel: u32) -> Stage {
+pub fn context(
+    parts: &[MatrixPart<'_>],
+    rows: &HeadRows,
+    stripes: &[Matrix],
+    target: &DeviceLayout,
+    channel: u32,
+) -> Stage {
     let mut emit = Emitter::new(target, channel, Phase::AttendContext);
     parts.iter().for_each(|part| outputs(part, rows, stripes, &mut emit));
     emit.finish()
 }
 
-fn outputs(part: &Part<'_>, rows: &Rows, stripes: &[Matrix], emit: &mut Emitter<'_>) {
+fn outputs(part: &MatrixPart<'_>, rows: &HeadRows, stripes: &[Matrix], emit: &mut Emitter<'_>) {
     let mut enabled = 0;
     for (i, matrix) in stripes.iter().enumerate() {
         part.multiply(rows, matrix, Results::Outputs, &mut enabled, emit);

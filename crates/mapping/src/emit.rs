@@ -5,7 +5,7 @@
 
 use super::heads;
 use super::layout::Shape;
-use super::rows::Rows;
+use super::rows::HeadRows;
 use super::stage::Stage;
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
@@ -14,7 +14,7 @@ use std::ops::Range;
 
 /// A device, and how a head's vectors lie on it.
 #[derive(Debug, Clone, Copy)]
-pub struct Target {
+pub struct DeviceLayout {
     /// Geometry of the device.
     pub geometry: Geometry,
     /// Shape of keys and values.
@@ -48,7 +48,7 @@ pub enum Results {
 /// Builds a stage of one channel.
 pub struct Emitter<'a> {
     /// The device.
-    pub target: &'a Target,
+    pub target: &'a DeviceLayout,
     channel: u32,
     stage: Stage,
     /// Moves of results, and precharges, that must wait for the next barrier; they overlap with the epoch after it.
@@ -62,7 +62,7 @@ pub struct Emitter<'a> {
 
 impl<'a> Emitter<'a> {
     /// An empty stage of `phase` in `channel`.
-    pub fn new(target: &'a Target, channel: u32, phase: Phase) -> Self {
+    pub fn new(target: &'a DeviceLayout, channel: u32, phase: Phase) -> Self {
         Emitter { target, channel, stage: Stage::new(phase), deferred: Vec::new(), filled: 0, waiting: 0, lanes: 0 }
     }
 
@@ -189,7 +189,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Multiplies the first `places` places of every unit, row after row, for each query head: a dense sweep.
-    pub fn dense(&mut self, rows: &Rows, m: &Matrix, places: u32, heads: u32) {
+    pub fn dense(&mut self, rows: &HeadRows, m: &Matrix, places: u32, heads: u32) {
         for row in 0..places.div_ceil(m.per_row) {
             let n = (places - row * m.per_row).min(m.per_row);
             for lot in heads::lots(heads as usize, self.target.heads_per_read as usize) {
@@ -260,7 +260,7 @@ impl<'a> Emitter<'a> {
 #[cfg(test)]
 mod tests {
     use super::super::layout::tests::geometry;
-    use super::super::stage::{self, Plan};
+    use super::super::stage::{self, HeadPlan};
     use super::*;
     use crate::workload::ValueLayout;
     use pimattn_trace::{Record, Segment, check};
@@ -269,12 +269,15 @@ mod tests {
     #[test]
     fn more_entries_than_a_row_has_bytes_are_several_runs() {
         let g = geometry();
-        let target =
-            Target { geometry: g, shape: Shape::new(&g, 128, 2, 32, ValueLayout::Stripe).unwrap(), heads_per_read: 1 };
+        let target = DeviceLayout {
+            geometry: g,
+            shape: Shape::new(&g, 128, 2, 32, ValueLayout::Stripe).unwrap(),
+            heads_per_read: 1,
+        };
         let mut emit = Emitter::new(&target, 3, Phase::AttendContext);
         emit.entries(Op::MvGb, Address { rank: 1, bank_group: 2, ..Address::default() }, 0..2500);
         let segment = Segment { channel: 3, ..Segment::default() };
-        let plan = Plan { segment, probabilities: vec![emit.finish()], ..Plan::default() };
+        let plan = HeadPlan { segment, probabilities: vec![emit.finish()], ..HeadPlan::default() };
         let mut out = Vec::new();
         stage::write(&[plan], &g, false, &mut out);
         let mut counts = Vec::new();

@@ -6,7 +6,7 @@ use pimattn_core::addr::Geometry;
 
 /// Where a KV head lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Home {
+pub struct HeadRegion {
     /// First channel.
     pub channel: u32,
     /// Number of channels, from `channel` on.
@@ -19,7 +19,7 @@ pub struct Home {
 
 /// Heads to place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heads {
+pub struct HeadCounts {
     /// Layers whose heads are on the device.
     pub layers: u32,
     /// KV heads of a layer.
@@ -35,7 +35,12 @@ pub struct Heads {
 ///   whose stack has the fewest.
 /// - All layers are placed alike.
 /// - The rows of a group are divided evenly among its layers and heads. If requests differ in length, heads share by length.
-pub fn homes(heads: Heads, lengths: &[usize], placement: &Placement, geometry: &Geometry) -> Result<Vec<Home>, String> {
+pub fn homes(
+    heads: HeadCounts,
+    lengths: &[usize],
+    placement: &Placement,
+    geometry: &Geometry,
+) -> Result<Vec<HeadRegion>, String> {
     let Placement { heads: how, split, devices, stacks, .. } = *placement;
     let parts = devices * stacks * split;
     if !geometry.channels.is_multiple_of(parts) {
@@ -101,7 +106,7 @@ pub fn homes(heads: Heads, lengths: &[usize], placement: &Placement, geometry: &
             heads.layers, geometry.rows
         ));
     }
-    let home = |layer: u32, (group, (first, rows)): (usize, (u32, u32))| Home {
+    let home = |layer: u32, (group, (first, rows)): (usize, (u32, u32))| HeadRegion {
         channel: group as u32 * split,
         channels: split,
         first_row: layer * of_layer + first,
@@ -111,7 +116,7 @@ pub fn homes(heads: Heads, lengths: &[usize], placement: &Placement, geometry: &
     Ok((0..heads.layers).flat_map(|layer| placed.iter().map(move |p| home(layer, *p))).collect())
 }
 
-impl Home {
+impl HeadRegion {
     /// Checks that `tokens` tokens fit in the best case, without gaps and without anything else. The error says what is wrong.
     pub fn holds(&self, tokens: usize, shape: &Shape) -> Result<(), String> {
         let units = u64::from(self.channels * shape.units);
@@ -139,7 +144,7 @@ mod tests {
 
     fn channels(placement: Placement, kv_heads: u32, lengths: &[usize], channels: u32) -> Vec<u32> {
         let g = Geometry { channels, ..geometry() };
-        homes(Heads { layers: 1, kv_heads }, lengths, &placement, &g).unwrap().iter().map(|h| h.channel).collect()
+        homes(HeadCounts { layers: 1, kv_heads }, lengths, &placement, &g).unwrap().iter().map(|h| h.channel).collect()
     }
 
     #[test]
@@ -175,7 +180,7 @@ mod tests {
 
     #[test]
     fn long_caches_have_more_rows_and_too_long_ones_are_refused() {
-        let heads = Heads { layers: 2, kv_heads: 1 };
+        let heads = HeadCounts { layers: 2, kv_heads: 1 };
         let g = Geometry { channels: 1, ..geometry() };
         let homes = homes(heads, &[100_000, 1000], &Placement::default(), &g).unwrap();
         assert_eq!(homes[0].rows + homes[1].rows, (1 << 13) - 1, "rounded down");
@@ -183,7 +188,7 @@ mod tests {
         assert_eq!((homes[1].first_row, homes[2].first_row), (homes[0].rows, 1 << 13));
         let shape = Shape::new(&g, 128, 2, 32, crate::workload::ValueLayout::Stripe).unwrap();
         // 256 keys fill a row of all units, and 512 values one of each stripe.
-        let most = Home { rows: 12, ..homes[0] };
+        let most = HeadRegion { rows: 12, ..homes[0] };
         assert_eq!(most.holds(6 * 256, &shape), Ok(()));
         let said = most.holds(6 * 256 + 1, &shape).unwrap_err();
         assert!(said.contains("1537 tokens") && said.contains("15 rows") && said.contains("is 12"), "{said}");
@@ -191,7 +196,7 @@ mod tests {
 
     #[test]
     fn homes_do_not_overlap_and_what_does_not_fit_is_refused() {
-        let heads = Heads { layers: 3, kv_heads: 5 };
+        let heads = HeadCounts { layers: 3, kv_heads: 5 };
         let all = homes(heads, &[7, 7], &Placement::default(), &Geometry { channels: 4, ..geometry() }).unwrap();
         for (i, a) in all.iter().enumerate() {
             assert!(a.first_row + a.rows <= 1 << 14);
@@ -200,10 +205,11 @@ mod tests {
                 assert!(a.channel != b.channel || apart, "{a:?} {b:?}");
             }
         }
-        let refuse = |p: Placement, h: u32| homes(Heads { layers: 1, kv_heads: h }, &[1], &p, &geometry()).unwrap_err();
+        let refuse =
+            |p: Placement, h: u32| homes(HeadCounts { layers: 1, kv_heads: h }, &[1], &p, &geometry()).unwrap_err();
         assert!(refuse(Placement { split: 3, ..Placement::default() }, 1).contains("not a multiple"));
         assert!(refuse(Placement { devices: 4, ..Placement::default() }, 2).contains("some would have none"));
-        let many = homes(Heads { layers: 1 << 15, kv_heads: 1 }, &[1], &Placement::default(), &geometry());
+        let many = homes(HeadCounts { layers: 1 << 15, kv_heads: 1 }, &[1], &Placement::default(), &geometry());
         assert!(many.unwrap_err().contains("do not fit"));
     }
 }

@@ -19,7 +19,7 @@ pub struct Positions {
     clustered: Vec<u32>,
     clusters_seen: usize,
     tail: u32,
-    chosen: Option<Chosen>,
+    chosen: Option<AssignedBlocks>,
     /// Position of each token at the last update, and (`version`) the version of the order then.
     known: Vec<u32>,
     version: u32,
@@ -30,7 +30,7 @@ pub struct Positions {
 }
 
 /// The units chosen for row-blocks, where placement is load-aware.
-struct Chosen {
+struct AssignedBlocks {
     /// Unit and row of each block.
     blocks: Vec<(u32, u32)>,
     /// Rows of each unit.
@@ -39,7 +39,7 @@ struct Chosen {
 
 /// A token whose position has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moved {
+pub struct MovedToken {
     /// The token.
     pub token: u32,
     /// Its position before.
@@ -69,7 +69,7 @@ impl Positions {
             clusters_seen: 0,
             tail: 0,
             chosen: (placement == UnitPlacement::LoadAware)
-                .then(|| Chosen { blocks: Vec::new(), rows: vec![0; units as usize] }),
+                .then(|| AssignedBlocks { blocks: Vec::new(), rows: vec![0; units as usize] }),
             known: Vec::new(),
             version: 0,
             appended: 0,
@@ -82,7 +82,7 @@ impl Positions {
     /// New row-blocks go to the units with the least `load` (ties: fewest rows, then the first). `moved` receives the tokens
     /// whose position has changed. This includes new tokens that went into clusters at once: they were first written after
     /// the others.
-    pub fn update(&mut self, order: &SlotOrder, len: u32, load: &[u64], moved: &mut Vec<Moved>) {
+    pub fn update(&mut self, order: &SlotOrder, len: u32, load: &[u64], moved: &mut Vec<MovedToken>) {
         let known = self.known.len() as u32;
         let end_before = self.end(known);
         for i in self.clusters_seen..order.cluster_starts.len() {
@@ -103,7 +103,7 @@ impl Positions {
             for token in 0..len {
                 let (from, to) = (self.known[token as usize], self.position(order, token));
                 if from != to {
-                    moved.push(Moved { token, from });
+                    moved.push(MovedToken { token, from });
                     self.known[token as usize] = to;
                 }
             }
@@ -193,9 +193,9 @@ impl Positions {
     }
 }
 
-impl Chosen {
+impl AssignedBlocks {
     fn grow(&mut self, end: u32, per_row: u32, load: &[u64]) {
-        let Chosen { blocks, rows } = self;
+        let AssignedBlocks { blocks, rows } = self;
         while (blocks.len() as u32) < end.div_ceil(per_row) {
             let least = (0..rows.len()).min_by_key(|u| (load.get(*u).copied().unwrap_or(0), rows[*u], *u));
             let unit = least.unwrap_or(0);
@@ -273,12 +273,12 @@ mod tests {
     #[test]
     fn tokens_that_change_their_position_are_named() {
         let mut p = positions(Layout::RowBlock, Align::None, UnitPlacement::RoundRobin);
-        let mut moved = vec![Moved { token: 9, from: 9 }];
+        let mut moved = vec![MovedToken { token: 9, from: 9 }];
         p.update(&SlotOrder::default(), 4, &[], &mut moved);
         assert_eq!(moved, []);
         let order = SlotOrder { slot_of: vec![0, 2, 1, 3], cluster_starts: vec![0, 2], clustered: 4, version: 1 };
         p.update(&order, 5, &[], &mut moved);
-        assert_eq!(moved, [Moved { token: 1, from: 1 }, Moved { token: 2, from: 2 }]);
+        assert_eq!(moved, [MovedToken { token: 1, from: 1 }, MovedToken { token: 2, from: 2 }]);
         assert_eq!(p.appended(), 4);
         p.update(&order, 6, &[], &mut moved);
         assert_eq!(moved, []);
@@ -286,7 +286,7 @@ mod tests {
         let order = SlotOrder { slot_of: vec![0, 2, 1, 3, 5, 6, 4], clustered: 7, version: 2, ..order };
         p.update(&SlotOrder { cluster_starts: vec![0, 2, 4], ..order }, 7, &[], &mut moved);
         assert_eq!(p.appended(), 6);
-        let names = [(4, 4), (5, 5), (6, 6)].map(|(token, from)| Moved { token, from });
+        let names = [(4, 4), (5, 5), (6, 6)].map(|(token, from)| MovedToken { token, from });
         assert_eq!(moved, names);
     }
 

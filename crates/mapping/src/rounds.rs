@@ -7,11 +7,11 @@
 //! activates its row of the next round while the other units still multiply.
 //!
 //! So a row is cheaper in all banks if most units touch it. [`Rounds::quickest`] sorts the rows by the number of units
-//! that touch them and compares a few lists: the first n rows in all banks, the rest unit by unit. [`Pace`] estimates the
+//! that touch them and compares a few lists: the first n rows in all banks, the rest unit by unit. [`RoundTiming`] estimates the
 //! cycles of each list from the device's timing, and the quickest list is taken.
 
 use super::heads;
-use super::sweep::{Cell, Sweep};
+use super::sweep::{TouchedRow, TouchedRows};
 use pimattn_core::op::Op;
 use pimattn_core::spec::{CommandId, Device, Level};
 use pimattn_core::units::Cycle;
@@ -32,13 +32,13 @@ pub struct Round<'a> {
     /// How they are opened.
     pub opening: Opening,
     /// The cells, by unit.
-    pub cells: &'a [Cell],
+    pub cells: &'a [TouchedRow],
 }
 
 /// A list of rounds, in the order in which they are multiplied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rounds {
-    cells: Vec<Cell>,
+    cells: Vec<TouchedRow>,
     /// Of each round, how it opens, and the end of its cells in `cells`.
     ends: Vec<(Opening, usize)>,
 }
@@ -52,13 +52,13 @@ impl Rounds {
         })
     }
 
-    fn push(&mut self, opening: Opening, cells: impl Iterator<Item = Cell>) {
+    fn push(&mut self, opening: Opening, cells: impl Iterator<Item = TouchedRow>) {
         self.cells.extend(cells);
         self.ends.push((opening, self.cells.len()));
     }
 
     /// One all-bank round for each touched row; `cells` are in order of row.
-    pub fn broadcast(cells: &[Cell]) -> Self {
+    pub fn broadcast(cells: &[TouchedRow]) -> Self {
         let mut out = Rounds::default();
         cells.chunk_by(|a, b| a.row == b.row).for_each(|row| out.push(Opening::All, row.iter().copied()));
         out
@@ -66,9 +66,9 @@ impl Rounds {
 
     /// First an all-bank round for each row for which `all` holds. Then rounds of own rows: the r-th of them has the r-th
     /// remaining cell of each unit. `cells` are in order of row.
-    fn mixed(cells: &[Cell], units: u32, all: impl Fn(u32) -> bool) -> Self {
+    fn mixed(cells: &[TouchedRow], units: u32, all: impl Fn(u32) -> bool) -> Self {
         let mut out = Rounds::default();
-        let mut own: Vec<Vec<Cell>> = vec![Vec::new(); units as usize];
+        let mut own: Vec<Vec<TouchedRow>> = vec![Vec::new(); units as usize];
         for row in cells.chunk_by(|a, b| a.row == b.row) {
             if all(row[0].row) {
                 out.push(Opening::All, row.iter().copied());
@@ -83,7 +83,13 @@ impl Rounds {
 
     /// The quickest of several lists of rounds. Each list opens the rows that most units touch in all banks, and the others
     /// unit by unit; the lists differ in how many rows they open in all banks. `cells` are in order of row.
-    pub fn quickest(cells: &[Cell], sweep: &Sweep, units: u32, work: &Work, pace: &Pace) -> Self {
+    pub fn quickest(
+        cells: &[TouchedRow],
+        sweep: &TouchedRows,
+        units: u32,
+        work: &RoundWork,
+        pace: &RoundTiming,
+    ) -> Self {
         let mut rows: Vec<(usize, u32)> =
             cells.chunk_by(|a, b| a.row == b.row).map(|row| (row.len(), row[0].row)).collect();
         rows.sort_by_key(|(cells, row)| (std::cmp::Reverse(*cells), *row));
@@ -106,7 +112,7 @@ const SHARES: usize = 8;
 
 /// What is multiplied in a round.
 #[derive(Debug, Clone, Copy)]
-pub struct Work {
+pub struct RoundWork {
     /// Whether places that no unit wants are left out.
     pub skip_columns: bool,
     /// Columns of a place, all stripes of a row together.
@@ -117,20 +123,20 @@ pub struct Work {
     pub heads_per_read: usize,
 }
 
-impl Work {
+impl RoundWork {
     /// The query heads in lots: those of a lot share the reads of a column.
-    pub fn lots(&self, sweep: &Sweep) -> impl Iterator<Item = Range<usize>> + use<> {
+    pub fn lots(&self, sweep: &TouchedRows) -> impl Iterator<Item = Range<usize>> + use<> {
         heads::lots(sweep.heads(), self.heads_per_read)
     }
 
     /// The places of a round that are read for a lot of query heads, the same in all units.
-    pub fn read(&self, sweep: &Sweep, cells: &[Cell], lot: Range<usize>) -> u64 {
+    pub fn read(&self, sweep: &TouchedRows, cells: &[TouchedRow], lot: Range<usize>) -> u64 {
         lot.fold(0, |all, head| all | self.places(sweep, cells, head))
     }
 
     /// The places of a round that are multiplied for a query head: those that any unit wants, since the units multiply the
     /// same columns.
-    pub fn places(&self, sweep: &Sweep, cells: &[Cell], head: usize) -> u64 {
+    pub fn places(&self, sweep: &TouchedRows, cells: &[TouchedRow], head: usize) -> u64 {
         let any = cells.iter().fold(0, |all, c| all | sweep.mask(*c, head));
         match self.skip_columns || any == 0 {
             true => any,
@@ -140,7 +146,7 @@ impl Work {
 
     /// The last lot of query heads that wants anything of a cell, and the last place that this lot wants: after it the unit
     /// can close. None if the cell stays open to the end of its round.
-    pub fn last(&self, sweep: &Sweep, cell: Cell) -> Option<(usize, u32)> {
+    pub fn last(&self, sweep: &TouchedRows, cell: TouchedRow) -> Option<(usize, u32)> {
         let head = (0..sweep.heads()).rev().find(|h| sweep.mask(cell, *h) != 0)?;
         let lot = head / self.heads_per_read;
         let places = (lot * self.heads_per_read..=head).fold(0, |all, h| all | sweep.mask(cell, h));
@@ -150,7 +156,7 @@ impl Work {
 
 /// Cycles between the commands of a row change, for one kind of opening.
 #[derive(Debug, Clone, Copy, Default)]
-struct Switch {
+struct RowSwitch {
     /// From a MAC to the precharge of its row.
     close: Cycle,
     /// From a precharge to the next activation.
@@ -167,7 +173,7 @@ struct Switch {
 
 /// The last activations of a rank, against tRRD and tFAW.
 #[derive(Clone, Copy, Default)]
-struct Supply {
+struct ActivationWindow {
     /// The cycle from which each activation no longer counts, the latest activation first.
     until: [Cycle; BURST],
 }
@@ -175,13 +181,13 @@ struct Supply {
 /// Activations that are remembered; a window that allows more is treated as no limit.
 const BURST: usize = 4;
 
-impl Supply {
+impl ActivationWindow {
     /// The first cycle at which the window allows another activation.
-    fn ready(&self, switch: &Switch) -> Cycle {
+    fn ready(&self, switch: &RowSwitch) -> Cycle {
         if switch.burst > BURST { 0 } else { self.until[switch.burst - 1] }
     }
 
-    fn open(&mut self, at: Cycle, switch: &Switch) {
+    fn open(&mut self, at: Cycle, switch: &RowSwitch) {
         self.until.rotate_right(1);
         self.until[0] = at + switch.window;
     }
@@ -189,9 +195,9 @@ impl Supply {
 
 /// The timing of a device from which the cycles of rounds are estimated.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    all: Switch,
-    own: Option<Switch>,
+pub struct RoundTiming {
+    all: RowSwitch,
+    own: Option<RowSwitch>,
     /// Cycles between two activations on the bus, and between two MACs.
     openings: Cycle,
     macs: Cycle,
@@ -201,7 +207,7 @@ pub struct Pace {
 /// Most units of a channel.
 const UNITS: usize = 64;
 
-impl Pace {
+impl RoundTiming {
     /// The timing of a device; none if it has no all-bank MAC.
     pub fn of(device: &Device) -> Option<Self> {
         let latency = |from: CommandId, to: CommandId, levels: &[Level]| {
@@ -224,7 +230,7 @@ impl Pace {
             // Under `stagger` an activation of many banks holds back the next one of its rank by an edge. The window or the
             // edge that allows the fewest activations per cycle binds.
             let (burst, window) = windows.chain([(1, per_rank)]).max_by_key(pace).unwrap_or((1, per_rank));
-            Some(Switch {
+            Some(RowSwitch {
                 close: latency(plan.last, close, &[]),
                 open: latency(close, open, &[]),
                 multiply: latency(open, plan.last, &[]),
@@ -238,7 +244,7 @@ impl Pace {
         let own = device.plans[Op::MacBg as usize].and_then(|p| p.opener);
         let between = |id: CommandId| latency(id, id, &[Level::Channel]);
         let g = &device.geometry;
-        Some(Pace {
+        Some(RoundTiming {
             all: switch(Op::MacAb)?,
             own: switch(Op::MacBg),
             openings: own.map_or(1, between),
@@ -258,17 +264,17 @@ impl Pace {
     /// A round's rows activate as early as their units are free and the bus and the window allow. Its MACs begin when all of
     /// its rows are open and the MACs of the round before have ended. Each unit is used until the last MAC that it wants; from
     /// there on it can precharge for a later round.
-    pub fn cycles(&self, rounds: &Rounds, sweep: &Sweep, units: u32, work: &Work) -> Cycle {
+    pub fn cycles(&self, rounds: &Rounds, sweep: &TouchedRows, units: u32, work: &RoundWork) -> Cycle {
         let own = self.own.unwrap_or(self.all);
         // Of each unit: its last MAC, its last activation, and whether a row is open.
         let (mut used, mut opened, mut is_open) = ([0; UNITS], [None::<Cycle>; UNITS], [false; UNITS]);
-        let mut supply = [Supply::default(); UNITS];
+        let mut supply = [ActivationWindow::default(); UNITS];
         // The cycles from which the row bus is free, and from which the next MAC may come.
         let (mut bus, mut next) = (0, 0);
         for round in rounds.iter() {
             let mut ready = next;
             let switch = if round.opening == Opening::All { self.all } else { own };
-            let units_of = |c: &Cell| (c.unit % units) as usize;
+            let units_of = |c: &TouchedRow| (c.unit % units) as usize;
             // The first cycle at which a unit may activate another row: after tRAS, the precharge and tRP if a row is open,
             // and in any case after tRC.
             let free = |unit: usize, used: &[Cycle; UNITS], opened: &[Option<Cycle>; UNITS], is_open: bool| {

@@ -5,7 +5,7 @@
 
 /// Rows of one head.
 #[derive(Debug)]
-pub struct Rows {
+pub struct HeadRows {
     first: u32,
     limit: u32,
     used: u32,
@@ -13,10 +13,10 @@ pub struct Rows {
     matrices: Vec<Vec<u32>>,
 }
 
-impl Rows {
+impl HeadRows {
     /// The `limit` rows from `first` on, for `matrices` matrices.
     pub fn new(first: u32, limit: u32, matrices: usize) -> Self {
-        Rows { first, limit, used: 0, matrices: vec![Vec::new(); matrices] }
+        HeadRows { first, limit, used: 0, matrices: vec![Vec::new(); matrices] }
     }
 
     /// Extends a matrix to at least `rows` rows. Fails, naming the share, if the head has no rows left.
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn rows_are_handed_out_once_and_not_beyond_the_share() {
-        let mut rows = Rows::new(100, 5, 2);
+        let mut rows = HeadRows::new(100, 5, 2);
         rows.reserve(0, 2).unwrap();
         rows.reserve(1, 1).unwrap();
         rows.reserve(0, 3).unwrap();

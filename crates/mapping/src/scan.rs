@@ -9,9 +9,9 @@
 //!   lane by lane as for outputs, and keep one set of accumulators per query head; heads beyond the sets repeat the tile.
 //! - Scores go to the softmax buffer, and the host ranks them.
 
-use super::emit::{Emitter, Matrix, Results, Target};
+use super::emit::{DeviceLayout, Emitter, Matrix, Results};
 use super::heads;
-use super::rows::Rows;
+use super::rows::HeadRows;
 use super::stage::Stage;
 use crate::workload::Layout;
 use pimattn_core::addr::Address;
@@ -22,7 +22,7 @@ use pimattn_trace::Phase;
 /// The head that scans, and its place on the device.
 pub struct Scanner<'a> {
     /// The device.
-    pub target: &'a Target,
+    pub target: &'a DeviceLayout,
     /// The head's channel.
     pub channel: u32,
     /// Units of the head, over all its channels.
@@ -30,7 +30,7 @@ pub struct Scanner<'a> {
     /// Query heads.
     pub heads: u32,
     /// Rows of the head.
-    pub rows: &'a Rows,
+    pub rows: &'a HeadRows,
     /// K.
     pub keys: Matrix,
     /// Number of the policy's first own matrix.
@@ -42,24 +42,29 @@ pub struct Scanner<'a> {
 }
 
 /// Columns of a vector of `elements` elements in each bank.
-fn columns(target: &Target, elements: u32) -> u32 {
+fn columns(target: &DeviceLayout, elements: u32) -> u32 {
     let lanes = target.lanes() * target.geometry.banks;
     elements.div_ceil(lanes).max(1)
 }
 
 /// The policy's own matrices of vectors.
-pub fn vectors(target: &Target, own: usize, matrices: u32, elements: u32) -> impl Iterator<Item = Matrix> + use<> {
+pub fn vectors(
+    target: &DeviceLayout,
+    own: usize,
+    matrices: u32,
+    elements: u32,
+) -> impl Iterator<Item = Matrix> + use<> {
     let columns = columns(target, elements);
     let per_row = target.geometry.columns / columns;
     (own..own + matrices as usize).map(move |id| Matrix { id, per_row, columns, stripes_in_row: 1 })
 }
 
 /// Tokens of a tile of the second copy of K, and rows of a tile.
-pub fn tile(target: &Target, units: u32, dim: u32) -> (u32, u32) {
+pub fn tile(target: &DeviceLayout, units: u32, dim: u32) -> (u32, u32) {
     (target.lanes() * target.geometry.banks * units, dim.div_ceil(target.geometry.columns))
 }
 
-impl Target {
+impl DeviceLayout {
     /// Elements of one column.
     pub fn lanes(&self) -> u32 {
         self.geometry.column_bytes / self.shape.element_bytes
@@ -230,7 +235,7 @@ impl Scanner<'_> {
 }
 
 /// Rows that the policy's own matrices need, by matrix.
-pub fn rows(target: &Target, units: u32, scan: Scan<'_>, len: u32) -> Vec<u32> {
+pub fn rows(target: &DeviceLayout, units: u32, scan: Scan<'_>, len: u32) -> Vec<u32> {
     match scan {
         Scan::Nothing | Scan::Keys => Vec::new(),
         Scan::Vectors { matrices, vectors: count, elements }
@@ -247,7 +252,7 @@ pub fn rows(target: &Target, units: u32, scan: Scan<'_>, len: u32) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::super::layout::{Shape, tests::geometry};
-    use super::super::stage::{self, Plan};
+    use super::super::stage::{self, HeadPlan};
     use super::*;
     use crate::workload::ValueLayout;
     use pimattn_trace::{Record, Segment};
@@ -255,12 +260,12 @@ mod tests {
     #[test]
     fn places_of_a_channel_are_those_of_its_fullest_unit() {
         let geometry = geometry();
-        let target = Target {
+        let target = DeviceLayout {
             geometry,
             shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap(),
             heads_per_read: 1,
         };
-        let rows = Rows::new(0, 1, 3);
+        let rows = HeadRows::new(0, 1, 3);
         let accumulators = 1;
         let matrix = vectors(&target, 1, 1, 128).next().unwrap();
         for layout in [Layout::Interleaved, Layout::RowBlock] {
@@ -290,12 +295,12 @@ mod tests {
 
     fn requests(scan: Scan<'_>, heads: u32, accumulators: u32) -> Vec<(Op, Address)> {
         let geometry = geometry();
-        let target = Target {
+        let target = DeviceLayout {
             geometry,
             shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap(),
             heads_per_read: 1,
         };
-        let mut rows = Rows::new(0, 100, 4);
+        let mut rows = HeadRows::new(0, 100, 4);
         let (tokens, _) = tile(&target, 16, 128);
         for (i, count) in super::rows(&target, 16, scan, tokens + 1).into_iter().enumerate() {
             rows.reserve(1 + i, count).unwrap();
@@ -306,7 +311,7 @@ mod tests {
         let s = Scanner { target, channel: 0, units: 16, heads, rows, keys, own: 1, layout, accumulators };
         let stage = s.scan(scan, tokens + 1, tokens + 1, |_| 0);
         let segment = Segment::default();
-        let plan = Plan { segment, queries: vec![s.multipliers(scan)], scan: stage, ..Plan::default() };
+        let plan = HeadPlan { segment, queries: vec![s.multipliers(scan)], scan: stage, ..HeadPlan::default() };
         let mut out = Vec::new();
         stage::write(&[plan], &geometry, false, &mut out);
         let requests = out.iter().filter_map(|r| if let Record::Request(r) = r { Some(r) } else { None });

@@ -1,22 +1,22 @@
 //! Plans the requests of one KV head at one decode step, in each of its channels.
 //!
 //! A step updates the positions of the tokens, reserves rows for what has grown, collects the touched cells of K and V, and
-//! writes a [`Plan`] for each channel: upkeep, queries, scan, scores, probabilities, outputs. [`super::stage`] then puts the
+//! writes a [`HeadPlan`] for each channel: upkeep, queries, scan, scores, probabilities, outputs. [`super::stage`] then puts the
 //! plans of a channel's heads in order.
 
-use super::attend::{self, Part};
-use super::emit::{Emitter, Matrix, Target};
+use super::attend::{self, MatrixPart};
+use super::emit::{DeviceLayout, Emitter, Matrix};
 use super::heads;
 use super::layout::{Place, Side};
-use super::placement::Home;
-use super::positions::{Moved, Positions};
-use super::rounds::{Pace, Rounds, Work};
-use super::rows::Rows;
+use super::placement::HeadRegion;
+use super::positions::{MovedToken, Positions};
+use super::rounds::{RoundTiming, RoundWork, Rounds};
+use super::rows::HeadRows;
 use super::scan::{self, Scanner};
-use super::stage::{Plan, Stage};
-use super::sweep::{Cell, Sweep};
+use super::stage::{HeadPlan, Stage};
+use super::sweep::{TouchedRow, TouchedRows};
 use super::upkeep::{self, Cache, CentroidMeans};
-use crate::workload::{Addressing, ClusteringCost, Cost, Host, Mapping, Workload};
+use crate::workload::{Addressing, ClusteringCost, Host, Mapping, OverheadCost, Workload};
 use pimattn_core::op::Op;
 use pimattn_core::spec::Device;
 use pimattn_kv::selection::{Clustering, Scan, SlotOrder};
@@ -26,7 +26,7 @@ use pimattn_trace::{Phase, Segment};
 #[derive(Debug, Clone, Copy)]
 pub struct Costs {
     /// Timing from which the cycles of rounds are estimated.
-    pace: Pace,
+    pace: RoundTiming,
     /// Sets of accumulators of a unit.
     accumulators: u32,
     select: bool,
@@ -43,10 +43,10 @@ impl Costs {
     pub fn new(workload: &Workload, device: &Device) -> Option<Self> {
         let (clock, host): (_, &Host) = (device.clock, &workload.host);
         Some(Costs {
-            pace: Pace::of(device)?,
+            pace: RoundTiming::of(device)?,
             accumulators: device.accumulators,
-            select: workload.selection_cost == Cost::Pim,
-            append: workload.append_cost == Cost::Pim,
+            select: workload.selection_cost == OverheadCost::Pim,
+            append: workload.append_cost == OverheadCost::Pim,
             cluster: workload.clustering_cost == ClusteringCost::Pim,
             choose: (host.selecting().in_cycles(clock), host.select_score.in_cycles(clock)),
             compare: (host.clustering().in_cycles(clock), host.cluster_score.in_cycles(clock)),
@@ -60,7 +60,7 @@ fn host((latency, score): (f64, f64), scores: u64) -> u32 {
 }
 
 /// The selection of a group of query heads at one step, and what it needs from memory.
-pub struct Wanted<'a> {
+pub struct StepDemand<'a> {
     /// Tokens of each query head, ascending.
     pub tokens: &'a [Vec<u32>],
     /// Their order in memory.
@@ -74,18 +74,18 @@ pub struct Wanted<'a> {
 }
 
 /// Plans the steps of one KV head. It keeps the head's positions and rows between steps.
-pub struct Scheduler {
-    target: Target,
+pub struct HeadPlanner {
+    target: DeviceLayout,
     mapping: Mapping,
     costs: Costs,
-    home: Home,
+    home: HeadRegion,
     units: u32,
     cache: Cache,
     /// Number of the policy's first own matrix; the centroids of a running K-means come after these.
     own: usize,
     /// State of K and of V.
     sides: [Matrices; 2],
-    rows: Rows,
+    rows: HeadRows,
     /// Number of vectors written to the policy's own matrices; unknown before the first scan.
     written: Option<u32>,
     clustering: Vec<Clustering>,
@@ -97,8 +97,8 @@ pub struct Scheduler {
 struct Matrices {
     side: Side,
     positions: Positions,
-    moved: Vec<Moved>,
-    sweep: Sweep,
+    moved: Vec<MovedToken>,
+    sweep: TouchedRows,
     /// Rows opened so far, by unit.
     load: Vec<u64>,
 }
@@ -112,16 +112,16 @@ impl Matrices {
 /// Matrices that a policy may have of its own.
 const OWN: usize = 2;
 
-impl Scheduler {
+impl HeadPlanner {
     /// A scheduler for a KV head that `heads` query heads share.
-    pub fn new(target: Target, workload: &Workload, costs: Costs, home: Home, heads: usize) -> Self {
+    pub fn new(target: DeviceLayout, workload: &Workload, costs: Costs, home: HeadRegion, heads: usize) -> Self {
         let (shape, mapping) = (target.shape, &workload.mapping);
         let units = shape.units * home.channels;
         let stripes = shape.value_stripes;
         let matrix = |id, per_row, columns, stripes_in_row| Matrix { id, per_row, columns, stripes_in_row };
         let value = |s| matrix(1 + s as usize, shape.values_per_row, 1, shape.columns / stripes);
         let own = 1 + stripes as usize;
-        Scheduler {
+        HeadPlanner {
             target,
             mapping: mapping.clone(),
             costs,
@@ -136,10 +136,10 @@ impl Scheduler {
                 side,
                 positions: Positions::new(side, mapping, workload.placement.units, &shape, units),
                 moved: Vec::new(),
-                sweep: Sweep::new(units, heads, shape.per_row(side)),
+                sweep: TouchedRows::new(units, heads, shape.per_row(side)),
                 load: vec![0; units as usize],
             }),
-            rows: Rows::new(home.first_row, home.rows, own + OWN + 1),
+            rows: HeadRows::new(home.first_row, home.rows, own + OWN + 1),
             written: None,
             clustering: Vec::new(),
             // Loading a workload refuses a device whose accumulators do not suffice for one query head.
@@ -153,7 +153,7 @@ impl Scheduler {
     }
 
     /// The plans of one step, one for each channel of the head. Fails when the head has outgrown its rows.
-    pub fn step(&mut self, wanted: &Wanted<'_>, segment: Segment) -> Result<Vec<Plan>, String> {
+    pub fn step(&mut self, wanted: &StepDemand<'_>, segment: Segment) -> Result<Vec<HeadPlan>, String> {
         for Matrices { positions, moved, load, .. } in &mut self.sides {
             positions.update(wanted.order, wanted.len, load, moved);
         }
@@ -180,7 +180,7 @@ impl Scheduler {
         Ok(plans)
     }
 
-    fn reserve(&mut self, wanted: &Wanted<'_>) -> Result<(), String> {
+    fn reserve(&mut self, wanted: &StepDemand<'_>) -> Result<(), String> {
         for Matrices { side, positions, .. } in &self.sides {
             let rows = positions.rows();
             self.cache.side(*side).iter().try_for_each(|m| self.rows.reserve(m.id, rows))?;
@@ -194,7 +194,7 @@ impl Scheduler {
         self.rows.reserve(self.own + OWN, most.div_ceil(self.target.shape.keys_per_row))
     }
 
-    fn plan(&self, part: u32, wanted: &Wanted<'_>, segment: Segment) -> Plan {
+    fn plan(&self, part: u32, wanted: &StepDemand<'_>, segment: Segment) -> HeadPlan {
         let channel = self.home.channel + part;
         let (target, rows) = (&self.target, &self.rows);
         let cells = self.sides.each_ref().map(|side| self.cells(&side.sweep, part));
@@ -202,11 +202,11 @@ impl Scheduler {
             std::array::from_fn(|i| self.rounds(self.sides[i].side, &self.sides[i].sweep, &cells[i]));
         let keys = self.part(Side::Keys, &self.sides[0].sweep, &cells[0], &rounds[0]);
         // A sweep over V for each lot of query heads that a unit has accumulators for; mostly, one lot has all of them.
-        let sweeps: Vec<Sweep> = match heads::lots(wanted.tokens.len(), self.together).collect::<Vec<_>>() {
+        let sweeps: Vec<TouchedRows> = match heads::lots(wanted.tokens.len(), self.together).collect::<Vec<_>>() {
             lots if lots.len() > 1 => lots.into_iter().map(|lot| self.sides[1].sweep.of(lot)).collect(),
             _ => Vec::new(),
         };
-        let of_lots: Vec<(Vec<Cell>, Rounds)> = sweeps
+        let of_lots: Vec<(Vec<TouchedRow>, Rounds)> = sweeps
             .iter()
             .map(|sweep| {
                 let cells = self.cells(sweep, part);
@@ -214,7 +214,7 @@ impl Scheduler {
                 (cells, rounds)
             })
             .collect();
-        let mut lots: Vec<Part<'_>> = Vec::new();
+        let mut lots: Vec<MatrixPart<'_>> = Vec::new();
         for (sweep, (cells, rounds)) in sweeps.iter().zip(&of_lots) {
             lots.push(self.part(Side::Values, sweep, cells, rounds));
         }
@@ -240,7 +240,7 @@ impl Scheduler {
             queries.push(emit.finish());
         }
         let choose = |scores| host(self.costs.choose, scores);
-        Plan {
+        HeadPlan {
             segment: self.segment(segment, channel, &keys),
             upkeep: self.upkeep(part, wanted, &scanner),
             queries,
@@ -251,18 +251,18 @@ impl Scheduler {
         }
     }
 
-    fn cells(&self, sweep: &Sweep, part: u32) -> Vec<Cell> {
+    fn cells(&self, sweep: &TouchedRows, part: u32) -> Vec<TouchedRow> {
         sweep.cells().iter().filter(|c| c.unit / self.target.shape.units == part).copied().collect()
     }
 
-    fn work(&self, side: Side) -> Work {
+    fn work(&self, side: Side) -> RoundWork {
         let m = &self.cache.side(side)[0];
         let (columns, stripes) = (m.columns * m.stripes_in_row, m.stripes_in_row);
         let heads_per_read = self.target.heads_per_read as usize;
-        Work { skip_columns: self.mapping.skip_columns, columns, stripes, heads_per_read }
+        RoundWork { skip_columns: self.mapping.skip_columns, columns, stripes, heads_per_read }
     }
 
-    fn rounds(&self, side: Side, sweep: &Sweep, cells: &[Cell]) -> Rounds {
+    fn rounds(&self, side: Side, sweep: &TouchedRows, cells: &[TouchedRow]) -> Rounds {
         match side.arrangement(&self.mapping).addressing {
             Addressing::BankGroup => {
                 Rounds::quickest(cells, sweep, self.target.shape.units, &self.work(side), &self.costs.pace)
@@ -271,11 +271,17 @@ impl Scheduler {
         }
     }
 
-    fn part<'a>(&self, side: Side, sweep: &'a Sweep, cells: &'a [Cell], rounds: &'a Rounds) -> Part<'a> {
-        Part { sweep, cells, rounds, work: self.work(side), units: self.target.shape.units }
+    fn part<'a>(
+        &self,
+        side: Side,
+        sweep: &'a TouchedRows,
+        cells: &'a [TouchedRow],
+        rounds: &'a Rounds,
+    ) -> MatrixPart<'a> {
+        MatrixPart { sweep, cells, rounds, work: self.work(side), units: self.target.shape.units }
     }
 
-    fn segment(&self, template: Segment, channel: u32, keys: &Part<'_>) -> Segment {
+    fn segment(&self, template: Segment, channel: u32, keys: &MatrixPart<'_>) -> Segment {
         let shape = &self.target.shape;
         let selected: u32 = keys.cells.iter().map(|c| keys.sweep.wanted(*c)).sum();
         let distinct: u32 = keys.cells.iter().map(|c| keys.sweep.distinct(*c)).sum();
@@ -293,7 +299,7 @@ impl Scheduler {
     }
 
     /// The stages that write the new token, cluster keys and move tokens, in this order.
-    fn upkeep(&self, part: u32, wanted: &Wanted<'_>, scanner: &Scanner<'_>) -> Vec<Stage> {
+    fn upkeep(&self, part: u32, wanted: &StepDemand<'_>, scanner: &Scanner<'_>) -> Vec<Stage> {
         let mut stages = Vec::new();
         if self.costs.append {
             stages.push(self.append(part, scanner.channel));
@@ -340,14 +346,14 @@ impl Scheduler {
 
     /// Moves the keys and values of tokens whose position has changed. All are read before the first is written, since one
     /// token may move to the old place of another.
-    fn remap(&self, part: u32, wanted: &Wanted<'_>, channel: u32) -> Option<Stage> {
+    fn remap(&self, part: u32, wanted: &StepDemand<'_>, channel: u32) -> Option<Stage> {
         if self.sides.iter().all(|s| s.moved.is_empty()) {
             return None;
         }
         let mut emit = Emitter::new(&self.target, channel, Phase::Remap);
         for op in [Op::Ld, Op::St] {
             for s in &self.sides {
-                for Moved { token, from } in &s.moved {
+                for MovedToken { token, from } in &s.moved {
                     let read = op == Op::Ld;
                     let place = if read { s.positions.place(*from) } else { s.place(wanted.order, *token) };
                     if self.is_here(place, part) {

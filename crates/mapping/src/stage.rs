@@ -62,7 +62,7 @@ impl Stage {
 
 /// The stages of a head in one channel at one decode step, in this order.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub struct HeadPlan {
     /// Whose work it is.
     pub segment: Segment,
     /// Stages that write the new token, cluster keys and move tokens.
@@ -83,13 +83,13 @@ pub struct Plan {
 type Lane = u8;
 
 /// Writes the plans of one channel, in pairs where `pipeline` asks for it.
-pub fn write(plans: &[Plan], geometry: &Geometry, pipeline: bool, out: &mut Vec<Record>) {
+pub fn write(plans: &[HeadPlan], geometry: &Geometry, pipeline: bool, out: &mut Vec<Record>) {
     for pair in plans.chunks(if pipeline { 2 } else { 1 }) {
         let channel = pair[0].segment.channel;
         for (lane, plan) in (0..).zip(pair) {
             out.push(Record::Segment(Segment { lane, ..plan.segment }));
         }
-        let mut writer = Writer { channel, base: geometry.channel_base(channel), label: None, out };
+        let mut writer = StageWriter { channel, base: geometry.channel_base(channel), label: None, out };
         match pair {
             [a, b] => writer.pair(a, b),
             _ => writer.single(&pair[0]),
@@ -97,7 +97,7 @@ pub fn write(plans: &[Plan], geometry: &Geometry, pipeline: bool, out: &mut Vec<
     }
 }
 
-struct Writer<'a> {
+struct StageWriter<'a> {
     channel: u32,
     base: u64,
     /// Lane and phase of the last mark.
@@ -105,8 +105,8 @@ struct Writer<'a> {
     out: &'a mut Vec<Record>,
 }
 
-impl Writer<'_> {
-    fn single(&mut self, p: &Plan) {
+impl StageWriter<'_> {
+    fn single(&mut self, p: &HeadPlan) {
         p.upkeep.iter().for_each(|s| self.alone(0, s));
         p.queries.iter().for_each(|s| self.alone(0, s));
         self.alone(0, &p.scan);
@@ -115,7 +115,7 @@ impl Writer<'_> {
         self.alone(0, &p.context);
     }
 
-    fn pair(&mut self, a: &Plan, b: &Plan) {
+    fn pair(&mut self, a: &HeadPlan, b: &HeadPlan) {
         for (lane, p) in [(0, a), (1, b)] {
             p.upkeep.iter().for_each(|s| self.alone(lane, s));
         }
@@ -168,7 +168,7 @@ impl Writer<'_> {
                 weight += macs(&epochs[own]);
                 own += 1;
             }
-            let mut parts = Parts { requests: &transfer.requests, done: 0 };
+            let mut parts = RunSplitter { requests: &transfer.requests, done: 0 };
             let (mut sent, mut before) = (0, 0);
             for (k, epoch) in epochs.drain(..own).enumerate() {
                 before += macs(&epoch);
@@ -192,10 +192,10 @@ impl Writer<'_> {
     fn mixed(
         &mut self,
         (lane, phase, epoch): (Lane, Phase, &[Request]),
-        (other, other_phase, transfers): (Lane, Phase, &mut Parts<'_>),
+        (other, other_phase, transfers): (Lane, Phase, &mut RunSplitter<'_>),
         count: u64,
     ) {
-        let mut array = Parts { requests: epoch, done: 0 };
+        let mut array = RunSplitter { requests: epoch, done: 0 };
         let (pieces, size) = (count.div_ceil(IN_SIGHT).max(1), size(epoch));
         for k in 0..pieces {
             let share = |of: u64| of * (k + 1) / pieces - of * k / pieces;
@@ -258,13 +258,13 @@ fn cut(epochs: &mut VecDeque<Vec<Request>>, wanted: usize) {
 }
 
 /// A list of runs from which requests are taken in pieces.
-struct Parts<'a> {
+struct RunSplitter<'a> {
     requests: &'a [Request],
     /// Number of requests already taken from the first run.
     done: u32,
 }
 
-impl Parts<'_> {
+impl RunSplitter<'_> {
     /// The next `n` requests, as runs.
     fn take(&mut self, mut n: u64, mut each: impl FnMut(Request)) {
         while n > 0

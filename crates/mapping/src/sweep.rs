@@ -7,7 +7,7 @@ use pimattn_kv::selection::SlotOrder;
 
 /// One row of one unit, with an index of its masks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cell {
+pub struct TouchedRow {
     /// Row of the matrix.
     pub row: u32,
     /// Unit, counted over the channels of the head.
@@ -15,18 +15,18 @@ pub struct Cell {
 }
 
 /// Touched cells of one matrix.
-pub struct Sweep {
+pub struct TouchedRows {
     units: u32,
     heads: usize,
     per_row: u32,
     masks: Vec<u64>,
-    cells: Vec<Cell>,
+    cells: Vec<TouchedRow>,
 }
 
-impl Sweep {
+impl TouchedRows {
     /// A matrix in `units` units, `per_row` vectors (64 at most) in a row, for `heads` query heads.
     pub fn new(units: u32, heads: usize, per_row: u32) -> Self {
-        Sweep { units, heads, per_row, masks: Vec::new(), cells: Vec::new() }
+        TouchedRows { units, heads, per_row, masks: Vec::new(), cells: Vec::new() }
     }
 
     /// Forgets all selections.
@@ -47,18 +47,18 @@ impl Sweep {
                 self.masks.resize((row as usize + 1) * self.units as usize * self.heads, 0);
             }
             if self.masks[at..at + self.heads].iter().all(|m| *m == 0) {
-                self.cells.push(Cell { row, unit });
+                self.cells.push(TouchedRow { row, unit });
             }
             self.masks[at + head] |= 1 << index;
         }
     }
 
     /// The sweep of some of the query heads; the others want nothing in it.
-    pub fn of(&self, heads: std::ops::Range<usize>) -> Sweep {
+    pub fn of(&self, heads: std::ops::Range<usize>) -> TouchedRows {
         let mut masks = self.masks.clone();
         let others = |i: usize| !heads.contains(&(i % self.heads));
         masks.iter_mut().enumerate().filter(|(i, _)| others(*i)).for_each(|(_, mask)| *mask = 0);
-        let mut out = Sweep { masks, cells: Vec::new(), ..*self };
+        let mut out = TouchedRows { masks, cells: Vec::new(), ..*self };
         out.cells = self.cells.iter().copied().filter(|c| out.distinct(*c) > 0).collect();
         out
     }
@@ -79,13 +79,13 @@ impl Sweep {
     }
 
     /// Touched cells.
-    pub fn cells(&self) -> &[Cell] {
+    pub fn cells(&self) -> &[TouchedRow] {
         &self.cells
     }
 
     /// Places that a query head wants of a cell.
     #[inline]
-    pub fn mask(&self, cell: Cell, head: usize) -> u64 {
+    pub fn mask(&self, cell: TouchedRow, head: usize) -> u64 {
         self.masks[(cell.row as usize * self.units as usize + cell.unit as usize) * self.heads + head]
     }
 
@@ -95,12 +95,12 @@ impl Sweep {
     }
 
     /// Number of tokens of a cell that any query head wants.
-    pub fn distinct(&self, cell: Cell) -> u32 {
+    pub fn distinct(&self, cell: TouchedRow) -> u32 {
         (0..self.heads).fold(0, |all, h| all | self.mask(cell, h)).count_ones()
     }
 
     /// Tokens of a cell, summed over the query heads that want them.
-    pub fn wanted(&self, cell: Cell) -> u32 {
+    pub fn wanted(&self, cell: TouchedRow) -> u32 {
         (0..self.heads).map(|h| self.mask(cell, h).count_ones()).sum()
     }
 }

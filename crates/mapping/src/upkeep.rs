@@ -11,9 +11,9 @@
 //! Where the table counts a vector as one transfer, this counts its buffer entries. Moving a token reads and writes its key
 //! and value as plain DRAM does.
 
-use super::emit::{Emitter, Matrix, Results, Target};
+use super::emit::{DeviceLayout, Emitter, Matrix, Results};
 use super::layout::{Place, Side};
-use super::rows::Rows;
+use super::rows::HeadRows;
 use super::stage::Stage;
 use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
@@ -36,9 +36,9 @@ pub struct CentroidMeans {
 pub fn cluster(
     means: &CentroidMeans,
     places: &[Place],
-    rows: &Rows,
+    rows: &HeadRows,
     keys: &Matrix,
-    target: &Target,
+    target: &DeviceLayout,
     channel: u32,
 ) -> Stage {
     let mut emit = Emitter::new(target, channel, Phase::Cluster);
@@ -91,7 +91,7 @@ pub fn cluster(
 }
 
 /// Reads (`LD`) or writes (`ST`) one vector, in all banks of its unit.
-pub fn vector(op: Op, matrices: &[Matrix], p: Place, rows: &Rows, emit: &mut Emitter<'_>) {
+pub fn vector(op: Op, matrices: &[Matrix], p: Place, rows: &HeadRows, emit: &mut Emitter<'_>) {
     let g = emit.target.geometry;
     let at = g.unit_address(0, p.unit % g.units());
     for m in matrices {
@@ -127,7 +127,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::super::layout::{Shape, tests::geometry};
-    use super::super::stage::{Plan, write};
+    use super::super::stage::{HeadPlan, write};
     use super::*;
     use crate::workload::ValueLayout;
     use pimattn_trace::Record;
@@ -137,21 +137,21 @@ mod tests {
     fn kmeans_has_the_commands_of_the_paper() {
         let geometry = geometry();
         for (dim, tokens, clusters, iterations) in [(128, 64, 4, 7), (80, 64, 4, 1), (256, 128, 40, 3), (64, 5, 1, 2)] {
-            let target = Target {
+            let target = DeviceLayout {
                 geometry,
                 shape: Shape::new(&geometry, dim, 2, 32, ValueLayout::Stripe).unwrap(),
                 heads_per_read: 1,
             };
             let (columns, per_row) = (target.shape.columns, target.shape.keys_per_row);
             let keys = Matrix { id: 0, per_row, columns, stripes_in_row: 1 };
-            let mut rows = Rows::new(0, 9, 2);
+            let mut rows = HeadRows::new(0, 9, 2);
             (0..2).for_each(|m| rows.reserve(m, 4).unwrap());
             let places: Vec<Place> =
                 (0..tokens).map(|t| Place { unit: t / per_row, row: 0, index: t % per_row }).collect();
             let means = CentroidMeans { clusters, iterations, host: 11, centroids: 1 };
             let stage = cluster(&means, &places, &rows, &keys, &target, 0);
             let mut records = Vec::new();
-            write(&[Plan { upkeep: vec![stage], ..Plan::default() }], &geometry, true, &mut records);
+            write(&[HeadPlan { upkeep: vec![stage], ..HeadPlan::default() }], &geometry, true, &mut records);
             let count = |op: Op| -> u64 {
                 let runs = records.iter().filter_map(|r| if let Record::Request(r) = r { Some(r) } else { None });
                 runs.filter(|r| r.op == op).map(|r| u64::from(r.count)).sum()

@@ -141,7 +141,7 @@ impl Mapping {
 /// Whether work is charged, or left out as in the published simulators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Cost {
+pub enum OverheadCost {
     /// The work runs on the device, as PIM commands.
     #[default]
     Pim,
@@ -292,8 +292,8 @@ fn interleaved() -> Layout {
     Layout::Interleaved
 }
 
-fn free() -> Cost {
-    Cost::Free
+fn free() -> OverheadCost {
+    OverheadCost::Free
 }
 
 /// What the metrics call a row, whatever the device.
@@ -338,16 +338,16 @@ pub struct Workload {
     pub mapping: Mapping,
     /// What selecting tokens costs.
     #[serde(default)]
-    pub selection_cost: Cost,
+    pub selection_cost: OverheadCost,
     /// What writing the new token costs.
     #[serde(default)]
-    pub append_cost: Cost,
+    pub append_cost: OverheadCost,
     /// What clustering costs: the K-means, and the move into cluster order.
     #[serde(default)]
     pub clustering_cost: ClusteringCost,
     /// What clustering the prefill costs, at the first step.
     #[serde(default = "free")]
-    pub prefill_clustering_cost: Cost,
+    pub prefill_clustering_cost: OverheadCost,
     /// Schedule.
     #[serde(default)]
     pub schedule: Schedule,
@@ -383,8 +383,8 @@ impl Workload {
             steps: 0,
             seed: 1,
             mapping: Mapping::default(),
-            selection_cost: Cost::default(),
-            append_cost: Cost::default(),
+            selection_cost: OverheadCost::default(),
+            append_cost: OverheadCost::default(),
             clustering_cost: ClusteringCost::default(),
             prefill_clustering_cost: free(),
             schedule: Schedule::default(),

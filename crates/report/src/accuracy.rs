@@ -1,7 +1,7 @@
 //! What policies keep, by layer and query head, and where recall and the error of the output disagree on which policy is
 //! better: the means of metrics tables over steps (and requests, and what is not asked for).
 
-use super::sheet::{Metric, MetricMeans, Style, each_of_some, layout};
+use super::sheet::{MetricMeans, SelectionMetric, Style, each_of_some, layout};
 use pimattn_core::columns;
 use pimattn_core::error::Result;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::io::Read;
 
 /// What a row of the table stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
+pub enum Grouping {
     /// A policy.
     Policy,
     /// A policy in a layer.
@@ -19,25 +19,25 @@ pub enum By {
 }
 
 /// Budget, layer, query head, as far as they are asked for.
-type Place = (u64, Option<u64>, Option<u64>);
+type AccuracyKey = (u64, Option<u64>, Option<u64>);
 
 /// Means of metrics tables.
 pub struct AccuracyTable {
-    by: By,
+    by: Grouping,
     /// In the order of their first rows.
     policies: Vec<String>,
-    means: BTreeMap<(Place, usize), MetricMeans>,
+    means: BTreeMap<(AccuracyKey, usize), MetricMeans>,
 }
 
 impl AccuracyTable {
     /// Nothing read yet.
-    pub fn new(by: By) -> Self {
+    pub fn new(by: Grouping) -> Self {
         AccuracyTable { by, policies: Vec::new(), means: BTreeMap::new() }
     }
 
     /// Adds the rows of a metrics table; those of dense layers say nothing about a policy and are left out.
     pub fn add(&mut self, input: impl Read, file: &str) -> Result<()> {
-        let [selected, row_tokens, mass, top, error] = Metric::COLUMNS;
+        let [selected, row_tokens, mass, top, error] = SelectionMetric::COLUMNS;
         let keys = [columns::POLICY, columns::BUDGET, columns::LAYER, columns::QUERY_HEAD, columns::DENSE];
         let [policy, budget, layer, head, dense] = keys;
         let names = [policy, budget, layer, head, dense, selected, row_tokens, mass, top, error];
@@ -55,8 +55,8 @@ impl AccuracyTable {
                     policies.push(name.to_string());
                     policies.len() - 1
                 });
-                let layer = (by != By::Policy).then(|| count(layer)).transpose()?;
-                let head = (by == By::Head).then(|| count(head)).transpose()?;
+                let layer = (by != Grouping::Policy).then(|| count(layer)).transpose()?;
+                let head = (by == Grouping::Head).then(|| count(head)).transpose()?;
                 let entry = means.entry(((count(budget)?, layer, head), policy)).or_default();
                 entry.add([selected, row_tokens, mass, top, error])
             },
@@ -64,11 +64,11 @@ impl AccuracyTable {
     }
 
     /// Policies at the same place that select fewer of the best tokens than this one, and yet have a smaller error.
-    fn better_with_less(&self, place: Place, policy: usize) -> Vec<&str> {
+    fn better_with_less(&self, place: AccuracyKey, policy: usize) -> Vec<&str> {
         let of = |p: usize| self.means.get(&(place, p));
         let Some(own) = of(policy) else { return Vec::new() };
-        let below = |m: &MetricMeans, of: Metric| m.of(of).zip(own.of(of)).is_some_and(|(m, own)| m < own);
-        let less = |m: &MetricMeans| below(m, Metric::TopRecall) && below(m, Metric::OutputRelErr);
+        let below = |m: &MetricMeans, of: SelectionMetric| m.of(of).zip(own.of(of)).is_some_and(|(m, own)| m < own);
+        let less = |m: &MetricMeans| below(m, SelectionMetric::TopRecall) && below(m, SelectionMetric::OutputRelErr);
         let others = self.policies.iter().enumerate().filter(|(p, _)| of(*p).is_some_and(less));
         others.map(|(_, name)| name.as_str()).collect()
     }
@@ -76,13 +76,14 @@ impl AccuracyTable {
     /// The table as text.
     pub fn render(&self, style: Style) -> String {
         let places: &[&str] = match self.by {
-            By::Policy => &["budget", "policy"],
-            By::Layer => &["budget", "layer", "policy"],
-            By::Head => &["budget", "layer", "query head", "policy"],
+            Grouping::Policy => &["budget", "policy"],
+            Grouping::Layer => &["budget", "layer", "policy"],
+            Grouping::Head => &["budget", "layer", "query head", "policy"],
         };
-        let measures = Metric::ALL.map(Metric::heading).into_iter().chain(["less recall, less error"]);
+        let measures =
+            SelectionMetric::ALL.map(SelectionMetric::heading).into_iter().chain(["less recall, less error"]);
         let heading = places.iter().copied().chain(measures).map(String::from).collect();
-        let row = |((place, policy), means): (&(Place, usize), &MetricMeans)| {
+        let row = |((place, policy), means): (&(AccuracyKey, usize), &MetricMeans)| {
             let (budget, layer, head) = place;
             let numbers = [Some(*budget), *layer, *head].into_iter().flatten().map(|n| n.to_string());
             let names = std::iter::once(self.policies[*policy].clone());
@@ -100,7 +101,7 @@ mod tests {
     const HEADING: &str =
         "policy,budget,layer,query_head,dense,selected,row_tokens,mass_recall,top_recall,output_rel_err";
 
-    fn table(by: By) -> String {
+    fn table(by: Grouping) -> String {
         let mut table = AccuracyTable::new(by);
         let starc = "starc,8,2,0,0,8,16,0.9,0.5,0.3\nstarc,8,2,1,0,8,32,0.7,0.7,0.1\nstarc,8,0,0,1,99,99,1,1,0\n";
         table.add(format!("{HEADING}\n{starc}").as_bytes(), "s.csv").unwrap();
@@ -111,20 +112,20 @@ mod tests {
 
     #[test]
     fn means_are_of_sparse_layers_and_name_who_errs_less_with_less() {
-        let text = table(By::Head);
+        let text = table(Grouping::Head);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[1], "8,2,0,starc,8.0,16.0,0.9000,0.5000,0.3000,quest");
         assert_eq!(lines[2], "8,2,0,quest,8.0,8.0,0.8000,0.4000,0.2000,");
         assert_eq!(lines[3], "8,2,1,starc,8.0,32.0,0.7000,0.7000,0.1000,");
         assert_eq!(lines.len(), 5);
-        let text = table(By::Policy);
+        let text = table(Grouping::Policy);
         assert_eq!(text.lines().nth(1), Some("8,starc,8.0,24.0,0.8000,0.6000,0.2000,"));
-        assert_eq!(table(By::Layer).lines().nth(2), Some("8,2,quest,8.0,8.0,0.8000,0.4000,0.3000,"));
+        assert_eq!(table(Grouping::Layer).lines().nth(2), Some("8,2,quest,8.0,8.0,0.8000,0.4000,0.3000,"));
     }
 
     #[test]
     fn bad_cells_are_errors_with_their_line() {
-        let mut table = AccuracyTable::new(By::Layer);
+        let mut table = AccuracyTable::new(Grouping::Layer);
         let bad = format!("{HEADING}\nstarc,8,two,0,0,8,16,0.9,0.5,0.3\n");
         assert_eq!(table.add(bad.as_bytes(), "s.csv").unwrap_err().to_string(), "s.csv:2: \"two\" is not a count");
         let none = table.add("policy,budget\n".as_bytes(), "s.csv").unwrap_err().to_string();
@@ -136,7 +137,7 @@ mod tests {
     /// A head of zero values has no relative error; means are of the heads that have one.
     #[test]
     fn empty_cells_are_left_out_of_means() {
-        let mut table = AccuracyTable::new(By::Policy);
+        let mut table = AccuracyTable::new(Grouping::Policy);
         let rows = "starc,8,2,0,0,8,16,0.9,0.5,\nstarc,8,2,1,0,8,32,0.7,0.7,0.1\nquest,8,2,0,0,8,16,0.9,0.9,\n";
         table.add(format!("{HEADING}\n{rows}").as_bytes(), "s.csv").unwrap();
         let text = table.render(Style::Csv);

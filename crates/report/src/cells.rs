@@ -1,7 +1,7 @@
 //! A finished table in memory, whose cells can be named by file, line and column.
 
 use pimattn_core::error::{Error, Result};
-use pimattn_core::table::{Reader, Table, number, place};
+use pimattn_core::table::{CsvReader, Table, number, place};
 use std::io::Read;
 
 /// A table.
@@ -13,12 +13,12 @@ pub struct Cells {
 }
 
 /// Columns and the cells that are looked for.
-pub type Wanted<'a> = [(&'a str, &'a str)];
+pub type CellQuery<'a> = [(&'a str, &'a str)];
 
 impl Cells {
     /// Reads CSV; `name` is the file's.
     pub fn read(input: impl Read, name: &str) -> Result<Self> {
-        let (mut table, mut rows) = (Reader::open(input, name)?, Vec::new());
+        let (mut table, mut rows) = (CsvReader::open(input, name)?, Vec::new());
         while let Some(row) = table.read()? {
             rows.push(row.cells().map(String::from).collect());
         }
@@ -67,14 +67,14 @@ impl Cells {
     }
 
     /// Rows with these cells.
-    pub fn find(&self, wanted: &Wanted<'_>) -> Result<Vec<usize>> {
+    pub fn find(&self, wanted: &CellQuery<'_>) -> Result<Vec<usize>> {
         let columns = wanted.iter().map(|(c, v)| Ok((self.column(c)?, *v))).collect::<Result<Vec<_>>>()?;
         let fits = |row: &&Vec<String>| columns.iter().all(|(i, v)| row[*i] == *v);
         Ok(self.rows.iter().enumerate().filter(|(_, row)| fits(row)).map(|(i, _)| i).collect())
     }
 
     /// The one row with these cells.
-    pub fn the(&self, wanted: &Wanted<'_>) -> Result<usize> {
+    pub fn the(&self, wanted: &CellQuery<'_>) -> Result<usize> {
         match self.find(wanted)?.as_slice() {
             [row] => Ok(*row),
             found => {

@@ -1,8 +1,8 @@
 //! Figures of finished tables: columns become axes, and rows that share a cell a line or a group of bars.
 
-use crate::plot::{Axis, Bar, Bars, Content, Figure, Group, Lines, Panel, Scale, Series};
+use crate::plot::{Axis, Bar, BarGroup, Bars, Content, Figure, Lines, Panel, Scale, Series};
 use pimattn_core::error::{Error, Result};
-use pimattn_core::table::{Reader, number};
+use pimattn_core::table::{CsvReader, number};
 use std::io::Read;
 
 /// What a chart shows of a table.
@@ -31,7 +31,7 @@ pub struct Chart {
 }
 
 /// Cells of a row, as far as the chart shows them.
-struct Row {
+struct ChartRow {
     line: u64,
     x: String,
     /// None where the cell is empty.
@@ -63,7 +63,7 @@ impl Chart {
         }
         let mut panels = Vec::new();
         for panel in distinct(rows.iter().map(|r| r.panel.as_str())) {
-            let rows: Vec<&Row> = rows.iter().filter(|r| r.panel == panel).collect();
+            let rows: Vec<&ChartRow> = rows.iter().filter(|r| r.panel == panel).collect();
             // An empty cell is a gap; where all are, there is nothing to draw.
             if let Some((_, y)) = self.y.iter().enumerate().find(|(i, _)| rows.iter().all(|r| r.y[*i].is_none())) {
                 let place = if panel.is_empty() { String::new() } else { format!(" of {panel}") };
@@ -97,8 +97,8 @@ impl Chart {
         })
     }
 
-    fn rows(&self, input: impl Read, file: &str) -> Result<Vec<Row>> {
-        let mut table = Reader::open(input, file)?;
+    fn rows(&self, input: impl Read, file: &str) -> Result<Vec<ChartRow>> {
+        let mut table = CsvReader::open(input, file)?;
         let find = |name: &String| table.column(name);
         let all = |names: &[String]| names.iter().map(find).collect::<Result<Vec<_>>>();
         let (x, y, by, panel) = (find(&self.x)?, all(&self.y)?, all(&self.by)?, all(&self.panels)?);
@@ -110,19 +110,19 @@ impl Chart {
             }
             let joined = |of: &[usize]| of.iter().map(|i| row.cell(*i)).collect::<Vec<_>>().join(" ");
             let y = y.iter().map(|i| row.known(*i)).collect::<Result<Vec<_>>>()?;
-            rows.push(Row { line: row.line(), x: row.cell(x).into(), y, by: joined(&by), panel: joined(&panel) });
+            rows.push(ChartRow { line: row.line(), x: row.cell(x).into(), y, by: joined(&by), panel: joined(&panel) });
         }
         Ok(rows)
     }
 
     /// Rows of the same place would make a line go back on itself, and a bar stand for another.
-    fn twice(&self, a: &Row, b: &Row, file: &str) -> Error {
+    fn twice(&self, a: &ChartRow, b: &ChartRow, file: &str) -> Error {
         let what =
             format!("same {} as line {}: tell them apart with --by or --panel, or choose with --where", self.x, a.line);
         Error::data(format!("{file}:{}", b.line), what)
     }
 
-    fn lines_of(&self, rows: &[&Row], y: usize, file: &str) -> Result<Lines> {
+    fn lines_of(&self, rows: &[&ChartRow], y: usize, file: &str) -> Result<Lines> {
         let mut series = Vec::new();
         for name in distinct(rows.iter().map(|r| r.by.as_str())) {
             let mut points = Vec::new();
@@ -144,18 +144,19 @@ impl Chart {
         Ok(Lines { x: Axis::new(self.x.clone(), self.x_scale), y, series })
     }
 
-    fn bars_of(&self, rows: &[&Row], file: &str) -> Result<Bars> {
+    fn bars_of(&self, rows: &[&ChartRow], file: &str) -> Result<Bars> {
         let mut groups = Vec::new();
         for label in distinct(rows.iter().map(|r| r.x.as_str())) {
-            let rows: Vec<&&Row> = rows.iter().filter(|r| r.x == label).collect();
+            let rows: Vec<&&ChartRow> = rows.iter().filter(|r| r.x == label).collect();
             for (i, row) in rows.iter().enumerate() {
                 if let Some(other) = rows[..i].iter().find(|other| other.by == row.by) {
                     return Err(self.twice(other, row, file));
                 }
             }
-            let parts = |row: &Row| self.y.iter().cloned().zip(&row.y).filter_map(|(y, x)| Some((y, (*x)?))).collect();
+            let parts =
+                |row: &ChartRow| self.y.iter().cloned().zip(&row.y).filter_map(|(y, x)| Some((y, (*x)?))).collect();
             let bars = rows.iter().map(|row| Bar { label: row.by.clone(), parts: parts(row) }).collect();
-            groups.push(Group { label: label.into(), bars });
+            groups.push(BarGroup { label: label.into(), bars });
         }
         let y = if self.y.len() == 1 { self.y[0].clone() } else { String::from("sum of the parts") };
         Ok(Bars { y: Axis::new(y, Scale::FromZero), groups })

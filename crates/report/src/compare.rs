@@ -36,7 +36,7 @@ mod table;
 mod tests;
 
 pub use report::Comparison;
-pub use table::Table;
+pub use table::TextTable;
 
 use join::Pair;
 use pimattn_core::columns;
@@ -71,7 +71,7 @@ pub const MAX_INPUT_BYTES: u64 = 512 << 20;
 
 /// What to join by and what to compare.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct CompareOptions {
     /// Key columns; empty: those of [`KNOWN_KEYS`] that the tables have.
     pub keys: Vec<String>,
     /// Columns to compare; empty: all that are not keys. If given, columns in one file only do not matter.
@@ -79,15 +79,15 @@ pub struct Options {
 }
 
 /// Compares the table in the file `base` with those in the files `others`.
-pub fn compare_files(base: &Path, others: &[PathBuf], options: &Options) -> Result<Comparison> {
+pub fn compare_files(base: &Path, others: &[PathBuf], options: &CompareOptions) -> Result<Comparison> {
     let mut left = MAX_INPUT_BYTES;
-    let base = Table::open(base, &mut left)?;
-    let others = others.iter().map(|path| Table::open(path, &mut left)).collect::<Result<_>>()?;
+    let base = TextTable::open(base, &mut left)?;
+    let others = others.iter().map(|path| TextTable::open(path, &mut left)).collect::<Result<_>>()?;
     compare(base, others, options)
 }
 
 /// Compares the table `base` with each of `others`.
-pub fn compare(base: Table, others: Vec<Table>, options: &Options) -> Result<Comparison> {
+pub fn compare(base: TextTable, others: Vec<TextTable>, options: &CompareOptions) -> Result<Comparison> {
     if others.is_empty() {
         return Err(Error::Usage("compare needs a base table and at least one other".into()));
     }
@@ -102,7 +102,7 @@ pub fn compare(base: Table, others: Vec<Table>, options: &Options) -> Result<Com
     Ok(Comparison { base, pairs })
 }
 
-fn check_names(table: &Table, option: &str, names: &[String]) -> Result<()> {
+fn check_names(table: &TextTable, option: &str, names: &[String]) -> Result<()> {
     match names.iter().find(|name| table.column(name).is_none()) {
         None => Ok(()),
         Some(name) => {

@@ -112,7 +112,7 @@ fn or_0(number: Known) -> f64 {
     number.unwrap_or(0.0)
 }
 
-struct Run {
+struct ExplainedRun {
     identity: Vec<String>,
     measures: Measures,
     phases: Vec<(String, Measures)>,
@@ -122,7 +122,7 @@ struct Run {
 /// Runs, with as much of each as its tables say.
 #[derive(Default)]
 pub struct Explanation {
-    runs: Vec<Run>,
+    runs: Vec<ExplainedRun>,
 }
 
 /// A table of the explanation: a name and a number of cells a row. Numbers carry their decimals.
@@ -130,11 +130,11 @@ struct Section {
     title: &'static str,
     /// Heading and unit.
     columns: Vec<(&'static str, &'static str)>,
-    rows: Vec<(String, Vec<Cell>)>,
+    rows: Vec<(String, Vec<DecimalCell>)>,
 }
 
 /// A number with its decimals, where it is known.
-type Cell = Option<(f64, usize)>;
+type DecimalCell = Option<(f64, usize)>;
 
 /// Reads a further table of the runs.
 pub type AddDetail = fn(&mut Explanation, Box<dyn Read + Send>, &str) -> Result<()>;
@@ -147,7 +147,7 @@ impl Explanation {
     /// Adds the runs of a run.csv.
     pub fn add_runs(&mut self, input: impl Read, file: &str) -> Result<()> {
         let rows = each(input, file, &[], |identity, _, measures| {
-            self.runs.push(Run { identity, measures, phases: Vec::new(), busiest: None });
+            self.runs.push(ExplainedRun { identity, measures, phases: Vec::new(), busiest: None });
         })?;
         if rows == 0 { Err(Error::data(file, "a table without a row")) } else { Ok(()) }
     }
@@ -180,7 +180,7 @@ impl Explanation {
             let heading = [columns::TRACE, columns::SYSTEM, "section", "item", "quantity", "unit", "value"]
                 .map(String::from)
                 .to_vec();
-            let lines = std::iter::once(heading).chain(self.runs.iter().flat_map(Run::long_form));
+            let lines = std::iter::once(heading).chain(self.runs.iter().flat_map(ExplainedRun::long_form));
             return Ok(layout(&lines.collect::<Vec<_>>(), style));
         }
         Ok(self.runs.iter().map(|run| run.document(style)).collect::<Vec<_>>().join("\n"))
@@ -202,15 +202,15 @@ fn each(
     })
 }
 
-fn share(part: f64, whole: f64) -> Cell {
+fn share(part: f64, whole: f64) -> DecimalCell {
     (whole > 0.0).then(|| (100.0 * part / whole, 1))
 }
 
-fn ratio(a: Option<f64>, b: Option<f64>) -> Cell {
+fn ratio(a: Option<f64>, b: Option<f64>) -> DecimalCell {
     a.zip(b).filter(|(_, b)| *b > 0.0).map(|(a, b)| (a / b, 3))
 }
 
-impl Run {
+impl ExplainedRun {
     fn steps(&self) -> f64 {
         or_0(self.measures.steps).max(1.0)
     }
@@ -393,7 +393,7 @@ impl Section {
             unit => format!("{name} {unit}"),
         };
         let first = std::iter::once(String::new()).chain(self.columns.iter().map(heading)).collect();
-        let cell = |c: &Cell| c.map_or(String::new(), |(x, decimals)| format!("{x:.decimals$}"));
+        let cell = |c: &DecimalCell| c.map_or(String::new(), |(x, decimals)| format!("{x:.decimals$}"));
         let row =
             |(name, cells): &(String, Vec<_>)| std::iter::once(name.clone()).chain(cells.iter().map(cell)).collect();
         std::iter::once(first).chain(self.rows.iter().map(row)).collect()

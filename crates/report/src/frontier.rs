@@ -4,7 +4,7 @@
 use super::sheet::{Style, layout};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::table::Reader;
+use pimattn_core::table::CsvReader;
 use std::collections::BTreeMap;
 use std::io::Read;
 
@@ -13,26 +13,26 @@ pub const CHOICES: [&str; 2] = [columns::POLICY, columns::BUDGET];
 
 /// What a point costs: time (ns) and energy (pJ) per step, and its error; NaN where it has none.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Cost([f64; 3]);
+struct PointCost([f64; 3]);
 
-impl Cost {
+impl PointCost {
     /// Whether it has an error.
     fn is_known(&self) -> bool {
         !self.0[2].is_nan()
     }
 
     /// Whether it is nowhere worse and somewhere better. A point without an error beats none, and none beats it.
-    fn beats(&self, other: &Cost) -> bool {
+    fn beats(&self, other: &PointCost) -> bool {
         let pairs = || self.0.iter().zip(&other.0);
         pairs().all(|(a, b)| a <= b) && pairs().any(|(a, b)| a < b)
     }
 }
 
-struct Entry {
+struct FrontierPoint {
     /// Place of what it shares with those that it is set against.
     group: usize,
     choice: Vec<String>,
-    cost: Cost,
+    cost: PointCost,
     /// What it keeps, where that is asked for.
     kept: f64,
 }
@@ -42,7 +42,7 @@ pub struct Frontier {
     group: Vec<String>,
     choice: Vec<String>,
     error: String,
-    entries: Vec<Entry>,
+    entries: Vec<FrontierPoint>,
     /// What the points of a group share, and which they are; groups as they come first, points as they come.
     groups: Vec<(Vec<String>, Vec<usize>)>,
 }
@@ -52,7 +52,7 @@ impl Frontier {
     /// Where no point has it (accuracy was not measured), that is an error. `kept` is a column of what is kept, for
     /// [`Self::disagreements`].
     pub fn read(input: impl Read, file: &str, error: &str, kept: Option<&str>, choices: &[String]) -> Result<Self> {
-        let mut table = Reader::open(input, file)?;
+        let mut table = CsvReader::open(input, file)?;
         let (header, find) = (table.header(), |name: &str| table.column(name));
         // A sweep's table begins with the point, and has its key behind the axes.
         let axes = find(columns::POINT)? + 1..find(columns::KEY)?;
@@ -83,7 +83,7 @@ impl Frontier {
             let error = or_none(lost)?;
             let error = if turned.is_some() { 1.0 - error } else { error };
             let kept = kept.map_or(Ok(0.0), or_none)?;
-            let cost = Cost([row.number(ns)? / steps, row.number(pj)? / steps, error]);
+            let cost = PointCost([row.number(ns)? / steps, row.number(pj)? / steps, error]);
             let texts = |of: &[usize]| of.iter().map(|i| row.cell(*i).to_string()).collect();
             let shared: Vec<String> = texts(&group);
             let group = *known.entry(shared).or_insert_with_key(|shared| {
@@ -91,7 +91,7 @@ impl Frontier {
                 frontier.groups.len() - 1
             });
             frontier.groups[group].1.push(frontier.entries.len());
-            frontier.entries.push(Entry { group, choice: texts(&choice), cost, kept });
+            frontier.entries.push(FrontierPoint { group, choice: texts(&choice), cost, kept });
         }
         if frontier.entries.is_empty() {
             return Err(Error::data(file, "a table without a row"));
@@ -109,7 +109,7 @@ impl Frontier {
         (0..self.group.len()).filter(differs).collect()
     }
 
-    fn beaten_by(&self, entry: &Entry) -> Option<&Entry> {
+    fn beaten_by(&self, entry: &FrontierPoint) -> Option<&FrontierPoint> {
         let mut others = self.groups[entry.group].1.iter().map(|i| &self.entries[*i]);
         others.find(|e| e.cost.beats(&entry.cost))
     }
@@ -117,13 +117,13 @@ impl Frontier {
     /// All points, by group and rising error, with whether they are on the frontier and one that beats them if not.
     pub fn points(&self, style: Style) -> String {
         let told = self.told();
-        let mut order: Vec<&Entry> = self.entries.iter().collect();
+        let mut order: Vec<&FrontierPoint> = self.entries.iter().collect();
         // Stable: equal points stay in the order of the sweep.
         order.sort_by(|a, b| a.cost.0[2].total_cmp(&b.cost.0[2]));
         order.sort_by_key(|e| e.group);
         let heading = told.iter().map(|i| self.group[*i].clone()).chain(self.choice.iter().cloned());
         let measures = ["time/step us", "energy/step uJ", &self.error, "frontier", "beaten by"].map(String::from);
-        let row = |e: &&Entry| {
+        let row = |e: &&FrontierPoint| {
             let by = self.beaten_by(e);
             let [ns, pj, error] = e.cost.0;
             let cells = [
@@ -161,13 +161,13 @@ impl Frontier {
             name.into(),
             error.clone(),
         ];
-        let rest = |e: &Entry| e.choice.iter().skip(1).cloned().collect::<Vec<_>>();
+        let rest = |e: &FrontierPoint| e.choice.iter().skip(1).cloned().collect::<Vec<_>>();
         let rows = self.entries.iter().flat_map(|more| {
             let (told, rest) = (&told, &rest);
             let alike = self.entries.iter().filter(move |less| less.group == more.group && rest(less) == rest(more));
             let against = alike.filter(|less| more.kept > less.kept && more.cost.0[2] > less.cost.0[2]);
             against.map(move |less| {
-                let cells = |e: &Entry| {
+                let cells = |e: &FrontierPoint| {
                     let first = e.choice.first().cloned().unwrap_or_default();
                     [first, format!("{:.4}", e.kept), format!("{:.4}", e.cost.0[2])]
                 };
@@ -181,7 +181,7 @@ impl Frontier {
     /// For each first choice (the policy), its cheapest point in time with an error of at most each of `limits`.
     pub fn at_equal_error(&self, limits: &[f64], style: Style) -> String {
         let told = self.told();
-        let mut best: BTreeMap<(usize, usize), Vec<Option<&Entry>>> = BTreeMap::new();
+        let mut best: BTreeMap<(usize, usize), Vec<Option<&FrontierPoint>>> = BTreeMap::new();
         // The first point of each group and first choice.
         let mut firsts = BTreeMap::new();
         for (at, e) in self.entries.iter().enumerate() {
@@ -195,9 +195,9 @@ impl Frontier {
         }
         let heading = told.iter().map(|i| self.group[*i].clone()).chain(self.choice.first().cloned());
         let heading = heading.chain(limits.iter().map(|l| format!("us at {} <= {l}", self.error)));
-        let row = |((_, at), cells): (&(usize, usize), &Vec<Option<&Entry>>)| {
+        let row = |((_, at), cells): (&(usize, usize), &Vec<Option<&FrontierPoint>>)| {
             let e = &self.entries[*at];
-            let text = |c: &Option<&Entry>| {
+            let text = |c: &Option<&FrontierPoint>| {
                 c.map_or("-".into(), |c| match c.choice.get(1..) {
                     Some(rest) if !rest.is_empty() => format!("{:.3} ({})", c.cost.0[0] / 1e3, rest.join(" ")),
                     _ => format!("{:.3}", c.cost.0[0] / 1e3),

@@ -2,7 +2,7 @@
 
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::table::{Reader, line};
+use pimattn_core::table::{CsvReader, line};
 pub use pimattn_core::table::{known, number};
 use std::io::Read;
 
@@ -34,7 +34,7 @@ pub fn each(
     names: &[&str],
     mut take: impl FnMut(&[&str]) -> std::result::Result<(), String>,
 ) -> Result<u64> {
-    let mut table = Reader::open(input, file)?;
+    let mut table = CsvReader::open(input, file)?;
     let find = |name: &&str| {
         let place = table.header().iter().position(|h| h == *name);
         place.ok_or_else(|| Error::data(file, format!("no column \"{name}\"")))
@@ -64,7 +64,7 @@ pub fn each_of_some<const N: usize>(
 
 /// What metrics tables say of a selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metric {
+pub enum SelectionMetric {
     /// Tokens selected.
     Selected,
     /// Tokens in the row-blocks that hold one.
@@ -77,45 +77,50 @@ pub enum Metric {
     OutputRelErr,
 }
 
-impl Metric {
+impl SelectionMetric {
     /// All of them, in the order of reports.
-    pub const ALL: [Metric; 5] =
-        [Metric::Selected, Metric::RowTokens, Metric::MassRecall, Metric::TopRecall, Metric::OutputRelErr];
+    pub const ALL: [SelectionMetric; 5] = [
+        SelectionMetric::Selected,
+        SelectionMetric::RowTokens,
+        SelectionMetric::MassRecall,
+        SelectionMetric::TopRecall,
+        SelectionMetric::OutputRelErr,
+    ];
     /// The columns that they are in.
     pub const COLUMNS: [&str; 5] = [
-        Metric::Selected.column(),
-        Metric::RowTokens.column(),
-        Metric::MassRecall.column(),
-        Metric::TopRecall.column(),
-        Metric::OutputRelErr.column(),
+        SelectionMetric::Selected.column(),
+        SelectionMetric::RowTokens.column(),
+        SelectionMetric::MassRecall.column(),
+        SelectionMetric::TopRecall.column(),
+        SelectionMetric::OutputRelErr.column(),
     ];
 
     /// The column that it is in.
     pub const fn column(self) -> &'static str {
         match self {
-            Metric::Selected => columns::SELECTED,
-            Metric::RowTokens => columns::ROW_TOKENS,
-            Metric::MassRecall => columns::MASS_RECALL,
-            Metric::TopRecall => columns::TOP_RECALL,
-            Metric::OutputRelErr => columns::OUTPUT_REL_ERR,
+            SelectionMetric::Selected => columns::SELECTED,
+            SelectionMetric::RowTokens => columns::ROW_TOKENS,
+            SelectionMetric::MassRecall => columns::MASS_RECALL,
+            SelectionMetric::TopRecall => columns::TOP_RECALL,
+            SelectionMetric::OutputRelErr => columns::OUTPUT_REL_ERR,
         }
     }
 
     /// Its heading in reports.
     pub const fn heading(self) -> &'static str {
         match self {
-            Metric::Selected => "selected",
-            Metric::RowTokens => "row tokens",
-            Metric::MassRecall => "mass recall",
-            Metric::TopRecall => "top-B recall",
-            Metric::OutputRelErr => "output error",
+            SelectionMetric::Selected => "selected",
+            SelectionMetric::RowTokens => "row tokens",
+            SelectionMetric::MassRecall => "mass recall",
+            SelectionMetric::TopRecall => "top-B recall",
+            SelectionMetric::OutputRelErr => "output error",
         }
     }
 
     const fn decimals(self) -> usize {
         match self {
-            Metric::Selected | Metric::RowTokens => 1,
-            Metric::MassRecall | Metric::TopRecall | Metric::OutputRelErr => 4,
+            SelectionMetric::Selected | SelectionMetric::RowTokens => 1,
+            SelectionMetric::MassRecall | SelectionMetric::TopRecall | SelectionMetric::OutputRelErr => 4,
         }
     }
 }
@@ -123,13 +128,13 @@ impl Metric {
 /// Means of metrics, each over the rows that have a number in it.
 #[derive(Debug, Clone, Default)]
 pub struct MetricMeans {
-    rows: [u64; Metric::ALL.len()],
-    sums: [f64; Metric::ALL.len()],
+    rows: [u64; SelectionMetric::ALL.len()],
+    sums: [f64; SelectionMetric::ALL.len()],
 }
 
 impl MetricMeans {
-    /// Adds the cells of a row, below [`Metric::COLUMNS`].
-    pub fn add(&mut self, cells: [&str; Metric::ALL.len()]) -> std::result::Result<(), String> {
+    /// Adds the cells of a row, below [`SelectionMetric::COLUMNS`].
+    pub fn add(&mut self, cells: [&str; SelectionMetric::ALL.len()]) -> std::result::Result<(), String> {
         for ((cell, rows), sum) in cells.iter().zip(&mut self.rows).zip(&mut self.sums) {
             if let Some(x) = known(cell)? {
                 *rows += 1;
@@ -140,14 +145,14 @@ impl MetricMeans {
     }
 
     /// The mean of a metric; none where no row has a number in it.
-    pub fn of(&self, metric: Metric) -> Option<f64> {
+    pub fn of(&self, metric: SelectionMetric) -> Option<f64> {
         let (rows, sum) = (self.rows[metric as usize], self.sums[metric as usize]);
         (rows > 0).then(|| sum / rows as f64)
     }
 
     /// All means, as cells of a report.
-    pub fn cells(&self) -> [String; Metric::ALL.len()] {
-        Metric::ALL.map(|m| self.of(m).map_or(String::new(), |x| format!("{x:.*}", m.decimals())))
+    pub fn cells(&self) -> [String; SelectionMetric::ALL.len()] {
+        SelectionMetric::ALL.map(|m| self.of(m).map_or(String::new(), |x| format!("{x:.*}", m.decimals())))
     }
 }
 

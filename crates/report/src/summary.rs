@@ -1,13 +1,13 @@
 //! What policies cost and what they keep, side by side: one line per run, joined with its accuracy metrics.
 
-use super::sheet::{Metric, MetricMeans, Style, each_of_some, known, layout, number, stem};
+use super::sheet::{MetricMeans, SelectionMetric, Style, each_of_some, known, layout, number, stem};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::io::Read;
 
 /// One line: a run, per decode step, and the means of its metrics where they are given.
-struct Line {
+struct SummaryLine {
     name: String,
     ns: f64,
     pj: f64,
@@ -32,7 +32,7 @@ const HEADINGS: [&str; 8] = [
 /// Runs and their metrics.
 #[derive(Default)]
 pub struct Summary {
-    lines: Vec<Line>,
+    lines: Vec<SummaryLine>,
     metrics: BTreeMap<String, MetricMeans>,
 }
 
@@ -53,7 +53,15 @@ impl Summary {
             let per_step = |cell: &str| number(cell).map(|x| x / steps);
             let (utilisation, imbalance) = (known(utilisation)?, known(imbalance)?);
             let (ns, pj, activations) = (per_step(ns)?, per_step(pj)?, per_step(activations)?);
-            self.lines.push(Line { name: stem(trace), ns, pj, activations, utilisation, imbalance, metrics: None });
+            self.lines.push(SummaryLine {
+                name: stem(trace),
+                ns,
+                pj,
+                activations,
+                utilisation,
+                imbalance,
+                metrics: None,
+            });
             Ok(())
         })
     }
@@ -61,7 +69,7 @@ impl Summary {
     /// Adds a metrics table; it belongs to the run whose trace has the same file name up to the first dot.
     pub fn add_metrics(&mut self, input: impl Read, file: &str) -> Result<()> {
         let entry = self.metrics.entry(stem(file)).or_default();
-        each_of_some(input, file, Metric::COLUMNS, |cells| entry.add(cells))
+        each_of_some(input, file, SelectionMetric::COLUMNS, |cells| entry.add(cells))
     }
 
     /// The table as text. Fails when metrics were given that belong to no run.
@@ -80,14 +88,15 @@ impl Summary {
         let first = self.lines.first().map(|l| (l.ns, l.pj)).unwrap_or((1.0, 1.0));
         let rows: Vec<Vec<String>> = self.lines.iter().map(|l| l.cells(first)).collect();
         let with_metrics = self.lines.iter().any(|l| l.metrics.is_some());
-        let columns = HEADINGS.len() + if with_metrics { Metric::ALL.len() } else { 0 };
-        let heading = HEADINGS.into_iter().chain(Metric::ALL.map(Metric::heading)).map(String::from).collect();
+        let columns = HEADINGS.len() + if with_metrics { SelectionMetric::ALL.len() } else { 0 };
+        let heading =
+            HEADINGS.into_iter().chain(SelectionMetric::ALL.map(SelectionMetric::heading)).map(String::from).collect();
         let table = std::iter::once(heading).chain(rows);
         Ok(layout(&table.map(|r| r[..columns].to_vec()).collect::<Vec<_>>(), style))
     }
 }
 
-impl Line {
+impl SummaryLine {
     fn cells(&self, first: (f64, f64)) -> Vec<String> {
         // A run that did nothing has nothing to be set against.
         let over = |x: f64, first: f64| if first > 0.0 { format!("{:.3}", x / first) } else { String::new() };
@@ -103,7 +112,7 @@ impl Line {
         ];
         match &self.metrics {
             Some(m) => out.extend(m.cells()),
-            None => out.extend(Metric::ALL.map(|_| String::new())),
+            None => out.extend(SelectionMetric::ALL.map(|_| String::new())),
         }
         out
     }

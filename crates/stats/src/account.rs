@@ -4,7 +4,7 @@
 //! command until the row may be used (or opened again); softmax until its result is available; a refresh until rows may
 //! open.
 //!
-//! *Which cause gets a cycle* ([`Sweep`]), the first that applies:
+//! *Which cause gets a cycle* ([`ChannelAccount`]), the first that applies:
 //!
 //! 1. The host works, or the channel waits for others: nothing else counts.
 //! 2. The first of {MAC, refresh, softmax, data movement, row switch} that is in progress. A row switch before a refresh of
@@ -232,7 +232,7 @@ impl Durations {
 /// The destination of a channel's time.
 pub trait Ledger {
     /// The time of a phase of a segment.
-    fn time(&mut self, work: Work) -> &mut Time;
+    fn time(&mut self, work: TimeOwner) -> &mut Time;
     /// [`Time::settle`] for all times of the channel.
     fn settle(&mut self, active: u64, banks: u64);
     /// The time that the channel spends waiting for others.
@@ -241,7 +241,7 @@ pub trait Ledger {
 
 /// The work that time is spent for: a segment of the channel, 0 for none, and a phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Work {
+pub struct TimeOwner {
     /// The segment.
     pub segment: u32,
     /// The phase.
@@ -259,52 +259,52 @@ const IN_PROGRESS: [Cause; 6] =
     [Cause::Mac, Cause::Refresh, Cause::Softmax, Cause::Movement, Cause::RowSwitch, Cause::Refresh];
 
 #[derive(Clone, Copy, Default, PartialEq)]
-struct Progress {
+struct WorkInProgress {
     until: Cycle,
-    work: Work,
+    work: TimeOwner,
 }
 
 /// The properties of a command that the account needs.
 #[derive(Clone, Copy, PartialEq)]
-struct Event {
+struct AccountedCommand {
     cycle: Cycle,
     command: usize,
     banks: u32,
     /// Cycles of work on top of the command's own.
     more: Cycle,
-    work: Work,
+    work: TimeOwner,
 }
 
 /// The account of one channel, up to a frontier that moves forward with the commands.
 #[derive(Clone, Default, PartialEq)]
-pub struct Sweep {
+pub struct ChannelAccount {
     /// The frontier: all cycles before it have been credited.
     at: Cycle,
-    progress: [Progress; IN_PROGRESS.len()],
+    progress: [WorkInProgress; IN_PROGRESS.len()],
     /// Banks of the MAC in progress.
     mac_banks: u64,
     /// Data in flight.
-    data: Progress,
+    data: WorkInProgress,
     /// The work of the last command.
-    last: Work,
+    last: TimeOwner,
     /// Begin and end of the host's work, which has been credited already.
     host: (Cycle, Cycle),
     /// Row commands and refreshes that no other command has followed yet. They wait, because a refresh may be the last
     /// command of a run, and later than its end.
-    waiting: Vec<Event>,
+    waiting: Vec<AccountedCommand>,
     /// Whether an open row switch waits for [`Ledger::settle`].
     switching: bool,
 }
 
-impl Sweep {
+impl ChannelAccount {
     /// Takes a command for `work`.
-    pub fn command(&mut self, e: &CommandEvent, work: Work, durations: &Durations, ledger: &mut impl Ledger) {
+    pub fn command(&mut self, e: &CommandEvent, work: TimeOwner, durations: &Durations, ledger: &mut impl Ledger) {
         let command = usize::from(e.command);
         let more = match durations.per_entry[command] {
             0 => 0,
             cycles => cycles * durations.geometry.softmax_entries(&e.address),
         };
-        let event = Event { cycle: e.cycle, command, banks: e.banks, more, work };
+        let event = AccountedCommand { cycle: e.cycle, command, banks: e.banks, more, work };
         if e.completes.is_none() && {
             let effect = durations.effects[event.command];
             effect.is_row_command() || effect.refreshes()
@@ -321,7 +321,14 @@ impl Sweep {
     }
 
     /// The host works on `work` for `cycles` from `begin` on.
-    pub fn host(&mut self, begin: Cycle, cycles: Cycle, work: Work, durations: &Durations, ledger: &mut impl Ledger) {
+    pub fn host(
+        &mut self,
+        begin: Cycle,
+        cycles: Cycle,
+        work: TimeOwner,
+        durations: &Durations,
+        ledger: &mut impl Ledger,
+    ) {
         let begin = begin.max(self.at);
         // If no command comes between two works of the host, the time between them counts for the second.
         let (first, from) = if self.host.1 > self.at { self.host } else { (begin, begin) };
@@ -341,18 +348,19 @@ impl Sweep {
         let refreshes = [REFRESH, PARTIAL].map(|slot| (slot, self.progress[slot].until));
         self.progress = Default::default();
         for (slot, until) in refreshes {
-            self.progress[slot] = Progress { until, work: Work::default() };
+            self.progress[slot] = WorkInProgress { until, work: TimeOwner::default() };
         }
-        (self.data, self.last) = (Progress::default(), Work::default());
+        (self.data, self.last) = (WorkInProgress::default(), TimeOwner::default());
     }
 
     /// Shifts the account in time, so that cycle `from` becomes `to`, and drops what has ended. None if something lies too
     /// far back for that.
-    pub fn shifted(mut self, from: Cycle, to: Cycle) -> Option<Sweep> {
+    pub fn shifted(mut self, from: Cycle, to: Cycle) -> Option<ChannelAccount> {
         let at = self.at;
         let moved = |cycle: Cycle| (cycle + to).checked_sub(from);
         for p in self.progress.iter_mut().chain([&mut self.data]) {
-            *p = if p.until <= at { Progress::default() } else { Progress { until: moved(p.until)?, ..*p } };
+            *p =
+                if p.until <= at { WorkInProgress::default() } else { WorkInProgress { until: moved(p.until)?, ..*p } };
         }
         if self.progress[MAC].until == 0 {
             self.mac_banks = 0;
@@ -403,7 +411,7 @@ impl Sweep {
     }
 
     #[inline]
-    fn take(&mut self, event: &Event, durations: &Durations, ledger: &mut impl Ledger) {
+    fn take(&mut self, event: &AccountedCommand, durations: &Durations, ledger: &mut impl Ledger) {
         let effect = durations.effects[event.command];
         let partial = durations.partial[event.command];
         self.advance(event.cycle, Some((effect, partial, event.work)), durations, ledger);
@@ -418,14 +426,14 @@ impl Sweep {
         let until = event.cycle + durations.cycles[event.command] + event.more;
         self.last = event.work;
         let progress = &mut self.progress[slot];
-        *progress = Progress { until: until.max(progress.until), work: event.work };
+        *progress = WorkInProgress { until: until.max(progress.until), work: event.work };
         if effect.multiplies() {
             let all = effect == Effect::Mac;
             self.mac_banks = if all { durations.banks } else { u64::from(event.banks).min(durations.banks) };
             self.settle(self.mac_banks, durations, ledger);
         } else if effect.properties().moves_data {
             let until = event.cycle + durations.done[event.command];
-            self.data = Progress { until: until.max(self.data.until), work: event.work };
+            self.data = WorkInProgress { until: until.max(self.data.until), work: event.work };
             if effect.is_data() {
                 self.settle(durations.banks, durations, ledger);
             }
@@ -444,7 +452,7 @@ impl Sweep {
     fn advance(
         &mut self,
         to: Cycle,
-        next: Option<(Effect, bool, Work)>,
+        next: Option<(Effect, bool, TimeOwner)>,
         durations: &Durations,
         ledger: &mut impl Ledger,
     ) {
@@ -476,7 +484,7 @@ impl Sweep {
     }
 
     /// The cause and the work of the cycles in which nothing is in progress, and the end of these cycles.
-    fn idle(&self, next: Option<(Effect, bool, Work)>) -> (Cause, Cycle, Work) {
+    fn idle(&self, next: Option<(Effect, bool, TimeOwner)>) -> (Cause, Cycle, TimeOwner) {
         match next {
             Some((effect, _, work)) if effect.is_row_command() => (Cause::RowSwitch, Cycle::MAX, work),
             Some((effect, _, work)) if effect.refreshes() => (Cause::Refresh, Cycle::MAX, work),
@@ -487,7 +495,7 @@ impl Sweep {
     }
 
     #[inline]
-    fn credit(&mut self, cause: Cause, cycles: Cycle, work: Work, banks: u64, ledger: &mut impl Ledger) {
+    fn credit(&mut self, cause: Cause, cycles: Cycle, work: TimeOwner, banks: u64, ledger: &mut impl Ledger) {
         let time = ledger.time(work);
         match cause {
             Cause::Mac => {

@@ -3,7 +3,7 @@
 //! A segment is open from its first record until no more time can be credited to it. Work that belongs to no segment, and
 //! waiting for other channels, is kept apart ([`Books::loose`]).
 
-use super::account::{Ledger, Time, Work};
+use super::account::{Ledger, Time, TimeOwner};
 use super::counters::Counters;
 use pimattn_core::units::Cycle;
 use pimattn_trace::{Phase, Segment};
@@ -16,21 +16,21 @@ pub const WAITING: usize = Phase::ALL.len();
 
 /// Counts and time of one phase.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Part {
+pub struct PhaseCounts {
     /// Commands and requests.
     pub counters: Counters,
     /// Time, summed over channels.
     pub time: Time,
 }
 
-impl Part {
+impl PhaseCounts {
     /// Adds another part to this one.
-    pub fn add(&mut self, other: &Part) {
+    pub fn add(&mut self, other: &PhaseCounts) {
         self.add_times(other, 1);
     }
 
     /// Adds another part, multiplied by `times`.
-    pub fn add_times(&mut self, other: &Part, times: u64) {
+    pub fn add_times(&mut self, other: &PhaseCounts, times: u64) {
         self.counters.add_times(&other.counters, times);
         self.time.add_times(&other.time, times);
     }
@@ -38,33 +38,33 @@ impl Part {
 
 /// Counts and time by phase; [`WAITING`] is the last.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Parts {
-    parts: [Part; PARTS],
+pub struct CountsByPhase {
+    parts: [PhaseCounts; PARTS],
     touched: u16,
 }
 
-impl Parts {
+impl CountsByPhase {
     /// One part, to write to.
     #[inline]
-    pub fn at(&mut self, part: usize) -> &mut Part {
+    pub fn at(&mut self, part: usize) -> &mut PhaseCounts {
         self.touched |= 1 << part;
         &mut self.parts[part]
     }
 
     /// The parts that have been written to, each with its index.
-    pub fn used(&self) -> impl Iterator<Item = (usize, &Part)> {
+    pub fn used(&self) -> impl Iterator<Item = (usize, &PhaseCounts)> {
         self.parts.iter().enumerate().filter(|(i, _)| self.touched >> i & 1 == 1)
     }
 
     /// The sum of all parts.
-    pub fn sum(&self) -> Part {
-        let mut sum = Part::default();
+    pub fn sum(&self) -> PhaseCounts {
+        let mut sum = PhaseCounts::default();
         self.used().for_each(|(_, p)| sum.add(p));
         sum
     }
 
     /// Adds other parts to these.
-    pub fn add(&mut self, other: &Parts) {
+    pub fn add(&mut self, other: &CountsByPhase) {
         other.used().for_each(|(i, p)| self.at(i).add(p));
     }
 
@@ -81,7 +81,7 @@ impl Parts {
 }
 
 /// A segment to which counts or time may still be added.
-pub struct Open {
+pub struct OpenSegment {
     /// Number of the segment in its channel.
     pub id: u32,
     /// The segment.
@@ -91,16 +91,16 @@ pub struct Open {
     /// Once it is complete, the cycle from which no more time can be credited to it.
     pub closes: Option<Cycle>,
     /// What was counted.
-    pub parts: Parts,
+    pub parts: CountsByPhase,
 }
 
 /// The books of one channel.
 #[derive(Default)]
 pub struct Books {
     /// Work of no segment.
-    pub loose: Parts,
+    pub loose: CountsByPhase,
     /// Open segments, in the order in which they began.
-    pub open: VecDeque<Open>,
+    pub open: VecDeque<OpenSegment>,
     /// Number of complete segments among them.
     pub complete: usize,
     /// Cycle at which the channel last met the others at a sync.
@@ -112,14 +112,14 @@ pub struct Books {
 impl Books {
     /// The work that a command counts for. A command of no segment, such as a refresh, counts for the oldest open segment.
     #[inline]
-    pub fn work(&self, segment: u32, phase: Phase) -> Work {
+    pub fn work(&self, segment: u32, phase: Phase) -> TimeOwner {
         let segment = if segment == 0 { self.open.front().map_or(0, |o| o.id) } else { segment };
-        Work { segment, phase }
+        TimeOwner { segment, phase }
     }
 
     /// The counters of some work at a cycle. Work of no segment before the last sync counts as waiting.
     #[inline]
-    pub fn counters(&mut self, work: Work, cycle: Cycle) -> &mut Counters {
+    pub fn counters(&mut self, work: TimeOwner, cycle: Cycle) -> &mut Counters {
         let at = self.open.iter().position(|o| o.id == work.segment);
         let part = match at {
             Some(i) => {
@@ -133,7 +133,7 @@ impl Books {
     }
 
     /// Counts and time of some work.
-    pub fn part(&mut self, work: Work) -> &mut Part {
+    pub fn part(&mut self, work: TimeOwner) -> &mut PhaseCounts {
         let at = self.open.iter().position(|o| o.id == work.segment);
         let parts = at.map_or(&mut self.loose, |i| &mut self.open[i].parts);
         parts.at(work.phase as usize)
@@ -141,7 +141,7 @@ impl Books {
 
     /// An open segment.
     #[inline]
-    pub fn find(&mut self, id: u32) -> Option<&mut Open> {
+    pub fn find(&mut self, id: u32) -> Option<&mut OpenSegment> {
         self.open.iter_mut().find(|o| o.id == id)
     }
 
@@ -153,7 +153,7 @@ impl Books {
 
 impl Ledger for Books {
     #[inline]
-    fn time(&mut self, work: Work) -> &mut Time {
+    fn time(&mut self, work: TimeOwner) -> &mut Time {
         &mut self.part(work).time
     }
 

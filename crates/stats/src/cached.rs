@@ -7,8 +7,8 @@
 //! to the books. All that is written down each time is that it happened; the books are made up when anything else happens
 //! ([`CachedAccounts::settle`]).
 
-use super::account::{Durations, Sweep, Work};
-use super::books::{Books, PARTS, Part};
+use super::account::{ChannelAccount, Durations, TimeOwner};
+use super::books::{Books, PARTS, PhaseCounts};
 use super::counters::Rules;
 use foldhash::fast::FixedState;
 use pimattn_core::units::Cycle;
@@ -22,7 +22,7 @@ const MAX_ENTRIES: usize = 1 << 13;
 /// An account between two intervals.
 #[derive(Clone, PartialEq)]
 struct CachedAccount {
-    sweep: Sweep,
+    sweep: ChannelAccount,
     /// Row switches of each part of the books of which it is not known how many banks they are for.
     open: [u64; PARTS],
 }
@@ -38,7 +38,7 @@ struct AccountCursor {
 struct AccountTransition {
     to: usize,
     /// What it adds to the books, part by part.
-    adds: Vec<(usize, Part)>,
+    adds: Vec<(usize, PhaseCounts)>,
     /// How often it happened, by channel, since the channel's books were made up.
     times: Vec<u64>,
 }
@@ -88,7 +88,7 @@ impl CachedAccounts {
         (interval, group): (&CachedInterval, usize),
         occurrence: &Occurrence<'_>,
         channel: usize,
-        (sweep, books): (&mut Sweep, &mut Books),
+        (sweep, books): (&mut ChannelAccount, &mut Books),
         rules: (&Durations, &Rules),
     ) -> bool {
         let at = match self.channels[channel] {
@@ -127,7 +127,7 @@ impl CachedAccounts {
     }
 
     /// Puts what a channel has done into its books, and gives its account back.
-    pub fn settle(&mut self, channel: usize, sweep: &mut Sweep, books: &mut Books) {
+    pub fn settle(&mut self, channel: usize, sweep: &mut ChannelAccount, books: &mut Books) {
         let Some(at) = self.channels[channel].take() else { return };
         self.active -= 1;
         for transition in &mut self.transitions {
@@ -145,7 +145,7 @@ impl CachedAccounts {
     }
 
     /// Takes over the account of a channel; none where that is of a segment, or too late.
-    fn enter(&mut self, now: Cycle, sweep: &Sweep, books: &mut Books) -> Option<AccountCursor> {
+    fn enter(&mut self, now: Cycle, sweep: &ChannelAccount, books: &mut Books) -> Option<AccountCursor> {
         if now < books.met || !books.open.is_empty() || !sweep.is_loose() {
             return None;
         }
@@ -160,14 +160,14 @@ impl CachedAccounts {
         group: &GroupEvents,
         account: usize,
         (durations, rules): (&Durations, &Rules),
-    ) -> Option<(Vec<(usize, Part)>, CachedAccount)> {
+    ) -> Option<(Vec<(usize, PhaseCounts)>, CachedAccount)> {
         let CachedAccount { mut sweep, open } = self.accounts[account].clone();
         let mut books = Books::default();
         for (part, open) in open.into_iter().enumerate().filter(|(_, open)| *open > 0) {
             books.loose.at(part).time.put_open(open);
         }
         for event in &group.events {
-            let work = Work { segment: 0, phase: event.phase };
+            let work = TimeOwner { segment: 0, phase: event.phase };
             match event.kind {
                 EventKind::Command { command, banks, units, completes } => {
                     let cycle = NOW + Cycle::from(event.at);

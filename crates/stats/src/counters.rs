@@ -35,7 +35,7 @@ pub struct Counters {
 
 /// How a command of a device is counted.
 #[derive(Debug, Clone, Copy)]
-pub struct Rule {
+pub struct CountRule {
     /// Whether the request that it completes is a row hit, miss or conflict.
     has_row_outcome: bool,
     /// Of a buffer move, the places that it reaches, and the row from which on its address is that of values.
@@ -45,11 +45,11 @@ pub struct Rule {
 }
 
 /// The rules of all commands, by command id.
-pub type Rules = [Rule; MAX_COMMANDS];
+pub type Rules = [CountRule; MAX_COMMANDS];
 
 /// The rules of a device.
 pub fn rules(device: &Device) -> Rules {
-    let mut rules = [Rule { has_row_outcome: false, reach: None, heads: None }; MAX_COMMANDS];
+    let mut rules = [CountRule { has_row_outcome: false, reach: None, heads: None }; MAX_COMMANDS];
     for (rule, c) in rules.iter_mut().zip(&device.commands) {
         rule.has_row_outcome = c.effect.properties().has_row_outcome;
         rule.reach = (c.effect == Effect::Move).then_some((c.reach, device.geometry.upper_half()));
@@ -94,7 +94,7 @@ impl Counters {
         rules: &Rules,
     ) {
         let id = usize::from(command);
-        let Rule { has_row_outcome, reach, heads } = &rules[id];
+        let CountRule { has_row_outcome, reach, heads } = &rules[id];
         self.issued[id] += 1;
         self.banks[id] += u64::from(match reach {
             None => banks,
@@ -166,7 +166,7 @@ impl Counters {
 
 /// The wanted work that segments declare, summed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct RequestedWork {
     /// Segments.
     pub segments: u64,
     /// Decode steps that they belong to.
@@ -189,7 +189,7 @@ pub struct Wanted {
     pub bytes_useful: u64,
 }
 
-impl Wanted {
+impl RequestedWork {
     /// Adds a segment.
     pub fn segment(&mut self, s: &Segment) {
         self.segments += 1;

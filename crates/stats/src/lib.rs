@@ -12,8 +12,8 @@ pub mod tables;
 pub mod tally;
 pub mod write;
 
-use account::{Durations, Sweep, Time};
-use books::{Books, Open, Parts};
+use account::{ChannelAccount, Durations, Time};
+use books::{Books, CountsByPhase, OpenSegment};
 use cached::CachedAccounts;
 use counters::Rules;
 use pimattn_core::op::Op;
@@ -24,7 +24,7 @@ use pimattn_engine::replay_cache::{CachedInterval, Occurrence};
 use pimattn_trace::{Phase, Segment};
 use std::collections::BTreeMap;
 
-pub use counters::{Counters, Wanted};
+pub use counters::{Counters, RequestedWork};
 
 /// One row of a table in the making.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,13 +34,13 @@ pub struct Account {
     /// Time, summed over channels.
     pub time: Time,
     /// Wanted work.
-    pub wanted: Wanted,
+    pub wanted: RequestedWork,
     /// Cycles from a segment's first command to its last result, summed over segments.
     pub busy: Cycle,
 }
 
 impl Account {
-    fn parts(&mut self, parts: &Parts) {
+    fn parts(&mut self, parts: &CountsByPhase) {
         for (_, part) in parts.used() {
             self.counters.add(&part.counters);
             self.time.add(&part.time);
@@ -58,11 +58,11 @@ pub struct Step {
     /// Its share of the run's cycles.
     pub cycles: Cycle,
     /// Wanted work.
-    pub wanted: Wanted,
+    pub wanted: RequestedWork,
     /// Cycles within segments, as in [`Account`].
     pub busy: Cycle,
     /// Counts and time by phase, summed over channels.
-    pub parts: Parts,
+    pub parts: CountsByPhase,
 }
 
 /// Where steps go as soon as they are over.
@@ -103,7 +103,7 @@ pub struct Collector<S = ()> {
     pub heads: BTreeMap<(u32, u32, u32), Account>,
     /// By channel.
     pub channels: Vec<Account>,
-    sweeps: Vec<Sweep>,
+    sweeps: Vec<ChannelAccount>,
     books: Vec<Books>,
     cached: CachedAccounts,
     /// Steps that are not over.
@@ -133,7 +133,7 @@ impl<S: Steps> Collector<S> {
             run: Account::default(),
             heads: BTreeMap::new(),
             channels: vec![Account::default(); channels],
-            sweeps: (0..channels).map(|_| Sweep::default()).collect(),
+            sweeps: (0..channels).map(|_| ChannelAccount::default()).collect(),
             books: (0..channels).map(|_| Books::default()).collect(),
             cached: CachedAccounts::new(channels),
             steps: BTreeMap::new(),
@@ -182,7 +182,7 @@ impl<S: Steps> Collector<S> {
     /// Writes off the channel's complete segments of which the account is closed, or all complete ones.
     fn write_off(&mut self, channel: usize, all: bool) {
         let at = self.sweeps[channel].frontier();
-        let closed = |o: &Open| o.closes.is_some_and(|c| all || c <= at);
+        let closed = |o: &OpenSegment| o.closes.is_some_and(|c| all || c <= at);
         while let Some(i) = self.books[channel].open.iter().position(closed) {
             let Some(mut open) = self.books[channel].open.remove(i) else { return };
             self.books[channel].complete -= 1;
@@ -289,7 +289,13 @@ impl<S: Steps> Probe for Collector<S> {
         }
         self.step = self.step.max(Some(segment.step));
         let books = &mut self.books[channel];
-        books.open.push_back(Open { id, segment: *segment, begin: None, closes: None, parts: Parts::default() });
+        books.open.push_back(OpenSegment {
+            id,
+            segment: *segment,
+            begin: None,
+            closes: None,
+            parts: CountsByPhase::default(),
+        });
         if books.step.replace(segment.step) != Some(segment.step) {
             let first = self.books.iter().filter_map(Books::first_step).min();
             self.hand_on(first);

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 
 /// A mark that is to be written ahead of the first command that does not come before it.
-struct Mark {
+struct PendingMark {
     cycle: Cycle,
     opener: Opener,
     first: u64,
@@ -25,7 +25,7 @@ pub struct LogProbe<W: Write> {
     out: W,
     names: Vec<String>,
     /// Marks of each channel that are still to be written.
-    marks: Vec<VecDeque<Mark>>,
+    marks: Vec<VecDeque<PendingMark>>,
     /// Whether requests have had numbers.
     numbered: bool,
     error: Option<std::io::Error>,
@@ -118,6 +118,6 @@ impl<W: Write> Probe for LogProbe<W> {
         // Arrivals are told ahead.
         let marks = &mut self.marks[channel as usize];
         let place = marks.partition_point(|m| m.cycle <= cycle);
-        marks.insert(place, Mark { cycle, opener, first });
+        marks.insert(place, PendingMark { cycle, opener, first });
     }
 }

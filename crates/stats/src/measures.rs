@@ -2,7 +2,7 @@
 
 use super::account::{CAUSES, Cause, Time, apportion};
 use super::energy::Energy;
-use super::{Counters, Wanted};
+use super::{Counters, RequestedWork};
 use pimattn_core::columns;
 use pimattn_core::op::Op;
 use pimattn_core::spec::{Device, Effect, System};
@@ -10,11 +10,11 @@ use pimattn_core::table::{Measure, Value, item, joined, length, measure};
 use pimattn_core::units::Cycle;
 
 /// What was counted of the work that a row stands for.
-pub(crate) struct Counted<'r> {
+pub(crate) struct RowCounts<'r> {
     pub counters: &'r Counters,
     pub time: &'r Time,
     /// What segments wanted and how long they took; phases do not have it.
-    pub wanted: Option<(&'r Wanted, Cycle)>,
+    pub wanted: Option<(&'r RequestedWork, Cycle)>,
     pub cycles: Cycle,
     /// Channels among which the work could be spread.
     pub channels: u64,
@@ -28,7 +28,7 @@ pub struct Measured {
     /// Commands and requests.
     pub counters: Counters,
     /// What segments wanted, where the trace says it.
-    pub wanted: Option<Wanted>,
+    pub wanted: Option<RequestedWork>,
     /// Decode steps.
     pub steps: u64,
     /// Length of the row.
@@ -83,7 +83,7 @@ fn bound(device: &Device, slots: u64, channels: u64) -> Option<Cycle> {
 }
 
 impl Measured {
-    pub(crate) fn of(row: &Counted<'_>, system: &System) -> Measured {
+    pub(crate) fn of(row: &RowCounts<'_>, system: &System) -> Measured {
         let (device, c) = (&system.device, row.counters);
         let g = &device.geometry;
         let channel_cycles = row.time.total() / u64::from(g.banks_per_channel());
@@ -119,11 +119,11 @@ impl Measured {
         }
     }
 
-    fn wanted(&self, of: fn(&Wanted) -> u64) -> Value {
+    fn wanted(&self, of: fn(&RequestedWork) -> u64) -> Value {
         self.wanted.as_ref().map(of).into()
     }
 
-    fn wanted_over(&self, of: impl Fn(&Wanted) -> (f64, f64)) -> Value {
+    fn wanted_over(&self, of: impl Fn(&RequestedWork) -> (f64, f64)) -> Value {
         self.wanted.as_ref().map(of).map_or(Value::Unknown, |(a, b)| Value::ratio(a, b))
     }
 }
@@ -291,7 +291,7 @@ mod tests {
         let ops = [Op::Ld, Op::St, Op::MacAb, Op::MacSb, Op::MacPb, Op::MacBg];
         let others = [Op::ActBg, Op::PreBg, Op::WrGb, Op::MvSb, Op::MvGb, Op::Sfm];
         (30..).zip(ops.into_iter().chain(others)).for_each(|(n, op)| counters.requests[op as usize] = n);
-        let mut wanted = Wanted::default();
+        let mut wanted = RequestedWork::default();
         (wanted.segments, wanted.selected, wanted.distinct, wanted.bytes_useful) = (1, 42, 43, 46);
         (wanted.row_blocks, wanted.row_tokens) = (44, 45);
         (wanted.slots_used, wanted.fullest_unit) = (48, 11);

@@ -1,14 +1,14 @@
 //! The tables of a run: their keys, and their rows from what was counted. `measures` has what all report.
 
 use super::account::apportion;
-use super::books::{PARTS, Part, Parts, WAITING};
+use super::books::{CountsByPhase, PARTS, PhaseCounts, WAITING};
 use super::energy::Energy;
-use super::measures::{Counted, over};
 pub use super::measures::{MEASURES, Measured};
+use super::measures::{RowCounts, over};
 use super::{Account, Collector, Step};
 use pimattn_core::columns;
 use pimattn_core::spec::System;
-use pimattn_core::table::{Layout, Measure, columns_of, markdown as markdown_of, measure};
+use pimattn_core::table::{Measure, TableLayout, columns_of, markdown as markdown_of, measure};
 use pimattn_core::units::Cycle;
 use pimattn_trace::Phase;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub struct ChannelKey {
 
 /// A row of a table: of which run, which part of it, and what was measured.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row<K> {
+pub struct TableRow<K> {
     /// The run.
     pub run: Arc<RunKey>,
     /// Which part of the run.
@@ -122,12 +122,12 @@ pub trait Key: Sized + 'static {
     const SCHEMA: Schema;
 
     /// The table's columns between those of the run and the measures.
-    fn keys() -> Layout<Self>;
+    fn keys() -> TableLayout<Self>;
 
     /// The columns of the table.
-    fn layout() -> Layout<Row<Self>> {
-        Layout::of(&[])
-            .with(|r: &Row<Self>| &*r.run, RUN_KEYS)
+    fn layout() -> TableLayout<TableRow<Self>> {
+        TableLayout::of(&[])
+            .with(|r: &TableRow<Self>| &*r.run, RUN_KEYS)
             .within(|r| &r.key, Self::keys())
             .with(|r| &r.measured, MEASURES)
     }
@@ -136,8 +136,8 @@ pub trait Key: Sized + 'static {
 impl Key for () {
     const SCHEMA: Schema = Schema { file: "run.csv", row: "a trace" };
 
-    fn keys() -> Layout<()> {
-        Layout::of(&[])
+    fn keys() -> TableLayout<()> {
+        TableLayout::of(&[])
     }
 }
 
@@ -145,8 +145,8 @@ impl Key for StepKey {
     const SCHEMA: Schema =
         Schema { file: "steps.csv", row: "a decode step: all its layers, heads and channels, waits included" };
 
-    fn keys() -> Layout<StepKey> {
-        Layout::of(STEP_KEYS)
+    fn keys() -> TableLayout<StepKey> {
+        TableLayout::of(STEP_KEYS)
     }
 }
 
@@ -156,24 +156,24 @@ impl Key for PhaseKey {
         row: "a phase of a decode step; the rows of a step add up to its row in steps.csv, in cycles to the cycle",
     };
 
-    fn keys() -> Layout<PhaseKey> {
-        Layout::of(&[]).with(|k: &PhaseKey| &k.step, STEP_KEYS).with(|k| k, PHASE_KEYS)
+    fn keys() -> TableLayout<PhaseKey> {
+        TableLayout::of(&[]).with(|k: &PhaseKey| &k.step, STEP_KEYS).with(|k| k, PHASE_KEYS)
     }
 }
 
 impl Key for HeadKey {
     const SCHEMA: Schema = Schema { file: "heads.csv", row: "a KV head of a layer, over all steps" };
 
-    fn keys() -> Layout<HeadKey> {
-        Layout::of(HEAD_KEYS)
+    fn keys() -> TableLayout<HeadKey> {
+        TableLayout::of(HEAD_KEYS)
     }
 }
 
 impl Key for ChannelKey {
     const SCHEMA: Schema = Schema { file: "channels.csv", row: "a channel, over the run" };
 
-    fn keys() -> Layout<ChannelKey> {
-        Layout::of(CHANNEL_KEYS)
+    fn keys() -> TableLayout<ChannelKey> {
+        TableLayout::of(CHANNEL_KEYS)
     }
 }
 
@@ -205,47 +205,47 @@ pub fn markdown() -> String {
 }
 
 /// Makes the rows of one trace on one system.
-pub struct Rows<'s> {
+pub struct RunRows<'s> {
     system: &'s System,
     run: Arc<RunKey>,
 }
 
-impl<'s> Rows<'s> {
+impl<'s> RunRows<'s> {
     /// For a trace of this name.
     pub fn new(system: &'s System, trace: &str) -> Self {
         let device = format!("{} {}", system.device.name, system.device.preset);
-        Rows { system, run: Arc::new(RunKey { trace: trace.into(), system: system.name.clone(), device }) }
+        RunRows { system, run: Arc::new(RunKey { trace: trace.into(), system: system.name.clone(), device }) }
     }
 
     /// The row of `run.csv`.
-    pub fn run<S>(&self, c: &Collector<S>) -> Row<()> {
+    pub fn run<S>(&self, c: &Collector<S>) -> TableRow<()> {
         let channels = c.channels.len() as u64;
         let work = |a: &Account| c.durations.work(&a.counters);
         let busiest = c.channels.iter().map(work).max().unwrap_or(0);
         let imbalance_channels = over(busiest as f64 * channels as f64, work(&c.run) as f64);
-        self.row((), &Counted { imbalance_channels, ..Counted::of(&c.run, c.cycles, channels) })
+        self.row((), &RowCounts { imbalance_channels, ..RowCounts::of(&c.run, c.cycles, channels) })
     }
 
     /// The rows of `heads.csv`.
-    pub fn heads<S>(&self, c: &Collector<S>) -> Vec<Row<HeadKey>> {
+    pub fn heads<S>(&self, c: &Collector<S>) -> Vec<TableRow<HeadKey>> {
         let row = |((request, layer, kv_head), a): (&(u32, u32, u32), &Account)| {
             let cycles = a.time.total() / u64::from(self.system.device.geometry.banks_per_channel());
             let key = HeadKey { request: *request, layer: *layer, kv_head: *kv_head };
-            self.row(key, &Counted::of(a, cycles, 1))
+            self.row(key, &RowCounts::of(a, cycles, 1))
         };
         c.heads.iter().map(row).collect()
     }
 
     /// The rows of `channels.csv`.
-    pub fn channels<S>(&self, c: &Collector<S>) -> Vec<Row<ChannelKey>> {
+    pub fn channels<S>(&self, c: &Collector<S>) -> Vec<TableRow<ChannelKey>> {
         let all = (0..).zip(&c.channels);
-        all.map(|(channel, a)| self.row(ChannelKey { channel }, &Counted::of(a, c.cycles, 1))).collect()
+        all.map(|(channel, a)| self.row(ChannelKey { channel }, &RowCounts::of(a, c.cycles, 1))).collect()
     }
 
     /// The row of `steps.csv`.
-    pub fn step(&self, step: &Step) -> Row<StepKey> {
-        let Part { counters, time } = step.parts.sum();
-        let counted = Counted {
+    pub fn step(&self, step: &Step) -> TableRow<StepKey> {
+        let PhaseCounts { counters, time } = step.parts.sum();
+        let counted = RowCounts {
             counters: &counters,
             time: &time,
             wanted: Some((&step.wanted, step.busy)),
@@ -257,12 +257,12 @@ impl<'s> Rows<'s> {
     }
 
     /// The rows of `phases.csv` of a step.
-    pub fn phases(&self, step: &Step) -> Vec<Row<PhaseKey>> {
+    pub fn phases(&self, step: &Step) -> Vec<TableRow<PhaseKey>> {
         let mut totals = [0; PARTS];
         step.parts.used().for_each(|(i, p)| totals[i] = p.time.total());
         let cycles = apportion(&totals, step.cycles);
-        let row = |(i, part): (usize, &Part)| {
-            let counted = Counted {
+        let row = |(i, part): (usize, &PhaseCounts)| {
+            let counted = RowCounts {
                 counters: &part.counters,
                 time: &part.time,
                 wanted: None,
@@ -278,7 +278,7 @@ impl<'s> Rows<'s> {
     }
 
     /// Time in ns and energy in pJ of each phase, and of waiting, that add up to those of a run of so many cycles.
-    pub fn phase_sums(&self, parts: &Parts, cycles: Cycle) -> [(f64, f64); PARTS] {
+    pub fn phase_sums(&self, parts: &CountsByPhase, cycles: Cycle) -> [(f64, f64); PARTS] {
         let device = &self.system.device;
         let (mut totals, mut out) = ([0; PARTS], [(0.0, 0.0); PARTS]);
         parts.used().for_each(|(i, p)| totals[i] = p.time.total());
@@ -292,14 +292,14 @@ impl<'s> Rows<'s> {
         out
     }
 
-    fn row<K>(&self, key: K, counted: &Counted<'_>) -> Row<K> {
-        Row { run: Arc::clone(&self.run), key, measured: Measured::of(counted, self.system) }
+    fn row<K>(&self, key: K, counted: &RowCounts<'_>) -> TableRow<K> {
+        TableRow { run: Arc::clone(&self.run), key, measured: Measured::of(counted, self.system) }
     }
 }
 
-impl<'r> Counted<'r> {
+impl<'r> RowCounts<'r> {
     fn of(a: &'r Account, cycles: Cycle, channels: u64) -> Self {
         let wanted = Some((&a.wanted, a.busy));
-        Counted { counters: &a.counters, time: &a.time, wanted, cycles, channels, imbalance_channels: None }
+        RowCounts { counters: &a.counters, time: &a.time, wanted, cycles, channels, imbalance_channels: None }
     }
 }

@@ -1,6 +1,6 @@
 //! Writes the tables of runs while they go: rows of steps and phases as soon as a step is over.
 
-use super::tables::{ChannelKey, HeadKey, Key, PhaseKey, Row, Rows, Schema, StepKey};
+use super::tables::{ChannelKey, HeadKey, Key, PhaseKey, RunRows, Schema, StepKey, TableRow};
 use super::{Collector, Step, Steps};
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
@@ -8,40 +8,40 @@ use pimattn_core::table::TypedWriter;
 use std::io::Write;
 
 /// The table of rows of some kind.
-type File<W, K> = TypedWriter<W, Row<K>>;
+type RowFile<W, K> = TypedWriter<W, TableRow<K>>;
 
 /// The tables of some runs, one after the other.
-pub struct Tables<'s, W: Write> {
+pub struct RunTables<'s, W: Write> {
     system: &'s System,
-    runs: File<W, ()>,
-    parts: Option<Parts<W>>,
+    runs: RowFile<W, ()>,
+    parts: Option<PartTables<W>>,
 }
 
 /// The tables of the parts of runs.
-struct Parts<W: Write> {
-    steps: File<W, StepKey>,
-    phases: File<W, PhaseKey>,
-    heads: File<W, HeadKey>,
-    channels: File<W, ChannelKey>,
+struct PartTables<W: Write> {
+    steps: RowFile<W, StepKey>,
+    phases: RowFile<W, PhaseKey>,
+    heads: RowFile<W, HeadKey>,
+    channels: RowFile<W, ChannelKey>,
 }
 
 /// Takes the steps of one run.
 pub struct StepRows<'t, 's, W: Write> {
-    tables: &'t mut Tables<'s, W>,
-    rows: Rows<'s>,
+    tables: &'t mut RunTables<'s, W>,
+    rows: RunRows<'s>,
     /// Of all the steps.
     result: Result<()>,
 }
 
-impl<'s, W: Write> Tables<'s, W> {
+impl<'s, W: Write> RunTables<'s, W> {
     /// All tables, or `run.csv` alone, each in what `open` gives for it.
     pub fn new(system: &'s System, all: bool, mut open: impl FnMut(&Schema) -> Result<W>) -> Result<Self> {
-        fn file<W: Write, K: Key>(open: &mut impl FnMut(&Schema) -> Result<W>) -> Result<File<W, K>> {
+        fn file<W: Write, K: Key>(open: &mut impl FnMut(&Schema) -> Result<W>) -> Result<RowFile<W, K>> {
             Ok(TypedWriter::new(open(&K::SCHEMA)?, K::SCHEMA.file, K::layout()))
         }
         let runs = file(&mut open)?;
         let parts = match all {
-            true => Some(Parts {
+            true => Some(PartTables {
                 steps: file(&mut open)?,
                 phases: file(&mut open)?,
                 heads: file(&mut open)?,
@@ -49,12 +49,12 @@ impl<'s, W: Write> Tables<'s, W> {
             }),
             false => None,
         };
-        Ok(Tables { system, runs, parts })
+        Ok(RunTables { system, runs, parts })
     }
 
     /// Where the steps of a trace go.
     pub fn steps(&mut self, trace: &str) -> StepRows<'_, 's, W> {
-        StepRows { rows: Rows::new(self.system, trace), tables: self, result: Ok(()) }
+        StepRows { rows: RunRows::new(self.system, trace), tables: self, result: Ok(()) }
     }
 
     /// Completes the tables; hands back what they were written to.

@@ -6,7 +6,7 @@
 //! open. Reading takes all our operations.
 
 use super::lower::{OpenUnits, write_error};
-use super::manifest::{KEPT, Ledger, Manifest, Options, address_bits};
+use super::manifest::{ExportCounts, ExportOptions, KEPT, Manifest, address_bits};
 use super::text::{self, TextLine, TextReader, decimal, number, word};
 use super::{Format, Header, Op, Record, Request, Sink};
 use nom::bytes::complete::tag;
@@ -45,16 +45,16 @@ struct AttaccWriter {
     out: BufWriter<Box<dyn Write + Send>>,
     geometry: Geometry,
     open: OpenUnits,
-    ledger: Ledger,
+    ledger: ExportCounts,
 }
 
 impl AttaccWriter {
-    fn new(out: Box<dyn Write + Send>, header: &Header, options: Options) -> Self {
+    fn new(out: Box<dyn Write + Send>, header: &Header, options: ExportOptions) -> Self {
         AttaccWriter {
             out: BufWriter::with_capacity(1 << 16, out),
             geometry: header.geometry,
             open: OpenUnits::default(),
-            ledger: Ledger::new(header, options, false),
+            ledger: ExportCounts::new(header, options, false),
         }
     }
 

@@ -2,7 +2,7 @@
 //! Segments are not written. A request that arrives later than at the beginning has ` @CYCLE` behind its address.
 
 use super::lower::{Arrivals, write_error};
-use super::manifest::{KEPT, Ledger, Manifest, Options, address_bits};
+use super::manifest::{ExportCounts, ExportOptions, KEPT, Manifest, address_bits};
 use super::{Format, Header, Record, Sink, attacc};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::Result;
@@ -26,16 +26,16 @@ struct TextWriter {
     out: BufWriter<Box<dyn Write + Send>>,
     geometry: Geometry,
     arrivals: Arrivals,
-    ledger: Ledger,
+    ledger: ExportCounts,
 }
 
 impl TextWriter {
-    fn new(out: Box<dyn Write + Send>, header: &Header, options: Options) -> Self {
+    fn new(out: Box<dyn Write + Send>, header: &Header, options: ExportOptions) -> Self {
         TextWriter {
             out: BufWriter::with_capacity(1 << 16, out),
             geometry: header.geometry,
             arrivals: Arrivals::default(),
-            ledger: Ledger::new(header, options, false),
+            ledger: ExportCounts::new(header, options, false),
         }
     }
 }

@@ -29,12 +29,12 @@ pub mod text;
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::fsio;
-use pimattn_core::order::Addressing;
+use pimattn_core::order::AddressMap;
 use std::io::{Read, Write};
 
 pub use channel_run::{ChannelRun, PackedRecord, Packer, Unpacker};
 pub use header::Header;
-pub use manifest::{MacReads, Manifest, Options};
+pub use manifest::{ExportOptions, MacReads, Manifest};
 pub use memory::MemoryTrace;
 pub use pimattn_core::op::Op;
 
@@ -284,9 +284,9 @@ pub fn check_channel_run(run: &ChannelRun, geometry: &Geometry) -> Result<(), St
 }
 
 /// Opens a reader.
-pub type OpenFn = fn(Box<dyn Read + Send>, name: &str, device: Option<Addressing>) -> Result<Box<dyn Source + Send>>;
+pub type OpenFn = fn(Box<dyn Read + Send>, name: &str, device: Option<AddressMap>) -> Result<Box<dyn Source + Send>>;
 /// Opens a writer.
-pub type CreateFn = fn(Box<dyn Write + Send>, header: &Header, options: Options) -> Result<Box<dyn Sink + Send>>;
+pub type CreateFn = fn(Box<dyn Write + Send>, header: &Header, options: ExportOptions) -> Result<Box<dyn Sink + Send>>;
 
 /// A trace format.
 pub struct Format {
@@ -338,7 +338,7 @@ pub fn readable(name: &str) -> Result<&'static Format> {
 }
 
 /// Opens a trace of whatever format, compressed with gzip, zstd or xz or not; `name` is for errors.
-pub fn open(input: Box<dyn Read + Send>, name: &str, device: Option<Addressing>) -> Result<Box<dyn Source + Send>> {
+pub fn open(input: Box<dyn Read + Send>, name: &str, device: Option<AddressMap>) -> Result<Box<dyn Source + Send>> {
     let mut input = fsio::decompress(name, input)?;
     let mut head = Vec::with_capacity(64);
     input.by_ref().take(64).read_to_end(&mut head).map_err(|e| Error::io(name, e))?;

@@ -4,7 +4,7 @@
 //! trace for plain DRAM, where a multiply-accumulate can only be the reads of the columns that it touches, and what
 //! never leaves the buffers of the logic die is nothing at all.
 
-use super::manifest::{KEPT, Ledger, MacReads, Manifest, Options};
+use super::manifest::{ExportCounts, ExportOptions, KEPT, MacReads, Manifest};
 use super::{Arrival, Header, LANES, Mark, Op, Record, Request, Segment, Sink};
 use foldhash::HashSet;
 use pimattn_core::addr::{Address, Geometry};
@@ -78,7 +78,7 @@ impl Arrivals {
 
 /// The columns that the work at hand has read, by channel and lane: of one decode step of one KV head.
 #[derive(Debug, Default)]
-struct Fetched(Vec<([Option<FetchedHead>; LANES], usize)>);
+struct FetchedColumns(Vec<([Option<FetchedHead>; LANES], usize)>);
 
 #[derive(Debug)]
 struct FetchedHead {
@@ -87,7 +87,7 @@ struct FetchedHead {
     columns: HashSet<u64>,
 }
 
-impl Fetched {
+impl FetchedColumns {
     fn channel(&mut self, channel: u32) -> &mut ([Option<FetchedHead>; LANES], usize) {
         let channel = channel as usize;
         if self.0.len() <= channel {
@@ -163,25 +163,25 @@ pub(crate) struct Exporter<T> {
     out: Box<dyn Write + Send>,
     buffer: Vec<u8>,
     open: OpenUnits,
-    fetched: Fetched,
+    fetched: FetchedColumns,
     arrivals: Arrivals,
-    ledger: Ledger,
+    ledger: ExportCounts,
 }
 
 /// Bytes that are gathered before they are written.
 const BUFFER: usize = 1 << 16;
 
 impl<T: Target> Exporter<T> {
-    pub(crate) fn new(target: T, out: Box<dyn Write + Send>, header: &Header, options: Options) -> Self {
+    pub(crate) fn new(target: T, out: Box<dyn Write + Send>, header: &Header, options: ExportOptions) -> Self {
         Exporter {
             target,
             geometry: header.geometry,
             out,
             buffer: Vec::with_capacity(BUFFER + 256),
             open: OpenUnits::default(),
-            fetched: Fetched::default(),
+            fetched: FetchedColumns::default(),
             arrivals: Arrivals::default(),
-            ledger: Ledger::new(header, options, true),
+            ledger: ExportCounts::new(header, options, true),
         }
     }
 

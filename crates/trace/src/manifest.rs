@@ -45,7 +45,7 @@ impl MacReads {
 
 /// How to export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Options {
+pub struct ExportOptions {
     /// Refuse an operation that the target cannot express, instead of lowering it.
     pub strict: bool,
     /// What a multiply-accumulate becomes for plain DRAM.
@@ -57,7 +57,7 @@ pub struct Options {
 
 /// What happened to one kind of operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Fate {
+pub struct ExportedOperation {
     /// Mnemonic.
     pub operation: &'static str,
     /// Requests of the trace.
@@ -82,7 +82,7 @@ pub struct Manifest {
     /// Device that the addresses are for.
     pub geometry: Geometry,
     /// How the export was asked for.
-    pub options: Options,
+    pub options: ExportOptions,
     /// Lines of the export, or structures of a binary one, end mark included.
     pub lines: u64,
     /// Of these, what the target takes for requests: all but the marks, and but the barriers in a trace of reads and
@@ -93,7 +93,7 @@ pub struct Manifest {
     /// Of these, writes.
     pub writes: u64,
     /// Every kind of operation in the trace, in the order of the binary format.
-    pub operations: Vec<Fate>,
+    pub operations: Vec<ExportedOperation>,
     /// Segment marks (whose work follows) dropped: no target has a place for them.
     pub segments_dropped: u64,
     /// What to tell the target, so that it means by an address what we mean.
@@ -121,11 +121,11 @@ pub const KEPT: &str = "as it is";
 
 /// Counts while an export is written.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct ExportCounts {
     /// Whether a multiply-accumulate is written as reads.
     plain: bool,
     header: Header,
-    pub(crate) options: Options,
+    pub(crate) options: ExportOptions,
     requests: [u64; Op::COUNT],
     written: [u64; Op::COUNT],
     /// Lines that stand for no operation.
@@ -135,9 +135,9 @@ pub(crate) struct Ledger {
     arrivals_dropped: bool,
 }
 
-impl Ledger {
-    pub(crate) fn new(header: &Header, options: Options, plain: bool) -> Self {
-        Ledger {
+impl ExportCounts {
+    pub(crate) fn new(header: &Header, options: ExportOptions, plain: bool) -> Self {
+        ExportCounts {
             plain,
             header: header.clone(),
             options,
@@ -189,7 +189,7 @@ impl Ledger {
         if self.arrivals_dropped {
             notes.push("arrival cycles are dropped: every request is there from the beginning".into());
         }
-        let fate = |&op: &Op| Fate {
+        let fate = |&op: &Op| ExportedOperation {
             operation: op.mnemonic(),
             requests: self.requests[op as usize],
             written: self.written[op as usize],

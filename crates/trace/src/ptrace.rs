@@ -21,8 +21,8 @@ pub const FORMAT: Format = Format {
     name: "ptrace",
     summary: "binary, compressed, checksummed; keeps everything",
     detect: |head| head.starts_with(MAGIC),
-    open: |input, name, _| Ok(Box::new(Reader::open(input, name)?)),
-    create: |output, header, _| Ok(Box::new(Writer::create(output, header)?)),
+    open: |input, name, _| Ok(Box::new(PtraceReader::open(input, name)?)),
+    create: |output, header, _| Ok(Box::new(PtraceWriter::create(output, header)?)),
     reads: true,
     keeps_all: true,
     pim: true,
@@ -69,7 +69,7 @@ fn codec() -> bincode::config::Configuration<
 }
 
 /// Writes a trace.
-pub struct Writer {
+pub struct PtraceWriter {
     out: Box<dyn Write + Send>,
     geometry: Geometry,
     runs: Packer,
@@ -81,7 +81,7 @@ pub struct Writer {
     sum: crc32fast::Hasher,
 }
 
-impl Writer {
+impl PtraceWriter {
     /// Writes the header.
     pub fn create(mut out: Box<dyn Write + Send>, header: &Header) -> Result<Self> {
         let bytes = bincode::encode_to_vec(header, codec()).map_err(|e| encode_error(&e))?;
@@ -95,7 +95,7 @@ impl Writer {
         head.extend(crc32fast::hash(&bytes).to_le_bytes());
         out.write_all(&head).map_err(write_error)?;
         let packer = zstd::bulk::Compressor::new(LEVEL).map_err(write_error)?;
-        Ok(Writer {
+        Ok(PtraceWriter {
             out,
             geometry: header.geometry,
             runs: Packer::default(),
@@ -139,7 +139,7 @@ fn encode_error(e: &bincode::error::EncodeError) -> Error {
     Error::Io { path: "trace output".into(), source: std::io::Error::other(e.to_string()) }
 }
 
-impl Sink for Writer {
+impl Sink for PtraceWriter {
     fn push(&mut self, record: Record) -> Result<()> {
         if let Record::Request(r) = &record {
             self.requests += u64::from(r.count);
@@ -163,7 +163,7 @@ impl Sink for Writer {
 }
 
 /// Reads a trace, one block at a time.
-pub struct Reader {
+pub struct PtraceReader {
     input: Box<dyn Read + Send>,
     name: String,
     header: Header,
@@ -181,7 +181,7 @@ pub struct Reader {
     apart: Unpacker,
 }
 
-impl Reader {
+impl PtraceReader {
     /// Reads and checks the header.
     pub fn open(mut input: Box<dyn Read + Send>, name: &str) -> Result<Self> {
         let bad = |what: String| Error::data(name, what);
@@ -213,7 +213,7 @@ impl Reader {
         }
         header.geometry.check().map_err(|e| bad(format!("impossible geometry: {e}")))?;
         let unpacker = zstd::bulk::Decompressor::new().map_err(|e| Error::io(name, e))?;
-        Ok(Reader {
+        Ok(PtraceReader {
             input,
             name: name.into(),
             header,
@@ -284,7 +284,7 @@ fn read_exact(input: &mut dyn Read, out: &mut [u8], name: &str, what: &str) -> R
     })
 }
 
-impl Source for Reader {
+impl Source for PtraceReader {
     fn header(&self) -> &Header {
         &self.header
     }

@@ -10,7 +10,7 @@ use nom::sequence::{preceded, terminated};
 use nom::{IResult, Parser};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::order::{AddressOrder, Addressing};
+use pimattn_core::order::{AddressMap, AddressOrder};
 use std::io::{BufRead, BufReader, Read};
 
 /// What a line says.
@@ -67,11 +67,11 @@ impl TextReader {
     pub fn open(
         input: Box<dyn Read + Send>,
         name: &str,
-        device: Option<Addressing>,
+        device: Option<AddressMap>,
         parse: ParseLine,
         usual: Option<ParseUsual>,
     ) -> Result<Box<dyn Source + Send>> {
-        let Addressing { geometry, order } = device.ok_or_else(|| {
+        let AddressMap { geometry, order } = device.ok_or_else(|| {
             Error::Usage(format!("{name} is a text trace, which does not say its device: name one with --config"))
         })?;
         Ok(Box::new(TextReader {

@@ -1,14 +1,14 @@
 //! Until when constraints hold a command, and which of them.
 
 use super::reasons::Reason;
-use super::track::{Now, PastCommand, Track};
-use super::{Chain, Why, follows_on};
+use super::track::{ChannelTrack, IssuedCommand, PastCommand};
+use super::{Chain, DelayAnalysis, follows_on};
 use crate::banks::{Banks, node_size};
 use crate::follows_last;
-use crate::log::Entry;
+use crate::log::LogEntry;
 use pimattn_core::addr::Address;
 use pimattn_core::spec::device::{Bus, PowerPolicy};
-use pimattn_core::spec::tables::Declared;
+use pimattn_core::spec::tables::DeclaredConstraint;
 use pimattn_core::spec::{CommandId, Effect};
 use pimattn_core::units::Cycle;
 
@@ -22,19 +22,19 @@ pub(super) struct Bound {
 }
 
 /// The row and column that a command is given.
-pub(super) fn address(now: &Now) -> Address {
+pub(super) fn address(now: &IssuedCommand) -> Address {
     Address { row: now.row, column: now.column, ..Address::default() }
 }
 
 /// Places of a window that a command takes at a node, where it does not spread.
-pub(super) fn places(d: &Declared, banks: &Banks, node: usize, size: usize) -> usize {
+pub(super) fn places(d: &DeclaredConstraint, banks: &Banks, node: usize, size: usize) -> usize {
     if d.by_bank { banks.iter().filter(|bank| bank / size == node).count() } else { 1 }
 }
 
-impl Why<'_> {
+impl DelayAnalysis<'_> {
     /// The latest of the bounds that no other order of commands moves: what it follows in its banks and data, its mark, its
     /// arrival, its refresh. Of equal ones a constraint comes first, then data.
-    pub(super) fn hard(&self, track: &Track, c: &Now, e: &Entry) -> Bound {
+    pub(super) fn hard(&self, track: &ChannelTrack, c: &IssuedCommand, e: &LogEntry) -> Bound {
         let mut edge: Option<(Cycle, Reason, &PastCommand)> = None;
         let mut data: Option<(Cycle, Reason, &PastCommand)> = None;
         let later = |best: &Option<(Cycle, Reason, &PastCommand)>, at| best.is_none_or(|(best, ..)| at > best);
@@ -69,7 +69,7 @@ impl Why<'_> {
     }
 
     /// A constraint that holds a command until it came, whichever other command it is from.
-    pub(super) fn edge_until(&self, track: &Track, c: &Now) -> Option<Bound> {
+    pub(super) fn edge_until(&self, track: &ChannelTrack, c: &IssuedCommand) -> Option<Bound> {
         let near = track.past.iter().rev().filter(|p| p.at + self.longest[self.pair(p.id, c.id)] >= c.at);
         near.filter_map(|p| {
             let (i, latency) = self.latency((p.id, &p.banks), (c.id, &c.banks))?;
@@ -81,7 +81,7 @@ impl Why<'_> {
 
     /// The first cycle from `bound` on in which a command fits between the others as they came, and what it ends. None of
     /// them has to move: constraints hold from them to it and from it to them, and the bus is free.
-    pub(super) fn first_place(&self, track: &Track, c: &Now, bound: Bound) -> Bound {
+    pub(super) fn first_place(&self, track: &ChannelTrack, c: &IssuedCommand, bound: Bound) -> Bound {
         let mut best = bound;
         loop {
             let before = best.at;
@@ -115,7 +115,7 @@ impl Why<'_> {
     }
 
     /// Moves a bound to where a command fits into the windows that count it.
-    pub(super) fn windows(&self, track: &Track, c: &Now, best: &mut Bound) {
+    pub(super) fn windows(&self, track: &ChannelTrack, c: &IssuedCommand, best: &mut Bound) {
         let device = &self.system.device;
         for (i, d) in device.declared.iter().enumerate().filter(|(_, d)| d.window > 1 && d.to.contains(&c.id)) {
             let size = node_size(d.level, &device.geometry);
@@ -170,7 +170,7 @@ impl Why<'_> {
     }
 
     /// Places of a window that a command takes at a node in all.
-    pub(super) fn taken(&self, d: &Declared, banks: &Banks, node: usize, size: usize) -> usize {
+    pub(super) fn taken(&self, d: &DeclaredConstraint, banks: &Banks, node: usize, size: usize) -> usize {
         match self.system.device.power {
             PowerPolicy::Stagger => banks.iter().filter(|bank| bank / size == node).count(),
             PowerPolicy::PerCommand | PowerPolicy::Ignore | PowerPolicy::Charge => places(d, banks, node, size),

@@ -1,10 +1,10 @@
 //! What can hold a command, and how it adds up and reads.
 
-use crate::log::Mark;
+use crate::log::LogMark;
 use crate::report;
 use pimattn_core::error::Result;
 use pimattn_core::spec::{CommandId, Device};
-use pimattn_core::table::{Layout, Measure, TypedWriter, measure};
+use pimattn_core::table::{Measure, TableLayout, TypedWriter, measure};
 use pimattn_core::units::Cycle;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -38,7 +38,7 @@ pub const COLUMNS: &[Measure<ReasonRow>] = &[
 
 /// What an order of data demands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Order {
+pub enum DataDependency {
     /// MACs accumulate in order.
     Macs,
     /// A row stays open until older requests have used it.
@@ -61,9 +61,9 @@ pub enum Reason {
     /// The same of the column half.
     ColumnBus,
     /// Data that it needs.
-    Data(Order),
+    Data(DataDependency),
     /// The mark ahead of its request. Cycles are those that the host worked, or that other channels were waited for.
-    Mark(Mark),
+    Mark(LogMark),
     /// Its request was not there.
     Arrival,
     /// A refresh was due.
@@ -92,10 +92,10 @@ impl Reason {
             Reason::Edge(..) => "constraint",
             Reason::RowBus | Reason::ColumnBus => "bus",
             Reason::Data(_) => "data",
-            Reason::Mark(Mark::Barrier) => "barrier",
-            Reason::Mark(Mark::Host) => "host",
-            Reason::Mark(Mark::Sync) => "sync",
-            Reason::Arrival | Reason::Mark(Mark::Arrival) => "arrival",
+            Reason::Mark(LogMark::Barrier) => "barrier",
+            Reason::Mark(LogMark::Host) => "host",
+            Reason::Mark(LogMark::Sync) => "sync",
+            Reason::Arrival | Reason::Mark(LogMark::Arrival) => "arrival",
             Reason::Refresh => "refresh",
             Reason::Results(_) => "results",
             Reason::QueueDepth | Reason::WriteTurns | Reason::FirstReady => "controller",
@@ -115,14 +115,14 @@ impl Reason {
             Reason::Edge(i, from, to) => return report::edge(&device.declared[i], from, to, device),
             Reason::RowBus => "row bus",
             Reason::ColumnBus => "column bus",
-            Reason::Data(Order::Macs) => "older MACs",
-            Reason::Data(Order::Row) => "older request that uses the row",
-            Reason::Data(Order::Column) => "older request to the same column",
-            Reason::Data(Order::Softmax) => "order of moves and softmax",
-            Reason::Mark(Mark::Barrier) => "barrier",
-            Reason::Mark(Mark::Host) => "host",
-            Reason::Mark(Mark::Sync) => "sync",
-            Reason::Arrival | Reason::Mark(Mark::Arrival) => "arrival",
+            Reason::Data(DataDependency::Macs) => "older MACs",
+            Reason::Data(DataDependency::Row) => "older request that uses the row",
+            Reason::Data(DataDependency::Column) => "older request to the same column",
+            Reason::Data(DataDependency::Softmax) => "order of moves and softmax",
+            Reason::Mark(LogMark::Barrier) => "barrier",
+            Reason::Mark(LogMark::Host) => "host",
+            Reason::Mark(LogMark::Sync) => "sync",
+            Reason::Arrival | Reason::Mark(LogMark::Arrival) => "arrival",
             Reason::Refresh => "refresh due",
             Reason::Results(id) => return format!("results of {}", device.commands[usize::from(id)].name),
             Reason::QueueDepth => "queue depth",
@@ -138,7 +138,7 @@ impl Reason {
 
 /// What one command was held by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldCommand {
     /// Clock of the command as logged, from 1.
     pub clock: Cycle,
     /// Channel.
@@ -151,7 +151,7 @@ pub struct Held {
     pub since: Cycle,
 }
 
-impl Held {
+impl HeldCommand {
     /// It as a line.
     pub fn line(&self, device: &Device) -> String {
         let (command, reason) = (&device.commands[usize::from(self.command)].name, self.reason.name(device));
@@ -189,7 +189,7 @@ impl Reasons {
 
     /// Cycles in which channels waited for others at syncs.
     pub fn waiting(&self) -> Cycle {
-        self.0.get(&Reason::Mark(Mark::Sync)).map_or(0, |sum| sum.cycles)
+        self.0.get(&Reason::Mark(LogMark::Sync)).map_or(0, |sum| sum.cycles)
     }
 
     /// Adds those of another log.
@@ -233,7 +233,7 @@ impl Reasons {
 
     /// As CSV.
     pub fn csv(&self, device: &Device) -> Result<String> {
-        let mut table = TypedWriter::new(Vec::new(), "why", Layout::of(COLUMNS));
+        let mut table = TypedWriter::new(Vec::new(), "why", TableLayout::of(COLUMNS));
         for (reason, sum) in self.sorted() {
             table.row(&ReasonRow { name: reason.name(device), kind: reason.kind(), sum })?;
         }

@@ -3,16 +3,16 @@
 use super::Chain;
 use super::bounds::Bound;
 use crate::banks::{Banks, node_size};
-use crate::log::{Entry, What};
+use crate::log::{LogEntry, LogEvent};
 use pimattn_core::spec::device::Bus;
-use pimattn_core::spec::tables::Declared;
+use pimattn_core::spec::tables::DeclaredConstraint;
 use pimattn_core::spec::{CommandId, Device, Effect};
 use pimattn_core::units::Cycle;
 use std::collections::{HashMap, VecDeque};
 
 /// A command: when it came, in cycles from 0, and what of.
 #[derive(Clone, Copy)]
-pub(super) struct Now {
+pub(super) struct IssuedCommand {
     pub(super) at: Cycle,
     pub(super) id: CommandId,
     pub(super) banks: Banks,
@@ -25,21 +25,21 @@ pub(super) struct Now {
 
 /// A command of the recent past.
 pub(super) struct PastCommand {
-    pub(super) now: Now,
+    pub(super) now: IssuedCommand,
     /// It was the last one of its request.
     pub(super) last: bool,
     pub(super) chain: Chain,
 }
 
 /// A line that was read and waits for those behind it.
-pub(super) struct Ahead {
-    pub(super) entry: Entry,
+pub(super) struct PendingEntry {
+    pub(super) entry: LogEntry,
     /// No later command of the same request is known.
     pub(super) last: bool,
 }
 
 /// A counted command of a window: when the place that it took is counted, when it came.
-pub(super) struct Counted {
+pub(super) struct WindowCommand {
     pub(super) at: Cycle,
     pub(super) from: Cycle,
     pub(super) id: CommandId,
@@ -47,7 +47,7 @@ pub(super) struct Counted {
 }
 
 /// A result: there from `at` on, of a command that came at `from`.
-pub(super) struct Done {
+pub(super) struct ReadyResult {
     pub(super) at: Cycle,
     pub(super) from: Cycle,
     pub(super) id: CommandId,
@@ -58,14 +58,14 @@ pub(super) struct Done {
 pub(super) const ARRIVALS: usize = 1 << 13;
 
 /// One channel, in cycles from 0.
-pub(super) struct Track {
-    pub(super) ahead: VecDeque<Ahead>,
+pub(super) struct ChannelTrack {
+    pub(super) ahead: VecDeque<PendingEntry>,
     /// Lines that left `ahead`.
     pub(super) left: u64,
     /// The last line in `ahead` of each request there.
     pub(super) newest: HashMap<u64, u64>,
     pub(super) past: VecDeque<PastCommand>,
-    pub(super) counted: Vec<Vec<VecDeque<Counted>>>,
+    pub(super) counted: Vec<Vec<VecDeque<WindowCommand>>>,
     /// The last mark: its first request, and the bound that it is.
     pub(super) mark: Option<(u64, Bound)>,
     /// The last sync, with the first request behind it.
@@ -74,29 +74,30 @@ pub(super) struct Track {
     pub(super) worked: Option<(u64, Bound)>,
     /// When requests arrive, by the trace: the first of those that do, and the cycle.
     pub(super) arrivals: VecDeque<(u64, Cycle)>,
-    pub(super) result: Option<Done>,
+    pub(super) result: Option<ReadyResult>,
     pub(super) refreshes: u64,
 }
 
 impl std::ops::Deref for PastCommand {
-    type Target = Now;
-    fn deref(&self) -> &Now {
+    type Target = IssuedCommand;
+    fn deref(&self) -> &IssuedCommand {
         &self.now
     }
 }
 
-impl Ahead {
+impl PendingEntry {
     pub(super) fn is_command(&self) -> bool {
-        matches!(self.entry.what, What::Command(_))
+        matches!(self.entry.what, LogEvent::Command(_))
     }
 }
 
-impl Track {
+impl ChannelTrack {
     pub(super) fn new(device: &Device) -> Self {
         let banks = device.geometry.banks_per_channel() as usize;
-        let nodes = |d: &Declared| if d.window > 1 { banks / node_size(d.level, &device.geometry) } else { 0 };
-        let rings = |d: &Declared| (0..nodes(d)).map(|_| VecDeque::new()).collect();
-        Track {
+        let nodes =
+            |d: &DeclaredConstraint| if d.window > 1 { banks / node_size(d.level, &device.geometry) } else { 0 };
+        let rings = |d: &DeclaredConstraint| (0..nodes(d)).map(|_| VecDeque::new()).collect();
+        ChannelTrack {
             ahead: VecDeque::new(),
             left: 0,
             newest: HashMap::new(),
@@ -112,17 +113,17 @@ impl Track {
     }
 
     /// Puts a line behind those that wait.
-    pub(super) fn read(&mut self, e: &Entry) {
+    pub(super) fn read(&mut self, e: &LogEntry) {
         let number = self.left + self.ahead.len() as u64;
-        let request = e.request.filter(|_| matches!(e.what, What::Command(_)));
+        let request = e.request.filter(|_| matches!(e.what, LogEvent::Command(_)));
         if let Some(before) = request.and_then(|r| self.newest.insert(r, number)) {
             self.ahead[(before - self.left) as usize].last = false;
         }
-        self.ahead.push_back(Ahead { entry: *e, last: request.is_some() });
+        self.ahead.push_back(PendingEntry { entry: *e, last: request.is_some() });
     }
 
     /// Takes the first of the lines that wait.
-    pub(super) fn next(&mut self) -> Option<Ahead> {
+    pub(super) fn next(&mut self) -> Option<PendingEntry> {
         let next = self.ahead.pop_front()?;
         if let Some(request) = next.entry.request.filter(|_| next.is_command())
             && self.newest.get(&request) == Some(&self.left)
@@ -137,8 +138,8 @@ impl Track {
     pub(super) fn newest_of(&self, request: u64) -> Option<CommandId> {
         let number = self.newest.get(&request)?;
         match self.ahead[(number - self.left) as usize].entry.what {
-            What::Command(id) => Some(id),
-            What::Mark(_) => None,
+            LogEvent::Command(id) => Some(id),
+            LogEvent::Mark(_) => None,
         }
     }
 }

@@ -3,9 +3,9 @@
 use super::config::Document;
 use super::device::{ConstraintSet, ConstraintsFile, DeviceFile, PowerPolicy};
 use super::expr;
-use super::resolve::Selection;
+use super::resolve::DeviceSelection;
 use super::scope::{Level, Scope};
-use super::tables::{Command, CommandId, Declared, Edge, Window};
+use super::tables::{Command, CommandId, DeclaredConstraint, Edge, Window};
 use crate::addr::Geometry;
 use crate::error::{Result, suggest};
 use crate::units::{ClockPeriod, Cycle};
@@ -23,7 +23,7 @@ pub(super) struct EdgeBuilder<'a> {
     pub(super) power: PowerPolicy,
     pub(super) lift: bool,
     pub(super) doc: &'a Document,
-    pub(super) declared: Vec<Declared>,
+    pub(super) declared: Vec<DeclaredConstraint>,
 }
 
 impl EdgeBuilder<'_> {
@@ -59,7 +59,7 @@ impl EdgeBuilder<'_> {
             };
             let (from, to) = (ids(&e.from)?, ids(&e.to)?);
             let command_ids = |ids: &[usize]| ids.iter().map(|i| *i as CommandId).collect();
-            self.declared.push(Declared {
+            self.declared.push(DeclaredConstraint {
                 set: set.set,
                 line: self.doc.line(&key).unwrap_or(0),
                 level: e.level,
@@ -203,10 +203,10 @@ fn lift(level: Level, from: Scope, to: Scope) -> Level {
 pub(super) fn charge(
     file: &DeviceFile,
     doc: &Document,
-    choice: &Selection<'_>,
+    choice: &DeviceSelection<'_>,
     chooser: &Document,
     (clock, longest): (ClockPeriod, Cycle),
-    (commands, windows, declared): (&mut [Command], &mut Vec<Window>, &mut Vec<Declared>),
+    (commands, windows, declared): (&mut [Command], &mut Vec<Window>, &mut Vec<DeclaredConstraint>),
 ) -> Result<()> {
     let given = file.power_budget.as_ref();
     let activations = choice.budget.activations.or(given.map(|b| b.activations));
@@ -231,7 +231,7 @@ pub(super) fn charge(
     let id = windows.len() as u8;
     let openers = (0..).zip(commands.iter()).filter(|(_, c)| c.effect.opens()).map(|(i, _)| i);
     let openers: Vec<CommandId> = openers.collect();
-    declared.push(Declared {
+    declared.push(DeclaredConstraint {
         set: ConstraintSet::Completed,
         line: 0,
         level: Level::Rank,

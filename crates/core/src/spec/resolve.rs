@@ -25,7 +25,7 @@ const MAX_OWN_ROWS: u32 = 64;
 pub(super) const MAX_CYCLES: Cycle = 1 << 22;
 
 /// What a system file chooses of a device file.
-pub struct Selection<'a> {
+pub struct DeviceSelection<'a> {
     /// Organisation by name.
     pub organisation: &'a str,
     /// Timing preset by name.
@@ -60,7 +60,12 @@ pub struct Budget {
 
 impl Device {
     /// Makes the tables. `doc` is the device file, for line numbers; `chooser` the file that made the selection.
-    pub fn resolve(file: &DeviceFile, doc: &Document, choice: &Selection<'_>, chooser: &Document) -> Result<Self> {
+    pub fn resolve(
+        file: &DeviceFile,
+        doc: &Document,
+        choice: &DeviceSelection<'_>,
+        chooser: &Document,
+    ) -> Result<Self> {
         check_sources(file, doc)?;
         check_presets(file, doc)?;
         let (geometry, density) = organisation(file, doc, choice, chooser)?;
@@ -169,7 +174,7 @@ impl Device {
 fn refresh_interval(
     file: &DeviceFile,
     doc: &Document,
-    choice: &Selection<'_>,
+    choice: &DeviceSelection<'_>,
     (clock, density): (ClockPeriod, &str),
     has_refresh: bool,
     timings: &mut BTreeMap<String, Cycle>,
@@ -251,7 +256,7 @@ fn heads_of_a_read(
     of_device: u32,
     geometry: &Geometry,
     doc: &Document,
-    choice: &Selection<'_>,
+    choice: &DeviceSelection<'_>,
     chooser: &Document,
 ) -> Result<u32> {
     let (heads, most) = (choice.heads_per_read.unwrap_or(of_device), geometry.banks_per_channel());
@@ -278,7 +283,7 @@ fn whole_bytes(size: f64) -> Result<u32, String> {
 fn organisation(
     file: &DeviceFile,
     doc: &Document,
-    choice: &Selection<'_>,
+    choice: &DeviceSelection<'_>,
     chooser: &Document,
 ) -> Result<(Geometry, String)> {
     let o = file.organisation.get(choice.organisation).ok_or_else(|| {
@@ -323,7 +328,7 @@ fn organisation(
 fn elements(
     file: &DeviceFile,
     doc: &Document,
-    choice: &Selection<'_>,
+    choice: &DeviceSelection<'_>,
     chooser: &Document,
     geometry: &Geometry,
 ) -> Result<(u32, u32)> {

@@ -5,10 +5,10 @@ use super::device::{ConstraintSet, DeviceFile, PowerPolicy};
 use super::quantity::Duration;
 use super::refresh::Refreshes;
 pub use super::refresh::{Refresh, RefreshOrder, RefreshRate};
-use super::resolve::{Budget, Selection};
+use super::resolve::{Budget, DeviceSelection};
 use super::tables::Device;
 use crate::error::{Error, Result};
-use crate::order::{AddressOrder, Addressing};
+use crate::order::{AddressMap, AddressOrder};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -61,7 +61,7 @@ pub struct WriteDrain {
 /// Which of the reads and writes that can issue at the same cycle does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Order {
+pub enum IssueOrder {
     /// The oldest.
     #[default]
     Oldest,
@@ -89,7 +89,7 @@ pub enum Closes {
 #[serde(deny_unknown_fields, default)]
 pub struct Scheduler {
     /// Which goes first of those that can issue at the same cycle.
-    pub order: Order,
+    pub order: IssueOrder,
     /// Who may close a row.
     pub closes: Closes,
     /// Whether a request leaves its queue when a row is opened for it, and makes room for another one.
@@ -204,8 +204,8 @@ impl System {
     }
 
     /// How the addresses of a trace are to be read that does not say its device.
-    pub fn addressing(&self) -> Addressing {
-        Addressing { geometry: self.device.geometry, order: self.address_order }
+    pub fn addressing(&self) -> AddressMap {
+        AddressMap { geometry: self.device.geometry, order: self.address_order }
     }
 
     /// Loads a system file with overrides, and the device file that it names.
@@ -262,13 +262,13 @@ impl System {
         }
         let read_depth = depth("reads.depth", s.reads.and_then(|r| r.depth).unwrap_or(s.queue_depth))?;
         let scheduler = s.scheduler.unwrap_or_default();
-        if scheduler.order == Order::Weighed && s.writes.is_some() {
+        if scheduler.order == IssueOrder::Weighed && s.writes.is_some() {
             let why = "\"weighed\" needs a system without [writes]: reads and writes that take turns are not weighed";
             return Err(doc.error("scheduler.order", why));
         }
         depth("scheduler.bank_depth", scheduler.bank_depth.unwrap_or(1))?;
         depth("scheduler.row_hits", scheduler.row_hits.unwrap_or(1))?;
-        if scheduler.loses_turn && scheduler.order != Order::BanksInTurn {
+        if scheduler.loses_turn && scheduler.order != IssueOrder::BanksInTurn {
             let why = "needs order = \"banks-in-turn\": otherwise no bank has a turn to lose";
             return Err(doc.error("scheduler.loses_turn", why));
         }
@@ -295,7 +295,7 @@ impl System {
         };
         let device_doc = device_of(&s.dram.device)?;
         let device_file: DeviceFile = device_doc.decode()?;
-        let selection = Selection {
+        let selection = DeviceSelection {
             organisation: &s.dram.organisation,
             timing: &s.dram.timing,
             channels: s.channels,

@@ -109,7 +109,7 @@ impl Window {
 /// A constraint as the device file declares it, before it becomes [`Edge`]s and [`Window`]s: what `audit` holds logs
 /// against, so that a mistake in making those is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Declared {
+pub struct DeclaredConstraint {
     /// Its set.
     pub set: ConstraintSet,
     /// Line of the device file.
@@ -180,7 +180,7 @@ pub struct Device {
     /// Sliding windows.
     pub windows: Vec<Window>,
     /// The constraints that hold, as declared.
-    pub declared: Vec<Declared>,
+    pub declared: Vec<DeclaredConstraint>,
     /// How activations share the supply.
     pub power: PowerPolicy,
     /// How each trace operation becomes commands; indexed by `Op as usize`.

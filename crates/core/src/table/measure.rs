@@ -1,6 +1,6 @@
 //! Columns together with where their values come from.
 
-use super::{Column, Value, Writer};
+use super::{Column, CsvWriter, Value};
 use crate::error::{Error, Result};
 use std::io::Write;
 
@@ -8,10 +8,10 @@ use std::io::Write;
 pub struct Measure<R: ?Sized> {
     /// Name, unit, meaning.
     pub column: Column,
-    source: Source<R>,
+    source: ValueSource<R>,
 }
 
-enum Source<R: ?Sized> {
+enum ValueSource<R: ?Sized> {
     /// Of the row.
     Row(fn(&R) -> Value),
     /// Of the row's list, at this place.
@@ -19,13 +19,13 @@ enum Source<R: ?Sized> {
 }
 
 // By hand: deriving would ask the row to be `Copy`.
-impl<R: ?Sized> Clone for Source<R> {
+impl<R: ?Sized> Clone for ValueSource<R> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<R: ?Sized> Copy for Source<R> {}
+impl<R: ?Sized> Copy for ValueSource<R> {}
 
 impl<R: ?Sized> Clone for Measure<R> {
     fn clone(&self) -> Self {
@@ -42,12 +42,12 @@ pub const fn measure<R: ?Sized>(
     meaning: &'static str,
     value: fn(&R) -> Value,
 ) -> Measure<R> {
-    Measure { column: Column { name, unit, meaning }, source: Source::Row(value) }
+    Measure { column: Column { name, unit, meaning }, source: ValueSource::Row(value) }
 }
 
 /// A measure of the `index`-th item of a list that a row has.
 pub const fn item<R: ?Sized>(column: Column, index: usize, value: fn(&R, usize) -> Value) -> Measure<R> {
-    Measure { column, source: Source::Item(value, index) }
+    Measure { column, source: ValueSource::Item(value, index) }
 }
 
 /// Measures of a row, each a constant by its own name and all of them a list.
@@ -97,8 +97,8 @@ impl<R: ?Sized> Measure<R> {
     /// Its value in a row.
     pub fn value(&self, row: &R) -> Value {
         match self.source {
-            Source::Row(value) => value(row),
-            Source::Item(value, index) => value(row, index),
+            ValueSource::Row(value) => value(row),
+            ValueSource::Item(value, index) => value(row, index),
         }
     }
 }
@@ -136,18 +136,18 @@ pub const fn joined<R: ?Sized, const N: usize>(lists: &[&[Measure<R>]]) -> [Meas
 }
 
 /// Gives a cell of a row.
-type Cell<R> = Box<dyn Fn(&R) -> Value + Send + Sync>;
+type CellFn<R> = Box<dyn Fn(&R) -> Value + Send + Sync>;
 
 /// The columns of a table of rows `R` in order: measures of the row, and of the parts that it has.
-pub struct Layout<R> {
+pub struct TableLayout<R> {
     columns: Vec<Column>,
-    cells: Vec<Cell<R>>,
+    cells: Vec<CellFn<R>>,
 }
 
-impl<R: 'static> Layout<R> {
+impl<R: 'static> TableLayout<R> {
     /// Measures of the row itself.
     pub fn of(measures: &'static [Measure<R>]) -> Self {
-        Layout { columns: Vec::new(), cells: Vec::new() }.with(|row| row, measures)
+        TableLayout { columns: Vec::new(), cells: Vec::new() }.with(|row| row, measures)
     }
 
     /// Behind those that are there, measures of a part of the row.
@@ -160,7 +160,7 @@ impl<R: 'static> Layout<R> {
     }
 
     /// Behind those that are there, the columns of a part of the row that has a layout of its own.
-    pub fn within<P: 'static>(mut self, part: fn(&R) -> &P, layout: Layout<P>) -> Self {
+    pub fn within<P: 'static>(mut self, part: fn(&R) -> &P, layout: TableLayout<P>) -> Self {
         for (column, cell) in layout.columns.into_iter().zip(layout.cells) {
             self.columns.push(column);
             self.cells.push(Box::new(move |row| cell(part(row))));
@@ -181,14 +181,14 @@ impl<R: 'static> Layout<R> {
 
 /// Writes typed rows as a table.
 pub struct TypedWriter<W: Write, R> {
-    writer: Writer<W>,
-    layout: Layout<R>,
+    writer: CsvWriter<W>,
+    layout: TableLayout<R>,
 }
 
 impl<W: Write, R: 'static> TypedWriter<W, R> {
     /// A table of this layout. `name` is for errors.
-    pub fn new(out: W, name: &str, layout: Layout<R>) -> Self {
-        TypedWriter { writer: Writer::new(out, name, layout.columns()), layout }
+    pub fn new(out: W, name: &str, layout: TableLayout<R>) -> Self {
+        TypedWriter { writer: CsvWriter::new(out, name, layout.columns()), layout }
     }
 
     /// Writes a row.
@@ -205,13 +205,13 @@ impl<W: Write, R: 'static> TypedWriter<W, R> {
 /// A finished table of typed rows.
 pub struct Table<R> {
     name: &'static str,
-    layout: Layout<R>,
+    layout: TableLayout<R>,
     rows: Vec<R>,
 }
 
 impl<R: 'static> Table<R> {
     /// Of these rows; `name` is the file's.
-    pub fn new(name: &'static str, layout: Layout<R>, rows: Vec<R>) -> Self {
+    pub fn new(name: &'static str, layout: TableLayout<R>, rows: Vec<R>) -> Self {
         Table { name, layout, rows }
     }
 
@@ -221,7 +221,7 @@ impl<R: 'static> Table<R> {
     }
 
     /// The columns.
-    pub fn layout(&self) -> &Layout<R> {
+    pub fn layout(&self) -> &TableLayout<R> {
         &self.layout
     }
 
@@ -249,7 +249,7 @@ impl<R: 'static> Table<R> {
 
     /// The table as CSV.
     pub fn csv(&self) -> Result<Vec<u8>> {
-        let mut out = Writer::new(Vec::new(), self.name, self.layout.columns());
+        let mut out = CsvWriter::new(Vec::new(), self.name, self.layout.columns());
         self.rows.iter().try_for_each(|row| out.row(&self.layout.values(row)))?;
         out.finish()
     }
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn cells_stand_below_the_columns_that_they_are_declared_with() {
-        let layout = Layout::of(ALL).with(|p| &p.size, SIZE);
+        let layout = TableLayout::of(ALL).with(|p| &p.size, SIZE);
         let mut out = TypedWriter::new(Vec::new(), "t", layout);
         out.row(&Pair { name: "a", counts: [1, 2], size: Size { bytes: 0.126 } }).unwrap();
         assert_eq!(String::from_utf8(out.finish().unwrap()).unwrap(), "name,first,second,bytes\na,1,2,0.13\n");

@@ -4,8 +4,8 @@ use crate::error::{Error, Result, suggest};
 use csv::StringRecord;
 use std::io::Read;
 
-/// A CSV table with a header line, or, read as [`Reader::ragged`], any lines of CSV.
-pub struct Reader<R: Read> {
+/// A CSV table with a header line, or, read as [`CsvReader::ragged`], any lines of CSV.
+pub struct CsvReader<R: Read> {
     csv: csv::Reader<R>,
     file: String,
     header: Vec<String>,
@@ -13,24 +13,24 @@ pub struct Reader<R: Read> {
 }
 
 /// A row that was read.
-pub struct Record<'r> {
+pub struct CsvRow<'r> {
     cells: &'r StringRecord,
     header: &'r [String],
     file: &'r str,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> CsvReader<R> {
     /// Reads the header; `file` is for errors.
     pub fn open(input: R, file: &str) -> Result<Self> {
         let mut csv = csv::Reader::from_reader(input);
         let header = csv.headers().map_err(|e| Error::data(file, e.to_string()))?.iter().map(String::from).collect();
-        Ok(Reader { csv, file: file.into(), header, record: StringRecord::new() })
+        Ok(CsvReader { csv, file: file.into(), header, record: StringRecord::new() })
     }
 
     /// Lines of any number of cells; the first is a row as the others are.
     pub fn ragged(input: R, file: &str) -> Self {
         let csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(input);
-        Reader { csv, file: file.into(), header: Vec::new(), record: StringRecord::new() }
+        CsvReader { csv, file: file.into(), header: Vec::new(), record: StringRecord::new() }
     }
 
     /// Names of the columns.
@@ -49,9 +49,9 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next row; none at the end.
-    pub fn read(&mut self) -> Result<Option<Record<'_>>> {
+    pub fn read(&mut self) -> Result<Option<CsvRow<'_>>> {
         match self.csv.read_record(&mut self.record) {
-            Ok(true) => Ok(Some(Record { cells: &self.record, header: &self.header, file: &self.file })),
+            Ok(true) => Ok(Some(CsvRow { cells: &self.record, header: &self.header, file: &self.file })),
             Ok(false) => Ok(None),
             Err(e) => Err(Error::data(&self.file, e.to_string())),
         }
@@ -64,7 +64,7 @@ pub fn place(header: &[String], file: &str, name: &str) -> Result<usize> {
     header.iter().position(|h| h == name).ok_or_else(|| Error::data(file, what()))
 }
 
-impl<'r> Record<'r> {
+impl<'r> CsvRow<'r> {
     /// A cell; empty where the row has none.
     pub fn cell(&self, column: usize) -> &'r str {
         self.cells.get(column).unwrap_or("")
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn cells_are_read_by_name_and_what_is_wrong_has_its_line() {
-        let mut table = Reader::open("policy,us\nfull,10\nstarc,\nquest,x\n".as_bytes(), "t.csv").unwrap();
+        let mut table = CsvReader::open("policy,us\nfull,10\nstarc,\nquest,x\n".as_bytes(), "t.csv").unwrap();
         let us = table.column("us").unwrap();
         assert_eq!(table.column("u").unwrap_err().to_string(), "t.csv: no column \"u\"; did you mean \"us\"?");
         let row = table.read().unwrap().unwrap();
@@ -146,8 +146,8 @@ mod tests {
     #[test]
     fn rows_of_other_lengths_are_errors_unless_they_are_expected() {
         let text = "a,b\n1\n";
-        assert!(Reader::open(text.as_bytes(), "t.csv").unwrap().read().is_err());
-        let mut ragged = Reader::ragged(text.as_bytes(), "t.csv");
+        assert!(CsvReader::open(text.as_bytes(), "t.csv").unwrap().read().is_err());
+        let mut ragged = CsvReader::ragged(text.as_bytes(), "t.csv");
         assert_eq!(ragged.read().unwrap().unwrap().width(), 2);
         assert_eq!(ragged.read().unwrap().unwrap().width(), 1);
     }

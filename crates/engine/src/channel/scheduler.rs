@@ -3,7 +3,7 @@
 //! First-ready goes before any order: of the requests that may have a command ([`super::data`] says which), the one whose
 //! command can issue soonest is taken. A [`DataOrder`] decides among those that can issue in the same cycle.
 //!
-//! To add an order: a file beside this one with its [`DataOrder`], a name for it in [`Order`] (the key `scheduler.order` of
+//! To add an order: a file beside this one with its [`DataOrder`], a name for it in [`IssueOrder`] (the key `scheduler.order` of
 //! a system), and its line in [`DataOrder::of`]. What an order has to remember belongs to [`DataSchedule`], which the replay
 //! of recurring work compares and moves in time with the rest of a channel's state.
 
@@ -11,7 +11,7 @@ use super::data::DataSchedule;
 use super::queues::QueuedRun;
 use super::{DATA, PimChannel};
 use crate::state::RowMatch;
-use pimattn_core::spec::system::Order;
+use pimattn_core::spec::system::IssueOrder;
 
 /// An order of reads and writes. Constants, resolved once for a channel; no command pays for what an order does not use.
 pub(super) struct DataOrder {
@@ -33,11 +33,11 @@ const WEIGHED: DataOrder = DataOrder { rank: None, weighs: true };
 
 impl DataOrder {
     /// The order that a system asks for.
-    pub(super) fn of(order: Order) -> &'static DataOrder {
+    pub(super) fn of(order: IssueOrder) -> &'static DataOrder {
         match order {
-            Order::Oldest => &OLDEST,
-            Order::BanksInTurn => &BANKS_IN_TURN,
-            Order::Weighed => &WEIGHED,
+            IssueOrder::Oldest => &OLDEST,
+            IssueOrder::BanksInTurn => &BANKS_IN_TURN,
+            IssueOrder::Weighed => &WEIGHED,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Schedules as the engine reads them.
 
-use pimattn_attacc::Schedule;
+use pimattn_attacc::AttentionSchedule;
 use pimattn_core::addr::Geometry;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
@@ -16,13 +16,13 @@ const WAITING: usize = 4;
 /// in memory as a whole.
 pub fn streamed<T>(
     cancel: &Cancel,
-    schedule: &Schedule,
+    schedule: &AttentionSchedule,
     replay: impl FnOnce(&mut dyn Source) -> Result<T>,
 ) -> Result<T> {
     let (blocks, source) = sync_channel(WAITING);
     std::thread::scope(|scope| {
         let written = scope.spawn(move || {
-            let mut sink = Blocks { blocks, block: Vec::with_capacity(BLOCK) };
+            let mut sink = BlockSender { blocks, block: Vec::with_capacity(BLOCK) };
             schedule.run_until(cancel, &mut sink, &mut |_| {})
         });
         // Dropped when it returns, so that a writer whose reader has failed stops.
@@ -38,23 +38,23 @@ pub fn streamed<T>(
 
 /// A schedule's header without the width of its elements: a platform has one device for all widths, and what is asked of it
 /// here are the cycles of its commands, as the published simulators have them.
-fn header(schedule: &Schedule) -> Header {
+fn header(schedule: &AttentionSchedule) -> Header {
     Header { element_bytes: 0, ..schedule.header() }
 }
 
-struct Blocks {
+struct BlockSender {
     blocks: SyncSender<Vec<Record>>,
     block: Vec<Record>,
 }
 
-impl Blocks {
+impl BlockSender {
     fn send(&mut self) -> Result<()> {
         let block = std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK));
         self.blocks.send(block).map_err(|_| Error::data("trace", "its reader has stopped"))
     }
 }
 
-impl Sink for Blocks {
+impl Sink for BlockSender {
     fn push(&mut self, record: Record) -> Result<()> {
         self.block.push(record);
         if self.block.len() == BLOCK { self.send() } else { Ok(()) }
@@ -94,7 +94,7 @@ pub struct SomeChannels {
 
 impl SomeChannels {
     /// What `schedule` asks of these channels, in its order.
-    pub fn of(cancel: &Cancel, schedule: &Schedule, channels: Vec<u32>) -> Result<Self> {
+    pub fn of(cancel: &Cancel, schedule: &AttentionSchedule, channels: Vec<u32>) -> Result<Self> {
         let header = header(schedule);
         let mut out = SomeChannels { geometry: header.geometry, header, channels, records: Vec::new() };
         schedule.run_until(cancel, &mut out, &mut |_| {})?;

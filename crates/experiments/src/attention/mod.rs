@@ -12,7 +12,7 @@
 mod feed;
 
 use feed::SomeChannels;
-use pimattn_attacc::{Attention, Form, Schedule};
+use pimattn_attacc::{Attention, AttentionSchedule, Form};
 use pimattn_core::addr::Geometry;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
@@ -27,14 +27,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a layer's attention takes on a stack.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layer {
+pub struct LayerAttention {
     /// Cycles until the last result is there.
     pub cycles: Cycle,
     /// Commands and requests of all channels.
     pub counters: Counters,
 }
 
-impl Layer {
+impl LayerAttention {
     /// Energy of the stack, by the system's model.
     pub fn energy(&self, system: &System) -> Energy {
         let channel_cycles = self.cycles * u64::from(system.device.geometry.channels);
@@ -51,50 +51,50 @@ impl Layer {
 ///
 /// # Errors
 /// When the attention makes no sense on the device, or the system cannot replay it.
-pub fn replay(system: &System, form: Form, attention: &Attention) -> Result<Layer> {
+pub fn replay(system: &System, form: Form, attention: &Attention) -> Result<LayerAttention> {
     replay_until(&Cancel::new(), system, form, attention)
 }
 
-fn replay_until(cancel: &Cancel, system: &System, form: Form, attention: &Attention) -> Result<Layer> {
-    let schedule = Schedule::of(form, *attention, system.device.geometry)?;
+fn replay_until(cancel: &Cancel, system: &System, form: Form, attention: &Attention) -> Result<LayerAttention> {
+    let schedule = AttentionSchedule::of(form, *attention, system.device.geometry)?;
     let mut tally = ChannelTally::new(&system.device);
     let cycles = feed::streamed(cancel, &schedule, |source| replay::tally(cancel, system, source, &mut tally))?;
-    Ok(Layer { cycles, counters: tally.total() })
+    Ok(LayerAttention { cycles, counters: tally.total() })
 }
 
 /// What was replayed of layers that share a schedule, but for the number of their heads if they are in lockstep.
-enum Replayed {
+enum ReplayedLayers {
     /// All channels.
-    All(Box<Layer>),
+    All(Box<LayerAttention>),
     /// In lockstep: the cycles, and a channel of each of [`Attention::groups`].
     Groups(Cycle, Box<[Counters; 2]>),
 }
 
-impl Replayed {
+impl ReplayedLayers {
     fn new(cancel: &Cancel, system: &System, form: Form, attention: &Attention) -> Result<Self> {
         let geometry = &system.device.geometry;
         if !attention.is_in_lockstep(form, geometry) {
-            return Ok(Replayed::All(Box::new(replay_until(cancel, system, form, attention)?)));
+            return Ok(ReplayedLayers::All(Box::new(replay_until(cancel, system, form, attention)?)));
         }
         let firsts = attention.groups(geometry).map(|g| g.channels.start);
-        let schedule = Schedule::of(form, *attention, *geometry)?;
+        let schedule = AttentionSchedule::of(form, *attention, *geometry)?;
         let mut tally = ChannelTally::new(&system.device);
         let mut source = SomeChannels::of(cancel, &schedule, firsts.to_vec())?;
         let cycles = replay::tally(cancel, system, &mut source, &mut tally)?;
         let counted = |channel: u32| tally.channels.get(channel as usize).cloned().unwrap_or_default();
-        Ok(Replayed::Groups(cycles, Box::new(firsts.map(counted))))
+        Ok(ReplayedLayers::Groups(cycles, Box::new(firsts.map(counted))))
     }
 
     /// The layer of this attention, which may have another number of heads than what was replayed, of as many rounds.
-    fn layer(&self, attention: &Attention, geometry: &Geometry) -> Layer {
+    fn layer(&self, attention: &Attention, geometry: &Geometry) -> LayerAttention {
         match self {
-            Replayed::All(layer) => Layer::clone(layer),
-            Replayed::Groups(cycles, counted) => {
+            ReplayedLayers::All(layer) => LayerAttention::clone(layer),
+            ReplayedLayers::Groups(cycles, counted) => {
                 let mut counters = Counters::default();
                 for (group, counted) in of_as_many_rounds(attention, geometry).into_iter().zip(counted.iter()) {
                     counters.add_times(counted, group);
                 }
-                Layer { cycles: *cycles, counters }
+                LayerAttention { cycles: *cycles, counters }
             }
         }
     }
@@ -110,7 +110,7 @@ fn of_as_many_rounds(attention: &Attention, geometry: &Geometry) -> [u64; 2] {
 pub struct Layers<'s> {
     cancel: Cancel,
     system: &'s System,
-    known: BTreeMap<(Form, Attention), Replayed>,
+    known: BTreeMap<(Form, Attention), ReplayedLayers>,
 }
 
 impl<'s> Layers<'s> {
@@ -146,7 +146,7 @@ impl<'s> Layers<'s> {
         missing.sort_by_key(|a| std::cmp::Reverse((a.clustering, u64::from(a.heads) * a.attended(form))));
         let (done, all) = (AtomicU64::new(0), missing.len() as u64);
         let replayed = missing.par_iter().with_max_len(1).map(|attention| {
-            let replayed = Replayed::new(&self.cancel, self.system, form, attention)?;
+            let replayed = ReplayedLayers::new(&self.cancel, self.system, form, attention)?;
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
             Ok(((form, *attention), replayed))
         });
@@ -159,10 +159,10 @@ impl<'s> Layers<'s> {
     ///
     /// # Errors
     /// When the attention makes no sense on the device, or the system cannot replay it.
-    pub fn layer(&mut self, form: Form, attention: Attention) -> Result<Layer> {
+    pub fn layer(&mut self, form: Form, attention: Attention) -> Result<LayerAttention> {
         let key = (form, self.key(form, attention)?);
         if !self.known.contains_key(&key) {
-            self.known.insert(key, Replayed::new(&self.cancel, self.system, form, &key.1)?);
+            self.known.insert(key, ReplayedLayers::new(&self.cancel, self.system, form, &key.1)?);
         }
         Ok(self.known[&key].layer(&attention, &self.system.device.geometry))
     }

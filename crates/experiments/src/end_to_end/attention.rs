@@ -10,7 +10,7 @@ use pimattn_stats::energy::Energy;
 
 /// What the attention of one layer costs a stack.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stack {
+pub struct StackCost {
     /// Cycles.
     pub cycles: u64,
     /// The same in s.
@@ -28,29 +28,29 @@ pub trait Attend {
     /// What a stack is.
     fn system(&self) -> &System;
     /// The cost of each of these in this form of the schedule, in their order.
-    fn attend(&mut self, form: Form, wanted: &[Attention]) -> Result<Vec<Stack>>;
+    fn attend(&mut self, form: Form, wanted: &[Attention]) -> Result<Vec<StackCost>>;
 }
 
 /// Stacks of a system, by the engine.
-pub struct Replayed<'s> {
+pub struct ReplayedStacks<'s> {
     system: &'s System,
     layers: Layers<'s>,
 }
 
-impl<'s> Replayed<'s> {
+impl<'s> ReplayedStacks<'s> {
     /// Nothing replayed yet.
     pub fn new(system: &'s System) -> Self {
-        Replayed { system, layers: Layers::new(system) }
+        ReplayedStacks { system, layers: Layers::new(system) }
     }
 
     /// These stacks, whose replays end with an error once `cancel` is requested.
     pub fn until(self, cancel: &Cancel) -> Self {
-        Replayed { layers: self.layers.until(cancel), ..self }
+        ReplayedStacks { layers: self.layers.until(cancel), ..self }
     }
 
     /// With what was replayed on that system before.
     pub fn knowing(system: &'s System, layers: Layers<'s>) -> Self {
-        Replayed { system, layers }
+        ReplayedStacks { system, layers }
     }
 
     /// Schedules replayed so far.
@@ -58,7 +58,7 @@ impl<'s> Replayed<'s> {
         self.layers.replays()
     }
 
-    fn stack(&mut self, form: Form, attention: Attention) -> Result<Stack> {
+    fn stack(&mut self, form: Form, attention: Attention) -> Result<StackCost> {
         let layer = self.layers.layer(form, attention)?;
         let (device, model) = (&self.system.device, self.system.energy);
         let only = |effects: &[Effect], model| {
@@ -66,7 +66,7 @@ impl<'s> Replayed<'s> {
             Energy::of(&counters, 0, device, model)
         };
         let macs = only(&[Effect::Mac, Effect::MacOpen], EnergyModel::PerByte);
-        Ok(Stack {
+        Ok(StackCost {
             cycles: layer.cycles,
             seconds: layer.ns(self.system) * 1e-9,
             energy: layer.energy(self.system),
@@ -76,12 +76,12 @@ impl<'s> Replayed<'s> {
     }
 }
 
-impl Attend for Replayed<'_> {
+impl Attend for ReplayedStacks<'_> {
     fn system(&self) -> &System {
         self.system
     }
 
-    fn attend(&mut self, form: Form, wanted: &[Attention]) -> Result<Vec<Stack>> {
+    fn attend(&mut self, form: Form, wanted: &[Attention]) -> Result<Vec<StackCost>> {
         self.layers.learn(form, wanted.iter().copied(), &|_, _| ())?;
         wanted.iter().map(|attention| self.stack(form, *attention)).collect()
     }

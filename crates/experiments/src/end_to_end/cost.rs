@@ -1,10 +1,10 @@
 //! Time and energy of layers, by part of the block and by component of the machine.
 
-use super::layer::Part;
+use super::layer::LayerPart;
 
 /// Where energy goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Component {
+pub enum EnergyComponent {
     /// DRAM of the GPUs.
     Dram,
     /// Second-level caches.
@@ -25,33 +25,38 @@ pub enum Component {
     Communication,
 }
 
-impl Component {
+impl EnergyComponent {
     /// Number of components.
-    pub const COUNT: usize = Component::Communication as usize + 1;
+    pub const COUNT: usize = EnergyComponent::Communication as usize + 1;
     /// Memories.
-    pub const MEMORY: [Component; 2] = [Component::Dram, Component::PimMemory];
+    pub const MEMORY: [EnergyComponent; 2] = [EnergyComponent::Dram, EnergyComponent::PimMemory];
     /// What computes, with the caches that feed it.
-    pub const COMPUTE: [Component; 5] =
-        [Component::L2, Component::L1, Component::Registers, Component::Alu, Component::PimCompute];
+    pub const COMPUTE: [EnergyComponent; 5] = [
+        EnergyComponent::L2,
+        EnergyComponent::L1,
+        EnergyComponent::Registers,
+        EnergyComponent::Alu,
+        EnergyComponent::PimCompute,
+    ];
 }
 
-/// Energy by [`Component`], in pJ.
-pub type Energy = [f64; Component::COUNT];
+/// Energy by [`EnergyComponent`], in pJ.
+pub type ComponentEnergy = [f64; EnergyComponent::COUNT];
 
-/// Time and energy by [`Part`].
+/// Time and energy by [`LayerPart`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Cost {
     /// Time in s, as far as it is not hidden behind another part.
-    pub seconds: [f64; Part::COUNT],
+    pub seconds: [f64; LayerPart::COUNT],
     /// Energy of all devices in pJ.
-    pub energy: [Energy; Part::COUNT],
+    pub energy: [ComponentEnergy; LayerPart::COUNT],
     /// Cycles of one stack's attention; 0 where attention is not on PIM.
     pub attention_cycles: f64,
 }
 
 impl Cost {
     /// Time of some parts, in s.
-    pub fn time_of(&self, parts: &[Part]) -> f64 {
+    pub fn time_of(&self, parts: &[LayerPart]) -> f64 {
         parts.iter().map(|p| self.seconds[*p as usize]).sum()
     }
 
@@ -61,12 +66,12 @@ impl Cost {
     }
 
     /// Energy of some components in some parts, in pJ.
-    pub fn energy_of(&self, parts: &[Part], components: &[Component]) -> f64 {
+    pub fn energy_of(&self, parts: &[LayerPart], components: &[EnergyComponent]) -> f64 {
         parts.iter().flat_map(|p| components.iter().map(|c| self.energy[*p as usize][*c as usize])).sum()
     }
 
     /// Energy of one component, in pJ.
-    pub fn component(&self, component: Component) -> f64 {
+    pub fn component(&self, component: EnergyComponent) -> f64 {
         self.energy.iter().map(|e| e[component as usize]).sum()
     }
 
@@ -76,7 +81,7 @@ impl Cost {
     }
 
     /// Adds time and energy to a part.
-    pub fn add(&mut self, part: Part, seconds: f64, energy: &Energy) {
+    pub fn add(&mut self, part: LayerPart, seconds: f64, energy: &ComponentEnergy) {
         self.seconds[part as usize] += seconds;
         self.energy[part as usize].iter_mut().zip(energy).for_each(|(a, b)| *a += b);
     }

@@ -4,15 +4,15 @@
 //! traffic and by how evenly their thread blocks fill the cores, tiles for the second-level cache by traffic; activation
 //! and normalisation follow straight lines through measurements. Sizes are of one GPU, energies of all.
 
-use super::cost::{Component, Energy};
-use super::layer::{Layer, Part};
+use super::cost::{ComponentEnergy, EnergyComponent};
+use super::layer::{LayerPart, LayerWork};
 use super::platform::{Gpu, Tiles};
 use super::switches::{Switch, Switches};
 use std::collections::BTreeMap;
 
 /// What bounds a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
+pub enum RooflineBound {
     /// Arithmetic.
     Compute,
     /// Reading and writing.
@@ -21,13 +21,13 @@ pub enum Bound {
 
 /// A layer's time and energy.
 #[derive(Debug, Clone, Copy)]
-pub struct Timed {
+pub struct LayerCost {
     /// Time in s.
     pub seconds: f64,
     /// What takes that long.
-    pub bound: Bound,
+    pub bound: RooflineBound,
     /// Energy of all GPUs in pJ.
-    pub energy: Energy,
+    pub energy: ComponentEnergy,
 }
 
 /// How a product is cut.
@@ -49,8 +49,8 @@ pub struct Roofline<'p> {
 }
 
 /// Bytes that a product moves when tiles of `tm` x `tn` results each read what they need.
-fn tiled_bytes(layer: &Layer, tm: f64, tn: f64, shared: f64) -> f64 {
-    let Layer { m, n, k, ops, bytes, .. } = *layer;
+fn tiled_bytes(layer: &LayerWork, tm: f64, tn: f64, shared: f64) -> f64 {
+    let LayerWork { m, n, k, ops, bytes, .. } = *layer;
     [(n / tn).ceil() * m * k, (m / tm).ceil() * n * k / shared, m * n]
         .map(|elements| elements * bytes * ops)
         .iter()
@@ -62,7 +62,7 @@ fn core_share(blocks: f64, cores: f64) -> f64 {
     blocks / ((blocks / cores).ceil() * cores)
 }
 
-fn thread_blocks(layer: &Layer, tm: f64, tn: f64) -> f64 {
+fn thread_blocks(layer: &LayerWork, tm: f64, tn: f64) -> f64 {
     match layer.part.is_weights() {
         true => (layer.m / tm).ceil() * (layer.n / tn).ceil() * layer.ops,
         // Attention kernels run a thread block for each head.
@@ -71,7 +71,7 @@ fn thread_blocks(layer: &Layer, tm: f64, tn: f64) -> f64 {
 }
 
 /// The tile of the first-level cache: least traffic, weighed by the square of the idle share.
-fn l1_tile(gpu: &Gpu, layer: &Layer) -> (f64, f64) {
+fn l1_tile(gpu: &Gpu, layer: &LayerWork) -> (f64, f64) {
     let Tiles { sizes, depth, .. } = &gpu.tiles;
     let mut best = (f64::INFINITY, (layer.m.min(1.0), layer.n.min(1.0)));
     for tm in sizes.iter().map(|t| t.min(layer.m)) {
@@ -92,7 +92,7 @@ fn l1_tile(gpu: &Gpu, layer: &Layer) -> (f64, f64) {
 /// Bytes from DRAM with the best tile of the second-level cache, a multiple of the first level's or the whole side.
 ///
 /// For a height, the widest tile that fits reads least, so only that one is looked at.
-fn dram_bytes(gpu: &Gpu, layer: &Layer, (tm, tn): (f64, f64)) -> f64 {
+fn dram_bytes(gpu: &Gpu, layer: &LayerWork, (tm, tn): (f64, f64)) -> f64 {
     let depth = layer.k / gpu.tiles.l2_depth_parts;
     let fits = |h: f64, w: f64| ((h + w) * depth + h * w) * layer.bytes <= gpu.l2;
     let bytes = |h: f64, w: f64| tiled_bytes(layer, h, w, layer.shared);
@@ -117,17 +117,17 @@ impl<'p> Roofline<'p> {
     }
 
     /// Time and energy of a layer, or of a transfer that the GPUs make.
-    pub fn cost(&mut self, layer: &Layer) -> Timed {
+    pub fn cost(&mut self, layer: &LayerWork) -> LayerCost {
         match layer.part {
-            Part::AllReduce | Part::Link => self.transfer(layer),
+            LayerPart::AllReduce | LayerPart::Link => self.transfer(layer),
             part if part.is_product() => self.product(layer),
             _ => self.elements(layer),
         }
     }
 
     /// How a product is cut.
-    pub fn tiling(&mut self, layer: &Layer) -> Tiling {
-        let Layer { m, n, k, ops, shared, bytes, .. } = *layer;
+    pub fn tiling(&mut self, layer: &LayerWork) -> Tiling {
+        let LayerWork { m, n, k, ops, shared, bytes, .. } = *layer;
         let sizes = [m, n, k, ops, shared, bytes].map(f64::to_bits);
         let gpu = self.gpu;
         *self.tilings.entry(sizes).or_insert_with(|| {
@@ -140,7 +140,7 @@ impl<'p> Roofline<'p> {
         })
     }
 
-    fn product(&mut self, layer: &Layer) -> Timed {
+    fn product(&mut self, layer: &LayerWork) -> LayerCost {
         let tiling = self.tiling(layer);
         let gpu = self.gpu;
         let compute = layer.flops() / (self.peak(layer) * tiling.core_share);
@@ -155,12 +155,12 @@ impl<'p> Roofline<'p> {
         self.timed(compute, memory, [tiling.dram, tiling.l2, l1, registers], layer)
     }
 
-    fn elements(&mut self, layer: &Layer) -> Timed {
+    fn elements(&mut self, layer: &LayerWork) -> LayerCost {
         let gpu = self.gpu;
         let bytes = layer.traffic();
         let line = match layer.part {
-            Part::Activation => Some((&gpu.elementwise.activation, Switch::EighthActivation)),
-            Part::Norm => Some((&gpu.elementwise.norm, Switch::EighthNorm)),
+            LayerPart::Activation => Some((&gpu.elementwise.activation, Switch::EighthActivation)),
+            LayerPart::Norm => Some((&gpu.elementwise.norm, Switch::EighthNorm)),
             _ => None,
         };
         let share = core_share(layer.ops, gpu.cores);
@@ -180,20 +180,20 @@ impl<'p> Roofline<'p> {
     }
 
     /// An all-reduce, or keys and values of a prompt to the PIM device.
-    fn transfer(&self, layer: &Layer) -> Timed {
+    fn transfer(&self, layer: &LayerWork) -> LayerCost {
         let (gpu, bytes) = (self.gpu, layer.traffic());
         let one_way = gpu.link / 2.0;
         let seconds = match layer.part {
-            Part::AllReduce => {
+            LayerPart::AllReduce => {
                 let (r, share) = (&gpu.all_reduce, bytes / gpu.devices);
                 let measured = r.latency + r.per_byte * r.link / gpu.link * share;
                 measured.max(share / one_way) * (gpu.devices - 1.0) / self.eighth(Switch::EighthAllReduce)
             }
             _ => bytes / one_way / self.eighth(Switch::EighthLink),
         };
-        let mut energy = Energy::default();
-        energy[Component::Communication as usize] = gpu.devices * bytes * 8.0 * gpu.energy.link;
-        Timed { seconds, bound: Bound::Memory, energy }
+        let mut energy = ComponentEnergy::default();
+        energy[EnergyComponent::Communication as usize] = gpu.devices * bytes * 8.0 * gpu.energy.link;
+        LayerCost { seconds, bound: RooflineBound::Memory, energy }
     }
 
     fn eighth(&self, switch: Switch) -> f64 {
@@ -201,23 +201,23 @@ impl<'p> Roofline<'p> {
     }
 
     /// Operations per second that all cores together reach; elements of half the size go twice as fast.
-    fn peak(&self, layer: &Layer) -> f64 {
+    fn peak(&self, layer: &LayerWork) -> f64 {
         self.gpu.peak * self.gpu.compute_utilisation * (2.0 / layer.bytes).floor()
     }
 
     /// `bytes`: moved by DRAM, second level, first level, registers.
-    fn timed(&self, compute: f64, memory: f64, bytes: [f64; 4], layer: &Layer) -> Timed {
+    fn timed(&self, compute: f64, memory: f64, bytes: [f64; 4], layer: &LayerWork) -> LayerCost {
         let e = &self.gpu.energy;
-        let mut energy = Energy::default();
-        let levels = [Component::Dram, Component::L2, Component::L1, Component::Registers];
+        let mut energy = ComponentEnergy::default();
+        let levels = [EnergyComponent::Dram, EnergyComponent::L2, EnergyComponent::L1, EnergyComponent::Registers];
         for (component, (bytes, per_bit)) in
             levels.into_iter().zip(bytes.into_iter().zip([e.dram, e.l2, e.l1, e.registers]))
         {
             energy[component as usize] = self.gpu.devices * bytes * 8.0 * per_bit;
         }
-        energy[Component::Alu as usize] = self.gpu.devices * layer.flops() / 2.0 * e.alu;
-        let bound = if compute > memory { Bound::Compute } else { Bound::Memory };
-        Timed { seconds: compute.max(memory), bound, energy }
+        energy[EnergyComponent::Alu as usize] = self.gpu.devices * layer.flops() / 2.0 * e.alu;
+        let bound = if compute > memory { RooflineBound::Compute } else { RooflineBound::Memory };
+        LayerCost { seconds: compute.max(memory), bound, energy }
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
     }
 
     /// All heights with all widths.
-    fn plain_dram_bytes(gpu: &Gpu, layer: &Layer, (tm, tn): (f64, f64)) -> f64 {
+    fn plain_dram_bytes(gpu: &Gpu, layer: &LayerWork, (tm, tn): (f64, f64)) -> f64 {
         let sides = |tile: f64, side: f64| (1..=(side / tile) as u64).map(move |i| tile * i as f64).chain([side]);
         let depth = layer.k / gpu.tiles.l2_depth_parts;
         let mut least = f64::INFINITY;
@@ -252,8 +252,16 @@ mod tests {
         for l2 in [gpu.l2, 1e6, 2e5, 1e3] {
             gpu.l2 = l2;
             for (m, n, k) in [(2048.0, 4096.0, 4096.0), (1.0, 1536.0, 12288.0), (700.0, 1365.0 + 1.0 / 3.0, 4096.0)] {
-                let layer =
-                    Layer { part: Part::Qkv, m, n, k, ops: 1.0, shared: 1.0, bytes: 2.0, elementwise: (0.0, 0.0) };
+                let layer = LayerWork {
+                    part: LayerPart::Qkv,
+                    m,
+                    n,
+                    k,
+                    ops: 1.0,
+                    shared: 1.0,
+                    bytes: 2.0,
+                    elementwise: (0.0, 0.0),
+                };
                 for tile in [(8.0, 128.0), (64.0, 64.0)].map(|(h, w): (f64, f64)| (h.min(m), w.min(n))) {
                     assert_eq!(
                         dram_bytes(&gpu, &layer, tile),

@@ -6,7 +6,7 @@ use pimattn_core::spec::model::{Activation, Model};
 
 /// What a layer is for; time and energy are kept by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum LayerPart {
     /// Queries, keys and values of the new tokens.
     Qkv,
     /// Queries by keys. On PIM this stands for all of attention.
@@ -29,31 +29,31 @@ pub enum Part {
     Link,
 }
 
-impl Part {
+impl LayerPart {
     /// Number of parts.
-    pub const COUNT: usize = Part::Link as usize + 1;
+    pub const COUNT: usize = LayerPart::Link as usize + 1;
     /// All parts.
-    pub const ALL: [Part; Part::COUNT] = [
-        Part::Qkv,
-        Part::Score,
-        Part::Softmax,
-        Part::Context,
-        Part::Projection,
-        Part::FeedForward,
-        Part::Activation,
-        Part::Norm,
-        Part::AllReduce,
-        Part::Link,
+    pub const ALL: [LayerPart; LayerPart::COUNT] = [
+        LayerPart::Qkv,
+        LayerPart::Score,
+        LayerPart::Softmax,
+        LayerPart::Context,
+        LayerPart::Projection,
+        LayerPart::FeedForward,
+        LayerPart::Activation,
+        LayerPart::Norm,
+        LayerPart::AllReduce,
+        LayerPart::Link,
     ];
 
     /// Whether all rows of the batch meet one matrix of weights.
     pub fn is_weights(self) -> bool {
-        matches!(self, Part::Qkv | Part::Projection | Part::FeedForward)
+        matches!(self, LayerPart::Qkv | LayerPart::Projection | LayerPart::FeedForward)
     }
 
     /// Whether it is a product of matrices.
     pub fn is_product(self) -> bool {
-        self.is_weights() || matches!(self, Part::Score | Part::Context)
+        self.is_weights() || matches!(self, LayerPart::Score | LayerPart::Context)
     }
 }
 
@@ -61,9 +61,9 @@ impl Part {
 ///
 /// Sizes are not whole in the published simulators, whose feed-forward width is 8/3 of the hidden size.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Layer {
+pub struct LayerWork {
     /// What for.
-    pub part: Part,
+    pub part: LayerPart,
     /// Rows.
     pub m: f64,
     /// Columns.
@@ -80,13 +80,13 @@ pub struct Layer {
     pub elementwise: (f64, f64),
 }
 
-impl Layer {
-    fn product(part: Part, m: f64, n: f64, k: f64, bytes: f64) -> Layer {
-        Layer { part, m, n, k, ops: 1.0, shared: 1.0, bytes, elementwise: (0.0, 0.0) }
+impl LayerWork {
+    fn product(part: LayerPart, m: f64, n: f64, k: f64, bytes: f64) -> LayerWork {
+        LayerWork { part, m, n, k, ops: 1.0, shared: 1.0, bytes, elementwise: (0.0, 0.0) }
     }
 
-    fn elements(part: Part, m: f64, n: f64, bytes: f64, passes: f64, flops: f64) -> Layer {
-        Layer { part, m, n, k: 1.0, ops: 1.0, shared: 1.0, bytes, elementwise: (passes, flops) }
+    fn elements(part: LayerPart, m: f64, n: f64, bytes: f64, passes: f64, flops: f64) -> LayerWork {
+        LayerWork { part, m, n, k: 1.0, ops: 1.0, shared: 1.0, bytes, elementwise: (passes, flops) }
     }
 
     /// Elements of the result.
@@ -119,7 +119,7 @@ pub struct Split {
 
 /// New tokens of each request, and what they attend to.
 #[derive(Debug, Clone, Copy)]
-pub struct Stage {
+pub struct ForwardPass {
     /// New tokens of a request: the prompt, or one.
     pub tokens: u32,
     /// Tokens attended to.
@@ -129,7 +129,7 @@ pub struct Stage {
 }
 
 /// The layers of one decoder block in order, as the work of one device.
-pub fn block(model: &Model, stage: Stage, batch: u32, bytes: u32, split: Split) -> Vec<Layer> {
+pub fn block(model: &Model, stage: ForwardPass, batch: u32, bytes: u32, split: Split) -> Vec<LayerWork> {
     let (bytes, batch, gpus) = (f64::from(bytes), f64::from(batch), f64::from(split.gpus));
     let (tokens, cache) = (f64::from(stage.tokens), stage.cache as f64);
     let (hidden, dim) = (f64::from(model.hidden), f64::from(model.head_dim));
@@ -137,39 +137,39 @@ pub fn block(model: &Model, stage: Stage, batch: u32, bytes: u32, split: Split) 
     let kv_heads = f64::from(model.kv_heads_of_device(split.gpus));
     let rows = batch * tokens;
     let ffn = model.ffn / gpus;
-    let per_head = |layer: Layer| Layer {
+    let per_head = |layer: LayerWork| LayerWork {
         ops: heads * batch,
-        shared: if layer.part == Part::Softmax { 1.0 } else { heads / kv_heads },
+        shared: if layer.part == LayerPart::Softmax { 1.0 } else { heads / kv_heads },
         ..layer
     };
-    let send = |n: f64, m: f64| Layer::elements(Part::Link, m, n, bytes, 1.0, 0.0);
-    let reduce = Layer::elements(Part::AllReduce, rows, hidden, bytes, 1.0, 0.0);
-    let norm = Layer::elements(Part::Norm, rows, hidden, bytes, 3.0, 5.0);
-    let weights = |part, n, k| Layer::product(part, rows, n, k, bytes);
+    let send = |n: f64, m: f64| LayerWork::elements(LayerPart::Link, m, n, bytes, 1.0, 0.0);
+    let reduce = LayerWork::elements(LayerPart::AllReduce, rows, hidden, bytes, 1.0, 0.0);
+    let norm = LayerWork::elements(LayerPart::Norm, rows, hidden, bytes, 3.0, 5.0);
+    let weights = |part, n, k| LayerWork::product(part, rows, n, k, bytes);
 
-    let mut out = vec![weights(Part::Qkv, (heads + 2.0 * kv_heads) * dim, hidden)];
+    let mut out = vec![weights(LayerPart::Qkv, (heads + 2.0 * kv_heads) * dim, hidden)];
     if split.pim {
         // The prompt's attention is on the GPUs, so that only keys and values leave them.
         let queries = if stage.prefill { 0.0 } else { heads };
         out.push(send((queries + 2.0 * kv_heads) * dim, rows));
     }
-    out.push(per_head(Layer::product(Part::Score, tokens, cache, dim, bytes)));
-    out.push(per_head(Layer::elements(Part::Softmax, tokens, cache, bytes, 2.0, 5.0)));
-    out.push(per_head(Layer::product(Part::Context, tokens, dim, cache, bytes)));
+    out.push(per_head(LayerWork::product(LayerPart::Score, tokens, cache, dim, bytes)));
+    out.push(per_head(LayerWork::elements(LayerPart::Softmax, tokens, cache, bytes, 2.0, 5.0)));
+    out.push(per_head(LayerWork::product(LayerPart::Context, tokens, dim, cache, bytes)));
     if split.pim && !stage.prefill {
-        out.push(Layer { ops: heads * batch, ..send(dim, 1.0) });
+        out.push(LayerWork { ops: heads * batch, ..send(dim, 1.0) });
     }
-    out.extend([weights(Part::Projection, hidden, heads * dim), reduce, norm]);
-    out.push(weights(Part::FeedForward, ffn, hidden));
+    out.extend([weights(LayerPart::Projection, hidden, heads * dim), reduce, norm]);
+    out.push(weights(LayerPart::FeedForward, ffn, hidden));
     let (passes, flops) = match model.activation {
         Activation::Swiglu => {
-            out.push(weights(Part::FeedForward, ffn, hidden));
+            out.push(weights(LayerPart::FeedForward, ffn, hidden));
             (3.0, 9.0)
         }
         Activation::Gelu => (2.0, 8.0),
         Activation::Relu => (2.0, 1.0),
     };
-    out.push(Layer::elements(Part::Activation, rows, ffn, bytes, passes, flops));
-    out.extend([weights(Part::FeedForward, hidden, ffn), reduce, norm]);
+    out.push(LayerWork::elements(LayerPart::Activation, rows, ffn, bytes, passes, flops));
+    out.extend([weights(LayerPart::FeedForward, hidden, ffn), reduce, norm]);
     out
 }

@@ -27,8 +27,8 @@ pub mod step;
 pub mod switches;
 pub mod table;
 
-pub use attention::{Attend, Replayed};
+pub use attention::{Attend, ReplayedStacks};
 pub use pimattn_core::spec::model::Model;
 pub use platform::Platform;
-pub use step::{Budget, Outcome, Service, serve, serve_until};
+pub use step::{Service, ServiceCost, TokenBudget, serve, serve_until};
 pub use switches::{Reference, Switch, Switches};

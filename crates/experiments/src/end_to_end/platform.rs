@@ -1,8 +1,8 @@
 //! Schema of a platform file (`configs/platform/*.toml`): GPUs, PIM devices, links, energies.
 
-use super::schema::{GpuFile, LineFile, PimFile, PlatformFile};
+use super::schema::{GpuFile, LineFile, PimDevicesFile, PlatformFile};
 use super::switches::{Switch, Switches};
-use pimattn_attacc::Mode;
+use pimattn_attacc::UnitLevel;
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
 use pimattn_core::spec::config::Document;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// A straight line through measurements: time over bytes.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Line {
+pub struct LinearFit {
     /// Time in s of nothing.
     pub latency: f64,
     /// Time in s of one more byte.
@@ -24,9 +24,9 @@ pub struct Elementwise {
     /// Bandwidth in B/s of the GPU that was measured; time per byte goes with its inverse.
     pub bandwidth: f64,
     /// Activation.
-    pub activation: Line,
+    pub activation: LinearFit,
     /// Normalisation.
-    pub norm: Line,
+    pub norm: LinearFit,
 }
 
 /// One exchange of an all-reduce, of which each device makes as many as there are others.
@@ -104,7 +104,7 @@ pub struct Gpu {
 /// For how long the PIM devices' refresh and standing power count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Standing {
+pub enum StandingPower {
     /// For all of a step, and of the prefill: a device that holds the caches is on.
     #[default]
     Step,
@@ -124,7 +124,7 @@ pub struct Pim {
     /// Link to its GPU, both directions together, B/s.
     pub link: f64,
     /// What its refresh and standing power count for.
-    pub standing: Standing,
+    pub standing: StandingPower,
     /// System file of a stack.
     pub system: PathBuf,
     /// Timing preset, power-limited and not.
@@ -133,7 +133,7 @@ pub struct Pim {
 
 impl Pim {
     /// Bandwidth of a device's arrays, B/s.
-    pub fn array_bandwidth(&self, mode: Mode, power_limit: bool) -> f64 {
+    pub fn array_bandwidth(&self, mode: UnitLevel, power_limit: bool) -> f64 {
         self.bandwidth * f64::from(self.stacks) * self.gains[usize::from(!power_limit)][mode as usize]
     }
 
@@ -177,7 +177,7 @@ impl Platform {
 }
 
 fn resolve_gpu(g: &GpuFile) -> Gpu {
-    let line = |l: &LineFile| Line { latency: l.latency.value, per_byte: l.per_byte.value };
+    let line = |l: &LineFile| LinearFit { latency: l.latency.value, per_byte: l.per_byte.value };
     Gpu {
         devices: g.devices.into(),
         cores: g.cores.into(),
@@ -215,7 +215,7 @@ fn resolve_gpu(g: &GpuFile) -> Gpu {
     }
 }
 
-fn resolve_pim(p: &PimFile, doc: &Document, switches: Switches) -> Pim {
+fn resolve_pim(p: &PimDevicesFile, doc: &Document, switches: Switches) -> Pim {
     let (key, system) = match switches.has(Switch::PublishedController) {
         true => ("pim.published_system", &p.published_system),
         false => ("pim.system", &p.system),
@@ -223,7 +223,7 @@ fn resolve_pim(p: &PimFile, doc: &Document, switches: Switches) -> Pim {
     Pim {
         stacks: p.stacks,
         bandwidth: p.bandwidth.value,
-        gains: [&p.gain, &p.gain_unlimited].map(|g| Mode::ALL.map(|m| g.of(m))),
+        gains: [&p.gain, &p.gain_unlimited].map(|g| UnitLevel::ALL.map(|m| g.of(m))),
         link: if switches.has(Switch::Nvlink3ToPim) { p.nvlink3.value } else { p.link.value },
         standing: p.standing,
         system: doc.resolve_path(key, system),

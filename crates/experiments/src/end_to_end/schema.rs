@@ -1,7 +1,7 @@
 //! Schema of a platform file, and what is checked of it. Every number has a unit; every table names its source.
 
-use super::platform::Standing;
-use pimattn_attacc::Mode;
+use super::platform::StandingPower;
+use pimattn_attacc::UnitLevel;
 use pimattn_core::error::{Result, suggest};
 use pimattn_core::spec::config::Document;
 use pimattn_core::spec::quantity::{
@@ -101,11 +101,11 @@ pub struct GainFile {
 }
 
 impl GainFile {
-    pub fn of(&self, mode: Mode) -> f64 {
+    pub fn of(&self, mode: UnitLevel) -> f64 {
         match mode {
-            Mode::Bank => self.bank,
-            Mode::BankGroup => self.bg,
-            Mode::Buffer => self.buffer,
+            UnitLevel::Bank => self.bank,
+            UnitLevel::BankGroup => self.bg,
+            UnitLevel::Buffer => self.buffer,
         }
     }
 }
@@ -113,14 +113,15 @@ impl GainFile {
 /// `[pim]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PimFile {
+#[serde(expecting = "struct PimFile")]
+pub struct PimDevicesFile {
     pub source: String,
     pub stacks: u32,
     pub bandwidth: Quantity<Bandwidth>,
     pub link: Quantity<Bandwidth>,
     pub nvlink3: Quantity<Bandwidth>,
     #[serde(default)]
-    pub standing: Standing,
+    pub standing: StandingPower,
     pub system: String,
     pub published_system: String,
     pub timing: String,
@@ -136,7 +137,7 @@ pub struct PlatformFile {
     pub name: String,
     pub sources: BTreeMap<String, String>,
     pub gpu: GpuFile,
-    pub pim: Option<PimFile>,
+    pub pim: Option<PimDevicesFile>,
     #[serde(default)]
     pub reference: BTreeMap<String, bool>,
 }
@@ -232,7 +233,7 @@ fn check_numbers(f: &PlatformFile, doc: &Document) -> Result<()> {
             ("pim.nvlink3", p.nvlink3.value),
         ]);
         for (key, gains) in [("pim.gain", &p.gain), ("pim.gain_unlimited", &p.gain_unlimited)] {
-            positive.extend(Mode::ALL.map(|m| (key, gains.of(m))));
+            positive.extend(UnitLevel::ALL.map(|m| (key, gains.of(m))));
         }
     }
     if let Some((key, n)) = positive.into_iter().find(|(_, n)| !n.is_finite() || *n <= 0.0) {

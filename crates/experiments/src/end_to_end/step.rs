@@ -1,20 +1,20 @@
 //! Decode steps and the prefill before them, put together of layers.
 
 use super::Model;
-use super::attention::{Attend, Stack};
+use super::attention::{Attend, StackCost};
 use super::cost::Cost;
 use super::gpu::Roofline;
-use super::layer::{Layer, Part, Split, Stage, block};
+use super::layer::{ForwardPass, LayerPart, LayerWork, Split, block};
 use super::pim::PimDevices;
 use super::platform::Platform;
 use super::switches::{Switch, Switches};
-use pimattn_attacc::{Attention, Form, Mode};
+use pimattn_attacc::{Attention, Form, UnitLevel};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 
 /// Tokens that a query head may attend to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Budget {
+pub enum TokenBudget {
     /// All.
     Full,
     /// So many; PIM rounds them up to whole rows.
@@ -23,13 +23,13 @@ pub enum Budget {
     PerStep(Vec<u32>),
 }
 
-impl Budget {
+impl TokenBudget {
     /// Tokens at a step, from 0.
     pub fn at(&self, step: u32) -> Option<u32> {
         match self {
-            Budget::Full => None,
-            Budget::Tokens(n) => Some(*n),
-            Budget::PerStep(table) => table.get(step as usize).or(table.last()).copied(),
+            TokenBudget::Full => None,
+            TokenBudget::Tokens(n) => Some(*n),
+            TokenBudget::PerStep(table) => table.get(step as usize).or(table.last()).copied(),
         }
     }
 }
@@ -46,9 +46,9 @@ pub struct Service {
     /// Bytes of an element: 1 or 2.
     pub bytes: u32,
     /// Tokens attended to.
-    pub budget: Budget,
+    pub budget: TokenBudget,
     /// Where the GEMV units are.
-    pub mode: Mode,
+    pub mode: UnitLevel,
     /// Whether the supply limits the PIM devices' activations.
     pub power_limit: bool,
     /// Pipelining over heads: projections of one beside the attention of another.
@@ -70,9 +70,9 @@ impl Service {
             return usage(format!("--bytes is {}; 1 and 2 are possible", self.bytes));
         }
         let empty = match &self.budget {
-            Budget::Full => false,
-            Budget::Tokens(n) => *n == 0,
-            Budget::PerStep(table) => table.is_empty() || table.contains(&0),
+            TokenBudget::Full => false,
+            TokenBudget::Tokens(n) => *n == 0,
+            TokenBudget::PerStep(table) => table.is_empty() || table.contains(&0),
         };
         if empty {
             return usage("the KV budget is 0; at least one token is needed".into());
@@ -87,14 +87,14 @@ impl Service {
 
 /// What a service costs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct ServiceCost {
     /// The prefill.
     pub prefill: Cost,
     /// Each decode step.
     pub steps: Vec<Cost>,
 }
 
-impl Outcome {
+impl ServiceCost {
     /// The mean step.
     pub fn mean(&self) -> Cost {
         let mut out = Cost::default();
@@ -104,7 +104,7 @@ impl Outcome {
 }
 
 /// A machine at its service: what all steps have in common.
-struct Work<'w> {
+struct ServiceContext<'w> {
     model: Model,
     service: &'w Service,
     switches: Switches,
@@ -123,7 +123,7 @@ pub fn serve(
     model: &Model,
     service: &Service,
     stacks: Option<&mut dyn Attend>,
-) -> Result<Outcome> {
+) -> Result<ServiceCost> {
     serve_until(&Cancel::new(), platform, model, service, stacks)
 }
 
@@ -137,7 +137,7 @@ pub fn serve_until(
     model: &Model,
     service: &Service,
     stacks: Option<&mut dyn Attend>,
-) -> Result<Outcome> {
+) -> Result<ServiceCost> {
     service.check(model, platform)?;
     let switches = platform.switches;
     let model = if switches.has(Switch::PublishedModels) { model.as_published() } else { model.clone() };
@@ -161,13 +161,13 @@ pub fn serve_until(
         switches,
     });
     let roofline = Roofline::new(&platform.gpu, switches);
-    let mut work = Work { model, service, switches, gpus, roofline, pim };
+    let mut work = ServiceContext { model, service, switches, gpus, roofline, pim };
     let prefill = work.prefill();
     let steps = (0..service.steps).map(|s| {
         cancel.check()?;
         Ok(work.step(s, attention.get(s as usize)))
     });
-    Ok(Outcome { prefill, steps: steps.collect::<Result<_>>()? })
+    Ok(ServiceCost { prefill, steps: steps.collect::<Result<_>>()? })
 }
 
 fn stack_attention(model: &Model, service: &Service, heads: u32, step: u32) -> Attention {
@@ -182,8 +182,8 @@ fn stack_attention(model: &Model, service: &Service, heads: u32, step: u32) -> A
     }
 }
 
-impl Work<'_> {
-    fn block(&self, stage: Stage) -> Vec<Layer> {
+impl ServiceContext<'_> {
+    fn block(&self, stage: ForwardPass) -> Vec<LayerWork> {
         let split = Split { gpus: self.gpus, pim: self.pim.is_some() };
         block(&self.model, stage, self.service.batch, self.service.bytes, split)
     }
@@ -199,8 +199,8 @@ impl Work<'_> {
     fn prefill(&mut self) -> Cost {
         let tokens = self.service.prefill;
         let mut cost = Cost::default();
-        for layer in self.block(Stage { tokens, cache: tokens.into(), prefill: true }) {
-            if layer.part == Part::Link && self.switches.has(Switch::FreePrefillLink) {
+        for layer in self.block(ForwardPass { tokens, cache: tokens.into(), prefill: true }) {
+            if layer.part == LayerPart::Link && self.switches.has(Switch::FreePrefillLink) {
                 continue;
             }
             let timed = self.roofline.cost(&layer);
@@ -211,53 +211,53 @@ impl Work<'_> {
     }
 
     /// Adds what the PIM devices take while parts last that have not counted it.
-    fn stand(&self, cost: &mut Cost, counted: &[Part]) {
+    fn stand(&self, cost: &mut Cost, counted: &[LayerPart]) {
         let Some(pim) = &self.pim else { return };
-        for part in Part::ALL.into_iter().filter(|part| !counted.contains(part)) {
+        for part in LayerPart::ALL.into_iter().filter(|part| !counted.contains(part)) {
             cost.add(part, 0.0, &pim.idle(cost.seconds[part as usize]));
         }
     }
 
     /// The step with this index; with PIM, its attention.
-    fn step(&mut self, step: u32, stack: Option<&Stack>) -> Cost {
+    fn step(&mut self, step: u32, stack: Option<&StackCost>) -> Cost {
         let len = self.service.prefill + step + 1;
         let attended = self.service.budget.at(step).map_or(len, |b| b.min(len));
         let cache = if self.pim.is_some() { len } else { attended };
         let mut cost = Cost::default();
         let mut softmax_seconds = 0.0;
         let mut late_link = 0.0;
-        for layer in self.block(Stage { tokens: 1, cache: cache.into(), prefill: false }) {
+        for layer in self.block(ForwardPass { tokens: 1, cache: cache.into(), prefill: false }) {
             let (Some(pim), Some(stack)) = (&self.pim, stack) else {
                 let timed = self.roofline.cost(&layer);
                 cost.add(layer.part, timed.seconds, &timed.energy);
                 continue;
             };
             match layer.part {
-                Part::Score => {
+                LayerPart::Score => {
                     cost.add(layer.part, stack.seconds, &pim.attention(stack, &layer, step == 0));
                     cost.attention_cycles = stack.cycles as f64;
                 }
-                Part::Context => {}
-                Part::Softmax => {
+                LayerPart::Context => {}
+                LayerPart::Softmax => {
                     let dense = self.switches.has(Switch::DenseSoftmax);
-                    let layer = if dense { layer } else { Layer { n: attended.into(), ..layer } };
+                    let layer = if dense { layer } else { LayerWork { n: attended.into(), ..layer } };
                     let (seconds, energy) = pim.softmax(&layer);
                     // Its time is within that of attention, which has the commands for it.
                     cost.add(layer.part, 0.0, &energy);
                     softmax_seconds = if dense { seconds } else { 0.0 };
                 }
-                Part::Link => {
+                LayerPart::Link => {
                     let (seconds, energy) = pim.transfer(layer.traffic());
                     cost.add(layer.part, seconds, &energy);
                 }
-                Part::FeedForward if self.service.coprocess => {
+                LayerPart::FeedForward if self.service.coprocess => {
                     let alone = self.roofline.cost(&layer);
                     match pim.share(&layer, &alone) {
                         None => cost.add(layer.part, alone.seconds, &alone.energy),
                         Some(shared) => {
                             cost.add(layer.part, shared.gpu.seconds, &shared.gpu.energy);
                             cost.add(layer.part, 0.0, &shared.pim);
-                            cost.add(Part::Link, 0.0, &shared.link);
+                            cost.add(LayerPart::Link, 0.0, &shared.link);
                             late_link += shared.link_seconds;
                         }
                     }
@@ -271,8 +271,8 @@ impl Work<'_> {
         if stack.is_some() {
             self.overlap(&mut cost, softmax_seconds);
         }
-        cost.seconds[Part::Link as usize] += late_link;
-        self.stand(&mut cost, &[Part::Score]);
+        cost.seconds[LayerPart::Link as usize] += late_link;
+        self.stand(&mut cost, &[LayerPart::Score]);
         self.all_layers(&cost)
     }
 
@@ -281,9 +281,9 @@ impl Work<'_> {
     /// The link and attention always overlap; the projections do with `pipeline`.
     fn overlap(&self, cost: &mut Cost, softmax_seconds: f64) {
         let shown = 1.0 / f64::from(self.model.kv_heads_of_device(self.gpus));
-        let of = |part: Part| cost.seconds[part as usize];
-        let attention = of(Part::Score) + softmax_seconds;
-        let (qkv, projection, link) = (of(Part::Qkv), of(Part::Projection), of(Part::Link));
+        let of = |part: LayerPart| cost.seconds[part as usize];
+        let attention = of(LayerPart::Score) + softmax_seconds;
+        let (qkv, projection, link) = (of(LayerPart::Qkv), of(LayerPart::Projection), of(LayerPart::Link));
         let hidden = attention * (1.0 - shown);
         let projections = if self.service.pipeline { qkv + projection } else { 0.0 };
         let is_longest = |this: f64, other: f64| this >= attention && this > other;
@@ -300,7 +300,9 @@ impl Work<'_> {
             true => link - hidden,
             false => link * shown,
         };
-        for (part, left) in [(Part::Qkv, qkv_left), (Part::Projection, projection_left), (Part::Link, link_left)] {
+        for (part, left) in
+            [(LayerPart::Qkv, qkv_left), (LayerPart::Projection, projection_left), (LayerPart::Link, link_left)]
+        {
             cost.seconds[part as usize] = left;
         }
     }

@@ -1,17 +1,17 @@
 //! The tables of `pimsim system`.
 
 use super::Model;
-use super::cost::{Component, Cost};
-use super::layer::Part;
+use super::cost::{Cost, EnergyComponent};
+use super::layer::LayerPart;
 use super::platform::Platform;
-use super::step::{Budget, Outcome, Service};
+use super::step::{Service, ServiceCost, TokenBudget};
 use super::switches::{Reference, Switch};
 use pimattn_core::measures;
-use pimattn_core::table::{Layout, Value};
+use pimattn_core::table::{TableLayout, Value};
 
-const ATTENTION_PARTS: [Part; 3] = [Part::Score, Part::Softmax, Part::Context];
-const WEIGHT_PARTS: [Part; 3] = [Part::Qkv, Part::Projection, Part::FeedForward];
-const ELEMENTWISE_PARTS: [Part; 2] = [Part::Activation, Part::Norm];
+const ATTENTION_PARTS: [LayerPart; 3] = [LayerPart::Score, LayerPart::Softmax, LayerPart::Context];
+const WEIGHT_PARTS: [LayerPart; 3] = [LayerPart::Qkv, LayerPart::Projection, LayerPart::FeedForward];
+const ELEMENTWISE_PARTS: [LayerPart; 2] = [LayerPart::Activation, LayerPart::Norm];
 
 /// The mean decode step of a service, or one of its steps.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,58 +93,58 @@ measures! {
         STEP_MS = "step_ms", "ms", "a decode step, all layers; the sum of the following ten", |c| ms(c.time());
         QKV_MS = "qkv_ms", "ms",
             "queries, keys and values; of what overlaps, columns have what shows",
-            |c| of(c, &[Part::Qkv]);
-        PROJECTION_MS = "projection_ms", "ms", "output projection", |c| of(c, &[Part::Projection]);
+            |c| of(c, &[LayerPart::Qkv]);
+        PROJECTION_MS = "projection_ms", "ms", "output projection", |c| of(c, &[LayerPart::Projection]);
         FEED_FORWARD_MS = "feed_forward_ms", "ms",
             "matrices of the feed-forward network",
-            |c| of(c, &[Part::FeedForward]);
+            |c| of(c, &[LayerPart::FeedForward]);
         ATTENTION_MS = "attention_ms", "ms",
             "scores and outputs; on PIM with softmax and buffer moves",
-            |c| of(c, &[Part::Score, Part::Context]);
-        SOFTMAX_MS = "softmax_ms", "ms", "softmax on the GPUs", |c| of(c, &[Part::Softmax]);
-        ACTIVATION_MS = "activation_ms", "ms", "activation function", |c| of(c, &[Part::Activation]);
-        NORM_MS = "norm_ms", "ms", "normalisation", |c| of(c, &[Part::Norm]);
-        ALL_REDUCE_MS = "all_reduce_ms", "ms", "partial sums between GPUs", |c| of(c, &[Part::AllReduce]);
-        LINK_MS = "link_ms", "ms", "between GPU and PIM device", |c| of(c, &[Part::Link]);
+            |c| of(c, &[LayerPart::Score, LayerPart::Context]);
+        SOFTMAX_MS = "softmax_ms", "ms", "softmax on the GPUs", |c| of(c, &[LayerPart::Softmax]);
+        ACTIVATION_MS = "activation_ms", "ms", "activation function", |c| of(c, &[LayerPart::Activation]);
+        NORM_MS = "norm_ms", "ms", "normalisation", |c| of(c, &[LayerPart::Norm]);
+        ALL_REDUCE_MS = "all_reduce_ms", "ms", "partial sums between GPUs", |c| of(c, &[LayerPart::AllReduce]);
+        LINK_MS = "link_ms", "ms", "between GPU and PIM device", |c| of(c, &[LayerPart::Link]);
         ATTENTION_CYCLES = "attention_cycles", "tCK",
             "one layer's attention on the fullest stack",
             |c| decimal(c.attention_cycles);
         ENERGY_MJ = "energy_mj", "mJ",
             "a decode step, all layers, all devices; the sum of the following nine",
             |c| mj(c.total_energy());
-        GPU_DRAM_MJ = "gpu_dram_mj", "mJ", "DRAM of the GPUs", |c| mj(c.component(Component::Dram));
-        L2_MJ = "l2_mj", "mJ", "second-level caches", |c| mj(c.component(Component::L2));
-        L1_MJ = "l1_mj", "mJ", "first-level caches", |c| mj(c.component(Component::L1));
-        REGISTERS_MJ = "registers_mj", "mJ", "registers", |c| mj(c.component(Component::Registers));
-        GPU_ALU_MJ = "gpu_alu_mj", "mJ", "arithmetic of the GPUs", |c| mj(c.component(Component::Alu));
+        GPU_DRAM_MJ = "gpu_dram_mj", "mJ", "DRAM of the GPUs", |c| mj(c.component(EnergyComponent::Dram));
+        L2_MJ = "l2_mj", "mJ", "second-level caches", |c| mj(c.component(EnergyComponent::L2));
+        L1_MJ = "l1_mj", "mJ", "first-level caches", |c| mj(c.component(EnergyComponent::L1));
+        REGISTERS_MJ = "registers_mj", "mJ", "registers", |c| mj(c.component(EnergyComponent::Registers));
+        GPU_ALU_MJ = "gpu_alu_mj", "mJ", "arithmetic of the GPUs", |c| mj(c.component(EnergyComponent::Alu));
         PIM_MEMORY_MJ = "pim_memory_mj", "mJ",
             "PIM devices: rows, columns, wires, buffers",
-            |c| mj(c.component(Component::PimMemory));
+            |c| mj(c.component(EnergyComponent::PimMemory));
         PIM_COMPUTE_MJ = "pim_compute_mj", "mJ",
             "PIM devices: multiply-accumulate units and softmax",
-            |c| mj(c.component(Component::PimCompute));
+            |c| mj(c.component(EnergyComponent::PimCompute));
         PIM_STANDING_MJ = "pim_standing_mj", "mJ",
             "PIM devices: refresh and standing power, by default for the whole step",
-            |c| mj(c.component(Component::PimStanding));
-        COMMUNICATION_MJ = "communication_mj", "mJ", "between devices", |c| mj(c.component(Component::Communication));
+            |c| mj(c.component(EnergyComponent::PimStanding));
+        COMMUNICATION_MJ = "communication_mj", "mJ", "between devices", |c| mj(c.component(EnergyComponent::Communication));
         FC_MEMORY_MJ = "fc_memory_mj", "mJ",
             "DRAM and PIM memory, for QKV, projection and feed-forward network",
-            |c| mj(c.energy_of(&WEIGHT_PARTS, &Component::MEMORY));
+            |c| mj(c.energy_of(&WEIGHT_PARTS, &EnergyComponent::MEMORY));
         FC_COMPUTE_MJ = "fc_compute_mj", "mJ",
             "caches, registers and arithmetic, for the same",
-            |c| mj(c.energy_of(&WEIGHT_PARTS, &Component::COMPUTE));
+            |c| mj(c.energy_of(&WEIGHT_PARTS, &EnergyComponent::COMPUTE));
         ATTENTION_MEMORY_MJ = "attention_memory_mj", "mJ",
             "DRAM and PIM memory, for attention and softmax",
-            |c| mj(c.energy_of(&ATTENTION_PARTS, &Component::MEMORY));
+            |c| mj(c.energy_of(&ATTENTION_PARTS, &EnergyComponent::MEMORY));
         ATTENTION_COMPUTE_MJ = "attention_compute_mj", "mJ",
             "caches, registers and arithmetic, for the same",
-            |c| mj(c.energy_of(&ATTENTION_PARTS, &Component::COMPUTE));
+            |c| mj(c.energy_of(&ATTENTION_PARTS, &EnergyComponent::COMPUTE));
         ELEMENTWISE_MEMORY_MJ = "elementwise_memory_mj", "mJ",
             "DRAM, for activation and normalisation",
-            |c| mj(c.energy_of(&ELEMENTWISE_PARTS, &Component::MEMORY));
+            |c| mj(c.energy_of(&ELEMENTWISE_PARTS, &EnergyComponent::MEMORY));
         ELEMENTWISE_COMPUTE_MJ = "elementwise_compute_mj", "mJ",
             "caches, registers and arithmetic, for the same",
-            |c| mj(c.energy_of(&ELEMENTWISE_PARTS, &Component::COMPUTE));
+            |c| mj(c.energy_of(&ELEMENTWISE_PARTS, &EnergyComponent::COMPUTE));
     }
 }
 
@@ -155,14 +155,14 @@ measures! {
         PREFILL_FC_MS = "prefill_fc_ms", "ms", "QKV, projection and feed-forward network", |c| of(c, &WEIGHT_PARTS);
         PREFILL_ATTENTION_MS = "prefill_attention_ms", "ms",
             "scores and outputs, on the GPUs",
-            |c| of(c, &[Part::Score, Part::Context]);
-        PREFILL_SOFTMAX_MS = "prefill_softmax_ms", "ms", "softmax", |c| of(c, &[Part::Softmax]);
-        PREFILL_ACTIVATION_MS = "prefill_activation_ms", "ms", "activation function", |c| of(c, &[Part::Activation]);
-        PREFILL_NORM_MS = "prefill_norm_ms", "ms", "normalisation", |c| of(c, &[Part::Norm]);
+            |c| of(c, &[LayerPart::Score, LayerPart::Context]);
+        PREFILL_SOFTMAX_MS = "prefill_softmax_ms", "ms", "softmax", |c| of(c, &[LayerPart::Softmax]);
+        PREFILL_ACTIVATION_MS = "prefill_activation_ms", "ms", "activation function", |c| of(c, &[LayerPart::Activation]);
+        PREFILL_NORM_MS = "prefill_norm_ms", "ms", "normalisation", |c| of(c, &[LayerPart::Norm]);
         PREFILL_ALL_REDUCE_MS = "prefill_all_reduce_ms", "ms",
             "partial sums between GPUs",
-            |c| of(c, &[Part::AllReduce]);
-        PREFILL_LINK_MS = "prefill_link_ms", "ms", "keys and values to the PIM devices", |c| of(c, &[Part::Link]);
+            |c| of(c, &[LayerPart::AllReduce]);
+        PREFILL_LINK_MS = "prefill_link_ms", "ms", "keys and values to the PIM devices", |c| of(c, &[LayerPart::Link]);
         PREFILL_ENERGY_MJ = "prefill_energy_mj", "mJ", "the prefill, all layers, all devices", |c| mj(c.total_energy());
     }
 }
@@ -212,7 +212,7 @@ fn mj(pj: f64) -> Value {
     decimal(pj * 1e-9)
 }
 
-fn of(cost: &Cost, parts: &[Part]) -> Value {
+fn of(cost: &Cost, parts: &[LayerPart]) -> Value {
     ms(cost.time_of(parts))
 }
 
@@ -225,17 +225,23 @@ fn on(row: &ServiceRow, which: fn(&PimOptions) -> bool) -> Value {
 }
 
 /// Columns of the table of services; a row is the mean decode step of a service, or one of its steps.
-pub fn services() -> Layout<ServiceRow> {
-    Layout::of(service::KEYS).with(|r| &r.step_cost, STEP_MEASURES).with(|r| &r.prefill_cost, PREFILL_MEASURES)
+pub fn services() -> TableLayout<ServiceRow> {
+    TableLayout::of(service::KEYS).with(|r| &r.step_cost, STEP_MEASURES).with(|r| &r.prefill_cost, PREFILL_MEASURES)
 }
 
 /// Columns of the table of switches; a row is a switch.
-pub fn switches() -> Layout<SwitchRow> {
-    Layout::of(switch::MEASURES)
+pub fn switches() -> TableLayout<SwitchRow> {
+    TableLayout::of(switch::MEASURES)
 }
 
 /// The mean row of a service, or a row for each of its steps.
-pub fn rows(platform: &Platform, model: &Model, service: &Service, outcome: &Outcome, each: bool) -> Vec<ServiceRow> {
+pub fn rows(
+    platform: &Platform,
+    model: &Model,
+    service: &Service,
+    outcome: &ServiceCost,
+    each: bool,
+) -> Vec<ServiceRow> {
     let row = |step: Option<u32>, cost: &Cost| ServiceRow {
         model: model.name.clone(),
         platform: platform.name.clone(),
@@ -247,7 +253,7 @@ pub fn rows(platform: &Platform, model: &Model, service: &Service, outcome: &Out
         steps: service.steps,
         step,
         kv_budget: match (&service.budget, step) {
-            (Budget::PerStep(_), None) => None,
+            (TokenBudget::PerStep(_), None) => None,
             (budget, step) => budget.at(step.unwrap_or(0)),
         },
         options: platform.pim.as_ref().map(|_| PimOptions {
@@ -267,7 +273,13 @@ pub fn rows(platform: &Platform, model: &Model, service: &Service, outcome: &Out
 impl SwitchRow {
     /// Of the service with no switch, with this one alone, with all of the first reference that has it, and with those
     /// but this one.
-    pub fn new(switch: Switch, none: &Outcome, alone: &Outcome, all: &Outcome, without: &Outcome) -> Self {
+    pub fn new(
+        switch: Switch,
+        none: &ServiceCost,
+        alone: &ServiceCost,
+        all: &ServiceCost,
+        without: &ServiceCost,
+    ) -> Self {
         SwitchRow {
             switch,
             prefill_none: none.prefill.time(),

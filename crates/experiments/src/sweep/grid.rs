@@ -54,14 +54,14 @@ pub struct Grid {
     pub kv: Option<PathBuf>,
     variants: BTreeMap<String, Vec<(String, Value)>>,
     doc: Document,
-    axes: Vec<Axis>,
+    axes: Vec<GridAxis>,
     /// By rule, axes and those of their values that it speaks of.
     skip: Vec<Vec<(usize, Vec<usize>)>>,
 }
 
 /// One dimension of the grid.
 #[derive(Debug)]
-struct Axis {
+struct GridAxis {
     key: String,
     values: Vec<Value>,
 }
@@ -119,7 +119,7 @@ impl Grid {
         let mut grid = Grid { name, accuracy, kv: None, variants, axes, doc, skip: Vec::new() };
         grid.check_variants()?;
         // In the order of the file: the first axis changes slowest.
-        let line = |axis: &Axis| grid.doc.line(&format!("axes.{}", axis.key));
+        let line = |axis: &GridAxis| grid.doc.line(&format!("axes.{}", axis.key));
         grid.axes.sort_by_cached_key(|axis| (line(axis), axis.key.clone()));
         if !grid.axes.iter().any(|a| a.key == WORKLOAD) {
             return Err(grid.doc.error("axes", "no axis \"workload\": a list of workload files"));
@@ -271,7 +271,7 @@ fn flatten<'t>(table: &'t toml::Table, prefix: &str, out: &mut Vec<(String, &'t 
 }
 
 /// Keys with a list of values; a table holds keys of its own.
-fn axes_of(table: &toml::Table, doc: &Document) -> Result<Vec<Axis>> {
+fn axes_of(table: &toml::Table, doc: &Document) -> Result<Vec<GridAxis>> {
     let (mut axes, mut flat) = (Vec::new(), Vec::new());
     flatten(table, "", &mut flat);
     for (key, value) in flat {
@@ -285,7 +285,7 @@ fn axes_of(table: &toml::Table, doc: &Document) -> Result<Vec<Axis>> {
                 if let Some(twice) = values.iter().enumerate().find(|(i, v)| values[..*i].contains(v)) {
                     return Err(doc.error(&at, format!("{} stands twice", shown(twice.1))));
                 }
-                axes.push(Axis { key, values: values.clone() });
+                axes.push(GridAxis { key, values: values.clone() });
             }
             _ => return Err(doc.error(&at, format!("\"{key}\" is not a list of values"))),
         }

@@ -1,7 +1,7 @@
 //! Puts the tables of shards together.
 
 use super::grid::{Grid, Point};
-use super::store::{KEY, POINT, Table};
+use super::store::{KEY, POINT, TableFile};
 use csv::ByteRecord;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio;
@@ -93,7 +93,7 @@ impl Merged {
 
     /// Writes the table, in the order of the grid.
     pub fn write(&self, output: &Path) -> Result<()> {
-        let mut out = Table::create(output)?;
+        let mut out = TableFile::create(output)?;
         out.row(&self.heading)?;
         self.rows.values().try_for_each(|row| out.row(row))?;
         out.commit()

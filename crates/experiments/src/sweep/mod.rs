@@ -19,14 +19,14 @@ use pimattn_core::error::{Error, Result};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
-use store::{Found, Store};
+use store::{Store, StoredResult};
 
 /// Points of which the keys are made between two looks at whether the user wants to stop.
 const BATCH: usize = 256;
 
 /// What a sweep did.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub struct SweepOutcome {
     /// Points that were run.
     pub run: usize,
     /// Points of which the result was there.
@@ -36,7 +36,7 @@ pub struct Outcome {
 }
 
 /// What a sweep tells while it goes on.
-pub enum Event<'a> {
+pub enum SweepEvent<'a> {
     /// So many points need nothing more, most of them because their result was there.
     Kept(u64),
     /// So many points are done.
@@ -56,9 +56,9 @@ pub fn run(
     store: &mut Store<'_>,
     workers: usize,
     cancel: &Cancel,
-    tell: &mut dyn FnMut(Event<'_>),
-) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
+    tell: &mut dyn FnMut(SweepEvent<'_>),
+) -> Result<SweepOutcome> {
+    let mut outcome = SweepOutcome::default();
     let digests = key::Digests::new(cancel)?;
     let key = |point: &Point| {
         let job = grid.prepare(point)?;
@@ -67,7 +67,7 @@ pub fn run(
     let mut open = Vec::new();
     for batch in points.chunks(BATCH) {
         cancel.check()?;
-        let found: Vec<Result<(String, Found)>> = batch
+        let found: Vec<Result<(String, StoredResult)>> = batch
             .par_iter()
             .map(|point| {
                 let (key, _) = key(point)?;
@@ -77,22 +77,22 @@ pub fn run(
             .collect();
         for (point, found) in batch.iter().zip(found) {
             match found {
-                Ok((key, Found::Whole)) => {
+                Ok((key, StoredResult::Whole)) => {
                     store.keep(point, key);
                     outcome.kept += 1;
                 }
-                Ok((key, Found::Damaged)) => {
-                    tell(Event::Damaged(&store.file(&key)));
+                Ok((key, StoredResult::Damaged)) => {
+                    tell(SweepEvent::Damaged(&store.file(&key)));
                     open.push(point);
                 }
-                Ok((_, Found::Nothing)) => open.push(point),
+                Ok((_, StoredResult::Nothing)) => open.push(point),
                 Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(e) => outcome.failed.push((point.index, e)),
             }
         }
     }
     store.begin(points)?;
-    tell(Event::Kept((outcome.kept + outcome.failed.len()) as u64));
+    tell(SweepEvent::Kept((outcome.kept + outcome.failed.len()) as u64));
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let worked: Result<()> = std::thread::scope(|scope| {
         let (results, finished) = sync_channel(workers.max(1));
@@ -121,7 +121,7 @@ pub fn run(
                 Err(Error::Interrupted) => {}
                 Err(e) => outcome.failed.push((point.index, e)),
             }
-            tell(Event::Done((outcome.kept + outcome.run + outcome.failed.len()) as u64));
+            tell(SweepEvent::Done((outcome.kept + outcome.run + outcome.failed.len()) as u64));
         }
         Ok(())
     });

@@ -4,18 +4,18 @@ use super::grid::Job;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::Result;
-use pimattn_core::table::{Column, Layout, Measure, Value, column, item};
+use pimattn_core::table::{Column, Measure, TableLayout, Value, column, item};
 use pimattn_engine::Engine;
-use pimattn_stats::books::{PARTS, Parts};
-use pimattn_stats::tables::{DEVICE_KEY, MEASURES, Row, Rows};
+use pimattn_stats::books::{CountsByPhase, PARTS};
+use pimattn_stats::tables::{DEVICE_KEY, MEASURES, RunRows, TableRow};
 use pimattn_stats::{Collector, Step, Steps, replay};
 use pimattn_trace::pipe::pipe;
-use pimattn_tracegen::generate::{Generator, MetricsRow, RowSink};
+use pimattn_tracegen::generate::{Generator, MetricsRow, MetricsSink};
 
 /// The result of a point.
 pub struct PointRow {
-    means: Means,
-    run: Row<()>,
+    means: MetricSums,
+    run: TableRow<()>,
     phases: PhaseSums,
 }
 
@@ -23,10 +23,10 @@ pub struct PointRow {
 struct PhaseSums([(f64, f64); PARTS]);
 
 /// A metric of a query head; none where it has no meaning.
-type Metric = fn(&MetricsRow) -> Option<f64>;
+type MetricFn = fn(&MetricsRow) -> Option<f64>;
 
 /// Columns of accuracy, and the metric that each is the mean of, over steps, layers and query heads.
-const MEANS: [(Column, Metric); 5] = [
+const MEANS: [(Column, MetricFn); 5] = [
     (
         column(columns::SELECTED, "tokens", "tokens selected by a query head, mean over steps, layers and query heads"),
         |r| Some(r.accuracy.selected as f64),
@@ -83,9 +83,9 @@ pub(super) const PHASES: [[Column; 2]; PARTS] = [
     ],
 ];
 
-const MEAN_MEASURES: [Measure<Means>; MEANS.len()] = {
-    const fn of(i: usize) -> Measure<Means> {
-        item(MEANS[i].0, i, |means: &Means, i| means.cell(i))
+const MEAN_MEASURES: [Measure<MetricSums>; MEANS.len()] = {
+    const fn of(i: usize) -> Measure<MetricSums> {
+        item(MEANS[i].0, i, |means: &MetricSums, i| means.cell(i))
     }
     let mut out = [of(0); MEANS.len()];
     let mut i = 1;
@@ -114,8 +114,8 @@ const PHASE_MEASURES: [Measure<PhaseSums>; 2 * PARTS] = {
 };
 
 /// The columns of a point's result.
-pub fn layout() -> Layout<PointRow> {
-    Layout::of(&[])
+pub fn layout() -> TableLayout<PointRow> {
+    TableLayout::of(&[])
         .with(|r: &PointRow| &r.means, &MEAN_MEASURES)
         .with(|r| &*r.run.run, &[DEVICE_KEY])
         .with(|r| &r.run.measured, MEASURES)
@@ -124,7 +124,7 @@ pub fn layout() -> Layout<PointRow> {
 
 /// Phases of all steps together.
 #[derive(Default)]
-struct AllSteps(Parts);
+struct AllSteps(CountsByPhase);
 
 impl Steps for AllSteps {
     fn step(&mut self, step: Step) {
@@ -135,7 +135,7 @@ impl Steps for AllSteps {
 /// Runs a point. Accuracy stays empty where it is not asked for.
 pub fn run(cancel: &Cancel, job: &Job, accuracy: bool) -> Result<PointRow> {
     let generator = Generator::load_for(cancel, job.system.clone(), job.workload.clone(), &job.doc, job.kv.as_deref())?;
-    let mut means = Means::default();
+    let mut means = MetricSums::default();
     let (mut sink, mut source) = pipe(generator.header().clone());
     let mut steps = AllSteps::default();
     let mut collector = Collector::with_steps(&job.system.device, &mut steps as &mut dyn Steps);
@@ -146,7 +146,7 @@ pub fn run(cancel: &Cancel, job: &Job, accuracy: bool) -> Result<PointRow> {
                 means.add(row);
                 Ok(())
             };
-            let metrics: Option<RowSink<'_>> = if accuracy { Some(&mut row) } else { None };
+            let metrics: Option<MetricsSink<'_>> = if accuracy { Some(&mut row) } else { None };
             generator.run_until(cancel, &mut sink, metrics, &mut |_| {})
         });
         let replayed =
@@ -159,7 +159,7 @@ pub fn run(cancel: &Cancel, job: &Job, accuracy: bool) -> Result<PointRow> {
     });
     made?;
     replayed?;
-    let rows = Rows::new(&job.system, "");
+    let rows = RunRows::new(&job.system, "");
     let collector = collector.into_counts();
     let run = rows.run(&collector);
     let phases = PhaseSums(rows.phase_sums(&steps.0, collector.cycles));
@@ -168,12 +168,12 @@ pub fn run(cancel: &Cancel, job: &Job, accuracy: bool) -> Result<PointRow> {
 
 /// Rows with a value, and their sum, for each of [`MEANS`].
 #[derive(Default)]
-struct Means {
+struct MetricSums {
     rows: [u64; MEANS.len()],
     sums: [f64; MEANS.len()],
 }
 
-impl Means {
+impl MetricSums {
     fn add(&mut self, row: &MetricsRow) {
         for ((rows, sum), (_, metric)) in self.rows.iter_mut().zip(&mut self.sums).zip(MEANS) {
             if let Some(x) = metric(row) {

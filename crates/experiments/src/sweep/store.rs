@@ -10,7 +10,7 @@ use super::table::SweepTable;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::AtomicFile;
-use pimattn_core::table::{Column, Layout, Reader, column};
+use pimattn_core::table::{Column, CsvReader, TableLayout, column};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -27,7 +27,7 @@ pub const KEY: Column = column(
 
 /// Whether a point's result is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub enum StoredResult {
     /// It is.
     Whole,
     /// Its file is there, but is not what was written.
@@ -43,7 +43,7 @@ pub struct Store<'g> {
     cache: PathBuf,
     heading: Vec<String>,
     /// The cells of a result.
-    layout: Layout<PointRow>,
+    layout: TableLayout<PointRow>,
     /// Key of each point that is done, by its place.
     done: BTreeMap<usize, String>,
     /// The table, while it grows.
@@ -85,19 +85,19 @@ impl<'g> Store<'g> {
     }
 
     /// Whether the result of this key is there.
-    pub fn find(&self, key: &str) -> Result<Found> {
+    pub fn find(&self, key: &str) -> Result<StoredResult> {
         let file = self.file(key);
         match std::fs::read(&file) {
-            Ok(text) if self.cells(&text).is_some() => Ok(Found::Whole),
-            Ok(_) => Ok(Found::Damaged),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Ok(text) if self.cells(&text).is_some() => Ok(StoredResult::Whole),
+            Ok(_) => Ok(StoredResult::Damaged),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(StoredResult::Nothing),
             Err(e) => Err(Error::io(&file, e)),
         }
     }
 
     /// The cells of a result, if its file is whole: the line of names, one of cells, and an end to it.
     fn cells(&self, text: &[u8]) -> Option<Vec<String>> {
-        let mut table = Reader::open(text.strip_suffix(b"\n")?, "").ok()?;
+        let mut table = CsvReader::open(text.strip_suffix(b"\n")?, "").ok()?;
         if !table.header().iter().eq(self.layout.columns().iter().map(|c| c.name)) {
             return None;
         }
@@ -122,7 +122,7 @@ impl<'g> Store<'g> {
     pub fn put(&mut self, point: &Point, key: String, result: &PointRow) -> Result<()> {
         let file = self.file(&key);
         let cells: Vec<String> = self.layout.values(result).iter().map(ToString::to_string).collect();
-        let mut out = Table::create(&file)?;
+        let mut out = TableFile::create(&file)?;
         out.row(self.layout.columns().iter().map(|c| c.name))?;
         out.row(cells.iter().map(String::as_str))?;
         out.commit()?;
@@ -163,7 +163,7 @@ impl<'g> Store<'g> {
     }
 
     fn write_table(&self, points: &[Point]) -> Result<()> {
-        let mut out = Table::create(&self.table)?;
+        let mut out = TableFile::create(&self.table)?;
         out.row(self.heading.iter().map(String::as_str))?;
         for point in points {
             let Some(key) = self.done.get(&point.index) else { continue };
@@ -207,14 +207,14 @@ fn shared(folder: &Path) -> Result<File> {
 }
 
 /// A CSV file that is there whole or not at all.
-pub(super) struct Table {
+pub(super) struct TableFile {
     csv: csv::Writer<AtomicFile>,
     path: PathBuf,
 }
 
-impl Table {
+impl TableFile {
     pub(super) fn create(path: &Path) -> Result<Self> {
-        Ok(Table { csv: csv::Writer::from_writer(AtomicFile::create(path)?), path: path.into() })
+        Ok(TableFile { csv: csv::Writer::from_writer(AtomicFile::create(path)?), path: path.into() })
     }
 
     pub(super) fn row<C: AsRef<[u8]>>(&mut self, cells: impl IntoIterator<Item = C>) -> Result<()> {

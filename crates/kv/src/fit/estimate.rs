@@ -1,11 +1,11 @@
-//! From a dump to the parameters of [`Model`].
+//! From a dump to the parameters of [`FittedModel`].
 
 use super::rope::{self, InverseRotary};
-use super::words::{self, Common};
+use super::words::{self, CommonWords};
 use crate::KvCache;
-use crate::fitted::{Component, Head, LAST_KNOT, Layer, Model, Query, SinkWord, VERSION, Words};
+use crate::fitted::{Component, FittedModel, Head, LAST_KNOT, Layer, Query, SinkWord, VERSION, Words};
 use crate::linalg::{add_gram, eigenvectors};
-use crate::rope::Pairs;
+use crate::rope::RotaryPairs;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rayon::prelude::*;
@@ -36,7 +36,7 @@ const BELIEVED: f64 = 3.0;
 
 /// How a model is fitted.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Options {
+pub struct FitOptions {
     /// Layers of the dump to fit, by their numbers; all when empty.
     pub layers: Vec<u32>,
     /// Layers of the model; by default, one more than the dump's last.
@@ -46,14 +46,14 @@ pub struct Options {
     /// Base of the RoPE frequencies; found in the keys when not given.
     pub rope_theta: Option<f64>,
     /// Elements that RoPE turns together; found in the keys when not given.
-    pub rope_pairs: Option<Pairs>,
+    pub rope_pairs: Option<RotaryPairs>,
     /// Position of each token in the text that the model saw; 0, 1, 2, ... when empty.
     pub positions: Vec<u32>,
 }
 
-impl Default for Options {
+impl Default for FitOptions {
     fn default() -> Self {
-        Options {
+        FitOptions {
             layers: Vec::new(),
             model_layers: None,
             rank: 16,
@@ -67,14 +67,14 @@ impl Default for Options {
 /// Fits a model. The same dump gives the same bytes for any number of threads.
 ///
 /// Errors: [`Error::Usage`] when an option does not fit the dump, [`Error::Data`] when RoPE cannot be told from the keys.
-pub fn fit(kv: &KvCache, options: &Options) -> Result<Model> {
+pub fn fit(kv: &KvCache, options: &FitOptions) -> Result<FittedModel> {
     fit_until(&Cancel::new(), kv, options)
 }
 
 /// [`fit`], unless `cancel` is requested.
 ///
 /// Errors: as there, and [`Error::Interrupted`].
-pub fn fit_until(cancel: &Cancel, kv: &KvCache, options: &Options) -> Result<Model> {
+pub fn fit_until(cancel: &Cancel, kv: &KvCache, options: &FitOptions) -> Result<FittedModel> {
     let usage = |what: String| Err(Error::Usage(what));
     let mut wanted = options.layers.clone();
     wanted.sort_unstable();
@@ -121,7 +121,7 @@ pub fn fit_until(cancel: &Cancel, kv: &KvCache, options: &Options) -> Result<Mod
     let layers: Vec<Layer> =
         fitted.par_iter().map(|l| layer(cancel, kv, *l, &rope, &common, options.rank)).collect::<Result<Vec<_>>>()?;
     let numbers: Vec<String> = layers.iter().map(|l| l.layer.to_string()).collect();
-    let model = Model {
+    let model = FittedModel {
         version: VERSION,
         source: format!("{}; layers {}", kv.provenance, numbers.join(", ")),
         model_layers,
@@ -154,7 +154,7 @@ fn layer(
     kv: &KvCache,
     layer: usize,
     rope: &InverseRotary,
-    common: &Common,
+    common: &CommonWords,
     rank: usize,
 ) -> Result<Layer> {
     let keys = keys(kv, layer, rope);
@@ -230,7 +230,7 @@ fn sink_words(sinks: &[bool], of: &[u16], words: usize) -> Vec<SinkWord> {
 struct PrefillText<'a> {
     cancel: &'a Cancel,
     sinks: &'a [bool],
-    common: &'a Common,
+    common: &'a CommonWords,
     /// By token, which of the layer's sink words it is.
     sink_words: &'a [Option<usize>],
 }
@@ -515,7 +515,7 @@ fn coupling(queries: &[f64], keys: &[f64], sinks: &[bool], [query, key]: [&Compo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fitted::{Shape, generate, testing};
+    use crate::fitted::{FittedShape, generate, testing};
 
     /// Of a component's covariance.
     fn covariance(c: &Component) -> Vec<f64> {
@@ -540,9 +540,10 @@ mod tests {
     #[test]
     fn a_synthetic_cache_gives_its_parameters_back() {
         let truth = testing::without_words(testing::model(8));
-        let shape = Shape { prefill: 19_000, decode_steps: 1000, prefill_queries: 18_000, ..Shape::of(&truth) };
+        let shape =
+            FittedShape { prefill: 19_000, decode_steps: 1000, prefill_queries: 18_000, ..FittedShape::of(&truth) };
         let kv = generate(&truth, &shape).unwrap();
-        let options = Options { rank: 2, model_layers: Some(8), ..Options::default() };
+        let options = FitOptions { rank: 2, model_layers: Some(8), ..FitOptions::default() };
         let got = fit(&kv, &options).unwrap();
         assert_eq!((got.rope_theta, got.rope_pairs), (truth.rope_theta, truth.rope_pairs));
         assert_eq!((got.dim, got.model_layers, got.tokens, got.queries), (8, 8, 20_000, 19_000));
@@ -571,7 +572,7 @@ mod tests {
                 }
             }
         }
-        let known = Options { rope_theta: Some(50_000.0), rope_pairs: Some(Pairs::Halves), ..options };
+        let known = FitOptions { rope_theta: Some(50_000.0), rope_pairs: Some(RotaryPairs::Halves), ..options };
         let threads = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(|| fit(&kv, &known));
         assert_eq!(threads(1).unwrap().render(), got.render());
     }
@@ -589,8 +590,8 @@ mod tests {
             head.sink_words.iter_mut().flatten().for_each(|x| *x *= 0.2);
         }
         truth.layers[1].sink_words[0].rate = 0.8;
-        let shape = Shape { prefill: 3000, decode_steps: 1000, prefill_queries: 100, ..Shape::of(&truth) };
-        let options = Options { rank: 2, model_layers: Some(8), ..Options::default() };
+        let shape = FittedShape { prefill: 3000, decode_steps: 1000, prefill_queries: 100, ..FittedShape::of(&truth) };
+        let options = FitOptions { rank: 2, model_layers: Some(8), ..FitOptions::default() };
         let got = fit(&generate(&truth, &shape).unwrap(), &options).unwrap();
         // Four standard errors of a share of 4,000 tokens.
         near("shares", &got.words, &truth.words, 0.025);
@@ -616,10 +617,15 @@ mod tests {
 
     #[test]
     fn options_that_do_not_fit_are_refused() {
-        let kv = generate(&testing::model(8), &Shape::of(&testing::model(8))).unwrap();
-        let known = Options { rank: 2, rope_theta: Some(1e4), rope_pairs: Some(Pairs::Halves), ..Options::default() };
+        let kv = generate(&testing::model(8), &FittedShape::of(&testing::model(8))).unwrap();
+        let known = FitOptions {
+            rank: 2,
+            rope_theta: Some(1e4),
+            rope_pairs: Some(RotaryPairs::Halves),
+            ..FitOptions::default()
+        };
         assert!(fit(&kv, &known).is_ok());
-        let refused = |edit: &dyn Fn(&mut Options)| {
+        let refused = |edit: &dyn Fn(&mut FitOptions)| {
             let mut options = known.clone();
             edit(&mut options);
             match fit(&kv, &options) {
@@ -639,9 +645,9 @@ mod tests {
     /// Keys that no embedding was applied to do not say which one it was.
     #[test]
     fn an_embedding_that_cannot_be_told_is_asked_for() {
-        let mut kv = generate(&testing::model(8), &Shape::of(&testing::model(8))).unwrap();
+        let mut kv = generate(&testing::model(8), &FittedShape::of(&testing::model(8))).unwrap();
         kv.k.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 12.9898).sin());
-        let e = fit(&kv, &Options { rank: 2, ..Options::default() }).unwrap_err();
+        let e = fit(&kv, &FitOptions { rank: 2, ..FitOptions::default() }).unwrap_err();
         assert!(e.to_string().contains("say --rope-theta and --rope-pairs"), "{e}");
     }
 

@@ -5,4 +5,4 @@ pub mod estimate;
 pub mod rope;
 pub mod words;
 
-pub use estimate::{Options, fit, fit_until};
+pub use estimate::{FitOptions, fit, fit_until};

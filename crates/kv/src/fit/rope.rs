@@ -1,7 +1,7 @@
 //! Which rotary embedding keys have: undone rightly, their mean is long; undone wrongly, it averages out.
 
 use crate::KvCache;
-use crate::rope::{Pairs, inverse_frequencies};
+use crate::rope::{RotaryPairs, inverse_frequencies};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rayon::prelude::*;
@@ -24,7 +24,7 @@ pub struct InverseRotary {
 
 impl InverseRotary {
     /// Of tokens at `positions`.
-    pub fn new(dim: usize, theta: f64, pairs: Pairs, positions: &[u32]) -> Self {
+    pub fn new(dim: usize, theta: f64, pairs: RotaryPairs, positions: &[u32]) -> Self {
         let frequencies = inverse_frequencies(dim, theta);
         let table =
             positions.iter().flat_map(|t| frequencies.iter().map(move |s| (f64::from(*t) * s).sin_cos())).collect();
@@ -45,7 +45,7 @@ impl InverseRotary {
 }
 
 /// Share of the squares of keys that their mean holds once RoPE is undone, over the heads of some layers.
-pub fn coherence(kv: &KvCache, layers: &[usize], positions: &[u32], theta: f64, pairs: Pairs) -> f64 {
+pub fn coherence(kv: &KvCache, layers: &[usize], positions: &[u32], theta: f64, pairs: RotaryPairs) -> f64 {
     let rope = InverseRotary::new(kv.dim, theta, pairs, positions);
     let heads: Vec<(usize, usize)> = layers.iter().flat_map(|l| (0..kv.kv_heads).map(move |h| (*l, h))).collect();
     let parts: Vec<(f64, f64)> = heads
@@ -75,15 +75,15 @@ pub fn settle(
     layers: &[usize],
     positions: &[u32],
     theta: Option<f64>,
-    pairs: Option<Pairs>,
-) -> Result<(f64, Pairs)> {
+    pairs: Option<RotaryPairs>,
+) -> Result<(f64, RotaryPairs)> {
     if let Some(theta) = theta.filter(|t| !(1.0..=1e12).contains(t)) {
         return Err(Error::Usage(format!("--rope-theta {theta} is out of range; expected 1 to 1e12")));
     }
     if let (Some(theta), Some(pairs)) = (theta, pairs) {
         return Ok((theta, pairs));
     }
-    let candidates = pairs.map_or(vec![Pairs::Halves, Pairs::Interleaved], |p| vec![p]);
+    let candidates = pairs.map_or(vec![RotaryPairs::Halves, RotaryPairs::Interleaved], |p| vec![p]);
     let mut found = Vec::new();
     for pairs in candidates {
         let of = |theta: f64| coherence(kv, layers, positions, theta, pairs);

@@ -21,7 +21,7 @@ const OTHERS: f64 = 1.0 / 3.0;
 
 /// The common words of a text.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Common {
+pub struct CommonWords {
     /// By token, its word, counted from 1; 0 when that is not a common one.
     pub of: Vec<u16>,
     /// By word, the share of the tokens that it is, the most common first.
@@ -30,9 +30,9 @@ pub struct Common {
 
 /// Tells words apart by the keys of a layer `[head]`, RoPE undone: the earliest layer at hand knows the least of what stands
 /// around a word. A token is the word met before whose first key is nearest to its own, if that is near, or else a new one.
-pub fn find(cancel: &Cancel, keys: &[Vec<f32>], dim: usize) -> Result<Common> {
+pub fn find(cancel: &Cancel, keys: &[Vec<f32>], dim: usize) -> Result<CommonWords> {
     let tokens = keys[0].len() / dim;
-    let none = || Common { of: vec![0; tokens], shares: Vec::new() };
+    let none = || CommonWords { of: vec![0; tokens], shares: Vec::new() };
     let width = keys.len() * dim;
     let mut rows = vec![0.0f32; tokens * width];
     for (h, keys) in keys.iter().enumerate() {
@@ -88,7 +88,7 @@ fn dimensions(rows: &[f32], width: usize) -> f64 {
 }
 
 /// The most common of the words of all tokens; of equally common ones, those met first.
-fn common(words: &[Option<usize>], count: usize) -> Common {
+fn common(words: &[Option<usize>], count: usize) -> CommonWords {
     let mut counts = vec![0usize; count];
     words.iter().flatten().for_each(|w| counts[*w] += 1);
     let mut ranking: Vec<usize> = (0..count).filter(|w| counts[*w] >= OFTEN).collect();
@@ -101,7 +101,7 @@ fn common(words: &[Option<usize>], count: usize) -> Common {
     let ranking: Vec<usize> = ranking.into_iter().take(MOST).take_while(enough).collect();
     let mut number = vec![0u16; count];
     ranking.iter().enumerate().for_each(|(i, w)| number[*w] = i as u16 + 1);
-    Common {
+    CommonWords {
         of: words.iter().map(|w| w.map_or(0, |w| number[w])).collect(),
         shares: ranking.iter().map(|w| counts[*w] as f64 / words.len() as f64).collect(),
     }
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn keys_of_few_dimensions_have_no_words() {
         let (keys, _) = text(1000, 16, true);
-        assert_eq!(find(&Cancel::new(), &keys, 16).unwrap(), Common { of: vec![0; 1000], shares: Vec::new() });
+        assert_eq!(find(&Cancel::new(), &keys, 16).unwrap(), CommonWords { of: vec![0; 1000], shares: Vec::new() });
         let same = vec![vec![1.0f32; 16 * 1000]; 2];
         assert!(find(&Cancel::new(), &same, 16).unwrap().shares.is_empty());
         let nan = vec![vec![f32::NAN; 16 * 1000]; 2];

@@ -3,7 +3,7 @@
 //! What the text decides is drawn once for all heads: where segments end, which words follow each other, and which tokens are
 //! sinks. The rest is drawn by each head from a stream of its own, so that which thread fills it does not matter.
 
-use super::{Component, Head, LAST_KNOT, Model, Words};
+use super::{Component, FittedModel, Head, LAST_KNOT, Words};
 use crate::rope::Rotary;
 use crate::synthetic::{MAX_ELEMENTS, normal, zeros};
 use crate::{KvCache, KvParts, Tensor, raw};
@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 /// What is drawn of a model.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Shape {
+pub struct FittedShape {
     /// Layers, as numbered in the cache.
     pub layers: Vec<u32>,
     /// Layers of the model whose cache it is to be; depth counts in shares of it.
@@ -38,10 +38,10 @@ pub struct Shape {
     pub seed: u64,
 }
 
-impl Shape {
+impl FittedShape {
     /// The shape of the dump that a model was fitted on, with its fitted layers.
-    pub fn of(model: &Model) -> Self {
-        Shape {
+    pub fn of(model: &FittedModel) -> Self {
+        FittedShape {
             layers: model.layers.iter().map(|l| l.layer).collect(),
             model_layers: model.model_layers,
             kv_heads: model.kv_heads(),
@@ -58,7 +58,7 @@ impl Shape {
     /// Checks sizes and ranges.
     ///
     /// Errors: [`Error::Config`] at `synthetic.<field>`.
-    pub fn check(&self, model: &Model) -> Result<()> {
+    pub fn check(&self, model: &FittedModel) -> Result<()> {
         let bad = |field: &str, what: String| Err(Error::Config { at: format!("synthetic.{field}"), what });
         for (field, n) in [
             ("layers", self.layers.len()),
@@ -105,14 +105,14 @@ impl Shape {
 /// Draws a cache. The same model and shape give the same values for any number of threads.
 ///
 /// Errors: [`Error::Config`] when the shape does not fit the model.
-pub fn generate(model: &Model, shape: &Shape) -> Result<KvCache> {
+pub fn generate(model: &FittedModel, shape: &FittedShape) -> Result<KvCache> {
     generate_until(&Cancel::new(), model, shape)
 }
 
 /// [`generate`], unless `cancel` is requested.
 ///
 /// Errors: as there, and [`Error::Interrupted`].
-pub fn generate_until(cancel: &Cancel, model: &Model, shape: &Shape) -> Result<KvCache> {
+pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape) -> Result<KvCache> {
     shape.check(model)?;
     let (tokens, queries) = (shape.prefill + shape.decode_steps, shape.prefill_queries + shape.decode_steps);
     let (heads, group) = (shape.layers.len() * shape.kv_heads, shape.query_heads / shape.kv_heads);
@@ -157,7 +157,7 @@ pub fn generate_until(cancel: &Cancel, model: &Model, shape: &Shape) -> Result<K
 ///
 /// A fitted layer stands for itself. Any other has its heads from all fitted ones in turn, layer by layer, and others with
 /// each layer and seed: neighbours are no better at foretelling a layer than all together (docs/synthetic.md).
-fn source(model: &Model, shape: &Shape, layer: u32, head: usize) -> (usize, usize) {
+fn source(model: &FittedModel, shape: &FittedShape, layer: u32, head: usize) -> (usize, usize) {
     let depth = f64::from(layer) * f64::from(model.model_layers) / f64::from(shape.model_layers);
     if let Some(l) = model.layers.iter().position(|l| f64::from(l.layer) == depth) {
         return (l, head % model.kv_heads());
@@ -179,7 +179,7 @@ struct Text {
 }
 
 impl Text {
-    fn draw(model: &Model, tokens: usize, seed: u64) -> Text {
+    fn draw(model: &FittedModel, tokens: usize, seed: u64) -> Text {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // Streams from 1 on belong to the heads.
         rng.set_stream(0);
@@ -227,7 +227,7 @@ enum TokenKind {
 /// A head's cache in the making.
 struct Drawing<'a> {
     cancel: &'a Cancel,
-    shape: &'a Shape,
+    shape: &'a FittedShape,
     text: &'a Text,
     rope: &'a Rotary,
     /// Of the common words.
@@ -243,7 +243,7 @@ impl Drawing<'_> {
         let (mut key, mut value) = (TextSource::new(&head.key, rng), TextSource::new(&head.value, rng));
         let mut sinks = [&head.sink_key, &head.sink_value].map(|c| c.as_ref().map(|c| TextSource::new(c, rng)));
         let of_sinks: Vec<Vec<f32>> = head.sink_words.iter().map(|v| v.iter().map(|x| *x as f32).collect()).collect();
-        let words = head.words.as_ref().map(|words| CommonWords::new(words, self.shares, &head.key));
+        let words = head.words.as_ref().map(|words| CommonWordKeys::new(words, self.shares, &head.key));
         let mut vector = vec![0.0; head.key.mean.len()];
         let mut latents = Vec::new();
         for (t, (k, v)) in k.chunks_exact_mut(dim).zip(v.chunks_exact_mut(dim)).enumerate() {
@@ -259,13 +259,13 @@ impl Drawing<'_> {
                     None => latents.extend_from_slice(&key.scores),
                 }
             }
-            let mut own = words.as_ref().zip(word).map(|(words, w)| Own::of_word(words, w));
+            let mut own = words.as_ref().zip(word).map(|(words, w)| WordOffset::of_word(words, w));
             let [sink_key, sink_value] = &mut sinks;
             let (key, value) = match (self.kinds[t], sink_key, sink_value) {
                 (TokenKind::Sink(sink_word), Some(key), Some(value)) => {
                     key.step(self.text.begins[t], rng);
                     value.step(self.text.begins[t], rng);
-                    own = sink_word.map(|i| Own { vector: &of_sinks[i], spread: None });
+                    own = sink_word.map(|i| WordOffset { vector: &of_sinks[i], spread: None });
                     (&*key, &*value)
                 }
                 _ => (&key, &value),
@@ -359,7 +359,7 @@ impl TextSource {
     }
 
     /// The vector of the token.
-    fn vector(&self, own: Option<Own<'_>>, out: &mut [f32]) {
+    fn vector(&self, own: Option<WordOffset<'_>>, out: &mut [f32]) {
         let dim = out.len();
         let rank = self.scales.len();
         let spread = own.and_then(|own| own.spread);
@@ -385,22 +385,22 @@ impl TextSource {
 
 /// What a token of a word has beside the component.
 #[derive(Clone, Copy)]
-struct Own<'a> {
+struct WordOffset<'a> {
     /// Added to the mean.
     vector: &'a [f32],
     /// By how much what is drawn is narrowed, in place of the marginals `[rank + 1]`.
     spread: Option<&'a [f32]>,
 }
 
-impl<'a> Own<'a> {
-    fn of_word(words: &'a CommonWords, word: u16) -> Own<'a> {
+impl<'a> WordOffset<'a> {
+    fn of_word(words: &'a CommonWordKeys, word: u16) -> WordOffset<'a> {
         let vector = &words.vectors[usize::from(word) * words.dim..][..words.dim];
-        Own { vector, spread: Some(&words.spread) }
+        WordOffset { vector, spread: Some(&words.spread) }
     }
 }
 
 /// Keys of common words at work.
-struct CommonWords {
+struct CommonWordKeys {
     dim: usize,
     /// `[word, dim]`.
     vectors: Vec<f32>,
@@ -412,8 +412,8 @@ struct CommonWords {
     norms: Vec<(f32, f32)>,
 }
 
-impl CommonWords {
-    fn new(words: &Words, shares: &[f64], key: &Component) -> CommonWords {
+impl CommonWordKeys {
+    fn new(words: &Words, shares: &[f64], key: &Component) -> CommonWordKeys {
         let rank = key.scales.len();
         let along = |v: &[f64], r: usize| -> f64 {
             let product: f64 = v.iter().zip(&key.directions[r]).map(|(x, d)| x * d).sum();
@@ -431,7 +431,7 @@ impl CommonWords {
             (mean as f32, (square - mean * mean).max(f64::from(f32::MIN_POSITIVE)).sqrt().recip() as f32)
         };
         let narrow = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<f32>>();
-        CommonWords {
+        CommonWordKeys {
             dim: key.mean.len(),
             vectors: narrow(&words.vectors.concat()),
             spread: narrow(&words.spread),
@@ -489,27 +489,27 @@ mod tests {
     #[test]
     fn same_bytes_for_any_thread_count() {
         let model = model(8);
-        let shape = Shape { seed: 3, ..Shape::of(&model) };
+        let shape = FittedShape { seed: 3, ..FittedShape::of(&model) };
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| generate(&model, &shape).unwrap())
         };
         let one = with(1);
         assert_eq!(one, with(3));
-        assert_ne!(one.k, generate(&model, &Shape { seed: 4, ..shape.clone() }).unwrap().k);
+        assert_ne!(one.k, generate(&model, &FittedShape { seed: 4, ..shape.clone() }).unwrap().k);
         // A layer alone is the layer among others: a model's cache can be made layer by layer.
-        let alone = generate(&model, &Shape { layers: vec![6], ..shape.clone() }).unwrap();
+        let alone = generate(&model, &FittedShape { layers: vec![6], ..shape.clone() }).unwrap();
         assert_eq!(alone.k, one.k[one.k.len() / 2..]);
         assert_eq!(alone.q, one.q[one.q.len() / 2..]);
         // And a longer text begins as the shorter one does.
-        let longer = generate(&model, &Shape { prefill: 400, ..shape.clone() }).unwrap();
+        let longer = generate(&model, &FittedShape { prefill: 400, ..shape.clone() }).unwrap();
         assert_eq!(longer.keys(0, 0).range(0..200).data, one.keys(0, 0).range(0..200).data);
     }
 
     #[test]
     fn shape_follows_what_is_asked() {
         let model = model(8);
-        let shape = Shape {
+        let shape = FittedShape {
             layers: vec![0, 3],
             model_layers: 4,
             kv_heads: 3,
@@ -525,7 +525,7 @@ mod tests {
         assert_eq!((kv.layers.as_slice(), kv.kv_heads, kv.query_heads, kv.dim), (&[0, 3][..], 3, 12, 16));
         assert_eq!((kv.tokens, kv.prefill, kv.query_start, kv.queries), (105, 100, 93, 12));
         assert!(kv.k.iter().all(|x| half::f16::from_f32(*x).to_f32() == *x));
-        let at = |edit: &dyn Fn(&mut Shape)| {
+        let at = |edit: &dyn Fn(&mut FittedShape)| {
             let mut shape = shape.clone();
             edit(&mut shape);
             match generate(&model, &shape) {
@@ -548,9 +548,9 @@ mod tests {
     #[test]
     fn wider_vectors_keep_the_scores() {
         let model = model(8);
-        let shape = Shape { element_bytes: 4, ..Shape::of(&model) };
+        let shape = FittedShape { element_bytes: 4, ..FittedShape::of(&model) };
         let (narrow, wide) =
-            (generate(&model, &shape).unwrap(), generate(&model, &Shape { dim: 16, ..shape }).unwrap());
+            (generate(&model, &shape).unwrap(), generate(&model, &FittedShape { dim: 16, ..shape }).unwrap());
         let score = |kv: &KvCache| {
             let (q, k) = (kv.queries(1, 0).row(9), kv.keys(1, 0).row(50));
             q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>() / (kv.dim as f32).sqrt()
@@ -561,11 +561,11 @@ mod tests {
     #[test]
     fn every_fitted_head_stands_in_for_a_layer_of_its_own_sooner_or_later() {
         let model = model(8);
-        let shape = Shape::of(&model);
+        let shape = FittedShape::of(&model);
         assert_eq!((source(&model, &shape, 1, 1), source(&model, &shape, 6, 0)), ((0, 1), (1, 0)));
         let mut seen: Vec<_> = (0..4)
             .flat_map(|seed| {
-                let shape = Shape { seed, ..shape.clone() };
+                let shape = FittedShape { seed, ..shape.clone() };
                 [source(&model, &shape, 3, 0), source(&model, &shape, 3, 1)]
             })
             .collect();
@@ -585,7 +585,7 @@ mod tests {
             let sink = head.sink_key.iter_mut();
             sink.for_each(|c| [&mut c.scales, &mut c.diagonal].into_iter().for_each(|x| x.fill(0.0)));
         }
-        let shape = Shape { prefill: 5000, element_bytes: 4, ..Shape::of(&model) };
+        let shape = FittedShape { prefill: 5000, element_bytes: 4, ..FittedShape::of(&model) };
         let text = Text::draw(&model, 5000, shape.seed);
         let tokens = |word| (0..5000).filter(|t| text.words[*t] == Some(word)).collect::<Vec<usize>>();
         for (word, share) in model.words.iter().enumerate() {
@@ -637,7 +637,7 @@ mod tests {
     fn scores_of_words_are_standardised() {
         let model = model(8);
         let head = &model.layers[0].heads[0];
-        let words = CommonWords::new(head.words.as_ref().unwrap(), &model.words, &head.key);
+        let words = CommonWordKeys::new(head.words.as_ref().unwrap(), &model.words, &head.key);
         let text = Text::draw(&model, 40_000, 5);
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut scores = Vec::new();

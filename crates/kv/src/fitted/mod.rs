@@ -1,6 +1,6 @@
 //! Synthetic KV caches whose statistics are fitted to a real dump: the parameters as data, and their file.
 //!
-//! [`Model`] is what `tracegen fit` writes and a workload's `synthetic.fit` names; [`generate`] makes caches of it.
+//! [`FittedModel`] is what `tracegen fit` writes and a workload's `synthetic.fit` names; [`generate`] makes caches of it.
 //! docs/synthetic.md says what the model claims, how it is fitted and how far it may be trusted.
 
 mod draw;
@@ -8,10 +8,10 @@ mod spec;
 #[cfg(any(test, feature = "oracles"))]
 pub mod testing;
 
-pub use draw::{Shape, generate, generate_until};
+pub use draw::{FittedShape, generate, generate_until};
 pub use spec::{FittedSpec, PrefillQueries};
 
-use crate::rope::Pairs;
+use crate::rope::RotaryPairs;
 use pimattn_core::error::Result;
 use pimattn_core::spec::config::Document;
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ const OUT_OF_RANGE: &str = "a number is not within -1000 to 1000";
 /// The statistics of a model's KV cache.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Model {
+pub struct FittedModel {
     /// Version of the format.
     pub version: u32,
     /// Where the parameters come from.
@@ -51,7 +51,7 @@ pub struct Model {
     /// Base of the RoPE frequencies.
     pub rope_theta: f64,
     /// Which elements RoPE turns together.
-    pub rope_pairs: Pairs,
+    pub rope_pairs: RotaryPairs,
     /// Tokens that keys and values were fitted on.
     pub tokens: usize,
     /// Queries per head that queries were fitted on.
@@ -165,7 +165,7 @@ pub struct Query {
     pub coupling: Vec<Vec<f64>>,
 }
 
-impl Model {
+impl FittedModel {
     /// Reads and checks a file.
     ///
     /// Errors: [`NoInput`](pimattn_core::error::Error::NoInput), [`Io`](pimattn_core::error::Error::Io);
@@ -173,7 +173,7 @@ impl Model {
     /// or a value does not fit.
     pub fn load(path: &Path) -> Result<Self> {
         let doc = Document::load(path, &[])?;
-        let model: Model = doc.decode()?;
+        let model: FittedModel = doc.decode()?;
         model.check().map_err(|(key, what)| doc.error(&key, what))?;
         Ok(model)
     }
@@ -411,11 +411,11 @@ fn round_all(v: &mut [f64]) {
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> Result<Model> {
+    fn load(text: &str) -> Result<FittedModel> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fitted.toml");
         std::fs::write(&path, text).unwrap();
-        Model::load(&path)
+        FittedModel::load(&path)
     }
 
     #[test]

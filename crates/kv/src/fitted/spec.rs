@@ -1,6 +1,6 @@
 //! A workload's `[synthetic]` table that names a fitted model.
 
-use super::{Model, Shape};
+use super::{FittedModel, FittedShape};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
 /// What is to be drawn of a fitted model. What is not said is as in the dump that it was fitted on.
@@ -83,12 +83,12 @@ impl<'de> Deserialize<'de> for PrefillQueries {
 
 impl FittedSpec {
     /// What to draw of `model`, with this seed where the table has none.
-    pub fn shape(&self, model: &Model, seed: u64) -> Shape {
-        let default = Shape::of(model);
+    pub fn shape(&self, model: &FittedModel, seed: u64) -> FittedShape {
+        let default = FittedShape::of(model);
         let numbered = || self.layers.map(|n| (0..n).collect());
         let kv_heads = self.kv_heads.unwrap_or(default.kv_heads);
         let prefill = self.prefill.unwrap_or(default.prefill);
-        Shape {
+        FittedShape {
             layers: self.layer_numbers.clone().or_else(numbered).unwrap_or(default.layers),
             model_layers: self.layers.unwrap_or(default.model_layers),
             kv_heads,

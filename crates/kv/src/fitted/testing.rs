@@ -29,7 +29,7 @@ pub fn component(seed: usize, dim: usize) -> Component {
 }
 
 /// Two layers of two KV heads of two query heads each; the second layer has sinks.
-pub fn model(dim: usize) -> Model {
+pub fn model(dim: usize) -> FittedModel {
     let head = |seed: usize, sinks: bool| {
         let sink = |seed| {
             let mut c = component(seed, dim);
@@ -57,14 +57,14 @@ pub fn model(dim: usize) -> Model {
                 .collect(),
         }
     };
-    Model {
+    FittedModel {
         version: VERSION,
         source: "a test".into(),
         model_layers: 8,
         dim,
         element_bytes: 2,
         rope_theta: 50_000.0,
-        rope_pairs: Pairs::Halves,
+        rope_pairs: RotaryPairs::Halves,
         tokens: 300,
         queries: 40,
         lifetimes: vec![3.0, 50.0],
@@ -89,7 +89,7 @@ pub fn model(dim: usize) -> Model {
 }
 
 /// The model of a text that has no common words.
-pub fn without_words(mut model: Model) -> Model {
+pub fn without_words(mut model: FittedModel) -> FittedModel {
     model.words.clear();
     for layer in &mut model.layers {
         layer.sink_words.clear();

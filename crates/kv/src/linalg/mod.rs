@@ -10,7 +10,7 @@ mod softmax;
 mod symmetric;
 
 pub use level::prefetch;
-pub use level::{LEVELS, Level, detect, level, limit};
+pub use level::{LEVELS, SimdLevel, detect, level, limit};
 pub use reaching::reaching;
 pub use softmax::exp_weights;
 pub use softmax::highest;
@@ -19,7 +19,7 @@ pub use symmetric::{add_gram, eigenvectors};
 /// Partial sums of a lane-ordered sum: element `i` goes to lane `i % LANES`.
 pub const LANES: usize = 16;
 
-/// Defines a function whose body is compiled once for each [`Level`], and chosen at run time. All compilations execute the
+/// Defines a function whose body is compiled once for each [`SimdLevel`], and chosen at run time. All compilations execute the
 /// same additions and multiplications in the same order: Rust does not let the compiler reorder floating-point
 /// arithmetic, nor contract it (AVX-512 includes FMA).
 ///
@@ -46,9 +46,9 @@ macro_rules! __simd {
                 }
                 // SAFETY: both are safe functions but for the processor's features, which the level says are there.
                 match $crate::linalg::level() {
-                    $crate::linalg::Level::Avx512 => return unsafe { avx512($($arg),*) },
-                    $crate::linalg::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::linalg::Level::Baseline => (),
+                    $crate::linalg::SimdLevel::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::linalg::SimdLevel::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::linalg::SimdLevel::Baseline => (),
                 }
             }
             portable($($arg),*)

@@ -27,9 +27,9 @@ fn mask(scores: &[f32; BITS], limit: f32) -> u64 {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: both are safe functions but for the processor's features, which the level says are there.
     match super::level() {
-        super::Level::Avx512 => return unsafe { x86::mask_avx512(scores, limit) },
-        super::Level::Avx2 => return unsafe { x86::mask_avx2(scores, limit) },
-        super::Level::Baseline => (),
+        super::SimdLevel::Avx512 => return unsafe { x86::mask_avx512(scores, limit) },
+        super::SimdLevel::Avx2 => return unsafe { x86::mask_avx2(scores, limit) },
+        super::SimdLevel::Baseline => (),
     }
     scores.iter().enumerate().fold(0, |bits, (i, score)| bits | u64::from(*score >= limit) << i)
 }

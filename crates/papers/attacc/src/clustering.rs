@@ -5,8 +5,8 @@
 //! the trace, and in what order, is reproduced here; comments marked "Quirk" name what the algorithm does not explain.
 //! Beyond one head a channel the artifact's own trace is malformed, and there is nothing to reproduce.
 
-use super::layout::{CHUNK, Layout, Product, Round, Transfer};
-use super::schedule::Writer;
+use super::layout::{AttaccLayout, CHUNK, HeadRound, Product, Transfer};
+use super::schedule::ScheduleWriter;
 use super::{Attention, DEVICE, ROW_TOKENS};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::Result;
@@ -20,7 +20,7 @@ const CLUSTER: u64 = 64;
 
 /// The clustering of one head on each channel.
 #[derive(Debug)]
-pub struct Clustering {
+pub struct ClusteringWork {
     heads: u64,
     /// MACs of a pass over all keys, in the chunks of scores.
     pass: Product,
@@ -59,9 +59,9 @@ mod places {
     pub const NEW_VALUES: u64 = NEW_KEYS + bank(&DEVICE) / 2;
 }
 
-impl Clustering {
+impl ClusteringWork {
     /// The clustering of these heads; says why the artifact's cannot be reproduced.
-    pub fn new(attention: &Attention, layout: &Layout, geometry: &Geometry) -> Result<Clustering, String> {
+    pub fn new(attention: &Attention, layout: &AttaccLayout, geometry: &Geometry) -> Result<ClusteringWork, String> {
         if *geometry != DEVICE {
             return Err("the artifact clusters on one device only, a stack of HBM3 \"8Gb 2R\" of 16 channels".into());
         }
@@ -92,7 +92,7 @@ impl Clustering {
             per_chunk: chunk * columns,
             results: layout.scores.results.clone(),
         };
-        let clustering = Clustering {
+        let clustering = ClusteringWork {
             heads: attention.heads.into(),
             pass: product(positions, CHUNK),
             beyond: (chunks * CHUNK - positions).min(positions) * columns,
@@ -133,11 +133,11 @@ impl Clustering {
     }
 }
 
-impl Writer<'_> {
+impl ScheduleWriter<'_> {
     /// The clustering of the heads of a round.
-    pub fn cluster(&mut self, clustering: &Clustering, head: &Round) -> Result<()> {
+    pub fn cluster(&mut self, clustering: &ClusteringWork, head: &HeadRound) -> Result<()> {
         let (base, channels) = (head.keys + places::NORMALISED, head.channels);
-        let Clustering { assignment, moves, .. } = clustering;
+        let ClusteringWork { assignment, moves, .. } = clustering;
         // Quirk: what to divide by is moved before it is computed.
         self.transfer(moves, base, channels)?;
         self.barrier()?;
@@ -156,8 +156,8 @@ impl Writer<'_> {
     /// Squares of the keys, chunk by chunk.
     ///
     /// Quirk: the division by the norms, another pass, is left out but for what fills the last chunk of the squares.
-    fn normalise(&mut self, clustering: &Clustering, base: u64, channels: u32) -> Result<()> {
-        let Clustering { pass, beyond, .. } = clustering;
+    fn normalise(&mut self, clustering: &ClusteringWork, base: u64, channels: u32) -> Result<()> {
+        let ClusteringWork { pass, beyond, .. } = clustering;
         for chunk in 0..pass.chunks() {
             self.macs(pass.phase, base, channels, pass.chunk(chunk))?;
             if chunk + 1 == pass.chunks() {
@@ -174,7 +174,7 @@ impl Writer<'_> {
     /// Updated centroids to the GEMV buffers.
     ///
     /// Quirk: the addresses count rows of a bank, as if they were written to the array.
-    fn centroids(&mut self, clustering: &Clustering, head: &Round) -> Result<()> {
+    fn centroids(&mut self, clustering: &ClusteringWork, head: &HeadRound) -> Result<()> {
         let base = head.keys + places::CENTROIDS;
         let row_bytes = u64::from(DEVICE.row_bytes());
         (0..clustering.centroid_rows)
@@ -185,7 +185,7 @@ impl Writer<'_> {
     ///
     /// Quirk: buffer commands throughout. No row opens, no array is read or written, and of each row as many entries
     /// move as one vector has.
-    fn remap(&mut self, clustering: &Clustering, head: &Round) -> Result<()> {
+    fn remap(&mut self, clustering: &ClusteringWork, head: &HeadRound) -> Result<()> {
         let matrices = [(head.keys, head.keys + places::NEW_KEYS), (head.values, head.keys + places::NEW_VALUES)];
         let entry = &clustering.centroids;
         for row in (0..clustering.rows).map(|row| row * u64::from(DEVICE.row_bytes())) {
@@ -204,19 +204,19 @@ impl Writer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Attention, DEVICE, Mode, Schedule};
+    use super::super::{Attention, AttentionSchedule, DEVICE, UnitLevel};
 
     fn clustered(heads: u32, len: u32) -> Attention {
-        Attention { mode: Mode::Bank, heads, len, dim: 128, bytes: 2, kv_budget: Some(256), clustering: true }
+        Attention { mode: UnitLevel::Bank, heads, len, dim: 128, bytes: 2, kv_budget: Some(256), clustering: true }
     }
 
     fn refusal(attention: Attention) -> String {
-        Schedule::new(attention, DEVICE).unwrap_err().to_string()
+        AttentionSchedule::new(attention, DEVICE).unwrap_err().to_string()
     }
 
     #[test]
     fn most_macs_never_reach_the_trace() {
-        let macs = |heads, len| Schedule::new(clustered(heads, len), DEVICE).unwrap().clustering_macs();
+        let macs = |heads, len| AttentionSchedule::new(clustered(heads, len), DEVICE).unwrap().clustering_macs();
         assert_eq!(macs(13, 512), Some((936, 108_160)));
         assert_eq!(macs(16, 1), Some((2 * 32 + 32, 2 * 32 + 16 * 32)));
     }
@@ -227,9 +227,9 @@ mod tests {
         assert!(refusal(clustered(13, 2_000_000)).contains("does not fit"));
         assert!(refusal(clustered(13, u32::MAX)).contains("does not fit"));
         assert!(refusal(Attention { kv_budget: None, ..clustered(13, 512) }).contains("--kv-budget"));
-        assert!(refusal(Attention { mode: Mode::BankGroup, ..clustered(13, 512) }).contains("--mode bank only"));
+        assert!(refusal(Attention { mode: UnitLevel::BankGroup, ..clustered(13, 512) }).contains("--mode bank only"));
         let small = pimattn_core::addr::Geometry { channels: 8, ..DEVICE };
-        let refused = Schedule::new(clustered(1, 512), small).unwrap_err();
+        let refused = AttentionSchedule::new(clustered(1, 512), small).unwrap_err();
         assert!(refused.to_string().contains("one device only"));
     }
 }

@@ -17,9 +17,9 @@
 //! each request goes to all of them before the next one does. From barrier to barrier the two groups take turns, so that
 //! no group is held up where one stream feeds all channels.
 
-use super::Schedule;
-use super::layout::{Layout, Product, Round, Transfer};
-use super::schedule::Writer;
+use super::AttentionSchedule;
+use super::layout::{AttaccLayout, HeadRound, Product, Transfer};
+use super::schedule::ScheduleWriter;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
 use pimattn_core::op::Op;
@@ -28,7 +28,7 @@ use std::iter::Peekable;
 use std::ops::Range;
 
 /// What each channel of a group does next.
-enum Work<'l> {
+enum ChannelStep<'l> {
     /// MACs of the matrix at this address.
     Macs(&'l Product, u64, Range<u64>),
     /// The results of a chunk to the softmax buffer.
@@ -44,13 +44,13 @@ enum Work<'l> {
 /// Writes the whole schedule, its requests marked with their phases if they are to be. Does not finish `sink`.
 pub fn run(
     cancel: &Cancel,
-    schedule: &Schedule,
+    schedule: &AttentionSchedule,
     marked: bool,
     sink: &mut dyn Sink,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let Schedule { attention, geometry, layout, clustering, pipeline, .. } = schedule;
-    let mut writer = Writer::new(cancel, schedule, marked, sink);
+    let AttentionSchedule { attention, geometry, layout, clustering, pipeline, .. } = schedule;
+    let mut writer = ScheduleWriter::new(cancel, schedule, marked, sink);
     if let Some(clustering) = clustering {
         // One head a channel at most.
         writer.cluster(clustering, &layout.round(0, attention.heads))?;
@@ -70,7 +70,7 @@ pub fn run(
                     progress(rounds);
                 }
                 match work {
-                    Work::Barrier => {
+                    ChannelStep::Barrier => {
                         waiting.clone().try_for_each(|channel| writer.unmarked(Op::Barrier, 0, channel))?;
                         break;
                     }
@@ -83,27 +83,32 @@ pub fn run(
     writer.flush()
 }
 
-fn write(writer: &mut Writer<'_>, schedule: &Schedule, work: &Work<'_>, channels: Range<u32>) -> Result<()> {
-    let Schedule { layout, geometry, .. } = schedule;
+fn write(
+    writer: &mut ScheduleWriter<'_>,
+    schedule: &AttentionSchedule,
+    work: &ChannelStep<'_>,
+    channels: Range<u32>,
+) -> Result<()> {
+    let AttentionSchedule { layout, geometry, .. } = schedule;
     let mut all =
         |phase, op, address| channels.clone().try_for_each(|channel| writer.request(phase, op, address, channel));
     match work {
-        Work::Macs(product, base, macs) => {
+        ChannelStep::Macs(product, base, macs) => {
             macs.clone().try_for_each(|i| all(product.phase, layout.mac, base + layout.cell(geometry, i)))
         }
-        Work::Results(product, base) => {
+        ChannelStep::Results(product, base) => {
             product.results.iter().try_for_each(|unit| all(product.phase, Op::MvSb, base + unit))
         }
-        Work::Softmax => all(Phase::Softmax, Op::Sfm, 0),
-        Work::Moves(transfer, base, moves) => {
+        ChannelStep::Softmax => all(Phase::Softmax, Op::Sfm, 0),
+        ChannelStep::Moves(transfer, base, moves) => {
             moves.clone().try_for_each(|i| all(transfer.phase, transfer.op, base + transfer.address(i)))
         }
-        Work::Barrier => Ok(()),
+        ChannelStep::Barrier => Ok(()),
     }
 }
 
 /// The work of a channel's heads, each piece with the index of the last head that it is for.
-fn heads(layout: &Layout, heads: u64, pipeline: bool) -> Peekable<impl Iterator<Item = (u64, Work<'_>)>> {
+fn heads(layout: &AttaccLayout, heads: u64, pipeline: bool) -> Peekable<impl Iterator<Item = (u64, ChannelStep<'_>)>> {
     let together = if pipeline { 2 } else { 1 };
     let work = (0..heads).step_by(together).flat_map(move |first| {
         let last = (first + together as u64).min(heads) - 1;
@@ -120,9 +125,9 @@ fn heads(layout: &Layout, heads: u64, pipeline: bool) -> Peekable<impl Iterator<
 }
 
 /// Two heads, one in the shadow of the other.
-fn pair<'l>(layout: &'l Layout, first: &Round, second: &Round, out: &mut Vec<Work<'l>>) {
-    let Layout { queries, scores, probabilities, outputs, .. } = layout;
-    out.extend([Work::Moves(queries, first.keys, 0..queries.moves()), Work::Barrier]);
+fn pair<'l>(layout: &'l AttaccLayout, first: &HeadRound, second: &HeadRound, out: &mut Vec<ChannelStep<'l>>) {
+    let AttaccLayout { queries, scores, probabilities, outputs, .. } = layout;
+    out.extend([ChannelStep::Moves(queries, first.keys, 0..queries.moves()), ChannelStep::Barrier]);
     product(scores, first.keys, false, Some(Spread { transfer: queries, base: second.keys, from: 0 }), out);
     // The later half of the chunks leaves the earlier half to the softmax that the transfer waits for.
     let spread = Spread { transfer: probabilities, base: first.values, from: scores.chunks() / 2 };
@@ -133,12 +138,12 @@ fn pair<'l>(layout: &'l Layout, first: &Round, second: &Round, out: &mut Vec<Wor
 }
 
 /// A head with nobody to hide behind.
-fn single<'l>(layout: &'l Layout, head: &Round, out: &mut Vec<Work<'l>>) {
-    let Layout { queries, scores, probabilities, outputs, .. } = layout;
-    out.extend([Work::Moves(queries, head.keys, 0..queries.moves()), Work::Barrier]);
+fn single<'l>(layout: &'l AttaccLayout, head: &HeadRound, out: &mut Vec<ChannelStep<'l>>) {
+    let AttaccLayout { queries, scores, probabilities, outputs, .. } = layout;
+    out.extend([ChannelStep::Moves(queries, head.keys, 0..queries.moves()), ChannelStep::Barrier]);
     product(scores, head.keys, false, None, out);
-    let probabilities = Work::Moves(probabilities, head.values, 0..probabilities.moves());
-    out.extend([Work::Softmax, probabilities, Work::Barrier]);
+    let probabilities = ChannelStep::Moves(probabilities, head.values, 0..probabilities.moves());
+    out.extend([ChannelStep::Softmax, probabilities, ChannelStep::Barrier]);
     product(outputs, head.values, false, None, out);
 }
 
@@ -160,18 +165,24 @@ impl Spread<'_> {
 
 /// All chunks of a product, a barrier behind each; beside the first, the other head's softmax if `softmax`. The results
 /// of the last chunk come behind the last barrier, beside whatever follows.
-fn product<'l>(product: &'l Product, base: u64, softmax: bool, spread: Option<Spread<'l>>, out: &mut Vec<Work<'l>>) {
+fn product<'l>(
+    product: &'l Product,
+    base: u64,
+    softmax: bool,
+    spread: Option<Spread<'l>>,
+    out: &mut Vec<ChannelStep<'l>>,
+) {
     for chunk in 0..product.chunks() {
-        out.push(Work::Macs(product, base, product.chunk(chunk)));
+        out.push(ChannelStep::Macs(product, base, product.chunk(chunk)));
         if chunk > 0 {
-            out.push(Work::Results(product, base));
+            out.push(ChannelStep::Results(product, base));
         } else if softmax {
-            out.push(Work::Softmax);
+            out.push(ChannelStep::Softmax);
         }
         if let Some(spread) = &spread {
-            out.push(Work::Moves(spread.transfer, spread.base, spread.share(chunk, product.chunks())));
+            out.push(ChannelStep::Moves(spread.transfer, spread.base, spread.share(chunk, product.chunks())));
         }
-        out.push(Work::Barrier);
+        out.push(ChannelStep::Barrier);
     }
-    out.push(Work::Results(product, base));
+    out.push(ChannelStep::Results(product, base));
 }

@@ -3,7 +3,7 @@
 //! Each bank holds keys in its lower half and values in its upper half, both from the same place in every bank. The
 //! heads of a round are on different channels at the same place; the rounds follow each other.
 
-use super::{Attention, Form, Mode};
+use super::{Attention, Form, UnitLevel};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
 use pimattn_trace::Phase;
@@ -20,7 +20,7 @@ const MAX_LEN_ARTIFACT: u64 = 409_600;
 
 /// The heads that the channels work on at the same time: one each, on the first `channels` channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Round {
+pub struct HeadRound {
     /// Byte address of the keys in a bank.
     pub keys: u64,
     /// Byte address of the values in a bank.
@@ -90,8 +90,8 @@ impl Transfer {
 
 /// Everything that all heads have in common.
 #[derive(Debug)]
-pub struct Layout {
-    pub(super) mode: Mode,
+pub struct AttaccLayout {
+    pub(super) mode: UnitLevel,
     /// The MAC of this mode.
     pub mac: Op,
     /// Bytes of a bank between the keys of two rounds.
@@ -112,22 +112,22 @@ pub struct Layout {
     pub dim_columns: u64,
 }
 
-impl Layout {
+impl AttaccLayout {
     /// The layout of these heads; says what does not fit the device.
-    pub fn new(attention: &Attention, form: Form, geometry: &Geometry) -> Result<Layout, String> {
+    pub fn new(attention: &Attention, form: Form, geometry: &Geometry) -> Result<AttaccLayout, String> {
         let tokens = attention.attended(form);
-        let Shape { units, dim_columns, lanes } = Shape::new(attention, geometry);
+        let UnitShape { units, dim_columns, lanes } = UnitShape::new(attention, geometry);
         let positions = tokens.div_ceil(units);
         let entries = |tokens: u64| tokens.div_ceil(units * lanes);
         let targets = Targets::new(attention.mode, geometry);
         let max_len = if attention.kv_budget.is_some() { MAX_LEN_ARTIFACT } else { MAX_LEN };
         let chunk = if form == Form::Exact { lanes } else { CHUNK };
-        let mut layout = Layout {
+        let mut layout = AttaccLayout {
             mode: attention.mode,
             mac: match attention.mode {
-                Mode::Bank => Op::MacAb,
-                Mode::BankGroup => Op::MacSb,
-                Mode::Buffer => Op::MacPb,
+                UnitLevel::Bank => Op::MacAb,
+                UnitLevel::BankGroup => Op::MacSb,
+                UnitLevel::Buffer => Op::MacPb,
             },
             // Quirk: room for the elements, not the bytes, of the reserved tokens: at 2 bytes an element the keys of
             // a round reach into the next one's from half the reserved length on, and longer ones further still.
@@ -174,22 +174,22 @@ impl Layout {
     }
 
     /// The heads of a round.
-    pub fn round(&self, index: u64, channels: u32) -> Round {
+    pub fn round(&self, index: u64, channels: u32) -> HeadRound {
         let keys = index * self.round_bytes;
-        Round { keys, values: keys + self.values, channels }
+        HeadRound { keys, values: keys + self.values, channels }
     }
 
     /// Address, without channel and from the start of the matrix, of the MAC with this index.
     pub fn cell(&self, geometry: &Geometry, index: u64) -> u64 {
         let (bank, bank_group, column) = match self.mode {
-            Mode::Bank => (0, 0, index),
+            UnitLevel::Bank => (0, 0, index),
             // A row of each bank, one bank after the other, so that a bank opens its row while another is read.
-            Mode::BankGroup => {
+            UnitLevel::BankGroup => {
                 let (columns, banks) = (u64::from(geometry.columns), u64::from(geometry.banks));
                 (index / columns % banks, 0, index / (columns * banks) * columns + index % columns)
             }
             // Successive columns from different bank groups, at the pace of the pseudo-channel's bus.
-            Mode::Buffer => {
+            UnitLevel::Buffer => {
                 let groups = u64::from(geometry.ranks * geometry.bank_groups);
                 let banks = u64::from(geometry.banks);
                 (index / groups % banks, index % groups, index / (groups * banks))
@@ -205,12 +205,12 @@ impl Layout {
         let columns = u64::from(geometry.columns);
         let banks = u64::from(geometry.banks);
         match self.mode {
-            Mode::Bank => macs,
-            Mode::BankGroup => {
+            UnitLevel::Bank => macs,
+            UnitLevel::BankGroup => {
                 let rows = (macs - 1) / (columns * banks);
                 rows * columns + (macs - rows * columns * banks).min(columns)
             }
-            Mode::Buffer => macs.div_ceil(u64::from(geometry.ranks * geometry.bank_groups) * banks),
+            UnitLevel::Buffer => macs.div_ceil(u64::from(geometry.ranks * geometry.bank_groups) * banks),
         }
     }
 
@@ -244,7 +244,7 @@ fn bank_bytes(geometry: &Geometry) -> u64 {
 }
 
 /// How a channel shares the work of a head.
-pub struct Shape {
+pub struct UnitShape {
     /// Units that hold different tokens.
     pub units: u64,
     /// Columns of one key or value in one GEMV unit: the MACs of a position, and the stripes of the values.
@@ -253,16 +253,16 @@ pub struct Shape {
     pub lanes: u64,
 }
 
-impl Shape {
+impl UnitShape {
     /// Of these heads, whose parameters make sense.
-    pub fn new(attention: &Attention, geometry: &Geometry) -> Shape {
+    pub fn new(attention: &Attention, geometry: &Geometry) -> UnitShape {
         let lanes = u64::from(geometry.column_bytes / attention.bytes);
         // In bank mode the banks of a group share each vector, by dimension.
-        let parts = if attention.mode == Mode::Bank { geometry.banks } else { 1 };
-        Shape {
+        let parts = if attention.mode == UnitLevel::Bank { geometry.banks } else { 1 };
+        UnitShape {
             units: match attention.mode {
-                Mode::Bank | Mode::BankGroup => geometry.units(),
-                Mode::Buffer => geometry.pseudo_channels,
+                UnitLevel::Bank | UnitLevel::BankGroup => geometry.units(),
+                UnitLevel::Buffer => geometry.pseudo_channels,
             }
             .into(),
             dim_columns: u64::from(attention.dim).div_ceil(u64::from(parts) * lanes),
@@ -281,7 +281,7 @@ struct Targets {
 }
 
 impl Targets {
-    fn new(mode: Mode, geometry: &Geometry) -> Targets {
+    fn new(mode: UnitLevel, geometry: &Geometry) -> Targets {
         let at = |rank, bank_group, bank| geometry.encode(&Address { rank, bank_group, bank, ..Address::default() });
         let ranks = || 0..geometry.ranks;
         let groups = || 0..geometry.bank_groups;
@@ -290,19 +290,19 @@ impl Targets {
         let rank_by_group = || ranks().flat_map(|r| groups().map(move |g| (r, g)));
         let one = || vec![0];
         match mode {
-            Mode::Bank => Targets {
+            UnitLevel::Bank => Targets {
                 queries: banks().map(|b| at(0, 0, b)).collect(),
                 scores: group_by_rank().map(|(r, g)| at(r, g, 0)).collect(),
                 probabilities: rank_by_group().map(|(r, g)| at(r, g, 0)).collect(),
                 outputs: banks().flat_map(|b| ranks().map(move |r| (r, b))).map(|(r, b)| at(r, 0, b)).collect(),
             },
-            Mode::BankGroup => Targets {
+            UnitLevel::BankGroup => Targets {
                 queries: one(),
                 scores: group_by_rank().map(|(r, g)| at(r, g, 0)).collect(),
                 probabilities: rank_by_group().map(|(r, g)| at(r, g, 0)).collect(),
                 outputs: ranks().map(|r| at(r, 0, 0)).collect(),
             },
-            Mode::Buffer => Targets { queries: one(), scores: one(), probabilities: one(), outputs: one() },
+            UnitLevel::Buffer => Targets { queries: one(), scores: one(), probabilities: one(), outputs: one() },
         }
     }
 }
@@ -312,12 +312,12 @@ mod tests {
     use super::super::DEVICE;
     use super::*;
 
-    fn attention(mode: Mode) -> Attention {
+    fn attention(mode: UnitLevel) -> Attention {
         Attention { mode, heads: 16, len: 2048, dim: 128, bytes: 2, kv_budget: None, clustering: false }
     }
 
-    fn layout(mode: Mode) -> Layout {
-        Layout::new(&attention(mode), Form::Published, &DEVICE).unwrap()
+    fn layout(mode: UnitLevel) -> AttaccLayout {
+        AttaccLayout::new(&attention(mode), Form::Published, &DEVICE).unwrap()
     }
 
     #[test]
@@ -329,17 +329,17 @@ mod tests {
                 (a.rank, a.bank_group, a.bank, a.row, a.column)
             })
         };
-        let bank = cells(Mode::Bank, [0, 1, 32, 33]);
+        let bank = cells(UnitLevel::Bank, [0, 1, 32, 33]);
         assert_eq!(bank, [(0, 0, 0, 0, 0), (0, 0, 0, 0, 1), (0, 0, 0, 1, 0), (0, 0, 0, 1, 1)]);
-        let group = cells(Mode::BankGroup, [1, 32, 127, 128]);
+        let group = cells(UnitLevel::BankGroup, [1, 32, 127, 128]);
         assert_eq!(group, [(0, 0, 0, 0, 1), (0, 0, 1, 0, 0), (0, 0, 3, 0, 31), (0, 0, 0, 1, 0)]);
-        let buffer = cells(Mode::Buffer, [1, 4, 8, 32]);
+        let buffer = cells(UnitLevel::Buffer, [1, 4, 8, 32]);
         assert_eq!(buffer, [(0, 1, 0, 0, 0), (1, 0, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 0, 0, 1)]);
     }
 
     #[test]
     fn the_columns_reached_are_those_of_the_cells() {
-        for mode in Mode::ALL {
+        for mode in UnitLevel::ALL {
             let l = layout(mode);
             let mut reached = 0;
             for macs in 1..1000 {
@@ -353,11 +353,12 @@ mod tests {
     #[test]
     fn heads_that_leave_their_bank_are_refused() {
         for form in [Form::Exact, Form::Published] {
-            let layout = |attention: Attention| Layout::new(&attention, form, &DEVICE);
-            assert!(layout(Attention { len: 1 << 21, ..attention(Mode::Bank) }).is_ok());
-            let longer = Attention { len: (1 << 21) + 1, ..attention(Mode::Bank) };
+            let layout = |attention: Attention| AttaccLayout::new(&attention, form, &DEVICE);
+            assert!(layout(Attention { len: 1 << 21, ..attention(UnitLevel::Bank) }).is_ok());
+            let longer = Attention { len: (1 << 21) + 1, ..attention(UnitLevel::Bank) };
             assert!(layout(longer).unwrap_err().contains("do not fit"));
-            let everything = Attention { heads: u32::MAX, len: u32::MAX, dim: u32::MAX, ..attention(Mode::Buffer) };
+            let everything =
+                Attention { heads: u32::MAX, len: u32::MAX, dim: u32::MAX, ..attention(UnitLevel::Buffer) };
             assert!(layout(everything).unwrap_err().contains("do not fit"));
         }
     }
@@ -365,9 +366,9 @@ mod tests {
     #[test]
     fn rounds_have_rows_of_their_own_but_as_published() {
         // 2,049 to 2,304 tokens are nine rows of a bank, where the published room is eight.
-        let nine = Attention { heads: 32, len: 2300, ..attention(Mode::Bank) };
+        let nine = Attention { heads: 32, len: 2300, ..attention(UnitLevel::Bank) };
         let rows = |form| {
-            let l = Layout::new(&nine, form, &DEVICE).unwrap();
+            let l = AttaccLayout::new(&nine, form, &DEVICE).unwrap();
             let row = |address| DEVICE.decode(address).row;
             let last = row(l.round(0, 16).keys + l.cell(&DEVICE, l.scores.macs - 1));
             (last, row(l.round(1, 16).keys + l.cell(&DEVICE, 0)))
@@ -375,7 +376,8 @@ mod tests {
         assert_eq!(rows(Form::Published), (8, 8));
         assert_eq!(rows(Form::Exact), (8, 9));
         // As many as fit a bank: halves of 8,192 rows, of a head of 9 each.
-        let fits = |rounds: u32| Layout::new(&Attention { heads: 16 * rounds, ..nine }, Form::Exact, &DEVICE).is_ok();
+        let fits =
+            |rounds: u32| AttaccLayout::new(&Attention { heads: 16 * rounds, ..nine }, Form::Exact, &DEVICE).is_ok();
         assert!(fits(8192 / 9) && !fits(8192 / 9 + 1));
     }
 }

@@ -15,8 +15,8 @@ mod layout;
 mod schedule;
 mod spelled;
 
-use clustering::Clustering;
-use layout::{Layout, Shape};
+use clustering::ClusteringWork;
+use layout::{AttaccLayout, UnitShape};
 use pimattn_core::addr::Geometry;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
@@ -45,7 +45,7 @@ pub const ROW_TOKENS: u32 = 16;
 
 /// Where the GEMV units are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mode {
+pub enum UnitLevel {
     /// One in each bank: PIM_MAC_AB.
     Bank,
     /// One in each bank group: PIM_MAC_SB.
@@ -54,23 +54,23 @@ pub enum Mode {
     Buffer,
 }
 
-impl Mode {
+impl UnitLevel {
     /// All modes.
-    pub const ALL: [Mode; 3] = [Mode::Bank, Mode::BankGroup, Mode::Buffer];
+    pub const ALL: [UnitLevel; 3] = [UnitLevel::Bank, UnitLevel::BankGroup, UnitLevel::Buffer];
 
     /// Name on the command line; AttAcc's own.
     pub fn name(self) -> &'static str {
         match self {
-            Mode::Bank => "bank",
-            Mode::BankGroup => "bg",
-            Mode::Buffer => "buffer",
+            UnitLevel::Bank => "bank",
+            UnitLevel::BankGroup => "bg",
+            UnitLevel::Buffer => "buffer",
         }
     }
 
     /// The mode of this name.
-    pub fn parse(name: &str) -> Result<Mode> {
-        let names = Mode::ALL.map(Mode::name);
-        Mode::ALL
+    pub fn parse(name: &str) -> Result<UnitLevel> {
+        let names = UnitLevel::ALL.map(UnitLevel::name);
+        UnitLevel::ALL
             .into_iter()
             .find(|m| m.name() == name)
             .ok_or_else(|| Error::Usage(format!("unknown mode \"{name}\"{}", suggest(name, names))))
@@ -92,7 +92,7 @@ pub enum Form {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attention {
     /// Where the GEMV units are.
-    pub mode: Mode,
+    pub mode: UnitLevel,
     /// Heads, of all requests together, that the device holds; AttAcc's "heads per HBM".
     pub heads: u32,
     /// Tokens in the cache of each head.
@@ -128,7 +128,7 @@ impl Attention {
     /// When the parameters make no sense on the device.
     pub fn normal_form(&self, form: Form, geometry: &Geometry) -> Result<Attention> {
         self.check(geometry).map_err(Error::Usage)?;
-        let Shape { units, lanes, .. } = Shape::new(self, geometry);
+        let UnitShape { units, lanes, .. } = UnitShape::new(self, geometry);
         let attended = self.attended(form);
         let (len, kv_budget) = match self.kv_budget {
             Some(_) if form == Form::Published && self.rounds(geometry) > 1 => {
@@ -158,9 +158,12 @@ impl Attention {
     }
 
     /// Channels by how many heads they have, those with more of them first.
-    pub fn groups(&self, geometry: &Geometry) -> [Group; 2] {
+    pub fn groups(&self, geometry: &Geometry) -> [LoadedChannels; 2] {
         let (each, more) = (self.heads / geometry.channels, self.heads % geometry.channels);
-        [Group { channels: 0..more, heads: each + 1 }, Group { channels: more..geometry.channels, heads: each }]
+        [
+            LoadedChannels { channels: 0..more, heads: each + 1 },
+            LoadedChannels { channels: more..geometry.channels, heads: each },
+        ]
     }
 
     fn check(&self, geometry: &Geometry) -> Result<(), String> {
@@ -176,7 +179,7 @@ impl Attention {
         }
         match self.kv_budget {
             Some(0) => Err("--kv-budget is 0; at least one token is needed".into()),
-            Some(_) if self.mode != Mode::Bank => Err(format!(
+            Some(_) if self.mode != UnitLevel::Bank => Err(format!(
                 "--kv-budget is for --mode bank only: the artifact has no row budget for \"{}\"",
                 self.mode.name()
             )),
@@ -197,7 +200,7 @@ impl Attention {
 
 /// Channels that have as many heads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
+pub struct LoadedChannels {
     /// Which; there may be none.
     pub channels: Range<u32>,
     /// Heads of each; there may be none.
@@ -206,49 +209,49 @@ pub struct Group {
 
 /// The schedule of one decode step of one layer.
 #[derive(Debug)]
-pub struct Schedule {
+pub struct AttentionSchedule {
     form: Form,
     attention: Attention,
     geometry: Geometry,
-    layout: Layout,
-    clustering: Option<Clustering>,
+    layout: AttaccLayout,
+    clustering: Option<ClusteringWork>,
     /// Whether heads go in pairs.
     pipeline: bool,
 }
 
-impl Schedule {
+impl AttentionSchedule {
     /// Plans the schedule in which each channel does exactly the work of its own heads.
     ///
     /// # Errors
     /// When the parameters make no sense or the addresses leave the device.
-    pub fn new(attention: Attention, geometry: Geometry) -> Result<Schedule> {
-        Schedule::of(Form::Exact, attention, geometry)
+    pub fn new(attention: Attention, geometry: Geometry) -> Result<AttentionSchedule> {
+        AttentionSchedule::of(Form::Exact, attention, geometry)
     }
 
     /// Plans the schedule that AttAcc's generators write, or the artifact's.
     ///
     /// # Errors
-    /// As [`Schedule::new`].
-    pub fn published(attention: Attention, geometry: Geometry) -> Result<Schedule> {
-        Schedule::of(Form::Published, attention, geometry)
+    /// As [`AttentionSchedule::new`].
+    pub fn published(attention: Attention, geometry: Geometry) -> Result<AttentionSchedule> {
+        AttentionSchedule::of(Form::Published, attention, geometry)
     }
 
     /// Plans the schedule in this form.
     ///
     /// # Errors
-    /// As [`Schedule::new`].
-    pub fn of(form: Form, attention: Attention, geometry: Geometry) -> Result<Schedule> {
+    /// As [`AttentionSchedule::new`].
+    pub fn of(form: Form, attention: Attention, geometry: Geometry) -> Result<AttentionSchedule> {
         geometry.check().map_err(Error::Usage)?;
         attention.check(&geometry).map_err(Error::Usage)?;
-        let layout = Layout::new(&attention, form, &geometry).map_err(Error::Usage)?;
-        let clustering = attention.clustering.then(|| Clustering::new(&attention, &layout, &geometry));
+        let layout = AttaccLayout::new(&attention, form, &geometry).map_err(Error::Usage)?;
+        let clustering = attention.clustering.then(|| ClusteringWork::new(&attention, &layout, &geometry));
         let clustering = clustering.transpose().map_err(Error::Usage)?;
-        Ok(Schedule { form, attention, geometry, layout, clustering, pipeline: true })
+        Ok(AttentionSchedule { form, attention, geometry, layout, clustering, pipeline: true })
     }
 
     /// With heads in pairs, as AttAcc has them, or one after the other.
     pub fn pipelined(self, pipeline: bool) -> Self {
-        Schedule { pipeline, ..self }
+        AttentionSchedule { pipeline, ..self }
     }
 
     /// The header of the trace.
@@ -268,13 +271,13 @@ impl Schedule {
 
     /// MACs of the clustering, all heads together: those in the trace, and those that the artifact makes and mostly loses.
     pub fn clustering_macs(&self) -> Option<(u64, u64)> {
-        self.clustering.as_ref().map(Clustering::macs)
+        self.clustering.as_ref().map(ClusteringWork::macs)
     }
 
     /// What the schedule depends on besides the device: two that have it in common write the same requests, though
     /// their lengths may differ by less than a column holds.
     pub fn signature(&self) -> String {
-        let Schedule { form, attention, layout, clustering, pipeline, .. } = self;
+        let AttentionSchedule { form, attention, layout, clustering, pipeline, .. } = self;
         format!("{form:?} {} {layout:?} {} {pipeline}", attention.heads, clustering.is_some())
     }
 
@@ -289,7 +292,7 @@ impl Schedule {
         self.run_until(&Cancel::new(), sink, progress)
     }
 
-    /// [`Schedule::run`], unless `cancel` is requested.
+    /// [`AttentionSchedule::run`], unless `cancel` is requested.
     ///
     /// # Errors
     /// Those of `sink`, and [`Error::Interrupted`].
@@ -298,8 +301,8 @@ impl Schedule {
         sink.finish()
     }
 
-    /// Writes the same requests as [`Schedule::run`], labelled: `segments` first, which say whose work the channels do
-    /// (see [`Schedule::segments`]; all in lane 0), then a mark ahead of each request whose phase differs from the one
+    /// Writes the same requests as [`AttentionSchedule::run`], labelled: `segments` first, which say whose work the channels do
+    /// (see [`AttentionSchedule::segments`]; all in lane 0), then a mark ahead of each request whose phase differs from the one
     /// before it in its channel. Does not finish `sink`, so that other schedules can follow; who wants them apart puts
     /// [`Op::Sync`] between.
     pub fn run_labelled(&self, segments: &[Segment], sink: &mut dyn Sink) -> Result<()> {
@@ -352,7 +355,7 @@ impl Schedule {
 
 /// A decode: the published schedule of one step behind the other, each with a token more in every cache.
 ///
-/// A single step is the published schedule, requests alone. Of several, each is labelled (see [`Schedule::segments`])
+/// A single step is the published schedule, requests alone. Of several, each is labelled (see [`AttentionSchedule::segments`])
 /// and all channels meet behind it, so that the tables have a row a step. Only the last has the clustering.
 #[derive(Debug)]
 pub struct Decode {
@@ -367,7 +370,7 @@ impl Decode {
     /// Plans `steps` decode steps, the first over [`Attention::len`] tokens.
     ///
     /// # Errors
-    /// As [`Schedule::new`], for the longest step; when there is no step.
+    /// As [`AttentionSchedule::new`], for the longest step; when there is no step.
     pub fn new(first: Attention, geometry: Geometry, steps: u32) -> Result<Decode> {
         if !(1..=MAX_STEPS).contains(&steps) {
             return Err(Error::Usage(format!("--steps {steps} is not in 1..={MAX_STEPS}")));
@@ -375,7 +378,7 @@ impl Decode {
         let len = first.len.checked_add(steps - 1);
         let len = len.ok_or_else(|| Error::Usage(format!("--len {} and --steps {steps} are too many", first.len)))?;
         // Addresses only grow with the length.
-        let mut header = Schedule::published(Attention { len, ..first }, geometry)?.header();
+        let mut header = AttentionSchedule::published(Attention { len, ..first }, geometry)?.header();
         header.config = first.canonical();
         if steps > 1 {
             header.config.push_str(&format!("steps = {steps}\n"));
@@ -402,10 +405,10 @@ impl Decode {
     }
 
     /// The schedule of a step, from 0.
-    pub fn schedule(&self, step: u32) -> Result<Schedule> {
+    pub fn schedule(&self, step: u32) -> Result<AttentionSchedule> {
         let clustering = self.first.clustering && step + 1 == self.steps;
         let attention = Attention { len: self.first.len + step, clustering, ..self.first };
-        Ok(Schedule::published(attention, self.geometry)?.pipelined(self.pipeline))
+        Ok(AttentionSchedule::published(attention, self.geometry)?.pipelined(self.pipeline))
     }
 
     /// Writes the trace to `sink` and finishes it; no more of it is held than a run. `progress` hears how many rounds
@@ -438,10 +441,10 @@ mod tests {
     use super::*;
 
     const HEAD: Attention =
-        Attention { mode: Mode::Bank, heads: 1, len: 128, dim: 128, bytes: 2, kv_budget: None, clustering: false };
+        Attention { mode: UnitLevel::Bank, heads: 1, len: 128, dim: 128, bytes: 2, kv_budget: None, clustering: false };
 
     fn refusal(attention: Attention) -> String {
-        Schedule::new(attention, DEVICE).unwrap_err().to_string()
+        AttentionSchedule::new(attention, DEVICE).unwrap_err().to_string()
     }
 
     #[test]
@@ -462,7 +465,9 @@ mod tests {
         assert!(refusal(Attention { bytes: 0, ..HEAD }).contains("--bytes is 0"));
         assert!(refusal(Attention { bytes: 3, ..HEAD }).contains("--bytes 3 does not divide"));
         assert!(refusal(Attention { kv_budget: Some(0), ..HEAD }).contains("--kv-budget is 0"));
-        assert!(refusal(Attention { kv_budget: Some(9), mode: Mode::Buffer, ..HEAD }).contains("--mode bank only"));
-        assert!(Mode::parse("bgg").unwrap_err().to_string().contains("did you mean \"bg\""));
+        assert!(
+            refusal(Attention { kv_budget: Some(9), mode: UnitLevel::Buffer, ..HEAD }).contains("--mode bank only")
+        );
+        assert!(UnitLevel::parse("bgg").unwrap_err().to_string().contains("did you mean \"bg\""));
     }
 }

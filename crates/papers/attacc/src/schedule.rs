@@ -15,8 +15,8 @@
 //! and the results of a chunk are moved out beside the next one. Requests are written channel by channel: each is
 //! sent to all channels that have a head before the next one is.
 
-use super::Schedule;
-use super::layout::{Layout, Product, Round, Transfer};
+use super::AttentionSchedule;
+use super::layout::{AttaccLayout, HeadRound, Product, Transfer};
 use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
@@ -28,19 +28,19 @@ use std::ops::Range;
 /// Writes the whole schedule, its requests marked with their phases if they are to be. Does not finish `sink`.
 pub fn run(
     cancel: &Cancel,
-    schedule: &Schedule,
+    schedule: &AttentionSchedule,
     marked: bool,
     sink: &mut dyn Sink,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let Schedule { attention, geometry, layout, clustering, pipeline, .. } = schedule;
+    let AttentionSchedule { attention, geometry, layout, clustering, pipeline, .. } = schedule;
     let rounds = schedule.rounds();
     let round = |index: u64| {
         let before = index * u64::from(geometry.channels);
         let left = u64::from(attention.heads) - before;
         layout.round(index, left.min(geometry.channels.into()) as u32)
     };
-    let mut writer = Writer::new(cancel, schedule, marked, sink);
+    let mut writer = ScheduleWriter::new(cancel, schedule, marked, sink);
     if let Some(clustering) = clustering {
         writer.cluster(clustering, &round(0))?;
     }
@@ -60,15 +60,15 @@ pub fn run(
 
 /// What goes on beside the MACs of a product.
 #[derive(Default)]
-pub struct Beside<'a> {
+pub struct ConcurrentWork<'a> {
     /// The head whose softmax starts with the first chunk.
-    softmax: Option<&'a Round>,
+    softmax: Option<&'a HeadRound>,
     /// The transfer that is spread over chunks.
-    transfer: Option<Spread<'a>>,
+    transfer: Option<PublishedSpread<'a>>,
 }
 
 /// A transfer spread evenly over the chunks from `first_chunk` on.
-struct Spread<'a> {
+struct PublishedSpread<'a> {
     transfer: &'a Transfer,
     base: u64,
     channels: u32,
@@ -76,7 +76,7 @@ struct Spread<'a> {
     per_chunk: u64,
 }
 
-impl<'a> Spread<'a> {
+impl<'a> PublishedSpread<'a> {
     /// Over all of `chunks`.
     fn all(transfer: &'a Transfer, base: u64, channels: u32, chunks: u64) -> Self {
         Self::from(0, transfer, base, channels, chunks)
@@ -92,7 +92,7 @@ impl<'a> Spread<'a> {
     /// may be split between chunks.
     fn from(first_chunk: u64, transfer: &'a Transfer, base: u64, channels: u32, chunks: u64) -> Self {
         let per_chunk = transfer.paced_moves() * u64::from(channels) / (chunks - first_chunk);
-        Spread { transfer, base, channels, first_chunk, per_chunk }
+        PublishedSpread { transfer, base, channels, first_chunk, per_chunk }
     }
 
     /// The requests of a chunk, counted over moves and, within them, channels.
@@ -104,10 +104,10 @@ impl<'a> Spread<'a> {
 }
 
 /// Writes requests.
-pub struct Writer<'a> {
+pub struct ScheduleWriter<'a> {
     cancel: &'a Cancel,
     geometry: &'a Geometry,
-    layout: &'a Layout,
+    layout: &'a AttaccLayout,
     sink: &'a mut dyn Sink,
     /// The run that further requests may join.
     run: Option<Request>,
@@ -115,19 +115,19 @@ pub struct Writer<'a> {
     phases: Option<Vec<Phase>>,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> ScheduleWriter<'a> {
     /// A writer of the schedule's requests, marked with their phases if they are to be.
-    pub fn new(cancel: &'a Cancel, schedule: &'a Schedule, marked: bool, sink: &'a mut dyn Sink) -> Self {
-        let Schedule { geometry, layout, .. } = schedule;
+    pub fn new(cancel: &'a Cancel, schedule: &'a AttentionSchedule, marked: bool, sink: &'a mut dyn Sink) -> Self {
+        let AttentionSchedule { geometry, layout, .. } = schedule;
         let phases = marked.then(|| vec![Phase::Other; geometry.channels as usize]);
-        Writer { cancel, geometry, layout, sink, run: None, phases }
+        ScheduleWriter { cancel, geometry, layout, sink, run: None, phases }
     }
 }
 
-impl Writer<'_> {
+impl ScheduleWriter<'_> {
     /// Two heads, one in the shadow of the other. `opening` is the very first pair.
-    fn pair(&mut self, first: &Round, second: &Round, opening: bool) -> Result<()> {
-        let Layout { queries, scores, probabilities, outputs, .. } = self.layout;
+    fn pair(&mut self, first: &HeadRound, second: &HeadRound, opening: bool) -> Result<()> {
+        let AttaccLayout { queries, scores, probabilities, outputs, .. } = self.layout;
         self.transfer(queries, first.keys, first.channels)?;
         if opening {
             // Quirk: a dummy MAC opens the first row of keys while the very first query is written. It is counted
@@ -136,37 +136,37 @@ impl Writer<'_> {
         }
         self.barrier()?;
 
-        let spread = Spread::all(queries, second.keys, second.channels, scores.chunks());
-        self.product(scores, first.keys, first.channels, &Beside { softmax: None, transfer: Some(spread) })?;
+        let spread = PublishedSpread::all(queries, second.keys, second.channels, scores.chunks());
+        self.product(scores, first.keys, first.channels, &ConcurrentWork { softmax: None, transfer: Some(spread) })?;
 
-        let spread = Spread::later_half(probabilities, first.values, first.channels, scores.chunks());
-        let beside = Beside { softmax: Some(first), transfer: Some(spread) };
+        let spread = PublishedSpread::later_half(probabilities, first.values, first.channels, scores.chunks());
+        let beside = ConcurrentWork { softmax: Some(first), transfer: Some(spread) };
         self.product(scores, second.keys, second.channels, &beside)?;
 
-        let spread = Spread::later_half(probabilities, second.values, second.channels, outputs.chunks());
-        let beside = Beside { softmax: Some(second), transfer: Some(spread) };
+        let spread = PublishedSpread::later_half(probabilities, second.values, second.channels, outputs.chunks());
+        let beside = ConcurrentWork { softmax: Some(second), transfer: Some(spread) };
         self.product(outputs, first.values, first.channels, &beside)?;
 
         // Quirk: the outputs of the second head use the values, and the channels, of the first. Where these are one row
         // of each bank, no row is opened for them; and channels without a second head repeat the product of the first.
-        self.product(outputs, first.values, first.channels, &Beside::default())
+        self.product(outputs, first.values, first.channels, &ConcurrentWork::default())
     }
 
     /// A head with nobody to hide behind.
-    fn single(&mut self, head: &Round) -> Result<()> {
-        let Layout { queries, scores, probabilities, outputs, .. } = self.layout;
+    fn single(&mut self, head: &HeadRound) -> Result<()> {
+        let AttaccLayout { queries, scores, probabilities, outputs, .. } = self.layout;
         self.transfer(queries, head.keys, head.channels)?;
         self.barrier()?;
-        self.product(scores, head.keys, head.channels, &Beside::default())?;
+        self.product(scores, head.keys, head.channels, &ConcurrentWork::default())?;
         self.softmax(head)?;
         self.transfer(probabilities, head.values, head.channels)?;
         self.barrier()?;
-        self.product(outputs, head.values, head.channels, &Beside::default())
+        self.product(outputs, head.values, head.channels, &ConcurrentWork::default())
     }
 
     /// All chunks of a product, a barrier behind each. The results of the last chunk come behind the last barrier,
     /// beside whatever follows.
-    pub fn product(&mut self, product: &Product, base: u64, channels: u32, beside: &Beside<'_>) -> Result<()> {
+    pub fn product(&mut self, product: &Product, base: u64, channels: u32, beside: &ConcurrentWork<'_>) -> Result<()> {
         for chunk in 0..product.chunks() {
             self.cancel.check()?;
             self.macs(product.phase, base, channels, product.chunk(chunk))?;
@@ -198,7 +198,7 @@ impl Writer<'_> {
         product.results.iter().try_for_each(|unit| self.broadcast(product.phase, Op::MvSb, base + unit, channels))
     }
 
-    fn softmax(&mut self, head: &Round) -> Result<()> {
+    fn softmax(&mut self, head: &HeadRound) -> Result<()> {
         self.broadcast(Phase::Softmax, Op::Sfm, 0, head.channels)
     }
 
@@ -207,7 +207,7 @@ impl Writer<'_> {
         self.moves(transfer, base, channels, 0..transfer.moves() * u64::from(channels))
     }
 
-    /// A part of a transfer, as [`Spread::share`] counts. Addresses as in [`Writer::results`].
+    /// A part of a transfer, as [`PublishedSpread::share`] counts. Addresses as in [`ScheduleWriter::results`].
     fn moves(&mut self, transfer: &Transfer, base: u64, channels: u32, part: Range<u64>) -> Result<()> {
         for i in part {
             let address = base + transfer.address(i / u64::from(channels));

@@ -2,21 +2,31 @@
 //! name in it stands here: code can be renamed, and a trace keeps its hash. A field more has to be spelled here before
 //! it compiles; traces made before it then have another hash than those made after.
 
-use super::Mode;
-use super::layout::{Layout, Product, Transfer};
+use super::UnitLevel;
+use super::layout::{AttaccLayout, Product, Transfer};
 use pimattn_core::op::Op;
 use pimattn_trace::Phase;
 use pimattn_trace::header::spelled;
 
-impl Layout {
+impl AttaccLayout {
     /// Everything that addresses depend on besides the geometry.
     pub(super) fn spelled(&self) -> String {
-        let Layout { mode, mac, round_bytes, values, queries, scores, probabilities, outputs, units, dim_columns } =
-            self;
+        let AttaccLayout {
+            mode,
+            mac,
+            round_bytes,
+            values,
+            queries,
+            scores,
+            probabilities,
+            outputs,
+            units,
+            dim_columns,
+        } = self;
         let mode = match mode {
-            Mode::Bank => "Bank",
-            Mode::BankGroup => "BankGroup",
-            Mode::Buffer => "Buffer",
+            UnitLevel::Bank => "Bank",
+            UnitLevel::BankGroup => "BankGroup",
+            UnitLevel::Buffer => "Buffer",
         };
         spelled(
             "Layout",
@@ -90,13 +100,20 @@ fn of_op(op: Op) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Attention, DEVICE, Form, Mode, Schedule};
+    use crate::{Attention, AttentionSchedule, DEVICE, Form, UnitLevel};
 
     #[test]
     fn a_layout_has_this_text_and_this_hash_whatever_the_code_calls_it() {
-        let attention =
-            Attention { mode: Mode::Buffer, heads: 4, len: 64, dim: 64, bytes: 2, kv_budget: None, clustering: false };
-        let schedule = Schedule::of(Form::Published, attention, DEVICE).unwrap();
+        let attention = Attention {
+            mode: UnitLevel::Buffer,
+            heads: 4,
+            len: 64,
+            dim: 64,
+            bytes: 2,
+            kv_budget: None,
+            clustering: false,
+        };
+        let schedule = AttentionSchedule::of(Form::Published, attention, DEVICE).unwrap();
         let want = "Layout { mode: Buffer, mac: MacPb, round_bytes: 4096, values: 8388608, \
             queries: Transfer { phase: AttendScore, op: WrGb, targets: [0], entries: 4, paced: 4 }, \
             scores: Product { phase: AttendScore, macs: 128, per_chunk: 64, results: [0] }, \

@@ -1,7 +1,7 @@
 //! What a selection loses: attention over the selected tokens against attention over all of them.
 //!
 //! [`exact_scores`] gives the true scores of one step. [`Scratch::attend_all`] computes the true softmax and output of the
-//! query heads that share keys and values; [`Attention::measure`] then judges the selection of any number of policies against
+//! query heads that share keys and values; [`TrueAttention::measure`] then judges the selection of any number of policies against
 //! them.
 
 use crate::select::topk::{TopK, rank};
@@ -55,7 +55,7 @@ pub fn exact_scores(keys: Rows<'_>, len: usize, queries: &[&[f32]], out: &mut [V
 #[derive(Debug, Clone, Default)]
 pub struct Scratch {
     /// Per query head.
-    truths: Vec<Truth>,
+    truths: Vec<AttentionWeights>,
     /// Output of the selected tokens `[dim]`.
     selected_output: Vec<f64>,
     /// Sum of all values `[dim]`, if it is known; and a weight of 1 for each token.
@@ -81,7 +81,7 @@ pub struct Scratch {
 
 /// Attention of a query head over all tokens.
 #[derive(Debug, Clone, Default)]
-struct Truth {
+struct AttentionWeights {
     /// `exp(scale · (score − highest score))` of each token.
     weights: Vec<f32>,
     /// Their sum.
@@ -98,7 +98,7 @@ impl Scratch {
 
     /// Computes attention over all tokens for one query head: `scores` are the unscaled q·k of tokens `0..len`, `scale`
     /// is the softmax's factor (1/√dim), `values` `[token, dim]` holds at least `len` tokens.
-    pub fn attend<'a>(&'a mut self, scores: &'a [f32], scale: f32, values: Rows<'a>) -> Attention<'a> {
+    pub fn attend<'a>(&'a mut self, scores: &'a [f32], scale: f32, values: Rows<'a>) -> TrueAttention<'a> {
         self.attend_each(&[scores], scale, values);
         self.attention(0, scores, values)
     }
@@ -118,7 +118,7 @@ impl Scratch {
         self.scale = scale;
         self.partial.resize(values.dim, 0.0);
         self.selected_output.resize(values.dim, 0.0);
-        self.truths.resize(scores.len(), Truth::default());
+        self.truths.resize(scores.len(), AttentionWeights::default());
         for (truth, scores) in self.truths.iter_mut().zip(scores) {
             truth.weights.resize(len, 0.0);
             linalg::exp_weights(scores, scale, &mut truth.weights);
@@ -140,10 +140,10 @@ impl Scratch {
     ///
     /// # Panics
     /// When there is no such head.
-    pub fn attention<'a>(&'a mut self, query: usize, scores: &'a [f32], values: Rows<'a>) -> Attention<'a> {
+    pub fn attention<'a>(&'a mut self, query: usize, scores: &'a [f32], values: Rows<'a>) -> TrueAttention<'a> {
         assert!(query < self.truths.len(), "no attention of query head {query}");
         let scale = self.scale;
-        Attention { scratch: self, query, scores, values, scale, threshold: None }
+        TrueAttention { scratch: self, query, scores, values, scale, threshold: None }
     }
 
     /// Row blocks that hold a selected token: how many, and how many on the fullest unit.
@@ -190,7 +190,7 @@ impl Default for OutputOf<'_> {
 
 /// True attention of one query head at one step.
 #[derive(Debug)]
-pub struct Attention<'a> {
+pub struct TrueAttention<'a> {
     scratch: &'a mut Scratch,
     query: usize,
     scores: &'a [f32],
@@ -201,7 +201,7 @@ pub struct Attention<'a> {
     threshold: Option<(usize, u64)>,
 }
 
-impl Attention<'_> {
+impl TrueAttention<'_> {
     /// True output `[dim]`.
     pub fn output(&self) -> &[f64] {
         &self.scratch.truths[self.query].output
@@ -231,7 +231,7 @@ impl Attention<'_> {
 
         let Scratch { truths, selected_output, value_sum, summed, ones, partial, all, rescored, own, .. } =
             &mut *self.scratch;
-        let Truth { weights, mass, output } = &truths[self.query];
+        let AttentionWeights { weights, mass, output } = &truths[self.query];
         let selected_mass: f64 = selected.iter().map(|t| f64::from(weights[*t as usize])).sum();
         let mut divisor = selected_mass;
         match of.scores {

@@ -6,7 +6,7 @@
 //! a centroid which leads all others by more has the smallest distance in single precision too, in any order of summation. The
 //! keys for which none does are few; they are given back, with the centroids that come into question.
 
-use pimattn_kv::linalg::Level;
+use pimattn_kv::linalg::SimdLevel;
 
 /// Keys of a tile.
 pub const TILE: usize = 64;
@@ -49,8 +49,8 @@ struct Leaders {
 const NONE: Leaders = Leaders { best: [i32::MIN; TILE], second: [i32::MIN; TILE], label: [0; TILE] };
 
 /// Whether integers serve at this level: where the processor multiplies pairs of them at once.
-pub fn supported(level: Level, dim: usize) -> bool {
-    level >= Level::Avx2 && dim <= MAX_DIM
+pub fn supported(level: SimdLevel, dim: usize) -> bool {
+    level >= SimdLevel::Avx2 && dim <= MAX_DIM
 }
 
 /// By how much one integer must exceed another to prove that its distance is smaller: twice the largest error.
@@ -225,9 +225,9 @@ fn leaders(tile: &[[i32; TILE]], centroids: &[[i32; BLOCK]], halves: &[[i32; BLO
     #[cfg(target_arch = "x86_64")]
     // SAFETY: both are safe functions but for the processor's features, which the level says are there.
     match pimattn_kv::linalg::level() {
-        Level::Avx512 => return unsafe { x86::leaders_avx512(tile, centroids, halves) },
-        Level::Avx2 => return unsafe { x86::leaders_avx2(tile, centroids, halves) },
-        Level::Baseline => (),
+        SimdLevel::Avx512 => return unsafe { x86::leaders_avx512(tile, centroids, halves) },
+        SimdLevel::Avx2 => return unsafe { x86::leaders_avx2(tile, centroids, halves) },
+        SimdLevel::Baseline => (),
     }
     let mut leaders = NONE;
     for (block, (centroids, halves)) in centroids.chunks_exact(tile.len()).zip(halves).enumerate() {
@@ -248,9 +248,9 @@ fn reaching(tile: &[[i32; TILE]], block: &[[i32; BLOCK]], halves: &[i32; BLOCK],
     #[cfg(target_arch = "x86_64")]
     // SAFETY: both are safe functions but for the processor's features, which the level says are there.
     match pimattn_kv::linalg::level() {
-        Level::Avx512 => return unsafe { x86::reaching_avx512(tile, block, halves, limit) },
-        Level::Avx2 => return unsafe { x86::reaching_avx2(tile, block, halves, limit) },
-        Level::Baseline => (),
+        SimdLevel::Avx512 => return unsafe { x86::reaching_avx512(tile, block, halves, limit) },
+        SimdLevel::Avx2 => return unsafe { x86::reaching_avx2(tile, block, halves, limit) },
+        SimdLevel::Baseline => (),
     }
     values(tile, block, halves).map(|values| {
         let reached = values.iter().zip(limit).enumerate();

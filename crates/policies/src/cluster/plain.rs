@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 /// What K-means found.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Clustering {
+pub struct KMeansResult {
     /// Cluster of each key.
     pub labels: Vec<u32>,
     /// Mean of each cluster's keys, normalised or not, `[cluster, dim]`; 0 for an empty cluster.
@@ -16,7 +16,7 @@ pub struct Clustering {
 }
 
 /// Clusters `keys` `[key, dim]`, which need not be normalised. Draws from `rng` as [`Config::start`] asks.
-pub fn kmeans(raw: &[f32], dim: usize, config: &Config, rng: &mut ChaCha8Rng) -> Clustering {
+pub fn kmeans(raw: &[f32], dim: usize, config: &Config, rng: &mut ChaCha8Rng) -> KMeansResult {
     let precision = if config.means == Means::Raw { Precision::F32 } else { config.precision };
     let mut keys: Vec<f32> = raw.iter().map(|x| precision.round(*x)).collect();
     keys.chunks_exact_mut(dim).for_each(|key| normalize(key, precision));
@@ -38,7 +38,7 @@ pub fn kmeans(raw: &[f32], dim: usize, config: &Config, rng: &mut ChaCha8Rng) ->
             _ => close_in_half(&centroids, &old, config.tolerance, precision),
         };
         if iterations == config.max_iterations || still {
-            return Clustering { labels, centroids: means, iterations };
+            return KMeansResult { labels, centroids: means, iterations };
         }
     }
     unreachable!("the iterations are limited")

@@ -82,7 +82,7 @@ simd! {
         let n = elements.len();
         for first in (0..padded).step_by(TILE) {
             let at = first / block * block * all + first % block;
-            let tiles = Tiles { data: &data[at..], block, elements };
+            let tiles = TileElements { data: &data[at..], block, elements };
             let (mut weights, mut out) = (weights, &mut *out);
             while weights.len() >= QUERIES * n {
                 tiles.products::<QUERIES>(weights, padded, &mut out[first..]);
@@ -97,14 +97,14 @@ simd! {
 }
 
 /// The chosen elements of one tile of vectors.
-struct Tiles<'a> {
+struct TileElements<'a> {
     data: &'a [f32],
     /// From one element to the next.
     block: usize,
     elements: &'a [u32],
 }
 
-impl Tiles<'_> {
+impl TileElements<'_> {
     #[inline(always)]
     fn products<const Q: usize>(&self, weights: &[f32], padded: usize, out: &mut [f32]) {
         let weights: [&[f32]; Q] = std::array::from_fn(|q| &weights[q * self.elements.len()..][..self.elements.len()]);

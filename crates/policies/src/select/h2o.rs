@@ -202,7 +202,7 @@ mod tests {
         fn agrees_with_the_plain_version(case in testing::cases(), heavy in 0f64..1.0) {
             let h2o = H2o { heavy };
             let queries = case.dumped_queries();
-            let mut plain = plain::H2o::new(&h2o, case.head(&queries));
+            let mut plain = plain::PlainH2o::new(&h2o, case.head(&queries));
             testing::run(&h2o, &case, |step, selected, state| {
                 prop_assert_eq!(selected, &plain.step(step));
                 prop_assert_eq!(state.scan(), Scan::Nothing);

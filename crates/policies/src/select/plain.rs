@@ -58,7 +58,7 @@ pub fn of<'a>(name: &str, table: &toml::Table, head: HeadView<'a>) -> Result<Opt
             Box::new(move |step| infinigen(&policy, &[(head, step)]).remove(0))
         }
         "h2o" => {
-            let mut state = H2o::new(&parse(table)?, head);
+            let mut state = PlainH2o::new(&parse(table)?, head);
             return Ok(Some(Box::new(move |step| state.step(step))));
         }
         "clusterkv" => {
@@ -221,18 +221,18 @@ fn speculated(policy: &Infinigen, head: HeadView<'_>, step: StepView<'_>) -> Vec
 
 /// `h2o`, step by step, from the prefill on.
 #[derive(Debug, Clone)]
-pub struct H2o<'a> {
+pub struct PlainH2o<'a> {
     policy: super::h2o::H2o,
     keys: Rows<'a>,
     /// Per query head and token: the sum of probabilities, or that it is evicted.
     sums: Vec<Vec<Option<f32>>>,
 }
 
-impl<'a> H2o<'a> {
+impl<'a> PlainH2o<'a> {
     /// After the prefill.
     pub fn new(policy: &super::h2o::H2o, head: HeadView<'a>) -> Self {
         let sums = vec![vec![Some(0.0); head.keys.len()]; head.queries.heads];
-        let mut state = H2o { policy: policy.clone(), keys: head.keys, sums };
+        let mut state = PlainH2o { policy: policy.clone(), keys: head.keys, sums };
         for h in 0..head.queries.heads {
             for (i, query) in head.prefill_queries(h).data.chunks_exact(head.keys.dim).enumerate() {
                 state.attend(h, query, head.query_start + i + 1);

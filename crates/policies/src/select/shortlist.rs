@@ -7,7 +7,7 @@
 
 use super::topk::{TopK, index, rank};
 use pimattn_kv::Rows;
-use pimattn_kv::linalg::{self, LANES, Level, simd};
+use pimattn_kv::linalg::{self, LANES, SimdLevel, simd};
 
 /// Keys of a tile; [`linalg::reaching`] has a limit for as many.
 const TILE: usize = 64;
@@ -24,7 +24,7 @@ const LARGEST_ELEMENT: f32 = 1e12;
 const AHEAD: usize = 4;
 
 /// Two elements of the keys of a tile.
-type Pairs = [[i8; 2]; TILE];
+type KeyPairs = [[i8; 2]; TILE];
 /// Sums of the keys of a tile with some queries.
 type Sums = [[i32; TILE]; QUERIES];
 
@@ -34,7 +34,7 @@ pub struct Shortlist {
     dim: usize,
     len: usize,
     /// `[tile, pair of elements, key of the tile]`, filled up with zeros.
-    keys: Vec<Pairs>,
+    keys: Vec<KeyPairs>,
     /// Scale of each key, filled up to whole tiles.
     scales: Vec<f32>,
     /// Of each tile.
@@ -64,7 +64,7 @@ struct Errors {
 
 /// A query in 16 bits.
 #[derive(Debug, Clone, Default)]
-struct Query {
+struct QuantisedQuery {
     /// Pairs of elements.
     pairs: Vec<[i16; 2]>,
     scale: f32,
@@ -75,7 +75,7 @@ struct Query {
 
 /// Whether a shortlist is faster than all scores: where the processor multiplies pairs of integers at once.
 pub fn supported(dim: usize) -> bool {
-    linalg::level() >= Level::Avx2 && dim <= 4096
+    linalg::level() >= SimdLevel::Avx2 && dim <= 4096
 }
 
 impl Shortlist {
@@ -140,8 +140,9 @@ impl Shortlist {
     fn bound(&mut self, queries: &[&[f32]]) {
         let pairs = self.dim.div_ceil(2);
         // Missing queries are zero.
-        let coded: [Query; QUERIES] =
-            std::array::from_fn(|i| queries.get(i).map_or_else(|| Query::zero(pairs), |query| Query::new(query)));
+        let coded: [QuantisedQuery; QUERIES] = std::array::from_fn(|i| {
+            queries.get(i).map_or_else(|| QuantisedQuery::zero(pairs), |query| QuantisedQuery::new(query))
+        });
         let weights: Vec<[i32; QUERIES]> = (0..pairs)
             .map(|p| {
                 std::array::from_fn(|q| i32::from(coded[q].pairs[p][1]) << 16 | i32::from(coded[q].pairs[p][0] as u16))
@@ -216,7 +217,7 @@ fn merge(more: &[u32], into: &mut Vec<u32>) {
     }
 }
 
-impl Query {
+impl QuantisedQuery {
     fn new(query: &[f32]) -> Self {
         // With keys of at most 127, no sum leaves the range of 32 bits.
         let limit = (i32::MAX / 128 / query.len() as i32).min(i32::from(i16::MAX)) as f32;
@@ -241,7 +242,7 @@ impl Query {
 
 simd! {
     /// Stores `round(key / scale)` in a lane of a tile; the sums of the squares of the rest and of the integers.
-    fn store(key: &[f32], scale: f32, lane: usize, tile: &mut [Pairs]) -> (f32, u32) {
+    fn store(key: &[f32], scale: f32, lane: usize, tile: &mut [KeyPairs]) -> (f32, u32) {
         let (mut error, mut squares) = (0f32, 0u32);
         for (twos, pairs) in key.chunks(2).zip(tile) {
             for (x, to) in twos.iter().zip(&mut pairs[lane]) {
@@ -266,13 +267,13 @@ simd! {
 
 /// Products of the keys of a tile with queries, `weights` `[pair, query]`: pairs of 16-bit integers. `next` is the tile that
 /// will be read after this one.
-fn sums(tile: &[Pairs], weights: &[[i32; QUERIES]], next: &[Pairs]) -> Sums {
+fn sums(tile: &[KeyPairs], weights: &[[i32; QUERIES]], next: &[KeyPairs]) -> Sums {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: both are safe functions but for the processor's features, which the level says are there.
     match linalg::level() {
-        Level::Avx512 => return unsafe { x86::sums_avx512(tile, weights, next) },
-        Level::Avx2 => return unsafe { x86::sums_avx2(tile, weights, next) },
-        Level::Baseline => (),
+        SimdLevel::Avx512 => return unsafe { x86::sums_avx512(tile, weights, next) },
+        SimdLevel::Avx2 => return unsafe { x86::sums_avx2(tile, weights, next) },
+        SimdLevel::Baseline => (),
     }
     let mut sums = [[0; TILE]; QUERIES];
     for (keys, weights) in tile.iter().zip(weights) {
@@ -288,7 +289,7 @@ fn sums(tile: &[Pairs], weights: &[[i32; QUERIES]], next: &[Pairs]) -> Sums {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Pairs, QUERIES, Sums, TILE};
+    use super::{KeyPairs, QUERIES, Sums, TILE};
     use pimattn_kv::linalg::prefetch;
     use std::arch::x86_64::*;
 
@@ -297,7 +298,7 @@ mod x86 {
     const NARROW: usize = 8;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub fn sums_avx512(tile: &[Pairs], weights: &[[i32; QUERIES]], next: &[Pairs]) -> Sums {
+    pub fn sums_avx512(tile: &[KeyPairs], weights: &[[i32; QUERIES]], next: &[KeyPairs]) -> Sums {
         const V: usize = TILE / WIDE;
         let mut sums = [[_mm512_setzero_si512(); V]; QUERIES];
         for (i, (keys, weights)) in tile.iter().zip(weights).enumerate() {
@@ -324,7 +325,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2")]
-    pub fn sums_avx2(tile: &[Pairs], weights: &[[i32; QUERIES]], next: &[Pairs]) -> Sums {
+    pub fn sums_avx2(tile: &[KeyPairs], weights: &[[i32; QUERIES]], next: &[KeyPairs]) -> Sums {
         /// Vectors of keys whose sums stay in registers.
         const PART: usize = 2;
         let mut out = [[0; TILE]; QUERIES];

@@ -3,7 +3,7 @@
 use super::{Entry, HeadState, HeadView, Policy, SlotOrder, StepView, parse, require, select_all};
 use pimattn_kv::Rows;
 use pimattn_kv::linalg;
-use pimattn_kv::rope::{Pairs, inverse_frequencies};
+use pimattn_kv::rope::{RotaryPairs, inverse_frequencies};
 use serde::{Deserialize, Serialize};
 
 /// The registry's line.
@@ -33,7 +33,7 @@ pub struct Streaming {
     /// Base of the rotations of keys and queries, for `positions = "cache"` (the model's; 100,000 of the bundled sample).
     pub rope_theta: f64,
     /// Which elements they rotate together, for `positions = "cache"` (those of the bundled sample: `interleaved`).
-    pub rope_pairs: Pairs,
+    pub rope_pairs: RotaryPairs,
 }
 
 /// Positions of selected tokens.
@@ -48,7 +48,7 @@ pub enum Positions {
 
 impl Default for Streaming {
     fn default() -> Self {
-        Self { sinks: 4, positions: Positions::Text, rope_theta: 100_000.0, rope_pairs: Pairs::Interleaved }
+        Self { sinks: 4, positions: Positions::Text, rope_theta: 100_000.0, rope_pairs: RotaryPairs::Interleaved }
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
             data in proptest::collection::vec(-3f32..3.0, 10 * 91),
         ) {
             let (dim, budget) = (2 * half, budget.min(tokens - 1));
-            let rope_pairs = if interleaved { Pairs::Interleaved } else { Pairs::Halves };
+            let rope_pairs = if interleaved { RotaryPairs::Interleaved } else { RotaryPairs::Halves };
             let streaming = Streaming {
                 sinks: 1, positions: Positions::Cache, rope_theta: 1000.0, rope_pairs,
             };

@@ -1,16 +1,16 @@
 //! How far two cells are apart, and what the cells of a column come to.
 
 use super::format::{digits, shown, signed};
-use super::join::Shared;
+use super::join::SharedColumn;
 
 /// Percentage points forgiven for rounding where the tolerance is not zero: 1 to 1.1 is 10 %.
 const ROUNDING_PCT: f64 = 1e-12;
 
 /// One compared cell.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cell<'a> {
+pub(super) struct ComparedCell<'a> {
     pub(super) row: u32,
-    pub(super) column: Shared,
+    pub(super) column: SharedColumn,
     pub(super) base: &'a str,
     pub(super) other: &'a str,
     pub(super) delta: Delta,
@@ -81,7 +81,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, cell: Option<Cell>) {
+    pub(super) fn add(&mut self, cell: Option<ComparedCell>) {
         let Some(cell) = cell else {
             self.unknown += 1;
             return;

@@ -1,9 +1,9 @@
 //! What joins two tables: labels, keys, the columns that are compared, and rows with their partners.
 
-use super::delta::{Cell, Delta, Tally};
+use super::delta::{ComparedCell, Delta, Tally};
 use super::format::shown;
-use super::table::Table;
-use super::{KNOWN_KEYS, Options};
+use super::table::TextTable;
+use super::{CompareOptions, KNOWN_KEYS};
 use pimattn_core::error::{Error, Result};
 
 /// Most names of columns in a message.
@@ -11,7 +11,7 @@ const SHOWN_NAMES: usize = 20;
 
 /// A column in both tables.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shared {
+pub(super) struct SharedColumn {
     pub(super) base: usize,
     pub(super) other: usize,
     pub(super) numeric: bool,
@@ -20,13 +20,13 @@ pub(super) struct Shared {
 /// What joins BASE to one OTHER.
 #[derive(Debug)]
 pub(super) struct Pair {
-    pub(super) other: Table,
+    pub(super) other: TextTable,
     /// Key columns in BASE, and the same in OTHER.
     pub(super) base_keys: Vec<usize>,
     pub(super) other_keys: Vec<usize>,
     /// Key columns that only tell the tables apart.
-    pub(super) labels: Vec<Shared>,
-    pub(super) columns: Vec<Shared>,
+    pub(super) labels: Vec<SharedColumn>,
+    pub(super) columns: Vec<SharedColumn>,
     /// Rows of BASE with their partners in OTHER.
     pub(super) joined: Vec<(u32, u32)>,
     pub(super) base_rows: Vec<u32>,
@@ -36,7 +36,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) fn new(base: &Table, other: Table, options: &Options) -> Result<Pair> {
+    pub(super) fn new(base: &TextTable, other: TextTable, options: &CompareOptions) -> Result<Pair> {
         let mut pair = Pair {
             base_columns: only_in(base, &other, options),
             other_columns: only_in(&other, base, options),
@@ -56,10 +56,10 @@ impl Pair {
     }
 
     /// Decides for each column of both tables whether it is a label, a key, compared or ignored.
-    fn sort_columns(&mut self, base: &Table, options: &Options) {
+    fn sort_columns(&mut self, base: &TextTable, options: &CompareOptions) {
         for (b, name) in base.header.iter().enumerate() {
             let Some(o) = self.other.column(name) else { continue };
-            let shared = |numeric| Shared { base: b, other: o, numeric };
+            let shared = |numeric| SharedColumn { base: b, other: o, numeric };
             let named = options.keys.contains(name);
             let asked = options.columns.contains(name);
             let known = KNOWN_KEYS.contains(&name.as_str()) && !asked;
@@ -74,7 +74,7 @@ impl Pair {
         }
     }
 
-    fn need_keys(&self, base: &Table) -> Result<()> {
+    fn need_keys(&self, base: &TextTable) -> Result<()> {
         let keyed = !self.base_keys.is_empty() || !self.labels.is_empty();
         if keyed || (base.rows() <= 1 && self.other.rows() <= 1) {
             return Ok(());
@@ -92,7 +92,7 @@ impl Pair {
         )))
     }
 
-    fn join(&mut self, base: &Table) -> Result<()> {
+    fn join(&mut self, base: &TextTable) -> Result<()> {
         let base_labels: Vec<usize> = self.labels.iter().map(|l| l.base).collect();
         let other_labels: Vec<usize> = self.labels.iter().map(|l| l.other).collect();
         sorted_by_keys(base, &self.base_keys, &base_labels)?;
@@ -113,20 +113,25 @@ impl Pair {
     }
 
     /// The compared cell of a joined row; none where one of the two is unknown.
-    fn cell<'a>(&'a self, base: &'a Table, (row, other_row): (u32, u32), column: Shared) -> Option<Cell<'a>> {
+    fn cell<'a>(
+        &'a self,
+        base: &'a TextTable,
+        (row, other_row): (u32, u32),
+        column: SharedColumn,
+    ) -> Option<ComparedCell<'a>> {
         let (b, o) = (base.cell(row, column.base), self.other.cell(other_row, column.other));
         if b.is_empty() || o.is_empty() {
             return None;
         }
         let delta = if column.numeric { Delta::of_numbers(b, o) } else { Delta::of_texts(b, o) };
-        Some(Cell { row, column, base: b, other: o, delta })
+        Some(ComparedCell { row, column, base: b, other: o, delta })
     }
 
-    pub(super) fn cells<'a>(&'a self, base: &'a Table) -> impl Iterator<Item = Cell<'a>> {
+    pub(super) fn cells<'a>(&'a self, base: &'a TextTable) -> impl Iterator<Item = ComparedCell<'a>> {
         self.joined.iter().flat_map(move |&rows| self.columns.iter().filter_map(move |&c| self.cell(base, rows, c)))
     }
 
-    pub(super) fn tally(&self, base: &Table, column: Shared) -> Tally {
+    pub(super) fn tally(&self, base: &TextTable, column: SharedColumn) -> Tally {
         let mut tally = Tally::default();
         self.joined.iter().for_each(|&rows| tally.add(self.cell(base, rows, column)));
         tally
@@ -134,7 +139,7 @@ impl Pair {
 }
 
 /// Columns of `table` that `than` lacks, unless the caller named the columns of interest.
-fn only_in(table: &Table, than: &Table, options: &Options) -> Vec<String> {
+fn only_in(table: &TextTable, than: &TextTable, options: &CompareOptions) -> Vec<String> {
     let lacks = |name: &&String| options.columns.is_empty() && than.column(name).is_none();
     table.header.iter().filter(lacks).cloned().collect()
 }
@@ -144,7 +149,7 @@ fn is_label(base: Option<&str>, other: Option<&str>) -> bool {
 }
 
 /// The rows of a table in the order of their keys, which must differ. The labels are for the message.
-fn sorted_by_keys(table: &Table, keys: &[usize], labels: &[usize]) -> Result<Vec<u32>> {
+fn sorted_by_keys(table: &TextTable, keys: &[usize], labels: &[usize]) -> Result<Vec<u32>> {
     let order = |a: &u32, b: &u32| table.compare_keys(*a, keys, (table, *b, keys));
     let mut rows: Vec<u32> = (0..table.rows()).collect();
     rows.sort_by(order);

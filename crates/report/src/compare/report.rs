@@ -1,9 +1,9 @@
 //! A comparison for people, as CSV, and as a check.
 
-use super::delta::Cell;
+use super::delta::ComparedCell;
 use super::format::{count, digits, shown, signed};
 use super::join::Pair;
-use super::table::Table;
+use super::table::TextTable;
 use pimattn_core::error::{Error, Result};
 use std::io::{self, Write};
 
@@ -17,7 +17,7 @@ const EXAMPLES: usize = 5;
 /// BASE joined with each OTHER.
 #[derive(Debug)]
 pub struct Comparison {
-    pub(super) base: Table,
+    pub(super) base: TextTable,
     pub(super) pairs: Vec<Pair>,
 }
 
@@ -92,7 +92,7 @@ impl Comparison {
     }
 
     /// `step=3 (line 5): cycles 100 -> 105 (+5 %)`
-    fn describe(&self, pair: &Pair, cell: &Cell) -> String {
+    fn describe(&self, pair: &Pair, cell: &ComparedCell) -> String {
         let change = cell.delta.change_pct.map_or(String::new(), |c| format!(" ({} %)", signed(Some(c))));
         let row = self.base.describe(cell.row, &pair.base_keys);
         let column = shown(&self.base.header[cell.column.base]);
@@ -122,10 +122,10 @@ impl Comparison {
 
     /// What is in one file only, one line for each kind.
     fn one_sided(&self, pair: &Pair) -> Vec<String> {
-        let rows = |table: &Table, keys: &[usize], rows: &[u32]| {
+        let rows = |table: &TextTable, keys: &[usize], rows: &[u32]| {
             one_sided_line(&table.name, "row", rows.len(), rows.iter().map(|&row| table.describe(row, keys)))
         };
-        let columns = |table: &Table, names: &[String]| {
+        let columns = |table: &TextTable, names: &[String]| {
             one_sided_line(&table.name, "column", names.len(), names.iter().map(|name| shown(name)))
         };
         let lines = [

@@ -5,14 +5,14 @@ use super::delta::number;
 use super::format::{count, shown};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio;
-use pimattn_core::table::{Reader, Record};
+use pimattn_core::table::{CsvReader, CsvRow};
 use std::cmp::Ordering;
 use std::io::Read;
 use std::path::Path;
 
 /// A CSV table in memory.
 #[derive(Debug)]
-pub struct Table {
+pub struct TextTable {
     pub(super) name: String,
     pub(super) header: Vec<String>,
     /// The cells' texts, row by row, without separators.
@@ -23,15 +23,15 @@ pub struct Table {
     pub(super) lines: Vec<u32>,
 }
 
-impl Table {
+impl TextTable {
     /// Reads the file at `path` and takes its size off `bytes_left`, at most [`MAX_INPUT_BYTES`] at the start.
-    pub fn open(path: &Path, bytes_left: &mut u64) -> Result<Table> {
+    pub fn open(path: &Path, bytes_left: &mut u64) -> Result<TextTable> {
         let file = fsio::open(path)?;
-        Table::read(&path.display().to_string(), file, bytes_left)
+        TextTable::read(&path.display().to_string(), file, bytes_left)
     }
 
     /// Reads a table from `input`, called `name` in messages, and takes its size off `bytes_left`.
-    pub fn read(name: &str, input: impl Read, bytes_left: &mut u64) -> Result<Table> {
+    pub fn read(name: &str, input: impl Read, bytes_left: &mut u64) -> Result<TextTable> {
         let limit = (*bytes_left).min(MAX_INPUT_BYTES);
         let mut raw = Vec::new();
         input.take(limit + 1).read_to_end(&mut raw).map_err(|e| Error::io(name, e))?;
@@ -42,12 +42,13 @@ impl Table {
         }
         *bytes_left -= size;
         check_text(name, &raw)?;
-        Table::parse(name, &raw)
+        TextTable::parse(name, &raw)
     }
 
-    fn parse(name: &str, raw: &[u8]) -> Result<Table> {
-        let mut table = Table { name: name.into(), header: vec![], text: String::new(), ends: vec![], lines: vec![] };
-        let mut reader = Reader::ragged(raw, name);
+    fn parse(name: &str, raw: &[u8]) -> Result<TextTable> {
+        let mut table =
+            TextTable { name: name.into(), header: vec![], text: String::new(), ends: vec![], lines: vec![] };
+        let mut reader = CsvReader::ragged(raw, name);
         let (mut last_line, mut last_byte) = (1, 0);
         while let Some(record) = reader.read()? {
             (last_line, last_byte) = start_of(&record, raw);
@@ -65,7 +66,7 @@ impl Table {
         Ok(table)
     }
 
-    fn set_header(&mut self, record: &Record<'_>, line: u64) -> Result<()> {
+    fn set_header(&mut self, record: &CsvRow<'_>, line: u64) -> Result<()> {
         let header: Vec<String> = record.cells().map(|name| name.trim().to_string()).collect();
         if header.iter().all(|name| name.is_empty() || number(name).is_some()) {
             return Err(self.damaged(line, "no header: expected the names of the columns, found only numbers"));
@@ -78,7 +79,7 @@ impl Table {
         Ok(())
     }
 
-    fn push(&mut self, record: &Record<'_>, line: u64) -> Result<()> {
+    fn push(&mut self, record: &CsvRow<'_>, line: u64) -> Result<()> {
         let (want, have) = (self.header.len(), record.width());
         if have != want {
             return Err(self.damaged(line, format!("{} here, but {want} in the header", count(have, "cell"))));
@@ -124,7 +125,7 @@ impl Table {
         cells.all(|cell| cell == first).then_some(first)
     }
 
-    pub(super) fn compare_keys(&self, row: u32, columns: &[usize], to: (&Table, u32, &[usize])) -> Ordering {
+    pub(super) fn compare_keys(&self, row: u32, columns: &[usize], to: (&TextTable, u32, &[usize])) -> Ordering {
         let (other, other_row, other_columns) = to;
         let here = columns.iter().map(|&c| self.cell(row, c));
         here.cmp(other_columns.iter().map(|&c| other.cell(other_row, c)))
@@ -152,7 +153,7 @@ fn check_text(name: &str, raw: &[u8]) -> Result<()> {
 }
 
 /// Line and byte at which a record starts. The reader's own position is before the line ends that it skips.
-fn start_of(record: &Record<'_>, raw: &[u8]) -> (u64, usize) {
+fn start_of(record: &CsvRow<'_>, raw: &[u8]) -> (u64, usize) {
     let (line, byte) = (record.line(), record.byte());
     let rest = raw.get(byte..).unwrap_or_default();
     let skipped = rest.iter().take_while(|b| matches!(b, b'\r' | b'\n'));

@@ -2,14 +2,14 @@ use super::delta::Delta;
 use super::format::{SHOWN_CHARS, digits, shown, signed};
 use super::*;
 
-fn read(name: &str, text: &[u8]) -> Result<Table> {
+fn read(name: &str, text: &[u8]) -> Result<TextTable> {
     let mut bytes_left = MAX_INPUT_BYTES;
-    Table::read(name, text, &mut bytes_left)
+    TextTable::read(name, text, &mut bytes_left)
 }
 
 fn run_with(base: &str, others: &[&str], keys: &[&str], columns: &[&str]) -> Result<Comparison> {
     let owned = |names: &[&str]| names.iter().map(|n| n.to_string()).collect();
-    let options = Options { keys: owned(keys), columns: owned(columns) };
+    let options = CompareOptions { keys: owned(keys), columns: owned(columns) };
     let tables = others.iter().enumerate().map(|(i, text)| read(&format!("o{i}.csv"), text.as_bytes()));
     compare(read("b.csv", base.as_bytes())?, tables.collect::<Result<_>>()?, &options)
 }
@@ -249,10 +249,10 @@ fn accepts_quotes_blanks_and_a_byte_order_mark() {
 #[test]
 fn missing_and_too_large_files() {
     let path = tempfile::tempdir().unwrap().path().join("none.csv");
-    message(compare_files(&path, &[], &Options::default()), 66);
-    assert!(message(Table::read("b.csv", &b"a,b\n"[..], &mut 3), 65).contains("too large"));
+    message(compare_files(&path, &[], &CompareOptions::default()), 66);
+    assert!(message(TextTable::read("b.csv", &b"a,b\n"[..], &mut 3), 65).contains("too large"));
     let mut left = 10;
-    Table::read("b.csv", &b"a,b\n"[..], &mut left).unwrap();
+    TextTable::read("b.csv", &b"a,b\n"[..], &mut left).unwrap();
     assert_eq!(left, 6);
 }
 

@@ -12,12 +12,12 @@ pub struct Bars {
     /// Upwards.
     pub y: Axis,
     /// The groups, from the left.
-    pub groups: Vec<Group>,
+    pub groups: Vec<BarGroup>,
 }
 
 /// Bars that belong together.
 #[derive(Debug, Clone, Default)]
-pub struct Group {
+pub struct BarGroup {
     /// What they have in common.
     pub label: String,
     /// The bars.

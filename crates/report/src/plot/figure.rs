@@ -216,7 +216,7 @@ impl Figure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Axis, Bar, Group, Scale, Series};
+    use super::super::{Axis, Bar, BarGroup, Scale, Series};
     use super::*;
 
     fn figure(content: Content) -> Figure {
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn parts_lie_on_top_of_each_other() {
         let parts = vec![("p".to_string(), 1.0), ("none".to_string(), 0.0), ("q".to_string(), 2.0)];
-        let groups = vec![Group { label: "g".into(), bars: vec![Bar { label: "b".into(), parts }] }];
+        let groups = vec![BarGroup { label: "g".into(), bars: vec![Bar { label: "b".into(), parts }] }];
         let svg = figure(Content::Bars(Bars { y: Axis::new("y", Scale::FromZero), groups })).svg().unwrap();
         // The bar's total, and hatching for the third name.
         assert!(svg.contains(">\n3\n</text>") && svg.contains("url(#hatch2)"));

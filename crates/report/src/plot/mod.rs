@@ -11,6 +11,6 @@ mod lines;
 mod style;
 
 pub use axis::{Axis, Scale};
-pub use bars::{Bar, Bars, Group};
+pub use bars::{Bar, BarGroup, Bars};
 pub use figure::{Content, Figure, Panel};
 pub use lines::{Lines, Series};

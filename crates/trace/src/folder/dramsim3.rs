@@ -1,6 +1,6 @@
 //! DRAMsim3: an ini file.
 
-use super::{Figures, File, Part, SHELL, readme};
+use super::{Figures, FolderFile, FolderTrace, SHELL, readme};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
 
@@ -31,7 +31,7 @@ replay() {
 /// Its cycles are `int`.
 const NEVER: u32 = i32::MAX as u32;
 
-pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<File>> {
+pub(super) fn files(system: &System, f: &Figures, parts: &[FolderTrace]) -> Result<Vec<FolderFile>> {
     let g = &system.device.geometry;
     if f.bl * 2 != BURST {
         return Err(Error::Usage(format!(
@@ -104,7 +104,7 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
     let row = f.rcdwr.max(f.rcdrd) + f.cl.max(f.cwl) + f.bl + f.wr.max(f.rtp) + f.rp;
     let times = u64::from(row.max(f.rc).div_ceil(100).max(1));
     let mut run = format!("{SHELL}{REPLAY}");
-    for Part { name, manifest, .. } in parts {
+    for FolderTrace { name, manifest, .. } in parts {
         let bound = manifest.settings["arguments"].as_str().and_then(|a| a.strip_prefix("-c ")?.parse::<u64>().ok());
         let Some(bound) = bound else {
             return Err(Error::Usage("dramsim3: the manifest says no number of cycles".into()));
@@ -131,8 +131,8 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         notes.push("its tRC is the sum of tRAS and tRP: tRAS is raised or tRC longer by what is between them".into());
     }
     Ok(vec![
-        File { name: "config.ini", text: ini.join("\n") + "\n" },
-        File { name: "run.sh", text: run },
+        FolderFile { name: "config.ini", text: ini.join("\n") + "\n" },
+        FolderFile { name: "run.sh", text: run },
         readme(system, parts, "DRAMsim3", "DRAMSIM3=path/to/dramsim3main sh run.sh", &notes),
     ])
 }

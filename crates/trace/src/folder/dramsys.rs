@@ -1,6 +1,6 @@
 //! DRAMSys: the simulation, and what it names.
 
-use super::{Figures, File, Part, SHELL, readme};
+use super::{Figures, FolderFile, FolderTrace, SHELL, readme};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
 use serde_json::{Map, Value, json};
@@ -14,7 +14,7 @@ fn text(value: &Value) -> Result<String> {
         .map_err(|e| Error::Io { path: "configuration".into(), source: std::io::Error::other(e) })
 }
 
-pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<File>> {
+pub(super) fn files(system: &System, f: &Figures, parts: &[FolderTrace]) -> Result<Vec<FolderFile>> {
     let g = &system.device.geometry;
     if f.bl * 2 != BURST {
         return Err(Error::Usage(format!(
@@ -115,7 +115,8 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         "WindowSize": 1000,
     }});
     let mhz = (1e6 / f64::from(f.tck_ps)).round() as u32;
-    let player = |p: &Part| json!({ "type": "player", "clkMhz": mhz, "dataLength": g.column_bytes, "name": p.name });
+    let player =
+        |p: &FolderTrace| json!({ "type": "player", "clkMhz": mhz, "dataLength": g.column_bytes, "name": p.name });
     let players: Vec<Value> = parts.iter().map(player).collect();
     let simulation = json!({ "simulation": {
         "addressmapping": "addressmapping/device.json",
@@ -133,12 +134,12 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
     ];
     let run = format!("{SHELL}exec \"${{DRAMSYS:-DRAMSys}}\" simulation.json\n");
     Ok(vec![
-        File { name: "simulation.json", text: text(&simulation)? },
-        File { name: "memspec/device.json", text: text(&memspec)? },
-        File { name: "addressmapping/device.json", text: text(&json!({ "addressmapping": mapping }))? },
-        File { name: "mcconfig/controller.json", text: text(&controller)? },
-        File { name: "simconfig/run.json", text: text(&simulator)? },
-        File { name: "run.sh", text: run },
+        FolderFile { name: "simulation.json", text: text(&simulation)? },
+        FolderFile { name: "memspec/device.json", text: text(&memspec)? },
+        FolderFile { name: "addressmapping/device.json", text: text(&json!({ "addressmapping": mapping }))? },
+        FolderFile { name: "mcconfig/controller.json", text: text(&controller)? },
+        FolderFile { name: "simconfig/run.json", text: text(&simulator)? },
+        FolderFile { name: "run.sh", text: run },
         readme(system, parts, "DRAMSys", "DRAMSYS=path/to/DRAMSys sh run.sh", &notes),
     ])
 }

@@ -17,7 +17,7 @@ use pimattn_core::spec::System;
 pub use ramulator::constraints as ramulator_constraints;
 
 /// A trace of a folder.
-pub struct Part {
+pub struct FolderTrace {
     /// Name of its file.
     pub name: String,
     /// The channel that it is for; none if it is for all.
@@ -28,7 +28,7 @@ pub struct Part {
 
 /// A file of a folder.
 #[derive(Debug)]
-pub struct File {
+pub struct FolderFile {
     /// Path in the folder.
     pub name: &'static str,
     /// What it holds.
@@ -50,7 +50,7 @@ pub fn extension(format: &str) -> Option<&'static str> {
 /// Everything of a folder but its traces and manifests.
 ///
 /// Fails if `system` is not of the traces' device, or the target cannot have it.
-pub fn files(format: &str, system: &System, parts: &[Part]) -> Result<Vec<File>> {
+pub fn files(format: &str, system: &System, parts: &[FolderTrace]) -> Result<Vec<FolderFile>> {
     let Some(first) = parts.first() else {
         return Err(Error::Usage(format!("{format}: no trace to write a configuration for")));
     };
@@ -104,7 +104,7 @@ pub(crate) struct Figures {
 fn distance(system: &System, from: &str, to: &str, deepest: Level, window: u32) -> Option<u32> {
     let id = |name: &str| system.device.commands.iter().position(|c| c.name == name);
     let (from, to) = (id(from)?, id(to)?);
-    let holds = |d: &&pimattn_core::spec::tables::Declared| {
+    let holds = |d: &&pimattn_core::spec::tables::DeclaredConstraint| {
         d.window == window
             && d.apart.is_none()
             && d.level <= deepest
@@ -158,7 +158,7 @@ impl Figures {
 }
 
 /// A README: what the folder holds, how to run it, and what to know.
-fn readme(system: &System, parts: &[Part], program: &str, run: &str, notes: &[String]) -> File {
+fn readme(system: &System, parts: &[FolderTrace], program: &str, run: &str, notes: &[String]) -> FolderFile {
     let m = &parts[0].manifest;
     let sum = |of: fn(&Manifest) -> u64| parts.iter().map(|p| of(&p.manifest)).sum::<u64>();
     let mut text = format!(
@@ -176,7 +176,7 @@ fn readme(system: &System, parts: &[Part], program: &str, run: &str, notes: &[St
     if parts.len() > 1 {
         text += "- a trace is that of one channel, in the order of that channel; channels do not wait for each other\n";
     }
-    File { name: "README.md", text }
+    FolderFile { name: "README.md", text }
 }
 
 const SHELL: &str = "#!/bin/sh\nset -e\ncd \"$(dirname \"$0\")\"\n";

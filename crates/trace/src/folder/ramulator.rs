@@ -4,11 +4,11 @@
 //! Its HBM3 ticks twice a clock. A constraint there is between the ends of two commands: a command that takes more than a
 //! tick moves the distance by its length, as the program's own Python does it.
 
-use super::{Figures, File, Part, SHELL, readme};
+use super::{Figures, FolderFile, FolderTrace, SHELL, readme};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::Level;
 use pimattn_core::spec::System;
-use pimattn_core::spec::tables::Declared;
+use pimattn_core::spec::tables::DeclaredConstraint;
 use serde_json::{Value, json};
 
 /// Commands of its HBM3, in order: our name, its name.
@@ -53,7 +53,7 @@ struct ConstraintLine<'a> {
     level: usize,
     from: Vec<&'a str>,
     to: Vec<&'a str>,
-    declared: &'a Declared,
+    declared: &'a DeclaredConstraint,
     sibling: bool,
 }
 
@@ -165,7 +165,7 @@ fn ticks_of(name: &str, value: u32) -> u32 {
     }
 }
 
-pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<File>> {
+pub(super) fn files(system: &System, f: &Figures, parts: &[FolderTrace]) -> Result<Vec<FolderFile>> {
     let g = &system.device.geometry;
     let vector = parts[0].manifest.format == "ramulator-rw";
     let one = parts.iter().all(|p| p.channel.is_some());
@@ -243,9 +243,9 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         notes.push("this trace has writes, whose counts are wrong in this form of the target: use ramulator-ls".into());
     }
     Ok(vec![
-        File { name: "config.yaml", text: config + "\n" },
-        File { name: "run.py", text: python.into() },
-        File { name: "run.sh", text: run },
+        FolderFile { name: "config.yaml", text: config + "\n" },
+        FolderFile { name: "run.py", text: python.into() },
+        FolderFile { name: "run.sh", text: run },
         readme(system, parts, "Ramulator 2.1", "sh run.sh", &notes),
     ])
 }

@@ -1,6 +1,6 @@
 //! SAIT's PIMSimulator: both ini files, and a loader, for its programs read no trace.
 
-use super::{Figures, File, Part, SHELL, readme};
+use super::{Figures, FolderFile, FolderTrace, SHELL, readme};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
 
@@ -53,7 +53,7 @@ int main(int argc, char** argv) {
 }
 "#;
 
-pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<File>> {
+pub(super) fn files(system: &System, f: &Figures, parts: &[FolderTrace]) -> Result<Vec<FolderFile>> {
     let g = &system.device.geometry;
     if f.bl * 2 != BURST {
         return Err(Error::Usage(format!(
@@ -170,10 +170,10 @@ pub(super) fn files(system: &System, f: &Figures, parts: &[Part]) -> Result<Vec<
         "currents are zero: it knows no energies of this device".into(),
     ];
     Ok(vec![
-        File { name: "system.ini", text: lines(&controller) },
-        File { name: "device.ini", text: lines(&device) },
-        File { name: "replay.cc", text: LOADER.into() },
-        File { name: "run.sh", text: run },
+        FolderFile { name: "system.ini", text: lines(&controller) },
+        FolderFile { name: "device.ini", text: lines(&device) },
+        FolderFile { name: "replay.cc", text: LOADER.into() },
+        FolderFile { name: "run.sh", text: run },
         readme(system, parts, "PIMSimulator", "PIMSIM=path/to/PIMSimulator sh run.sh", &notes),
     ])
 }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 /// What is measured.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct AgreementPlan {
     /// Policies of the registry, with their default parameters.
     pub policies: Vec<&'static str>,
     /// Budgets (tokens).
@@ -23,7 +23,7 @@ pub struct Plan {
 
 /// Means of a policy at a budget over decode positions and query heads.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Means {
+pub struct PolicyMeans {
     /// Row-blocks of 16 slots touched, times 16.
     pub row_tokens: f64,
     /// Share of the budget's best tokens selected.
@@ -36,13 +36,13 @@ pub struct Means {
 
 /// What was measured of one KV head and its query heads.
 #[derive(Debug, Clone, PartialEq)]
-pub struct HeadMeasured {
+pub struct HeadMeasurement {
     /// Layer of the model.
     pub layer: u32,
     /// KV head within the layer.
     pub kv_head: usize,
     /// `[policy, budget]`, in the plan's order.
-    pub means: Vec<Means>,
+    pub means: Vec<PolicyMeans>,
     /// Softmax mass of the top 5 % of the tokens.
     pub top_mass: f64,
     /// STARC's clusters of the prefill by size: `[tokens - 1]`.
@@ -52,7 +52,12 @@ pub struct HeadMeasured {
 /// Measures every head of a cache.
 ///
 /// Errors: [`Error::Usage`] for an unknown policy or a budget that it cannot honour, [`Error::Interrupted`].
-pub fn measure(cancel: &Cancel, kv: &KvCache, plan: &Plan, progress: &(dyn Fn() + Sync)) -> Result<Vec<HeadMeasured>> {
+pub fn measure(
+    cancel: &Cancel,
+    kv: &KvCache,
+    plan: &AgreementPlan,
+    progress: &(dyn Fn() + Sync),
+) -> Result<Vec<HeadMeasurement>> {
     let policies: Vec<Box<dyn Policy>> = plan
         .policies
         .iter()
@@ -67,7 +72,7 @@ pub fn measure(cancel: &Cancel, kv: &KvCache, plan: &Plan, progress: &(dyn Fn() 
             return Err(Error::Usage(what));
         }
     }
-    let layers: Vec<Vec<HeadMeasured>> = (0..kv.layers.len())
+    let layers: Vec<Vec<HeadMeasurement>> = (0..kv.layers.len())
         .into_par_iter()
         .map(|l| layer(cancel, kv, l, &policies, plan, progress))
         .collect::<Result<_>>()?;
@@ -79,9 +84,9 @@ fn layer(
     kv: &KvCache,
     layer: usize,
     policies: &[Box<dyn Policy>],
-    plan: &Plan,
+    plan: &AgreementPlan,
     progress: &(dyn Fn() + Sync),
-) -> Result<Vec<HeadMeasured>> {
+) -> Result<Vec<HeadMeasurement>> {
     let view = |kv_head| HeadView {
         keys: kv.keys(layer, kv_head),
         prefill: kv.prefill,
@@ -116,7 +121,7 @@ struct States<'a> {
 
 /// What a policy selected at a step, by query head, and its blend.
 #[derive(Clone)]
-struct Selection {
+struct StepSelection {
     tokens: Vec<Vec<u32>>,
     shares: Vec<f32>,
     rescored: Vec<Vec<f32>>,
@@ -129,15 +134,15 @@ fn head(
     kv_head: usize,
     view: HeadView<'_>,
     mut states: Vec<States<'_>>,
-    plan: &Plan,
-) -> Result<HeadMeasured> {
+    plan: &AgreementPlan,
+) -> Result<HeadMeasurement> {
     let (group, scale) = (kv.group(), (kv.dim as f32).sqrt().recip());
-    let mut means = vec![Means::default(); states.len() * plan.budgets.len()];
+    let mut means = vec![PolicyMeans::default(); states.len() * plan.budgets.len()];
     let mut errors = vec![0usize; means.len()];
     let mut scores = vec![Vec::new(); group];
     let mut tokens = vec![Vec::new(); group];
     let mut selections =
-        vec![Selection { tokens: vec![Vec::new(); group], shares: Vec::new(), rescored: Vec::new() }; means.len()];
+        vec![StepSelection { tokens: vec![Vec::new(); group], shares: Vec::new(), rescored: Vec::new() }; means.len()];
     let mut scratch = Scratch::default();
     let (mut weights, mut top_mass, mut count) = (Vec::new(), 0.0, 0usize);
     for (step, position) in kv.decode_positions().enumerate() {
@@ -161,7 +166,8 @@ fn head(
                 }
                 state.select(StepView { len, budget, queries: &queries, scores: needed }, &mut tokens);
                 if measured {
-                    let Selection { tokens: selected, shares, rescored } = &mut selections[p * plan.budgets.len() + b];
+                    let StepSelection { tokens: selected, shares, rescored } =
+                        &mut selections[p * plan.budgets.len() + b];
                     std::mem::swap(&mut tokens, selected);
                     shares.clear();
                     shares.extend_from_slice(state.blend());
@@ -207,11 +213,11 @@ fn head(
     }
     let n = count.max(1) as f64;
     for (m, errors) in means.iter_mut().zip(errors) {
-        let Means { row_tokens, top_recall, mass_recall, output_rel_err } = m;
+        let PolicyMeans { row_tokens, top_recall, mass_recall, output_rel_err } = m;
         [row_tokens, top_recall, mass_recall].into_iter().for_each(|x| *x /= n);
         *output_rel_err /= errors as f64;
     }
-    Ok(HeadMeasured {
+    Ok(HeadMeasurement {
         layer: kv.layers[layer],
         kv_head,
         means,

@@ -2,18 +2,18 @@
 
 pub mod measure;
 
-use self::measure::{HeadMeasured, Means, Plan, measure};
+use self::measure::{AgreementPlan, HeadMeasurement, PolicyMeans, measure};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::table::{Measure, Value, measure as measured};
 use pimattn_kv::KvCache;
-use pimattn_kv::fitted::{self, Model, Shape};
+use pimattn_kv::fitted::{self, FittedModel, FittedShape};
 use pimattn_policies::select;
 use std::fmt::Write;
 
 /// Columns of the table.
-pub const COLUMNS: &[Measure<Cell>] = &[
+pub const COLUMNS: &[Measure<AgreementFigure>] = &[
     measured("layer", "-", "layer of the model, or \"all\" of those compared", |c| {
         c.layer.map_or("all".into(), Value::from)
     }),
@@ -42,7 +42,7 @@ fn digits(x: f64) -> Value {
 
 /// One figure of both caches.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Cell {
+pub struct AgreementFigure {
     /// Layer, or all.
     pub layer: Option<u32>,
     /// What it is.
@@ -57,7 +57,7 @@ pub struct Cell {
     pub synthetic: Vec<f64>,
 }
 
-impl Cell {
+impl AgreementFigure {
     /// Mean over the synthetic caches.
     pub fn mean(&self) -> f64 {
         self.synthetic.iter().sum::<f64>() / self.synthetic.len() as f64
@@ -75,7 +75,7 @@ impl Cell {
 
 /// The order of policies by a recall at a budget.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Order {
+pub struct PolicyOrder {
     /// Layer, or all.
     pub layer: Option<u32>,
     /// By which recall.
@@ -93,27 +93,27 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Agreement {
     /// All figures: of each layer, then of all.
-    pub cells: Vec<Cell>,
+    pub cells: Vec<AgreementFigure>,
     /// Orders of policies: of each layer, then of all.
-    pub orders: Vec<Order>,
+    pub orders: Vec<PolicyOrder>,
 }
 
 /// The cache that a model makes up in place of some layers of a real one.
-pub fn stand_in(model: &Model, real: &KvCache, seed: u64) -> Result<KvCache> {
+pub fn stand_in(model: &FittedModel, real: &KvCache, seed: u64) -> Result<KvCache> {
     stand_in_until(&Cancel::new(), model, real, seed)
 }
 
 /// [`stand_in`], unless `cancel` is requested.
 ///
 /// Errors: as there, and [`Error::Interrupted`].
-pub fn stand_in_until(cancel: &Cancel, model: &Model, real: &KvCache, seed: u64) -> Result<KvCache> {
+pub fn stand_in_until(cancel: &Cancel, model: &FittedModel, real: &KvCache, seed: u64) -> Result<KvCache> {
     let fits = |what: &str, of_model: usize, of_real: usize| match of_model == of_real {
         true => Ok(()),
         false => Err(Error::Usage(format!("the fitted model has {what} {of_model}, the dump {of_real}"))),
     };
     fits("dim", model.dim, real.dim)?;
     let steps = real.decode_positions().len();
-    let shape = Shape {
+    let shape = FittedShape {
         layers: real.layers.clone(),
         model_layers: model.model_layers,
         kv_heads: real.kv_heads,
@@ -178,7 +178,7 @@ impl Agreement {
     pub fn new(
         real: &KvCache,
         synthetic: impl IntoIterator<Item = Result<KvCache>>,
-        plan: &Plan,
+        plan: &AgreementPlan,
         progress: &(dyn Fn() + Sync),
     ) -> Result<Self> {
         Agreement::new_until(&Cancel::new(), real, synthetic, plan, progress)
@@ -191,7 +191,7 @@ impl Agreement {
         cancel: &Cancel,
         real: &KvCache,
         synthetic: impl IntoIterator<Item = Result<KvCache>>,
-        plan: &Plan,
+        plan: &AgreementPlan,
         progress: &(dyn Fn() + Sync),
     ) -> Result<Self> {
         let real_heads = measure(cancel, real, plan, progress)?;
@@ -206,17 +206,17 @@ impl Agreement {
         }
         let mut agreement = Agreement { cells: Vec::new(), orders: Vec::new() };
         for layer in real.layers.iter().map(|l| Some(*l)).chain([None]) {
-            let real = Scope::new(&real_heads, layer);
-            let synthetic: Vec<Scope> = synthetic_heads.iter().map(|h| Scope::new(h, layer)).collect();
+            let real = LayerMeans::new(&real_heads, layer);
+            let synthetic: Vec<LayerMeans> = synthetic_heads.iter().map(|h| LayerMeans::new(h, layer)).collect();
             agreement.scope(layer, &real, &synthetic, plan);
         }
         Ok(agreement)
     }
 
-    fn scope(&mut self, layer: Option<u32>, real: &Scope, synthetic: &[Scope], plan: &Plan) {
-        let mut cell = |measure, policy, at, of: &dyn Fn(&Scope) -> f64| {
+    fn scope(&mut self, layer: Option<u32>, real: &LayerMeans, synthetic: &[LayerMeans], plan: &AgreementPlan) {
+        let mut cell = |measure, policy, at, of: &dyn Fn(&LayerMeans) -> f64| {
             let synthetic = synthetic.iter().map(of).collect();
-            self.cells.push(Cell { layer, measure, policy, at, real: of(real), synthetic });
+            self.cells.push(AgreementFigure { layer, measure, policy, at, real: of(real), synthetic });
         };
         let n = plan.budgets.len();
         for (name, of) in MEASURES {
@@ -241,7 +241,7 @@ impl Agreement {
                 let pairs = ranked.iter().enumerate().flat_map(|(i, x)| ranked[i + 1..].iter().map(move |y| (*x, *y)));
                 let gaps = pairs.map(|(x, y)| (x, y, of_real(x) - of_real(y), of_synthetic(y) - of_synthetic(x)));
                 let swapped = gaps.filter(|(_, _, real, synthetic)| *real > 0.0 && *synthetic > 0.0);
-                self.orders.push(Order {
+                self.orders.push(PolicyOrder {
                     layer,
                     measure,
                     budget: *budget,
@@ -253,8 +253,8 @@ impl Agreement {
     }
 
     /// Cells of row tokens that differ by more than a share.
-    pub fn beyond(&self, tolerance: f64) -> Vec<&Cell> {
-        let beyond = |c: &&Cell| c.measure == columns::ROW_TOKENS && c.difference().abs() > tolerance;
+    pub fn beyond(&self, tolerance: f64) -> Vec<&AgreementFigure> {
+        let beyond = |c: &&AgreementFigure| c.measure == columns::ROW_TOKENS && c.difference().abs() > tolerance;
         self.cells.iter().filter(beyond).collect()
     }
 
@@ -278,14 +278,14 @@ impl Agreement {
         let of = |measure: &'static str| self.cells.iter().filter(move |c| c.layer == layer && c.measure == measure);
         let mass = of("top_mass").next();
         let (real, synthetic) = mass.map_or((f64::NAN, f64::NAN), |c| (c.real, c.mean()));
-        let sizes: Vec<&Cell> = of("cluster_size").collect();
-        let moments = |value: &dyn Fn(&Cell) -> f64| {
-            let at = |c: &Cell| c.at.unwrap_or(0) as f64;
+        let sizes: Vec<&AgreementFigure> = of("cluster_size").collect();
+        let moments = |value: &dyn Fn(&AgreementFigure) -> f64| {
+            let at = |c: &AgreementFigure| c.at.unwrap_or(0) as f64;
             let mean: f64 = sizes.iter().map(|c| at(c) * value(c)).sum();
             let square: f64 = sizes.iter().map(|c| at(c).powi(2) * value(c)).sum();
             (mean, (square - mean * mean).max(0.0).sqrt())
         };
-        let (m, s) = (moments(&|c| c.real), moments(&Cell::mean));
+        let (m, s) = (moments(&|c| c.real), moments(&AgreementFigure::mean));
         let apart = sizes.iter().map(|c| c.difference().abs()).sum::<f64>() / 2.0;
         let _ = writeln!(
             out,
@@ -334,7 +334,7 @@ impl Agreement {
     }
 }
 
-type Getter = fn(&Means) -> f64;
+type Getter = fn(&PolicyMeans) -> f64;
 
 const MEASURES: [(&str, Getter); 4] = [
     (columns::ROW_TOKENS, |m| m.row_tokens),
@@ -344,17 +344,17 @@ const MEASURES: [(&str, Getter); 4] = [
 ];
 
 /// Means over the heads of a layer, or of all.
-struct Scope {
-    means: Vec<Means>,
+struct LayerMeans {
+    means: Vec<PolicyMeans>,
     top_mass: f64,
     cluster_shares: Vec<f64>,
 }
 
-impl Scope {
-    fn new(heads: &[HeadMeasured], layer: Option<u32>) -> Self {
-        let heads: Vec<&HeadMeasured> = heads.iter().filter(|h| layer.is_none_or(|l| l == h.layer)).collect();
+impl LayerMeans {
+    fn new(heads: &[HeadMeasurement], layer: Option<u32>) -> Self {
+        let heads: Vec<&HeadMeasurement> = heads.iter().filter(|h| layer.is_none_or(|l| l == h.layer)).collect();
         let n = heads.len() as f64;
-        let mut means = vec![Means::default(); heads[0].means.len()];
+        let mut means = vec![PolicyMeans::default(); heads[0].means.len()];
         let mut errors = vec![0.0; means.len()];
         let mut sizes = vec![0u64; heads[0].cluster_sizes.len()];
         for head in &heads {
@@ -371,7 +371,7 @@ impl Scope {
         }
         means.iter_mut().zip(errors).for_each(|(sum, errors)| sum.output_rel_err /= errors);
         let clusters = sizes.iter().sum::<u64>().max(1) as f64;
-        Scope {
+        LayerMeans {
             means,
             top_mass: heads.iter().map(|h| h.top_mass / n).sum(),
             cluster_shares: sizes.iter().map(|c| *c as f64 / clusters).collect(),

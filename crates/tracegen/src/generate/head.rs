@@ -1,13 +1,13 @@
 //! One KV head at work.
 
 use super::Generator;
-use super::metrics::Measured;
+use super::metrics::HeadMetrics;
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result};
 use pimattn_kv::KvCache;
-use pimattn_mapping::schedule::{Scheduler, Wanted};
-use pimattn_mapping::stage::Plan;
-use pimattn_mapping::workload::{Addressing, Cost, Workload};
+use pimattn_mapping::schedule::{HeadPlanner, StepDemand};
+use pimattn_mapping::stage::HeadPlan;
+use pimattn_mapping::workload::{Addressing, OverheadCost, Workload};
 use pimattn_policies::accuracy::{self, OutputOf, RowShape};
 use pimattn_policies::select::{HeadState, HeadView, Policy, StepView};
 use pimattn_trace::Segment;
@@ -20,12 +20,12 @@ pub struct HeadWork<'g> {
     kv_head: usize,
     channel: u32,
     state: Box<dyn HeadState + Send + 'g>,
-    scheduler: Scheduler,
+    scheduler: HeadPlanner,
     scores: Vec<Vec<f32>>,
     tokens: Vec<Vec<u32>>,
     scratch: accuracy::Scratch,
     /// Of the chunk: one for each step.
-    measured: Vec<Measured>,
+    measured: Vec<HeadMetrics>,
     /// Of the chunk: row-blocks that each query head touches by the metrics' account; only `ideal` uses them.
     row_blocks: Vec<Vec<usize>>,
 }
@@ -61,8 +61,8 @@ impl<'g> HeadWork<'g> {
     ) -> Self {
         let g = generator;
         let (group, home) = (g.caches[g.requests[request]].group(), g.homes[g.index(layer, request, kv_head)]);
-        let mut scheduler = Scheduler::new(g.target, &g.workload, g.costs, home, group);
-        if g.workload.prefill_clustering_cost == Cost::Pim {
+        let mut scheduler = HeadPlanner::new(g.target, &g.workload, g.costs, home, group);
+        if g.workload.prefill_clustering_cost == OverheadCost::Pim {
             scheduler.owe(state.clusterings());
         }
         HeadWork {
@@ -89,7 +89,7 @@ impl<'g> HeadWork<'g> {
 
     /// Works through one step and returns its plans, one for each of the head's channels; none for `ideal`, where rows
     /// are only counted.
-    pub fn step(&mut self, step: usize, measure: bool) -> Result<Vec<Plan>> {
+    pub fn step(&mut self, step: usize, measure: bool) -> Result<Vec<HeadPlan>> {
         let g = self.generator;
         let cache = self.cache();
         let position = cache.decode_positions().start + step;
@@ -121,7 +121,7 @@ impl<'g> HeadWork<'g> {
                     attention.measure_output(&self.tokens[h], of, budget, order, shape)
                 })
                 .collect();
-            self.measured.push(Measured { step, accuracies });
+            self.measured.push(HeadMetrics { step, accuracies });
         }
         if g.workload.mapping.addressing == Addressing::Ideal {
             let blocks = self.tokens.iter().map(|t| self.scratch.row_blocks(t, len, order, shape)).collect();
@@ -136,7 +136,7 @@ impl<'g> HeadWork<'g> {
             request: self.request as u32,
             ..Segment::default()
         };
-        let wanted = Wanted {
+        let wanted = StepDemand {
             tokens: &self.tokens,
             order,
             len: len as u32,
@@ -190,7 +190,7 @@ impl<'g> HeadWork<'g> {
     }
 
     /// Metrics of the chunk.
-    pub fn measured(&self) -> &[Measured] {
+    pub fn measured(&self) -> &[HeadMetrics] {
         &self.measured
     }
 

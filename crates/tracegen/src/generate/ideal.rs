@@ -7,7 +7,7 @@
 
 use super::Generator;
 use super::head::HeadWork;
-use pimattn_attacc::{Attention, Form, Mode, Schedule};
+use pimattn_attacc::{Attention, AttentionSchedule, Form, UnitLevel};
 use pimattn_core::error::{Error, Result};
 use pimattn_mapping::workload::ClusteringCost;
 use pimattn_trace::{Segment, Sink};
@@ -34,7 +34,7 @@ pub fn layer<'a>(
         false => Attention { clustering: clusters(generator) && step + 1 == generator.steps(), ..sparse },
     };
     let form = if generator.workload.schedule.published { Form::Published } else { Form::Exact };
-    let schedule = Schedule::of(form, attention, generator.target.geometry).map_err(|e| {
+    let schedule = AttentionSchedule::of(form, attention, generator.target.geometry).map_err(|e| {
         let what = format!("addressing = \"ideal\", layer {layer}, position {position}: {e}");
         Error::Config { at: generator.workload.name.clone(), what }
     })?;
@@ -51,7 +51,7 @@ pub fn check_clustering(generator: &Generator) -> Result<()> {
         return Ok(());
     }
     let last = attention(generator, cache.prefill + generator.steps(), generator.workload.budget);
-    Schedule::new(Attention { clustering: true, ..last }, generator.target.geometry).map(drop)
+    AttentionSchedule::new(Attention { clustering: true, ..last }, generator.target.geometry).map(drop)
 }
 
 /// Whether the artifact's clustering is wanted, and there is something to cluster.
@@ -63,7 +63,7 @@ fn clusters(generator: &Generator) -> bool {
 fn attention(generator: &Generator, len: usize, tokens: usize) -> Attention {
     let cache = generator.cache();
     Attention {
-        mode: Mode::Bank,
+        mode: UnitLevel::Bank,
         heads: (cache.query_heads * generator.requests()) as u32,
         len: len as u32,
         dim: cache.dim as u32,

@@ -6,13 +6,13 @@ use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
 use pimattn_core::spec::config::Document;
 use pimattn_core::spec::{Device, System};
-use pimattn_kv::fitted::{self, FittedSpec, Model};
+use pimattn_kv::fitted::{self, FittedModel, FittedSpec};
 use pimattn_kv::synthetic::SyntheticSpec;
 use pimattn_kv::{self as kv, KvCache};
-use pimattn_mapping::emit::Target;
+use pimattn_mapping::emit::DeviceLayout;
 use pimattn_mapping::heads;
 use pimattn_mapping::layout::{Shape, Side};
-use pimattn_mapping::placement::{self, Heads};
+use pimattn_mapping::placement::{self, HeadCounts};
 use pimattn_mapping::schedule::Costs;
 use pimattn_mapping::workload::{Addressing, Mapping, Workload};
 use pimattn_policies::select::{self, Policy};
@@ -116,7 +116,7 @@ impl Generator {
             let what = "addressing = \"ideal\" has one length for all heads; the requests have several";
             return Err(doc.error("batch.prefill", what));
         }
-        let heads = Heads { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
+        let heads = HeadCounts { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
         let lengths: Vec<usize> = requests.iter().map(|r| caches[*r].tokens).collect();
         let homes =
             placement::homes(heads, &lengths, &workload.placement, &geometry).map_err(|e| doc.error("placement", e))?;
@@ -141,7 +141,7 @@ impl Generator {
         let costs = Costs::new(&workload, &system.device).ok_or_else(|| {
             doc.error("system", format!("{} has no PIM_MAC_AB, which every mapping needs", system.device.name))
         })?;
-        let target = Target { geometry, shape, heads_per_read: system.device.heads_per_read };
+        let target = DeviceLayout { geometry, shape, heads_per_read: system.device.heads_per_read };
         let sets = shape.columns / shape.value_stripes;
         if heads::together(sets, system.device.accumulators).is_none() {
             let has = system.device.accumulators;
@@ -245,7 +245,7 @@ fn caches(
                 fitted::generate_until(
                     cancel,
                     model,
-                    &fitted::Shape { prefill, prefill_queries, seed, ..shape.clone() },
+                    &fitted::FittedShape { prefill, prefill_queries, seed, ..shape.clone() },
                 )
             }
         };
@@ -262,7 +262,7 @@ enum Synthetic {
     /// Of assumed statistics.
     Assumed(SyntheticSpec),
     /// Of statistics fitted to a dump.
-    Fitted(Box<Model>, fitted::Shape),
+    Fitted(Box<FittedModel>, fitted::FittedShape),
 }
 
 fn synthetic(workload: &Workload, doc: &Document) -> Result<Synthetic> {
@@ -270,7 +270,7 @@ fn synthetic(workload: &Workload, doc: &Document) -> Result<Synthetic> {
     let shape_of = workload.load_model(doc)?.map(|m| [m.kv_heads, m.heads, m.head_dim].map(|n| n as usize));
     if table.contains_key("fit") {
         let mut spec: FittedSpec = parameters(table, doc)?;
-        let model = Model::load(&doc.resolve_path("synthetic.fit", &spec.fit)).map_err(|e| match e {
+        let model = FittedModel::load(&doc.resolve_path("synthetic.fit", &spec.fit)).map_err(|e| match e {
             Error::NoInput(p) => doc.error("synthetic.fit", format!("fitted model {} does not exist", p.display())),
             Error::Io { path, source } => doc.error("synthetic.fit", format!("{}: {source}", path.display())),
             other => other,

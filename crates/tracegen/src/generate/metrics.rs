@@ -74,10 +74,10 @@ fn ratio(x: f64) -> Value {
 }
 
 /// Where rows of the metrics table go.
-pub type RowSink<'a> = &'a mut dyn FnMut(&MetricsRow) -> Result<()>;
+pub type MetricsSink<'a> = &'a mut dyn FnMut(&MetricsRow) -> Result<()>;
 
 /// One head's metrics at one step, per query head.
-pub struct Measured {
+pub struct HeadMetrics {
     /// The step.
     pub step: usize,
     /// Per query head.
@@ -85,7 +85,7 @@ pub struct Measured {
 }
 
 /// Emits the rows of a head at the `i`-th step of its chunk.
-pub fn rows(head: &HeadWork<'_>, i: usize, emit: RowSink<'_>) -> Result<()> {
+pub fn rows(head: &HeadWork<'_>, i: usize, emit: MetricsSink<'_>) -> Result<()> {
     let m = &head.measured()[i];
     let (cache, workload) = (head.cache(), head.workload());
     for (h, accuracy) in m.accuracies.iter().enumerate() {

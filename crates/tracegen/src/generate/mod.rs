@@ -11,7 +11,7 @@ mod load;
 mod metrics;
 mod spelled;
 
-pub use metrics::{METRICS, MetricsRow, RowSink};
+pub use metrics::{METRICS, MetricsRow, MetricsSink};
 
 use head::HeadWork;
 use pimattn_core::cancel::Cancel;
@@ -19,10 +19,10 @@ use pimattn_core::error::Result;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_kv::KvCache;
-use pimattn_mapping::emit::Target;
-use pimattn_mapping::placement::Home;
+use pimattn_mapping::emit::DeviceLayout;
+use pimattn_mapping::placement::HeadRegion;
 use pimattn_mapping::schedule::Costs;
-use pimattn_mapping::stage::{self, Plan};
+use pimattn_mapping::stage::{self, HeadPlan};
 use pimattn_mapping::workload::{Addressing, Workload};
 use pimattn_policies::select::Policy;
 use pimattn_trace::{Header, Record, Request, Sink};
@@ -46,10 +46,10 @@ pub struct Generator {
     requests: Vec<usize>,
     policy: Box<dyn Policy>,
     full: Box<dyn Policy>,
-    target: Target,
+    target: DeviceLayout,
     costs: Costs,
     /// By layer, request, KV head.
-    homes: Vec<Home>,
+    homes: Vec<HeadRegion>,
     header: Header,
 }
 
@@ -91,7 +91,12 @@ impl Generator {
 
     /// Writes the trace to `sink`; a metrics row goes to `metrics`, when given, for each query head and step.
     /// `progress` hears how many steps are done.
-    pub fn run(&self, sink: &mut dyn Sink, metrics: Option<RowSink<'_>>, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    pub fn run(
+        &self,
+        sink: &mut dyn Sink,
+        metrics: Option<MetricsSink<'_>>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
         self.run_until(&Cancel::new(), sink, metrics, progress)
     }
 
@@ -103,7 +108,7 @@ impl Generator {
         &self,
         cancel: &Cancel,
         sink: &mut dyn Sink,
-        mut metrics: Option<RowSink<'_>>,
+        mut metrics: Option<MetricsSink<'_>>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let measure = metrics.is_some();
@@ -166,7 +171,7 @@ impl ChannelWork<'_> {
         self.heads.iter_mut().for_each(HeadWork::begin_chunk);
         for step in steps {
             // By channel of the group, the plans of its heads.
-            let mut channels: Vec<Vec<Plan>> = Vec::new();
+            let mut channels: Vec<Vec<HeadPlan>> = Vec::new();
             for head in &mut self.heads {
                 for (i, plan) in head.step(step, measure)?.into_iter().enumerate() {
                     if i == channels.len() {

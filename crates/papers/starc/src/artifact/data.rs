@@ -28,7 +28,7 @@ shapes!("gpt-13b", "llama-7b", "mistral-7b");
 
 /// A model, as far as its attention goes. It has K and V for every query head.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Model {
+pub struct ArtifactModel {
     /// Name, the artifact's.
     pub name: String,
     /// Layers, all alike.
@@ -44,7 +44,7 @@ pub struct Model {
 /// What tells how many tokens a step attends to.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Policy {
+pub struct ArtifactPolicy {
     /// Name in the registry of policies.
     pub name: String,
     /// What its budget tables are named after; all tokens where it has none.
@@ -55,61 +55,61 @@ pub struct Policy {
 
 /// What the artifact has results of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Published {
+pub struct ArtifactData {
     /// The models.
-    pub models: Vec<Model>,
+    pub models: Vec<ArtifactModel>,
     /// The policies.
-    pub policies: Vec<Policy>,
+    pub policies: Vec<ArtifactPolicy>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PublishedFile {
-    model: Vec<ModelEntry>,
-    policy: Vec<Policy>,
+    model: Vec<ArtifactModelEntry>,
+    policy: Vec<ArtifactPolicy>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ModelEntry {
+struct ArtifactModelEntry {
     name: String,
     shape: String,
     table: String,
 }
 
-impl Published {
+impl ArtifactData {
     /// Loads the models and policies.
     ///
     /// # Errors
     /// [`Error::Config`] with file and line where a name is in no registry, or a key is wrong.
-    pub fn load() -> Result<Published> {
-        Published::parse(TEXT)
+    pub fn load() -> Result<ArtifactData> {
+        ArtifactData::parse(TEXT)
     }
 
-    fn parse(text: &str) -> Result<Published> {
+    fn parse(text: &str) -> Result<ArtifactData> {
         let doc = Document::parse(Path::new(FILE), text, &[])?;
         let file: PublishedFile = doc.decode()?;
-        let model = |(i, m): (usize, ModelEntry)| {
+        let model = |(i, m): (usize, ArtifactModelEntry)| {
             let Some((_, file, text)) = SHAPES.iter().find(|(name, ..)| *name == m.shape) else {
                 let hint = suggest(&m.shape, SHAPES.iter().map(|(name, ..)| *name));
                 return Err(doc.error(&format!("model[{i}].shape"), format!("unknown model \"{}\"{hint}", m.shape)));
             };
             let shape = model::Model::parse(Path::new(file), text, &[])?;
             let (layers, heads, dim) = (shape.layers, shape.heads, shape.head_dim);
-            Ok(Model { name: m.name, layers, heads, dim, table: m.table })
+            Ok(ArtifactModel { name: m.name, layers, heads, dim, table: m.table })
         };
         let models = file.model.into_iter().enumerate().map(model).collect::<Result<Vec<_>>>()?;
         for (i, policy) in file.policy.iter().enumerate() {
             select::find(&policy.name).map_err(|what| doc.error(&format!("policy[{i}].name"), what))?;
         }
-        Ok(Published { models, policies: file.policy })
+        Ok(ArtifactData { models, policies: file.policy })
     }
 
     /// The model of this name, in any case.
     ///
     /// # Errors
     /// [`Error::Usage`] with the nearest name where there is none.
-    pub fn model(&self, name: &str) -> Result<&Model> {
+    pub fn model(&self, name: &str) -> Result<&ArtifactModel> {
         let known = self.models.iter().find(|m| m.name.eq_ignore_ascii_case(name));
         let names = || self.models.iter().map(|m| m.name.as_str());
         known.ok_or_else(|| Error::Usage(format!("unknown model \"{name}\"{}", suggest(name, names()))))
@@ -119,30 +119,30 @@ impl Published {
     ///
     /// # Errors
     /// [`Error::Usage`] with the nearest name where there is none.
-    pub fn policy(&self, name: &str) -> Result<&Policy> {
+    pub fn policy(&self, name: &str) -> Result<&ArtifactPolicy> {
         let known = self.policies.iter().find(|p| p.name == name);
         let names = || self.policies.iter().map(|p| p.name.as_str());
         known.ok_or_else(|| Error::Usage(format!("unknown policy \"{name}\"{}", suggest(name, names()))))
     }
 }
 
-impl Model {
+impl ArtifactModel {
     /// Heads of a batch of so many requests that a stack holds (rounded as the artifact rounds).
     pub fn heads_per_stack(&self, batch: u32) -> u32 {
         (u64::from(self.heads / DEVICES) * u64::from(batch)).div_ceil(STACKS.into()).try_into().unwrap_or(u32::MAX)
     }
 }
 
-impl Policy {
+impl ArtifactPolicy {
     /// Where the budgets for a model are in a folder: the artifact's file, or that compressed.
-    pub fn table_in(&self, folder: &Path, model: &Model) -> Option<PathBuf> {
+    pub fn table_in(&self, folder: &Path, model: &ArtifactModel) -> Option<PathBuf> {
         let plain = folder.join(self.table_name(model)?);
         let packed = folder.join(format!("{}.zst", self.table_name(model)?));
         Some(if !plain.exists() && packed.exists() { packed } else { plain })
     }
 
     /// File name of its budgets for a model, as the artifact has it.
-    pub fn table_name(&self, model: &Model) -> Option<String> {
+    pub fn table_name(&self, model: &ArtifactModel) -> Option<String> {
         self.table.as_ref().map(|policy| format!("kv_budget_{}_{policy}.txt", model.table))
     }
 }
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_wrong_name_is_said_with_its_line_and_the_nearest() {
-        let wrong = |from: &str, to: &str| Published::parse(&TEXT.replacen(from, to, 1)).unwrap_err().to_string();
+        let wrong = |from: &str, to: &str| ArtifactData::parse(&TEXT.replacen(from, to, 1)).unwrap_err().to_string();
         let line = |of: &str| TEXT.lines().position(|l| l.starts_with(of)).unwrap() + 1;
         let at = format!("{FILE}:{}: ", line("shape = \"gpt-13b\""));
         assert_eq!(

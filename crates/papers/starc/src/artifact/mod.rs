@@ -9,10 +9,10 @@ mod data;
 mod rows;
 
 pub use budget::Budgets;
-pub use data::{Model, Policy, Published};
+pub use data::{ArtifactData, ArtifactModel, ArtifactPolicy};
 pub use rows::{BarRow, StepRow, bars, bars::BARS, steps::STEPS};
 
-use pimattn_attacc::{Attention, Form, Mode};
+use pimattn_attacc::{Attention, Form, UnitLevel};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
@@ -32,11 +32,11 @@ const FORM: Form = Form::Published;
 
 /// A model, a policy and a context.
 #[derive(Debug, Clone)]
-pub struct Bar {
+pub struct ArtifactBar {
     /// The model.
-    pub model: Model,
+    pub model: ArtifactModel,
     /// The policy.
-    pub policy: Policy,
+    pub policy: ArtifactPolicy,
     /// Requests that are decoded together.
     pub batch: u32,
     /// Tokens of each prompt.
@@ -49,7 +49,7 @@ pub struct Bar {
     pub clustering: bool,
 }
 
-impl Bar {
+impl ArtifactBar {
     /// Decode steps.
     pub fn steps(&self) -> u32 {
         self.context.saturating_sub(1)
@@ -71,7 +71,7 @@ impl Bar {
         let budgets = self.budgets.as_ref().map(|b| b.first(steps as usize)).transpose()?;
         let heads = self.model.heads_per_stack(self.batch);
         Ok((0..steps).map(move |step| Attention {
-            mode: Mode::Bank,
+            mode: UnitLevel::Bank,
             heads,
             len: first + step,
             dim: self.model.dim,
@@ -84,18 +84,18 @@ impl Bar {
 
 /// What a layer's attention takes on a stack, as far as rows say it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Cost {
+struct AttentionCost {
     cycles: Cycle,
     ns: f64,
     energy_pj: f64,
     activations: u64,
 }
 
-impl Cost {
+impl AttentionCost {
     fn new(layers: &mut Layers<'_>, system: &System, attention: Attention) -> Result<Self> {
         let layer = layers.layer(FORM, attention)?;
         let opens = system.device.commands.iter().zip(&layer.counters.banks).filter(|(c, _)| c.effect.opens());
-        Ok(Cost {
+        Ok(AttentionCost {
             cycles: layer.cycles,
             ns: layer.ns(system),
             energy_pj: layer.energy(system).total(),
@@ -111,7 +111,7 @@ pub type RowSink<'a, R> = &'a mut dyn FnMut(&R) -> Result<()>;
 pub struct Experiment<'a> {
     cancel: Cancel,
     system: &'a System,
-    bars: &'a [Bar],
+    bars: &'a [ArtifactBar],
     layers: Layers<'a>,
 }
 
@@ -119,15 +119,15 @@ impl<'a> Experiment<'a> {
     /// Simulates every step of every bar on stacks of `system`. `progress` hears how many replays of how many are done.
     ///
     /// # Errors
-    /// When a bar makes no sense ([`Bar::attentions`]), or when its heads do not fit a stack.
+    /// When a bar makes no sense ([`ArtifactBar::attentions`]), or when its heads do not fit a stack.
     pub fn new(
         cancel: &Cancel,
         system: &'a System,
-        bars: &'a [Bar],
+        bars: &'a [ArtifactBar],
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Self> {
         let mut layers = Layers::new(system).until(cancel);
-        let wanted = bars.iter().map(Bar::attentions).collect::<Result<Vec<_>>>()?;
+        let wanted = bars.iter().map(ArtifactBar::attentions).collect::<Result<Vec<_>>>()?;
         layers.learn(FORM, wanted.into_iter().flatten(), progress)?;
         Ok(Experiment { cancel: cancel.clone(), system, bars, layers })
     }
@@ -146,13 +146,13 @@ impl<'a> Experiment<'a> {
     pub fn rows(&mut self, bar_row: RowSink<'_, BarRow>, mut step_row: Option<RowSink<'_, StepRow>>) -> Result<()> {
         for bar in self.bars {
             self.cancel.check()?;
-            let mut known: BTreeMap<Attention, Cost> = BTreeMap::new();
+            let mut known: BTreeMap<Attention, AttentionCost> = BTreeMap::new();
             let mut total = rows::Total::default();
             for (step, attention) in bar.attentions()?.enumerate() {
                 let key = attention.normal_form(FORM, &self.system.device.geometry)?;
                 let cost = match known.get(&key) {
                     Some(cost) => *cost,
-                    None => *known.entry(key).or_insert(Cost::new(&mut self.layers, self.system, attention)?),
+                    None => *known.entry(key).or_insert(AttentionCost::new(&mut self.layers, self.system, attention)?),
                 };
                 total.add(&attention, &cost);
                 if let Some(emit) = &mut step_row {

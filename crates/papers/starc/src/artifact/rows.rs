@@ -1,6 +1,6 @@
 //! The tables of the experiment.
 
-use super::{Bar, Cost, DEVICES, STACKS};
+use super::{ArtifactBar, AttentionCost, DEVICES, STACKS};
 use pimattn_attacc::Attention;
 use pimattn_core::table::Value;
 use pimattn_core::units::Cycle;
@@ -45,7 +45,7 @@ pub struct StepRow {
     context: u32,
     step: u64,
     attention: Attention,
-    cost: Cost,
+    cost: AttentionCost,
 }
 
 /// Columns of bars.csv.
@@ -104,7 +104,7 @@ pub mod steps {
 
 impl Total {
     /// Adds a step.
-    pub(super) fn add(&mut self, attention: &Attention, cost: &Cost) {
+    pub(super) fn add(&mut self, attention: &Attention, cost: &AttentionCost) {
         self.steps += 1;
         self.tokens += attention.attended(super::FORM);
         self.cycles += cost.cycles;
@@ -114,7 +114,7 @@ impl Total {
 }
 
 impl BarRow {
-    pub(super) fn new(bar: &Bar, total: Total) -> Self {
+    pub(super) fn new(bar: &ArtifactBar, total: Total) -> Self {
         BarRow {
             model: bar.model.name.clone(),
             policy: bar.policy.name.clone(),
@@ -133,7 +133,7 @@ impl BarRow {
 }
 
 impl StepRow {
-    pub(super) fn new(bar: &Bar, step: u64, attention: Attention, cost: Cost) -> Self {
+    pub(super) fn new(bar: &ArtifactBar, step: u64, attention: Attention, cost: AttentionCost) -> Self {
         let (model, policy) = (bar.model.name.clone(), bar.policy.name.clone());
         StepRow { model, policy, context: bar.context, step, attention, cost }
     }

@@ -1,6 +1,6 @@
 //! What a paper claims, set against what was found: a row of claims.csv each, with the cells that it is made of.
 
-use super::Tables;
+use super::ExperimentTables;
 use crate::artifact::bars;
 use crate::policies::{FULL, INFINIGEN, INFINIGEN_FILLED, QUEST, SPARQ, STARC};
 use crate::reproduce::columns::{choices, layer, reductions, system};
@@ -76,7 +76,7 @@ impl Claim {
 }
 
 /// What was found of a claim in a mode: words, verdict, cells.
-type Said = [String; 3];
+type ClaimFinding = [String; 3];
 
 /// A claim, set against what was found.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,8 +85,8 @@ pub struct ClaimRow {
     version: String,
     what: String,
     claimed: String,
-    artifact: Said,
-    masks: Said,
+    artifact: ClaimFinding,
+    masks: ClaimFinding,
     why: String,
 }
 
@@ -114,14 +114,14 @@ measures! {
 }
 
 /// A range of cells.
-struct Found {
+struct CellRange {
     least: f64,
     most: f64,
     from: [String; 2],
 }
 
-impl Found {
-    fn of(table: &Cells, rows: &[usize], column: &str) -> Result<Option<Found>> {
+impl CellRange {
+    fn of(table: &Cells, rows: &[usize], column: &str) -> Result<Option<CellRange>> {
         let mut found: Option<(f64, usize, f64, usize)> = None;
         for row in rows {
             let x = table.number(*row, column)?;
@@ -134,7 +134,7 @@ impl Found {
                 }
             });
         }
-        Ok(found.map(|(least, i, most, j)| Found { least, most, from: [i, j].map(|r| table.cite(r, column)) }))
+        Ok(found.map(|(least, i, most, j)| CellRange { least, most, from: [i, j].map(|r| table.cite(r, column)) }))
     }
 
     fn words(&self) -> String {
@@ -163,7 +163,7 @@ impl Found {
     }
 
     /// The words of a row: range, verdict, cells.
-    fn said(found: Option<Found>, claim: &Claim) -> Said {
+    fn said(found: Option<CellRange>, claim: &Claim) -> ClaimFinding {
         found.map_or_else(Default::default, |f| [f.words(), f.verdict(claim).into(), f.cells()])
     }
 }
@@ -174,7 +174,7 @@ pub fn cited(table: &Cells, row: usize, column: &str, decimals: usize, unit: &st
 }
 
 /// The reductions of a claim in a mode.
-fn reductions(t: &Tables, claim: &Claim, mode: &str) -> Result<Option<Found>> {
+fn reductions(t: &ExperimentTables, claim: &Claim, mode: &str) -> Result<Option<CellRange>> {
     let (scope, measure) = match claim.kind {
         Kind::AttentionLatency => ("attention", "latency"),
         Kind::AttentionEnergy => ("attention", "energy"),
@@ -192,11 +192,11 @@ fn reductions(t: &Tables, claim: &Claim, mode: &str) -> Result<Option<Found>> {
         ];
         rows.extend(t.reductions.find(&wanted)?);
     }
-    Found::of(&t.reductions, &rows, reductions::REDUCTION_PERCENT.name())
+    CellRange::of(&t.reductions, &rows, reductions::REDUCTION_PERCENT.name())
 }
 
 /// Rows of claims.csv.
-pub fn rows(claims: &[Claim], t: &Tables) -> Result<Vec<ClaimRow>> {
+pub fn rows(claims: &[Claim], t: &ExperimentTables) -> Result<Vec<ClaimRow>> {
     let mut rows = Vec::new();
     for (i, claim) in (1..).zip(claims) {
         let none = || [String::from("not measured"), String::new(), String::new()];
@@ -205,12 +205,12 @@ pub fn rows(claims: &[Claim], t: &Tables) -> Result<Vec<ClaimRow>> {
             Kind::RecallOrder => [["no masks in this mode".into(), String::new(), String::new()], recall_order(t)?],
             Kind::ClusteringOverhead => {
                 let rows = t.masks.find(&[(columns::POLICY, STARC)])?;
-                let masks = Found::said(Found::of(&t.masks, &rows, layer::CLUSTER_PERCENT.name())?, claim);
+                let masks = CellRange::said(CellRange::of(&t.masks, &rows, layer::CLUSTER_PERCENT.name())?, claim);
                 [[clustering_in_artifact_mode().into(), String::new(), String::new()], masks]
             }
             _ => [
-                Found::said(reductions(t, claim, "artifact")?, claim),
-                Found::said(reductions(t, claim, "masks")?, claim),
+                CellRange::said(reductions(t, claim, "artifact")?, claim),
+                CellRange::said(reductions(t, claim, "masks")?, claim),
             ],
         };
         rows.push(ClaimRow {
@@ -231,7 +231,7 @@ fn clustering_in_artifact_mode() -> &'static str {
 }
 
 /// Of every cache and budget: words, verdict, cells.
-fn recall_order(t: &Tables) -> Result<[String; 3]> {
+fn recall_order(t: &ExperimentTables) -> Result<[String; 3]> {
     let (mut held, mut all, mut broken) = (0, 0, Vec::new());
     for row in t.choices.find(&[(columns::POLICY, STARC)])? {
         let key = [choices::SOURCE.name(), choices::PREFILL.name(), columns::BUDGET].map(|c| t.choices.cell(row, c));
@@ -278,14 +278,14 @@ fn recall_order(t: &Tables) -> Result<[String; 3]> {
 }
 
 /// The longest context of the first model, where sentences take their examples.
-fn example(t: &Tables) -> Result<(&str, &str)> {
+fn example(t: &ExperimentTables) -> Result<(&str, &str)> {
     let row = t.masks.len().checked_sub(1).ok_or_else(|| Error::data(t.masks.name(), "no rows"))?;
     let context = t.masks.cell(row, columns::CONTEXT)?;
     Ok((t.masks.cell(0, columns::MODEL)?, context))
 }
 
 /// A sentence on why claim and findings differ, of the cells that it names.
-fn why(claim: &Claim, t: &Tables) -> Result<String> {
+fn why(claim: &Claim, t: &ExperimentTables) -> Result<String> {
     let (model, context) = example(t)?;
     let mask =
         |policy: &str| t.masks.the(&[(columns::MODEL, model), (columns::CONTEXT, context), (columns::POLICY, policy)]);

@@ -1,6 +1,6 @@
 //! The figures of the report.
 
-use super::Tables;
+use super::ExperimentTables;
 use crate::artifact::bars;
 use crate::policies::{FULL, INFINIGEN, LEGEND, QUEST, SPARQ, STARC};
 use crate::reproduce::columns::{ablation, choices, layer, system};
@@ -8,19 +8,19 @@ use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_experiments::end_to_end::table as step;
 use pimattn_report::cells::Cells;
-use pimattn_report::plot::{Axis, Bar, Bars, Content, Figure, Group, Lines, Panel, Scale, Series};
+use pimattn_report::plot::{Axis, Bar, BarGroup, Bars, Content, Figure, Lines, Panel, Scale, Series};
 
 /// A part of a bar: its name, and the columns that it is the sum of.
-type Part = (&'static str, &'static [&'static str]);
+type BarPart = (&'static str, &'static [&'static str]);
 
-const TIME: &[Part] = &[
+const TIME: &[BarPart] = &[
     ("attention", &[step::ATTENTION_MS.name(), step::SOFTMAX_MS.name()]),
     ("QKV and projection", &[step::QKV_MS.name(), step::PROJECTION_MS.name()]),
     ("feed-forward", &[step::FEED_FORWARD_MS.name()]),
     ("between devices", &[step::ALL_REDUCE_MS.name(), step::LINK_MS.name()]),
     ("activation and norm", &[step::ACTIVATION_MS.name(), step::NORM_MS.name()]),
 ];
-const ENERGY: &[Part] = &[
+const ENERGY: &[BarPart] = &[
     ("attention memory", &[step::ATTENTION_MEMORY_MJ.name()]),
     ("attention arithmetic", &[step::ATTENTION_COMPUTE_MJ.name()]),
     ("weights memory", &[step::FC_MEMORY_MJ.name()]),
@@ -29,7 +29,7 @@ const ENERGY: &[Part] = &[
     ("elementwise", &[step::ELEMENTWISE_MEMORY_MJ.name(), step::ELEMENTWISE_COMPUTE_MJ.name()]),
     ("refresh and standing power", &[step::PIM_STANDING_MJ.name()]),
 ];
-const LAYER_TIME: &[Part] = &[
+const LAYER_TIME: &[BarPart] = &[
     ("keys and values", &[layer::ATTEND_US.name()]),
     ("selection", &[layer::SELECT_US.name()]),
     ("clustering", &[layer::CLUSTER_US.name()]),
@@ -38,7 +38,7 @@ const LAYER_TIME: &[Part] = &[
     ("channels idle or waiting", &[layer::WAIT_US.name()]),
     ("refresh and other", &[layer::OTHER_US.name()]),
 ];
-const LAYER_ENERGY: &[Part] = &[
+const LAYER_ENERGY: &[BarPart] = &[
     ("keys and values", &[layer::ATTEND_UJ.name()]),
     ("selection", &[layer::SELECT_UJ.name()]),
     ("clustering", &[layer::CLUSTER_UJ.name()]),
@@ -53,7 +53,7 @@ struct Normalised<'t> {
     table: &'t Cells,
     mode: Option<&'t str>,
     whole: &'static str,
-    parts: &'static [Part],
+    parts: &'static [BarPart],
     label: &'static str,
 }
 
@@ -68,14 +68,14 @@ impl Normalised<'_> {
             let full = self.table.number(self.table.the(&wanted)?, self.whole)?;
             let mut bars = Vec::new();
             for row in rows {
-                let part = |(name, columns): &Part| {
+                let part = |(name, columns): &BarPart| {
                     let sum: Result<f64> = columns.iter().map(|c| self.table.number(row, c)).sum();
                     Ok((name.to_string(), sum? / full))
                 };
                 let parts = self.parts.iter().map(part).collect::<Result<_>>()?;
                 bars.push(Bar { label: self.table.cell(row, columns::POLICY)?.into(), parts });
             }
-            groups.push(Group { label: thousands(context), bars });
+            groups.push(BarGroup { label: thousands(context), bars });
         }
         let y = Axis::new("relative to full", Scale::FromZero);
         Ok(Panel { title: format!("{model}: {}", self.label), content: Content::Bars(Bars { y, groups }) })
@@ -93,7 +93,7 @@ fn names(table: &Cells) -> Result<Vec<String>> {
     Ok(LEGEND.into_iter().chain(others).map(String::from).collect())
 }
 
-fn stacked(title: &str, note: &str, t: &Tables, of: Normalised<'_>) -> Result<Figure> {
+fn stacked(title: &str, note: &str, t: &ExperimentTables, of: Normalised<'_>) -> Result<Figure> {
     let mut panels = Vec::new();
     let models = t.masks.distinct(columns::MODEL)?;
     for model in &models {
@@ -128,7 +128,7 @@ fn lines(table: &Cells, rows: &[usize], x: (&str, Axis), y: (&str, Axis), scale:
 }
 
 /// Every figure: file name and SVG.
-pub fn all(t: &Tables) -> Result<Vec<(String, String)>> {
+pub fn all(t: &ExperimentTables) -> Result<Vec<(String, String)>> {
     let mut out = Vec::new();
     let mut add = |name: &str, figure: Figure| {
         out.push((format!("{name}.svg"), figure.svg()?));
@@ -171,7 +171,7 @@ pub fn all(t: &Tables) -> Result<Vec<(String, String)>> {
     Ok(out)
 }
 
-fn attention_artifact(t: &Tables) -> Result<Figure> {
+fn attention_artifact(t: &ExperimentTables) -> Result<Figure> {
     let mut panels = Vec::new();
     for (column, label) in [(bars::STEP_MS.name(), "latency"), (bars::ENERGY_MJ.name(), "energy")] {
         for model in t.artifact.distinct(columns::MODEL)? {
@@ -185,7 +185,7 @@ fn attention_artifact(t: &Tables) -> Result<Figure> {
                     let parts = vec![("attention".to_string(), t.artifact.number(row, column)? / full)];
                     bars.push(Bar { label: t.artifact.cell(row, columns::POLICY)?.into(), parts });
                 }
-                groups.push(Group { label: thousands(context), bars });
+                groups.push(BarGroup { label: thousands(context), bars });
             }
             let y = Axis::new("relative to full", Scale::FromZero);
             let content = Content::Bars(Bars { y, groups });
@@ -204,7 +204,7 @@ fn attention_artifact(t: &Tables) -> Result<Figure> {
 }
 
 /// A panel for each cache of choices.csv.
-fn by_cache(t: &Tables, y: (&str, Axis)) -> Result<Vec<Panel>> {
+fn by_cache(t: &ExperimentTables, y: (&str, Axis)) -> Result<Vec<Panel>> {
     let mut panels = Vec::new();
     for source in t.choices.distinct(choices::SOURCE.name())? {
         for prefill in t.choices.distinct(choices::PREFILL.name())? {
@@ -226,7 +226,7 @@ fn by_cache(t: &Tables, y: (&str, Axis)) -> Result<Vec<Panel>> {
     Ok(panels)
 }
 
-fn recall(t: &Tables) -> Result<Figure> {
+fn recall(t: &ExperimentTables) -> Result<Figure> {
     Ok(Figure {
         title: "Recall of the budget's best tokens".into(),
         note: "choices.csv, column top_recall".into(),
@@ -237,7 +237,7 @@ fn recall(t: &Tables) -> Result<Figure> {
     })
 }
 
-fn row_tokens(t: &Tables) -> Result<Figure> {
+fn row_tokens(t: &ExperimentTables) -> Result<Figure> {
     Ok(Figure {
         title: "Tokens in the rows that a selection touches".into(),
         note: "choices.csv, column row_tokens: 16 for each block of 16 slots with a selected token".into(),
@@ -248,7 +248,7 @@ fn row_tokens(t: &Tables) -> Result<Figure> {
     })
 }
 
-fn decode_length(t: &Tables) -> Result<Figure> {
+fn decode_length(t: &ExperimentTables) -> Result<Figure> {
     let mut panels = Vec::new();
     for (column, label) in [
         (layer::TIME_US.name(), "time (us)"),
@@ -273,7 +273,7 @@ fn decode_length(t: &Tables) -> Result<Figure> {
 }
 
 /// What STARC takes over what the others take, by variant.
-fn by_variant(t: &Tables, measure: &str, columns: [(&str, &str); 4]) -> Result<Figure> {
+fn by_variant(t: &ExperimentTables, measure: &str, columns: [(&str, &str); 4]) -> Result<Figure> {
     let mut panels = Vec::new();
     for (against, column) in columns {
         let mut bars = Vec::new();
@@ -285,7 +285,7 @@ fn by_variant(t: &Tables, measure: &str, columns: [(&str, &str); 4]) -> Result<F
             let parts = vec![(format!("{STARC} over the other policy"), 1.0 - less / 100.0)];
             bars.push(Bar { label: label.trim().into(), parts });
         }
-        let groups = vec![Group { label: String::new(), bars }];
+        let groups = vec![BarGroup { label: String::new(), bars }];
         let y = Axis::new(format!("{STARC} / {against}"), Scale::FromZero);
         let content = Content::Bars(Bars { y, groups });
         panels.push(Panel { title: format!("{measure}, {STARC} over {against}"), content });

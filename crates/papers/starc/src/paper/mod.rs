@@ -8,7 +8,7 @@ use pimattn_report::cells::Cells;
 
 /// The tables of an experiment.
 #[derive(Debug)]
-pub struct Tables {
+pub struct ExperimentTables {
     /// Attention with the artifact's row budgets.
     pub artifact: Cells,
     /// Attention with our own masks, by context.

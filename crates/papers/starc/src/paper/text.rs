@@ -1,6 +1,6 @@
 //! The report as Markdown. A figure in a sentence stands with the cell that it is from.
 
-use super::Tables;
+use super::ExperimentTables;
 use super::claims::{self, cited};
 use crate::policies::{INFINIGEN, QUEST, SPARQ};
 use crate::reproduce::columns::{ablation, masks, reductions, winners};
@@ -33,7 +33,7 @@ fn table(cells: &Cells, rows: &[usize], columns: &[(&str, &str)], decimals: usiz
 }
 
 /// Starc against the others, a row for each model and context.
-fn reduced(t: &Tables, mode: &str, scope: &str, measure: &str) -> Result<String> {
+fn reduced(t: &ExperimentTables, mode: &str, scope: &str, measure: &str) -> Result<String> {
     let rows = t.reductions.find(&[
         (reductions::MODE.name(), mode),
         (reductions::SCOPE.name(), scope),
@@ -77,7 +77,7 @@ fn figure(out: &mut String, file: &str, what: &str) {
 }
 
 /// The report.
-pub fn markdown(title: &str, t: &Tables, claimed: &Cells) -> Result<String> {
+pub fn markdown(title: &str, t: &ExperimentTables, claimed: &Cells) -> Result<String> {
     let mut out = format!("# {title}\n\n");
     out.push_str(
         "Made by `make reproduce`; docs/reproduce.md says how. Every figure stands in a CSV file beside this one; `[file:line \

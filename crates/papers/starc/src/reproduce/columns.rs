@@ -1,7 +1,7 @@
 //! The tables of the report: their rows, and what is measured of each.
 
 use crate::artifact::{BARS, BarRow};
-use pimattn_core::table::{Column, Layout, Table, Value};
+use pimattn_core::table::{Column, Table, TableLayout, Value};
 use pimattn_core::{columns, measures};
 use pimattn_experiments::end_to_end::cost::Cost;
 use pimattn_experiments::end_to_end::table::STEP_MEASURES;
@@ -35,7 +35,7 @@ impl ByPhase {
 
 /// A sparse layer on the fullest stack, a decode step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Layer {
+pub struct SparseLayer {
     /// Time in us.
     pub us: ByPhase,
     /// Energy in uJ.
@@ -76,7 +76,7 @@ pub struct MaskRow {
     /// Layers simulated.
     pub simulated_layers: u32,
     /// What the layer takes.
-    pub layer: Layer,
+    pub layer: SparseLayer,
 }
 
 /// A window of decode steps in real-mask mode.
@@ -91,24 +91,24 @@ pub struct PositionRow {
     /// Tokens that a query head may select.
     pub budget: String,
     /// What the layer takes.
-    pub layer: Layer,
+    pub layer: SparseLayer,
 }
 
 /// How tokens were chosen: the two modes of the experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum SelectionMode {
     /// Row budgets of the artifact.
     Artifact,
     /// Our own masks.
     Masks,
 }
 
-impl Mode {
+impl SelectionMode {
     /// Name in the tables.
     pub const fn name(self) -> &'static str {
         match self {
-            Mode::Artifact => "artifact",
-            Mode::Masks => "masks",
+            SelectionMode::Artifact => "artifact",
+            SelectionMode::Masks => "masks",
         }
     }
 }
@@ -117,7 +117,7 @@ impl Mode {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SystemRow {
     /// The mode.
-    pub mode: Mode,
+    pub mode: SelectionMode,
     /// The model.
     pub model: String,
     /// Tokens generated of each request.
@@ -132,7 +132,7 @@ pub struct SystemRow {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReductionRow {
     /// The mode.
-    pub mode: Mode,
+    pub mode: SelectionMode,
     /// The attention layers, or a whole step.
     pub scope: &'static str,
     /// Time, or which energy.
@@ -241,7 +241,7 @@ pub mod layer {
 
     measures! {
         /// What is measured of a layer.
-        pub LAYER of Layer {
+        pub LAYER of SparseLayer {
             TIME_US = "time_us", "us",
                 "attention of one sparse layer on the fullest stack, a decode step; the sum of the next seven",
                 |l| decimal(l.us.all);
@@ -451,7 +451,7 @@ pub trait Reported: Sized + 'static {
     const ROW: &'static str;
 
     /// The columns.
-    fn layout() -> Layout<Self>;
+    fn layout() -> TableLayout<Self>;
 
     /// The table of these rows.
     fn table(rows: Vec<Self>) -> Table<Self> {
@@ -465,7 +465,7 @@ macro_rules! reported {
             const FILE: &'static str = $file;
             const ROW: &'static str = $what;
 
-            fn layout() -> Layout<Self> {
+            fn layout() -> TableLayout<Self> {
                 $layout
             }
         })+
@@ -479,20 +479,20 @@ macro_rules! reported {
 
 reported! {
     BarRow: "artifact.csv", "a model, a policy and a context in artifact mode, every decode step simulated",
-        Layout::of(BARS);
+        TableLayout::of(BARS);
     MaskRow: "masks.csv", "a model, a context and a policy in real-mask mode",
-        Layout::of(masks::KEYS).with(|r| &r.layer, layer::LAYER);
+        TableLayout::of(masks::KEYS).with(|r| &r.layer, layer::LAYER);
     PositionRow: "positions.csv", "a window of decode steps in real-mask mode",
-        Layout::of(positions::KEYS).with(|r| &r.layer, layer::LAYER);
+        TableLayout::of(positions::KEYS).with(|r| &r.layer, layer::LAYER);
     SystemRow: "system.csv", "the mean decode step of a model, a policy and a context, end to end",
-        Layout::of(system::KEYS).with(|r| &r.cost, STEP_MEASURES);
-    ReductionRow: "reductions.csv", "what STARC takes against another policy", Layout::of(reductions::REDUCTIONS);
-    ChoiceRow: "choices.csv", "a policy at a budget", Layout::of(choices::CHOICES);
+        TableLayout::of(system::KEYS).with(|r| &r.cost, STEP_MEASURES);
+    ReductionRow: "reductions.csv", "what STARC takes against another policy", TableLayout::of(reductions::REDUCTIONS);
+    ChoiceRow: "choices.csv", "a policy at a budget", TableLayout::of(choices::CHOICES);
     WinnerRow: "winners.csv", "a policy at an error, by its fastest budget that keeps it",
-        Layout::of(winners::WINNERS);
-    AblationRow: "ablation.csv", "a variant, and the gains of STARC under it", Layout::of(ablation::ABLATION);
+        TableLayout::of(winners::WINNERS);
+    AblationRow: "ablation.csv", "a variant, and the gains of STARC under it", TableLayout::of(ablation::ABLATION);
     crate::paper::claims::ClaimRow: "claims.csv", "a claim of the paper",
-        Layout::of(crate::paper::claims::CLAIMS);
+        TableLayout::of(crate::paper::claims::CLAIMS);
 }
 
 #[cfg(test)]
@@ -511,7 +511,7 @@ mod tests {
 
     #[test]
     fn every_measure_of_a_layer_has_its_own_value() {
-        let layer = Layer {
+        let layer = SparseLayer {
             us: by_phase(10.0),
             uj: by_phase(20.0),
             selected: 1.0,
@@ -557,7 +557,7 @@ mod tests {
     fn reductions_and_gains_are_of_ours_over_the_others() {
         let (model, against) = ("m".to_string(), "quest".to_string());
         let (scope, measure) = ("attention", "latency");
-        let mode = Mode::Masks;
+        let mode = SelectionMode::Masks;
         let row = ReductionRow { mode, scope, measure, model, context: 64, against, other: 4.0, ours: 1.0 };
         let want = "mode=masks scope=attention measure=latency model=m context=64 against=quest other=4.000000000 \
             starc=1.000000000 reduction_percent=75.0000";

@@ -1,7 +1,8 @@
 //! Policies against each other: reductions, choices, winners, ablation.
 
 use super::columns::{
-    AblationRow, Against, ChoiceRow, Layer, MaskRow, Mode, ReductionRow, SystemRow, WinnerRow, choices as choice, layer,
+    AblationRow, Against, ChoiceRow, MaskRow, ReductionRow, SelectionMode, SparseLayer, SystemRow, WinnerRow,
+    choices as choice, layer,
 };
 use crate::artifact::{BarRow, bars};
 use crate::policies::{FULL, INFINIGEN, QUEST, SPARQ, STARC, heeds_budget};
@@ -21,14 +22,14 @@ const VARIANT: &str = "variant";
 
 /// A row of a model, a context and a policy.
 trait Compared {
-    fn mode(&self) -> Mode;
+    fn mode(&self) -> SelectionMode;
     fn place(&self) -> (&str, u32);
     fn policy(&self) -> &str;
 }
 
 impl Compared for BarRow {
-    fn mode(&self) -> Mode {
-        Mode::Artifact
+    fn mode(&self) -> SelectionMode {
+        SelectionMode::Artifact
     }
 
     fn place(&self) -> (&str, u32) {
@@ -41,8 +42,8 @@ impl Compared for BarRow {
 }
 
 impl Compared for MaskRow {
-    fn mode(&self) -> Mode {
-        Mode::Masks
+    fn mode(&self) -> SelectionMode {
+        SelectionMode::Masks
     }
 
     fn place(&self) -> (&str, u32) {
@@ -55,7 +56,7 @@ impl Compared for MaskRow {
 }
 
 impl Compared for SystemRow {
-    fn mode(&self) -> Mode {
+    fn mode(&self) -> SelectionMode {
         self.mode
     }
 
@@ -69,12 +70,12 @@ impl Compared for SystemRow {
 }
 
 /// What is compared in a mode: the scope, the measure.
-type What = (Mode, &'static str, &'static str);
+type GainKey = (SelectionMode, &'static str, &'static str);
 
 /// Of each row of ours in a mode, what the other policies take at the same place. What they take are the columns of
 /// `part`, added up.
 fn against<R: Compared + 'static, P>(
-    (mode, scope, measure): What,
+    (mode, scope, measure): GainKey,
     table: &Table<R>,
     part: fn(&R) -> &P,
     columns: &[Measure<P>],
@@ -98,9 +99,9 @@ pub fn reductions(
     masks: &Table<MaskRow>,
     system: &Table<SystemRow>,
 ) -> Result<Vec<ReductionRow>> {
-    use Mode::{Artifact, Masks};
+    use SelectionMode::{Artifact, Masks};
     let bar: fn(&BarRow) -> &BarRow = |r| r;
-    let of_layer: fn(&MaskRow) -> &Layer = |r| &r.layer;
+    let of_layer: fn(&MaskRow) -> &SparseLayer = |r| &r.layer;
     let cost: fn(&SystemRow) -> &Cost = |r| &r.cost;
     let attention_energy = [step::ATTENTION_MEMORY_MJ, step::ATTENTION_COMPUTE_MJ];
     let mut out = Vec::new();

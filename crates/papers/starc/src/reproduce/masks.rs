@@ -5,17 +5,17 @@
 //! the decode. What is not simulated is taken to be like it: the other steps of the part, the other sparse layers, the
 //! other stacks. Layers that stay dense are those of policy `full` at the same place.
 
-use super::columns::{ByPhase, Layer, MaskRow, Mode, PositionRow, SystemRow};
-use super::plan::{Entry, Plan};
+use super::columns::{ByPhase, MaskRow, PositionRow, SelectionMode, SparseLayer, SystemRow};
+use super::plan::{ExperimentModel, ExperimentPlan};
 use super::published::service;
 use crate::policies::{FULL, heeds_budget};
 use pimattn_attacc::{Attention, Form};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
-use pimattn_experiments::end_to_end::attention::{Attend, Stack};
+use pimattn_experiments::end_to_end::attention::{Attend, StackCost};
 use pimattn_experiments::end_to_end::cost::Cost;
-use pimattn_experiments::end_to_end::step::{Budget, serve};
+use pimattn_experiments::end_to_end::step::{TokenBudget, serve};
 use pimattn_experiments::sweep::table::{SweepRow, SweepTable};
 use pimattn_stats::books::WAITING;
 use pimattn_stats::energy::Energy;
@@ -51,8 +51,8 @@ fn by_phase(window: &SweepRow, scale: f64, of: fn(&(f64, f64)) -> f64) -> ByPhas
 }
 
 /// What a window measured of its layer.
-fn layer(window: &SweepRow) -> Result<Layer> {
-    Ok(Layer {
+fn layer(window: &SweepRow) -> Result<SparseLayer> {
+    Ok(SparseLayer {
         us: by_phase(window, 1e-3, |(ns, _)| *ns),
         uj: by_phase(window, 1e-6, |(_, pj)| *pj),
         selected: window.needs(columns::SELECTED, window.selected)?,
@@ -66,9 +66,9 @@ fn layer(window: &SweepRow) -> Result<Layer> {
 }
 
 /// The mean of layers. Shares are of the means, not means of shares.
-fn mean_layer(layers: &[Layer]) -> Layer {
-    let mean = |of: &dyn Fn(&Layer) -> f64| layers.iter().map(of).sum::<f64>() / layers.len() as f64;
-    let by_phase = |of: fn(&Layer) -> &ByPhase| ByPhase {
+fn mean_layer(layers: &[SparseLayer]) -> SparseLayer {
+    let mean = |of: &dyn Fn(&SparseLayer) -> f64| layers.iter().map(of).sum::<f64>() / layers.len() as f64;
+    let by_phase = |of: fn(&SparseLayer) -> &ByPhase| ByPhase {
         all: mean(&|l| of(l).all),
         append: mean(&|l| of(l).append),
         cluster: mean(&|l| of(l).cluster),
@@ -78,7 +78,7 @@ fn mean_layer(layers: &[Layer]) -> Layer {
         wait: mean(&|l| of(l).wait),
         other: mean(&|l| of(l).other),
     };
-    Layer {
+    SparseLayer {
         us: by_phase(|l| &l.us),
         uj: by_phase(|l| &l.uj),
         selected: mean(&|l| l.selected),
@@ -92,7 +92,7 @@ fn mean_layer(layers: &[Layer]) -> Layer {
 }
 
 /// Windows of a model and a policy, in the order of the decode; each must be where the plan has it.
-fn windows<'s>(plan: &Plan, swept: &'s SweepTable, model: &str, policy: &str) -> Result<Vec<&'s SweepRow>> {
+fn windows<'s>(plan: &ExperimentPlan, swept: &'s SweepTable, model: &str, policy: &str) -> Result<Vec<&'s SweepRow>> {
     let windows = swept.find(&[(MODELS, model), (columns::POLICY, policy)])?;
     let parts = plan.contexts.iter().max().map_or(0, |longest| longest / plan.window_every);
     let expected: Vec<f64> =
@@ -112,7 +112,7 @@ fn windows<'s>(plan: &Plan, swept: &'s SweepTable, model: &str, policy: &str) ->
 }
 
 /// Rows of masks.csv.
-pub fn contexts(plan: &Plan, swept: &SweepTable) -> Result<Vec<MaskRow>> {
+pub fn contexts(plan: &ExperimentPlan, swept: &SweepTable) -> Result<Vec<MaskRow>> {
     let mut out = Vec::new();
     for entry in &plan.models {
         for context in &plan.contexts {
@@ -144,7 +144,7 @@ fn budget(swept: &SweepTable, row: &SweepRow) -> Result<String> {
 }
 
 /// Rows of positions.csv.
-pub fn positions(plan: &Plan, swept: &SweepTable) -> Result<Vec<PositionRow>> {
+pub fn positions(plan: &ExperimentPlan, swept: &SweepTable) -> Result<Vec<PositionRow>> {
     let mut out = Vec::new();
     for entry in &plan.models {
         for policy in swept.distinct(columns::POLICY)? {
@@ -163,24 +163,24 @@ pub fn positions(plan: &Plan, swept: &SweepTable) -> Result<Vec<PositionRow>> {
 }
 
 /// What a window measured, as attention of a stack.
-struct Measured<'s> {
+struct WindowAttention<'s> {
     system: &'s System,
-    stack: Stack,
+    stack: StackCost,
 }
 
-impl Attend for Measured<'_> {
+impl Attend for WindowAttention<'_> {
     fn system(&self) -> &System {
         self.system
     }
 
-    fn attend(&mut self, _: Form, wanted: &[Attention]) -> Result<Vec<Stack>> {
+    fn attend(&mut self, _: Form, wanted: &[Attention]) -> Result<Vec<StackCost>> {
         Ok(vec![self.stack; wanted.len()])
     }
 }
 
 /// The stack of a window. The system model counts stacks by query heads; where these share keys and values, a device has
 /// fewer full stacks, so that what stacks spend on heads is scaled.
-fn stack(plan: &Plan, entry: &Entry, window: &SweepRow, devices: u32, stacks: u32) -> Stack {
+fn stack(plan: &ExperimentPlan, entry: &ExperimentModel, window: &SweepRow, devices: u32, stacks: u32) -> StackCost {
     let full_stacks = |heads: u32| {
         let on_device = f64::from((heads / devices).max(1) * plan.batch);
         on_device / (on_device / f64::from(stacks)).ceil()
@@ -196,11 +196,11 @@ fn stack(plan: &Plan, entry: &Entry, window: &SweepRow, devices: u32, stacks: u3
         background: pj(window.energy.background),
     };
     let cycles = per_step(window, window.cycles).round() as u64;
-    Stack { cycles, seconds: per_step(window, window.ns) * 1e-9, energy, moves: 0.0, mac_requests: 0.0 }
+    StackCost { cycles, seconds: per_step(window, window.ns) * 1e-9, energy, moves: 0.0, mac_requests: 0.0 }
 }
 
 /// Rows of system.csv.
-pub fn end_to_end(plan: &Plan, swept: &SweepTable) -> Result<Vec<SystemRow>> {
+pub fn end_to_end(plan: &ExperimentPlan, swept: &SweepTable) -> Result<Vec<SystemRow>> {
     let (platform, system): (_, System) = plan.platform(false)?;
     let devices = platform.gpu.devices as u32;
     let stacks = platform.pim.as_ref().map_or(1, |pim| pim.stacks);
@@ -212,19 +212,19 @@ pub fn end_to_end(plan: &Plan, swept: &SweepTable) -> Result<Vec<SystemRow>> {
             let mut steps = Vec::new();
             for (k, (sparse, full)) in (0..).zip(sparse.iter().zip(&dense)) {
                 let tokens = plan.prefill + plan.window_every / 2 + k * plan.window_every;
-                let layer = |window: &SweepRow, budget: Budget| {
+                let layer = |window: &SweepRow, budget: TokenBudget| {
                     let stack = stack(plan, entry, window, devices, stacks);
-                    let mut measured = Measured { system: &system, stack };
+                    let mut measured = WindowAttention { system: &system, stack };
                     let service = service(plan, tokens - 1, 1, budget);
                     Ok(serve(&platform, &entry.model, &service, Some(&mut measured))?.mean())
                 };
                 let budget = match heeds_budget(policy)? {
-                    true => Budget::Tokens(swept.number(sparse, columns::BUDGET)? as u32),
-                    false => Budget::Full,
+                    true => TokenBudget::Tokens(swept.number(sparse, columns::BUDGET)? as u32),
+                    false => TokenBudget::Full,
                 };
                 let dense = f64::from(plan.dense_layers.min(entry.model.layers)) / f64::from(entry.model.layers);
                 let mut step = Cost::default();
-                step.add_scaled(&layer(full, Budget::Full)?, dense);
+                step.add_scaled(&layer(full, TokenBudget::Full)?, dense);
                 step.add_scaled(&layer(sparse, budget)?, 1.0 - dense);
                 steps.push(step);
             }
@@ -233,7 +233,7 @@ pub fn end_to_end(plan: &Plan, swept: &SweepTable) -> Result<Vec<SystemRow>> {
                 let mut mean = Cost::default();
                 parts.iter().for_each(|step| mean.add_scaled(step, 1.0 / parts.len() as f64));
                 let (model, policy) = (entry.name.clone(), policy.to_string());
-                out.push(SystemRow { mode: Mode::Masks, model, context: *context, policy, cost: mean });
+                out.push(SystemRow { mode: SelectionMode::Masks, model, context: *context, policy, cost: mean });
             }
         }
     }

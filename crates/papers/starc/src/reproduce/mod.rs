@@ -22,15 +22,15 @@ use pimattn_core::table::Table;
 use pimattn_experiments::sweep::grid::{Grid, Point};
 use pimattn_experiments::sweep::store::Store;
 use pimattn_experiments::sweep::table::SweepTable;
-use pimattn_experiments::sweep::{self, Event, Outcome};
+use pimattn_experiments::sweep::{self, SweepEvent, SweepOutcome};
 use pimattn_report::cells::Cells;
-use plan::Plan;
+use plan::ExperimentPlan;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What a run is given beside the plan.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ReproduceOptions {
     /// Folder for tables, figures and the text.
     pub output: PathBuf,
     /// Folder of finished points.
@@ -44,10 +44,10 @@ pub struct Options {
 }
 
 /// Hears what is being done: what, how much, of how much.
-pub type Progress<'a> = &'a (dyn Fn(&str, u64, u64) + Sync);
+pub type ProgressFn<'a> = &'a (dyn Fn(&str, u64, u64) + Sync);
 
 /// Runs what is not there yet, and writes the report. Files of the output folder appear one by one, each whole.
-pub fn run(plan: &Plan, options: &Options, progress: Progress<'_>) -> Result<()> {
+pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: ProgressFn<'_>) -> Result<()> {
     for folder in [&options.output, &options.work] {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
@@ -81,7 +81,7 @@ pub fn run(plan: &Plan, options: &Options, progress: Progress<'_>) -> Result<()>
     let ablation = sweep_of(plan, &plan.grids.ablation, options, None, progress)?;
     let ablation = keep(gains::ablation(&ablation)?, write)?;
 
-    let tables = paper::Tables {
+    let tables = paper::ExperimentTables {
         artifact: Cells::of(&artifact),
         masks: Cells::of(&masks),
         positions: Cells::of(&positions),
@@ -100,11 +100,11 @@ pub fn run(plan: &Plan, options: &Options, progress: Progress<'_>) -> Result<()>
 
 /// Runs a grid, or takes its finished points.
 fn sweep_of(
-    plan: &Plan,
+    plan: &ExperimentPlan,
     file: &Path,
-    options: &Options,
+    options: &ReproduceOptions,
     kv: Option<&Path>,
-    progress: Progress<'_>,
+    progress: ProgressFn<'_>,
 ) -> Result<SweepTable> {
     let mut grid = Grid::load(file)?;
     grid.kv = kv.map(Path::to_path_buf);
@@ -118,11 +118,12 @@ fn sweep_of(
     let mut store = Store::open(&grid, &folder, &options.work.join("points"))?;
     let what = format!("{}: {}", plan.name, grid.name);
     let all = points.len() as u64;
-    let mut tell = |event: Event<'_>| match event {
-        Event::Kept(n) | Event::Done(n) => progress(&what, n, all),
-        Event::Damaged(_) => {}
+    let mut tell = |event: SweepEvent<'_>| match event {
+        SweepEvent::Kept(n) | SweepEvent::Done(n) => progress(&what, n, all),
+        SweepEvent::Damaged(_) => {}
     };
-    let Outcome { failed, .. } = sweep::run(&grid, &points, &mut store, options.workers, &options.cancel, &mut tell)?;
+    let SweepOutcome { failed, .. } =
+        sweep::run(&grid, &points, &mut store, options.workers, &options.cancel, &mut tell)?;
     if let Some((_, e)) = failed.into_iter().next() {
         return Err(e);
     }

@@ -1,6 +1,6 @@
 //! Schema of a plan (`configs/report/*.toml`): the experiment, and what the paper claims of it.
 
-use crate::artifact::{self, Published};
+use crate::artifact::{self, ArtifactData};
 use crate::paper::claims::Claim;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::spec::System;
@@ -63,18 +63,18 @@ pub struct Grids {
 
 /// A model of the experiment.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct ExperimentModel {
     /// Name in the tables, and of its variant in the grid of windows.
     pub name: String,
     /// As the artifact has it.
-    pub artifact: artifact::Model,
+    pub artifact: artifact::ArtifactModel,
     /// Its shape.
     pub model: Model,
 }
 
 /// An experiment.
 #[derive(Debug)]
-pub struct Plan {
+pub struct ExperimentPlan {
     /// Short name.
     pub name: String,
     /// Title of the report.
@@ -100,16 +100,16 @@ pub struct Plan {
     /// Grids.
     pub grids: Grids,
     /// Models.
-    pub models: Vec<Entry>,
+    pub models: Vec<ExperimentModel>,
     /// Policies of artifact mode.
-    pub policies: Vec<artifact::Policy>,
+    pub policies: Vec<artifact::ArtifactPolicy>,
     /// What the paper claims.
     pub claims: Vec<Claim>,
 }
 
-impl Plan {
+impl ExperimentPlan {
     /// Loads a plan with overrides.
-    pub fn load(file: &Path, overrides: &[String]) -> Result<Plan> {
+    pub fn load(file: &Path, overrides: &[String]) -> Result<ExperimentPlan> {
         let doc = Document::load(file, overrides)?;
         let f: PlanFile = doc.decode()?;
         let path = |key: &str, path: &str| doc.resolve_path(key, path);
@@ -127,19 +127,19 @@ impl Plan {
                 select::find(policy).map_err(|what| doc.error(&format!("claim[{i}].against[{j}]"), what))?;
             }
         }
-        let published = Published::load()?;
+        let published = ArtifactData::load()?;
         let entry = |(i, m): (usize, &ModelEntry)| {
             let known = published.model(&m.artifact);
             let known = known.map_err(|e| doc.error(&format!("model[{i}].artifact"), e.to_string()))?;
             let artifact = known.clone();
             let file = path(&format!("model[{i}].file"), &m.file);
-            Ok(Entry { name: m.name.clone(), artifact, model: Model::load(&file, &[])? })
+            Ok(ExperimentModel { name: m.name.clone(), artifact, model: Model::load(&file, &[])? })
         };
         let models = f.model.iter().enumerate().map(entry).collect::<Result<Vec<_>>>()?;
         if models.is_empty() {
             return Err(doc.error("", "no [[model]]"));
         }
-        Ok(Plan {
+        Ok(ExperimentPlan {
             grids: Grids {
                 masks: path("grids.masks", &f.grids.masks),
                 choices: path("grids.choices", &f.grids.choices),

@@ -1,21 +1,21 @@
 //! Artifact mode: the artifact's row budgets, every decode step of them, to attention and end to end.
 
-use super::Progress;
-use super::columns::{Mode as Of, SystemRow};
-use super::plan::Plan;
-use crate::artifact::{Bar, BarRow, Budgets, Experiment};
-use pimattn_attacc::Mode;
+use super::ProgressFn;
+use super::columns::{SelectionMode as Of, SystemRow};
+use super::plan::ExperimentPlan;
+use crate::artifact::{ArtifactBar, BarRow, Budgets, Experiment};
+use pimattn_attacc::UnitLevel;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
-use pimattn_experiments::end_to_end::attention::Replayed;
-use pimattn_experiments::end_to_end::step::{Budget, Service, serve_until};
+use pimattn_experiments::end_to_end::attention::ReplayedStacks;
+use pimattn_experiments::end_to_end::step::{Service, TokenBudget, serve_until};
 use std::sync::Arc;
 
 /// Bytes of an element.
 const BYTES: u32 = 2;
 
-fn bars(plan: &Plan) -> Result<Vec<Bar>> {
+fn bars(plan: &ExperimentPlan) -> Result<Vec<ArtifactBar>> {
     let mut bars = Vec::new();
     for entry in &plan.models {
         let model = &entry.artifact;
@@ -25,7 +25,7 @@ fn bars(plan: &Plan) -> Result<Vec<Bar>> {
                 let budgets = budgets.map(|path| Budgets::read(&path).map(Arc::new)).transpose()?;
                 let (batch, prefill, context) = (plan.batch, plan.prefill, *context);
                 let (model, policy, clustering) = (model.clone(), policy.clone(), policy.clusters);
-                bars.push(Bar { model, policy, batch, prefill, context, budgets, clustering });
+                bars.push(ArtifactBar { model, policy, batch, prefill, context, budgets, clustering });
             }
         }
     }
@@ -33,7 +33,7 @@ fn bars(plan: &Plan) -> Result<Vec<Bar>> {
 }
 
 /// Rows of the bars, and of the mean decode step end to end.
-pub fn run(cancel: &Cancel, plan: &Plan, progress: Progress<'_>) -> Result<(Vec<BarRow>, Vec<SystemRow>)> {
+pub fn run(cancel: &Cancel, plan: &ExperimentPlan, progress: ProgressFn<'_>) -> Result<(Vec<BarRow>, Vec<SystemRow>)> {
     let system = System::load(&plan.artifact_system, &[])?;
     let bars = bars(plan)?;
     let what = format!("{}: artifact mode", plan.name);
@@ -50,14 +50,14 @@ pub fn run(cancel: &Cancel, plan: &Plan, progress: Progress<'_>) -> Result<(Vec<
         None,
     )?;
     let (platform, _) = plan.platform(true)?;
-    let mut stacks = Replayed::knowing(&system, experiment.into_layers());
+    let mut stacks = ReplayedStacks::knowing(&system, experiment.into_layers());
     let what = format!("{}: artifact mode, end to end", plan.name);
     let mut system_rows = Vec::new();
     for (i, bar) in bars.iter().enumerate() {
         let steps = bar.steps();
         let budget = match &bar.budgets {
-            Some(budgets) => Budget::PerStep(budgets.first(steps as usize)?.to_vec()),
-            None => Budget::Full,
+            Some(budgets) => TokenBudget::PerStep(budgets.first(steps as usize)?.to_vec()),
+            None => TokenBudget::Full,
         };
         let service = service(plan, bar.prefill, steps, budget);
         let entry = entry(i);
@@ -75,14 +75,14 @@ pub fn run(cancel: &Cancel, plan: &Plan, progress: Progress<'_>) -> Result<(Vec<
 }
 
 /// Steps behind so many tokens, with the optimisations of the paper's evaluation.
-pub fn service(plan: &Plan, prefill: u32, steps: u32, budget: Budget) -> Service {
+pub fn service(plan: &ExperimentPlan, prefill: u32, steps: u32, budget: TokenBudget) -> Service {
     Service {
         batch: plan.batch,
         prefill,
         steps,
         bytes: BYTES,
         budget,
-        mode: Mode::Bank,
+        mode: UnitLevel::Bank,
         power_limit: true,
         pipeline: true,
         coprocess: true,
