@@ -5,6 +5,7 @@
 # make ci: what the hosted checks run. make msrv, make library, make deny, make miri: parts of it.
 # make test-guides: does what docs/add-a-*.md say, in a copy of the tree.
 # make test-golden: the tests that need golden results, in $PIMATTN_SHARED or ../shared; make test runs them where they are.
+# make snapshots: accepts what reports and help texts say now.
 # make docs: writes the figures of the documentation that a run gives, and the pages that the code gives.
 # make guard: instructions of five fixed cases against benches/instructions.toml; needs valgrind, without it checks nothing.
 
@@ -20,7 +21,7 @@ MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test test-cluster test-kill test-long test-guides test-golden docs lint ci msrv \
+.PHONY: build demo reproduce test test-cluster test-kill test-long test-guides test-golden docs snapshots lint ci msrv \
   msrv-version library deny miri bench guard \
   record-instructions scale
 
@@ -68,6 +69,10 @@ test-long:
 # Needs Python 3.9 or newer and git.
 test-guides:
 	tools/try-guides.py
+
+# Accepts what reports and help texts say now; git shows what changed.
+snapshots:
+	INSTA_UPDATE=always $(CARGO) test --locked --test all -- snapshots:: sweep::the_papers_experiment
 
 docs:
 	UPDATE_DOCS=1 $(CARGO) test --locked --test all -- figures:: readme::the_documented guides::keys::

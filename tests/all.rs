@@ -36,6 +36,7 @@ mod readme;
 mod refresh;
 mod rounds;
 mod roundtrip;
+mod snapshots;
 mod sources;
 mod sweep;
 mod system;

@@ -180,7 +180,7 @@ fn all_long_work_looks_at_its_token() {
     let log = folder.path().join("log");
     let pim = system("hbm3-pim", &[]);
     let command = &pim.device.commands.iter().find(|c| c.effect.opens()).unwrap().name;
-    std::fs::write(&log, format!("1,{command},0,0,0,0,0,0,0\n")).unwrap();
+    std::fs::write(&log, format!("1,{command},0,0,0,0,0,0,0,0\n")).unwrap();
     stopped("an audit", audit_until(&cancel, &log, &pim, 1).map(drop));
     stopped("reasons", why_until(&cancel, &log, &pim, 1, &mut |_| ()).map(drop));
 }

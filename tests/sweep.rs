@@ -456,6 +456,7 @@ fn the_papers_experiment_gives_the_same_bytes_and_names_the_cells_it_speaks_of()
     }
     let report = String::from_utf8(one["REPORT.md"].clone()).unwrap();
     assert!(check_citations(&report, &one) > 40);
+    insta::assert_snapshot!("report_of_a_small_run", report);
     for figure in report.split("](").skip(1).map(|rest| rest.split_once(')').unwrap().0) {
         assert!(one.contains_key(figure), "{figure} is not there");
     }

@@ -44,7 +44,7 @@ pub fn why(path: &Path, system: &System, max: usize, each: &mut dyn FnMut(&HeldC
 /// [`why`], unless `cancel` is requested.
 ///
 /// # Errors
-/// Those of [`why`], and [`Error::Interrupted`](pimattn_core::error::Error::Interrupted).
+/// Those of [`why`], and [`Error::Interrupted`].
 pub fn why_until(
     cancel: &Cancel,
     path: &Path,

@@ -19,6 +19,11 @@ pub struct Document {
     set: BTreeMap<String, String>,
 }
 
+/// A table as TOML: traces and the keys of sweeps are told apart by it, so that an empty text would be worse than none.
+fn text_of(table: &toml::Table) -> String {
+    toml::to_string(table).expect("a table of TOML can be written as TOML")
+}
+
 impl Document {
     /// Reads `file` and applies `overrides` (each `dotted.key=value`, the value in TOML or a bare word).
     pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
@@ -76,14 +81,14 @@ impl Document {
 
     /// The configuration as TOML text, overrides included, in sorted order.
     pub fn canonical(&self) -> String {
-        toml::to_string(&self.table).unwrap_or_default()
+        text_of(&self.table)
     }
 
     /// The same, but that `key`, of the first level, has another value.
     pub fn canonical_with(&self, key: &str, value: &str) -> String {
         let mut table = self.table.clone();
         table.insert(key.into(), value.into());
-        toml::to_string(&table).unwrap_or_default()
+        text_of(&table)
     }
 
     /// The whole document as a `T`.

@@ -130,7 +130,7 @@ pub fn serve(
 /// [`serve`], unless `cancel` is requested.
 ///
 /// # Errors
-/// Those of [`serve`], and [`Error::Interrupted`](pimattn_core::error::Error::Interrupted).
+/// Those of [`serve`], and [`Error::Interrupted`].
 pub fn serve_until(
     cancel: &Cancel,
     platform: &Platform,

@@ -151,7 +151,6 @@ mod tests {
             Placement { heads: Balanced, split: 2, units: LoadAware, devices: 3, stacks: 4 } \
             Shape { units: 16, columns: 2, keys_per_row: 16, values_per_row: 8, value_stripes: 1, entry: 16, \
             vector_bytes: 256, element_bytes: 2 }";
-        assert_eq!(text, format!("{mapping:?} {placement:?} {shape:?}"));
         assert_eq!(text, want);
         let geometry = Geometry {
             channels: 16,
