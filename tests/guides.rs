@@ -5,6 +5,7 @@ mod keys;
 use crate::common::root;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Text between backquotes.
@@ -90,4 +91,44 @@ fn the_device_template_is_a_device_with_every_operation_that_attention_needs() {
     assert!(wrong.starts_with("system:18: ") && wrong.contains("TOY_2Gbps"), "{wrong}");
     let wrong = System::from_toml(system, &template.replace("lanes = 16", "lames = 16")).unwrap_err().to_string();
     assert!(wrong.starts_with("device:") && wrong.contains("did you mean \"lanes\"?"), "{wrong}");
+}
+
+/// Type names of the sources, with their places.
+fn types(folder: &Path, out: &mut BTreeMap<String, Vec<PathBuf>>) {
+    for entry in std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+        let name = entry.file_name().unwrap().to_str().unwrap();
+        if entry.is_dir() && name != "target" && name != "tests" {
+            types(&entry, out);
+        } else if name.ends_with(".rs") {
+            let text = std::fs::read_to_string(&entry).unwrap();
+            // A test's own types are its own affair.
+            for line in text.lines().take_while(|l| !l.trim_start().starts_with("mod tests {")) {
+                let public = line.trim_start().strip_prefix("pub").map_or(line.trim_start(), |rest| {
+                    rest.strip_prefix('(').and_then(|r| r.split_once(") ")).map_or(rest.trim_start(), |(_, r)| r)
+                });
+                // Aliases of traits and impls stand further in.
+                let kinds: &[&str] = if line.starts_with(' ') {
+                    &["struct ", "enum ", "trait "]
+                } else {
+                    &["struct ", "enum ", "trait ", "type "]
+                };
+                if let Some(rest) = kinds.iter().find_map(|k| public.strip_prefix(k)) {
+                    let name: String = rest.chars().take_while(|c| c.is_alphanumeric()).collect();
+                    if !name.is_empty() {
+                        out.entry(name).or_default().push(entry.clone());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_type_has_one_name_in_the_workspace() {
+    let mut found = BTreeMap::new();
+    types(&root().join("crates"), &mut found);
+    types(&root().join("src"), &mut found);
+    assert!(found.len() >= 400, "{}", found.len());
+    let twice: Vec<_> = found.iter().filter(|(_, places)| places.len() > 1).collect();
+    assert!(twice.is_empty(), "{twice:#?}");
 }

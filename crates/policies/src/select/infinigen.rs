@@ -148,7 +148,7 @@ impl Infinigen {
         let state = |at| InfinigenHead {
             together: Arc::clone(&together),
             at,
-            scratch: Scratch::default(),
+            scratch: SpeculationScratch::default(),
             scan: Scan::Nothing,
             topk: TopK::default(),
             order: SlotOrder::default(),
@@ -169,7 +169,7 @@ struct Together<'a> {
 
 impl Together<'_> {
     /// The mean, over the query heads, of the tokens near the highest score; `own` is the count of head `at`.
-    fn mean(&self, at: usize, own: usize, len: usize, scratch: &mut Scratch) -> usize {
+    fn mean(&self, at: usize, own: usize, len: usize, scratch: &mut SpeculationScratch) -> usize {
         let mut sum = own;
         let mut query_heads = self.heads[at].view.queries.heads;
         // Each begins behind itself, so that heads that ask at the same time do not wait for each other.
@@ -192,7 +192,7 @@ impl Together<'_> {
     }
 
     /// Scores near the highest, of all query heads.
-    fn near_highest(&self, scratch: &Scratch, len: usize) -> usize {
+    fn near_highest(&self, scratch: &SpeculationScratch, len: usize) -> usize {
         scratch.scores(len).map(|scores| count_near_highest(scores, self.infinigen.alpha)).sum()
     }
 }
@@ -210,7 +210,7 @@ struct Rotated<'a> {
 
 /// Memory to be used again at each step.
 #[derive(Default)]
-struct Scratch {
+struct SpeculationScratch {
     /// A rotated query.
     rotated: Vec<f32>,
     /// Rotated, scaled queries `[query head, column]`.
@@ -221,7 +221,7 @@ struct Scratch {
     places: Vec<(usize, usize)>,
 }
 
-impl Scratch {
+impl SpeculationScratch {
     /// Speculated scores of each query head.
     fn scores(&self, len: usize) -> impl Iterator<Item = &[f32]> {
         self.places.iter().map(move |(rotation, place)| {
@@ -250,7 +250,7 @@ impl<'a> Rotated<'a> {
     }
 
     /// Speculated scores of tokens `0..len` for each query head, into `scratch`.
-    fn score(&self, len: usize, queries: &[&[f32]], scratch: &mut Scratch) {
+    fn score(&self, len: usize, queries: &[&[f32]], scratch: &mut SpeculationScratch) {
         let scale = (self.view.keys.dim as f32).sqrt().recip();
         let each = queries.len() / self.rotations.len();
         scratch.places.clear();
@@ -273,7 +273,7 @@ struct InfinigenHead<'a> {
     together: Arc<Together<'a>>,
     /// Which of the heads it is.
     at: usize,
-    scratch: Scratch,
+    scratch: SpeculationScratch,
     scan: Scan<'static>,
     topk: TopK,
     order: SlotOrder,
@@ -302,7 +302,7 @@ impl HeadState for InfinigenHead<'_> {
         if !together.infinigen.fill {
             let own = together.near_highest(&self.scratch, step.len);
             let own = *together.near[together.place(self.at, step.len)].get_or_init(|| own);
-            let mut scratch = Scratch::default();
+            let mut scratch = SpeculationScratch::default();
             n = n.min(together.mean(self.at, own, step.len, &mut scratch));
         }
         for (scores, out) in self.scratch.scores(step.len).zip(out) {

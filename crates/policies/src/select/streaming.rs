@@ -28,18 +28,18 @@ pub const ENTRY: Entry = Entry {
 pub struct Streaming {
     /// Attention sinks, in tokens (4 in the paper).
     pub sinks: usize,
-    /// Positions of the tokens in the output.
-    pub positions: Positions,
+    /// PositionEncoding of the tokens in the output.
+    pub positions: PositionEncoding,
     /// Base of the rotations of keys and queries, for `positions = "cache"` (the model's; 100,000 of the bundled sample).
     pub rope_theta: f64,
     /// Which elements they rotate together, for `positions = "cache"` (those of the bundled sample: `interleaved`).
     pub rope_pairs: RotaryPairs,
 }
 
-/// Positions of selected tokens.
+/// PositionEncoding of selected tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Positions {
+pub enum PositionEncoding {
     /// Those that they have in the text, as their keys are rotated.
     Text,
     /// Those that they have among the selected (so in the authors' code).
@@ -48,7 +48,12 @@ pub enum Positions {
 
 impl Default for Streaming {
     fn default() -> Self {
-        Self { sinks: 4, positions: Positions::Text, rope_theta: 100_000.0, rope_pairs: RotaryPairs::Interleaved }
+        Self {
+            sinks: 4,
+            positions: PositionEncoding::Text,
+            rope_theta: 100_000.0,
+            rope_pairs: RotaryPairs::Interleaved,
+        }
     }
 }
 
@@ -111,7 +116,7 @@ impl HeadState for StreamingHead<'_> {
             let recent = step.len - (step.budget - sinks);
             out.clear();
             out.extend((0..sinks as u32).chain(recent as u32..step.len as u32));
-            if self.streaming.positions == Positions::Cache {
+            if self.streaming.positions == PositionEncoding::Cache {
                 // The sinks are nearer by the tokens that are left out; all others are as far away as they were.
                 let near = self.earlier(query, step.len - step.budget);
                 let query = |token: &u32| if (*token as usize) < sinks { near.as_slice() } else { query };
@@ -141,7 +146,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn takes_both_ends(case in testing::cases(), sinks in 0usize..6, cache in any::<bool>()) {
-            let positions = if cache { Positions::Cache } else { Positions::Text };
+            let positions = if cache { PositionEncoding::Cache } else { PositionEncoding::Text };
             let streaming = Streaming { sinks, positions, ..Streaming::default() };
             testing::compare(&streaming, &case, &streaming)?;
         }
@@ -155,7 +160,7 @@ mod tests {
             let (dim, budget) = (2 * half, budget.min(tokens - 1));
             let rope_pairs = if interleaved { RotaryPairs::Interleaved } else { RotaryPairs::Halves };
             let streaming = Streaming {
-                sinks: 1, positions: Positions::Cache, rope_theta: 1000.0, rope_pairs,
+                sinks: 1, positions: PositionEncoding::Cache, rope_theta: 1000.0, rope_pairs,
             };
             let rotary = Rotary::new(dim, 1000.0, rope_pairs, tokens);
             let at = |row: usize, position: usize| {
