@@ -609,7 +609,7 @@ fn a_synthetic_source_is_checked() {
         ("dim = 96", "not a multiple of the fitted model's, 64"),
         ("prefill = 0", "out of range"),
         ("prefill = 10\nprefill_queries = 11", "do not fit"),
-        ("prefill_queries = -1", "invalid value: integer `-1`, expected a number of tokens, or \"all\""),
+        ("prefill_queries = -1", "invalid value: integer \"-1\", expected a number of tokens, or \"all\""),
         ("prefill_queries = \"late\"", "invalid value: string \"late\", expected a number of tokens, or \"all\""),
         ("prefill_queries = 1.5", "expected a number of tokens, or \"all\""),
         ("prefill = 4294967295\ndecode_steps = 4294967295", "elements; at most"),

@@ -1,9 +1,9 @@
 //! K-means in half precision, operation by operation as tensor programs do it: the result of each (a norm, a product of
 //! two vectors, a square, a sum, a difference, a quotient) is rounded to the precision before the next one.
 //!
-//! Products of vectors and sums of squares are added up in single precision ([`linalg::dot`]'s order) and rounded once;
-//! a centroid's sum is rounded behind each key. The distance is `|x|² + |c|² − 2 x·c`, in this order. A GPU adds in an order
-//! that it does not say, so that two runs of the same program may differ there.
+//! Products of vectors and sums are added up in single precision ([`linalg::dot`]'s order; of a centroid, key by key) and
+//! rounded once. The distance is `|x|² + |c|² − 2 x·c`, in this order. So PyTorch 2.1 has it on a processor; a GPU rounds the
+//! sum of a centroid behind each key, in an order that it does not say, so that two runs of the same program may differ there.
 
 use super::{Config, Precision, RTOL, starts};
 use pimattn_kv::linalg;
@@ -54,10 +54,10 @@ pub fn kmeans(keys: &[f32], dim: usize, config: &Config, rng: &mut ChaCha8Rng) -
         for (key, label) in keys.chunks_exact(dim).zip(&labels) {
             counts[*label as usize] += 1;
             let sum = &mut new[*label as usize * dim..][..dim];
-            sum.iter_mut().zip(key).for_each(|(sum, x)| *sum = round(*sum + x));
+            sum.iter_mut().zip(key).for_each(|(sum, x)| *sum += x);
         }
         for (mean, count) in new.chunks_exact_mut(dim).zip(&counts) {
-            mean.iter_mut().for_each(|x| *x = round(*x / round((*count).max(1) as f32)));
+            mean.iter_mut().for_each(|x| *x = round(round(*x) / round((*count).max(1) as f32)));
         }
         std::mem::swap(&mut centroids, &mut new);
         if iteration == config.max_iterations || stopped(&centroids, &new, config.tolerance, config.precision) {
@@ -91,12 +91,22 @@ mod tests {
         assert_eq!(found(Precision::F16), [0; 4]);
     }
 
-    /// A sum of 300 ones stops at 256 in bf16, whose next number is 258.
+    /// 257 and 299 are no numbers of bf16, whose next ones are 256 and 300; each of a sum's keys counts.
     #[test]
-    fn sums_are_rounded_behind_each_key() {
-        let keys = vec![1.0; 300];
+    fn a_sum_is_rounded_once() {
+        for (keys, sum, count) in [(257, 256.0, 256.0), (299, 300.0, 300.0)] {
+            let config = Config { clusters: 1, max_iterations: 1, precision: Precision::Bf16, ..Config::default() };
+            let ones = vec![1.0; keys];
+            let (_, centroids, _) = kmeans(&ones, 1, &config, &mut ChaCha8Rng::seed_from_u64(0));
+            assert_eq!(centroids, [Precision::Bf16.round(sum / count)], "{keys}");
+        }
+        // Ones and a half: added up one by one, 256 would swallow them.
+        let mut keys = vec![[1.0, 0.0]; 256];
+        keys.extend([[1.0, 1.0]; 4]);
         let config = Config { clusters: 1, max_iterations: 1, precision: Precision::Bf16, ..Config::default() };
-        let (_, centroids, _) = kmeans(&keys, 1, &config, &mut ChaCha8Rng::seed_from_u64(0));
-        assert_eq!(centroids, [Precision::Bf16.round(256.0 / 300.0)]);
+        let (_, centroids, _) = kmeans(keys.as_flattened(), 2, &config, &mut ChaCha8Rng::seed_from_u64(0));
+        let part = Precision::Bf16.round(1.0 / Precision::Bf16.round(2f32.sqrt()));
+        let sum = Precision::Bf16.round(256.0 + 4.0 * part);
+        assert_eq!(centroids[0], Precision::Bf16.round(sum / Precision::Bf16.round(260.0)));
     }
 }

@@ -94,9 +94,9 @@ fn means(keys: &[f32], dim: usize, labels: &[u32], clusters: usize, precision: P
         let members = || keys.chunks_exact(dim).zip(labels).filter(|(_, of)| **of == label as u32);
         let count = members().count();
         for (key, _) in members() {
-            mean.iter_mut().zip(key).for_each(|(m, x)| *m = round(*m + x));
+            mean.iter_mut().zip(key).for_each(|(m, x)| *m += x);
         }
-        mean.iter_mut().for_each(|m| *m = round(*m / round(count.max(1) as f32)));
+        mean.iter_mut().for_each(|m| *m = round(round(*m) / round(count.max(1) as f32)));
     }
     means
 }
