@@ -384,7 +384,7 @@ fn wrong_values_are_named_with_their_place() {
             "[[command]]",
             "reach = { each = [\"pseudo-channel\"] }",
             "reach = { each = [\"rank\"], broadcast = [\"rank\"] }",
-            "rank has an entry of its own, or one that is broadcast",
+            "rank cannot have both an entry of its own and a broadcast one",
         ),
         (Device, timing, "nREFI = \"5070 tCK\"", "nREFI = \"0 tCK\"", "nREFI is missing or zero"),
         (Device, timing, "nREFI = \"5070 tCK\"", "nREFI = \"1 tCK\"", "more than half of nREFI"),
