@@ -18,15 +18,25 @@ Query head h attends with KV head h // (query heads / KV heads), as in transform
 Keys and values are taken from the model's cache. Queries are not kept by the model: they are taken at
 `apply_rotary_pos_emb`, which the attention modules of the architectures in SUPPORTED call once per layer, in layer
 order. Other architectures are refused, because some rotate in place, scale q beforehand or skip RoPE in some layers.
+
+A model that is fed more tokens than it was trained for needs its rotation rescaled: `--rope-scaling yarn:4` is YaRN for four
+times the trained length (by parts, beta 32 and 1, attention factor 0.1 ln 4 + 1), `--rope-scaling dynamic:4` dynamic NTK. The
+latter's base grows with the length, and transformers leaves the keys of its cache in the rotation that they were cached in;
+here every token has the base of PREFILL+DECODE tokens, so that the dump has one rotation. Whether the model still works shows
+in the perplexity of the prefill, which is printed and kept in the metadata for each 2,048 positions.
 """
 
 import argparse
+import math
 import sys
 
 import kvfile
 import numpy as np
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+SCALINGS = ("yarn", "dynamic")
+PERPLEXITY_SPAN = 2048  # positions whose losses make one perplexity
+LOGIT_ROWS = 128  # positions whose logits are in f32 at a time
 
 
 class RotaryTap:
@@ -75,17 +85,85 @@ def check_supported(model):
     return module
 
 
+def scaling(text):
+    """Kind and factor of `--rope-scaling KIND:FACTOR`."""
+    kind, _, factor = text.partition(":")
+    try:
+        factor = float(factor)
+    except ValueError:
+        factor = math.nan
+    if kind not in SCALINGS or not 1 < factor < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no rescaled rotation; expected {' or '.join(f'{k}:FACTOR' for k in SCALINGS)} with a factor above 1"
+        )
+    return kind, factor
+
+
+def rescale(config, kind, factor, tokens):
+    """Rescales the rotation of a model's config for `tokens` positions; what was done, in words for the metadata.
+
+    From version 5 on, transformers has base and scaling in `rope_parameters`; before, in `rope_theta` and `rope_scaling`.
+    """
+    parameters = getattr(config, "rope_parameters", None)
+    if parameters is not None:
+        kept, base = parameters.get("rope_type", "default"), parameters.get("rope_theta")
+    else:
+        kept, base = (getattr(config, "rope_scaling", None) or {}).get("rope_type", "default"), config.rope_theta
+    if kept != "default" or base is None:
+        raise ValueError("--rope-scaling: the model's config has a rotation of its own, which is not replaced")
+    trained = config.max_position_embeddings
+    if kind == "yarn":
+        scaled = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained}
+        config.max_position_embeddings = round(trained * factor)
+        if parameters is not None:
+            config.rope_parameters = scaled | {"rope_theta": base}
+        else:
+            config.rope_scaling = scaled
+        return f"yarn:{factor:g} from {trained} tokens"
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    stretched = base * (factor * max(tokens, trained) / trained - (factor - 1)) ** (dim / (dim - 2))
+    if parameters is not None:
+        config.rope_parameters = parameters | {"rope_theta": stretched}
+    else:
+        config.rope_theta = stretched
+    return f"dynamic:{factor:g} from {trained} tokens: base {stretched:.8g} in place of {base:g}"
+
+
+def next_token_losses(logits, targets):
+    """Cross entropies in nats of the tokens that follow, for logits [token, word] and as many targets or one fewer."""
+    import torch
+
+    return [
+        torch.nn.functional.cross_entropy(
+            logits[start : min(start + LOGIT_ROWS, len(targets))].float(), targets[start : start + LOGIT_ROWS], reduction="none"
+        ).cpu().numpy()
+        for start in range(0, len(targets), LOGIT_ROWS)
+    ]
+
+
+def perplexity_by_position(losses, span=PERPLEXITY_SPAN):
+    """Perplexity of each `span` positions, in words. `losses[i]` is the loss of the token at position `i + 1`."""
+    losses, parts = np.asarray(losses, "f8"), []
+    for start in range(0, len(losses) + 1, span):
+        first, end = max(start, 1), min(start + span, len(losses) + 1)
+        if first < end:
+            parts.append(f"{first}..{end - 1} {np.exp(losses[first - 1 : end - 1].mean()):.2f}")
+    return "; ".join(parts)
+
+
 def run(model, module, ids, prefill, decode, layers, temperature, seed, chunk):
-    """Prefill and decode; the queries of each decode step and the cache at the end."""
+    """Prefill and decode; the queries of each decode step, the cache at the end, the losses of the prefill."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    past, queries = None, {layer: [] for layer in layers}
+    past, queries, losses = None, {layer: [] for layer in layers}, []
     with torch.inference_mode(), RotaryTap(module) as tap:
         for start in range(0, prefill, chunk):
-            out = model(ids[:, start : min(start + chunk, prefill)], past_key_values=past, use_cache=True)
+            end = min(start + chunk, prefill)
+            out = model(ids[:, start:end], past_key_values=past, use_cache=True)
             past = out.past_key_values
             tap.queries.clear()
+            losses += next_token_losses(out.logits[0], ids[0, start + 1 : end + 1])
         for step in range(decode):
             logits = out.logits[0, -1].float().cpu()
             if temperature > 0:
@@ -104,7 +182,7 @@ def run(model, module, ids, prefill, decode, layers, temperature, seed, chunk):
             tap.queries.clear()
             print(f"\rdecoded {step + 1} of {decode}", end="", file=sys.stderr)
     print(file=sys.stderr)
-    return queries, past
+    return queries, past, np.concatenate(losses) if losses else np.zeros(0)
 
 
 def pack(keys, values, queries, layers, prefill, described):
@@ -156,13 +234,16 @@ def to_array(tensor, dtype):
 def dump(args):
     try:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     except ImportError as e:
         raise ValueError(f"{e}; pip install torch transformers") from e
 
     dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}[args.dtype]
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model, torch_dtype=dtype).to(args.device).eval()
+    config, rotation = AutoConfig.from_pretrained(args.model), "as the model's config has it"
+    if args.rope_scaling:
+        rotation = rescale(config, *args.rope_scaling, args.prefill + args.decode)
+    model = AutoModelForCausalLM.from_pretrained(args.model, config=config, torch_dtype=dtype).to(args.device).eval()
     module = check_supported(model)
     total = model.config.num_hidden_layers
     layers = args.layers or list(range(total))
@@ -174,9 +255,11 @@ def dump(args):
         raise ValueError(f"{args.text} has {ids.shape[1]} tokens; {args.prefill} are wanted as prefill")
     ids = ids[:, : args.prefill].to(args.device)
 
-    queries, past = run(
+    queries, past, losses = run(
         model, module, ids, args.prefill, args.decode, layers, args.temperature, args.seed, args.chunk
     )
+    perplexity = perplexity_by_position(losses)
+    print(f"perplexity by position: {perplexity or 'none, the prefill is one token'}", file=sys.stderr)
     pairs = [cached(past, layer) for layer in layers]
     metadata, arrays = pack(
         [to_array(k[0], args.dtype) for k, _ in pairs],
@@ -189,6 +272,8 @@ def dump(args):
             "text": f"{args.title or args.text}, {args.prefill} tokens prefill, then {args.decode} tokens "
             + (f"sampled at temperature {args.temperature}, seed {args.seed}" if args.temperature > 0 else "decoded greedily"),
             "licence": args.licence,
+            "rope_scaling": rotation,
+            "perplexity": perplexity,
         },
     )
     kvfile.write(args.output, metadata, arrays)
@@ -205,6 +290,9 @@ def main():
     parser.add_argument("--dtype", choices=("f16", "bf16", "f32"), default="f16", help="type to run and dump in")
     parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature; 0 decodes greedily")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    parser.add_argument(
+        "--rope-scaling", type=scaling, metavar="KIND:FACTOR", help="yarn:4 or dynamic:4, for contexts beyond the model's"
+    )
     parser.add_argument("--chunk", type=int, default=1024, help="prefill tokens per forward pass")
     parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--licence", default="unstated", help="licences of model and text, for the metadata")

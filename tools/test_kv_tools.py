@@ -1,5 +1,6 @@
 """Tests of the KV tools that need no model. Run: python3 -m unittest discover tools"""
 
+import argparse
 import os
 import tempfile
 import types
@@ -49,6 +50,59 @@ class Pack(unittest.TestCase):
             self.assertEqual(module.apply_rotary_pos_emb(1, 2, 10, sin=20), (11, 22))
             self.assertEqual(tap.queries, [11])
         self.assertIs(module.apply_rotary_pos_emb, original)
+
+
+class LongContexts(unittest.TestCase):
+    def new_config(self, **parameters):
+        return types.SimpleNamespace(
+            rope_parameters={"rope_type": "default", "rope_theta": 1e5} | parameters,
+            max_position_embeddings=8192, hidden_size=576, num_attention_heads=9,
+        )
+
+    def old_config(self, rope_scaling=None):
+        return types.SimpleNamespace(
+            rope_theta=1e5, rope_scaling=rope_scaling,
+            max_position_embeddings=8192, hidden_size=576, num_attention_heads=9,
+        )
+
+    def test_an_option_is_a_kind_and_a_factor_above_1(self):
+        self.assertEqual(dump_kv.scaling("yarn:4"), ("yarn", 4.0))
+        self.assertEqual(dump_kv.scaling("dynamic:2.5"), ("dynamic", 2.5))
+        for wrong in ("yarn", "yarn:", "yarn:x", "yarn:1", "yarn:0.5", "yarn:nan", "yarn:inf", "linear:2", "4", ""):
+            with self.assertRaisesRegex(argparse.ArgumentTypeError, "yarn:FACTOR or dynamic:FACTOR"):
+                dump_kv.scaling(wrong)
+
+    def test_yarn_is_told_to_either_version_of_transformers(self):
+        yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}
+        for config in (self.new_config(), self.old_config()):
+            self.assertEqual(dump_kv.rescale(config, "yarn", 4.0, 100), "yarn:4 from 8192 tokens")
+            self.assertEqual(config.max_position_embeddings, 32768)
+            if hasattr(config, "rope_parameters"):
+                self.assertEqual(config.rope_parameters, yarn | {"rope_theta": 1e5})
+            else:
+                self.assertEqual((config.rope_scaling, config.rope_theta), (yarn, 1e5))
+
+    def test_dynamic_ntk_has_one_base_for_the_whole_length(self):
+        new, old = self.new_config(), self.old_config()
+        for config in (new, old):
+            self.assertIn("dynamic:4 from 8192 tokens: base ", dump_kv.rescale(config, "dynamic", 4.0, 32768))
+        self.assertAlmostEqual(new.rope_parameters["rope_theta"], 1e5 * 13 ** (64 / 62), places=3)
+        self.assertEqual(old.rope_theta, new.rope_parameters["rope_theta"])
+        # a length that the model was trained for leaves it as it is
+        short = self.new_config()
+        dump_kv.rescale(short, "dynamic", 4.0, 4096)
+        self.assertEqual(short.rope_parameters["rope_theta"], 1e5)
+
+    def test_a_model_that_is_already_rescaled_is_refused(self):
+        for config in (self.new_config(rope_type="llama3"), self.old_config({"rope_type": "linear", "factor": 2.0})):
+            with self.assertRaisesRegex(ValueError, "rotation of its own"):
+                dump_kv.rescale(config, "yarn", 4.0, 32768)
+
+    def test_perplexity_is_of_the_positions_that_it_names(self):
+        losses = np.log([2.0] * 3 + [8.0] * 4 + [5.0])  # of positions 1..8
+        self.assertEqual(dump_kv.perplexity_by_position(losses, span=4), "1..3 2.00; 4..7 8.00; 8..8 5.00")
+        self.assertEqual(dump_kv.perplexity_by_position(losses[:3], span=4), "1..3 2.00")
+        self.assertEqual(dump_kv.perplexity_by_position([]), "")
 
 
 class File(unittest.TestCase):
