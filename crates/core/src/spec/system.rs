@@ -195,7 +195,7 @@ impl System {
 
     /// MACs of one channel for whose rows the PIM controller looks (assumed). They issue in order.
     pub fn mac_depth(&self) -> u32 {
-        self.queue_depth.max(1024)
+        self.queue_depth.max(512)
     }
 
     /// Buffer moves of one channel that the PIM controller holds, so that the rows behind them are in sight (assumed).

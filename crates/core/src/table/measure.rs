@@ -53,7 +53,7 @@ pub const fn item<R: ?Sized>(column: Column, index: usize, value: fn(&R, usize) 
 /// Measures of a row, each a constant by its own name and all of them a list.
 ///
 /// ```
-/// use pimattn_core::{measures, table::Layout};
+/// use pimattn_core::{measures, table::TableLayout};
 ///
 /// struct Row {
 ///     hits: u64,
@@ -67,7 +67,7 @@ pub const fn item<R: ?Sized>(column: Column, index: usize, value: fn(&R, usize) 
 /// }
 ///
 /// assert_eq!(HITS.name(), "hits");
-/// assert_eq!(Layout::of(ALL).values(&Row { hits: 3 })[0].to_string(), "3");
+/// assert_eq!(TableLayout::of(ALL).values(&Row { hits: 3 })[0].to_string(), "3");
 /// ```
 #[macro_export]
 macro_rules! measures {
