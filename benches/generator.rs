@@ -206,7 +206,7 @@ fn ratios() {
         queries.iter().map(|q| first(select::plain::ranking(&score(q)), step.budget)).collect()
     });
     select("sparq", &mut || select::plain::sparq(&Sparq::default(), all, step).tokens);
-    select("infinigen", &mut || select::plain::infinigen(&Infinigen::default(), view(&cache, 0), step));
+    select("infinigen", &mut || select::plain::infinigen(&Infinigen::default(), &[(view(&cache, 0), step)]).remove(0));
     let clusterkv = ClusterKv { max_iterations: 1, start: Start::First, ..ClusterKv::default() };
     let clusters = select::plain::clusterkv(&clusterkv, view(&cache, 0));
     select("clusterkv", &mut || clusters.select(step));
