@@ -9,6 +9,7 @@ use pimattn::experiments::end_to_end::{
 use pimattn::experiments::sweep::{self, grid::Grid, store::Store};
 use pimattn::kv::fit::{FitOptions, fit_until};
 use pimattn::kv::fitted::{self, FittedShape};
+use pimattn::kv::rope::RopeScaling;
 use pimattn::starc::artifact::{ArtifactBar, ArtifactData, Experiment};
 use pimattn::tracegen::agree::{Agreement, measure::AgreementPlan};
 use pimattn::{Cancel, Error, Generator, Header, Op, Record, Request, Result, Source, SyntheticSpec, Workload};
@@ -116,6 +117,7 @@ fn all_long_work_looks_at_its_token() {
         decode_steps: 1,
         prefill_queries: 0,
         element_bytes: 2,
+        rope_scaling: RopeScaling::None,
         seed: 1,
     };
     stopped("a fitted cache", fitted::generate_until(&cancel, &model, &shape));

@@ -130,6 +130,7 @@ pub fn fit_until(cancel: &Cancel, kv: &KvCache, options: &FitOptions) -> Result<
         rope_theta: theta,
         rope_pairs: pairs,
         tokens: kv.tokens,
+        context: positions.last().map(|p| *p as usize + 1).filter(|n| *n > kv.tokens),
         queries: kv.queries,
         lifetimes: LIFETIMES.to_vec(),
         words: common.shares,

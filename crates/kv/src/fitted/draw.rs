@@ -4,7 +4,7 @@
 //! sinks. The rest is drawn by each head from a stream of its own, so that which thread fills it does not matter.
 
 use super::{Component, FittedModel, Head, LAST_KNOT, Words};
-use crate::rope::Rotary;
+use crate::rope::{RopeScaling, Rotary};
 use crate::synthetic::{MAX_ELEMENTS, normal, zeros};
 use crate::{KvCache, KvParts, Tensor, raw};
 use pimattn_core::cancel::Cancel;
@@ -34,6 +34,8 @@ pub struct FittedShape {
     pub prefill_queries: usize,
     /// Bytes of one element: 2 (rounded to f16) or 4.
     pub element_bytes: u32,
+    /// How the rotation goes on where there are more tokens than the model was fitted on.
+    pub rope_scaling: RopeScaling,
     /// Seed of all random numbers.
     pub seed: u64,
 }
@@ -51,6 +53,7 @@ impl FittedShape {
             decode_steps: model.queries.div_ceil(2).max(1),
             prefill_queries: model.queries / 2,
             element_bytes: model.element_bytes,
+            rope_scaling: RopeScaling::default(),
             seed: 0,
         }
     }
@@ -120,7 +123,8 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
     let mut v = zeros(k.len())?;
     let mut q = zeros(heads * group * queries * shape.dim)?;
     let text = Text::draw(model, tokens, shape.seed);
-    let rope = Rotary::new(model.dim, model.rope_theta, model.rope_pairs, tokens);
+    let scaling = (shape.rope_scaling, model.context());
+    let rope = Rotary::rescaled(model.dim, model.rope_theta, model.rope_pairs, tokens, scaling);
     k.par_chunks_mut(tokens * shape.dim)
         .zip(v.par_chunks_mut(tokens * shape.dim))
         .zip(q.par_chunks_mut(group * queries * shape.dim))
@@ -148,9 +152,23 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
         prefill: shape.prefill as i64,
         query_start: Some((shape.prefill - shape.prefill_queries) as i64),
         positions: None,
-        provenance: format!("synthetic, seed {}, fitted to: {}", shape.seed, model.source),
+        provenance: format!(
+            "synthetic, seed {}, {}fitted to: {}",
+            shape.seed,
+            beyond(model, shape, tokens),
+            model.source
+        ),
     };
     KvCache::checked("synthetic", parts)
+}
+
+/// What a cache says of itself that is longer than the text its model was fitted on.
+fn beyond(model: &FittedModel, shape: &FittedShape, tokens: usize) -> String {
+    match (model.context(), shape.rope_scaling) {
+        (known, _) if tokens <= known => String::new(),
+        (known, RopeScaling::None) => format!("{tokens} tokens, beyond the {known} fitted, rotation not rescaled, "),
+        (known, RopeScaling::Yarn) => format!("{tokens} tokens, beyond the {known} fitted, rotation rescaled (YaRN), "),
+    }
 }
 
 /// The fitted layer (an index) and head that stand for a layer and head of the shape.
@@ -502,7 +520,8 @@ mod tests {
         assert_eq!(alone.k, one.k[one.k.len() / 2..]);
         assert_eq!(alone.q, one.q[one.q.len() / 2..]);
         // And a longer text begins as the shorter one does.
-        let longer = generate(&model, &FittedShape { prefill: 400, ..shape.clone() }).unwrap();
+        let longer =
+            generate(&model, &FittedShape { prefill: 400, rope_scaling: RopeScaling::None, ..shape.clone() }).unwrap();
         assert_eq!(longer.keys(0, 0).range(0..200).data, one.keys(0, 0).range(0..200).data);
     }
 
@@ -519,6 +538,7 @@ mod tests {
             decode_steps: 5,
             prefill_queries: 7,
             element_bytes: 2,
+            rope_scaling: RopeScaling::None,
             seed: 0,
         };
         let kv = generate(&model, &shape).unwrap();

@@ -54,6 +54,9 @@ pub struct FittedModel {
     pub rope_pairs: RotaryPairs,
     /// Tokens that keys and values were fitted on.
     pub tokens: usize,
+    /// Length of the text that they are of, where the dump leaves some out: in a longer one, the rotation is rescaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<usize>,
     /// Queries per head that queries were fitted on.
     pub queries: usize,
     /// Mean lengths (tokens) of the segments over which parts of a vector stay the same.
@@ -225,6 +228,9 @@ impl FittedModel {
         if !(1.0..=1e12).contains(&self.rope_theta) {
             return bad("rope_theta", format!("{} is out of range; expected 1 to 1e12", self.rope_theta));
         }
+        if self.context.is_some_and(|n| n < self.tokens || n > 1 << 31) {
+            return bad("context", format!("expected at least the {} tokens, at most {}", self.tokens, 1u64 << 31));
+        }
         if self.lifetimes.len() > 16 || !self.lifetimes.iter().all(|t| (1.0..=1e9).contains(t)) {
             return bad("lifetimes", "expected at most 16 lengths of 1 to 1e9 tokens".into());
         }
@@ -303,6 +309,11 @@ impl FittedModel {
             }
         }
         Ok(())
+    }
+
+    /// Tokens of the text that it was fitted on, those between included.
+    pub fn context(&self) -> usize {
+        self.context.unwrap_or(self.tokens)
     }
 
     /// Query heads that share a KV head.

@@ -1,6 +1,7 @@
 //! A workload's `[synthetic]` table that names a fitted model.
 
 use super::{FittedModel, FittedShape};
+use crate::rope::RopeScaling;
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
 /// What is to be drawn of a fitted model. What is not said is as in the dump that it was fitted on.
@@ -36,6 +37,9 @@ pub struct FittedSpec {
     /// Bytes of one element: 2 (rounded to f16) or 4.
     #[serde(default)]
     pub element_bytes: Option<u32>,
+    /// How the rotation goes on beyond the tokens that the model was fitted on: `yarn` or `none`.
+    #[serde(default)]
+    pub rope_scaling: RopeScaling,
     /// Seed of all random numbers.
     #[serde(default)]
     pub seed: Option<u64>,
@@ -102,6 +106,7 @@ impl FittedSpec {
                 Some(PrefillQueries::All) => prefill,
             },
             element_bytes: self.element_bytes.unwrap_or(default.element_bytes),
+            rope_scaling: self.rope_scaling,
             seed: self.seed.unwrap_or(seed),
         }
     }

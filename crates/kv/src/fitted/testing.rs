@@ -66,6 +66,7 @@ pub fn model(dim: usize) -> FittedModel {
         rope_theta: 50_000.0,
         rope_pairs: RotaryPairs::Halves,
         tokens: 300,
+        context: None,
         queries: 40,
         lifetimes: vec![3.0, 50.0],
         words: vec![0.1, 0.05],

@@ -9,6 +9,7 @@ use pimattn_core::error::{Error, Result};
 use pimattn_core::table::{Measure, Value, measure as measured};
 use pimattn_kv::KvCache;
 use pimattn_kv::fitted::{self, FittedModel, FittedShape};
+use pimattn_kv::rope::RopeScaling;
 use pimattn_policies::select;
 use std::fmt::Write;
 
@@ -123,6 +124,7 @@ pub fn stand_in_until(cancel: &Cancel, model: &FittedModel, real: &KvCache, seed
         decode_steps: steps,
         prefill_queries: real.prefill.saturating_sub(real.query_start),
         element_bytes: real.element_bytes,
+        rope_scaling: RopeScaling::default(),
         seed,
     };
     fitted::generate_until(cancel, model, &shape)
