@@ -36,7 +36,7 @@
 //!
 //! The cache forgets everything when it holds some 50 MB; what it knows changes no result.
 //!
-//! *How it is tested.* `--engine plain` goes without it. `tests/fast_path.rs` holds one against the other on random traces that
+//! *How it is tested.* `--engine plain` goes without it. `tests/schedule/fast_path.rs` holds one against the other on random traces that
 //! repeat themselves and are disturbed: every command of every channel, every table, every error.
 //!
 //! The controllers give [`Cacheable`]. Their drivers are here: [`pim`] has each channel on its own, [`compat`] all of them as

@@ -326,7 +326,7 @@ fn every_constraint_that_the_engine_shortens_is_caught() {
 /// Constraints that no single other one covers, but several together: with a cycle less every log is the same.
 /// Single ACTs are among those that the window of `completed` counts, and a bank must be closed and opened in between,
 /// which takes nRAS + nRP, no less than nRC in any preset; the same before a refresh of the bank. That an ACT comes in the cycle before a refresh of
-/// others is rarer than these traces: tests/refresh.rs has it by hand.
+/// others is rarer than these traces: tests/schedule/refresh.rs has it by hand.
 const BOUND_BY_OTHERS: [&str; 4] = [
     "Reference Rank: ACT -> ACT nFAW window 4",
     "Completed Bank: ACT -> ACT nRC window 1",

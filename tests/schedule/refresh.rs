@@ -1,8 +1,8 @@
 //! Refreshes of single banks, of the same bank of every bank group, of ranks in turn, and at twice the rate: against
 //! schedules by hand, and on random traces against the audit.
 
-use crate::audit::{Random, random_trace};
 use crate::common;
+use crate::schedule::audit::{Random, random_trace};
 
 use common::{Memory, cycles, load, macs, one, root, run, system};
 use pimattn_audit::{self as audit, why::why};

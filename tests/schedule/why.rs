@@ -1,7 +1,7 @@
 //! `pimsim audit --why`: each reason by a log written by hand, and that the cycles of every log add up.
 
-use crate::audit::{Random, choices, random_trace};
 use crate::common;
+use crate::schedule::audit::{Random, choices, random_trace};
 
 use common::Memory;
 use pimattn::cli::exit::{EXIT_DATA, ExitStatus};

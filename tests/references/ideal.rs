@@ -1,5 +1,5 @@
 //! `addressing = "ideal"` end to end: a workload becomes a trace, the compat engine replays it, and the cycles are those
-//! of the STARC artifact's simulator for the same row budget, with `schedule.published`. Without, see tests/ghosts.rs.
+//! of the STARC artifact's simulator for the same row budget, with `schedule.published`. Without, see tests/references/ghosts.rs.
 //!
 //! The full comparison takes golden.csv, which does not ship with the sources: it is ignored unless `make test-golden` asks
 //! for it. A few of its figures stand here.

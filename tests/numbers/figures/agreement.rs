@@ -1,7 +1,7 @@
 //! docs/agreement.md.
 
 use super::table;
-use crate::agreement::{THEIRS, Target, at_depth, ours};
+use crate::references::agreement::{THEIRS, Target, at_depth, ours};
 use rayon::prelude::*;
 
 /// Cycles and activations of each stream, theirs and ours.

@@ -2,7 +2,7 @@
 
 use super::{Trace, table, whole};
 use crate::common::{cycles, load, macs, one, root, system};
-use crate::plain_dram::{alternating, latency, timed};
+use crate::schedule::plain_dram::{alternating, latency, timed};
 use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;

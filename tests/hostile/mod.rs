@@ -1,0 +1,5 @@
+//! Does bad input end in a clear error, and an interrupt without damage?
+
+mod cancel;
+mod hostile_configs;
+mod kv_hostile;

@@ -1,0 +1,12 @@
+//! Does it work as its pages say: commands, guides, examples, exchange, sweeps, reports?
+
+mod cli;
+mod examples;
+mod exchange;
+mod folders;
+mod guides;
+mod readme;
+mod roundtrip;
+mod snapshots;
+mod sources;
+mod sweep;
