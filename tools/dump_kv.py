@@ -105,10 +105,9 @@ def rescale(config, kind, factor, tokens):
     From version 5 on, transformers has base and scaling in `rope_parameters`; before, in `rope_theta` and `rope_scaling`.
     """
     parameters = getattr(config, "rope_parameters", None)
-    if parameters is not None:
-        kept, base = parameters.get("rope_type", "default"), parameters.get("rope_theta")
-    else:
-        kept, base = (getattr(config, "rope_scaling", None) or {}).get("rope_type", "default"), config.rope_theta
+    described = parameters if parameters is not None else getattr(config, "rope_scaling", None) or {}
+    kept = described.get("rope_type", described.get("type", "default"))
+    base = described.get("rope_theta", getattr(config, "rope_theta", None))
     if kept != "default" or base is None:
         raise ValueError("--rope-scaling: the model's config has a rotation of its own, which is not replaced")
     trained = config.max_position_embeddings

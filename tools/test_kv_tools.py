@@ -94,7 +94,8 @@ class LongContexts(unittest.TestCase):
         self.assertEqual(short.rope_parameters["rope_theta"], 1e5)
 
     def test_a_model_that_is_already_rescaled_is_refused(self):
-        for config in (self.new_config(rope_type="llama3"), self.old_config({"rope_type": "linear", "factor": 2.0})):
+        scaled = [{"rope_type": "linear", "factor": 2.0}, {"type": "linear", "factor": 2.0}]
+        for config in (self.new_config(rope_type="llama3"), *map(self.old_config, scaled)):
             with self.assertRaisesRegex(ValueError, "rotation of its own"):
                 dump_kv.rescale(config, "yarn", 4.0, 32768)
 
