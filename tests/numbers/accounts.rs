@@ -94,3 +94,32 @@ fn costs_can_be_left_out() {
         assert_eq!(macs(&tables[0]), macs(&tables[1]), "{switch}");
     }
 }
+
+/// InfiniGen has a rotation, and so a matrix, for each query head, however many share the keys: each is read by that head alone.
+#[test]
+fn a_matrix_of_each_query_head_is_scanned_once() {
+    let macs = |query_heads: u32| {
+        let dir = tempfile::tempdir().unwrap();
+        let (trace, out) = (dir.path().join("t.ptrace"), dir.path().join("out"));
+        let (trace, folder) = (trace.to_str().unwrap(), out.to_str().unwrap());
+        let heads = format!("synthetic.query_heads={query_heads}");
+        let mut args =
+            vec!["run", "--config", "configs/workload/synthetic.toml", "--policy", "infinigen", "-q", "-o", trace];
+        let set =
+            ["budget=64", "steps=2", "mapping.addressing=broadcast", "synthetic.layers=1", "synthetic.kv_heads=1"];
+        let short = ["synthetic.prefill=1024", "synthetic.decode_steps=2", &heads];
+        set.iter().chain(&short).for_each(|s| args.extend(["--set", s]));
+        run(env!("CARGO_BIN_EXE_tracegen"), &args);
+        run(
+            env!("CARGO_BIN_EXE_pimsim"),
+            &["run", trace, "--config", "configs/system/hbm3-pim.toml", "-q", "-o", folder],
+        );
+        let rows = table(&out.join("phases.csv"));
+        rows.iter().filter(|p| p["phase"] == "select").map(|p| number(p, "req_mac_ab")).sum::<f64>()
+    };
+    let one = macs(1);
+    assert!(one > 0.0);
+    for heads in [2, 3, 8] {
+        assert_eq!(macs(heads), one * f64::from(heads), "{heads} query heads");
+    }
+}

@@ -346,14 +346,14 @@ fn expected(
     let homes = homes(heads, &[cache.tokens], &workload.placement, &g).unwrap();
     let mut out = BTreeMap::new();
     let none = |side| Positions::new(side, mapping, workload.placement.units, &shape, shape.units);
-    let (mut positions, mut rows) = (Side::BOTH.map(none), HeadRows::new(0, 0, 0));
+    let (mut positions, mut rows) = (Side::BOTH.map(none), HeadRows::new(0, 0));
     let mut load = [vec![0; shape.units as usize], vec![0; shape.units as usize]];
     let stripes = shape.value_stripes as usize;
     for s in selections {
         let home = homes[s.layer * cache.kv_heads + s.head];
         if s.step == 0 {
             positions = Side::BOTH.map(none);
-            rows = HeadRows::new(home.first_row, home.rows, 2 + stripes);
+            rows = HeadRows::new(home.first_row, home.rows);
             load.iter_mut().for_each(|load| load.fill(0));
         }
         let len = cache.decode_positions().start + s.step + 1;

@@ -51,7 +51,7 @@ fn select(shape: &Shape, layout: Layout, heads: usize, pages: u32, page: u32, se
 /// Cycles that the engine takes for the scores, results included.
 fn replay(system: &System, target: &DeviceLayout, rounds: &Rounds, sweep: &TouchedRows, work: RoundWork) -> u64 {
     let shape = &target.shape;
-    let mut rows = HeadRows::new(0, ROWS, 1);
+    let mut rows = HeadRows::new(0, ROWS);
     rows.reserve(0, ROWS).unwrap();
     let matrix = Matrix { id: 0, per_row: shape.keys_per_row, columns: shape.columns, stripes_in_row: 1 };
     let part = MatrixPart { sweep, cells: sweep.cells(), rounds, work, units: shape.units };

@@ -14,13 +14,16 @@ pub struct HeadRows {
 }
 
 impl HeadRows {
-    /// The `limit` rows from `first` on, for `matrices` matrices.
-    pub fn new(first: u32, limit: u32, matrices: usize) -> Self {
-        HeadRows { first, limit, used: 0, matrices: vec![Vec::new(); matrices] }
+    /// The `limit` rows from `first` on, for as many matrices as the head turns out to have.
+    pub fn new(first: u32, limit: u32) -> Self {
+        HeadRows { first, limit, used: 0, matrices: Vec::new() }
     }
 
     /// Extends a matrix to at least `rows` rows. Fails, naming the share, if the head has no rows left.
     pub fn reserve(&mut self, matrix: usize, rows: u32) -> Result<(), String> {
+        if matrix >= self.matrices.len() {
+            self.matrices.resize_with(matrix + 1, Vec::new);
+        }
         let table = &mut self.matrices[matrix];
         let more = (rows as usize).saturating_sub(table.len()) as u32;
         if more > self.limit - self.used {
@@ -49,7 +52,7 @@ mod tests {
 
     #[test]
     fn rows_are_handed_out_once_and_not_beyond_the_share() {
-        let mut rows = HeadRows::new(100, 5, 2);
+        let mut rows = HeadRows::new(100, 5);
         rows.reserve(0, 2).unwrap();
         rows.reserve(1, 1).unwrap();
         rows.reserve(0, 3).unwrap();

@@ -265,7 +265,7 @@ mod tests {
             shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap(),
             heads_per_read: 1,
         };
-        let rows = HeadRows::new(0, 1, 3);
+        let rows = HeadRows::new(0, 1);
         let accumulators = 1;
         let matrix = vectors(&target, 1, 1, 128).next().unwrap();
         for layout in [Layout::Interleaved, Layout::RowBlock] {
@@ -300,7 +300,7 @@ mod tests {
             shape: Shape::new(&geometry, 128, 2, 32, ValueLayout::Stripe).unwrap(),
             heads_per_read: 1,
         };
-        let mut rows = HeadRows::new(0, 100, 4);
+        let mut rows = HeadRows::new(0, 100);
         let (tokens, _) = tile(&target, 16, 128);
         for (i, count) in super::rows(&target, 16, scan, tokens + 1).into_iter().enumerate() {
             rows.reserve(1 + i, count).unwrap();

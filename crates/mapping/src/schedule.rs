@@ -81,7 +81,9 @@ pub struct HeadPlanner {
     home: HeadRegion,
     units: u32,
     cache: Cache,
-    /// Number of the policy's first own matrix; the centroids of a running K-means come after these.
+    /// Number of the matrix of a running K-means's centroids.
+    centroids: usize,
+    /// Number of the policy's first own matrix; the others follow it.
     own: usize,
     /// State of K and of V.
     sides: [Matrices; 2],
@@ -109,9 +111,6 @@ impl Matrices {
     }
 }
 
-/// Matrices that a policy may have of its own.
-const OWN: usize = 2;
-
 impl HeadPlanner {
     /// A scheduler for a KV head that `heads` query heads share.
     pub fn new(target: DeviceLayout, workload: &Workload, costs: Costs, home: HeadRegion, heads: usize) -> Self {
@@ -120,7 +119,7 @@ impl HeadPlanner {
         let stripes = shape.value_stripes;
         let matrix = |id, per_row, columns, stripes_in_row| Matrix { id, per_row, columns, stripes_in_row };
         let value = |s| matrix(1 + s as usize, shape.values_per_row, 1, shape.columns / stripes);
-        let own = 1 + stripes as usize;
+        let centroids = 1 + stripes as usize;
         HeadPlanner {
             target,
             mapping: mapping.clone(),
@@ -131,7 +130,8 @@ impl HeadPlanner {
                 keys: vec![matrix(0, shape.keys_per_row, shape.columns, 1)],
                 values: (0..stripes).map(value).collect(),
             },
-            own,
+            centroids,
+            own: centroids + 1,
             sides: Side::BOTH.map(|side| Matrices {
                 side,
                 positions: Positions::new(side, mapping, workload.placement.units, &shape, units),
@@ -139,7 +139,7 @@ impl HeadPlanner {
                 sweep: TouchedRows::new(units, heads, shape.per_row(side)),
                 load: vec![0; units as usize],
             }),
-            rows: HeadRows::new(home.first_row, home.rows, own + OWN + 1),
+            rows: HeadRows::new(home.first_row, home.rows),
             written: None,
             clustering: Vec::new(),
             // Loading a workload refuses a device whose accumulators do not suffice for one query head.
@@ -191,7 +191,7 @@ impl HeadPlanner {
             }
         }
         let most = self.clustering.iter().map(|c| c.clusters.div_ceil(self.target.shape.units)).max().unwrap_or(0);
-        self.rows.reserve(self.own + OWN, most.div_ceil(self.target.shape.keys_per_row))
+        self.rows.reserve(self.centroids, most.div_ceil(self.target.shape.keys_per_row))
     }
 
     fn plan(&self, part: u32, wanted: &StepDemand<'_>, segment: Segment) -> HeadPlan {
@@ -339,7 +339,7 @@ impl HeadPlanner {
             clusters: c.clusters,
             iterations: c.iterations,
             host: host(self.costs.compare, u64::from(c.tokens) * u64::from(c.clusters)),
-            centroids: self.own + OWN,
+            centroids: self.centroids,
         };
         upkeep::cluster(&means, &places, &self.rows, &self.cache.keys[0], &self.target, channel)
     }

@@ -144,7 +144,7 @@ mod tests {
             };
             let (columns, per_row) = (target.shape.columns, target.shape.keys_per_row);
             let keys = Matrix { id: 0, per_row, columns, stripes_in_row: 1 };
-            let mut rows = HeadRows::new(0, 9, 2);
+            let mut rows = HeadRows::new(0, 9);
             (0..2).for_each(|m| rows.reserve(m, 4).unwrap());
             let places: Vec<Place> =
                 (0..tokens).map(|t| Place { unit: t / per_row, row: 0, index: t % per_row }).collect();
