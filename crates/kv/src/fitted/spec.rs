@@ -75,8 +75,10 @@ impl<'de> Deserialize<'de> for PrefillQueries {
             }
 
             fn visit_str<E: Error>(self, word: &str) -> Result<PrefillQueries, E> {
-                match word {
-                    "all" => Ok(PrefillQueries::All),
+                // `--set` over "all" gives text.
+                match (word, word.parse()) {
+                    ("all", _) => Ok(PrefillQueries::All),
+                    (_, Ok(tokens)) => Ok(PrefillQueries::Last(tokens)),
                     _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
                 }
             }
