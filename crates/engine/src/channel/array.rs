@@ -150,6 +150,11 @@ impl PimChannel<'_> {
                 continue;
             }
             *seen += u64::from(item.request.count);
+            // Most requests are of a round like the one before: they have nothing to open, and their turn has not come.
+            if item.effect == Effect::MacOpen && macs && item.units & !look.units == 0 {
+                (look.from, look.round) = (index + 1, None);
+                continue;
+            }
             while let Some(older) = data.next_if(|d| d.order < item.order) {
                 let bank = self.bank_set(Scope::Bank, &older.target);
                 look.reserved |= bank;
@@ -175,7 +180,8 @@ impl PimChannel<'_> {
                 }
                 Effect::MacOpen => {
                     let waiting = item.units & !self.units.ready;
-                    for unit in members(waiting) {
+                    // What an older request of bank groups works in, it opens itself.
+                    for unit in members(waiting & !look.units) {
                         let (target, rows) = self.unit_rows(unit);
                         let banks = self.bank_set(Scope::BankGroup, &target);
                         let command = if rows == RowMatch::Closed { item.plan.opener } else { item.plan.closer };
@@ -211,6 +217,7 @@ impl PimChannel<'_> {
                 (look.from, look.round) = (index + 1, None);
             }
             of_groups |= item.effect == Effect::MacOpen;
+            look.units |= item.units;
             look.used |= item.banks;
         }
         (offers[0], offers[1]) = (look.row.map(|(c, ..)| c), look.column);
@@ -270,8 +277,9 @@ impl PimChannel<'_> {
 
 /// A look along the queue.
 struct Look {
-    /// Banks of older array work.
+    /// Banks of older array work, and the bank groups that older requests of bank groups work in.
     used: BankSet,
+    units: u64,
     /// Banks of older reads and writes, and of those among them that have another row to open and were passed often.
     reserved: BankSet,
     unready: BankSet,
@@ -288,7 +296,7 @@ struct Look {
 
 impl Look {
     fn new() -> Self {
-        Look { used: 0, reserved: 0, unready: 0, from: 0, round: None, row: None, column: None, hopeless: 0 }
+        Look { used: 0, units: 0, reserved: 0, unready: 0, from: 0, round: None, row: None, column: None, hopeless: 0 }
     }
 
     /// Whether a row command goes before the best so far where both could issue at the same time. Rounds come in their order.
