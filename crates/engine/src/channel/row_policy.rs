@@ -6,7 +6,7 @@
 //!
 //! To add a policy (closed page, a timeout): a file beside this one with its [`RowPolicy`], its keys in [`Scheduler`], and
 //! its line in [`RowPolicy::of`]. What a policy has to remember of rows belongs to [`RowUse`]; where that has times, it is
-//! to be moved in [`PimChannel::shift`] with all other times.
+//! to be moved by `rebase` of the channel (`Cacheable`) with all other times.
 
 use super::array::BankSet;
 use super::queues::QueuedRun;

@@ -1,7 +1,7 @@
 //! What probes are told of an interval that the cache looked up: recorded once, told as often as it occurs.
 //!
 //! A probe that can do better than hear every event again overrides
-//! [`Probe::cached_interval`](crate::probe::Probe::cached_interval): an interval has an id, and the same id means the same events
+//! [`Probe::cached_interval`]: an interval has an id, and the same id means the same events
 //! at other rows, cycles and channels.
 
 use super::rebase::CanonicalNames;

@@ -1,45 +1,45 @@
 //! The replay cache: work that recurs is simulated once, and looked up from then on.
 //!
 //! *What recurs.* Dense schedules ask channels for the same over and over: the same requests meet channels in the same
-//! state, later and at other rows. So the input is cut into chunks at barriers ([`chunk`]), the state of channels between two
-//! chunks is brought to a canonical form ([`rebase`]), and the cache remembers what a chunk makes of a state: the next
-//! state, the cycles between the two, and an [`CachedInterval`] of what probes are to be told ([`interval`]). When the same
-//! chunk meets the same state again, all three are looked up ([`table`]).
+//! state, later and at other rows. So the input is cut into chunks at barriers (`chunk`), the state of channels between two
+//! chunks is brought to a canonical form (`rebase`), and the cache remembers what a chunk makes of a state: the next
+//! state, the cycles between the two, and an `CachedInterval` of what probes are to be told (`interval`). When the same
+//! chunk meets the same state again, all three are looked up (`table`).
 //!
 //! *Why that is exact.* What a controller does next depends on nothing but its state and its input, and
 //!
 //! - constraints are distances between cycles: in a state whose times are all moved by the same number of cycles, the same
-//!   commands issue, moved as well. The canonical form counts from [`NOW`]. A bound that is over ("not before cycle 90", at
+//!   commands issue, moved as well. The canonical form counts from `NOW`. A bound that is over ("not before cycle 90", at
 //!   cycle 100) holds nothing any more, whatever its value, and becomes 0;
 //! - rows are compared with each other and nothing else is done with them: if rows are renamed one to one in state and
 //!   input, the same commands issue at the renamed rows. The canonical form numbers rows in the order in which they come up;
-//!   the names behind the numbers stay with the [`Cursor`](table::Cursor). What is not only compared is not renamed: the half
+//!   the names behind the numbers stay with the `Cursor`. What is not only compared is not renamed: the half
 //!   of a bank that a buffer move names, the entries of a softmax;
-//! - channels do not differ but in their number, so a group of them in the same state is simulated as channel 0 ([`groups`]).
+//! - channels do not differ but in their number, so a group of them in the same state is simulated as channel 0 (`groups`).
 //!
 //! A refresh would make all states different, each at its own distance to the next one. So refreshes are no part of the
 //! state: what was simulated without one holds whenever none falls due before the end of the chunk; what was simulated
 //! with one holds at exactly the same distance to it.
 //!
-//! *What is compared.* Everything that can matter to what follows, in full ([`Cacheable::equals`]): earliest cycles of all
+//! *What is compared.* Everything that can matter to what follows, in full (`Cacheable::equals`): earliest cycles of all
 //! commands, activation windows, open rows, queued requests with all their flags, epochs, bus and turn state. A digest finds the
 //! candidates and decides nothing. That a steady state is reached is found, never assumed, and nothing is rounded.
 //!
 //! *When it falls back* to the controller itself, whose channels are put into the state that they would have:
 //!
 //! - at labels (segments, marks), arrivals, syncs, the host's work, loads and stores. It begins again behind a sync, if channels
-//!   are idle and their work is nobody's ([`Cacheable::is_blank`]). Traces of `tracegen run` have labels throughout, so it never
+//!   are idle and their work is nobody's (`Cacheable::is_blank`). Traces of `tracegen run` have labels throughout, so it never
 //!   begins there;
 //! - for the rest of the run: where a simulation ends in an error, which the controller is to report; where a chunk or a state
 //!   has no canonical form, because it has more rows than an address can number; where the row policy closes rows by itself;
-//!   and where too little recurs ([`ReplayCache::is_in_vain`](table::ReplayCache::is_in_vain)).
+//!   and where too little recurs (`ReplayCache::is_in_vain`).
 //!
 //! The cache forgets everything when it holds some 50 MB; what it knows changes no result.
 //!
 //! *How it is tested.* `--engine plain` goes without it. `tests/schedule/fast_path.rs` holds one against the other on random traces that
 //! repeat themselves and are disturbed: every command of every channel, every table, every error.
 //!
-//! The controllers give [`Cacheable`]. Their drivers are here: [`pim`] has each channel on its own, [`compat`] all of them as
+//! The controllers give `Cacheable`. Their drivers are here: `pim` has each channel on its own, `compat` all of them as
 //! one, for the reference's single stream of requests ties them together.
 
 pub(crate) mod chunk;
