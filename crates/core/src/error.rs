@@ -53,8 +53,8 @@ impl Error {
         Error::Data { file: file.as_ref().display().to_string(), what: what.into() }
     }
 
-    /// An I/O error; a missing file becomes [`Error::NoInput`], and an error of ours that a writer passed on comes out as it
-    /// is.
+    /// An I/O error. A missing file becomes [`Error::NoInput`]; an error of ours that a writer has wrapped is unwrapped, so
+    /// that its cause is not lost.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         let source = match source.downcast::<Error>() {
             Ok(own) => return own,

@@ -66,7 +66,7 @@ pub struct Properties {
     /// Whether the request that it completes is a row hit, miss or conflict. A MAC of bank groups is none: the requests that
     /// opened its rows are.
     pub has_row_outcome: bool,
-    /// Whether it multiplies.
+    /// Whether units multiply a column of their open rows: a MAC.
     pub multiplies: bool,
     /// Whether it moves data, of which the last is there some time after the command.
     pub moves_data: bool,
@@ -131,7 +131,7 @@ impl Effect {
         self.properties().needs_row
     }
 
-    /// Whether it multiplies.
+    /// Whether units multiply a column of their open rows: a MAC.
     #[inline]
     pub const fn multiplies(self) -> bool {
         self.properties().multiplies
@@ -143,7 +143,7 @@ impl Effect {
         matches!(self.class(), Class::Data)
     }
 
-    /// Whether it refreshes.
+    /// Whether it refreshes rows, so that its banks must be closed before it.
     #[inline]
     pub const fn refreshes(self) -> bool {
         matches!(self.properties().activity, Activity::Refresh)
