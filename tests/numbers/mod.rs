@@ -5,3 +5,4 @@ mod books;
 mod coverage;
 mod figures;
 mod kv_sample;
+mod selections;

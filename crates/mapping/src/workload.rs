@@ -399,12 +399,21 @@ impl Workload {
     /// Loads a workload file with overrides; the document stays for errors about its parts.
     pub fn load(file: &Path, overrides: &[String]) -> Result<(Self, Document)> {
         let doc = Document::load(file, overrides)?;
-        let w: Workload = doc.decode()?;
-        w.check(&doc)?;
-        if w.kv.is_none() && w.synthetic.is_none() {
+        let workload = Workload::of(&doc)?;
+        if workload.kv.is_none() && workload.synthetic.is_none() {
             return Err(doc.error("", "neither kv (a dump) nor [synthetic] is given"));
         }
-        Ok((w, doc))
+        Ok((workload, doc))
+    }
+
+    /// The workload that a configuration says, checked, whether or not it names a source of its cache.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a key is unknown, a value is out of range, or keys contradict each other.
+    pub fn of(doc: &Document) -> Result<Self> {
+        let workload: Workload = doc.decode()?;
+        workload.check(doc)?;
+        Ok(workload)
     }
 
     /// Refuses numbers out of range and keys that contradict each other.

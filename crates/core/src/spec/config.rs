@@ -61,6 +61,16 @@ impl Document {
         Document { file: name.into(), table, lines: BTreeMap::new(), set: BTreeMap::new() }
     }
 
+    /// The configuration with further overrides, as those of [`Document::load`].
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where one is not `key=value`.
+    pub fn with(&self, overrides: &[String]) -> Result<Self> {
+        let mut doc = self.clone();
+        overrides.iter().try_for_each(|o| doc.apply(o))?;
+        Ok(doc)
+    }
+
     /// The line of `key` (dotted).
     pub fn line(&self, key: &str) -> Option<usize> {
         self.lines.get(key).copied()

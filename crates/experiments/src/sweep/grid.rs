@@ -91,6 +91,18 @@ pub struct Job {
 }
 
 impl Job {
+    /// A workload with its configuration, made ready: on its system with these overrides, with this dump instead of its own.
+    ///
+    /// # Errors
+    /// Those of [`Workload::load_system`].
+    pub fn of(workload: Workload, doc: Document, of_system: &[String], kv: Option<PathBuf>) -> Result<Self> {
+        let system = workload.load_system(&doc, of_system)?;
+        let kv = kv.or_else(|| workload.kv_path(&doc));
+        let model = workload.model.as_ref().map(|path| doc.resolve_path("model", path));
+        let fit = workload.fit_path(&doc).filter(|_| kv.is_none());
+        Ok(Job { workload, doc, system, kv, model, fit })
+    }
+
     /// What is read besides configurations, and what for.
     pub fn inputs(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
         let files = [("kv", &self.kv), ("model", &self.model), ("fit", &self.fit)];
@@ -237,11 +249,7 @@ impl Grid {
         let kv = self.kv.clone().or(kv);
         let load = || {
             let (workload, doc) = Workload::load(&workload.clone().unwrap_or_default(), &of_workload)?;
-            let system = workload.load_system(&doc, &of_system)?;
-            let kv = kv.clone().or_else(|| workload.kv_path(&doc));
-            let model = workload.model.as_ref().map(|path| doc.resolve_path("model", path));
-            let fit = workload.fit_path(&doc).filter(|_| kv.is_none());
-            Ok(Job { workload, doc, system, kv, model, fit })
+            Job::of(workload, doc, &of_system, kv.clone())
         };
         load().map_err(|e| match e {
             Error::Config { at, what } => Error::Config { at, what: format!("{what} (point {})", point.name(self)) },

@@ -1,25 +1,30 @@
 //! Sweeps: a grid of workloads and systems, each point generated and replayed in one process.
 //!
-//! [`grid`] expands a grid file into points, [`point`] runs one, [`key`] says what its result depends on, [`store`]
-//! keeps finished points and writes the table, [`table`] reads it back as numbers, [`merge`] puts the
+//! [`grid`] expands a grid file into points, [`point`] runs one, [`key`] says what its result depends on, [`cache`]
+//! keeps finished points, [`store`] writes the table, [`table`] reads it back as numbers, [`merge`] puts the
 //! tables of shards together. Points are independent:
 //! they go to as many workers as there are threads. The table gains a row as each is done, and has them in the order
 //! of the grid once all are. What is held of a point while others run is its place and its key.
 
+pub mod cache;
 pub mod grid;
 pub mod key;
 pub mod merge;
 pub mod point;
+pub mod shared;
 pub mod store;
 pub mod table;
 
+use cache::StoredResult;
 use grid::{Grid, Point};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rayon::prelude::*;
+use shared::{Basis, SharedSelections};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
-use store::{Store, StoredResult};
+use store::Store;
 
 /// Points of which the keys are made between two looks at whether the user wants to stop.
 const BATCH: usize = 256;
@@ -71,7 +76,7 @@ pub fn run(
             .par_iter()
             .map(|point| {
                 let (key, _) = key(point)?;
-                let found = store.find(&key)?;
+                let found = store.points().find(&key)?;
                 Ok((key, found))
             })
             .collect();
@@ -82,7 +87,7 @@ pub fn run(
                     outcome.kept += 1;
                 }
                 Ok((key, StoredResult::Damaged)) => {
-                    tell(SweepEvent::Damaged(&store.file(&key)));
+                    tell(SweepEvent::Damaged(&store.points().file(&key)));
                     open.push(point);
                 }
                 Ok((_, StoredResult::Nothing)) => open.push(point),
@@ -91,6 +96,8 @@ pub fn run(
             }
         }
     }
+    let mut shared = SharedSelections::default();
+    let open = in_groups(grid, open, &mut shared, cancel)?;
     store.begin(points)?;
     tell(SweepEvent::Kept((outcome.kept + outcome.failed.len()) as u64));
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -98,10 +105,12 @@ pub fn run(
         let (results, finished) = sync_channel(workers.max(1));
         for _ in 0..workers.clamp(1, open.len().max(1)) {
             let (results, open, next, stop, key) = (results.clone(), &open, &next, &stop, &key);
+            let shared = &shared;
             scope.spawn(move || {
                 while !cancel.is_requested() && !stop.load(Ordering::Relaxed) {
                     let Some(point) = open.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                    let result = key(point).and_then(|(key, job)| Ok((key, point::run(cancel, &job, grid.accuracy)?)));
+                    let result =
+                        key(point).and_then(|(key, job)| Ok((key, shared.run(cancel, &job, &job, grid.accuracy)?)));
                     if results.send((*point, result)).is_err() {
                         break;
                     }
@@ -130,4 +139,27 @@ pub fn run(
     cancel.check()?;
     outcome.failed.sort_by_key(|(index, _)| *index);
     Ok(outcome)
+}
+
+/// The points, those that select alike side by side, so that the selections of few groups are held at a time.
+fn in_groups<'p>(
+    grid: &Grid,
+    open: Vec<&'p Point>,
+    shared: &mut SharedSelections,
+    cancel: &Cancel,
+) -> Result<Vec<&'p Point>> {
+    let mut order: BTreeMap<Basis, usize> = BTreeMap::new();
+    let mut placed = Vec::with_capacity(open.len());
+    for batch in open.chunks(BATCH) {
+        cancel.check()?;
+        let bases: Vec<Result<Basis>> = batch.par_iter().map(|p| shared::basis(&grid.prepare(p)?)).collect();
+        for (point, basis) in batch.iter().zip(bases) {
+            let basis = basis?;
+            let next = order.len();
+            placed.push((*order.entry(basis).or_insert(next), *point));
+            shared.expect(basis);
+        }
+    }
+    placed.sort_by_key(|(group, point)| (*group, point.index));
+    Ok(placed.into_iter().map(|(_, point)| point).collect())
 }

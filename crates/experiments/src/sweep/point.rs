@@ -10,7 +10,8 @@ use pimattn_stats::books::{CountsByPhase, PARTS};
 use pimattn_stats::tables::{DEVICE_KEY, MEASURES, RunRows, TableRow};
 use pimattn_stats::{Collector, Step, Steps, replay};
 use pimattn_trace::pipe::pipe;
-use pimattn_tracegen::generate::{Generator, MetricsRow, MetricsSink};
+use pimattn_tracegen::generate::{CacheSet, Generator, MetricsRow, MetricsSink, Selections};
+use std::sync::Arc;
 
 /// The result of a point.
 pub struct PointRow {
@@ -132,15 +133,41 @@ impl Steps for AllSteps {
     }
 }
 
-/// Runs a point. Accuracy stays empty where it is not asked for.
-pub fn run(cancel: &Cancel, job: &Job, accuracy: bool) -> Result<PointRow> {
-    let generator = Generator::load_for(cancel, job.system.clone(), job.workload.clone(), &job.doc, job.kv.as_deref())?;
+/// Loads what a point generates.
+///
+/// # Errors
+/// Those of [`Generator::load_for`].
+pub fn load(cancel: &Cancel, job: &Job) -> Result<Generator> {
+    Generator::load_for(cancel, job.system.clone(), job.workload.clone(), &job.doc, job.kv.as_deref())
+}
+
+/// As [`load`], of caches that are there.
+///
+/// # Errors
+/// Those of [`Generator::load_on`].
+pub fn load_on(cached: &Arc<CacheSet>, job: &Job) -> Result<Generator> {
+    Generator::load_on(cached, job.system.clone(), job.workload.clone(), &job.doc, job.kv.as_deref())
+}
+
+/// As [`load`], with selections that a point made which differs from this one in mapping, costs and system alone.
+///
+/// # Errors
+/// Those of [`Generator::load_selected`].
+pub fn load_selected(selections: &Selections, job: &Job) -> Result<Generator> {
+    Generator::load_selected(selections, job.system.clone(), job.workload.clone(), &job.doc, job.kv.as_deref())
+}
+
+/// Runs a point that is loaded. Accuracy stays empty where it is not asked for.
+///
+/// # Errors
+/// Those of [`Generator::run_until`] and of a replay.
+pub fn run(cancel: &Cancel, job: &Job, generator: &Generator, accuracy: bool) -> Result<PointRow> {
     let mut means = MetricSums::default();
     let (mut sink, mut source) = pipe(generator.header().clone());
     let mut steps = AllSteps::default();
     let mut collector = Collector::with_steps(&job.system.device, &mut steps as &mut dyn Steps);
     let (made, replayed) = std::thread::scope(|scope| {
-        let (generator, means) = (&generator, &mut means);
+        let means = &mut means;
         let maker = scope.spawn(move || {
             let mut row = |row: &MetricsRow| {
                 means.add(row);

@@ -1,18 +1,19 @@
-//! Finished points: a file each, there whole or not at all, and the table made of them.
+//! The table of a sweep, made of its finished points.
 //!
 //! The table of a sweep that runs has the rows that were there when it began, in the order of the grid, and behind them
 //! one for each point as it is done. When all are done it is replaced by one in the order of the grid. The files of the
 //! points alone say what is done: a table that was cut off is made again.
 
+use super::cache::{PointCache, alone};
 use super::grid::{Grid, Point};
-use super::point::{self, PointRow};
+use super::point::PointRow;
 use super::table::SweepTable;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::AtomicFile;
-use pimattn_core::table::{Column, CsvReader, TableLayout, column};
+use pimattn_core::table::{Column, column};
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -25,30 +26,17 @@ pub const KEY: Column = column(
     "SHA-256 of what the result depends on: program, workload and overrides, resolved system, content of the files read",
 );
 
-/// Whether a point's result is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoredResult {
-    /// It is.
-    Whole,
-    /// Its file is there, but is not what was written.
-    Damaged,
-    /// It is not.
-    Nothing,
-}
-
 /// Where the results of a sweep are.
 pub struct Store<'g> {
     grid: &'g Grid,
     table: PathBuf,
-    cache: PathBuf,
+    cache: PointCache,
     heading: Vec<String>,
-    /// The cells of a result.
-    layout: TableLayout<PointRow>,
     /// Key of each point that is done, by its place.
     done: BTreeMap<usize, String>,
     /// The table, while it grows.
     growing: Option<File>,
-    _locks: [File; 2],
+    _lock: File,
 }
 
 impl<'g> Store<'g> {
@@ -57,52 +45,27 @@ impl<'g> Store<'g> {
     /// # Errors
     /// When another sweep is at work in `folder`, or a folder cannot be made.
     pub fn open(grid: &'g Grid, folder: &Path, cache: &Path) -> Result<Self> {
-        for dir in [folder, cache] {
-            std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-        }
-        let locks = [alone(folder)?, shared(cache)?];
-        let layout = point::layout();
-        let results = || layout.columns().iter().map(|c| c.name);
+        let lock = alone(folder)?;
+        let cache = PointCache::open(cache)?;
+        let results = || cache.names().iter().map(String::as_str);
         let taken = |name: &str| results().chain([POINT.name, KEY.name]).any(|c| c == name);
         let axes = grid.axes().map(|axis| if taken(axis) { format!("workload.{axis}") } else { axis.into() });
         let names = [KEY.name].into_iter().chain(results()).map(String::from);
-        let heading = [POINT.name.into()].into_iter().chain(axes).chain(names).collect();
+        let heading: Vec<String> = [POINT.name.into()].into_iter().chain(axes).chain(names).collect();
         Ok(Store {
             grid,
             table: folder.join("sweep.csv"),
-            cache: cache.into(),
             heading,
-            layout,
+            cache,
             done: BTreeMap::new(),
             growing: None,
-            _locks: locks,
+            _lock: lock,
         })
     }
 
-    /// The file of a key's result.
-    pub fn file(&self, key: &str) -> PathBuf {
-        self.cache.join(format!("{key}.csv"))
-    }
-
-    /// Whether the result of this key is there.
-    pub fn find(&self, key: &str) -> Result<StoredResult> {
-        let file = self.file(key);
-        match std::fs::read(&file) {
-            Ok(text) if self.cells(&text).is_some() => Ok(StoredResult::Whole),
-            Ok(_) => Ok(StoredResult::Damaged),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(StoredResult::Nothing),
-            Err(e) => Err(Error::io(&file, e)),
-        }
-    }
-
-    /// The cells of a result, if its file is whole: the line of names, one of cells, and an end to it.
-    fn cells(&self, text: &[u8]) -> Option<Vec<String>> {
-        let mut table = CsvReader::open(text.strip_suffix(b"\n")?, "").ok()?;
-        if !table.header().iter().eq(self.layout.columns().iter().map(|c| c.name)) {
-            return None;
-        }
-        let cells = table.read().ok()??.cells().map(String::from).collect();
-        matches!(table.read(), Ok(None)).then_some(cells)
+    /// The finished points.
+    pub fn points(&self) -> &PointCache {
+        &self.cache
     }
 
     /// Takes note that the result of a point is there.
@@ -120,12 +83,7 @@ impl<'g> Store<'g> {
 
     /// Keeps the result of a point: in its file first, then in the table.
     pub fn put(&mut self, point: &Point, key: String, result: &PointRow) -> Result<()> {
-        let file = self.file(&key);
-        let cells: Vec<String> = self.layout.values(result).iter().map(ToString::to_string).collect();
-        let mut out = TableFile::create(&file)?;
-        out.row(self.layout.columns().iter().map(|c| c.name))?;
-        out.row(cells.iter().map(String::as_str))?;
-        out.commit()?;
+        let cells = self.cache.put(&key, result)?;
         if let Some(table) = &mut self.growing {
             let mut line = csv::Writer::from_writer(Vec::new());
             let row = self.grid.row(point, &key, cells.iter().map(String::as_str));
@@ -146,20 +104,12 @@ impl<'g> Store<'g> {
 
     /// The rows of the table, as numbers.
     pub fn rows(&self, points: &[Point]) -> Result<SweepTable> {
-        let names: Vec<String> = self.layout.columns().iter().map(|c| c.name.to_string()).collect();
         let mut table = SweepTable::new(self.table.display().to_string(), &self.heading);
         for point in points {
             let Some(key) = self.done.get(&point.index) else { continue };
-            table.push(self.grid.shown(point).collect(), &names, &self.finished(key)?)?;
+            table.push(self.grid.shown(point).collect(), self.cache.names(), &self.cache.cells(key)?)?;
         }
         Ok(table)
-    }
-
-    /// The cells of a point that is done.
-    fn finished(&self, key: &str) -> Result<Vec<String>> {
-        let file = self.file(key);
-        let text = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-        self.cells(&text).ok_or_else(|| Error::data(&file, "was damaged while the sweep ran"))
     }
 
     fn write_table(&self, points: &[Point]) -> Result<()> {
@@ -167,7 +117,7 @@ impl<'g> Store<'g> {
         out.row(self.heading.iter().map(String::as_str))?;
         for point in points {
             let Some(key) = self.done.get(&point.index) else { continue };
-            let cells = self.finished(key)?;
+            let cells = self.cache.cells(key)?;
             out.row(self.grid.row(point, key, cells.iter().map(String::as_str)))?;
         }
         out.commit()
@@ -180,30 +130,6 @@ impl Grid {
         let place = [point.index.to_string()].into_iter();
         place.chain(self.shown(point)).chain([key.to_string()]).chain(cells.map(String::from)).collect()
     }
-}
-
-/// The folder, if no other sweep has it.
-fn alone(folder: &Path) -> Result<File> {
-    let file = File::open(folder).map_err(|e| Error::io(folder, e))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            let source = std::io::Error::other("another sweep is at work here; give each shard a folder of its own");
-            Err(Error::Io { path: folder.into(), source })
-        }
-        // A file system without locks has to trust its users.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-    }
-}
-
-/// The folder together with other sweeps; what killed ones left half-written is removed if nobody else is there.
-fn shared(folder: &Path) -> Result<File> {
-    let file = File::open(folder).map_err(|e| Error::io(folder, e))?;
-    if file.try_lock().is_ok() {
-        AtomicFile::clear(folder)?;
-        let _ = file.unlock();
-    }
-    let _ = file.lock_shared();
-    Ok(file)
 }
 
 /// A CSV file that is there whole or not at all.

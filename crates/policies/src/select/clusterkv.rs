@@ -89,6 +89,10 @@ impl Clusterer for ClusterKv {
         self.window
     }
 
+    fn row_sizes(&self, row_keys: usize) -> Vec<toml::Table> {
+        clusters::whole_rows("cluster_size", self.cluster_size, row_keys)
+    }
+
     fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a> {
         let config = self.config(head.prefill);
         let mut state = ClusteredHead::new(head, self.window, self.window_config());

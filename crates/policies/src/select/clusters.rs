@@ -3,6 +3,7 @@
 
 use super::topk::TopK;
 use super::{
+    size,
     Clustering, HeadState, HeadView, Policy, PolicyError, Preparation, Scan, SlotOrder, StepView, require, select_all,
 };
 use crate::cluster::{Config, kmeans::KMeans};
@@ -32,6 +33,15 @@ pub fn count(tokens: usize, cluster_size: usize) -> usize {
     (tokens / cluster_size).max(1)
 }
 
+/// Tables in which `key`, a mean cluster size, is the whole number of rows next below and above what it is.
+pub fn whole_rows(key: &str, cluster_size: usize, row_keys: usize) -> Vec<toml::Table> {
+    let rows = cluster_size / row_keys;
+    let sizes = [rows.max(1), rows + 1].map(|rows| rows * row_keys);
+    let mut tables: Vec<_> = sizes.iter().filter(|n| **n != cluster_size).map(|n| size(&[(key, *n)])).collect();
+    tables.dedup();
+    tables
+}
+
 /// A policy whose memory of a head is a [`ClusteredHead`]: all of them are alike as [`Policy`].
 pub trait Clusterer: Send + Sync {
     /// Name in the registry.
@@ -44,6 +54,8 @@ pub trait Clusterer: Send + Sync {
     fn is_drawn(&self) -> bool {
         false
     }
+    /// As [`Policy::sizes`]: clusters made for rows.
+    fn row_sizes(&self, row_keys: usize) -> Vec<toml::Table>;
     /// A head with its prefill clustered.
     fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a>;
 }
@@ -72,6 +84,10 @@ impl<C: Clusterer> Policy for C {
 
     fn seed_decides(&self) -> bool {
         self.is_drawn()
+    }
+
+    fn sizes(&self, row_keys: usize) -> Vec<toml::Table> {
+        self.row_sizes(row_keys)
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {

@@ -21,6 +21,7 @@ pub mod oracle;
 #[cfg(any(test, feature = "oracles"))]
 pub mod plain;
 pub mod quest;
+pub mod recorded;
 mod shortlist;
 pub mod sparq;
 pub mod starc;
@@ -109,6 +110,11 @@ fn require(in_range: bool, key: &str, must: impl Into<String>) -> Result<(), Pol
         true => Ok(()),
         false => Err(PolicyError { key: key.to_string(), message: must.into() }),
     }
+}
+
+/// A table of sizes, for [`Policy::sizes`].
+fn size(keys: &[(&str, usize)]) -> toml::Table {
+    keys.iter().map(|(key, n)| (key.to_string(), toml::Value::Integer(*n as i64))).collect()
 }
 
 /// Whom a choice is made for.
@@ -211,6 +217,12 @@ pub trait Policy: Send + Sync {
     /// What it prepares from, of the prefill.
     fn prepares_from(&self) -> Preparation {
         Preparation::Nothing
+    }
+    /// Other sizes of what it selects by (pages, clusters), made for a row of a unit that holds so many keys: tables of parameters
+    /// that change its own. None where it selects token by token.
+    fn sizes(&self, row_keys: usize) -> Vec<toml::Table> {
+        let _ = row_keys;
+        Vec::new()
     }
     /// Work on the prefill of one KV head (clustering happens here).
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a>;

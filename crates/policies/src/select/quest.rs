@@ -1,7 +1,7 @@
 //! `quest`: pages of consecutive tokens, ranked by an upper bound of their scores.
 
 use super::topk::{TopK, rank};
-use super::{Entry, HeadState, HeadView, Policy, Scan, SlotOrder, StepView, parse, require, select_all};
+use super::{Entry, HeadState, HeadView, Policy, Scan, SlotOrder, StepView, parse, require, select_all, size};
 use pimattn_kv::Rows;
 use pimattn_kv::linalg::{self, LANES, simd};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,12 @@ impl Policy for Quest {
 
     fn min_budget(&self) -> usize {
         self.page * self.min_pages
+    }
+
+    /// Pages of one, two and four rows.
+    fn sizes(&self, row_keys: usize) -> Vec<toml::Table> {
+        let pages = [1, 2, 4].map(|rows| rows * row_keys).into_iter().filter(|page| *page != self.page);
+        pages.map(|page| size(&[("page", page)])).collect()
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {

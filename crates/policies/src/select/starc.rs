@@ -1,7 +1,7 @@
 //! `starc`: clusters of similar keys within blocks of consecutive tokens (STARC as published at ASPLOS '26).
 
 use super::clusters::{self, ClusteredHead, Clusterer};
-use super::{Entry, HeadView, parse, require};
+use super::{Entry, HeadView, parse, require, size};
 use crate::cluster::{Config, Precision, Start, TOLERANCE};
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +88,16 @@ impl Clusterer for Starc {
 
     fn group(&self) -> usize {
         self.block
+    }
+
+    /// Blocks of this and of twice the length, whose clusters have one, two or four rows in the mean.
+    fn row_sizes(&self, row_keys: usize) -> Vec<toml::Table> {
+        let blocks = [self.block, 2 * self.block].into_iter();
+        let sizes = blocks.flat_map(|block| [1, 2, 4].map(|rows| (block, block / (rows * row_keys))));
+        let other = |(block, clusters): &(usize, usize)| {
+            *clusters > 0 && (*block, *clusters) != (self.block, self.clusters)
+        };
+        sizes.filter(other).map(|(block, clusters)| size(&[("block", block), ("clusters", clusters)])).collect()
     }
 
     fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a> {

@@ -65,6 +65,12 @@ impl Clusterer for StarcV1 {
         self.buffer
     }
 
+    fn row_sizes(&self, row_keys: usize) -> Vec<toml::Table> {
+        let tables = clusters::whole_rows("cluster_size", self.cluster_size, row_keys);
+        let fits = |table: &toml::Table| table.values().all(|n| n.as_integer().is_some_and(|n| n <= self.buffer as i64));
+        tables.into_iter().filter(fits).collect()
+    }
+
     fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a> {
         let mut state = ClusteredHead::new(head, self.buffer, self.config(self.buffer));
         state.append_prefill(head.prefill, &self.config(head.prefill));

@@ -1,5 +1,6 @@
 //! Loading a workload: its system, policy and caches, and whether they fit together.
 
+use super::selections::{self, CacheSet, Selections};
 use super::{Generator, ideal, spelled};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
@@ -20,6 +21,7 @@ use pimattn_trace::Header;
 use pimattn_trace::header::spec_hash;
 use serde::de::DeserializeOwned;
 use std::path::Path;
+use std::sync::Arc;
 
 impl Generator {
     /// Loads the workload's system, KV cache (or `kv` instead) and policy, and checks that they fit together.
@@ -40,9 +42,47 @@ impl Generator {
         kv: Option<&Path>,
     ) -> Result<Self> {
         let policy = checked_policy(&workload, doc)?;
-        let caches = || caches(cancel, &workload, doc, kv);
-        let config = kv.map_or_else(|| doc.canonical(), |kv| doc.canonical_with("kv", &kv.display().to_string()));
-        Generator::assemble(system, workload.clone(), doc, policy, caches, config)
+        let caches = || Ok(Arc::new(caches(cancel, &workload, doc, kv)?));
+        Generator::assemble(system, workload.clone(), doc, policy, caches, kv)
+    }
+
+    /// As [`Generator::load_for`], of caches that are there, which the workload's source would have given.
+    ///
+    /// # Errors
+    /// Those of [`Generator::load`].
+    pub fn load_on(
+        cached: &Arc<CacheSet>,
+        system: System,
+        workload: Workload,
+        doc: &Document,
+        kv: Option<&Path>,
+    ) -> Result<Self> {
+        let policy = checked_policy(&workload, doc)?;
+        Generator::assemble(system, workload, doc, policy, || Ok(cached.clone()), kv)
+    }
+
+    /// A generator that selects nothing again: `workload` takes `selections`, which one that differs from it in mapping, costs
+    /// and system alone has made. Of their steps it has the first ones.
+    ///
+    /// # Errors
+    /// Those of [`Generator::load`], and [`Error::Config`] where the workload would select something else, or in more steps.
+    pub fn load_selected(
+        selections: &Selections,
+        system: System,
+        workload: Workload,
+        doc: &Document,
+        kv: Option<&Path>,
+    ) -> Result<Self> {
+        selections.check(doc, kv)?;
+        let policy = checked_policy(&workload, doc)?;
+        let caches = || Ok(selections.cached().clone());
+        let mut generator = Generator::assemble(system, workload, doc, policy, caches, kv)?;
+        if generator.steps() > selections.steps() {
+            let what = format!("{} steps, of which {} were selected", generator.steps(), selections.steps());
+            return Err(doc.error("steps", what));
+        }
+        generator.selections = Some(selections.clone());
+        Ok(generator)
     }
 
     /// A generator of what is in memory: a system, a workload made in code and a cache, which takes the place of the
@@ -81,18 +121,18 @@ impl Generator {
     ) -> Result<Self> {
         workload.check(&doc)?;
         let requests = workload.batch.requests;
-        let caches = || Ok((vec![cache.validated()?], vec![0; requests]));
-        Generator::assemble(system, workload, &doc, policy, caches, doc.canonical())
+        let caches = || Ok(Arc::new(CacheSet::new(vec![cache.validated()?], vec![0; requests])));
+        Generator::assemble(system, workload, &doc, policy, caches, None)
     }
 
-    /// Puts together what was loaded or handed over, and checks that it fits together; `config` is for the header.
+    /// Puts together what was loaded or handed over, and checks that it fits together.
     fn assemble(
         system: System,
         workload: Workload,
         doc: &Document,
         policy: Box<dyn Policy>,
-        caches: impl FnOnce() -> Result<(Vec<KvCache>, Vec<usize>)>,
-        config: String,
+        caches: impl FnOnce() -> Result<Arc<CacheSet>>,
+        kv: Option<&Path>,
     ) -> Result<Self> {
         let full = self::policy(&workload, doc, select::full::ENTRY.name)?;
         if workload.budget < policy.min_budget() {
@@ -105,7 +145,8 @@ impl Generator {
             return Err(doc.error("budget", what));
         }
         has_operations(&system.device, &workload.mapping, doc)?;
-        let (caches, requests) = caches()?;
+        let cached = caches()?;
+        let caches = cached.caches();
         let cache = &caches[0];
         let geometry = system.device.geometry;
         let entry_bytes = system.device.entry_bytes;
@@ -117,12 +158,12 @@ impl Generator {
             return Err(doc.error("batch.prefill", what));
         }
         let heads = HeadCounts { layers: cache.layers.len() as u32, kv_heads: cache.kv_heads as u32 };
-        let lengths: Vec<usize> = requests.iter().map(|r| caches[*r].tokens).collect();
+        let lengths: Vec<usize> = (0..cached.requests()).map(|r| cached.of(r).tokens).collect();
         let homes =
             placement::homes(heads, &lengths, &workload.placement, &geometry).map_err(|e| doc.error("placement", e))?;
         if workload.mapping.addressing != Addressing::Ideal {
             for (i, home) in homes.iter().enumerate() {
-                let cache = &caches[requests[i / cache.kv_heads % requests.len()]];
+                let cache = cached.of(i / cache.kv_heads % cached.requests());
                 let steps = cache.decode_positions();
                 let steps = if workload.steps == 0 { steps.len() } else { steps.len().min(workload.steps) };
                 home.holds(cache.decode_positions().start + steps, &shape).map_err(|e| doc.error("placement", e))?;
@@ -133,7 +174,7 @@ impl Generator {
             geometry,
             spec_hash: spec_hash(&geometry, &spelled::text(&workload.mapping, &workload.placement, &shape)),
             seed: workload.seed,
-            config,
+            config: kv.map_or_else(|| doc.canonical(), |kv| doc.canonical_with("kv", &kv.display().to_string())),
             provenance: cache.provenance.clone(),
             element_bytes,
             heads_per_read: system.device.heads_per_read,
@@ -148,7 +189,9 @@ impl Generator {
             let what = format!("the outputs of a query head need {sets} sets of accumulators; a unit has {has}");
             return Err(doc.error("mapping.values", what));
         }
-        let generator = Generator { workload, system, caches, requests, policy, full, target, costs, homes, header };
+        let basis = selections::basis(doc, kv)?;
+        let generator =
+            Generator { workload, system, cached, selections: None, basis, policy, full, target, costs, homes, header };
         ideal::check_clustering(&generator).map_err(|e| doc.error("clustering_cost", e.to_string()))?;
         Ok(generator)
     }
@@ -212,16 +255,11 @@ fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Pol
 }
 
 /// The caches, and which of them each request has. A dump is everybody's; a synthetic source makes each request its own.
-fn caches(
-    cancel: &Cancel,
-    workload: &Workload,
-    doc: &Document,
-    kv: Option<&Path>,
-) -> Result<(Vec<KvCache>, Vec<usize>)> {
+fn caches(cancel: &Cancel, workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<CacheSet> {
     let requests = workload.batch.requests;
     let dump = kv.map(Path::to_path_buf).or_else(|| workload.kv_path(doc));
     if let Some(path) = dump {
-        return Ok((vec![kv::load_until(cancel, path)?], vec![0; requests]));
+        return Ok(CacheSet::new(vec![kv::load_until(cancel, path)?], vec![0; requests]));
     }
     let source = synthetic(workload, doc)?;
     let make = |r: usize| {
@@ -254,7 +292,7 @@ fn caches(
             other => other,
         })
     };
-    Ok(((0..requests).map(make).collect::<Result<_>>()?, (0..requests).collect()))
+    Ok(CacheSet::new((0..requests).map(make).collect::<Result<_>>()?, (0..requests).collect()))
 }
 
 /// A synthetic source.

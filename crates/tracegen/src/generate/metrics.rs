@@ -1,6 +1,6 @@
 //! The accuracy metrics of a run.
 
-use super::head::HeadWork;
+use super::Generator;
 use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_core::table::{Measure, Value, measure};
@@ -84,21 +84,38 @@ pub struct HeadMetrics {
     pub accuracies: Vec<Accuracy>,
 }
 
-/// Emits the rows of a head at the `i`-th step of its chunk.
-pub fn rows(head: &HeadWork<'_>, i: usize, emit: MetricsSink<'_>) -> Result<()> {
-    let m = &head.measured()[i];
-    let (cache, workload) = (head.cache(), head.workload());
-    for (h, accuracy) in m.accuracies.iter().enumerate() {
+/// A KV head among those of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadPlace {
+    /// Index of its layer into the cache's.
+    pub layer: usize,
+    /// Its request.
+    pub request: usize,
+    /// Its number within the layer.
+    pub kv_head: usize,
+}
+
+/// Emits the rows of a head at a step.
+pub fn rows(
+    generator: &Generator,
+    head: HeadPlace,
+    step: usize,
+    accuracies: &[Accuracy],
+    emit: MetricsSink<'_>,
+) -> Result<()> {
+    let (cache, workload) = (generator.cached.of(head.request), &generator.workload);
+    let layer = cache.layers[head.layer];
+    for (h, accuracy) in accuracies.iter().enumerate() {
         emit(&MetricsRow {
             policy: workload.policy.clone(),
             budget: workload.budget,
-            step: m.step,
-            position: cache.decode_positions().start + m.step,
-            request: head.request(),
-            layer: cache.layers[head.layer()],
-            kv_head: head.kv_head(),
-            query_head: head.kv_head() * cache.group() + h,
-            dense: head.is_dense(),
+            step,
+            position: cache.decode_positions().start + step,
+            request: head.request,
+            layer,
+            kv_head: head.kv_head,
+            query_head: head.kv_head * cache.group() + h,
+            dense: generator.is_dense(layer),
             accuracy: *accuracy,
         })?;
     }

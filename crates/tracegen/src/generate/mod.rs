@@ -5,17 +5,20 @@
 //! other. Results are put together in order of step, layer and channel, so that the same inputs give the same bytes for
 //! any number of threads. Between two layers all channels meet.
 
+mod choice;
 mod head;
 mod ideal;
 mod load;
 mod metrics;
+mod selections;
 mod spelled;
 
 pub use metrics::{METRICS, MetricsRow, MetricsSink};
+pub use selections::{CacheSet, Selections, basis};
 
 use head::HeadWork;
 use pimattn_core::cancel::Cancel;
-use pimattn_core::error::Result;
+use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_kv::KvCache;
@@ -29,6 +32,7 @@ use pimattn_trace::{Header, Record, Request, Sink};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Decode steps that a channel works through at a time, at most.
 const CHUNK: usize = 8;
@@ -41,9 +45,11 @@ const BREATH: usize = 1 << 12;
 pub struct Generator {
     workload: Workload,
     system: System,
-    /// The caches, and which of them each request has.
-    caches: Vec<KvCache>,
-    requests: Vec<usize>,
+    cached: Arc<CacheSet>,
+    /// Selections that were made before, of these caches.
+    selections: Option<Selections>,
+    /// What the selections depend on, as [`basis`] writes it.
+    basis: String,
     policy: Box<dyn Policy>,
     full: Box<dyn Policy>,
     target: DeviceLayout,
@@ -70,12 +76,27 @@ impl Generator {
 
     /// The cache that is decoded: that of the first request.
     pub fn cache(&self) -> &KvCache {
-        &self.caches[0]
+        &self.cached.caches()[0]
+    }
+
+    /// All caches, for another generator of the same source ([`Generator::load_on`]).
+    pub fn caches(&self) -> &Arc<CacheSet> {
+        &self.cached
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &dyn Policy {
+        self.policy.as_ref()
+    }
+
+    /// Keys that a row of a unit holds.
+    pub fn keys_per_row(&self) -> usize {
+        self.target.shape.keys_per_row as usize
     }
 
     /// Requests of the batch.
     pub fn requests(&self) -> usize {
-        self.requests.len()
+        self.cached.requests()
     }
 
     /// The device that addresses are for.
@@ -85,7 +106,7 @@ impl Generator {
 
     /// Decode steps: those that every request has.
     pub fn steps(&self) -> usize {
-        let all = self.caches.iter().map(|c| c.decode_positions().len()).min().unwrap_or(0);
+        let all = self.cached.caches().iter().map(|c| c.decode_positions().len()).min().unwrap_or(0);
         if self.workload.steps == 0 { all } else { all.min(self.workload.steps) }
     }
 
@@ -112,6 +133,9 @@ impl Generator {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let measure = metrics.is_some();
+        if measure && self.selections.as_ref().is_some_and(|s| !s.is_measured()) {
+            return Err(Error::Usage("what these selections keep of the attention was not measured".into()));
+        }
         let mut work = self.work();
         cancel.check()?;
         let steps = self.steps();
@@ -135,7 +159,10 @@ impl Generator {
                     if let Some(emit) = &mut metrics {
                         let mut heads: Vec<&HeadWork<'_>> = layer.iter().flat_map(|w| &w.heads).collect();
                         heads.sort_by_key(|h| (h.request(), h.kv_head()));
-                        heads.into_iter().try_for_each(|h| metrics::rows(h, i, emit))?;
+                        for h in heads {
+                            let measured = &h.measured()[i];
+                            metrics::rows(self, h.place(), measured.step, &measured.accuracies, emit)?;
+                        }
                     }
                 }
                 progress(step as u64 + 1);
@@ -148,10 +175,25 @@ impl Generator {
         sink.finish()
     }
 
+    /// Number of a KV head among those of all layers and requests.
+    fn index(&self, layer: usize, request: usize, kv_head: usize) -> usize {
+        (layer * self.requests() + request) * self.cache().kv_heads + kv_head
+    }
+
+    /// Whether a layer of the model stays full.
+    fn is_dense(&self, layer: u32) -> bool {
+        layer < self.workload.dense_layers
+    }
+
+    /// The policy of a layer of the model.
+    fn policy_of(&self, layer: u32) -> &dyn Policy {
+        if self.is_dense(layer) { self.full.as_ref() } else { self.policy.as_ref() }
+    }
+
     /// The heads, ready for the first step, by layer and channel.
     fn work(&self) -> Vec<ChannelWork<'_>> {
         let c = self.cache();
-        let (layers, requests) = (c.layers.len(), self.requests.len());
+        let (layers, requests) = (c.layers.len(), self.requests());
         let places: Vec<(usize, usize)> = (0..layers).flat_map(|l| (0..requests).map(move |r| (l, r))).collect();
         let heads: Vec<HeadWork<'_>> =
             places.into_par_iter().flat_map(|(l, r)| HeadWork::of_layer(self, l, r)).collect();

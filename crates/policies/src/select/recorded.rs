@@ -1,0 +1,152 @@
+//! Selections that were made before: what a policy answered at each step of a KV head, kept, and given again.
+//!
+//! What a policy selects depends on the cache, the budget and its parameters, not on where tokens lie or what a device can do.
+//! Whoever sets many mappings of the same selections side by side makes them once.
+
+use super::{Clustering, HeadState, Scan, SlotOrder, StepView, select_all};
+use std::sync::Arc;
+
+/// The selections of one KV head, step by step.
+#[derive(Debug, Clone, Default)]
+pub struct HeadRecording {
+    /// What the preparation clustered.
+    prepared: Vec<Clustering>,
+    steps: Vec<RecordedStep>,
+}
+
+/// What a head answered at a step.
+#[derive(Debug, Clone)]
+struct RecordedStep {
+    /// Tokens there were.
+    len: usize,
+    /// Tokens of each query head.
+    tokens: Vec<RecordedTokens>,
+    /// Steps that agree in it share the order.
+    order: Arc<SlotOrder>,
+    scan: RecordedScan,
+    clusterings: Vec<Clustering>,
+}
+
+/// Tokens of a query head, ascending.
+#[derive(Debug, Clone)]
+enum RecordedTokens {
+    /// All that there were.
+    All,
+    /// These.
+    Some(Box<[u32]>),
+}
+
+/// A [`Scan`] that owns its dimensions.
+#[derive(Debug, Clone)]
+enum RecordedScan {
+    /// One without dimensions.
+    Plain(Scan<'static>),
+    /// [`Scan::Dimensions`].
+    Dimensions(Box<[u32]>),
+}
+
+impl RecordedScan {
+    fn of(scan: Scan<'_>) -> Self {
+        RecordedScan::Plain(match scan {
+            Scan::Dimensions(dimensions) => return RecordedScan::Dimensions(dimensions.into()),
+            Scan::Nothing => Scan::Nothing,
+            Scan::Keys => Scan::Keys,
+            Scan::Vectors { matrices, vectors, elements } => Scan::Vectors { matrices, vectors, elements },
+            Scan::HeadVectors { matrices, vectors, elements } => Scan::HeadVectors { matrices, vectors, elements },
+        })
+    }
+
+    fn scan(&self) -> Scan<'_> {
+        match self {
+            RecordedScan::Plain(scan) => *scan,
+            RecordedScan::Dimensions(dimensions) => Scan::Dimensions(dimensions),
+        }
+    }
+}
+
+impl HeadRecording {
+    /// Begins with what the preparation of `state` clustered.
+    pub fn of(state: &dyn HeadState) -> Self {
+        HeadRecording { prepared: state.clusterings().to_vec(), steps: Vec::new() }
+    }
+
+    /// Keeps what `state` answered at its last step: `tokens` of `len`.
+    pub fn push(&mut self, state: &dyn HeadState, tokens: &[Vec<u32>], len: usize) {
+        let order = state.order();
+        let order = match self.steps.last() {
+            Some(last) if *last.order == *order => last.order.clone(),
+            _ => Arc::new(order.clone()),
+        };
+        // Tokens are ascending and different, so a selection as long as the cache is the cache.
+        let kept = |tokens: &Vec<u32>| match tokens.len() == len {
+            true => RecordedTokens::All,
+            false => RecordedTokens::Some(tokens.as_slice().into()),
+        };
+        self.steps.push(RecordedStep {
+            len,
+            tokens: tokens.iter().map(kept).collect(),
+            order,
+            scan: RecordedScan::of(state.scan()),
+            clusterings: state.clusterings().to_vec(),
+        });
+    }
+
+    /// Steps.
+    pub fn steps(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// The head as it was before the first step: it gives the same answers again, step by step, and knows nothing of outputs
+    /// ([`HeadState::blend`], [`HeadState::rescored`]).
+    pub fn replay(&self) -> Box<dyn HeadState + Send + '_> {
+        Box::new(ReplayedHead { recording: self, step: None, fresh: SlotOrder::default() })
+    }
+}
+
+/// A head that answers from its recording.
+struct ReplayedHead<'r> {
+    recording: &'r HeadRecording,
+    /// The step of the last [`HeadState::grow`].
+    step: Option<usize>,
+    /// The order before the first step, which nobody asks for.
+    fresh: SlotOrder,
+}
+
+impl ReplayedHead<'_> {
+    fn now(&self) -> Option<&RecordedStep> {
+        self.recording.steps.get(self.step?)
+    }
+}
+
+impl HeadState for ReplayedHead<'_> {
+    fn grow(&mut self, len: usize) {
+        let next = self.step.map_or(0, |step| step + 1);
+        assert_eq!(self.recording.steps.get(next).map(|step| step.len), Some(len), "a replay goes step by step");
+        self.step = Some(next);
+    }
+
+    fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
+        let tokens = self.now().map_or(&[][..], |now| &now.tokens);
+        for (out, tokens) in out.iter_mut().zip(tokens) {
+            match tokens {
+                RecordedTokens::All => select_all(step.len, out),
+                RecordedTokens::Some(tokens) => {
+                    out.clear();
+                    out.extend_from_slice(tokens);
+                }
+            }
+        }
+    }
+
+    fn order(&self) -> &SlotOrder {
+        self.now().map_or(&self.fresh, |now| &now.order)
+    }
+
+    fn scan(&self) -> Scan<'_> {
+        self.now().map_or(Scan::Nothing, |now| now.scan.scan())
+    }
+
+    fn clusterings(&self) -> &[Clustering] {
+        self.now().map_or(&self.recording.prepared, |now| &now.clusterings)
+    }
+}

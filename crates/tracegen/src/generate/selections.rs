@@ -1,0 +1,171 @@
+//! The selections of a run, made once, for as many mappings as wanted.
+
+use super::Generator;
+use super::choice::HeadChoice;
+use pimattn_core::cancel::Cancel;
+use pimattn_core::error::Result;
+use pimattn_core::spec::config::Document;
+use pimattn_kv::KvCache;
+use pimattn_policies::accuracy::Accuracy;
+use pimattn_policies::select::recorded::HeadRecording;
+use rayon::prelude::*;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Keys of a workload, of the first level, on which no selection depends: where tokens lie, what work costs, and on what device.
+/// `steps` is among them since a run may be cut short.
+const OF_MAPPING: [&str; 11] = [
+    "name",
+    "system",
+    "steps",
+    "mapping",
+    "placement",
+    "schedule",
+    "host",
+    "selection_cost",
+    "append_cost",
+    "clustering_cost",
+    "prefill_clustering_cost",
+];
+
+/// The caches that are decoded, and which of them each request has.
+pub struct CacheSet {
+    caches: Vec<KvCache>,
+    requests: Vec<usize>,
+}
+
+impl CacheSet {
+    /// Caches, of which each request has the one of its index.
+    pub fn new(caches: Vec<KvCache>, requests: Vec<usize>) -> Self {
+        CacheSet { caches, requests }
+    }
+
+    /// All caches.
+    pub fn caches(&self) -> &[KvCache] {
+        &self.caches
+    }
+
+    /// The cache of a request.
+    pub fn of(&self, request: usize) -> &KvCache {
+        &self.caches[self.requests[request]]
+    }
+
+    /// Requests.
+    pub fn requests(&self) -> usize {
+        self.requests.len()
+    }
+}
+
+/// What every head of a run selects at every step, kept beside the caches. Clones share it.
+#[derive(Clone)]
+pub struct Selections {
+    cached: Arc<CacheSet>,
+    /// By layer, request, KV head.
+    heads: Arc<Vec<SelectedHead>>,
+    /// What they depend on, as [`basis`] writes it.
+    basis: String,
+    steps: usize,
+    measured: bool,
+}
+
+/// The selections of a head.
+pub struct SelectedHead {
+    /// What it selected.
+    pub recording: HeadRecording,
+    /// By step, what each query head kept of the attention; empty where it was not measured.
+    pub accuracies: Vec<Vec<Accuracy>>,
+}
+
+impl Selections {
+    /// The selections of a head, by its number among those of all layers and requests.
+    pub fn head(&self, index: usize) -> &SelectedHead {
+        &self.heads[index]
+    }
+
+    /// The caches.
+    pub fn cached(&self) -> &Arc<CacheSet> {
+        &self.cached
+    }
+
+    /// Whether what they keep of the attention was measured.
+    pub fn is_measured(&self) -> bool {
+        self.measured
+    }
+
+    /// Decode steps.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Refuses a workload that would select something else.
+    pub(super) fn check(&self, doc: &Document, kv: Option<&Path>) -> Result<()> {
+        match basis(doc, kv)? == self.basis {
+            true => Ok(()),
+            false => Err(doc.error("", "selects otherwise than the run whose selections it is to use")),
+        }
+    }
+}
+
+/// What the selections of a workload depend on, as text: its configuration without what says where tokens lie and what work
+/// costs, the folder that its paths begin in, and the dump that takes the place of its own.
+///
+/// # Errors
+/// [`Error::Config`](pimattn_core::error::Error::Config) where the configuration cannot be written as text.
+pub fn basis(doc: &Document, kv: Option<&Path>) -> Result<String> {
+    let mut table: toml::Table = doc.decode()?;
+    for key in OF_MAPPING {
+        table.remove(key);
+    }
+    let text = toml::to_string(&table).map_err(|e| doc.error("", e.to_string()))?;
+    let [folder, kv] = [doc.file().parent(), kv].map(|p| p.map_or_else(String::new, |p| p.display().to_string()));
+    Ok(format!("{text}\n{folder}\n{kv}"))
+}
+
+impl Generator {
+    /// Selects for all heads and steps, and maps nothing. With `measure`, what the selections keep of the attention is kept
+    /// with them. `progress` hears how many heads are done.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`](pimattn_core::error::Error::Interrupted).
+    pub fn select(&self, cancel: &Cancel, measure: bool, progress: &(dyn Fn(u64) + Sync)) -> Result<Selections> {
+        let (layers, requests) = (self.cache().layers.len(), self.requests());
+        let places: Vec<(usize, usize)> = (0..layers).flat_map(|l| (0..requests).map(move |r| (l, r))).collect();
+        let done = AtomicU64::new(0);
+        let of_head = |mut choice: HeadChoice<'_>| {
+            let mut recording = HeadRecording::of(choice.state());
+            let mut accuracies = Vec::new();
+            for step in 0..self.steps() {
+                cancel.check()?;
+                accuracies.extend(choice.step(step, measure));
+                choice.record(&mut recording);
+            }
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+            Ok(SelectedHead { recording, accuracies })
+        };
+        let of_layer = |(layer, request): (usize, usize)| {
+            let heads = HeadChoice::of_layer(self, layer, request);
+            heads.into_par_iter().map(of_head).collect::<Result<Vec<_>>>()
+        };
+        let heads: Vec<Vec<SelectedHead>> = places.into_par_iter().map(of_layer).collect::<Result<_>>()?;
+        Ok(Selections {
+            cached: self.cached.clone(),
+            heads: Arc::new(heads.into_iter().flatten().collect()),
+            basis: self.basis.clone(),
+            steps: self.steps(),
+            measured: measure,
+        })
+    }
+
+    /// Bytes that [`Generator::select`] would keep, at most and roughly: tokens, and an order of tokens for each period of the
+    /// policy.
+    pub fn selection_bytes(&self) -> u64 {
+        let cache = self.cache();
+        let heads = (cache.layers.len() * self.requests() * cache.kv_heads) as u64;
+        let (steps, len) = (self.steps() as u64, cache.tokens as u64);
+        // A selection of all tokens is kept as such.
+        let tokens = if self.policy.heeds_budget() { len.min(self.workload.budget as u64) } else { 0 };
+        let orders = if self.policy.clusters() { steps.div_ceil(self.policy.period() as u64) + 1 } else { 1 };
+        heads * 4 * (steps * cache.group() as u64 * tokens + orders * len)
+    }
+}
