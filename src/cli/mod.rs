@@ -9,6 +9,7 @@ mod reproduce;
 mod sweep;
 mod system;
 pub mod tracegen;
+mod tune;
 
 use clap::{Args, ColorChoice, Parser};
 use exit::{EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ExitStatus};
@@ -17,6 +18,7 @@ use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::table::{columns_of, markdown};
 use pimattn_experiments::sweep::store;
+use pimattn_experiments::tune::table as tune_table;
 use pimattn_report::sheet::Style;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -248,5 +250,11 @@ pub fn tables_document() -> String {
     out.push_str(&markdown(
         &[&[store::POINT, store::KEY][..], pimattn_experiments::sweep::point::layout().columns()].concat(),
     ));
+    for (file, row, columns) in [
+        ("tune.csv", "a policy, a budget and a capability of the hardware", tune_table::tuned().columns().to_vec()),
+        ("runs.csv", "a choice that was run, whole or its first steps", tune_table::runs().columns().to_vec()),
+    ] {
+        out.push_str(&format!("\n# {file} of pimsim tune\n\nA row is {row}.\n{}", markdown(&columns)));
+    }
     out
 }

@@ -50,6 +50,8 @@ enum PimsimCommand {
     Explain(Explain),
     /// Run a grid of workloads and systems, without intermediate traces; resumes where it was stopped
     Sweep(super::sweep::SweepArgs),
+    /// Find the mapping, placement and sizes at which each policy costs least, for each capability of the hardware
+    Tune(super::tune::TuneArgs),
     /// Show the points of a sweep that no other beats in time, energy and error
     Frontier(super::sweep::FrontierArgs),
     /// Merge the tables of a sweep's shards
@@ -222,6 +224,7 @@ pub fn main() -> ExitCode {
         PimsimCommand::Accuracy(args) => accuracy(&args),
         PimsimCommand::Explain(args) => explain(&args),
         PimsimCommand::Sweep(args) => super::sweep::sweep(&args, &cli.common),
+        PimsimCommand::Tune(args) => super::tune::run(&args, &cli.common),
         PimsimCommand::Frontier(args) => super::sweep::frontier(&args),
         PimsimCommand::Merge(args) => super::sweep::merged(&args, &cli.common),
         PimsimCommand::Artifact(args) => super::artifact::run(&args, &cli.common),

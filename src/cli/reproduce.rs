@@ -25,9 +25,9 @@ pub struct ReproduceArgs {
     /// Folder of finished points; these are not run again
     #[arg(long, value_name = "DIR")]
     work: PathBuf,
-    /// KV dump for the parts on a real cache, instead of the bundled sample
+    /// KV dump for the parts on real caches, instead of the bundled sample; may be given again
     #[arg(long, value_name = "DUMP")]
-    kv: Option<PathBuf>,
+    kv: Vec<PathBuf>,
     /// Worker threads; 0 is one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,

@@ -9,3 +9,4 @@ mod oracle_kv;
 mod parity;
 mod system;
 mod system_parity;
+mod tune;

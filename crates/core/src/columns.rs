@@ -60,6 +60,8 @@ names! {
     IMBALANCE_UNITS = "imbalance_units";
     IMBALANCE_CHANNELS = "imbalance_channels";
 
+    STEP_NS_MEDIAN = "step_ns_median";
+    STEP_NS_WORST = "step_ns_worst";
     SELECTED = "selected";
     METRIC_ROW_TOKENS = "metric_row_tokens";
     MASS_RECALL = "mass_recall";

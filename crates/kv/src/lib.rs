@@ -146,6 +146,31 @@ impl KvCache {
         self.query_heads / self.kv_heads
     }
 
+    /// Only these layers of the model, ascending.
+    ///
+    /// # Errors
+    /// [`Error::Config`] at `layers` where one is not there, or they are not ascending.
+    pub fn only_layers(mut self, wanted: &[u32]) -> Result<Self> {
+        let wrong = |what: String| Err(Error::Config { at: "layers".into(), what });
+        if wanted.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return wrong(format!("expected ascending numbers, not {wanted:?}"));
+        }
+        let mut indices = Vec::new();
+        for layer in wanted {
+            match self.layers.iter().position(|l| l == layer) {
+                Some(index) => indices.push(index),
+                None => return wrong(format!("no layer {layer}; there are {:?}", self.layers)),
+            }
+        }
+        let layers = self.layers.len();
+        for data in [&mut self.k, &mut self.v, &mut self.q] {
+            let size = data.len() / layers;
+            *data = indices.iter().flat_map(|i| &data[i * size..(i + 1) * size]).copied().collect();
+        }
+        self.layers = wanted.to_vec();
+        Ok(self)
+    }
+
     /// Keys `[token, dim]` of a KV head; `layer` is an index into `layers`.
     pub fn keys(&self, layer: usize, kv_head: usize) -> Rows<'_> {
         self.slice(&self.k, layer * self.kv_heads + kv_head, self.tokens)

@@ -315,6 +315,9 @@ pub struct Workload {
     /// KV dump; `synthetic` is used when it is absent.
     #[serde(default)]
     pub kv: Option<String>,
+    /// Layers of the dump that are decoded, by their numbers in the model; empty: all. Of a synthetic cache its own keys say it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<u32>,
     /// Parameters of a synthetic KV cache.
     #[serde(default)]
     pub synthetic: Option<toml::Table>,
@@ -374,6 +377,7 @@ impl Workload {
         Workload {
             name: policy.into(),
             kv: None,
+            layers: Vec::new(),
             synthetic: None,
             model: None,
             system: String::new(),

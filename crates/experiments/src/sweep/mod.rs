@@ -6,6 +6,7 @@
 //! they go to as many workers as there are threads. The table gains a row as each is done, and has them in the order
 //! of the grid once all are. What is held of a point while others run is its place and its key.
 
+pub mod batch;
 pub mod cache;
 pub mod grid;
 pub mod key;
@@ -20,7 +21,7 @@ use grid::{Grid, Point};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rayon::prelude::*;
-use shared::{Basis, SharedSelections};
+use shared::{SharedBasis, SharedWork};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -96,7 +97,7 @@ pub fn run(
             }
         }
     }
-    let mut shared = SharedSelections::default();
+    let mut shared = SharedWork::default();
     let open = in_groups(grid, open, &mut shared, cancel)?;
     store.begin(points)?;
     tell(SweepEvent::Kept((outcome.kept + outcome.failed.len()) as u64));
@@ -141,25 +142,27 @@ pub fn run(
     Ok(outcome)
 }
 
-/// The points, those that select alike side by side, so that the selections of few groups are held at a time.
+/// The points, those of the same caches side by side, and among them those that select alike, so that few caches and selections are
+/// held at a time.
 fn in_groups<'p>(
     grid: &Grid,
     open: Vec<&'p Point>,
-    shared: &mut SharedSelections,
+    shared: &mut SharedWork,
     cancel: &Cancel,
 ) -> Result<Vec<&'p Point>> {
-    let mut order: BTreeMap<Basis, usize> = BTreeMap::new();
+    let (mut caches, mut order) = (BTreeMap::new(), BTreeMap::new());
     let mut placed = Vec::with_capacity(open.len());
     for batch in open.chunks(BATCH) {
         cancel.check()?;
-        let bases: Vec<Result<Basis>> = batch.par_iter().map(|p| shared::basis(&grid.prepare(p)?)).collect();
+        let bases: Vec<Result<SharedBasis>> = batch.par_iter().map(|p| SharedBasis::of(&grid.prepare(p)?)).collect();
         for (point, basis) in batch.iter().zip(bases) {
             let basis = basis?;
-            let next = order.len();
-            placed.push((*order.entry(basis).or_insert(next), *point));
+            let next = [caches.len(), order.len()];
+            let places = [*caches.entry(basis.caches()).or_insert(next[0]), *order.entry(basis).or_insert(next[1])];
+            placed.push((places, *point));
             shared.expect(basis);
         }
     }
-    placed.sort_by_key(|(group, point)| (*group, point.index));
+    placed.sort_by_key(|(places, point)| (*places, point.index));
     Ok(placed.into_iter().map(|(_, point)| point).collect())
 }

@@ -4,7 +4,8 @@ use super::grid::Job;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::Result;
-use pimattn_core::table::{Column, Measure, TableLayout, Value, column, item};
+use pimattn_core::table::{Column, Measure, TableLayout, Value, column, item, measure};
+use pimattn_core::units::Cycle;
 use pimattn_engine::Engine;
 use pimattn_stats::books::{CountsByPhase, PARTS};
 use pimattn_stats::tables::{DEVICE_KEY, MEASURES, RunRows, TableRow};
@@ -17,8 +18,36 @@ use std::sync::Arc;
 pub struct PointRow {
     means: MetricSums,
     run: TableRow<()>,
+    steps: StepTimes,
     phases: PhaseSums,
 }
+
+/// Times (ns) of single decode steps.
+struct StepTimes {
+    median: f64,
+    worst: f64,
+}
+
+impl StepTimes {
+    /// Of the cycles of each step.
+    fn of(mut cycles: Vec<Cycle>, ns: impl Fn(Cycle) -> f64) -> Self {
+        cycles.sort_unstable();
+        let at = |i: usize| cycles.get(i).map_or(f64::NAN, |c| ns(*c));
+        let middle = cycles.len() / 2;
+        let median = if cycles.len() % 2 == 1 { at(middle) } else { (at(middle.wrapping_sub(1)) + at(middle)) / 2.0 };
+        StepTimes { median, worst: at(cycles.len().wrapping_sub(1)) }
+    }
+}
+
+const STEP_MEASURES: &[Measure<StepTimes>] = &[
+    measure(columns::STEP_NS_MEDIAN, "ns", "time of a decode step, median", |s| Value::Float(s.median, 3)),
+    measure(
+        columns::STEP_NS_WORST,
+        "ns",
+        "time of the longest decode step, such as one in which keys are clustered",
+        |s| Value::Float(s.worst, 3),
+    ),
+];
 
 /// Time (ns) and energy (pJ) by phase, in the order of [`Phase::ALL`](pimattn_trace::Phase::ALL), and of waiting.
 struct PhaseSums([(f64, f64); PARTS]);
@@ -120,16 +149,21 @@ pub fn layout() -> TableLayout<PointRow> {
         .with(|r: &PointRow| &r.means, &MEAN_MEASURES)
         .with(|r| &*r.run.run, &[DEVICE_KEY])
         .with(|r| &r.run.measured, MEASURES)
+        .with(|r| &r.steps, STEP_MEASURES)
         .with(|r| &r.phases, &PHASE_MEASURES)
 }
 
-/// Phases of all steps together.
+/// Phases of all steps together, and the cycles of each.
 #[derive(Default)]
-struct AllSteps(CountsByPhase);
+struct AllSteps {
+    parts: CountsByPhase,
+    cycles: Vec<Cycle>,
+}
 
 impl Steps for AllSteps {
     fn step(&mut self, step: Step) {
-        self.0.add(&step.parts);
+        self.parts.add(&step.parts);
+        self.cycles.push(step.cycles);
     }
 }
 
@@ -189,8 +223,9 @@ pub fn run(cancel: &Cancel, job: &Job, generator: &Generator, accuracy: bool) ->
     let rows = RunRows::new(&job.system, "");
     let collector = collector.into_counts();
     let run = rows.run(&collector);
-    let phases = PhaseSums(rows.phase_sums(&steps.0, collector.cycles));
-    Ok(PointRow { means, run, phases })
+    let phases = PhaseSums(rows.phase_sums(&steps.parts, collector.cycles));
+    let steps = StepTimes::of(steps.cycles, |cycles| job.system.device.clock.ns(cycles));
+    Ok(PointRow { means, run, steps, phases })
 }
 
 /// Rows with a value, and their sum, for each of [`MEANS`].
@@ -219,6 +254,16 @@ impl MetricSums {
 mod tests {
     use super::*;
     use pimattn_trace::Phase;
+
+    #[test]
+    fn the_median_is_the_middle_or_the_mean_of_both() {
+        let of = |cycles: &[Cycle]| {
+            let times = StepTimes::of(cycles.to_vec(), |c| c as f64);
+            (times.median, times.worst)
+        };
+        assert_eq!((of(&[9, 1, 5]), of(&[4, 9, 1, 2])), ((5.0, 9.0), (3.0, 9.0)));
+        assert!(of(&[]).0.is_nan() && of(&[]).1.is_nan());
+    }
 
     #[test]
     fn columns_of_phases_are_in_the_order_of_the_phases() {

@@ -1,4 +1,5 @@
-//! Points that select alike: their selections are made once, and what these keep of the attention is measured once.
+//! What points have in common: caches are made once for those that decode the same ones, selections are made, and what these keep of
+//! the attention is measured, once for those that select alike.
 
 use super::grid::Job;
 use super::point::{self, PointRow};
@@ -13,83 +14,127 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// larger ones select for themselves, step by step.
 const MOST_BYTES: u64 = 512 << 20;
 
-/// The selections of points, while points that need them are left.
-#[derive(Default)]
-pub struct SharedSelections {
-    groups: BTreeMap<Basis, Mutex<SelectionGroup>>,
-    /// Caches that all points have, where they have the same.
-    cached: Option<Arc<CacheSet>>,
+/// SHA-256 of what something that points have in common depends on.
+type Basis = [u8; 32];
+
+/// What a point shares with others, by what it depends on: its caches, and its selections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SharedBasis {
+    caches: Basis,
+    selections: Basis,
 }
 
-/// The points that select alike.
-#[derive(Default)]
-struct SelectionGroup {
-    /// Points that have not run yet.
-    left: usize,
-    /// Their selections, once made; none where these are too large.
-    made: Option<Option<Selections>>,
-}
-
-/// SHA-256 of what the selections of a point depend on.
-pub type Basis = [u8; 32];
-
-/// What the selections of a point depend on.
-///
-/// # Errors
-/// Those of [`generate::basis`].
-pub fn basis(job: &Job) -> Result<Basis> {
-    Ok(Sha256::digest(generate::basis(&job.doc, job.kv.as_deref())?).into())
-}
-
-impl SharedSelections {
-    /// Of points that all have these caches.
-    pub fn on(cached: Arc<CacheSet>) -> Self {
-        SharedSelections { groups: BTreeMap::new(), cached: Some(cached) }
+impl SharedBasis {
+    /// Of a point.
+    ///
+    /// # Errors
+    /// Those of [`generate::basis`].
+    pub fn of(job: &Job) -> Result<Self> {
+        let kv = job.kv.as_deref();
+        let hash = |text: String| Sha256::digest(text).into();
+        Ok(SharedBasis {
+            caches: hash(generate::cache_basis(&job.doc, kv)?),
+            selections: hash(generate::basis(&job.doc, kv)?),
+        })
     }
+}
 
-    /// Announces a point that will run, by its [`basis`].
-    pub fn expect(&mut self, basis: Basis) {
+impl SharedBasis {
+    /// What the caches depend on.
+    pub fn caches(&self) -> [u8; 32] {
+        self.caches
+    }
+}
+
+/// Caches and selections, while points that need them are left.
+#[derive(Default)]
+pub struct SharedWork {
+    caches: BTreeMap<Basis, Mutex<SharedItem<Arc<CacheSet>>>>,
+    /// None where they are too large.
+    selections: BTreeMap<Basis, Mutex<SharedItem<Option<Selections>>>>,
+}
+
+/// Something that points need, once made.
+struct SharedItem<T> {
+    /// Points that have not taken it yet.
+    left: usize,
+    made: Option<T>,
+}
+
+impl<T> Default for SharedItem<T> {
+    fn default() -> Self {
+        SharedItem { left: 0, made: None }
+    }
+}
+
+impl<T: Clone> SharedItem<T> {
+    /// The item for one of the points that need it. The first makes it, unless it is the only one; the last drops it. Whoever else
+    /// needs it waits meanwhile; the threads that make it are those of the pool.
+    fn take(item: &Mutex<Self>, make: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        let mut item = item.lock().unwrap_or_else(PoisonError::into_inner);
+        item.left = item.left.saturating_sub(1);
+        if item.made.is_none() && item.left > 0 {
+            item.made = Some(make()?);
+        }
+        let made = item.made.clone();
+        if item.left == 0 {
+            item.made = None;
+        }
+        Ok(made)
+    }
+}
+
+impl SharedWork {
+    /// Announces a point that will run.
+    pub fn expect(&mut self, basis: SharedBasis) {
         self.expect_many(basis, 1);
     }
 
     /// Announces so many points that may run.
-    pub fn expect_many(&mut self, basis: Basis, points: usize) {
-        let group = self.groups.entry(basis).or_default();
-        group.get_mut().unwrap_or_else(PoisonError::into_inner).left += points;
+    pub fn expect_many(&mut self, basis: SharedBasis, points: usize) {
+        let caches = self.caches.entry(basis.caches).or_default();
+        caches.get_mut().unwrap_or_else(PoisonError::into_inner).left += points;
+        let selections = self.selections.entry(basis.selections).or_default();
+        selections.get_mut().unwrap_or_else(PoisonError::into_inner).left += points;
     }
 
-    fn load(&self, cancel: &Cancel, job: &Job) -> Result<Generator> {
-        self.cached.as_ref().map_or_else(|| point::load(cancel, job), |cached| point::load_on(cached, job))
+    /// Hands over caches that are there already, for the points of a basis.
+    pub fn provide(&mut self, basis: SharedBasis, cached: Arc<CacheSet>) {
+        let caches = self.caches.entry(basis.caches).or_default();
+        caches.get_mut().unwrap_or_else(PoisonError::into_inner).made = Some(cached);
     }
 
-    /// Runs a point that was announced. The first of its group makes the selections for the others, in as many steps as `whole`
-    /// has, which selects alike and is no shorter; the last drops them.
+    /// Forgets selections, but not caches.
+    pub fn forget_selections(&mut self) {
+        self.selections.clear();
+    }
+
+    /// Runs a point that was announced. The first of those that select alike makes the selections for the others, in as many steps as
+    /// `whole` has, which selects alike and is no shorter.
     ///
     /// # Errors
     /// Those of [`point::load`] and [`point::run`].
     pub fn run(&self, cancel: &Cancel, job: &Job, whole: &Job, accuracy: bool) -> Result<PointRow> {
-        let basis = basis(job)?;
-        let selections = match self.groups.get(&basis) {
-            Some(group) => {
-                // Whoever else needs the selections waits for them; the threads that make them are those of the pool.
-                let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
-                group.left = group.left.saturating_sub(1);
-                if group.made.is_none() && group.left > 0 {
-                    let generator = self.load(cancel, whole)?;
-                    let fits = generator.selection_bytes() <= MOST_BYTES;
-                    group.made = Some(if fits { Some(generator.select(cancel, accuracy, &|_| {})?) } else { None });
-                }
-                let made = group.made.clone().flatten();
-                if group.left == 0 {
-                    group.made = None;
-                }
-                made
-            }
+        let basis = SharedBasis::of(job)?;
+        let cached = match self.caches.get(&basis.caches) {
+            Some(item) => SharedItem::take(item, || Ok(point::load(cancel, job)?.caches().clone()))?,
+            None => None,
+        };
+        let load = |job: &Job| -> Result<Generator> {
+            cached.as_ref().map_or_else(|| point::load(cancel, job), |cached| point::load_on(cached, job))
+        };
+        let select = || {
+            let generator = load(whole)?;
+            let fits = generator.selection_bytes() <= MOST_BYTES;
+            fits.then(|| generator.select(cancel, accuracy, &|_| {})).transpose()
+        };
+        let selections = match self.selections.get(&basis.selections) {
+            Some(item) => SharedItem::take(item, select)?.flatten(),
             None => None,
         };
         let generator = match &selections {
             Some(selections) => point::load_selected(selections, job)?,
-            None => self.load(cancel, job)?,
+            None => load(job)?,
         };
         point::run(cancel, job, &generator, accuracy)
     }

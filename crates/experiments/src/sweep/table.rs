@@ -35,6 +35,8 @@ pub struct SweepRow {
     pub activations: f64,
     /// Time (ns) and energy (pJ) by phase, and of waiting.
     pub phases: [(f64, f64); PARTS],
+    /// Time of a step in ns: the median, and the longest; none without steps.
+    pub step_ns: [Option<f64>; 2],
     /// Tokens selected by a query head, mean.
     pub selected: Option<f64>,
     /// Row tokens of the metrics, mean.
@@ -51,7 +53,7 @@ pub struct SweepRow {
 
 impl SweepRow {
     /// Reads a result: its axes, and its cells below the names of their columns.
-    fn read(at: String, axes: Vec<String>, names: &[String], cells: &[String]) -> Result<SweepRow> {
+    pub(crate) fn read(at: String, axes: Vec<String>, names: &[String], cells: &[String]) -> Result<SweepRow> {
         let cell = |name: &str| Ok::<_, Error>(cells.get(place(names, &at, name)?).map_or("", String::as_str));
         let wrong = |name: &str, e: String| Error::data(&at, format!("{name}: {e}"));
         let of = |name: &str| number(cell(name)?).map_err(|e| wrong(name, e));
@@ -75,6 +77,7 @@ impl SweepRow {
             },
             activations: of(columns::ACTIVATIONS)?,
             phases,
+            step_ns: [known(columns::STEP_NS_MEDIAN)?, known(columns::STEP_NS_WORST)?],
             selected: known(columns::SELECTED)?,
             row_tokens: known(columns::METRIC_ROW_TOKENS)?,
             mass_recall: known(columns::MASS_RECALL)?,

@@ -34,7 +34,7 @@ pub const FEW: u64 = 48;
 /// Descents from elsewhere than the default and the choices that are handed over.
 const RESTARTS: u64 = 1;
 /// Choices that are run whole behind the descents.
-const FINALISTS: usize = 6;
+const FINALISTS: usize = 4;
 /// How far behind the best in cheap runs a choice may be to be compared with it in whole ones.
 const NEAR: f64 = 1.03;
 /// Rounds of a descent, and of the comparison behind it, at most; both end by themselves long before.
@@ -93,7 +93,7 @@ impl<'s, 'e> Search<'s, 'e> {
             .filter_map(|((_, choice), cost)| Some(((*cost)?, self.space.changed(choice).len(), choice.clone())))
             .collect();
         order.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| (a.1, &a.2).cmp(&(b.1, &b.2))));
-        // Choices that cost the same to the last digit differ in nothing that matters here: one stands for them.
+        // Of choices that cost the same to the last digit, one stands for all.
         order.dedup_by_key(|(cost, ..)| cost.to_bits());
         let mut finalists: Vec<Choice> = order.into_iter().map(|(.., choice)| choice).take(FINALISTS).collect();
         finalists.push(self.space.default_choice());
@@ -102,7 +102,8 @@ impl<'s, 'e> Search<'s, 'e> {
             let moves = self.moves(&best);
             let costs = self.costs(&moves, Extent::Begin)?;
             let here = self.costs(std::slice::from_ref(&best), Extent::Begin)?[0];
-            let near = |cost: &Option<f64>| matches!((cost, here), (Some(c), Some(h)) if *c <= h * NEAR);
+            // One that costs the same to the last digit differs in nothing that matters here.
+            let near = |cost: &Option<f64>| matches!((cost, here), (Some(c), Some(h)) if *c <= h * NEAR && *c != h);
             let mut rivals: Vec<Choice> =
                 moves.into_iter().zip(&costs).filter(|(_, cost)| near(cost)).map(|(choice, _)| choice).collect();
             rivals.push(best.clone());
@@ -162,9 +163,8 @@ impl<'s, 'e> Search<'s, 'e> {
         let costs = self.costs(choices, extent)?;
         let known = choices.iter().zip(costs).filter_map(|(choice, cost)| Some((cost?, choice)));
         let changes = |choice: &Choice| (self.space.changed(choice).len(), choice.clone());
-        let better = |a: &(f64, &Choice), b: &(f64, &Choice)| {
-            a.0.total_cmp(&b.0).then_with(|| changes(a.1).cmp(&changes(b.1)))
-        };
+        let better =
+            |a: &(f64, &Choice), b: &(f64, &Choice)| a.0.total_cmp(&b.0).then_with(|| changes(a.1).cmp(&changes(b.1)));
         Ok(known.min_by(better).map(|(_, choice)| choice.clone()))
     }
 
@@ -199,8 +199,11 @@ mod tests {
 
     /// A cost in which knobs of a block act on each other, and cheap runs are a few percent off.
     fn rugged(choice: &Choice, extent: Extent, seed: u64) -> Option<f64> {
-        let hash = |x: u64| (x ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40;
-        let pair = |i: usize| hash(1000 * i as u64 + 16 * u64::from(choice[2 * i]) + u64::from(choice[2 * i + 1])) % 100;
+        let hash = |x: u64| {
+            (x ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40
+        };
+        let pair =
+            |i: usize| hash(1000 * i as u64 + 16 * u64::from(choice[2 * i]) + u64::from(choice[2 * i + 1])) % 100;
         let off = match extent {
             Extent::Whole => 1.0,
             Extent::Begin => 1.0 + (hash(choice.iter().fold(7, |h, c| h * 5 + u64::from(*c))) % 100) as f64 * 1e-4,
@@ -211,7 +214,16 @@ mod tests {
     #[test]
     fn a_descent_finds_what_all_choices_have_at_best() {
         use KnobBlock::{Keys, Placement, Schedule, Values};
-        let sizes = [(3, Keys), (3, Keys), (4, Values), (3, Values), (2, Placement), (5, Placement), (2, Schedule), (2, Schedule)];
+        let sizes = [
+            (3, Keys),
+            (3, Keys),
+            (4, Values),
+            (3, Values),
+            (2, Placement),
+            (5, Placement),
+            (2, Schedule),
+            (2, Schedule),
+        ];
         let space = space(&sizes);
         for seed in 0..40 {
             let found = |method| {

@@ -56,15 +56,18 @@ pub enum KnobBlock {
     Keys,
     /// Where values lie.
     Values,
-    /// Where heads and row-blocks go, and what is selected.
+    /// Where heads and row-blocks go.
     Placement,
+    /// What is selected, and where what a policy selects by lies.
+    Selection,
     /// What is left out, and what runs side by side.
     Schedule,
 }
 
 impl KnobBlock {
     /// All, in the order in which they are tried.
-    pub const ALL: [KnobBlock; 4] = [KnobBlock::Placement, KnobBlock::Keys, KnobBlock::Values, KnobBlock::Schedule];
+    pub const ALL: [KnobBlock; 5] =
+        [KnobBlock::Placement, KnobBlock::Keys, KnobBlock::Values, KnobBlock::Selection, KnobBlock::Schedule];
 }
 
 /// A setting of a knob.
@@ -155,7 +158,7 @@ impl Space {
         sizes: Vec<Setting>,
     ) -> Self {
         let mapping = &workload.mapping;
-        let mut knobs = vec![Knob { key: SIZES, settings: sizes, block: KnobBlock::Placement }];
+        let mut knobs = vec![Knob { key: SIZES, settings: sizes, block: KnobBlock::Selection }];
         let mut add = |key: &'static str, block, first: String, all: Vec<String>| {
             let setting = |text: String| Setting { overrides: vec![format!("{key}={text}")], text };
             knobs.push(Knob { key, settings: beginning_with(first, all).into_iter().map(setting).collect(), block });
@@ -203,7 +206,7 @@ impl Space {
         let of_values = names(&[ValueLayout::Stripe, ValueLayout::Vector]);
         add("mapping.values", KnobBlock::Values, name(mapping.values), of_values);
         let of_selection = names(&[Layout::Interleaved, Layout::RowBlock]);
-        add("mapping.selection_layout", KnobBlock::Schedule, name(mapping.selection_layout), of_selection);
+        add("mapping.selection_layout", KnobBlock::Selection, name(mapping.selection_layout), of_selection);
         let either = || ["true", "false"].map(String::from).to_vec();
         add("mapping.skip_columns", KnobBlock::Schedule, mapping.skip_columns.to_string(), either());
         add("schedule.pipeline", KnobBlock::Schedule, workload.schedule.pipeline.to_string(), either());
@@ -265,7 +268,8 @@ impl Space {
 pub fn capability(text: &str, device: &Device) -> Result<Capability> {
     let known = || Capability::ALL.into_iter().map(Capability::name);
     let found = Capability::ALL.into_iter().find(|c| c.name() == text);
-    let found = found.ok_or_else(|| Error::Usage(format!("unknown capability \"{text}\"{}", suggest(text, known()))))?;
+    let found =
+        found.ok_or_else(|| Error::Usage(format!("unknown capability \"{text}\"{}", suggest(text, known()))))?;
     match found.is_of(device) {
         true => Ok(found),
         false => Err(Error::Usage(format!("{} has no commands for \"{text}\"", device.name))),

@@ -3,8 +3,8 @@
 
 use super::topk::TopK;
 use super::{
-    size,
     Clustering, HeadState, HeadView, Policy, PolicyError, Preparation, Scan, SlotOrder, StepView, require, select_all,
+    size,
 };
 use crate::cluster::{Config, kmeans::KMeans};
 use pimattn_kv::Rows;

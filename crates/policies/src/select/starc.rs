@@ -94,9 +94,8 @@ impl Clusterer for Starc {
     fn row_sizes(&self, row_keys: usize) -> Vec<toml::Table> {
         let blocks = [self.block, 2 * self.block].into_iter();
         let sizes = blocks.flat_map(|block| [1, 2, 4].map(|rows| (block, block / (rows * row_keys))));
-        let other = |(block, clusters): &(usize, usize)| {
-            *clusters > 0 && (*block, *clusters) != (self.block, self.clusters)
-        };
+        let other =
+            |(block, clusters): &(usize, usize)| *clusters > 0 && (*block, *clusters) != (self.block, self.clusters);
         sizes.filter(other).map(|(block, clusters)| size(&[("block", block), ("clusters", clusters)])).collect()
     }
 

@@ -67,7 +67,8 @@ impl Clusterer for StarcV1 {
 
     fn row_sizes(&self, row_keys: usize) -> Vec<toml::Table> {
         let tables = clusters::whole_rows("cluster_size", self.cluster_size, row_keys);
-        let fits = |table: &toml::Table| table.values().all(|n| n.as_integer().is_some_and(|n| n <= self.buffer as i64));
+        let fits =
+            |table: &toml::Table| table.values().all(|n| n.as_integer().is_some_and(|n| n <= self.buffer as i64));
         tables.into_iter().filter(fits).collect()
     }
 

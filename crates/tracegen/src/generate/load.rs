@@ -259,7 +259,18 @@ fn caches(cancel: &Cancel, workload: &Workload, doc: &Document, kv: Option<&Path
     let requests = workload.batch.requests;
     let dump = kv.map(Path::to_path_buf).or_else(|| workload.kv_path(doc));
     if let Some(path) = dump {
-        return Ok(CacheSet::new(vec![kv::load_until(cancel, path)?], vec![0; requests]));
+        let all = kv::load_until(cancel, path)?;
+        let cache = match workload.layers.as_slice() {
+            [] => all,
+            layers => all.only_layers(layers).map_err(|e| match e {
+                Error::Config { at, what } => doc.error(&at, what),
+                other => other,
+            })?,
+        };
+        return Ok(CacheSet::new(vec![cache], vec![0; requests]));
+    }
+    if !workload.layers.is_empty() {
+        return Err(doc.error("layers", "chooses among the layers of a dump; [synthetic] says which layers it has"));
     }
     let source = synthetic(workload, doc)?;
     let make = |r: usize| {

@@ -14,7 +14,7 @@ mod selections;
 mod spelled;
 
 pub use metrics::{METRICS, MetricsRow, MetricsSink};
-pub use selections::{CacheSet, Selections, basis};
+pub use selections::{CacheSet, Selections, basis, cache_basis};
 
 use head::HeadWork;
 use pimattn_core::cancel::Cancel;

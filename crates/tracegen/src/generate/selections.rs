@@ -29,6 +29,9 @@ const OF_MAPPING: [&str; 11] = [
     "prefill_clustering_cost",
 ];
 
+/// Keys of a workload, of the first level, on which its caches depend.
+const OF_CACHES: [&str; 6] = ["kv", "layers", "synthetic", "model", "batch", "seed"];
+
 /// The caches that are decoded, and which of them each request has.
 pub struct CacheSet {
     caches: Vec<KvCache>,
@@ -117,7 +120,22 @@ pub fn basis(doc: &Document, kv: Option<&Path>) -> Result<String> {
     for key in OF_MAPPING {
         table.remove(key);
     }
-    let text = toml::to_string(&table).map_err(|e| doc.error("", e.to_string()))?;
+    text(doc, &table, kv)
+}
+
+/// What the caches of a workload depend on, as text.
+///
+/// # Errors
+/// Those of [`basis`].
+pub fn cache_basis(doc: &Document, kv: Option<&Path>) -> Result<String> {
+    let mut table: toml::Table = doc.decode()?;
+    table.retain(|key, _| OF_CACHES.contains(&key));
+    text(doc, &table, kv)
+}
+
+/// A configuration as text, with the folder that its paths begin in, and the dump that takes the place of its own.
+fn text(doc: &Document, table: &toml::Table, kv: Option<&Path>) -> Result<String> {
+    let text = toml::to_string(table).map_err(|e| doc.error("", e.to_string()))?;
     let [folder, kv] = [doc.file().parent(), kv].map(|p| p.map_or_else(String::new, |p| p.display().to_string()));
     Ok(format!("{text}\n{folder}\n{kv}"))
 }

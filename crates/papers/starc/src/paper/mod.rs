@@ -23,6 +23,10 @@ pub struct ExperimentTables {
     pub choices: Cells,
     /// Policies at equal error.
     pub winners: Cells,
+    /// Policies at several mappings.
+    pub mappings: Cells,
+    /// What STARC takes less there, and how sure that is.
+    pub intervals: Cells,
     /// Gains under changed assumptions.
     pub ablation: Cells,
 }

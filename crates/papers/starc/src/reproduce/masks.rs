@@ -13,6 +13,7 @@ use pimattn_attacc::{Attention, Form};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
+use pimattn_experiments::end_to_end::Platform;
 use pimattn_experiments::end_to_end::attention::{Attend, StackCost};
 use pimattn_experiments::end_to_end::cost::Cost;
 use pimattn_experiments::end_to_end::step::{TokenBudget, serve};
@@ -199,11 +200,57 @@ fn stack(plan: &ExperimentPlan, entry: &ExperimentModel, window: &SweepRow, devi
     StackCost { cycles, seconds: per_step(window, window.ns) * 1e-9, energy, moves: 0.0, mac_requests: 0.0 }
 }
 
+/// The system that decode steps are carried through, from the attention of a stack to the whole step.
+pub struct StepModel {
+    platform: Platform,
+    system: System,
+    devices: u32,
+    stacks: u32,
+}
+
+impl StepModel {
+    /// The plan's platform, without switches.
+    ///
+    /// # Errors
+    /// Those of [`ExperimentPlan::platform`].
+    pub fn load(plan: &ExperimentPlan) -> Result<Self> {
+        let (platform, system) = plan.platform(false)?;
+        let devices = platform.gpu.devices as u32;
+        let stacks = platform.pim.as_ref().map_or(1, |pim| pim.stacks);
+        Ok(StepModel { platform, system, devices, stacks })
+    }
+
+    /// A decode step of a model whose layers that stay full are like the first window, and whose other layers are like the second, with
+    /// so many tokens in the cache; the budget is none where the policy takes no notice of it.
+    ///
+    /// # Errors
+    /// Those of [`serve`].
+    pub fn step(
+        &self,
+        plan: &ExperimentPlan,
+        entry: &ExperimentModel,
+        [full, sparse]: [&SweepRow; 2],
+        tokens: u32,
+        budget: Option<u32>,
+    ) -> Result<Cost> {
+        let layer = |window: &SweepRow, budget: TokenBudget| {
+            let stack = stack(plan, entry, window, self.devices, self.stacks);
+            let mut measured = WindowAttention { system: &self.system, stack };
+            let service = service(plan, tokens - 1, 1, budget);
+            Ok::<_, Error>(serve(&self.platform, &entry.model, &service, Some(&mut measured))?.mean())
+        };
+        let budget = budget.map_or(TokenBudget::Full, TokenBudget::Tokens);
+        let dense = f64::from(plan.dense_layers.min(entry.model.layers)) / f64::from(entry.model.layers);
+        let mut step = Cost::default();
+        step.add_scaled(&layer(full, TokenBudget::Full)?, dense);
+        step.add_scaled(&layer(sparse, budget)?, 1.0 - dense);
+        Ok(step)
+    }
+}
+
 /// Rows of system.csv.
 pub fn end_to_end(plan: &ExperimentPlan, swept: &SweepTable) -> Result<Vec<SystemRow>> {
-    let (platform, system): (_, System) = plan.platform(false)?;
-    let devices = platform.gpu.devices as u32;
-    let stacks = platform.pim.as_ref().map_or(1, |pim| pim.stacks);
+    let model = StepModel::load(plan)?;
     let mut out = Vec::new();
     for entry in &plan.models {
         let dense = windows(plan, swept, &entry.name, FULL)?;
@@ -212,21 +259,11 @@ pub fn end_to_end(plan: &ExperimentPlan, swept: &SweepTable) -> Result<Vec<Syste
             let mut steps = Vec::new();
             for (k, (sparse, full)) in (0..).zip(sparse.iter().zip(&dense)) {
                 let tokens = plan.prefill + plan.window_every / 2 + k * plan.window_every;
-                let layer = |window: &SweepRow, budget: TokenBudget| {
-                    let stack = stack(plan, entry, window, devices, stacks);
-                    let mut measured = WindowAttention { system: &system, stack };
-                    let service = service(plan, tokens - 1, 1, budget);
-                    Ok(serve(&platform, &entry.model, &service, Some(&mut measured))?.mean())
-                };
                 let budget = match heeds_budget(policy)? {
-                    true => TokenBudget::Tokens(swept.number(sparse, columns::BUDGET)? as u32),
-                    false => TokenBudget::Full,
+                    true => Some(swept.number(sparse, columns::BUDGET)? as u32),
+                    false => None,
                 };
-                let dense = f64::from(plan.dense_layers.min(entry.model.layers)) / f64::from(entry.model.layers);
-                let mut step = Cost::default();
-                step.add_scaled(&layer(full, TokenBudget::Full)?, dense);
-                step.add_scaled(&layer(sparse, budget)?, 1.0 - dense);
-                steps.push(step);
+                steps.push(model.step(plan, entry, [full, sparse], tokens, budget)?);
             }
             for context in &plan.contexts {
                 let parts = &steps[..(context / plan.window_every) as usize];

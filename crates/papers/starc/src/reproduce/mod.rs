@@ -3,10 +3,13 @@
 //! [`plan`] says what is run. [`published`] is artifact mode: row budgets of every decode step, replayed and carried
 //! through the system model with the published simulator's switches. [`masks`] is real-mask mode: our policies choose,
 //! our mapping places, our engine replays windows of decode steps, and the system model without switches carries them.
-//! [`gains`] puts the policies of both against each other. Everything that is written afterwards is made of these tables
+//! [`gains`] puts the policies of both against each other; [`fair`] does so with each at
+//! its best mapping, on all fitted layers, several seeds and real dumps, with intervals. Everything that is written afterwards is made of these tables
 //! ([`crate::paper`]).
 
+pub mod bootstrap;
 pub mod columns;
+pub mod fair;
 pub mod gains;
 pub mod masks;
 pub mod plan;
@@ -35,8 +38,8 @@ pub struct ReproduceOptions {
     pub output: PathBuf,
     /// Folder of finished points.
     pub work: PathBuf,
-    /// Dump instead of the plan's, for what is said of a real cache.
-    pub kv: Option<PathBuf>,
+    /// Dumps instead of the plan's, for what is said of real caches.
+    pub kv: Vec<PathBuf>,
     /// Points that are run at the same time.
     pub workers: usize,
     /// What stops it; what is finished by then is kept.
@@ -73,10 +76,13 @@ pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: Progress
     let system = keep(end_to_end, write)?;
     let reductions = keep(gains::reductions(&artifact, &masks, &system)?, write)?;
 
-    let recall = sweep_of(plan, &plan.grids.recall, options, options.kv.as_deref(), progress)?;
+    let recall = sweep_of(plan, &plan.grids.recall, options, options.kv.first().map(PathBuf::as_path), progress)?;
     let choices = sweep_of(plan, &plan.grids.choices, options, None, progress)?;
     let choices = keep(gains::choices(&[(Caches::Real, &recall), (Caches::Synthetic, &choices)])?, write)?;
     let winners = keep(gains::winners(&choices, &plan.errors)?, write)?;
+
+    let fair = fair::run(plan, options, progress)?;
+    let (mappings, intervals) = (keep(fair.mappings, write)?, keep(fair.intervals, write)?);
 
     let ablation = sweep_of(plan, &plan.grids.ablation, options, None, progress)?;
     let ablation = keep(gains::ablation(&ablation)?, write)?;
@@ -89,6 +95,8 @@ pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: Progress
         reductions: Cells::of(&reductions),
         choices: Cells::of(&choices),
         winners: Cells::of(&winners),
+        mappings: Cells::of(&mappings),
+        intervals: Cells::of(&intervals),
         ablation: Cells::of(&ablation),
     };
     let claims = Cells::of(&keep(paper::claims::rows(&plan.claims, &tables)?, write)?);

@@ -2,6 +2,7 @@
 
 use crate::artifact::{self, ArtifactData};
 use crate::paper::claims::Claim;
+use crate::policies::{FULL, STARC};
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::spec::System;
 use pimattn_core::spec::config::Document;
@@ -26,6 +27,7 @@ struct PlanFile {
     artifact_system: String,
     platform: String,
     errors: Vec<f64>,
+    fair: FairFile,
     grids: GridFiles,
     model: Vec<ModelEntry>,
     claim: Vec<Claim>,
@@ -46,6 +48,76 @@ struct ModelEntry {
     name: String,
     artifact: String,
     file: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FairFile {
+    policies: Vec<String>,
+    error: f64,
+    budgets: Vec<usize>,
+    tune_steps: usize,
+    layers: Vec<u32>,
+    seeds: Vec<u64>,
+    synthetic: FairSourceFile,
+    real: FairSourceFile,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FairSourceFile {
+    workload: String,
+    budget: usize,
+    #[serde(default)]
+    prefill: Option<u32>,
+    #[serde(default)]
+    model: Option<String>,
+}
+
+/// Policies at several mappings, on several caches.
+#[derive(Debug, Clone)]
+pub struct FairPlan {
+    /// Policies that are set against each other.
+    pub policies: Vec<String>,
+    /// Output error at which they are set against each other.
+    pub error: f64,
+    /// Budgets from which the smallest that keeps it is taken.
+    pub budgets: Vec<usize>,
+    /// Decode steps in which mappings are tuned.
+    pub tune_steps: usize,
+    /// Fitted layers of the synthetic caches.
+    pub layers: Vec<u32>,
+    /// Seeds of each.
+    pub seeds: Vec<u64>,
+    /// What the caches are of.
+    pub sources: Vec<FairSource>,
+}
+
+/// A source of caches.
+#[derive(Debug, Clone)]
+pub struct FairSource {
+    /// Workload file.
+    pub workload: PathBuf,
+    /// Overrides of it.
+    pub overrides: Vec<String>,
+    /// Tokens that a query head may select.
+    pub budget: usize,
+    /// Tokens of a synthetic cache when decoding begins.
+    pub tokens: u32,
+    /// The model whose stack the workload is, of synthetic caches.
+    pub model: Option<ExperimentModel>,
+}
+
+impl FairSource {
+    /// Whether its caches are of real dumps.
+    pub fn is_real(&self) -> bool {
+        self.model.is_none()
+    }
+
+    /// Its name in the tables.
+    pub fn name(&self) -> &'static str {
+        if self.is_real() { "real" } else { "synthetic" }
+    }
 }
 
 /// Grids of sweeps.
@@ -97,6 +169,8 @@ pub struct ExperimentPlan {
     pub platform: PathBuf,
     /// Errors at which policies are set against each other.
     pub errors: Vec<f64>,
+    /// Policies at several mappings.
+    pub fair: FairPlan,
     /// Grids.
     pub grids: Grids,
     /// Models.
@@ -139,7 +213,9 @@ impl ExperimentPlan {
         if models.is_empty() {
             return Err(doc.error("", "no [[model]]"));
         }
+        let fair = fair(&doc, f.fair, &models)?;
         Ok(ExperimentPlan {
+            fair,
             grids: Grids {
                 masks: path("grids.masks", &f.grids.masks),
                 choices: path("grids.choices", &f.grids.choices),
@@ -188,4 +264,57 @@ impl ExperimentPlan {
             }
         }
     }
+}
+
+/// The part of a plan on mappings.
+fn fair(doc: &Document, file: FairFile, models: &[ExperimentModel]) -> Result<FairPlan> {
+    for (i, policy) in file.policies.iter().enumerate() {
+        select::find(policy).map_err(|what| doc.error(&format!("fair.policies[{i}]"), what))?;
+    }
+    for needed in [FULL, STARC] {
+        if !file.policies.iter().any(|policy| policy == needed) {
+            return Err(
+                doc.error("fair.policies", format!("\"{needed}\" is missing, which the others are set against"))
+            );
+        }
+    }
+    let lists = [("budgets", file.budgets.len()), ("layers", file.layers.len()), ("seeds", file.seeds.len())];
+    if let Some((key, _)) = lists.iter().find(|(_, n)| *n == 0) {
+        return Err(doc.error(&format!("fair.{key}"), "an empty list"));
+    }
+    if file.tune_steps == 0 {
+        return Err(doc.error("fair.tune_steps", "tune_steps is 0"));
+    }
+    let source = |key: &str, source: FairSourceFile| {
+        let at = |name: &str| format!("fair.{key}.{name}");
+        let missing = |name: &str| doc.error(&format!("fair.{key}"), format!("{name} is missing"));
+        let (mut overrides, mut tokens, mut model) = (Vec::new(), 0, None);
+        if key == "synthetic" {
+            tokens = source.prefill.ok_or_else(|| missing("prefill"))?;
+            overrides.push(format!("synthetic.prefill={tokens}"));
+            let name = source.model.as_ref().ok_or_else(|| missing("model"))?;
+            let found = models.iter().find(|m| m.name == *name);
+            let known = || suggest(name, models.iter().map(|m| m.name.as_str()));
+            model = Some(found.ok_or_else(|| doc.error(&at("model"), format!("no [[model]] \"{name}\"{}", known())))?);
+        } else if source.prefill.is_some() || source.model.is_some() {
+            return Err(doc.error(&format!("fair.{key}"), "a dump has its own length, and is of no [[model]]"));
+        }
+        Ok(FairSource {
+            workload: doc.resolve_path(&at("workload"), &source.workload),
+            overrides,
+            budget: source.budget,
+            tokens,
+            model: model.cloned(),
+        })
+    };
+    let sources = vec![source("real", file.real)?, source("synthetic", file.synthetic)?];
+    Ok(FairPlan {
+        sources,
+        policies: file.policies,
+        error: file.error,
+        budgets: file.budgets,
+        tune_steps: file.tune_steps,
+        layers: file.layers,
+        seeds: file.seeds,
+    })
 }
