@@ -13,7 +13,7 @@ CARGO ?= cargo
 OUT ?= out
 REPORT ?= report
 PLAN ?= configs/report/starc.toml
-# A dump for what is said of a real KV cache; FULL=1 has windows four times as dense, and nine policies;
+# Dumps for what is said of real KV caches; FULL=1 has windows four times as dense, and nine policies;
 # MODEL=LLaMA-7B leaves out the others.
 KV ?=
 FULL ?=
@@ -41,7 +41,7 @@ demo: build
 	@echo "Tables: $(OUT)/run.csv, steps.csv, phases.csv, heads.csv, channels.csv; accuracy: $(OUT)/*.metrics.csv."
 
 reproduce: build
-	@$(BIN)/pimsim reproduce $(PLAN) -o $(REPORT) --work $(OUT)/reproduce $(if $(KV),--kv $(KV)) $(MODEL:%=--model %) \
+	@$(BIN)/pimsim reproduce $(PLAN) -o $(REPORT) --work $(OUT)/reproduce $(KV:%=--kv %) $(MODEL:%=--model %) \
 	  $(if $(FULL),--set grids.masks=configs/sweep/paper-full.toml --set window_every=2000)
 
 # Golden results that do not ship with the sources; the tests that need them are ignored where they are not.

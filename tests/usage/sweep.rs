@@ -352,7 +352,22 @@ fn small_experiment() -> tempfile::TempDir {
     };
     copy(
         "configs/report/starc.toml",
-        &[("[16000, 24000, 32000]", "[32, 64]"), ("window_every = 8000", "window_every = 32")],
+        &[
+            ("[16000, 24000, 32000]", "[32, 64]"),
+            ("window_every = 8000", "window_every = 32"),
+            (
+                "[\"full\", \"quest\", \"sparq\", \"infinigen\", \"infinigen-filled\", \"starc\"]",
+                "[\"full\", \"sparq\", \"starc\"]",
+            ),
+            ("[256, 512, 1024, 2048, 4096]", "[256, 512]"),
+            ("tune_steps = 16", "tune_steps = 1"),
+            ("layers = [16, 2, 9, 23, 29]", "layers = [16, 2]"),
+            ("seeds = [1, 2, 3, 4, 5]", "seeds = [1, 2]"),
+            ("prefill = 8192", "steps = 2\nprefill = 512"),
+            ("budget = 1024\n", "budget = 128\n"),
+            ("budget = 256\n", "budget = 256\nsteps = 2\n"),
+            ("error = 0.05 ", "error = 0.3 "),
+        ],
     );
     let short = ("[axes]\n", "[axes]\nsynthetic.dim = [64]\nsynthetic.decode_steps = [4]\n");
     let positions = "[6016, 14016, 22016, 30016]";

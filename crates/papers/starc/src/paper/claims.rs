@@ -1,6 +1,7 @@
 //! What a paper claims, set against what was found: a row of claims.csv each, with the cells that it is made of.
 
 use super::ExperimentTables;
+use super::verdict::{self, ClaimVerdict};
 use crate::artifact::bars;
 use crate::policies::{FULL, INFINIGEN, INFINIGEN_FILLED, QUEST, SPARQ, STARC};
 use crate::reproduce::columns::{choices, layer, reductions, system};
@@ -87,6 +88,7 @@ pub struct ClaimRow {
     claimed: String,
     artifact: ClaimFinding,
     masks: ClaimFinding,
+    fair: ClaimVerdict,
     why: String,
 }
 
@@ -109,6 +111,15 @@ measures! {
         MASKS = "masks", "-", "found in real-mask mode, likewise", |r| (&r.masks[0]).into();
         MASKS_VERDICT = "masks_verdict", "-", "likewise", |r| (&r.masks[1]).into();
         MASKS_FROM = "masks_from", "-", "cells of the least and the most", |r| (&r.masks[2]).into();
+        DEFAULT = "default", "-",
+            "synthetic caches of all fitted layers and several seeds, default mapping: reduction, 95 % interval, cell, against each policy; empty where the claim is of no reduction",
+            |r| (&r.fair.default).into();
+        BEST = "best", "-", "likewise, each policy at its best mapping", |r| (&r.fair.best).into();
+        VERDICT = "verdict", "-",
+            "whether it holds: a reduction does where no interval lies below what is claimed (up to a figure: within a percentage point); of other claims, what real-mask mode finds",
+            |r| (&r.fair.verdict).into();
+        DECIDES = "decides", "-", "the changed assumption of ablation.csv that moves it most, with cells",
+            |r| (&r.fair.decides).into();
         WHY = "why", "-", "why they differ where they do, with the cells that say so", |r| (&r.why).into();
     }
 }
@@ -213,7 +224,14 @@ pub fn rows(claims: &[Claim], t: &ExperimentTables) -> Result<Vec<ClaimRow>> {
                 CellRange::said(reductions(t, claim, "masks")?, claim),
             ],
         };
+        let in_artifact = matches!(artifact[1].as_str(), "within" | "above" | "overlaps" | "reached" | "exceeded");
+        let mut fair = verdict::of(t, claim, in_artifact)?;
+        if fair.verdict.is_empty() {
+            // Of what is no reduction, real-mask mode decides.
+            fair.verdict = if masks[1].is_empty() { "not measured".into() } else { masks[1].clone() };
+        }
         rows.push(ClaimRow {
+            fair,
             number: i,
             version: claim.version.clone(),
             what: claim.what.clone(),

@@ -3,6 +3,7 @@
 pub mod claims;
 pub mod figures;
 pub mod text;
+mod verdict;
 
 use pimattn_report::cells::Cells;
 

@@ -1,9 +1,10 @@
 //! The report as Markdown. A figure in a sentence stands with the cell that it is from.
 
 use super::ExperimentTables;
-use super::claims::{self, cited};
+use super::claims::{self, Claim, Kind, cited};
+use crate::artifact::bars;
 use crate::policies::{INFINIGEN, QUEST, SPARQ};
-use crate::reproduce::columns::{ablation, masks, reductions, winners};
+use crate::reproduce::columns::{ablation, intervals, mappings, masks, reductions, winners};
 use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_report::cells::Cells;
@@ -77,7 +78,7 @@ fn figure(out: &mut String, file: &str, what: &str) {
 }
 
 /// The report.
-pub fn markdown(title: &str, t: &ExperimentTables, claimed: &Cells) -> Result<String> {
+pub fn markdown(title: &str, plan: &[Claim], t: &ExperimentTables, claimed: &Cells) -> Result<String> {
     let mut out = format!("# {title}\n\n");
     out.push_str(
         "Made by `make reproduce`; docs/reproduce.md says how. Every figure stands in a CSV file beside this one; `[file:line \
@@ -101,7 +102,9 @@ pub fn markdown(title: &str, t: &ExperimentTables, claimed: &Cells) -> Result<St
     section(
         &mut out,
         "Claims",
-        "Reductions are of STARC against the policies named, least to most over models and contexts.",
+        "Reductions are of STARC against the policies named. Artifact mode and real-mask mode: least to most over models and contexts. \
+         Default and best mapping: over all fitted layers and several seeds, with the interval in which 95 % of the bootstrap's draws \
+         lie.",
     );
     let all: Vec<usize> = (0..claimed.len()).collect();
     let shown = [
@@ -113,6 +116,7 @@ pub fn markdown(title: &str, t: &ExperimentTables, claimed: &Cells) -> Result<St
         (claims::ARTIFACT_VERDICT.name(), ""),
         (claims::MASKS.name(), "real-mask mode"),
         (claims::MASKS_VERDICT.name(), ""),
+        (claims::VERDICT.name(), "verdict"),
     ];
     out.push_str(&table(claimed, &all, &shown, 2)?);
     for row in &all {
@@ -122,11 +126,31 @@ pub fn markdown(title: &str, t: &ExperimentTables, claimed: &Cells) -> Result<St
             cells => Ok(format!(" {mode}: {cells}.")),
         };
         let cells = format!(
-            "{}{}",
+            "{}{}{}{}{}",
+            from(claims::DEFAULT.name(), "Default mapping")?,
+            from(claims::BEST.name(), "Best mapping")?,
+            from(claims::DECIDES.name(), "What decides most")?,
             from(claims::ARTIFACT_FROM.name(), "Artifact mode")?,
             from(claims::MASKS_FROM.name(), "Real-mask mode")?
         );
-        let _ = write!(out, "{}. {}{cells}\n\n", cell(claims::CLAIM.name())?, cell(claims::WHY.name())?);
+        let verdict = match cell(claims::VERDICT.name())? {
+            "" => String::new(),
+            words => format!(" **{words}.**"),
+        };
+        let _ = write!(out, "{}.{verdict}{cells}\n\n", cell(claims::CLAIM.name())?);
+    }
+    // Claims of a kind differ for the same reason, which is said once.
+    let mut said: Vec<Kind> = Vec::new();
+    for (row, claim) in plan.iter().enumerate().filter(|(row, _)| *row < claimed.len()) {
+        if said.contains(&claim.kind) {
+            continue;
+        }
+        said.push(claim.kind);
+        let alike = plan.iter().zip(1..).filter(|(other, _)| other.kind == claim.kind);
+        let numbers: Vec<String> = alike.map(|(_, number): (_, u32)| number.to_string()).collect();
+        let which = if numbers.len() == 1 { "claim" } else { "claims" };
+        let why = claimed.cell(row, claims::WHY.name())?;
+        let _ = write!(out, "Why modes differ in {which} {}. {why}\n\n", numbers.join(", "));
     }
 
     section(&mut out, "Attention layers", "STARC takes less than the others by so many percent.");
@@ -159,6 +183,8 @@ pub fn markdown(title: &str, t: &ExperimentTables, claimed: &Cells) -> Result<St
     section(&mut out, "Recall and rows by budget", "On a real KV cache, and on synthetic ones of several lengths.");
     figure(&mut out, "recall.svg", "Recall by budget");
     figure(&mut out, "row-tokens.svg", "Row tokens by budget");
+
+    best_mappings(&mut out, t)?;
 
     section(
         &mut out,
@@ -203,4 +229,73 @@ pub fn markdown(title: &str, t: &ExperimentTables, claimed: &Cells) -> Result<St
         figure(&mut out, &format!("ablation-{measure}.svg"), &what);
     }
     Ok(out)
+}
+
+/// Policies at the artifact's mapping, at the default and at their best.
+fn best_mappings(out: &mut String, t: &ExperimentTables) -> Result<()> {
+    section(
+        out,
+        "Each policy at its best mapping",
+        "The artifact's account has no rows; the default is that of configs/workload; the best is what tuning finds for each policy on one \
+         cache, measured on all of them; best-at-error is the same at the smallest budget that keeps the plan's output error on that \
+         cache. The longest step is one that clusters, where the policy clusters.",
+    );
+    let all: Vec<usize> = (0..t.mappings.len()).collect();
+    let shown = [
+        (mappings::SOURCE.name(), "caches"),
+        (mappings::CACHES.name(), "number"),
+        (columns::POLICY, "policy"),
+        (mappings::MAPPING.name(), "mapping"),
+        (columns::BUDGET, "budget"),
+        (mappings::TIME_US.name(), "us a step"),
+        (mappings::MEDIAN_US.name(), "median"),
+        (mappings::WORST_US.name(), "longest"),
+        (mappings::ENERGY_UJ.name(), "uJ a step"),
+        (columns::OUTPUT_REL_ERR, "output error"),
+    ];
+    out.push_str(&table(&t.mappings, &all, &shown, 3)?);
+    let _ = write!(
+        out,
+        "STARC takes less than the others by so many percent, with the interval of 95 % of the bootstrap's draws:\n\n"
+    );
+    let rows: Vec<usize> = (0..t.intervals.len()).collect();
+    let shown = [
+        (intervals::SOURCE.name(), "caches"),
+        (intervals::MAPPING.name(), "mapping"),
+        (intervals::SCOPE.name(), "of"),
+        (intervals::MEASURE.name(), "what"),
+        (intervals::AGAINST.name(), "than"),
+        (intervals::REDUCTION_PERCENT.name(), "%"),
+        (intervals::LOW.name(), "from"),
+        (intervals::HIGH.name(), "to"),
+        (intervals::CACHES.name(), "number"),
+    ];
+    out.push_str(&table(&t.intervals, &rows, &shown, 1)?);
+    rows_beside_the_authors(out, t)
+}
+
+/// Row tokens of our selections beside those of the authors' tables.
+fn rows_beside_the_authors(out: &mut String, t: &ExperimentTables) -> Result<()> {
+    let mut said = Vec::new();
+    for row in t.mappings.find(&[(mappings::SOURCE.name(), "synthetic"), (mappings::MAPPING.name(), "default")])? {
+        let policy = t.mappings.cell(row, columns::POLICY)?;
+        let Some(bar) = t.artifact.find(&[(columns::POLICY, policy)])?.first().copied() else { continue };
+        if t.mappings.cell(row, columns::BUDGET)?.is_empty() {
+            continue;
+        }
+        said.push(format!(
+            "{policy} {} of {} selected here, {} there",
+            cited(&t.mappings, row, columns::ROW_TOKENS, 0, "")?,
+            cited(&t.mappings, row, mappings::SELECTED.name(), 0, "")?,
+            cited(&t.artifact, bar, bars::MEAN_TOKENS.name(), 0, "")?,
+        ));
+    }
+    if !said.is_empty() {
+        let _ = write!(
+            out,
+            "Tokens in the rows that a query head touches, beside those of the authors' tables: {}.\n\n",
+            said.join("; ")
+        );
+    }
+    Ok(())
 }

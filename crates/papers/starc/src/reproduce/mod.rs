@@ -103,7 +103,7 @@ pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: Progress
     for (name, svg) in paper::figures::all(&tables)? {
         write(&name, svg.as_bytes())?;
     }
-    write("REPORT.md", paper::text::markdown(&plan.title, &tables, &claims)?.as_bytes())
+    write("REPORT.md", paper::text::markdown(&plan.title, &plan.claims, &tables, &claims)?.as_bytes())
 }
 
 /// Runs a grid, or takes its finished points.

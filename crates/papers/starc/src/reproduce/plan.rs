@@ -69,6 +69,8 @@ struct FairSourceFile {
     workload: String,
     budget: usize,
     #[serde(default)]
+    steps: Option<usize>,
+    #[serde(default)]
     prefill: Option<u32>,
     #[serde(default)]
     model: Option<String>,
@@ -299,6 +301,7 @@ fn fair(doc: &Document, file: FairFile, models: &[ExperimentModel]) -> Result<Fa
         } else if source.prefill.is_some() || source.model.is_some() {
             return Err(doc.error(&format!("fair.{key}"), "a dump has its own length, and is of no [[model]]"));
         }
+        overrides.extend(source.steps.map(|steps| format!("steps={steps}")));
         Ok(FairSource {
             workload: doc.resolve_path(&at("workload"), &source.workload),
             overrides,
