@@ -4,6 +4,8 @@ pub mod claims;
 pub mod figures;
 pub mod text;
 
+mod repeats;
+
 use pimattn_report::cells::Cells;
 
 /// The tables of an experiment.
@@ -11,6 +13,8 @@ use pimattn_report::cells::Cells;
 pub struct ExperimentTables {
     /// Attention with the artifact's row budgets.
     pub artifact: Cells,
+    /// How the artifact's row budgets repeat themselves.
+    pub budgets: Cells,
     /// Attention with our own masks, by context.
     pub masks: Cells,
     /// The same, by window.

@@ -1,7 +1,7 @@
 //! The report as Markdown. A figure in a sentence stands with the cell that it is from.
 
-use super::ExperimentTables;
 use super::claims::{self, cited};
+use super::{ExperimentTables, repeats};
 use crate::policies::{INFINIGEN, QUEST, SPARQ};
 use crate::reproduce::columns::{ablation, masks, reductions, winners};
 use pimattn_core::columns;
@@ -10,7 +10,7 @@ use pimattn_report::cells::Cells;
 use std::fmt::Write;
 
 /// A table with some columns of some rows; the last line says where it is from.
-fn table(cells: &Cells, rows: &[usize], columns: &[(&str, &str)], decimals: usize) -> Result<String> {
+pub(super) fn table(cells: &Cells, rows: &[usize], columns: &[(&str, &str)], decimals: usize) -> Result<String> {
     let mut out = format!(
         "| {} |\n|{}\n",
         columns.iter().map(|c| c.1).collect::<Vec<_>>().join(" | "),
@@ -129,6 +129,7 @@ pub fn markdown(title: &str, t: &ExperimentTables, claimed: &Cells) -> Result<St
         let _ = write!(out, "{}. {}{cells}\n\n", cell(claims::CLAIM.name())?, cell(claims::WHY.name())?);
     }
 
+    section(&mut out, "Row budgets of artifact mode", &repeats::text(t)?);
     section(&mut out, "Attention layers", "STARC takes less than the others by so many percent.");
     for (mode, name) in [("artifact", "Artifact mode"), ("masks", "Real-mask mode")] {
         for measure in ["latency", "energy"] {
