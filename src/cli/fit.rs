@@ -5,9 +5,9 @@ use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
 use pimattn_core::table::{TableLayout, TypedWriter};
-use pimattn_kv::fit::{FitOptions, fit_until};
+use pimattn_kv::fit::{FitOptions, KnownRotation, fit_until};
 use pimattn_kv::fitted::FittedModel;
-use pimattn_kv::rope::RotaryPairs;
+use pimattn_kv::rope::{RotaryPairs, SaidScaling};
 use pimattn_kv::{self as kv, KvCache};
 use pimattn_policies::select;
 use pimattn_tracegen::agree::measure::AgreementPlan;
@@ -29,6 +29,10 @@ pub struct Fitting {
     /// interleaved (2i and 2i + 1)
     #[arg(long, value_name = "PAIRS")]
     rope_pairs: Option<String>,
+    /// How the rotation is rescaled, instead of as the dump says or as found from the keys: none, or YaRN with a factor and
+    /// the context that it is of ("yarn:4 from 8192 tokens")
+    #[arg(long, value_name = "SCALING")]
+    rope_scaling: Option<String>,
     /// Number of layers of the model, instead of one more than the dump's last layer
     #[arg(long, value_name = "N")]
     model_layers: Option<u32>,
@@ -48,12 +52,16 @@ impl Fitting {
                 return Err(Error::Usage(format!("--rope-pairs: unknown \"{other}\"{hint}")));
             }
         };
+        let scaling = |text: &str| {
+            let wrong = || format!("--rope-scaling: \"{text}\" is neither none nor as \"yarn:4 from 8192 tokens\"");
+            SaidScaling::read(text).ok_or_else(|| Error::Usage(wrong()))
+        };
+        let scaling = self.rope_scaling.as_deref().map(scaling).transpose()?;
         Ok(FitOptions {
             layers,
             model_layers: self.model_layers,
             rank: self.rank,
-            rope_theta: self.rope_theta,
-            rope_pairs,
+            rotation: KnownRotation { theta: self.rope_theta, pairs: rope_pairs, scaling },
             positions: self.positions.as_deref().map_or(Ok(Vec::new()), |p| numbers("--positions", p))?,
         })
     }
@@ -161,7 +169,7 @@ fn described(model: &FittedModel) -> String {
         format!("{} ({} first sinks, {:.2} % later ones)", l.layer, l.first_sinks, 100.0 * l.sink_rate)
     };
     let layers: Vec<String> = model.layers.iter().map(layer).collect();
-    format!("RoPE base {}, {:?} pairs; layers {}", model.rope_theta, model.rope_pairs, layers.join(", "))
+    format!("{}; layers {}", model.embedding(), layers.join(", "))
 }
 
 /// Runs `tracegen agree`.

@@ -65,6 +65,7 @@ fn load(folder: &std::path::Path) -> KvCache {
         query_start: 7680,
         queries: 512,
         element_bytes: 2,
+        rope_scaling: None,
         provenance: "SmolLM2-135M-Instruct".into(),
         k: read("k", [5, 3, 8192, 64]),
         v: read("v", [5, 3, 8192, 64]),

@@ -4,7 +4,7 @@
 //! sinks. The rest is drawn by each head from a stream of its own, so that which thread fills it does not matter.
 
 use super::{Component, FittedModel, Head, LAST_KNOT, Words};
-use crate::rope::{RopeScaling, Rotary};
+use crate::rope::{RopeScaling, Rotary, SaidScaling};
 use crate::synthetic::{MAX_ELEMENTS, normal, zeros};
 use crate::{KvCache, KvParts, Tensor, raw};
 use pimattn_core::cancel::Cancel;
@@ -123,8 +123,8 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
     let mut v = zeros(k.len())?;
     let mut q = zeros(heads * group * queries * shape.dim)?;
     let text = Text::draw(model, tokens, shape.seed);
-    let scaling = (shape.rope_scaling, model.context());
-    let rope = Rotary::rescaled(model.dim, model.rope_theta, model.rope_pairs, tokens, scaling);
+    let embedding = model.embedding_of(tokens, shape.rope_scaling);
+    let rope = Rotary::of(model.dim, embedding, tokens);
     k.par_chunks_mut(tokens * shape.dim)
         .zip(v.par_chunks_mut(tokens * shape.dim))
         .zip(q.par_chunks_mut(group * queries * shape.dim))
@@ -152,6 +152,7 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
         prefill: shape.prefill as i64,
         query_start: Some((shape.prefill - shape.prefill_queries) as i64),
         positions: None,
+        rope_scaling: Some(embedding.yarn.map_or(SaidScaling::None, |y| SaidScaling::Yarn(y.factor, Some(y.original)))),
         provenance: format!(
             "synthetic, seed {}, {}fitted to: {}",
             shape.seed,
