@@ -158,10 +158,19 @@ pub fn run_fit(args: &Fit, common: &CommonArgs) -> Result<()> {
     super::threads(args.threads)?;
     let options = args.fitting.options(layers("--layers", args.layers.as_deref())?)?;
     let model = fit_until(&common.cancel, &kv::load_until(&common.cancel, &args.dump)?, &options)?;
+    common.note(&fitted_to(&model));
     common.detail(|| described(&model));
     let mut out = Output::create(&args.output)?;
     out.write_all(model.render().as_bytes()).map_err(|e| Error::io(&args.output, e))?;
     out.commit()
+}
+
+/// What the model is of, and from which length on a cache of it is longer than that.
+fn fitted_to(model: &FittedModel) -> String {
+    let (rotation, context) = (model.embedding(), model.context());
+    format!(
+        "{rotation}; fitted to a text of {context} tokens: longer caches go beyond it, rotation rescaled, and say so"
+    )
 }
 
 fn described(model: &FittedModel) -> String {
@@ -225,6 +234,9 @@ pub fn run_agree(args: &Agree, common: &CommonArgs) -> Result<()> {
         let mut writer = TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout);
         agreement.cells.iter().try_for_each(|cell| writer.row(cell))?;
         writer.finish()?.commit()?;
+    }
+    if let Some(beyond) = agreement.beyond_fit {
+        common.warn(&format!("the synthetic caches have {beyond}"));
     }
     super::print(&agreement.text())?;
     if let Some(tolerance) = args.tolerance {

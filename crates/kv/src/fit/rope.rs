@@ -257,15 +257,13 @@ pub fn settle(
             return undecided("the keys do not tell whether their rotation is rescaled", &[chosen, other], ask);
         }
     }
-    let free = first.spectrum.at_best(cancel, chosen.embedding)?;
-    if known.scaling.is_none() && free >= CLEAR * chosen.held {
-        let of_dump = said.is_some();
-        let what = if of_dump {
-            "the keys are not rotated as the dump says"
-        } else {
-            "no rotation that is known fits the keys"
-        };
-        return undecided(&format!("{what}; with each pair at its best, {free:.3}"), &[chosen], ask);
+    if known.scaling.is_none() {
+        let free = first.spectrum.at_best(cancel, chosen.embedding)?;
+        if free >= CLEAR * chosen.held {
+            let of_dump = "the keys are not rotated as the dump says";
+            let what = if said.is_some() { of_dump } else { "no rotation that is known fits the keys" };
+            return undecided(&format!("{what}; with each pair at its best, {free:.3}"), &[chosen], ask);
+        }
     }
     if let Some(next) = first.next.filter(|next| chosen.embedding.yarn.is_some() && chosen.held < AS_GOOD * next.held) {
         return undecided("the keys do not tell how their rotation is rescaled", &[chosen, next], ask);

@@ -7,6 +7,7 @@ use super::{Component, FittedModel, Head, LAST_KNOT, Words};
 use crate::rope::{RopeScaling, Rotary, SaidScaling};
 use crate::synthetic::{MAX_ELEMENTS, normal, zeros};
 use crate::{KvCache, KvParts, Tensor, raw};
+use pimattn_core::beyond::BeyondFit;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rand_chacha::ChaCha8Rng;
@@ -165,11 +166,9 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
 
 /// What a cache says of itself that is longer than the text its model was fitted on.
 fn beyond(model: &FittedModel, shape: &FittedShape, tokens: usize) -> String {
-    match (model.context(), shape.rope_scaling) {
-        (known, _) if tokens <= known => String::new(),
-        (known, RopeScaling::None) => format!("{tokens} tokens, beyond the {known} fitted, rotation not rescaled, "),
-        (known, RopeScaling::Yarn) => format!("{tokens} tokens, beyond the {known} fitted, rotation rescaled (YaRN), "),
-    }
+    let (tokens, fitted) = (tokens as u64, model.context() as u64);
+    let rescaled = shape.rope_scaling == RopeScaling::Yarn;
+    if tokens > fitted { format!("{}, ", BeyondFit { tokens, fitted, rescaled }) } else { String::new() }
 }
 
 /// The fitted layer (an index) and head that stand for a layer and head of the shape.
