@@ -48,11 +48,8 @@ const HELD: f64 = 0.10;
 const OWN: f64 = 0.15;
 
 /// The dump's.
-const ROTATION: KnownRotation = KnownRotation {
-    theta: Some(100_000.0),
-    pairs: Some(RotaryPairs::Interleaved),
-    scaling: Some(SaidScaling::None),
-};
+const ROTATION: KnownRotation =
+    KnownRotation { theta: Some(100_000.0), pairs: Some(RotaryPairs::Interleaved), scaling: Some(SaidScaling::None) };
 
 fn load(folder: &std::path::Path) -> KvCache {
     let bytes = std::fs::read(folder.join("smollm2-135m_rustbook_8192.safetensors")).unwrap();

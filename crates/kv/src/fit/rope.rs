@@ -158,12 +158,12 @@ pub struct KnownRotation {
 
 /// A rotation, and the share of the keys' squares that their mean holds with it.
 #[derive(Debug, Clone, Copy)]
-struct Candidate {
+struct RotationCandidate {
     held: f64,
     embedding: RotaryEmbedding,
 }
 
-impl std::fmt::Display for Candidate {
+impl std::fmt::Display for RotationCandidate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {:.3}", self.embedding, self.held)
     }
@@ -172,16 +172,16 @@ impl std::fmt::Display for Candidate {
 /// The best plain and the best rescaled rotation for some pairs of elements.
 struct BestCandidates<'p> {
     spectrum: KeySpectrum<'p>,
-    plain: Candidate,
+    plain: RotationCandidate,
     /// None where only plain ones are asked for.
-    rescaled: Option<Candidate>,
+    rescaled: Option<RotationCandidate>,
     /// The rescaled one that comes next.
-    next: Option<Candidate>,
+    next: Option<RotationCandidate>,
 }
 
 impl BestCandidates<'_> {
     /// The one of the kind that is said, or else the better one; a rescaled one only where it wins clearly.
-    fn chosen(&self, said: Option<SaidScaling>) -> Candidate {
+    fn chosen(&self, said: Option<SaidScaling>) -> RotationCandidate {
         match (said, self.rescaled) {
             (Some(SaidScaling::Yarn(..)), Some(rescaled)) => rescaled,
             (None, Some(rescaled)) if rescaled.held >= CLEAR * self.plain.held => rescaled,
@@ -190,7 +190,7 @@ impl BestCandidates<'_> {
     }
 
     /// The one of the other kind.
-    fn other(&self, chosen: Candidate) -> Option<Candidate> {
+    fn other(&self, chosen: RotationCandidate) -> Option<RotationCandidate> {
         if chosen.embedding.yarn.is_some() { Some(self.plain) } else { self.rescaled }
     }
 
@@ -234,14 +234,14 @@ pub fn settle(
     found.sort_by(|a, b| b.held().total_cmp(&a.held()));
     let (first, next) = (&found[0], found.get(1));
     let chosen = first.chosen(said);
-    let undecided = |what: &str, candidates: &[Candidate], ask: &str| {
-        let candidates: Vec<String> = candidates.iter().map(Candidate::to_string).collect();
+    let undecided = |what: &str, candidates: &[RotationCandidate], ask: &str| {
+        let candidates: Vec<String> = candidates.iter().map(RotationCandidate::to_string).collect();
         let held = candidates.join("; ");
         Err(Error::Usage(format!("{what} (share of their squares that their mean holds: {held}); say {ask}")))
     };
     if first.held() < COHERENT || next.is_some_and(|next| chosen.held < CLEAR * next.held()) {
         let best = |f: &BestCandidates<'_>| f.rescaled.filter(|r| r.held > f.plain.held).unwrap_or(f.plain);
-        let all: Vec<Candidate> = found.iter().map(best).collect();
+        let all: Vec<RotationCandidate> = found.iter().map(best).collect();
         return undecided(
             "the rotary embedding cannot be told from the keys",
             &all,
@@ -286,10 +286,10 @@ fn search<'p>(
         Some(SaidScaling::Base(base)) => Some(base),
         _ => None,
     });
-    let candidate = |theta: f64, yarn: Option<YarnRotation>| -> Result<Candidate> {
+    let candidate = |theta: f64, yarn: Option<YarnRotation>| -> Result<RotationCandidate> {
         cancel.check()?;
         let embedding = RotaryEmbedding { theta, pairs, yarn };
-        Ok(Candidate { held: spectrum.of(embedding), embedding })
+        Ok(RotationCandidate { held: spectrum.of(embedding), embedding })
     };
     // A little in favour of what is published: the peak is flat at its top.
     let bases: Vec<(f64, f64)> = match theta {
@@ -307,7 +307,7 @@ fn search<'p>(
             (plain, most) = (c, c.held * bonus);
         }
     }
-    let mut rescaled: Vec<Candidate> = Vec::new();
+    let mut rescaled: Vec<RotationCandidate> = Vec::new();
     let published = theta.map_or(PUBLISHED.to_vec(), |theta| vec![theta]);
     let (factors, originals) = match said {
         Some(SaidScaling::Yarn(factor, original)) => (vec![factor], original.map_or(TRAINED.to_vec(), |n| vec![n])),

@@ -33,10 +33,10 @@ pub(super) fn text(t: &ExperimentTables) -> Result<String> {
         _ => format!("None of the {} tables of row budgets that artifact mode replays repeats itself.", budgets.len()),
     };
     if constant > 0 {
-        out.push_str(&format!(" {constant} have the same number in all lines."));
+        out.push_str(&format!(" In {constant}, the number is the same in all lines."));
     }
     if new > 0 && !repeated.is_empty() {
-        out.push_str(&format!(" {new} do not repeat themselves."));
+        out.push_str(&format!(" In {new}, most lines are new."));
     }
     let rows: Vec<usize> = (0..budgets.len()).collect();
     let shown = [
