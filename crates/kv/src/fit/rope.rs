@@ -1,7 +1,7 @@
 //! Which rotary embedding keys have: undone rightly, their mean is long; undone wrongly, it averages out.
 //!
 //! Pairs are rotated independently, so the squares that the mean holds are a sum over pairs of what each holds at its frequency
-//! ([`KeySpectrum`]). Candidates are plain rotations of any base, and those of published bases rescaled by YaRN.
+//! (`KeySpectrum`). Candidates are plain rotations of any base, and those of published bases rescaled by YaRN.
 
 use crate::KvCache;
 use crate::rope::{RotaryEmbedding, RotaryPairs, SaidScaling, YarnRotation};
