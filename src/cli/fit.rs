@@ -5,9 +5,9 @@ use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
 use pimattn_core::table::{TableLayout, TypedWriter};
-use pimattn_kv::fit::{FitOptions, fit_until};
+use pimattn_kv::fit::{FitOptions, KnownRotation, fit_until};
 use pimattn_kv::fitted::FittedModel;
-use pimattn_kv::rope::RotaryPairs;
+use pimattn_kv::rope::{RotaryPairs, SaidScaling};
 use pimattn_kv::{self as kv, KvCache};
 use pimattn_policies::select;
 use pimattn_tracegen::agree::measure::AgreementPlan;
@@ -29,6 +29,10 @@ pub struct Fitting {
     /// interleaved (2i and 2i + 1)
     #[arg(long, value_name = "PAIRS")]
     rope_pairs: Option<String>,
+    /// How the rotation is rescaled, instead of as the dump says or as found from the keys: none, or YaRN with a factor and
+    /// the context that it is of ("yarn:4 from 8192 tokens")
+    #[arg(long, value_name = "SCALING")]
+    rope_scaling: Option<String>,
     /// Number of layers of the model, instead of one more than the dump's last layer
     #[arg(long, value_name = "N")]
     model_layers: Option<u32>,
@@ -48,12 +52,16 @@ impl Fitting {
                 return Err(Error::Usage(format!("--rope-pairs: unknown \"{other}\"{hint}")));
             }
         };
+        let scaling = |text: &str| {
+            let wrong = || format!("--rope-scaling: \"{text}\" is neither none nor as \"yarn:4 from 8192 tokens\"");
+            SaidScaling::read(text).ok_or_else(|| Error::Usage(wrong()))
+        };
+        let scaling = self.rope_scaling.as_deref().map(scaling).transpose()?;
         Ok(FitOptions {
             layers,
             model_layers: self.model_layers,
             rank: self.rank,
-            rope_theta: self.rope_theta,
-            rope_pairs,
+            rotation: KnownRotation { theta: self.rope_theta, pairs: rope_pairs, scaling },
             positions: self.positions.as_deref().map_or(Ok(Vec::new()), |p| numbers("--positions", p))?,
         })
     }
@@ -150,10 +158,19 @@ pub fn run_fit(args: &Fit, common: &CommonArgs) -> Result<()> {
     super::threads(args.threads)?;
     let options = args.fitting.options(layers("--layers", args.layers.as_deref())?)?;
     let model = fit_until(&common.cancel, &kv::load_until(&common.cancel, &args.dump)?, &options)?;
+    common.note(&fitted_to(&model));
     common.detail(|| described(&model));
     let mut out = Output::create(&args.output)?;
     out.write_all(model.render().as_bytes()).map_err(|e| Error::io(&args.output, e))?;
     out.commit()
+}
+
+/// What the model is of, and from which length on a cache of it is longer than that.
+fn fitted_to(model: &FittedModel) -> String {
+    let (rotation, context) = (model.embedding(), model.context());
+    format!(
+        "{rotation}; fitted to a text of {context} tokens: longer caches go beyond it, rotation rescaled, and say so"
+    )
 }
 
 fn described(model: &FittedModel) -> String {
@@ -161,7 +178,7 @@ fn described(model: &FittedModel) -> String {
         format!("{} ({} first sinks, {:.2} % later ones)", l.layer, l.first_sinks, 100.0 * l.sink_rate)
     };
     let layers: Vec<String> = model.layers.iter().map(layer).collect();
-    format!("RoPE base {}, {:?} pairs; layers {}", model.rope_theta, model.rope_pairs, layers.join(", "))
+    format!("{}; layers {}", model.embedding(), layers.join(", "))
 }
 
 /// Runs `tracegen agree`.
@@ -217,6 +234,9 @@ pub fn run_agree(args: &Agree, common: &CommonArgs) -> Result<()> {
         let mut writer = TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout);
         agreement.cells.iter().try_for_each(|cell| writer.row(cell))?;
         writer.finish()?.commit()?;
+    }
+    if let Some(beyond) = agreement.beyond_fit {
+        common.warn(&format!("the synthetic caches have {beyond}"));
     }
     super::print(&agreement.text())?;
     if let Some(tolerance) = args.tolerance {

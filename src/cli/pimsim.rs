@@ -3,6 +3,7 @@
 use super::{CommonArgs, EXIT_CODES, ReportFormat};
 use clap::{Parser, Subcommand};
 use pimattn_audit as audit;
+use pimattn_core::beyond::BeyondFit;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::{self, Output};
 use pimattn_core::spec::System;
@@ -268,7 +269,11 @@ fn replay(
     let name = path.display().to_string();
     let mut source = trace::open(fsio::open(path)?, &name, Some(system.addressing()))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);
-    let mut steps = tables.steps(&name);
+    let provenance = source.header().provenance.clone();
+    if let Some(beyond) = BeyondFit::said_in(&provenance) {
+        common.warn(&format!("{name}: its synthetic cache has {beyond}"));
+    }
+    let mut steps = tables.steps(&name, &provenance);
     let collector = Collector::with_steps(&system.device, &mut steps as &mut dyn Steps);
     // The engine does not number the requests of work that it looks up.
     let numbered = args.log.is_some() && system.controller == Controller::Pim;

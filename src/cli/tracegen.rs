@@ -3,6 +3,7 @@
 use super::{CommonArgs, EXIT_CODES, fit};
 use clap::{Parser, Subcommand};
 use pimattn_attacc::{self as attacc, Attention, Decode, UnitLevel};
+use pimattn_core::beyond::BeyondFit;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::fsio::{self, Output};
@@ -347,6 +348,9 @@ fn run(mut args: GenerateArgs, common: &CommonArgs) -> Result<()> {
             generator.steps()
         )
     });
+    if let Some(beyond) = BeyondFit::said_in(&c.provenance) {
+        common.warn(&format!("the synthetic cache has {beyond}"));
+    }
     let mut trace = Destination::create(format, &args.output, generator.header(), &args.export, None, &common.cancel)?;
     let mut progress = common.progress("generating", Some(generator.steps() as u64));
     match &args.metrics {

@@ -6,8 +6,8 @@
 
 use crate::common::golden;
 use pimattn_kv::KvCache;
-use pimattn_kv::fit::{FitOptions, fit};
-use pimattn_kv::rope::RotaryPairs;
+use pimattn_kv::fit::{FitOptions, KnownRotation, fit};
+use pimattn_kv::rope::{RotaryPairs, SaidScaling};
 use pimattn_kv::selection::Scan;
 use pimattn_policies::accuracy::{Accuracy, OutputOf, RowShape, Scratch, exact_scores};
 use pimattn_policies::cluster::kmeans::KMeans;
@@ -47,6 +47,10 @@ const ROUNDING: f64 = 0.5e-4;
 const HELD: f64 = 0.10;
 const OWN: f64 = 0.15;
 
+/// The dump's.
+const ROTATION: KnownRotation =
+    KnownRotation { theta: Some(100_000.0), pairs: Some(RotaryPairs::Interleaved), scaling: Some(SaidScaling::None) };
+
 fn load(folder: &std::path::Path) -> KvCache {
     let bytes = std::fs::read(folder.join("smollm2-135m_rustbook_8192.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -65,6 +69,7 @@ fn load(folder: &std::path::Path) -> KvCache {
         query_start: 7680,
         queries: 512,
         element_bytes: 2,
+        rope_scaling: None,
         provenance: "SmolLM2-135M-Instruct".into(),
         k: read("k", [5, 3, 8192, 64]),
         v: read("v", [5, 3, 8192, 64]),
@@ -302,8 +307,7 @@ fn both_kmeans_agree_on_real_keys() {
 fn statistics_of_the_prefill_foretell_what_policies_select_while_decoding() {
     let folder = golden("kv");
     let kv = load(&folder);
-    let (theta, pairs) = (Some(100_000.0), Some(RotaryPairs::Interleaved));
-    let options = FitOptions { rope_theta: theta, rope_pairs: pairs, ..FitOptions::default() };
+    let options = FitOptions { rotation: ROTATION, ..FitOptions::default() };
     let model = fit(&before_decode(&kv).unwrap(), &options).unwrap();
     assert_eq!(model.words.len(), 128);
     // Of the dump's layers, one has sinks beyond the first token; they are two words.
@@ -329,12 +333,10 @@ fn statistics_of_the_prefill_foretell_what_policies_select_while_decoding() {
 fn statistics_of_other_layers_foretell_the_rows_of_those_held_back() {
     let folder = golden("kv");
     let kv = load(&folder);
-    let rope = (Some(100_000.0), Some(RotaryPairs::Interleaved));
     let options = |layers: &[u32]| FitOptions {
         layers: layers.to_vec(),
         model_layers: Some(30),
-        rope_theta: rope.0,
-        rope_pairs: rope.1,
+        rotation: ROTATION,
         ..FitOptions::default()
     };
     let agreement = |fitted: &[u32], held: &[u32], policies: &[&'static str]| {

@@ -174,6 +174,34 @@ fn pimsim_tables_have_the_columns_that_the_schema_documents() {
     assert!(text(&log).lines().all(|l| l.split(", ").count() == columns(l)));
 }
 
+/// One token more than the text that a synthetic cache is fitted to, and none more.
+#[test]
+fn a_cache_beyond_the_fitted_text_is_named_in_warnings_and_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let workload = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/workload/fitted.toml");
+    let few = ["--set", "synthetic.prefill_queries=0", "--set", "synthetic.decode_steps=1", "--policy", "streaming"];
+    for (tokens, beyond) in [(8193, true), (8192, false)] {
+        let prefill = format!("synthetic.prefill={}", tokens - 1);
+        let args = [&["run", "--config", workload, "--set", &prefill, "-o", "t.ptrace"][..], &few].concat();
+        let made = run(&mut tracegen(d), &args, 0);
+        let replayed = run(&mut pimsim(d), &["run", "--config", SYSTEM, "t.ptrace"], 0);
+        let words = "8193 tokens, beyond the 8192 fitted, rotation rescaled (YaRN)\n";
+        let (of_run, of_replay) = match beyond {
+            true => (
+                format!("warning: the synthetic cache has {words}"),
+                format!("warning: t.ptrace: its synthetic cache has {words}"),
+            ),
+            false => Default::default(),
+        };
+        assert_eq!((text(&made.stderr), text(&replayed.stderr)), (&*of_run, &*of_replay));
+        let mut lines = text(&replayed.stdout).lines().map(|l| l.split(','));
+        let (mut names, mut cells) = (lines.next().unwrap(), lines.next().unwrap());
+        let column = names.position(|name| name == "fitted_tokens").unwrap();
+        assert_eq!(cells.nth(column), Some(if beyond { "8192" } else { "" }));
+    }
+}
+
 #[test]
 fn usage_errors_exit_with_2() {
     let dir = tempfile::tempdir().unwrap();

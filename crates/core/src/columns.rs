@@ -53,6 +53,7 @@ names! {
     SELECTED_TOKENS = "selected_tokens";
     DISTINCT_TOKENS = "distinct_tokens";
     ROW_BLOCKS = "row_blocks";
+    FITTED_TOKENS = "fitted_tokens";
     ROW_TOKENS = "row_tokens";
     BYTES_USEFUL = "bytes_useful";
     BYTES_FETCHED = "bytes_fetched";

@@ -1,5 +1,6 @@
 //! What everything else stands on: errors, files, tables, units, and the device as data.
 
+pub mod beyond;
 pub mod cancel;
 pub mod columns;
 pub mod error;

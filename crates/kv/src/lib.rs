@@ -130,6 +130,8 @@ pub struct KvCache {
     pub queries: usize,
     /// Bytes of one element as the model stores it (2 for f16 and bf16).
     pub element_bytes: u32,
+    /// What its source says of how the rotation was rescaled, if anything.
+    pub rope_scaling: Option<rope::SaidScaling>,
     /// Where the data comes from, for reports and trace headers.
     pub provenance: String,
     /// Keys after RoPE `[layer, kv_head, token, dim]`.

@@ -122,6 +122,7 @@ fn assemble<'a>(
         prefill,
         query_start,
         positions: None,
+        rope_scaling: None,
         provenance: raw::provenance(path, []),
     };
     KvCache::checked(&path.display().to_string(), parts)

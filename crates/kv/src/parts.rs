@@ -2,6 +2,7 @@
 
 use super::KvCache;
 use crate::linalg;
+use crate::rope::SaidScaling;
 use pimattn_core::error::{Error, Result, suggest};
 
 /// Names of the tensors that a dump may hold.
@@ -40,6 +41,8 @@ pub struct KvParts {
     pub query_start: Option<i64>,
     /// Free text about positions; a range `A..B` (B inclusive) after `q` or `q_late` says where the queries stand.
     pub positions: Option<String>,
+    /// What the source says of how the rotation was rescaled.
+    pub rope_scaling: Option<SaidScaling>,
     /// Where the data comes from.
     pub provenance: String,
 }
@@ -75,6 +78,7 @@ impl KvCache {
             prefill: number(self.prefill),
             query_start: Some(number(self.query_start)),
             positions: None,
+            rope_scaling: self.rope_scaling,
             provenance: self.provenance,
         };
         KvCache::checked("cache", parts)
@@ -82,7 +86,7 @@ impl KvCache {
 }
 
 fn check(parts: KvParts) -> Result<KvCache, String> {
-    let KvParts { k, v, q, layers, prefill, query_start, positions, provenance } = parts;
+    let KvParts { k, v, q, layers, prefill, query_start, positions, rope_scaling, provenance } = parts;
     let [n_layers, kv_heads, tokens, dim] = axes(&k, ["layer", "kv_head", "token", "dim"])?;
     let _ = axes(&v, ["layer", "kv_head", "token", "dim"])?;
     let [q_layers, query_heads, queries, q_dim] = axes(&q, ["layer", "query_head", "query", "dim"])?;
@@ -136,6 +140,7 @@ fn check(parts: KvParts) -> Result<KvCache, String> {
         query_start,
         queries,
         element_bytes: k.element_bytes,
+        rope_scaling,
         provenance,
         k: k.data,
         v: v.data,
@@ -348,6 +353,7 @@ pub(super) mod tests {
             prefill: 4,
             query_start: None,
             positions: None,
+            rope_scaling: None,
             provenance: "test".into(),
         }
     }

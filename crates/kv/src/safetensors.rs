@@ -7,11 +7,13 @@
 //! | `layers` (optional) | `[layer]` | I32, U32, I64: layer numbers in the model; without it 0, 1, 2, ... |
 //!
 //! Metadata (all values are strings): `prefill_len` is required; `query_start` or a range in `positions` says which
-//! tokens the queries belong to (see [`KvCache::checked`]); `model` and `text` go into the provenance.
+//! tokens the queries belong to (see [`KvCache::checked`]); `rope_scaling` says how the rotation was rescaled
+//! ([`SaidScaling::read`]); `model` and `text` go into the provenance.
 
 use super::KvCache;
 use super::parts::{KvParts, Tensor, check_names, short};
 use super::raw::{self, FloatType, IntType};
+use super::rope::SaidScaling;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
@@ -77,6 +79,7 @@ impl<'a> SafetensorsFile<'a> {
             prefill,
             query_start,
             positions: self.said("positions").map(str::to_string),
+            rope_scaling: self.said("rope_scaling").and_then(SaidScaling::read),
             provenance: raw::provenance(path, said),
         })
     }
@@ -168,7 +171,9 @@ mod tests {
         let kv = load_text(SMALL, &small_data()).unwrap();
         assert_eq!((&kv.k[..], &kv.q[..], &kv.v[..]), (&[1.0, 2.0][..], &[3.0, 4.0][..], &[5.0, 6.0][..]));
         assert_eq!((&kv.layers[..], kv.element_bytes, kv.decode_positions()), (&[7][..], 2, 1..2));
-        assert_eq!(kv.provenance, "t.safetensors; m");
+        assert_eq!((kv.provenance.as_str(), kv.rope_scaling), ("t.safetensors; m", None));
+        let said = SMALL.replace("\"model\":\"m\"", "\"rope_scaling\":\"yarn:4 from 8192 tokens\"");
+        assert_eq!(load_text(&said, &small_data()).unwrap().rope_scaling, Some(SaidScaling::Yarn(4.0, Some(8192))));
     }
 
     #[test]

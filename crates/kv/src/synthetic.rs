@@ -22,7 +22,7 @@
 
 use super::raw;
 use super::{KvCache, KvParts, Tensor};
-use crate::rope::{Rotary, RotaryPairs};
+use crate::rope::{Rotary, RotaryPairs, SaidScaling};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rand_chacha::ChaCha8Rng;
@@ -252,6 +252,7 @@ pub fn generate_until(cancel: &Cancel, spec: &SyntheticSpec) -> Result<KvCache> 
         prefill: spec.prefill as i64,
         query_start: None,
         positions: None,
+        rope_scaling: Some(SaidScaling::None),
         provenance: format!("synthetic, seed {}", spec.seed),
     };
     KvCache::checked("synthetic", parts)

@@ -6,9 +6,10 @@ use super::energy::Energy;
 pub use super::measures::{MEASURES, Measured};
 use super::measures::{RowCounts, over};
 use super::{Account, Collector, Step};
+use pimattn_core::beyond::BeyondFit;
 use pimattn_core::columns;
 use pimattn_core::spec::System;
-use pimattn_core::table::{Measure, TableLayout, columns_of, markdown as markdown_of, measure};
+use pimattn_core::table::{Column, Measure, TableLayout, columns_of, markdown as markdown_of, measure};
 use pimattn_core::units::Cycle;
 use pimattn_trace::Phase;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub struct RunKey {
     pub system: String,
     /// Device and preset.
     pub device: String,
+    /// What the trace says of a synthetic cache that is longer than the text that its statistics are of.
+    pub beyond_fit: Option<BeyondFit>,
 }
 
 /// A decode step.
@@ -82,6 +85,14 @@ pub const RUN_KEYS: &[Measure<RunKey>] = &[
 pub const DEVICE_KEY: Measure<RunKey> =
     measure(columns::DEVICE, "-", "device, organisation and timing preset", |k| (&k.device).into());
 
+/// The column of `run.csv` behind the [`RUN_KEYS`].
+pub const CACHE_KEYS: &[Measure<RunKey>] = &[measure(
+    columns::FITTED_TOKENS,
+    "tokens",
+    "of the text that a synthetic cache is fitted to, where the cache is longer than it (docs/synthetic.md); else empty",
+    |k| k.beyond_fit.map(|b| b.fitted).into(),
+)];
+
 /// Key columns of `steps.csv`.
 pub const STEP_KEYS: &[Measure<StepKey>] = &[
     measure(columns::STEP, "1", "decode step, from 0", |k| k.step.into()),
@@ -124,6 +135,11 @@ pub trait Key: Sized + 'static {
     /// The table's columns between those of the run and the measures.
     fn keys() -> TableLayout<Self>;
 
+    /// Their columns.
+    fn key_columns() -> Vec<Column> {
+        Self::keys().columns().to_vec()
+    }
+
     /// The columns of the table.
     fn layout() -> TableLayout<TableRow<Self>> {
         TableLayout::of(&[])
@@ -138,6 +154,17 @@ impl Key for () {
 
     fn keys() -> TableLayout<()> {
         TableLayout::of(&[])
+    }
+
+    fn key_columns() -> Vec<Column> {
+        columns_of(CACHE_KEYS)
+    }
+
+    fn layout() -> TableLayout<TableRow<()>> {
+        TableLayout::of(&[])
+            .with(|r: &TableRow<()>| &*r.run, RUN_KEYS)
+            .with(|r| &*r.run, CACHE_KEYS)
+            .with(|r| &r.measured, MEASURES)
     }
 }
 
@@ -186,7 +213,7 @@ pub fn markdown() -> String {
     fn table<K: Key>(out: &mut String) {
         let Schema { file, row } = K::SCHEMA;
         out.push_str(&format!("\n## {file}\n\nA row is {row}."));
-        match K::keys().columns() {
+        match K::key_columns().as_slice() {
             [] => out.push('\n'),
             keys => {
                 out.push_str(" Its key columns:\n");
@@ -214,7 +241,14 @@ impl<'s> RunRows<'s> {
     /// For a trace of this name.
     pub fn new(system: &'s System, trace: &str) -> Self {
         let device = format!("{} {}", system.device.name, system.device.preset);
-        RunRows { system, run: Arc::new(RunKey { trace: trace.into(), system: system.name.clone(), device }) }
+        let (trace, system_name) = (trace.into(), system.name.clone());
+        RunRows { system, run: Arc::new(RunKey { trace, system: system_name, device, beyond_fit: None }) }
+    }
+
+    /// For a trace whose cache came from there, as its header says.
+    pub fn with_cache(self, provenance: &str) -> Self {
+        let beyond_fit = BeyondFit::said_in(provenance);
+        RunRows { run: Arc::new(RunKey { beyond_fit, ..RunKey::clone(&self.run) }), ..self }
     }
 
     /// The row of `run.csv`.

@@ -52,9 +52,9 @@ impl<'s, W: Write> RunTables<'s, W> {
         Ok(RunTables { system, runs, parts })
     }
 
-    /// Where the steps of a trace go.
-    pub fn steps(&mut self, trace: &str) -> StepRows<'_, 's, W> {
-        StepRows { rows: RunRows::new(self.system, trace), tables: self, result: Ok(()) }
+    /// Where the steps of a trace go, whose header says that its cache is from `provenance`.
+    pub fn steps(&mut self, trace: &str, provenance: &str) -> StepRows<'_, 's, W> {
+        StepRows { rows: RunRows::new(self.system, trace).with_cache(provenance), tables: self, result: Ok(()) }
     }
 
     /// Completes the tables; hands back what they were written to.

@@ -1,11 +1,10 @@
 //! From a dump to the parameters of [`FittedModel`].
 
-use super::rope::{self, InverseRotary};
+use super::rope::{self, InverseRotary, KnownRotation};
 use super::words::{self, CommonWords};
 use crate::KvCache;
 use crate::fitted::{Component, FittedModel, Head, LAST_KNOT, Layer, Query, SinkWord, VERSION, Words};
 use crate::linalg::{add_gram, eigenvectors};
-use crate::rope::RotaryPairs;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rayon::prelude::*;
@@ -43,10 +42,8 @@ pub struct FitOptions {
     pub model_layers: Option<u32>,
     /// Directions of keys, values and queries that are kept.
     pub rank: usize,
-    /// Base of the RoPE frequencies; found in the keys when not given.
-    pub rope_theta: Option<f64>,
-    /// Elements that RoPE turns together; found in the keys when not given.
-    pub rope_pairs: Option<RotaryPairs>,
+    /// The rotation of the keys; what is not given is found in them.
+    pub rotation: KnownRotation,
     /// Position of each token in the text that the model saw; 0, 1, 2, ... when empty.
     pub positions: Vec<u32>,
 }
@@ -57,8 +54,7 @@ impl Default for FitOptions {
             layers: Vec::new(),
             model_layers: None,
             rank: 16,
-            rope_theta: None,
-            rope_pairs: None,
+            rotation: KnownRotation::default(),
             positions: Vec::new(),
         }
     }
@@ -115,8 +111,8 @@ pub fn fit_until(cancel: &Cancel, kv: &KvCache, options: &FitOptions) -> Result<
     }
     let fitted: Vec<usize> =
         (0..kv.layers.len()).filter(|l| wanted.is_empty() || wanted.contains(&kv.layers[*l])).collect();
-    let (theta, pairs) = rope::settle(cancel, kv, &fitted, &positions, options.rope_theta, options.rope_pairs)?;
-    let rope = InverseRotary::new(kv.dim, theta, pairs, &positions);
+    let embedding = rope::settle(cancel, kv, &fitted, &positions, options.rotation)?;
+    let rope = InverseRotary::new(kv.dim, embedding, &positions);
     let common = words::find(cancel, &keys(kv, 0, &rope), kv.dim)?;
     let layers: Vec<Layer> =
         fitted.par_iter().map(|l| layer(cancel, kv, *l, &rope, &common, options.rank)).collect::<Result<Vec<_>>>()?;
@@ -127,8 +123,9 @@ pub fn fit_until(cancel: &Cancel, kv: &KvCache, options: &FitOptions) -> Result<
         model_layers,
         dim: kv.dim,
         element_bytes: kv.element_bytes,
-        rope_theta: theta,
-        rope_pairs: pairs,
+        rope_theta: embedding.theta,
+        rope_pairs: embedding.pairs,
+        yarn: embedding.yarn,
         tokens: kv.tokens,
         context: positions.last().map(|p| *p as usize + 1).filter(|n| *n > kv.tokens),
         queries: kv.queries,
@@ -517,6 +514,7 @@ fn coupling(queries: &[f64], keys: &[f64], sinks: &[bool], [query, key]: [&Compo
 mod tests {
     use super::*;
     use crate::fitted::{FittedShape, generate, testing};
+    use crate::rope::{RopeScaling, RotaryPairs, SaidScaling, YarnRotation};
 
     /// Of a component's covariance.
     fn covariance(c: &Component) -> Vec<f64> {
@@ -573,7 +571,9 @@ mod tests {
                 }
             }
         }
-        let known = FitOptions { rope_theta: Some(50_000.0), rope_pairs: Some(RotaryPairs::Halves), ..options };
+        let rotation =
+            KnownRotation { theta: Some(50_000.0), pairs: Some(RotaryPairs::Halves), scaling: Some(SaidScaling::None) };
+        let known = FitOptions { rotation, ..options };
         let threads = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(|| fit(&kv, &known));
         assert_eq!(threads(1).unwrap().render(), got.render());
     }
@@ -619,12 +619,9 @@ mod tests {
     #[test]
     fn options_that_do_not_fit_are_refused() {
         let kv = generate(&testing::model(8), &FittedShape::of(&testing::model(8))).unwrap();
-        let known = FitOptions {
-            rank: 2,
-            rope_theta: Some(1e4),
-            rope_pairs: Some(RotaryPairs::Halves),
-            ..FitOptions::default()
-        };
+        let rotation =
+            KnownRotation { theta: Some(1e4), pairs: Some(RotaryPairs::Halves), scaling: Some(SaidScaling::None) };
+        let known = FitOptions { rank: 2, rotation, ..FitOptions::default() };
         assert!(fit(&kv, &known).is_ok());
         let refused = |edit: &dyn Fn(&mut FitOptions)| {
             let mut options = known.clone();
@@ -640,7 +637,28 @@ mod tests {
         assert!(refused(&|o| o.model_layers = Some(6)).contains("has no layer 6"));
         assert!(refused(&|o| o.positions = vec![1, 2]).contains("2 positions for 300 tokens"));
         assert!(refused(&|o| o.positions = vec![1; 300]).contains("not ascending"));
-        assert!(refused(&|o| o.rope_theta = Some(f64::NAN)).contains("out of range"));
+        assert!(refused(&|o| o.rotation.theta = Some(f64::NAN)).contains("out of range"));
+    }
+
+    /// A model fitted to a rescaled cache says so, and draws such caches; its means are those before the rotation, whose factor on
+    /// lengths is undone.
+    #[test]
+    fn a_rescaled_cache_gives_its_rotation_back() {
+        let yarn = Some(YarnRotation { factor: 4.0, original: 2048 });
+        let truth = FittedModel { yarn, ..testing::without_words(testing::model(16)) };
+        let kv = generate(&truth, &FittedShape { prefill: 3900, ..FittedShape::of(&truth) }).unwrap();
+        let kv = KvCache { rope_scaling: None, ..kv };
+        let got = fit(&kv, &FitOptions { rank: 2, ..FitOptions::default() }).unwrap();
+        assert_eq!(got.embedding(), truth.embedding());
+        assert!(got.render().contains("[yarn]\nfactor = 4.0\noriginal = 2048\n"), "{}", &got.render()[..600]);
+        for (g, t) in got.layers.iter().zip(&truth.layers).flat_map(|(g, t)| g.heads.iter().zip(&t.heads)) {
+            near("mean", &g.key.mean, &t.key.mean, 0.5);
+        }
+        // A cache of the fitted length is rotated as the dump is, a longer one from the same original context.
+        let tokens = got.tokens;
+        assert_eq!(got.embedding_of(tokens, RopeScaling::Yarn), truth.embedding());
+        let longer = got.embedding_of(2 * tokens, RopeScaling::Yarn).yarn;
+        assert_eq!(longer, Some(YarnRotation { factor: 8.0, original: 2048 }));
     }
 
     /// Keys that no embedding was applied to do not say which one it was.

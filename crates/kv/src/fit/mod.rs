@@ -6,3 +6,4 @@ pub mod rope;
 pub mod words;
 
 pub use estimate::{FitOptions, fit, fit_until};
+pub use rope::KnownRotation;

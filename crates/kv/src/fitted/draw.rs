@@ -4,9 +4,10 @@
 //! sinks. The rest is drawn by each head from a stream of its own, so that which thread fills it does not matter.
 
 use super::{Component, FittedModel, Head, LAST_KNOT, Words};
-use crate::rope::{RopeScaling, Rotary};
+use crate::rope::{RopeScaling, Rotary, SaidScaling};
 use crate::synthetic::{MAX_ELEMENTS, normal, zeros};
 use crate::{KvCache, KvParts, Tensor, raw};
+use pimattn_core::beyond::BeyondFit;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rand_chacha::ChaCha8Rng;
@@ -123,8 +124,8 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
     let mut v = zeros(k.len())?;
     let mut q = zeros(heads * group * queries * shape.dim)?;
     let text = Text::draw(model, tokens, shape.seed);
-    let scaling = (shape.rope_scaling, model.context());
-    let rope = Rotary::rescaled(model.dim, model.rope_theta, model.rope_pairs, tokens, scaling);
+    let embedding = model.embedding_of(tokens, shape.rope_scaling);
+    let rope = Rotary::of(model.dim, embedding, tokens);
     k.par_chunks_mut(tokens * shape.dim)
         .zip(v.par_chunks_mut(tokens * shape.dim))
         .zip(q.par_chunks_mut(group * queries * shape.dim))
@@ -152,6 +153,7 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
         prefill: shape.prefill as i64,
         query_start: Some((shape.prefill - shape.prefill_queries) as i64),
         positions: None,
+        rope_scaling: Some(embedding.yarn.map_or(SaidScaling::None, |y| SaidScaling::Yarn(y.factor, Some(y.original)))),
         provenance: format!(
             "synthetic, seed {}, {}fitted to: {}",
             shape.seed,
@@ -164,11 +166,9 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
 
 /// What a cache says of itself that is longer than the text its model was fitted on.
 fn beyond(model: &FittedModel, shape: &FittedShape, tokens: usize) -> String {
-    match (model.context(), shape.rope_scaling) {
-        (known, _) if tokens <= known => String::new(),
-        (known, RopeScaling::None) => format!("{tokens} tokens, beyond the {known} fitted, rotation not rescaled, "),
-        (known, RopeScaling::Yarn) => format!("{tokens} tokens, beyond the {known} fitted, rotation rescaled (YaRN), "),
-    }
+    let (tokens, fitted) = (tokens as u64, model.context() as u64);
+    let rescaled = shape.rope_scaling == RopeScaling::Yarn;
+    if tokens > fitted { format!("{}, ", BeyondFit { tokens, fitted, rescaled }) } else { String::new() }
 }
 
 /// The fitted layer (an index) and head that stand for a layer and head of the shape.

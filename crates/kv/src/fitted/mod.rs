@@ -11,7 +11,7 @@ pub mod testing;
 pub use draw::{FittedShape, generate, generate_until};
 pub use spec::{FittedSpec, PrefillQueries};
 
-use crate::rope::RotaryPairs;
+use crate::rope::{RopeScaling, RotaryEmbedding, RotaryPairs, YarnRotation};
 use pimattn_core::error::Result;
 use pimattn_core::spec::config::Document;
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,9 @@ pub struct FittedModel {
     pub lifetimes: Vec<f64>,
     /// Shares of the tokens that are each of the common words.
     pub words: Vec<f64>,
+    /// How the rotation of the dump was rescaled, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub yarn: Option<YarnRotation>,
     /// The fitted layers, ascending.
     #[serde(rename = "layer")]
     pub layers: Vec<Layer>,
@@ -228,6 +231,9 @@ impl FittedModel {
         if !(1.0..=1e12).contains(&self.rope_theta) {
             return bad("rope_theta", format!("{} is out of range; expected 1 to 1e12", self.rope_theta));
         }
+        if let Some(Err(what)) = self.yarn.map(YarnRotation::check) {
+            return bad("yarn", what);
+        }
         if self.context.is_some_and(|n| n < self.tokens || n > 1 << 31) {
             return bad("context", format!("expected at least the {} tokens, at most {}", self.tokens, 1u64 << 31));
         }
@@ -314,6 +320,16 @@ impl FittedModel {
     /// Tokens of the text that it was fitted on, those between included.
     pub fn context(&self) -> usize {
         self.context.unwrap_or(self.tokens)
+    }
+
+    /// The rotary embedding of the dump.
+    pub fn embedding(&self) -> RotaryEmbedding {
+        RotaryEmbedding { theta: self.rope_theta, pairs: self.rope_pairs, yarn: self.yarn }
+    }
+
+    /// That of a cache of so many tokens.
+    pub fn embedding_of(&self, tokens: usize, scaling: RopeScaling) -> RotaryEmbedding {
+        scaling.continued(self.embedding(), self.context(), tokens)
     }
 
     /// Query heads that share a KV head.
@@ -433,6 +449,9 @@ mod tests {
     fn what_is_written_is_read() {
         let model = testing::model(8).rounded();
         assert_eq!(load(&model.render()).unwrap(), model);
+        let rescaled = |factor| FittedModel { yarn: Some(YarnRotation { factor, original: 4096 }), ..model.clone() };
+        assert_eq!(load(&rescaled(2.5).render()).unwrap(), rescaled(2.5));
+        assert!(load(&rescaled(0.5).render()).unwrap_err().to_string().contains("expected 1 to 1024"));
         assert_eq!(model.rounded(), model);
     }
 

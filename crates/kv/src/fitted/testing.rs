@@ -71,6 +71,7 @@ pub fn model(dim: usize) -> FittedModel {
         queries: 40,
         lifetimes: vec![3.0, 50.0],
         words: vec![0.1, 0.05],
+        yarn: None,
         layers: vec![
             Layer {
                 layer: 1,

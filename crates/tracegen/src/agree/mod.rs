@@ -1,8 +1,11 @@
 //! How a synthetic cache agrees with a real one in what matters to a study of sparse attention.
 
+#[cfg(test)]
+mod lengths;
 pub mod measure;
 
 use self::measure::{AgreementPlan, HeadMeasurement, PolicyMeans, measure};
+use pimattn_core::beyond::BeyondFit;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
@@ -28,6 +31,12 @@ pub const COLUMNS: &[Measure<AgreementFigure>] = &[
     ),
     measured("policy", "-", "selection policy", |c| c.policy.into()),
     measured("at", "tokens", "budget; for cluster_size, tokens of a cluster", |c| c.at.into()),
+    measured(
+        columns::FITTED_TOKENS,
+        "tokens",
+        "of the text that the synthetic cache is fitted to, where the cache is longer than it; else empty",
+        |c| c.beyond_fit.map(|b| b.fitted).into(),
+    ),
     measured("real", "-", "mean over query heads and decode positions of the real cache", |c| digits(c.real)),
     measured("synthetic", "-", "the same of the synthetic cache, mean over seeds", |c| digits(c.mean())),
     measured("lowest", "-", "of the seeds", |c| c.extreme(f64::min)),
@@ -52,6 +61,8 @@ pub struct AgreementFigure {
     pub policy: Option<&'static str>,
     /// Budget, or size of a cluster.
     pub at: Option<usize>,
+    /// What the synthetic caches say of themselves where they are longer than the text that they are fitted to.
+    pub beyond_fit: Option<BeyondFit>,
     /// Of the real cache.
     pub real: f64,
     /// Of each synthetic cache.
@@ -93,6 +104,8 @@ pub struct PolicyOrder {
 /// A comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Agreement {
+    /// What the synthetic caches say of themselves where they are longer than the text that they are fitted to.
+    pub beyond_fit: Option<BeyondFit>,
     /// All figures: of each layer, then of all.
     pub cells: Vec<AgreementFigure>,
     /// Orders of policies: of each layer, then of all.
@@ -197,16 +210,17 @@ impl Agreement {
         progress: &(dyn Fn() + Sync),
     ) -> Result<Self> {
         let real_heads = measure(cancel, real, plan, progress)?;
-        let mut synthetic_heads = Vec::new();
+        let (mut synthetic_heads, mut beyond_fit) = (Vec::new(), None);
         for kv in synthetic {
             let kv = kv?;
+            beyond_fit = BeyondFit::said_in(&kv.provenance).or(beyond_fit);
             if kv.layers != real.layers {
                 let what = format!("layers {:?} cannot be compared with layers {:?}", kv.layers, real.layers);
                 return Err(Error::Usage(what));
             }
             synthetic_heads.push(measure(cancel, &kv, plan, progress)?);
         }
-        let mut agreement = Agreement { cells: Vec::new(), orders: Vec::new() };
+        let mut agreement = Agreement { beyond_fit, cells: Vec::new(), orders: Vec::new() };
         for layer in real.layers.iter().map(|l| Some(*l)).chain([None]) {
             let real = LayerMeans::new(&real_heads, layer);
             let synthetic: Vec<LayerMeans> = synthetic_heads.iter().map(|h| LayerMeans::new(h, layer)).collect();
@@ -216,9 +230,10 @@ impl Agreement {
     }
 
     fn scope(&mut self, layer: Option<u32>, real: &LayerMeans, synthetic: &[LayerMeans], plan: &AgreementPlan) {
+        let beyond_fit = self.beyond_fit;
         let mut cell = |measure, policy, at, of: &dyn Fn(&LayerMeans) -> f64| {
             let synthetic = synthetic.iter().map(of).collect();
-            self.cells.push(AgreementFigure { layer, measure, policy, at, real: of(real), synthetic });
+            self.cells.push(AgreementFigure { layer, measure, policy, at, beyond_fit, real: of(real), synthetic });
         };
         let n = plan.budgets.len();
         for (name, of) in MEASURES {
@@ -269,6 +284,9 @@ impl Agreement {
             }
             all
         });
+        if let Some(beyond) = self.beyond_fit {
+            let _ = writeln!(out, "the synthetic caches have {beyond}");
+        }
         for layer in layers {
             self.layer_text(layer, &mut out);
         }

@@ -50,6 +50,16 @@ impl Budgets {
         }
     }
 
+    /// Lines that hold a budget, one for each step.
+    pub fn lines(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// From where on, and after how many lines, the table repeats itself to its end; none where most of it is new.
+    pub fn repeat(&self) -> Option<BudgetRepeat> {
+        repeat(&self.tokens)
+    }
+
     /// Those of the first `steps` steps.
     ///
     /// # Errors
@@ -62,9 +72,92 @@ impl Budgets {
     }
 }
 
+/// How a table of budgets repeats itself: from line `offset + period` on, each line is the one `period` lines above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetRepeat {
+    /// Lines ahead of those that repeat.
+    pub offset: usize,
+    /// Lines after which they repeat.
+    pub period: usize,
+}
+
+/// The repeat that leaves the fewest lines new, of equal ones the shortest; none where these are more than half of all, as a
+/// few equal lines at the end are chance.
+fn repeat(lines: &[u32]) -> Option<BudgetRepeat> {
+    let n = lines.len();
+    let back = |i: usize| lines[n - 1 - i];
+    // By period, how many lines at the end equal those a period above them (Z-function of the lines read backwards).
+    let mut equal = vec![0usize; n];
+    let (mut left, mut right) = (0, 0);
+    for i in 1..n {
+        if i < right {
+            equal[i] = equal[i - left].min(right - i);
+        }
+        while i + equal[i] < n && back(equal[i]) == back(i + equal[i]) {
+            equal[i] += 1;
+        }
+        if i + equal[i] > right {
+            (left, right) = (i, i + equal[i]);
+        }
+    }
+    let period = (1..n).max_by_key(|p| (equal[*p], std::cmp::Reverse(*p)))?;
+    let new = n - equal[period];
+    (new * 2 <= n).then(|| BudgetRepeat { offset: new - period, period })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By the definition: every offset and period, every line.
+    fn plain_repeat(lines: &[u32]) -> Option<BudgetRepeat> {
+        let n = lines.len();
+        let all = (1..=n).flat_map(|period| (0..=n - period).map(move |offset| BudgetRepeat { offset, period }));
+        let repeats = |r: &BudgetRepeat| (r.offset + r.period..n).all(|i| lines[i] == lines[i - r.period]);
+        let few = |r: &BudgetRepeat| 2 * (r.offset + r.period) <= n;
+        all.filter(|r| few(r) && repeats(r)).min_by_key(|r| (r.offset + r.period, r.period))
+    }
+
+    #[test]
+    fn a_repeat_is_what_its_definition_finds() {
+        for n in 0..=12u32 {
+            for bits in 0..1u32 << n {
+                let lines: Vec<u32> = (0..n).map(|i| bits >> i & 1).collect();
+                assert_eq!(repeat(&lines), plain_repeat(&lines), "{lines:?}");
+            }
+        }
+        // A decode of 5 steps behind 3 that do not come again, cut short in its third repeat.
+        let lines = [9, 8, 7, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2];
+        assert_eq!(repeat(&lines), Some(BudgetRepeat { offset: 3, period: 5 }));
+        // One line that differs, in the last repeat, and nothing repeats to the end.
+        assert_eq!(repeat(&[1, 2, 3, 1, 2, 3, 1, 2, 4]), None);
+        assert_eq!(repeat(&[7]), None);
+        assert_eq!(repeat(&[7; 9]), Some(BudgetRepeat { offset: 0, period: 1 }));
+    }
+
+    /// The authors' tables in the checkout; the periods were counted independently, by comparing lines in Python.
+    #[test]
+    fn the_authors_tables_are_short_decodes_repeated() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../traces/kv_budget");
+        for (table, period) in [
+            ("GPT_Quest", 1),
+            ("GPT_STARC", 2610),
+            ("GPT_SparQ", 2583),
+            ("Llama_Quest", 1),
+            ("Llama_STARC", 1910),
+            ("Llama_SparQ", 1837),
+            ("Mistral_Quest", 1),
+            ("Mistral_STARC", 1888),
+            ("Mistral_SparQ", 1812),
+        ] {
+            let budgets = Budgets::read(&folder.join(format!("kv_budget_{table}.txt.zst"))).unwrap();
+            assert_eq!(
+                (budgets.lines(), budgets.repeat()),
+                (32_000, Some(BudgetRepeat { offset: 0, period })),
+                "{table}"
+            );
+        }
+    }
 
     fn read(text: &[u8]) -> Result<Budgets, String> {
         let folder = tempfile::tempdir().unwrap();

@@ -8,9 +8,9 @@ mod budget;
 mod data;
 mod rows;
 
-pub use budget::Budgets;
+pub use budget::{BudgetRepeat, Budgets};
 pub use data::{ArtifactData, ArtifactModel, ArtifactPolicy};
-pub use rows::{BarRow, StepRow, bars, bars::BARS, steps::STEPS};
+pub use rows::{BarRow, BudgetRow, StepRow, bars, bars::BARS, budgets, budgets::BUDGETS, steps::STEPS};
 
 use pimattn_attacc::{Attention, Form, UnitLevel};
 use pimattn_core::cancel::Cancel;

@@ -1,6 +1,6 @@
 //! The tables of the experiment.
 
-use super::{ArtifactBar, AttentionCost, DEVICES, STACKS};
+use super::{ArtifactBar, AttentionCost, BudgetRepeat, Budgets, DEVICES, STACKS};
 use pimattn_attacc::Attention;
 use pimattn_core::table::Value;
 use pimattn_core::units::Cycle;
@@ -46,6 +46,17 @@ pub struct StepRow {
     step: u64,
     attention: Attention,
     cost: AttentionCost,
+}
+
+/// A table of budgets, and how it repeats itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BudgetRow {
+    /// Name of the model.
+    pub model: String,
+    /// What the budgets are of.
+    pub policy: String,
+    lines: usize,
+    repeat: Option<BudgetRepeat>,
 }
 
 /// Columns of bars.csv.
@@ -102,6 +113,37 @@ pub mod steps {
     }
 }
 
+/// Columns of budgets.csv.
+pub mod budgets {
+    use super::*;
+
+    measures! {
+        /// A row is a table of budgets.
+        pub BUDGETS of BudgetRow {
+            MODEL = columns::MODEL, "-", "the model", |r| (&r.model).into();
+            POLICY = columns::POLICY, "-", "what the budgets are of", |r| (&r.policy).into();
+            LINES = "lines", "1", "budgets in the table, one for each decode step", |r| r.lines.into();
+            OFFSET = "offset", "1", "lines ahead of those that repeat; empty where none do",
+                |r| r.repeat.map(|b| b.offset).into();
+            PERIOD = "period", "1",
+                "lines after which the others repeat exactly, to the end of the table; 1: the same number in all; empty where \
+                 more than half are new",
+                |r| r.repeat.map(|b| b.period).into();
+            TIMES = "times", "1", "how often they are there", |r| match r.repeat {
+                Some(b) => Value::Float((r.lines - b.offset) as f64 / b.period as f64, 2),
+                None => Value::Unknown,
+            };
+        }
+    }
+}
+
+impl BudgetRow {
+    /// Of the table of a model and a policy.
+    pub fn new(model: &str, policy: &str, budgets: &Budgets) -> Self {
+        BudgetRow { model: model.into(), policy: policy.into(), lines: budgets.lines(), repeat: budgets.repeat() }
+    }
+}
+
 impl Total {
     /// Adds a step.
     pub(super) fn add(&mut self, attention: &Attention, cost: &AttentionCost) {
@@ -142,6 +184,17 @@ impl StepRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_that_does_not_repeat_has_no_period() {
+        let repeat = Some(BudgetRepeat { offset: 2, period: 4 });
+        let row = BudgetRow { model: "m".into(), policy: "p".into(), lines: 12, repeat };
+        let cells = |row: &BudgetRow| {
+            budgets::BUDGETS.iter().map(|m| format!("{}={}", m.name(), m.value(row))).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(cells(&row), "model=m policy=p lines=12 offset=2 period=4 times=2.50");
+        assert_eq!(cells(&BudgetRow { repeat: None, ..row }), "model=m policy=p lines=12 offset= period= times=");
+    }
 
     #[test]
     fn every_column_of_a_bar_has_its_own_value() {

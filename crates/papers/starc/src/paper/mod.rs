@@ -5,6 +5,8 @@ pub mod figures;
 pub mod text;
 mod verdict;
 
+mod repeats;
+
 use pimattn_report::cells::Cells;
 
 /// The tables of an experiment.
@@ -12,6 +14,8 @@ use pimattn_report::cells::Cells;
 pub struct ExperimentTables {
     /// Attention with the artifact's row budgets.
     pub artifact: Cells,
+    /// How the artifact's row budgets repeat themselves.
+    pub budgets: Cells,
     /// Attention with our own masks, by context.
     pub masks: Cells,
     /// The same, by window.

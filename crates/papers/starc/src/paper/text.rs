@@ -1,7 +1,7 @@
 //! The report as Markdown. A figure in a sentence stands with the cell that it is from.
 
-use super::ExperimentTables;
 use super::claims::{self, Claim, Kind, cited};
+use super::{ExperimentTables, repeats};
 use crate::artifact::bars;
 use crate::policies::{INFINIGEN, QUEST, SPARQ};
 use crate::reproduce::columns::{ablation, intervals, mappings, masks, reductions, winners};
@@ -11,7 +11,7 @@ use pimattn_report::cells::Cells;
 use std::fmt::Write;
 
 /// A table with some columns of some rows; the last line says where it is from.
-fn table(cells: &Cells, rows: &[usize], columns: &[(&str, &str)], decimals: usize) -> Result<String> {
+pub(super) fn table(cells: &Cells, rows: &[usize], columns: &[(&str, &str)], decimals: usize) -> Result<String> {
     let mut out = format!(
         "| {} |\n|{}\n",
         columns.iter().map(|c| c.1).collect::<Vec<_>>().join(" | "),
@@ -153,6 +153,7 @@ pub fn markdown(title: &str, plan: &[Claim], t: &ExperimentTables, claimed: &Cel
         let _ = write!(out, "Why modes differ in {which} {}. {why}\n\n", numbers.join(", "));
     }
 
+    section(&mut out, "Row budgets of artifact mode", &repeats::text(t)?);
     section(&mut out, "Attention layers", "STARC takes less than the others by so many percent.");
     for (mode, name) in [("artifact", "Artifact mode"), ("masks", "Real-mask mode")] {
         for measure in ["latency", "energy"] {

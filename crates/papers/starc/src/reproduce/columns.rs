@@ -1,7 +1,7 @@
 //! The tables of the report: their rows, and what is measured of each.
 
 use super::bootstrap::ReductionInterval;
-use crate::artifact::{BARS, BarRow};
+use crate::artifact::{BARS, BUDGETS, BarRow, BudgetRow};
 use pimattn_core::table::{Column, Table, TableLayout, Value};
 use pimattn_core::{columns, measures};
 use pimattn_experiments::end_to_end::cost::Cost;
@@ -587,6 +587,8 @@ macro_rules! reported {
 reported! {
     BarRow: "artifact.csv", "a model, a policy and a context in artifact mode, every decode step simulated",
         TableLayout::of(BARS);
+    BudgetRow: "budgets.csv", "the row budgets of a model and a policy in artifact mode, and how they repeat themselves",
+        TableLayout::of(BUDGETS);
     MaskRow: "masks.csv", "a model, a context and a policy in real-mask mode",
         TableLayout::of(masks::KEYS).with(|r| &r.layer, layer::LAYER);
     PositionRow: "positions.csv", "a window of decode steps in real-mask mode",

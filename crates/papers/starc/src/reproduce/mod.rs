@@ -68,6 +68,7 @@ pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: Progress
 
     let (bars, mut end_to_end) = published::run(&options.cancel, plan, progress)?;
     let artifact = keep(bars, write)?;
+    let budgets = keep(published::budgets(plan)?, write)?;
 
     let swept = sweep_of(plan, &plan.grids.masks, options, None, progress)?;
     let masks = keep(masks::contexts(plan, &swept)?, write)?;
@@ -89,6 +90,7 @@ pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: Progress
 
     let tables = paper::ExperimentTables {
         artifact: Cells::of(&artifact),
+        budgets: Cells::of(&budgets),
         masks: Cells::of(&masks),
         positions: Cells::of(&positions),
         system: Cells::of(&system),

@@ -2,8 +2,8 @@
 
 use super::ProgressFn;
 use super::columns::{SelectionMode as Of, SystemRow};
-use super::plan::ExperimentPlan;
-use crate::artifact::{ArtifactBar, BarRow, Budgets, Experiment};
+use super::plan::{ExperimentModel, ExperimentPlan};
+use crate::artifact::{ArtifactBar, ArtifactPolicy, BarRow, BudgetRow, Budgets, Experiment};
 use pimattn_attacc::UnitLevel;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
@@ -30,6 +30,19 @@ fn bars(plan: &ExperimentPlan) -> Result<Vec<ArtifactBar>> {
         }
     }
     Ok(bars)
+}
+
+/// Rows of budgets.csv: how the table of each model and policy that has one repeats itself.
+pub fn budgets(plan: &ExperimentPlan) -> Result<Vec<BudgetRow>> {
+    let of = |(entry, policy): (&ExperimentModel, &ArtifactPolicy)| {
+        let path = policy.table_in(&plan.tables, &entry.artifact)?;
+        Some(Budgets::read(&path).map(|budgets| BudgetRow::new(&entry.name, &policy.name, &budgets)))
+    };
+    plan.models
+        .iter()
+        .flat_map(|entry| plan.policies.iter().map(move |policy| (entry, policy)))
+        .filter_map(of)
+        .collect()
 }
 
 /// Rows of the bars, and of the mean decode step end to end.
