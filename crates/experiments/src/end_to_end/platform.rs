@@ -53,6 +53,21 @@ pub struct Tiles {
     pub register: [f64; 2],
 }
 
+/// Reading pieces of a matrix that do not lie side by side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gather {
+    /// Bytes that are fetched at least, and in multiples of which.
+    pub sector: f64,
+    /// Bytes of a piece from which on pieces are read at the bandwidth of products; shorter ones are read in proportion.
+    pub full: f64,
+    /// Bytes of a DRAM row.
+    pub row: f64,
+    /// Energy in pJ of opening a row.
+    pub activation: f64,
+    /// Time in s of ranking what a policy has read to choose, once in a layer.
+    pub rank: f64,
+}
+
 /// Energies of a GPU: memories and link in pJ/b, a multiply-accumulate in pJ.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GpuEnergy {
@@ -97,6 +112,8 @@ pub struct Gpu {
     pub elementwise: Elementwise,
     /// All-reduce.
     pub all_reduce: AllReduce,
+    /// Gathering.
+    pub gather: Gather,
     /// Energies.
     pub energy: GpuEnergy,
 }
@@ -203,6 +220,13 @@ fn resolve_gpu(g: &GpuFile) -> Gpu {
             link: g.all_reduce.link.value,
             latency: g.all_reduce.latency.value,
             per_byte: g.all_reduce.per_byte.value,
+        },
+        gather: Gather {
+            sector: g.gather.sector.value,
+            full: g.gather.full.value,
+            row: g.gather.row.value,
+            activation: g.gather.activation.value,
+            rank: g.gather.rank.value,
         },
         energy: GpuEnergy {
             dram: g.energy.dram.value,
