@@ -9,8 +9,8 @@ use pimattn_core::spec::System;
 use pimattn_core::table::{TableLayout, TypedWriter};
 use pimattn_experiments::end_to_end::table::{ServiceRow, SwitchRow};
 use pimattn_experiments::end_to_end::{
-    Attend, MeasuredRun, Model, Platform, ReplayedStacks, RunShape, Service, ServiceCost, Switch, Switches, TokenBudget,
-    same_cache, serve_measured, serve_until, table,
+    Attend, MeasuredRun, Model, Platform, ReplayedStacks, RunShape, Service, ServiceCost, Switch, Switches,
+    TokenBudget, same_cache, serve_measured, serve_until, table,
 };
 use pimattn_starc::artifact::Budgets;
 use std::collections::BTreeMap;

@@ -4,12 +4,13 @@
 use crate::common;
 
 use common::root;
+use pimattn_core::addr::Address;
 use pimattn_core::op::Op;
 use pimattn_engine::{self as engine, probe::Probe};
 use pimattn_mapping::workload::Workload;
 use pimattn_stats::account::Cause;
 use pimattn_stats::{Collector, Step};
-use pimattn_trace::{MemoryTrace, Record};
+use pimattn_trace::{Header, MemoryTrace, Record, Request, Segment};
 use pimattn_tracegen::generate::Generator;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -55,11 +56,13 @@ fn check(set: &[&str], phases: &[&str]) {
         assert!((sum("energy_pj") - number(step, "energy_pj")).abs() < 1.0, "{set:?}: step {}", step["step"]);
         let own: Vec<&Row> = layers.iter().filter(|l| l["step"] == step["step"]).collect();
         let sum = |column: &str| own.iter().map(|l| number(l, column)).sum::<f64>();
-        for whole in ["cycles", "busy_cycles", "activations", "selected_tokens", "kv_heads", "extents", "bytes_upkeep"] {
+        for whole in ["cycles", "busy_cycles", "activations", "selected_tokens", "kv_heads", "extents", "bytes_upkeep"]
+        {
             assert_eq!(sum(whole), number(step, whole), "{set:?}: step {}: layers: {whole}", step["step"]);
         }
         assert!((sum("energy_pj") - number(step, "energy_pj")).abs() < 1.0, "{set:?}: step {}: layers", step["step"]);
-        let sum = |column: &str| parts.iter().filter(|p| p["step"] == step["step"]).map(|p| number(p, column)).sum::<f64>();
+        let sum =
+            |column: &str| parts.iter().filter(|p| p["step"] == step["step"]).map(|p| number(p, column)).sum::<f64>();
         for requests in ["req_mac_ab", "req_mac_bg", "req_rd", "req_wr", "req_mv_sb"] {
             assert_eq!(sum(requests), number(step, requests), "{set:?}: step {}: {requests}", step["step"]);
         }
@@ -175,6 +178,34 @@ fn layers_last_from_sync_to_sync() {
         assert_eq!(layers, lasted, "{set:?}");
         assert!(steps.iter().all(|s| s.layers.keys().copied().eq([9, 16])));
     }
+}
+
+/// Layers in channels of their own: those that have nothing to do wait for the one that has.
+#[test]
+fn channels_without_a_head_wait_for_the_layer_that_is_at_work() {
+    let system = common::system("hbm3-pim", &[]);
+    let g = system.device.geometry;
+    let mut records = Vec::new();
+    for (step, layer) in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)] {
+        let channel = layer;
+        records.push(Record::Segment(Segment { channel, step, layer, ..Segment::default() }));
+        let addr = g.encode(&Address { channel, row: step, ..Address::default() });
+        let count = 3 + 7 * layer + step;
+        records.push(Record::Request(Request { op: Op::MacAb, addr, count, stride: g.column_bytes }));
+        records.push(Record::Request(Request::one(Op::Sync, 0)));
+    }
+    let mut source = common::Memory { header: Header::foreign(g, "test"), records };
+    let mut probes = (Collector::with_steps(&system.device, Vec::new()), Meetings::default());
+    engine::run(&system, &mut source, &mut probes, &mut |_| ()).unwrap();
+    let (collector, Meetings(syncs)) = probes;
+    let steps: Vec<Step> = collector.into_steps();
+    let layers: Vec<u64> = steps.iter().flat_map(|s| s.layers.values().map(|l| l.cycles)).collect();
+    let lasted: Vec<u64> = (0..syncs.len()).map(|i| syncs[i] - if i == 0 { 0 } else { syncs[i - 1] }).collect();
+    assert_eq!(layers, lasted);
+    assert_eq!(
+        steps.iter().map(|s| s.cycles).collect::<Vec<_>>(),
+        lasted.chunks(2).map(|l| l[0] + l[1]).collect::<Vec<_>>()
+    );
 }
 
 /// What segments say of upkeep are the loads and stores of the trace, and keys that are clustered: vectors of 64 elements fill

@@ -248,12 +248,9 @@ const WORK: &[Measure<Measured>] = &[
         |r| r.wanted(|w| w.row_tokens),
     ),
     measure(columns::BYTES_USEFUL, "B", "bytes of K and V of the distinct tokens", |r| r.wanted(|w| w.bytes_useful)),
-    measure(
-        columns::KV_HEADS,
-        "1",
-        "KV heads that attended, summed over layers and steps of the row",
-        |r| r.wanted(|w| w.kv_heads),
-    ),
+    measure(columns::KV_HEADS, "1", "KV heads that attended, summed over layers and steps of the row", |r| {
+        r.wanted(|w| w.kv_heads)
+    }),
     measure(columns::QUERY_HEADS, "1", "query heads that attended, summed likewise", |r| r.wanted(|w| w.query_heads)),
     measure(
         columns::EXTENTS,

@@ -17,8 +17,10 @@ pub struct OriginRow {
 }
 
 /// The table.
-pub const SCHEMA: Schema =
-    Schema { file: "origins.csv", row: "a trace: where it comes from, as its header says, and what it was replayed on" };
+pub const SCHEMA: Schema = Schema {
+    file: "origins.csv",
+    row: "a trace: where it comes from, as its header says, and what it was replayed on",
+};
 
 measures! {
     /// What a trace says of itself, and the system.

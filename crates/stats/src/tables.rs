@@ -107,8 +107,7 @@ pub const PHASE_KEYS: &[Measure<PhaseKey>] = &[measure(
 )];
 
 /// The key column of `layers.csv` behind those of the step.
-pub const LAYER_KEYS: &[Measure<LayerKey>] =
-    &[measure(columns::LAYER, "1", "layer of the model", |k| k.layer.into())];
+pub const LAYER_KEYS: &[Measure<LayerKey>] = &[measure(columns::LAYER, "1", "layer of the model", |k| k.layer.into())];
 
 /// Key columns of `heads.csv`.
 pub const HEAD_KEYS: &[Measure<HeadKey>] = &[

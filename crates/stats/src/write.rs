@@ -1,7 +1,7 @@
 //! Writes the tables of runs while they go: rows of steps and phases as soon as a step is over.
 
-use super::tables::{ChannelKey, HeadKey, Key, LayerKey, PhaseKey, RunRows, Schema, StepKey, TableRow};
 use super::origin::{self, OriginRow};
+use super::tables::{ChannelKey, HeadKey, Key, LayerKey, PhaseKey, RunRows, Schema, StepKey, TableRow};
 use super::{Collector, Step, Steps};
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;

@@ -64,10 +64,12 @@ impl MeasuredRun {
             }
         }
         if self.origin.lengths_differ() {
-            return self.wrong("its requests differ in length, and a service has one: batch.prefill of the workload".into());
+            return self
+                .wrong("its requests differ in length, and a service has one: batch.prefill of the workload".into());
         }
         let heads = self.heads()?;
-        let all = stack.zip(stacks(platform)).is_some_and(|(s, (n, _))| self.channels == n * s.device.geometry.channels);
+        let all =
+            stack.zip(stacks(platform)).is_some_and(|(s, (n, _))| self.channels == n * s.device.geometry.channels);
         let whole = heads.is_multiple_of(model.kv_heads);
         let batch = (all && whole).then_some(heads / model.kv_heads);
         Ok(RunShape { batch, prefill: first, steps: self.steps.len() as u32 })
@@ -79,11 +81,13 @@ impl MeasuredRun {
         for (i, step) in self.steps.iter().enumerate() {
             for (layer, l) in &step.layers {
                 if l.kv_heads == 0.0 || l.extents == 0.0 {
-                    return self.wrong(format!("step {i} does not say the heads of layer {layer} or what they selected"));
+                    return self
+                        .wrong(format!("step {i} does not say the heads of layer {layer} or what they selected"));
                 }
                 let n = *heads.get_or_insert(l.kv_heads);
                 if l.kv_heads != n {
-                    return self.wrong(format!("layers have {n} KV heads, layer {layer} of step {i} has {}", l.kv_heads));
+                    return self
+                        .wrong(format!("layers have {n} KV heads, layer {layer} of step {i} has {}", l.kv_heads));
                 }
             }
             if !step.layers.keys().eq(self.steps[0].layers.keys()) {
@@ -121,8 +125,16 @@ impl MeasuredRun {
             return self.wrong("the trace does not say its dense layers: --dense-layers does".into());
         };
         let measured: Vec<u32> = self.steps[0].layers.keys().copied().collect();
+        let sparse =
+            |step: &MeasuredStep| step.layers.range(..dense_layers).find(|(_, l)| !step.is_full(l)).map(|(l, _)| *l);
+        if let Some(layer) = self.steps.iter().find_map(sparse) {
+            return self.wrong(format!(
+                "layer {layer} is one of the first {dense_layers}, which stay full, and leaves tokens out"
+            ));
+        }
         let donor = self.donor(&measured, dense_layers, others)?;
-        let layers = |(i, step): (usize, &MeasuredStep)| self.layers(model, step, dense_layers, donor.map(|d| &d.steps[i]));
+        let layers =
+            |(i, step): (usize, &MeasuredStep)| self.layers(model, step, dense_layers, donor.map(|d| &d.steps[i]));
         Ok(FittedRun {
             trace: self.trace.clone(),
             policy: self.origin.policy().map(str::to_string),

@@ -75,11 +75,13 @@ fn core_share(blocks: f64, cores: f64) -> f64 {
     blocks / ((blocks / cores).ceil() * cores)
 }
 
-fn thread_blocks(layer: &LayerWork, tm: f64, tn: f64) -> f64 {
-    match layer.part.is_weights() {
-        true => (layer.m / tm).ceil() * (layer.n / tn).ceil() * layer.ops,
-        // Attention kernels run a thread block for each head.
-        false => layer.ops,
+/// Share of the cores that a layer keeps busy, in tiles of `tm` x `tn` results.
+fn busy_cores(gpu: &Gpu, layer: &LayerWork, tm: f64, tn: f64) -> f64 {
+    match (layer.part.is_weights(), gpu.split_attention) {
+        (true, _) => core_share((layer.m / tm).ceil() * (layer.n / tn).ceil() * layer.ops, gpu.cores),
+        // Attention kernels run a thread block for each head, or split a head's cache over the cores that are left.
+        (false, false) => core_share(layer.ops, gpu.cores),
+        (false, true) => 1.0,
     }
 }
 
@@ -92,7 +94,7 @@ fn l1_tile(gpu: &Gpu, layer: &LayerWork) -> (f64, f64) {
             if ((tm + tn) * depth + tm * tn) * layer.bytes > gpu.l1 {
                 continue;
             }
-            let share = core_share(thread_blocks(layer, tm, tn), gpu.cores);
+            let share = busy_cores(gpu, layer, tm, tn);
             let cost = tiled_bytes(layer, tm, tn, 1.0) * (1.0 / share).powi(2);
             if cost < best.0 {
                 best = (cost, (tm, tn));
@@ -146,7 +148,7 @@ impl<'p> Roofline<'p> {
         *self.tilings.entry(sizes).or_insert_with(|| {
             let (tm, tn) = l1_tile(gpu, layer);
             Tiling {
-                core_share: core_share(thread_blocks(layer, tm, tn), gpu.cores),
+                core_share: busy_cores(gpu, layer, tm, tn),
                 dram: dram_bytes(gpu, layer, (tm, tn)),
                 l2: tiled_bytes(layer, tm, tn, 1.0),
             }
@@ -220,7 +222,7 @@ impl<'p> Roofline<'p> {
             LayerPart::Norm => Some((&gpu.elementwise.norm, Switch::EighthNorm)),
             _ => None,
         };
-        let share = core_share(layer.ops, gpu.cores);
+        let share = busy_cores(gpu, layer, 1.0, 1.0);
         let (compute, memory) = match line {
             None => (
                 layer.flops() / (self.peak(layer) * share),

@@ -47,8 +47,19 @@ impl MeasuredLayer {
         let MeasuredLayer { cycles, seconds, memory, compute, standing, kv_heads, query_heads, .. } = self;
         let MeasuredLayer { selected, distinct, extents, useful, scanned, upkeep, .. } = self;
         [
-            cycles, seconds, memory, compute, standing, kv_heads, query_heads, selected, distinct, extents, useful,
-            scanned, upkeep,
+            cycles,
+            seconds,
+            memory,
+            compute,
+            standing,
+            kv_heads,
+            query_heads,
+            selected,
+            distinct,
+            extents,
+            useful,
+            scanned,
+            upkeep,
         ]
     }
 
@@ -71,6 +82,13 @@ pub struct MeasuredStep {
     pub position: u32,
     /// Its layers, by their number in the model.
     pub layers: BTreeMap<u32, MeasuredLayer>,
+}
+
+impl MeasuredStep {
+    /// Whether every query head attended to all tokens in this of its layers.
+    pub fn is_full(&self, layer: &MeasuredLayer) -> bool {
+        layer.selected == layer.query_heads * (f64::from(self.position) + 1.0)
+    }
 }
 
 /// Where a run's trace comes from, as far as it says so.
@@ -257,8 +275,7 @@ impl MeasuredRun {
 
     /// Whether every query head attended to all tokens, in every layer and step.
     pub fn is_full(&self) -> bool {
-        let all = |step: &MeasuredStep, l: &MeasuredLayer| l.selected == l.query_heads * (f64::from(step.position) + 1.0);
-        self.steps.iter().all(|step| step.layers.values().all(|layer| all(step, layer)))
+        self.steps.iter().all(|step| step.layers.values().all(|layer| step.is_full(layer)))
     }
 }
 

@@ -106,6 +106,8 @@ pub struct Gpu {
     pub l2: f64,
     /// Link to other GPUs, both directions together, B/s.
     pub link: f64,
+    /// Whether attention kernels split the cache of a head over idle cores; else a head has a thread block.
+    pub split_attention: bool,
     /// Tiles.
     pub tiles: Tiles,
     /// Activation and normalisation.
@@ -205,6 +207,7 @@ fn resolve_gpu(g: &GpuFile) -> Gpu {
         l1: g.l1.value,
         l2: g.l2.value,
         link: g.link.value,
+        split_attention: g.split_attention,
         tiles: Tiles {
             sizes: g.tiles.sizes.iter().map(|s| f64::from(*s)).collect(),
             depth: g.tiles.depth.into(),

@@ -86,6 +86,9 @@ pub struct GpuFile {
     pub l1: Quantity<Size>,
     pub l2: Quantity<Size>,
     pub link: Quantity<Bandwidth>,
+    /// Whether attention kernels split the cache of a head over idle cores.
+    #[serde(default)]
+    pub split_attention: bool,
     pub tiles: TilesFile,
     pub elementwise: ElementwiseFile,
     pub all_reduce: AllReduceFile,

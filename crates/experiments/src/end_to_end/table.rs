@@ -2,8 +2,8 @@
 
 use super::Model;
 use super::cost::{Cost, EnergyComponent};
-use super::layer::LayerPart;
 use super::fit::FittedRun;
+use super::layer::LayerPart;
 use super::platform::Platform;
 use super::step::{Service, ServiceCost, TokenBudget};
 use super::switches::{Reference, Switch};
@@ -11,8 +11,7 @@ use pimattn_core::columns;
 use pimattn_core::measures;
 use pimattn_core::table::{TableLayout, Value};
 
-const ATTENTION_PARTS: [LayerPart; 4] =
-    [LayerPart::Score, LayerPart::Softmax, LayerPart::Context, LayerPart::Policy];
+const ATTENTION_PARTS: [LayerPart; 4] = [LayerPart::Score, LayerPart::Softmax, LayerPart::Context, LayerPart::Policy];
 const WEIGHT_PARTS: [LayerPart; 3] = [LayerPart::Qkv, LayerPart::Projection, LayerPart::FeedForward];
 const ELEMENTWISE_PARTS: [LayerPart; 2] = [LayerPart::Activation, LayerPart::Norm];
 
