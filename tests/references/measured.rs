@@ -423,6 +423,9 @@ fn runs_that_do_not_fit_are_refused() {
     fails(&["--run", &copy], EXIT_DATA, "step 2 does not follow the one before");
     write("layers.csv", lines[0]);
     fails(&["--run", &copy], EXIT_DATA, "no layers of");
+    let positions = layers.replace(",0,2048,", ",0,4294967295,");
+    write("layers.csv", &positions);
+    fails(&["--run", &copy, "--batch", "5"], EXIT_CONFIG, "decodes token 2049 behind token 4294967295");
     write("layers.csv", &[lines[0], lines[1], lines[4]].join("\n"));
     fails(&["--run", &copy, "--batch", "5"], EXIT_CONFIG, "step 1 has other layers than step 0");
 }
@@ -483,7 +486,7 @@ fn layers_that_are_not_measured_count_as_the_mean_of_those_that_are() {
     let own = run(&[(0, 9.0, 100.0), (7, 3.0, 20.0)]);
     let mut want = vec![3.0; 30];
     (want[0], want[1]) = (9.0, 9.0);
-    assert_eq!(fit(&own, 2, &[full.clone()]).unwrap(), want);
+    assert_eq!(fit(&own, 2, std::slice::from_ref(&full)).unwrap(), want);
     assert!(fit(&run(&[(0, 9.0, 100.0)]), 2, &[]).unwrap_err().contains("no layer behind the first 2"));
     // A run of full attention is dense throughout.
     let mut want = vec![15.0; 30];

@@ -388,7 +388,7 @@ fn an_interrupted_replay_leaves_nothing_behind() {
         let lines: String = (0..1000).map(|i| format!("LD {:#x}\n", i % 7 * 4096)).collect();
         while pipe.write_all(lines.as_bytes()).is_ok() {}
     });
-    wait_until(&mut child, || names(d).iter().filter(|n| n.starts_with(".part-")).count() == 6);
+    wait_until(&mut child, || names(d).iter().filter(|n| n.starts_with(".part-")).count() == 8);
     interrupt(&child);
     let result = child.wait_with_output().unwrap();
     feeder.join().unwrap();

@@ -58,9 +58,10 @@ impl MeasuredRun {
     /// [`Error::Config`] where its steps do not follow each other, its requests differ in length, or its layers in heads.
     pub fn shape(&self, model: &Model, platform: &Platform, stack: Option<&System>) -> Result<RunShape> {
         let first = self.steps[0].position;
-        for (at, step) in (first..).zip(&self.steps) {
-            if step.position != at {
-                return self.wrong(format!("decodes token {} behind token {}", step.position, at - 1));
+        for pair in self.steps.windows(2) {
+            let (before, behind) = (pair[0].position, pair[1].position);
+            if before.checked_add(1) != Some(behind) {
+                return self.wrong(format!("decodes token {behind} behind token {before}"));
             }
         }
         if self.origin.lengths_differ() {
@@ -80,7 +81,8 @@ impl MeasuredRun {
         let mut heads = None;
         for (i, step) in self.steps.iter().enumerate() {
             for (layer, l) in &step.layers {
-                if l.kv_heads == 0.0 || l.extents == 0.0 {
+                let selects = l.extents > 0.0 && l.distinct > 0.0 && l.selected >= l.distinct;
+                if l.kv_heads <= 0.0 || !selects {
                     return self
                         .wrong(format!("step {i} does not say the heads of layer {layer} or what they selected"));
                 }
