@@ -38,7 +38,7 @@ demo: build
 	@echo "Decode on a real KV cache (SmolLM2-135M, layers 9 and 16, 2,048 tokens of prefill, 128 steps), one HBM3-PIM stack;"
 	@echo "time and energy of the attention layers per step; accuracy is the mean over steps, layers and query heads:"
 	@$(BIN)/pimsim summary $(OUT)/run.csv --metrics $(POLICIES:%=$(OUT)/%.metrics.csv)
-	@echo "Tables: $(OUT)/run.csv, steps.csv, phases.csv, heads.csv, channels.csv; accuracy: $(OUT)/*.metrics.csv."
+	@echo "Tables: $(OUT)/run.csv, steps.csv, phases.csv, layers.csv, heads.csv, channels.csv, origins.csv; accuracy: $(OUT)/*.metrics.csv."
 
 reproduce: build
 	@$(BIN)/pimsim reproduce $(PLAN) -o $(REPORT) --work $(OUT)/reproduce $(KV:%=--kv %) $(MODEL:%=--model %) \

@@ -80,7 +80,8 @@ struct ReplayArgs {
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Folder for run.csv, steps.csv, phases.csv, heads.csv, channels.csv; without it run.csv goes to standard output
+    /// Folder for run.csv, steps.csv, phases.csv, layers.csv, heads.csv, channels.csv, origins.csv; without it run.csv goes
+    /// to standard output
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Also write every command to this file (one trace only); - is standard output. The PIM controller's commands are
@@ -282,6 +283,7 @@ fn replay(
         Error::Data { file, what } if file == "trace" => Error::data(&name, what),
         other => other,
     };
+    let header = source.header().clone();
     let (source, mut progress) = (source.as_mut(), |n| progress.at(n));
     let cancel = &common.cancel;
     let collector = match args.log.as_deref() {
@@ -299,7 +301,7 @@ fn replay(
         }
     };
     let collector = collector.into_counts();
-    finish_run(&collector, steps)
+    finish_run(&header, &collector, steps)
 }
 
 fn audit(args: &Audit, common: &CommonArgs) -> Result<()> {

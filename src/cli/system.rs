@@ -9,7 +9,8 @@ use pimattn_core::spec::System;
 use pimattn_core::table::{TableLayout, TypedWriter};
 use pimattn_experiments::end_to_end::table::{ServiceRow, SwitchRow};
 use pimattn_experiments::end_to_end::{
-    Attend, Model, Platform, ReplayedStacks, Service, ServiceCost, Switch, Switches, TokenBudget, serve_until, table,
+    Attend, MeasuredRun, Model, Platform, ReplayedStacks, RunShape, Service, ServiceCost, Switch, Switches,
+    TokenBudget, same_cache, serve_measured, serve_until, table,
 };
 use pimattn_starc::artifact::Budgets;
 use std::collections::BTreeMap;
@@ -26,15 +27,15 @@ pub(super) struct SystemArgs {
     /// Override a key of the platform file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Requests decoded together
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    batch: u32,
-    /// Tokens of each prompt
-    #[arg(long, value_name = "N", default_value_t = 2048)]
-    prefill: u32,
-    /// Decode steps
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    steps: u32,
+    /// Requests decoded together (default 16, or as many as the runs have)
+    #[arg(long, value_name = "N")]
+    batch: Option<u32>,
+    /// Tokens of each prompt (default 2048, or as many as the runs have)
+    #[arg(long, value_name = "N")]
+    prefill: Option<u32>,
+    /// Decode steps (default 1, or as many as the runs have)
+    #[arg(long, value_name = "N")]
+    steps: Option<u32>,
     /// Bytes of an element: 1 or 2
     #[arg(long, value_name = "N", default_value_t = 2)]
     bytes: u32,
@@ -44,10 +45,17 @@ pub(super) struct SystemArgs {
     /// Row budgets: a number of tokens a line, one line for each decode step (traces/kv_budget has the STARC artifact's)
     #[arg(long, value_name = "FILE", conflicts_with = "kv_budget")]
     kv_budget_table: Option<PathBuf>,
+    /// Folders that pimsim run -o wrote: take attention as their traces measured it, in place of a budget. Writes the GPUs
+    /// alone with full attention, then each run on the PIM devices and on the GPUs, which gather the tokens that it selected
+    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["kv_budget", "kv_budget_table", "mode", "reference", "switches"])]
+    run: Vec<PathBuf>,
+    /// First layers of the model that stay full, instead of as many as the workloads of the runs say
+    #[arg(long, value_name = "N", requires = "run")]
+    dense_layers: Option<u32>,
     /// Where the GEMV units are: bank, bg, buffer
     #[arg(long, value_name = "MODE", default_value = "bank")]
     mode: String,
-    /// Run attention on the GPUs
+    /// Run attention on the GPUs only
     #[arg(long, conflicts_with_all = ["mode", "no_power_limit", "pipeline", "coprocess"])]
     gpu_only: bool,
     /// Do not let the power supply limit activations
@@ -74,8 +82,11 @@ pub(super) struct SystemArgs {
 }
 
 pub(super) fn run(args: &SystemArgs, common: &CommonArgs) -> Result<()> {
-    let service = args.service()?;
     let models: Vec<Model> = args.model.iter().map(|file| Model::load(file, &[])).collect::<Result<_>>()?;
+    if !args.run.is_empty() {
+        return run_measured(args, &models, common);
+    }
+    let service = args.service(&args.shape(None))?;
     let systems = args.systems(&service)?;
     let stacks = systems
         .iter()
@@ -95,7 +106,47 @@ pub(super) fn run(args: &SystemArgs, common: &CommonArgs) -> Result<()> {
     out.commit()
 }
 
+/// Services with the attention of runs.
+fn run_measured(args: &SystemArgs, models: &[Model], common: &CommonArgs) -> Result<()> {
+    let [model] = models else { return Err(Error::Usage("--run takes one model, that of the runs".into())) };
+    let platform = args.full_platform(Switches::default())?;
+    let stack = platform.pim.as_ref().map(|pim| pim.stack(!args.no_power_limit)).transpose()?;
+    let mut runs = Vec::new();
+    for dir in &args.run {
+        runs.extend(MeasuredRun::load(dir)?);
+    }
+    same_cache(&runs)?;
+    let shapes: Vec<RunShape> =
+        runs.iter().map(|run| run.shape(model, &platform, stack.as_ref())).collect::<Result<_>>()?;
+    let service = args.service(&args.shape(Some(shapes[0])))?;
+    let gpus = platform.clone().gpus_only();
+    let serve = |platform: &Platform, stack: Option<&System>, run: &MeasuredRun| {
+        let fitted = run.fit(model, &service, platform, stack, args.dense_layers, &runs)?;
+        let cost = serve_measured(&common.cancel, platform, model, &service, stack, &fitted)?;
+        Ok::<_, Error>(table::measured_rows(platform, model, &service, &cost, args.each_step, &fitted))
+    };
+    let rows = |model: &Model| {
+        let full = serve_until(&common.cancel, &gpus, model, &service, None)?;
+        let mut rows = table::rows(&gpus, model, &service, &full, args.each_step);
+        for run in &runs {
+            if let (false, Some(stack)) = (args.gpu_only, &stack) {
+                rows.extend(serve(&platform, Some(stack), run)?);
+            }
+            rows.extend(serve(&gpus, None, run)?);
+        }
+        Ok(rows)
+    };
+    args.write(table::services(), std::slice::from_ref(model), rows)?.commit()
+}
+
 impl SystemArgs {
+    /// The service's batch, prefill and steps: as the arguments say, else as the runs have them.
+    fn shape(&self, runs: Option<RunShape>) -> (u32, u32, u32) {
+        let batch = self.batch.or(runs.and_then(|r| r.batch)).unwrap_or(16);
+        let prefill = self.prefill.or(runs.map(|r| r.prefill)).unwrap_or(2048);
+        (batch, prefill, self.steps.or(runs.map(|r| r.steps)).unwrap_or(1))
+    }
+
     /// Writes the rows of each model.
     fn write<R: 'static>(
         &self,
@@ -110,15 +161,15 @@ impl SystemArgs {
         out.finish()
     }
 
-    fn service(&self) -> Result<Service> {
+    fn service(&self, (batch, prefill, steps): &(u32, u32, u32)) -> Result<Service> {
         let budget = match &self.kv_budget_table {
-            Some(file) => TokenBudget::PerStep(Budgets::read(file)?.first(self.steps as usize)?.to_vec()),
+            Some(file) => TokenBudget::PerStep(Budgets::read(file)?.first(*steps as usize)?.to_vec()),
             None => self.kv_budget.map_or(TokenBudget::Full, TokenBudget::Tokens),
         };
         Ok(Service {
-            batch: self.batch,
-            prefill: self.prefill,
-            steps: self.steps,
+            batch: *batch,
+            prefill: *prefill,
+            steps: *steps,
             bytes: self.bytes,
             budget,
             mode: UnitLevel::parse(&self.mode)?,
@@ -140,8 +191,13 @@ impl SystemArgs {
         Ok(out)
     }
 
+    /// With its PIM devices, whatever is served on them.
+    fn full_platform(&self, switches: Switches) -> Result<Platform> {
+        Platform::load(&self.platform, &self.set, switches)
+    }
+
     fn platform(&self, switches: Switches) -> Result<Platform> {
-        let platform = Platform::load(&self.platform, &self.set, switches)?;
+        let platform = self.full_platform(switches)?;
         Ok(if self.gpu_only { platform.gpus_only() } else { platform })
     }
 }

@@ -355,6 +355,9 @@ fn segments_add_up_the_heads_of_each_channel() {
             row_tokens: heads * attended,
             slots_used: u64::from(heads * tokens * 2 * 2),
             bytes_useful: u64::from(heads * tokens * 2 * 256),
+            kv_heads: heads,
+            query_heads: heads,
+            extents: heads,
             ..template
         };
         assert_eq!(*s, wanted);

@@ -5,6 +5,7 @@ mod artifact;
 mod attacc_schedule;
 mod ghosts;
 mod ideal;
+mod measured;
 mod oracle_kv;
 mod parity;
 mod system;

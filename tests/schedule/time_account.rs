@@ -287,7 +287,8 @@ fn work(g: Geometry, labels: bool) -> impl Strategy<Value = Vec<Record>> {
     let item = (proptest::sample::select(some.to_vec()), any::<u32>(), 1u32..40, 0u32..4);
     prop::collection::vec(item, 1..60).prop_map(move |items| {
         let segment = |channel, step, lane| {
-            Record::Segment(Segment { channel, step, lane, kv_head: step % 2, ..Segment::default() })
+            let (kv_head, layer) = (step % 2, (step + u32::from(lane)) % 3);
+            Record::Segment(Segment { channel, step, lane, layer, kv_head, ..Segment::default() })
         };
         let mut out = if labels { vec![segment(0, 0, 0), segment(1, 0, 0)] } else { Vec::new() };
         let mut step = 0;
@@ -439,6 +440,10 @@ proptest! {
         let (mut time, mut counted, mut waiting) = (Time::default(), pimattn_stats::Counters::default(), 0);
         for step in &steps {
             let sum = step.parts.sum();
+            let mut of_layers = pimattn_stats::books::CountsByPhase::default();
+            step.layers.values().for_each(|l| of_layers.add(&l.parts));
+            prop_assert_eq!(&of_layers, &step.parts);
+            prop_assert_eq!(step.layers.values().map(|l| l.cycles).sum::<u64>(), step.cycles);
             time.add(&sum.time);
             counted.add(&sum.counters);
             prop_assert!(step.parts.used().all(|(i, _)| i < PARTS));

@@ -154,7 +154,10 @@ fn pimsim_tables_have_the_columns_that_the_schema_documents() {
         run(&mut pimsim(d), &["run", "--config", SYSTEM, "t.ptrace", "-o", "tables", "--log", "log.txt", "-q"], 0);
     assert!(out.stdout.is_empty() && out.stderr.is_empty());
     assert_eq!(names(d), ["log.txt", "t.ptrace", "tables"]);
-    assert_eq!(names(&d.join("tables")), ["channels.csv", "heads.csv", "phases.csv", "run.csv", "steps.csv"]);
+    assert_eq!(
+        names(&d.join("tables")),
+        ["channels.csv", "heads.csv", "layers.csv", "origins.csv", "phases.csv", "run.csv", "steps.csv"]
+    );
     let schema = run(&mut pimsim(d), &["schema"], 0).stdout;
     let rows = |name: &str| {
         let table = read(d.join("tables").join(name));
@@ -320,7 +323,18 @@ fn the_same_inputs_give_the_same_bytes() {
             let list: Vec<&str> = files.iter().map(|(n, _)| n.as_str()).collect();
             assert_eq!(
                 list,
-                ["channels.csv", "heads.csv", "log.txt", "m.csv", "phases.csv", "run.csv", "steps.csv", "t.ptrace"]
+                [
+                    "channels.csv",
+                    "heads.csv",
+                    "layers.csv",
+                    "log.txt",
+                    "m.csv",
+                    "origins.csv",
+                    "phases.csv",
+                    "run.csv",
+                    "steps.csv",
+                    "t.ptrace"
+                ]
             );
             match &first {
                 None => first = Some(files),
@@ -402,7 +416,7 @@ fn an_interrupted_replay_leaves_nothing_behind() {
         let lines: String = (0..1000).map(|i| format!("LD {:#x}\n", i % 7 * 4096)).collect();
         while pipe.write_all(lines.as_bytes()).is_ok() {}
     });
-    wait_until(&mut child, || names(d).iter().filter(|n| n.starts_with(".part-")).count() == 6);
+    wait_until(&mut child, || names(d).iter().filter(|n| n.starts_with(".part-")).count() == 8);
     interrupt(&child);
     let result = child.wait_with_output().unwrap();
     feeder.join().unwrap();

@@ -87,7 +87,7 @@ fn arrivals() -> impl Strategy<Value = Record> {
 }
 
 fn segments() -> impl Strategy<Value = Record> {
-    (0u32..5, 0u8..2, any::<[u32; 10]>(), any::<[u64; 2]>()).prop_map(|(channel, lane, n, m)| {
+    (0u32..5, 0u8..2, any::<[u32; 13]>(), any::<[u64; 4]>()).prop_map(|(channel, lane, n, m)| {
         Record::Segment(Segment {
             channel,
             lane,
@@ -103,6 +103,11 @@ fn segments() -> impl Strategy<Value = Record> {
             row_tokens: n[9],
             slots_used: m[0],
             bytes_useful: m[1],
+            kv_heads: n[10],
+            query_heads: n[11],
+            extents: n[12],
+            bytes_scanned: m[2],
+            bytes_upkeep: m[3],
         })
     })
 }
@@ -379,6 +384,11 @@ fn a_ptrace_has_these_bytes_whatever_the_code_calls_its_fields() {
         row_tokens: 13,
         slots_used: 14,
         bytes_useful: 15,
+        kv_heads: 16,
+        query_heads: 17,
+        extents: 18,
+        bytes_scanned: 19,
+        bytes_upkeep: 20,
     };
     let mut records = vec![Record::Segment(segment)];
     records.extend(Phase::ALL.map(|phase| Record::Mark(Mark { channel: 2, lane: 1, phase })));
@@ -389,7 +399,7 @@ fn a_ptrace_has_these_bytes_whatever_the_code_calls_its_fields() {
     let bytes = write("ptrace", &header, &records);
 
     let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    assert_eq!((&bytes[..8], number(8)), (&b"PTRACE\x1a\n"[..], 5));
+    assert_eq!((&bytes[..8], number(8)), (&b"PTRACE\x1a\n"[..], 6));
     let end = 16 + number(12);
     // Strings behind their lengths; numbers from 251 on behind a byte that says their width.
     let device = "1002020404fb00402020";
@@ -402,7 +412,7 @@ fn a_ptrace_has_these_bytes_whatever_the_code_calls_its_fields() {
     assert_eq!(raw.len(), number(block + 5));
     let want = [
         // A segment.
-        "0103010405060708090a0b0c0d0e0f",
+        "0103010405060708090a0b0c0d0e0f1011121314",
         // Marks: channel, lane, phase.
         "0202010002020101020201020202010302020104020201050202010602020107",
         // Requests: operation, address, count, stride.

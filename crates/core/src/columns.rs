@@ -56,6 +56,11 @@ names! {
     FITTED_TOKENS = "fitted_tokens";
     ROW_TOKENS = "row_tokens";
     BYTES_USEFUL = "bytes_useful";
+    KV_HEADS = "kv_heads";
+    QUERY_HEADS = "query_heads";
+    EXTENTS = "extents";
+    BYTES_SCANNED = "bytes_scanned";
+    BYTES_UPKEEP = "bytes_upkeep";
     BYTES_FETCHED = "bytes_fetched";
     MAC_UTILISATION = "mac_utilisation";
     IMBALANCE_UNITS = "imbalance_units";

@@ -61,6 +61,18 @@ impl Scan<'_> {
             _ => Scan::Vectors { matrices, vectors: vectors as u32, elements: elements as u32 },
         }
     }
+
+    /// Elements that are read, each once for all query heads, of a cache of `len` tokens whose keys have `dim` elements.
+    pub fn elements(&self, len: u32, dim: u32) -> u64 {
+        match *self {
+            Scan::Nothing => 0,
+            Scan::Keys => u64::from(len) * u64::from(dim),
+            Scan::Vectors { matrices, vectors, elements } | Scan::HeadVectors { matrices, vectors, elements } => {
+                u64::from(matrices) * u64::from(vectors) * u64::from(elements)
+            }
+            Scan::Dimensions(dims) => dims.len() as u64 * u64::from(len),
+        }
+    }
 }
 
 /// A K-means that a policy ran.
@@ -74,4 +86,22 @@ pub struct Clustering {
     pub clusters: u32,
     /// Lloyd iterations it took.
     pub iterations: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cache of 10 keys of 8 elements.
+    #[test]
+    fn a_scan_reads_what_its_policy_says() {
+        let read = |scan: Scan<'_>| scan.elements(10, 8);
+        assert_eq!(read(Scan::Nothing), 0);
+        assert_eq!(read(Scan::Keys), 80);
+        // Bounds of 3 pages: two vectors each. 5 centroids. Of a query head's own 10 partial keys, 2 elements.
+        assert_eq!(read(Scan::Vectors { matrices: 2, vectors: 3, elements: 8 }), 48);
+        assert_eq!(read(Scan::Vectors { matrices: 1, vectors: 5, elements: 8 }), 40);
+        assert_eq!(read(Scan::HeadVectors { matrices: 3, vectors: 10, elements: 2 }), 60);
+        assert_eq!(read(Scan::Dimensions(&[0, 3, 7])), 30);
+    }
 }

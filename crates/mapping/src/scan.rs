@@ -234,6 +234,21 @@ impl Scanner<'_> {
     }
 }
 
+/// Elements that the token `len - 1` adds to the policy's own matrices, of which the first `written` vectors are there: as
+/// [`Scanner::append`] writes them.
+pub fn appended(target: &DeviceLayout, scan: Scan<'_>, len: u32, written: u32) -> u64 {
+    match scan {
+        Scan::Nothing | Scan::Keys => 0,
+        Scan::Vectors { matrices, vectors, elements } | Scan::HeadVectors { matrices, vectors, elements } => {
+            u64::from(matrices) * u64::from(vectors.saturating_sub(written)) * u64::from(elements)
+        }
+        Scan::Dimensions(_) => {
+            let lanes = target.lanes();
+            u64::from(len / lanes - (len - 1) / lanes) * u64::from(lanes) * u64::from(target.dim())
+        }
+    }
+}
+
 /// Rows that the policy's own matrices need, by matrix.
 pub fn rows(target: &DeviceLayout, units: u32, scan: Scan<'_>, len: u32) -> Vec<u32> {
     match scan {

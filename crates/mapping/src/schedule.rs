@@ -93,6 +93,37 @@ pub struct HeadPlanner {
     clustering: Vec<Clustering>,
     /// Number of query heads for whose outputs a unit has accumulators.
     together: usize,
+    extents: Extents,
+}
+
+/// Counts the stretches of wanted tokens that lie one behind the other in the policy's order.
+#[derive(Default)]
+struct Extents {
+    /// A bit for each slot.
+    wanted: Vec<u64>,
+}
+
+impl Extents {
+    /// Stretches without a gap of the slots of all these tokens, out of `len`.
+    fn count(&mut self, tokens: &[Vec<u32>], order: &SlotOrder, len: u32) -> u32 {
+        self.wanted.clear();
+        self.wanted.resize((len as usize).div_ceil(64), 0);
+        for slot in tokens.iter().flatten().map(|token| order.slot(*token)) {
+            let word = slot as usize / 64;
+            if word >= self.wanted.len() {
+                self.wanted.resize(word + 1, 0);
+            }
+            self.wanted[word] |= 1 << (slot % 64);
+        }
+        // A stretch begins at a bit without one below it; the last bit of a word is below the first of the next.
+        let mut below = 0;
+        let begins = self.wanted.iter().map(|word| {
+            let begins = word & !(word << 1 | below);
+            below = word >> 63;
+            begins.count_ones()
+        });
+        begins.sum()
+    }
 }
 
 /// K or V: where its tokens lie, which of them moved in this step, and what is touched.
@@ -144,6 +175,7 @@ impl HeadPlanner {
             clustering: Vec::new(),
             // Loading a workload refuses a device whose accumulators do not suffice for one query head.
             together: heads::together(shape.columns / stripes, costs.accumulators).unwrap_or(1),
+            extents: Extents::default(),
         }
     }
 
@@ -169,7 +201,17 @@ impl HeadPlanner {
             sweep.sort();
             sweep.cells().iter().for_each(|c| load[c.unit as usize] += 1);
         }
-        let plans = (0..self.home.channels).map(|c| self.plan(c, wanted, segment)).collect();
+        let whole = Segment {
+            kv_heads: 1,
+            query_heads: wanted.tokens.len() as u32,
+            extents: self.extents.count(wanted.tokens, wanted.order, wanted.len),
+            bytes_scanned: self.scanned(wanted),
+            bytes_upkeep: self.upkept(wanted),
+            ..segment
+        };
+        // The numbers of the whole head are in one of its segments, so that sums over segments are right.
+        let template = |part: u32| if part == 0 { whole } else { segment };
+        let plans = (0..self.home.channels).map(|c| self.plan(c, wanted, template(c))).collect();
         // The vectors that a policy has at its first scan were written before, with the prefill.
         self.written = match wanted.scan {
             Scan::Nothing => self.written,
@@ -298,6 +340,35 @@ impl HeadPlanner {
         }
     }
 
+    fn element_bytes(&self) -> u64 {
+        u64::from(self.target.shape.element_bytes)
+    }
+
+    /// Bytes that the policy reads to choose, as far as that is charged.
+    fn scanned(&self, wanted: &StepDemand<'_>) -> u64 {
+        match self.costs.select {
+            true => wanted.scan.elements(wanted.len, self.target.dim()) * self.element_bytes(),
+            false => 0,
+        }
+    }
+
+    /// Bytes that upkeep reads and writes, as far as it is charged.
+    fn upkept(&self, wanted: &StepDemand<'_>) -> u64 {
+        let vector = u64::from(self.target.shape.vector_bytes);
+        let mut bytes = 0;
+        if self.costs.append {
+            bytes += 2 * vector;
+            if let (true, Some(written)) = (self.costs.select, self.written) {
+                bytes += scan::appended(&self.target, wanted.scan, wanted.len, written) * self.element_bytes();
+            }
+        }
+        if self.costs.cluster {
+            bytes += self.clustering.iter().map(|c| u64::from(c.tokens) * vector).sum::<u64>();
+            bytes += self.sides.iter().map(|s| 2 * s.moved.len() as u64 * vector).sum::<u64>();
+        }
+        bytes
+    }
+
     /// The stages that write the new token, cluster keys and move tokens, in this order.
     fn upkeep(&self, part: u32, wanted: &StepDemand<'_>, scanner: &Scanner<'_>) -> Vec<Stage> {
         let mut stages = Vec::new();
@@ -364,5 +435,28 @@ impl HeadPlanner {
             emit.barrier();
         }
         Some(emit.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stretch_ends_where_no_query_head_wants_the_next_slot() {
+        let count = |tokens: &[&[u32]], order: &SlotOrder, len| {
+            let tokens: Vec<Vec<u32>> = tokens.iter().map(|t| t.to_vec()).collect();
+            Extents::default().count(&tokens, order, len)
+        };
+        let plain = SlotOrder::default();
+        assert_eq!(count(&[], &plain, 9), 0);
+        assert_eq!(count(&[&[0, 1, 2], &[2, 3, 7]], &plain, 9), 2);
+        // Over the border of two words, and up to the last slot.
+        assert_eq!(count(&[&[62, 63, 64, 65, 127]], &plain, 128), 2);
+        assert_eq!(count(&[&(0..1000).collect::<Vec<_>>()], &plain, 1000), 1);
+        // Tokens 0, 2 and 4 lie side by side in their cluster.
+        let clustered = SlotOrder { slot_of: vec![0, 3, 1, 4, 2, 5], ..SlotOrder::default() };
+        assert_eq!(count(&[&[0, 2, 4]], &clustered, 6), 1);
+        assert_eq!(count(&[&[0, 2, 4]], &plain, 6), 3);
     }
 }

@@ -155,17 +155,29 @@ impl Time {
 /// Whole numbers in the ratio of `parts` that add up to `total` (largest remainder). Each is rounded down; those that lost
 /// the most are then rounded up, the first on a tie. All are zero if all parts are.
 pub fn apportion<const N: usize>(parts: &[u64; N], total: u64) -> [u64; N] {
+    let (mut out, mut by_loss) = ([0; N], std::array::from_fn::<usize, N, _>(|i| i));
+    share_out(parts, total, &mut out, &mut by_loss);
+    out
+}
+
+/// As [`apportion`], of any number of parts.
+pub fn apportion_all(parts: &[u64], total: u64) -> Vec<u64> {
+    let (mut out, mut by_loss) = (vec![0; parts.len()], (0..parts.len()).collect::<Vec<_>>());
+    share_out(parts, total, &mut out, &mut by_loss);
+    out
+}
+
+/// Writes the shares to `out`, which holds zeros; `by_loss` holds the indices of all parts.
+fn share_out(parts: &[u64], total: u64, out: &mut [u64], by_loss: &mut [usize]) {
     let whole: u128 = parts.iter().map(|p| u128::from(*p)).sum();
     if whole == 0 {
-        return [0; N];
+        return;
     }
-    let exact = parts.map(|p| u128::from(p) * u128::from(total));
-    let mut out = exact.map(|e| (e / whole) as u64);
-    let mut by_loss: [usize; N] = std::array::from_fn(|i| i);
-    by_loss.sort_by_key(|i| std::cmp::Reverse(exact[*i] % whole));
+    let exact = |i: usize| u128::from(parts[i]) * u128::from(total);
+    out.iter_mut().enumerate().for_each(|(i, share)| *share = (exact(i) / whole) as u64);
+    by_loss.sort_by_key(|i| std::cmp::Reverse(exact(*i) % whole));
     let missing = total - out.iter().sum::<u64>();
     by_loss.iter().take(missing as usize).for_each(|i| out[*i] += 1);
-    out
 }
 
 /// For how long each command is in progress, and the banks of a channel.

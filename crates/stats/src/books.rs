@@ -107,6 +107,10 @@ pub struct Books {
     pub met: Cycle,
     /// Step that the channel is in: that of its last segment, or after a sync, the latest.
     pub step: Option<u32>,
+    /// Layer that the channel is in, likewise.
+    pub layer: u32,
+    /// Whether it has begun a segment since the last sync.
+    pub began: bool,
 }
 
 impl Books {

@@ -187,6 +187,16 @@ pub struct RequestedWork {
     pub slots_used: u64,
     /// Bytes of distinct tokens.
     pub bytes_useful: u64,
+    /// KV heads.
+    pub kv_heads: u64,
+    /// Query heads.
+    pub query_heads: u64,
+    /// Stretches of distinct tokens without a gap.
+    pub extents: u64,
+    /// Bytes read to choose.
+    pub bytes_scanned: u64,
+    /// Bytes read and written to keep the cache as the policy has it.
+    pub bytes_upkeep: u64,
 }
 
 impl RequestedWork {
@@ -204,5 +214,10 @@ impl RequestedWork {
         self.fullest_unit += u64::from(s.fullest_unit);
         self.slots_used += s.slots_used;
         self.bytes_useful += s.bytes_useful;
+        self.kv_heads += u64::from(s.kv_heads);
+        self.query_heads += u64::from(s.query_heads);
+        self.extents += u64::from(s.extents);
+        self.bytes_scanned += s.bytes_scanned;
+        self.bytes_upkeep += s.bytes_upkeep;
     }
 }

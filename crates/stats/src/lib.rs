@@ -7,6 +7,7 @@ pub mod counters;
 pub mod energy;
 pub mod log;
 mod measures;
+pub mod origin;
 pub mod replay;
 pub mod tables;
 pub mod tally;
@@ -63,6 +64,33 @@ pub struct Step {
     pub busy: Cycle,
     /// Counts and time by phase, summed over channels.
     pub parts: CountsByPhase,
+    /// Its layers, by number.
+    pub layers: BTreeMap<u32, LayerOfStep>,
+}
+
+/// A layer of a decode step.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LayerOfStep {
+    /// Its share of the step's cycles.
+    pub cycles: Cycle,
+    /// Wanted work.
+    pub wanted: RequestedWork,
+    /// Cycles within segments, as in [`Account`].
+    pub busy: Cycle,
+    /// Counts and time by phase, summed over channels.
+    pub parts: CountsByPhase,
+}
+
+impl Step {
+    /// Of its layers, whose parts are all that it has.
+    fn complete(&mut self, cycles: Cycle) {
+        self.cycles = cycles;
+        self.layers.values().for_each(|layer| self.parts.add(&layer.parts));
+        let total = |layer: &LayerOfStep| layer.parts.used().map(|(_, p)| p.time.total()).sum();
+        let totals: Vec<u64> = self.layers.values().map(total).collect();
+        let shares = account::apportion_all(&totals, cycles);
+        self.layers.values_mut().zip(shares).for_each(|(layer, share)| layer.cycles = share);
+    }
 }
 
 /// Where steps go as soon as they are over.
@@ -108,8 +136,9 @@ pub struct Collector<S = ()> {
     cached: CachedAccounts,
     /// Steps that are not over.
     steps: BTreeMap<u32, Step>,
-    /// The latest step begun.
+    /// The latest step begun, and the layer begun last.
     step: Option<u32>,
+    layer: u32,
     /// Bank-cycles of the steps that are over.
     spent: u128,
     over: S,
@@ -138,6 +167,7 @@ impl<S: Steps> Collector<S> {
             cached: CachedAccounts::new(channels),
             steps: BTreeMap::new(),
             step: None,
+            layer: 0,
             spent: 0,
             over,
         }
@@ -157,6 +187,7 @@ impl<S: Steps> Collector<S> {
             cached: self.cached,
             steps: self.steps,
             step: self.step,
+            layer: self.layer,
             spent: self.spent,
             over: (),
         }
@@ -190,22 +221,24 @@ impl<S: Steps> Collector<S> {
             let s = &open.segment;
             let step = self.steps.entry(s.step).or_default();
             (step.step, step.position) = (s.step, s.position);
-            step.parts.add(&open.parts);
+            step.layers.entry(s.layer).or_default().parts.add(&open.parts);
             self.heads.entry((s.request, s.layer, s.kv_head)).or_default().parts(&open.parts);
             self.channels[channel].parts(&open.parts);
         }
     }
 
-    /// What a channel did for no segment counts for the step that it is in; where it is in none, for that of the others.
+    /// What a channel did for no segment counts for the layer of the step that it is in; where it is in none, for that of
+    /// the others.
     fn write_loose(&mut self, channel: usize) {
         let books = &mut self.books[channel];
         let mut loose = std::mem::take(&mut books.loose);
         loose.close(self.durations.banks());
         self.channels[channel].parts(&loose);
-        if let Some(step) = books.step.or(self.step) {
+        let own = books.step.map(|step| (step, books.layer));
+        if let Some((step, layer)) = own.or(self.step.map(|step| (step, self.layer))) {
             let entry = self.steps.entry(step).or_default();
             entry.step = step;
-            entry.parts.add(&loose);
+            entry.layers.entry(layer).or_default().parts.add(&loose);
         }
     }
 
@@ -220,8 +253,9 @@ impl<S: Steps> Collector<S> {
             // Rounded so that the steps' cycles add up to the run's.
             let share = self.durations.banks() as u128 * self.channels.len() as u128;
             let before = self.spent / share;
-            self.spent += step.parts.used().map(|(_, p)| u128::from(p.time.total())).sum::<u128>();
-            step.cycles = (self.spent / share - before) as Cycle;
+            let parts = step.layers.values().flat_map(|layer| layer.parts.used());
+            self.spent += parts.map(|(_, p)| u128::from(p.time.total())).sum::<u128>();
+            step.complete((self.spent / share - before) as Cycle);
             self.over.step(step);
         }
     }
@@ -283,11 +317,12 @@ impl<S: Steps> Probe for Collector<S> {
     fn segment_begin(&mut self, id: u32, segment: &Segment) {
         let channel = segment.channel as usize;
         self.settle(channel);
-        // Channels take up their segments in whatever order, so that only the channel's own step may matter.
-        if self.books[channel].step.is_some_and(|s| s != segment.step) {
+        // Channels take up their segments in whatever order, so that only the channel's own step and layer may matter.
+        let own = (self.books[channel].step, self.books[channel].layer);
+        if own.0.is_some() && own != (Some(segment.step), segment.layer) {
             self.write_loose(channel);
         }
-        self.step = self.step.max(Some(segment.step));
+        (self.step, self.layer) = (self.step.max(Some(segment.step)), segment.layer);
         let books = &mut self.books[channel];
         books.open.push_back(OpenSegment {
             id,
@@ -296,6 +331,7 @@ impl<S: Steps> Probe for Collector<S> {
             closes: None,
             parts: CountsByPhase::default(),
         });
+        (books.layer, books.began) = (segment.layer, true);
         if books.step.replace(segment.step) != Some(segment.step) {
             let first = self.books.iter().filter_map(Books::first_step).min();
             self.hand_on(first);
@@ -314,6 +350,9 @@ impl<S: Steps> Probe for Collector<S> {
         (step.step, step.position) = (s.step, s.position);
         step.wanted.segment(&s);
         step.busy += busy;
+        let layer = step.layers.entry(s.layer).or_default();
+        layer.wanted.segment(&s);
+        layer.busy += busy;
         let head = self.heads.entry((s.request, s.layer, s.kv_head)).or_default();
         for account in [&mut self.run, head, &mut self.channels[index]] {
             account.wanted.segment(&s);
@@ -332,9 +371,14 @@ impl<S: Steps> Probe for Collector<S> {
     }
 
     fn sync(&mut self, _: Cycle) {
+        // A channel that began nothing has waited for what the others did. One that has never had a step holds none up.
+        let (latest, layer) = (self.step, self.layer);
+        let catch_up = |b: &mut Books| (b.step, b.layer) = (b.step.max(latest), layer);
+        let in_a_step = |b: &&mut Books| b.step.is_some();
+        self.books.iter_mut().filter(in_a_step).filter(|b| !b.began).for_each(catch_up);
         self.write_all_loose();
-        // Channels that have never had a step hold none up.
-        self.books.iter_mut().filter(|b| b.step.is_some()).for_each(|b| b.step = b.step.max(self.step));
+        self.books.iter_mut().for_each(|b| b.began = false);
+        self.books.iter_mut().filter(in_a_step).for_each(catch_up);
         self.hand_on(self.step);
     }
 

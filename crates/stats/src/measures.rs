@@ -248,6 +248,28 @@ const WORK: &[Measure<Measured>] = &[
         |r| r.wanted(|w| w.row_tokens),
     ),
     measure(columns::BYTES_USEFUL, "B", "bytes of K and V of the distinct tokens", |r| r.wanted(|w| w.bytes_useful)),
+    measure(columns::KV_HEADS, "1", "KV heads that attended, summed over layers and steps of the row", |r| {
+        r.wanted(|w| w.kv_heads)
+    }),
+    measure(columns::QUERY_HEADS, "1", "query heads that attended, summed likewise", |r| r.wanted(|w| w.query_heads)),
+    measure(
+        columns::EXTENTS,
+        "1",
+        "stretches without a gap of the distinct tokens, in the order in which the policy has them in memory: the pieces in which keys, or values, can be gathered; summed over KV heads likewise",
+        |r| r.wanted(|w| w.extents),
+    ),
+    measure(
+        columns::BYTES_SCANNED,
+        "B",
+        "bytes that the policy reads to choose, each once for the query heads of a group, whatever a device fetches for it",
+        |r| r.wanted(|w| w.bytes_scanned),
+    ),
+    measure(
+        columns::BYTES_UPKEEP,
+        "B",
+        "bytes read and written to keep the cache as the policy has it: new keys and values, what the policy keeps to choose by, keys that are clustered (once), keys and values that move",
+        |r| r.wanted(|w| w.bytes_upkeep),
+    ),
     measure(
         columns::BYTES_FETCHED,
         "B",
@@ -295,6 +317,8 @@ mod tests {
         (wanted.segments, wanted.selected, wanted.distinct, wanted.bytes_useful) = (1, 42, 43, 46);
         (wanted.row_blocks, wanted.row_tokens) = (44, 45);
         (wanted.slots_used, wanted.fullest_unit) = (48, 11);
+        (wanted.kv_heads, wanted.query_heads, wanted.extents) = (53, 54, 55);
+        (wanted.bytes_scanned, wanted.bytes_upkeep) = (56, 57);
         Measured {
             counters,
             wanted: Some(wanted),
@@ -339,7 +363,8 @@ mod tests {
             refreshes=25 refresh_share=0.260000 latency_mean=27.500000 latency_max=29 \
             req_rd=30 req_wr=31 req_mac_ab=32 req_mac_sb=33 req_mac_pb=34 req_mac_bg=35 req_act_bg=36 req_pre_bg=37 \
             req_wr_gb=38 req_mv_sb=39 req_mv_gb=40 req_sfm=41 \
-            selected_tokens=42 distinct_tokens=43 row_blocks=44 row_tokens=45 bytes_useful=46 bytes_fetched=47 \
+            selected_tokens=42 distinct_tokens=43 row_blocks=44 row_tokens=45 bytes_useful=46 kv_heads=53 \
+            query_heads=54 extents=55 bytes_scanned=56 bytes_upkeep=57 bytes_fetched=47 \
             mac_slots_used=48 mac_slots_issued=96 mac_utilisation=0.500000 imbalance_units=2.000000 \
             imbalance_channels=1.520000";
         let cells = cells(&measured());

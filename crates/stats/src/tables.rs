@@ -5,13 +5,14 @@ use super::books::{CountsByPhase, PARTS, PhaseCounts, WAITING};
 use super::energy::Energy;
 pub use super::measures::{MEASURES, Measured};
 use super::measures::{RowCounts, over};
-use super::{Account, Collector, Step};
+use super::origin::{self, OriginRow};
+use super::{Account, Collector, LayerOfStep, Step};
 use pimattn_core::beyond::BeyondFit;
 use pimattn_core::columns;
 use pimattn_core::spec::System;
 use pimattn_core::table::{Column, Measure, TableLayout, columns_of, markdown as markdown_of, measure};
 use pimattn_core::units::Cycle;
-use pimattn_trace::Phase;
+use pimattn_trace::{Header, Phase};
 use std::sync::Arc;
 
 /// Which run a row is of.
@@ -43,6 +44,15 @@ pub struct PhaseKey {
     pub step: StepKey,
     /// The phase's name, or waiting.
     pub phase: &'static str,
+}
+
+/// A layer of a decode step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerKey {
+    /// The step.
+    pub step: StepKey,
+    /// Layer of the model.
+    pub layer: u32,
 }
 
 /// A KV head of a layer.
@@ -106,6 +116,9 @@ pub const PHASE_KEYS: &[Measure<PhaseKey>] = &[measure(
     "what for: append, cluster, remap, select, attend-score, softmax, attend-context; other where the trace does not say, and for refreshes; waiting for channels that wait for others, and their refreshes meanwhile",
     |k| k.phase.into(),
 )];
+
+/// The key column of `layers.csv` behind those of the step.
+pub const LAYER_KEYS: &[Measure<LayerKey>] = &[measure(columns::LAYER, "1", "layer of the model", |k| k.layer.into())];
 
 /// Key columns of `heads.csv`.
 pub const HEAD_KEYS: &[Measure<HeadKey>] = &[
@@ -188,6 +201,17 @@ impl Key for PhaseKey {
     }
 }
 
+impl Key for LayerKey {
+    const SCHEMA: Schema = Schema {
+        file: "layers.csv",
+        row: "a layer of a decode step, waits included (from sync to sync where syncs part layers); the rows of a step add up to its row in steps.csv, in cycles to the cycle",
+    };
+
+    fn keys() -> TableLayout<LayerKey> {
+        TableLayout::of(&[]).with(|k: &LayerKey| &k.step, STEP_KEYS).with(|k| k, LAYER_KEYS)
+    }
+}
+
 impl Key for HeadKey {
     const SCHEMA: Schema = Schema { file: "heads.csv", row: "a KV head of a layer, over all steps" };
 
@@ -224,9 +248,13 @@ pub fn markdown() -> String {
     table::<()>(&mut out);
     table::<StepKey>(&mut out);
     table::<PhaseKey>(&mut out);
+    table::<LayerKey>(&mut out);
     table::<HeadKey>(&mut out);
     table::<ChannelKey>(&mut out);
-    out.push_str("\n## Measures\n\nAll tables end with:\n");
+    let Schema { file, row } = origin::SCHEMA;
+    out.push_str(&format!("\n## {file}\n\nA row is {row}. It has these columns and no measures:\n"));
+    out.push_str(&markdown_of(&columns_of(origin::ORIGIN_MEASURES)));
+    out.push_str("\n## Measures\n\nAll tables but origins.csv end with:\n");
     out.push_str(&markdown_of(&columns_of(MEASURES)));
     out
 }
@@ -249,6 +277,11 @@ impl<'s> RunRows<'s> {
     pub fn with_cache(self, provenance: &str) -> Self {
         let beyond_fit = BeyondFit::said_in(provenance);
         RunRows { run: Arc::new(RunKey { beyond_fit, ..RunKey::clone(&self.run) }), ..self }
+    }
+
+    /// The row of `origins.csv`, of a trace with this header.
+    pub fn origin(&self, header: &Header) -> OriginRow {
+        OriginRow::new(Arc::clone(&self.run), header, self.system)
     }
 
     /// The row of `run.csv`.
@@ -309,6 +342,23 @@ impl<'s> RunRows<'s> {
             self.row(PhaseKey { step, phase }, &counted)
         };
         step.parts.used().map(row).collect()
+    }
+
+    /// The rows of `layers.csv` of a step.
+    pub fn layers(&self, step: &Step) -> Vec<TableRow<LayerKey>> {
+        let row = |(layer, l): (&u32, &LayerOfStep)| {
+            let PhaseCounts { counters, time } = l.parts.sum();
+            let counted = RowCounts {
+                counters: &counters,
+                time: &time,
+                wanted: Some((&l.wanted, l.busy)),
+                cycles: l.cycles,
+                channels: u64::from(self.system.device.geometry.channels),
+                imbalance_channels: None,
+            };
+            self.row(LayerKey { step: StepKey { step: step.step, position: step.position }, layer: *layer }, &counted)
+        };
+        step.layers.iter().map(row).collect()
     }
 
     /// Time in ns and energy in pJ of each phase, and of waiting, that add up to those of a run of so many cycles.

@@ -1,10 +1,12 @@
 //! Writes the tables of runs while they go: rows of steps and phases as soon as a step is over.
 
-use super::tables::{ChannelKey, HeadKey, Key, PhaseKey, RunRows, Schema, StepKey, TableRow};
+use super::origin::{self, OriginRow};
+use super::tables::{ChannelKey, HeadKey, Key, LayerKey, PhaseKey, RunRows, Schema, StepKey, TableRow};
 use super::{Collector, Step, Steps};
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
 use pimattn_core::table::TypedWriter;
+use pimattn_trace::Header;
 use std::io::Write;
 
 /// The table of rows of some kind.
@@ -21,8 +23,10 @@ pub struct RunTables<'s, W: Write> {
 struct PartTables<W: Write> {
     steps: RowFile<W, StepKey>,
     phases: RowFile<W, PhaseKey>,
+    layers: RowFile<W, LayerKey>,
     heads: RowFile<W, HeadKey>,
     channels: RowFile<W, ChannelKey>,
+    origins: TypedWriter<W, OriginRow>,
 }
 
 /// Takes the steps of one run.
@@ -44,8 +48,10 @@ impl<'s, W: Write> RunTables<'s, W> {
             true => Some(PartTables {
                 steps: file(&mut open)?,
                 phases: file(&mut open)?,
+                layers: file(&mut open)?,
                 heads: file(&mut open)?,
                 channels: file(&mut open)?,
+                origins: TypedWriter::new(open(&origin::SCHEMA)?, origin::SCHEMA.file, OriginRow::layout()),
             }),
             false => None,
         };
@@ -64,8 +70,10 @@ impl<'s, W: Write> RunTables<'s, W> {
             out.extend([
                 parts.steps.finish()?,
                 parts.phases.finish()?,
+                parts.layers.finish()?,
                 parts.heads.finish()?,
                 parts.channels.finish()?,
+                parts.origins.finish()?,
             ]);
         }
         Ok(out)
@@ -76,18 +84,22 @@ impl<W: Write> Steps for StepRows<'_, '_, W> {
     fn step(&mut self, step: Step) {
         let Some(parts) = self.tables.parts.as_mut().filter(|_| self.result.is_ok()) else { return };
         let rows = &self.rows;
-        let phases = |()| rows.phases(&step).iter().try_for_each(|row| parts.phases.row(row));
-        self.result = parts.steps.row(&rows.step(&step)).and_then(phases);
+        let phases = rows.phases(&step);
+        let layers = rows.layers(&step);
+        let written = parts.steps.row(&rows.step(&step));
+        let written = written.and_then(|()| phases.iter().try_for_each(|row| parts.phases.row(row)));
+        self.result = written.and_then(|()| layers.iter().try_for_each(|row| parts.layers.row(row)));
     }
 }
 
-/// Writes the rest of a run that is over.
-pub fn finish_run<W: Write>(collector: &Collector, steps: StepRows<'_, '_, W>) -> Result<()> {
+/// Writes the rest of a run that is over, whose trace has this header.
+pub fn finish_run<W: Write>(header: &Header, collector: &Collector, steps: StepRows<'_, '_, W>) -> Result<()> {
     let rows = &steps.rows;
     let (run, heads, channels) = (rows.run(collector), rows.heads(collector), rows.channels(collector));
     steps.result?;
     steps.tables.runs.row(&run)?;
     let Some(parts) = &mut steps.tables.parts else { return Ok(()) };
+    parts.origins.row(&rows.origin(header))?;
     heads.iter().try_for_each(|row| parts.heads.row(row))?;
     channels.iter().try_for_each(|row| parts.channels.row(row))
 }

@@ -160,6 +160,19 @@ pub struct Segment {
     pub slots_used: u64,
     /// Bytes of K and V of the distinct tokens.
     pub bytes_useful: u64,
+    /// KV heads that the segment stands for: one, or in a schedule of AttAcc's all those of the channel. Where a head has
+    /// several channels, its segment in the first of them has this and the numbers below, the others have 0.
+    pub kv_heads: u32,
+    /// Query heads that attend.
+    pub query_heads: u32,
+    /// Stretches without a gap of the distinct tokens, in the order in which the policy has them in memory: the pieces in
+    /// which their keys, or their values, can be gathered.
+    pub extents: u32,
+    /// Bytes that the policy reads to choose, each once for all query heads.
+    pub bytes_scanned: u64,
+    /// Bytes read and written to keep the cache as the policy has it: the new key and value, what the policy keeps to
+    /// choose by, keys that are clustered (once), keys and values that move.
+    pub bytes_upkeep: u64,
 }
 
 /// The requests behind it in one channel arrive at `cycle` at the earliest, counted from the beginning of the run. A lower

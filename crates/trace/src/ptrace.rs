@@ -30,10 +30,10 @@ pub const FORMAT: Format = Format {
 
 const MAGIC: &[u8; 8] = b"PTRACE\x1a\n";
 /// Version that this code writes, and the only one that it reads.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Well within the codec's limit, so that what is written can be read.
 const MAX_HEADER: u32 = 1 << 18;
-/// A record is at most this long in bincode (a segment of fourteen numbers).
+/// A record is at most this long in bincode (a segment of nineteen numbers).
 const MAX_RECORD_BYTES: usize = 128;
 const MAX_BLOCK_BYTES: usize = BLOCK * MAX_RECORD_BYTES;
 const LEVEL: i32 = 3;

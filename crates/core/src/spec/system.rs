@@ -184,6 +184,8 @@ pub struct System {
     pub issue_interval: Option<f64>,
     /// The device, resolved.
     pub device: Device,
+    /// The system file with overrides, as TOML.
+    pub settings: String,
 }
 
 impl System {
@@ -321,6 +323,7 @@ impl System {
             scheduler,
             issue_interval: s.issue_interval.map(|d| d.in_cycles(device.clock)),
             device,
+            settings: doc.canonical(),
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use super::cost::{ComponentEnergy, EnergyComponent};
 use super::layer::{LayerPart, LayerWork};
-use super::platform::{Gpu, Tiles};
+use super::platform::{Gather, Gpu, Tiles};
 use super::switches::{Switch, Switches};
 use std::collections::BTreeMap;
 
@@ -41,6 +41,19 @@ pub struct Tiling {
     pub l2: f64,
 }
 
+/// What a policy takes of one GPU besides attention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PolicyWork {
+    /// Bytes read to choose.
+    pub scanned: f64,
+    /// Bytes read and written to keep the cache as the policy has it.
+    pub upkeep: f64,
+    /// Query heads that share what is read.
+    pub sharing: f64,
+    /// Bytes of an element.
+    pub bytes: f64,
+}
+
 /// The GPUs.
 pub struct Roofline<'p> {
     gpu: &'p Gpu,
@@ -62,11 +75,13 @@ fn core_share(blocks: f64, cores: f64) -> f64 {
     blocks / ((blocks / cores).ceil() * cores)
 }
 
-fn thread_blocks(layer: &LayerWork, tm: f64, tn: f64) -> f64 {
-    match layer.part.is_weights() {
-        true => (layer.m / tm).ceil() * (layer.n / tn).ceil() * layer.ops,
-        // Attention kernels run a thread block for each head.
-        false => layer.ops,
+/// Share of the cores that a layer keeps busy, in tiles of `tm` x `tn` results.
+fn busy_cores(gpu: &Gpu, layer: &LayerWork, tm: f64, tn: f64) -> f64 {
+    match (layer.part.is_weights(), gpu.split_attention) {
+        (true, _) => core_share((layer.m / tm).ceil() * (layer.n / tn).ceil() * layer.ops, gpu.cores),
+        // Attention kernels run a thread block for each head, or split a head's cache over the cores that are left.
+        (false, false) => core_share(layer.ops, gpu.cores),
+        (false, true) => 1.0,
     }
 }
 
@@ -79,7 +94,7 @@ fn l1_tile(gpu: &Gpu, layer: &LayerWork) -> (f64, f64) {
             if ((tm + tn) * depth + tm * tn) * layer.bytes > gpu.l1 {
                 continue;
             }
-            let share = core_share(thread_blocks(layer, tm, tn), gpu.cores);
+            let share = busy_cores(gpu, layer, tm, tn);
             let cost = tiled_bytes(layer, tm, tn, 1.0) * (1.0 / share).powi(2);
             if cost < best.0 {
                 best = (cost, (tm, tn));
@@ -133,7 +148,7 @@ impl<'p> Roofline<'p> {
         *self.tilings.entry(sizes).or_insert_with(|| {
             let (tm, tn) = l1_tile(gpu, layer);
             Tiling {
-                core_share: core_share(thread_blocks(layer, tm, tn), gpu.cores),
+                core_share: busy_cores(gpu, layer, tm, tn),
                 dram: dram_bytes(gpu, layer, (tm, tn)),
                 l2: tiled_bytes(layer, tm, tn, 1.0),
             }
@@ -141,10 +156,54 @@ impl<'p> Roofline<'p> {
     }
 
     fn product(&mut self, layer: &LayerWork) -> LayerCost {
+        let dram = self.tiling(layer).dram;
+        self.product_of(layer, dram, dram)
+    }
+
+    /// Scores, or outputs, of one token of each request with keys, or values, that lie in pieces of `piece` bytes.
+    ///
+    /// As a product that reads these once; but pieces are fetched in whole sectors, short ones at a share of the bandwidth,
+    /// and each that is shorter than a DRAM row pays for the rest of the row's activation.
+    pub fn gathered(&mut self, layer: &LayerWork, piece: f64) -> LayerCost {
+        let Gather { sector, full, row, activation, .. } = self.gpu.gather;
+        let others = self.tiling(layer).dram - layer.shared_bytes();
+        let pieces = layer.shared_bytes() / piece;
+        let fetched = pieces * (piece / sector).ceil() * sector;
+        let as_long = fetched / (piece / full).min(1.0);
+        let mut cost = self.product_of(layer, others + fetched, others + as_long);
+        let unused = (1.0 - piece / row).max(0.0);
+        cost.energy[EnergyComponent::Dram as usize] += self.gpu.devices * pieces * unused * activation;
+        cost
+    }
+
+    /// What a policy takes besides attention: bytes of memory in the order in which they lie, each element multiplied with
+    /// every query head that shares it at the most, and ranking where there is anything to rank.
+    pub fn policy(&self, work: &PolicyWork) -> LayerCost {
+        let (gpu, bytes) = (self.gpu, work.scanned + work.upkeep);
+        let layer = LayerWork {
+            part: LayerPart::Policy,
+            m: work.scanned / work.bytes,
+            n: 1.0,
+            k: 1.0,
+            ops: 1.0,
+            shared: 1.0,
+            bytes: work.bytes,
+            elementwise: (1.0, 2.0 * work.sharing),
+        };
+        let compute = layer.flops() / self.peak(&layer);
+        let memory = bytes / (gpu.bandwidth * gpu.bandwidth_utilisation);
+        let registers = 3.0 * layer.flops() / 2.0 * layer.bytes;
+        let mut cost = self.timed(compute, memory, [bytes, bytes, bytes, registers], &layer);
+        cost.seconds += if work.scanned > 0.0 { gpu.gather.rank } else { 0.0 };
+        cost
+    }
+
+    /// A product for which DRAM moves `dram` bytes, in the time of `as_long` bytes.
+    fn product_of(&mut self, layer: &LayerWork, dram: f64, as_long: f64) -> LayerCost {
         let tiling = self.tiling(layer);
         let gpu = self.gpu;
         let compute = layer.flops() / (self.peak(layer) * tiling.core_share);
-        let memory = tiling.dram / (gpu.bandwidth * gpu.bandwidth_utilisation * tiling.core_share);
+        let memory = as_long / (gpu.bandwidth * gpu.bandwidth_utilisation * tiling.core_share);
         let [rm, rn] = gpu.tiles.register;
         // Each multiply-accumulate reads two registers and writes one.
         let registers = match self.switches.has(Switch::RegisterElements) {
@@ -152,7 +211,7 @@ impl<'p> Roofline<'p> {
             false => 3.0 * layer.flops() / 2.0 * layer.bytes,
         };
         let l1 = tiled_bytes(layer, rm, rn, 1.0);
-        self.timed(compute, memory, [tiling.dram, tiling.l2, l1, registers], layer)
+        self.timed(compute, memory, [dram, tiling.l2, l1, registers], layer)
     }
 
     fn elements(&mut self, layer: &LayerWork) -> LayerCost {
@@ -163,7 +222,7 @@ impl<'p> Roofline<'p> {
             LayerPart::Norm => Some((&gpu.elementwise.norm, Switch::EighthNorm)),
             _ => None,
         };
-        let share = core_share(layer.ops, gpu.cores);
+        let share = busy_cores(gpu, layer, 1.0, 1.0);
         let (compute, memory) = match line {
             None => (
                 layer.flops() / (self.peak(layer) * share),

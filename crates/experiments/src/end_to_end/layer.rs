@@ -27,11 +27,13 @@ pub enum LayerPart {
     AllReduce,
     /// Between GPU and PIM device.
     Link,
+    /// What a policy reads to choose tokens, ranks, and keeps in order. On PIM a run has it in its attention.
+    Policy,
 }
 
 impl LayerPart {
     /// Number of parts.
-    pub const COUNT: usize = LayerPart::Link as usize + 1;
+    pub const COUNT: usize = LayerPart::Policy as usize + 1;
     /// All parts.
     pub const ALL: [LayerPart; LayerPart::COUNT] = [
         LayerPart::Qkv,
@@ -44,6 +46,7 @@ impl LayerPart {
         LayerPart::Norm,
         LayerPart::AllReduce,
         LayerPart::Link,
+        LayerPart::Policy,
     ];
 
     /// Whether all rows of the batch meet one matrix of weights.
@@ -102,6 +105,11 @@ impl LayerWork {
         }
     }
 
+    /// Bytes of the right-hand matrices of a product, each once.
+    pub fn shared_bytes(&self) -> f64 {
+        self.n * self.k * self.ops * self.bytes / self.shared
+    }
+
     /// Bytes read and written by a layer that is no product; of a transfer, the bytes sent.
     pub fn traffic(&self) -> f64 {
         self.results() * self.bytes * self.elementwise.0
@@ -122,8 +130,8 @@ pub struct Split {
 pub struct ForwardPass {
     /// New tokens of a request: the prompt, or one.
     pub tokens: u32,
-    /// Tokens attended to.
-    pub cache: u64,
+    /// Tokens that a query head attends to: not whole where it is a mean.
+    pub cache: f64,
     /// Whether this is the prefill.
     pub prefill: bool,
 }
@@ -131,7 +139,7 @@ pub struct ForwardPass {
 /// The layers of one decoder block in order, as the work of one device.
 pub fn block(model: &Model, stage: ForwardPass, batch: u32, bytes: u32, split: Split) -> Vec<LayerWork> {
     let (bytes, batch, gpus) = (f64::from(bytes), f64::from(batch), f64::from(split.gpus));
-    let (tokens, cache) = (f64::from(stage.tokens), stage.cache as f64);
+    let (tokens, cache) = (f64::from(stage.tokens), stage.cache);
     let (hidden, dim) = (f64::from(model.hidden), f64::from(model.head_dim));
     let heads = f64::from(model.heads / split.gpus);
     let kv_heads = f64::from(model.kv_heads_of_device(split.gpus));

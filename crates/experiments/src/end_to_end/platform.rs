@@ -53,6 +53,21 @@ pub struct Tiles {
     pub register: [f64; 2],
 }
 
+/// Reading pieces of a matrix that do not lie side by side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gather {
+    /// Bytes that are fetched at least, and in multiples of which.
+    pub sector: f64,
+    /// Bytes of a piece from which on pieces are read at the bandwidth of products; shorter ones are read in proportion.
+    pub full: f64,
+    /// Bytes of a DRAM row.
+    pub row: f64,
+    /// Energy in pJ of opening a row.
+    pub activation: f64,
+    /// Time in s of ranking what a policy has read to choose, once in a layer.
+    pub rank: f64,
+}
+
 /// Energies of a GPU: memories and link in pJ/b, a multiply-accumulate in pJ.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GpuEnergy {
@@ -91,12 +106,16 @@ pub struct Gpu {
     pub l2: f64,
     /// Link to other GPUs, both directions together, B/s.
     pub link: f64,
+    /// Whether attention kernels split the cache of a head over idle cores; else a head has a thread block.
+    pub split_attention: bool,
     /// Tiles.
     pub tiles: Tiles,
     /// Activation and normalisation.
     pub elementwise: Elementwise,
     /// All-reduce.
     pub all_reduce: AllReduce,
+    /// Gathering.
+    pub gather: Gather,
     /// Energies.
     pub energy: GpuEnergy,
 }
@@ -188,6 +207,7 @@ fn resolve_gpu(g: &GpuFile) -> Gpu {
         l1: g.l1.value,
         l2: g.l2.value,
         link: g.link.value,
+        split_attention: g.split_attention,
         tiles: Tiles {
             sizes: g.tiles.sizes.iter().map(|s| f64::from(*s)).collect(),
             depth: g.tiles.depth.into(),
@@ -203,6 +223,13 @@ fn resolve_gpu(g: &GpuFile) -> Gpu {
             link: g.all_reduce.link.value,
             latency: g.all_reduce.latency.value,
             per_byte: g.all_reduce.per_byte.value,
+        },
+        gather: Gather {
+            sector: g.gather.sector.value,
+            full: g.gather.full.value,
+            row: g.gather.row.value,
+            activation: g.gather.activation.value,
+            rank: g.gather.rank.value,
         },
         energy: GpuEnergy {
             dram: g.energy.dram.value,

@@ -49,6 +49,18 @@ pub struct TilesFile {
     pub register: [u32; 2],
 }
 
+/// `[gpu.gather]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatherFile {
+    pub source: String,
+    pub sector: Quantity<Size>,
+    pub full: Quantity<Size>,
+    pub row: Quantity<Size>,
+    pub activation: Quantity<Energy>,
+    pub rank: Quantity<Latency>,
+}
+
 /// `[gpu.energy]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,9 +86,13 @@ pub struct GpuFile {
     pub l1: Quantity<Size>,
     pub l2: Quantity<Size>,
     pub link: Quantity<Bandwidth>,
+    /// Whether attention kernels split the cache of a head over idle cores.
+    #[serde(default)]
+    pub split_attention: bool,
     pub tiles: TilesFile,
     pub elementwise: ElementwiseFile,
     pub all_reduce: AllReduceFile,
+    pub gather: GatherFile,
     pub energy: GpuEnergyFile,
     pub utilisation: UtilisationFile,
 }
@@ -161,6 +177,7 @@ fn sources(f: &PlatformFile) -> Vec<(&'static str, &str)> {
         ("gpu.tiles", &g.tiles.source),
         ("gpu.elementwise", &g.elementwise.source),
         ("gpu.all_reduce", &g.all_reduce.source),
+        ("gpu.gather", &g.gather.source),
         ("gpu.energy", &g.energy.source),
         ("gpu.utilisation", &g.utilisation.source),
     ];
@@ -179,6 +196,11 @@ fn sources(f: &PlatformFile) -> Vec<(&'static str, &str)> {
         own("gpu.all_reduce.link", &reduce.link),
         own("gpu.all_reduce.latency", &reduce.latency),
         own("gpu.all_reduce.per_byte", &reduce.per_byte),
+        own("gpu.gather.sector", &g.gather.sector),
+        own("gpu.gather.full", &g.gather.full),
+        own("gpu.gather.row", &g.gather.row),
+        own("gpu.gather.activation", &g.gather.activation),
+        own("gpu.gather.rank", &g.gather.rank),
         own("gpu.energy.dram", &e.dram),
         own("gpu.energy.l2", &e.l2),
         own("gpu.energy.l1", &e.l1),
@@ -220,6 +242,9 @@ fn check_numbers(f: &PlatformFile, doc: &Document) -> Result<()> {
         ("gpu.link", g.link.value),
         ("gpu.all_reduce.link", g.all_reduce.link.value),
         ("gpu.elementwise.bandwidth", g.elementwise.bandwidth.value),
+        ("gpu.gather.sector", g.gather.sector.value),
+        ("gpu.gather.full", g.gather.full.value),
+        ("gpu.gather.row", g.gather.row.value),
         ("gpu.tiles.l2_depth_parts", f64::from(g.tiles.l2_depth_parts)),
         ("gpu.tiles.register[0]", f64::from(g.tiles.register[0])),
         ("gpu.tiles.register[1]", f64::from(g.tiles.register[1])),

@@ -2,15 +2,18 @@
 
 use super::Model;
 use super::attention::{Attend, StackCost};
-use super::cost::Cost;
-use super::gpu::Roofline;
+use super::cost::{ComponentEnergy, Cost, EnergyComponent};
+use super::fit::FittedRun;
+use super::gpu::{PolicyWork, Roofline};
 use super::layer::{ForwardPass, LayerPart, LayerWork, Split, block};
+use super::measured::MeasuredLayer;
 use super::pim::PimDevices;
 use super::platform::Platform;
 use super::switches::{Switch, Switches};
 use pimattn_attacc::{Attention, Form, UnitLevel};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
+use pimattn_core::spec::System;
 
 /// Tokens that a query head may attend to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,20 +155,36 @@ pub fn serve_until(
         }
         _ => (Vec::new(), None),
     };
-    let pim = system.as_ref().map(|(pim, system)| PimDevices {
-        pim,
-        gpu: &platform.gpu,
-        system,
-        mode: service.mode,
-        power_limit: service.power_limit,
-        switches,
-    });
-    let roofline = Roofline::new(&platform.gpu, switches);
-    let mut work = ServiceContext { model, service, switches, gpus, roofline, pim };
+    let system = system.as_ref().map(|(_, system)| system);
+    let mut work = ServiceContext::new(platform, model, service, system);
     let prefill = work.prefill();
     let steps = (0..service.steps).map(|s| {
         cancel.check()?;
         Ok(work.step(s, attention.get(s as usize)))
+    });
+    Ok(ServiceCost { prefill, steps: steps.collect::<Result<_>>()? })
+}
+
+/// Prefill and decode steps of `service` with the attention that a run has measured: on the PIM devices, of which `stack` is
+/// one, where it is given, as they were measured; else on the GPUs, which gather the tokens that the run selected, read what
+/// its policy reads to choose them, and keep the cache in its order.
+///
+/// # Errors
+/// When the service makes no sense for the model or the platform, and [`Error::Interrupted`].
+pub fn serve_measured(
+    cancel: &Cancel,
+    platform: &Platform,
+    model: &Model,
+    service: &Service,
+    stack: Option<&System>,
+    run: &FittedRun,
+) -> Result<ServiceCost> {
+    service.check(model, platform)?;
+    let mut work = ServiceContext::new(platform, model.clone(), service, stack);
+    let prefill = work.prefill();
+    let steps = run.steps.iter().map(|layers| {
+        cancel.check()?;
+        Ok(work.measured_step(layers, run.stacks))
     });
     Ok(ServiceCost { prefill, steps: steps.collect::<Result<_>>()? })
 }
@@ -182,7 +201,22 @@ fn stack_attention(model: &Model, service: &Service, heads: u32, step: u32) -> A
     }
 }
 
-impl ServiceContext<'_> {
+impl<'w> ServiceContext<'w> {
+    /// With attention on the PIM devices of the platform, of which `stack` is one; without it, on the GPUs.
+    fn new(platform: &'w Platform, model: Model, service: &'w Service, stack: Option<&'w System>) -> Self {
+        let (gpu, switches) = (&platform.gpu, platform.switches);
+        let pim = platform.pim.as_ref().zip(stack).map(|(pim, system)| PimDevices {
+            pim,
+            gpu,
+            system,
+            mode: service.mode,
+            power_limit: service.power_limit,
+            switches,
+        });
+        let roofline = Roofline::new(gpu, switches);
+        ServiceContext { model, service, switches, gpus: gpu.devices as u32, roofline, pim }
+    }
+
     fn block(&self, stage: ForwardPass) -> Vec<LayerWork> {
         let split = Split { gpus: self.gpus, pim: self.pim.is_some() };
         block(&self.model, stage, self.service.batch, self.service.bytes, split)
@@ -223,34 +257,120 @@ impl ServiceContext<'_> {
         let len = self.service.prefill + step + 1;
         let attended = self.service.budget.at(step).map_or(len, |b| b.min(len));
         let cache = if self.pim.is_some() { len } else { attended };
-        let mut cost = Cost::default();
-        let mut softmax_seconds = 0.0;
-        let mut late_link = 0.0;
-        for layer in self.block(ForwardPass { tokens: 1, cache: cache.into(), prefill: false }) {
-            let (Some(pim), Some(stack)) = (&self.pim, stack) else {
-                let timed = self.roofline.cost(&layer);
+        let attend = |context: &mut Self, layer: LayerWork, cost: &mut Cost| {
+            let (Some(pim), Some(stack)) = (&context.pim, stack) else {
+                let timed = context.roofline.cost(&layer);
                 cost.add(layer.part, timed.seconds, &timed.energy);
-                continue;
+                return 0.0;
             };
             match layer.part {
                 LayerPart::Score => {
                     cost.add(layer.part, stack.seconds, &pim.attention(stack, &layer, step == 0));
                     cost.attention_cycles = stack.cycles as f64;
+                    0.0
                 }
-                LayerPart::Context => {}
                 LayerPart::Softmax => {
-                    let dense = self.switches.has(Switch::DenseSoftmax);
+                    let dense = context.switches.has(Switch::DenseSoftmax);
                     let layer = if dense { layer } else { LayerWork { n: attended.into(), ..layer } };
                     let (seconds, energy) = pim.softmax(&layer);
                     // Its time is within that of attention, which has the commands for it.
                     cost.add(layer.part, 0.0, &energy);
-                    softmax_seconds = if dense { seconds } else { 0.0 };
+                    if dense { seconds } else { 0.0 }
                 }
-                LayerPart::Link => {
+                _ => 0.0,
+            }
+        };
+        let layer = self.layer(cache.into(), attend);
+        self.all_layers(&layer)
+    }
+
+    /// The step of these attentions, one for each layer of the model, measured on one of `stacks` alike.
+    fn measured_step(&mut self, layers: &[MeasuredLayer], stacks: f64) -> Cost {
+        let mut step = Cost::default();
+        for measured in layers {
+            let cost = match self.pim.is_some() {
+                true => self.layer_on_pim(measured, stacks),
+                false => self.layer_on_gpus(measured),
+            };
+            step.add_scaled(&cost, 1.0);
+        }
+        step.attention_cycles /= layers.len() as f64;
+        step
+    }
+
+    /// KV heads of the platform over those of a run.
+    fn heads_over(&self, measured: &MeasuredLayer) -> f64 {
+        let heads = self.model.kv_heads_of_device(self.gpus) * self.service.batch * self.gpus;
+        f64::from(heads) / measured.kv_heads
+    }
+
+    /// A layer whose attention was measured on PIM.
+    fn layer_on_pim(&mut self, measured: &MeasuredLayer, stacks: f64) -> Cost {
+        let heads = self.heads_over(measured);
+        let mut energy = ComponentEnergy::default();
+        energy[EnergyComponent::PimMemory as usize] = measured.memory * heads;
+        energy[EnergyComponent::PimCompute as usize] = measured.compute * heads;
+        energy[EnergyComponent::PimStanding as usize] = measured.standing * stacks;
+        let mean = measured.selected / measured.query_heads;
+        self.layer(mean, |context, layer, cost| {
+            match (layer.part, &context.pim) {
+                (LayerPart::Score, _) => {
+                    cost.add(layer.part, measured.seconds, &energy);
+                    cost.attention_cycles = measured.cycles;
+                }
+                // Its time is within that of attention.
+                (LayerPart::Softmax, Some(pim)) => cost.add(layer.part, 0.0, &pim.softmax(&layer).1),
+                _ => {}
+            }
+            0.0
+        })
+    }
+
+    /// A layer whose attention the GPUs do, of the tokens that a run selected.
+    fn layer_on_gpus(&mut self, measured: &MeasuredLayer) -> Cost {
+        let heads = self.heads_over(measured) / f64::from(self.gpus);
+        let bytes = f64::from(self.service.bytes);
+        let piece = measured.useful / 2.0 / measured.extents;
+        let mean = measured.selected / measured.query_heads;
+        let mut cost = self.layer(mean, |context, layer, cost| {
+            let timed = match layer.part {
+                LayerPart::Score | LayerPart::Context => {
+                    // Query heads of a group share the tokens that several of them selected.
+                    let layer = LayerWork { shared: measured.selected / measured.distinct, ..layer };
+                    context.roofline.gathered(&layer, piece)
+                }
+                _ => context.roofline.cost(&layer),
+            };
+            cost.add(layer.part, timed.seconds, &timed.energy);
+            0.0
+        });
+        let work = PolicyWork {
+            scanned: measured.scanned * heads,
+            upkeep: measured.upkeep * heads,
+            sharing: measured.query_heads / measured.kv_heads,
+            bytes,
+        };
+        let timed = self.roofline.policy(&work);
+        cost.add(LayerPart::Policy, timed.seconds, &timed.energy);
+        cost
+    }
+
+    /// One layer of a step, over `cache` tokens. `attend` adds what scores, softmax and outputs cost; it says how long softmax
+    /// takes beside attention, in s.
+    fn layer(&mut self, cache: f64, mut attend: impl FnMut(&mut Self, LayerWork, &mut Cost) -> f64) -> Cost {
+        let mut cost = Cost::default();
+        let mut softmax_seconds = 0.0;
+        let mut late_link = 0.0;
+        for layer in self.block(ForwardPass { tokens: 1, cache, prefill: false }) {
+            match (layer.part, &self.pim) {
+                (LayerPart::Score | LayerPart::Context | LayerPart::Softmax, _) => {
+                    softmax_seconds += attend(self, layer, &mut cost);
+                }
+                (LayerPart::Link, Some(pim)) => {
                     let (seconds, energy) = pim.transfer(layer.traffic());
                     cost.add(layer.part, seconds, &energy);
                 }
-                LayerPart::FeedForward if self.service.coprocess => {
+                (LayerPart::FeedForward, Some(pim)) if self.service.coprocess => {
                     let alone = self.roofline.cost(&layer);
                     match pim.share(&layer, &alone) {
                         None => cost.add(layer.part, alone.seconds, &alone.energy),
@@ -262,18 +382,18 @@ impl ServiceContext<'_> {
                         }
                     }
                 }
-                part => {
+                (part, _) => {
                     let timed = self.roofline.cost(&layer);
                     cost.add(part, timed.seconds, &timed.energy);
                 }
             }
         }
-        if stack.is_some() {
+        if self.pim.is_some() {
             self.overlap(&mut cost, softmax_seconds);
         }
         cost.seconds[LayerPart::Link as usize] += late_link;
         self.stand(&mut cost, &[LayerPart::Score]);
-        self.all_layers(&cost)
+        cost
     }
 
     /// Heads follow each other through the projections, the link and attention. Of stages that overlap, the longest

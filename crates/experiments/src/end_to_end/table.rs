@@ -2,14 +2,16 @@
 
 use super::Model;
 use super::cost::{Cost, EnergyComponent};
+use super::fit::FittedRun;
 use super::layer::LayerPart;
 use super::platform::Platform;
 use super::step::{Service, ServiceCost, TokenBudget};
 use super::switches::{Reference, Switch};
+use pimattn_core::columns;
 use pimattn_core::measures;
 use pimattn_core::table::{TableLayout, Value};
 
-const ATTENTION_PARTS: [LayerPart; 3] = [LayerPart::Score, LayerPart::Softmax, LayerPart::Context];
+const ATTENTION_PARTS: [LayerPart; 4] = [LayerPart::Score, LayerPart::Softmax, LayerPart::Context, LayerPart::Policy];
 const WEIGHT_PARTS: [LayerPart; 3] = [LayerPart::Qkv, LayerPart::Projection, LayerPart::FeedForward];
 const ELEMENTWISE_PARTS: [LayerPart; 2] = [LayerPart::Activation, LayerPart::Norm];
 
@@ -26,10 +28,21 @@ pub struct ServiceRow {
     steps: u32,
     step: Option<u32>,
     kv_budget: Option<u32>,
+    /// None where attention is by a budget.
+    run: Option<RunLabel>,
     /// None where there are no PIM devices.
     options: Option<PimOptions>,
     step_cost: Cost,
     prefill_cost: Cost,
+}
+
+/// The run whose attention a row has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct RunLabel {
+    trace: String,
+    policy: Option<String>,
+    measured_layers: u32,
+    dense_layers: u32,
 }
 
 /// What is chosen of PIM devices.
@@ -63,7 +76,7 @@ mod service {
             MODEL = "model", "-", "name of the model file's model", |r| (&r.model).into();
             PLATFORM = "platform", "-", "name of the platform file's platform", |r| (&r.platform).into();
             ATTENTION = "attention", "-",
-                "where attention is: gpu, or the PIM devices with GEMV units by bank, bg, buffer",
+                "where attention is: gpu; the PIM devices, with GEMV units by bank, bg, buffer; or run, on the PIM devices as a run has measured it",
                 |r| r.attention.into();
             REFERENCE = "reference", "-",
                 "published simulator, or its switches, that the row follows; none",
@@ -76,6 +89,16 @@ mod service {
             KV_BUDGET = "kv_budget", "tokens",
                 "tokens that a query head may attend to; empty for all, or where steps differ",
                 |r| r.kv_budget.into();
+            RUN = "run", "-",
+                "the trace of the run whose attention the row has: on the PIM devices as it was measured, on GPUs as its tokens are gathered; empty for a budget",
+                |r| run(r, |l| (&l.trace).into());
+            POLICY = columns::POLICY, "-", "selection policy of the run, where its trace says it", |r| run(r, |l| l.policy.as_ref().into());
+            LAYERS_MEASURED = "layers_measured", "1",
+                "layers of the model that the run has measured; others count as the mean of those behind the dense layers",
+                |r| run(r, |l| l.measured_layers.into());
+            DENSE_LAYERS = "dense_layers", "1",
+                "first layers of the model, which stay full; where the run has measured none of them, they count as the mean layer of a run of full attention",
+                |r| run(r, |l| l.dense_layers.into());
             POWER_LIMIT = "power_limit", "-", "whether the supply limits activations", |r| on(r, |o| o.power_limit);
             PIPELINE = "pipeline", "-",
                 "whether heads are pipelined through projections and attention",
@@ -87,10 +110,25 @@ mod service {
     }
 }
 
+/// What a step is for each token.
+mod rate {
+    use super::*;
+
+    measures! {
+        /// What a step is for each token.
+        pub(super) MEASURES of ServiceRow {
+            TOKENS_PER_S = "tokens_per_s", "1/s", "tokens generated in a second: the batch over step_ms",
+                |r| decimal(f64::from(r.batch) / r.step_cost.time());
+            TOKEN_MJ = "token_mj", "mJ", "energy of a generated token: energy_mj over the batch",
+                |r| mj(r.step_cost.total_energy() / f64::from(r.batch));
+        }
+    }
+}
+
 measures! {
     /// What a decode step costs.
     pub STEP_MEASURES of Cost {
-        STEP_MS = "step_ms", "ms", "a decode step, all layers; the sum of the following ten", |c| ms(c.time());
+        STEP_MS = "step_ms", "ms", "a decode step, all layers; the sum of the following eleven", |c| ms(c.time());
         QKV_MS = "qkv_ms", "ms",
             "queries, keys and values; of what overlaps, columns have what shows",
             |c| of(c, &[LayerPart::Qkv]);
@@ -106,8 +144,11 @@ measures! {
         NORM_MS = "norm_ms", "ms", "normalisation", |c| of(c, &[LayerPart::Norm]);
         ALL_REDUCE_MS = "all_reduce_ms", "ms", "partial sums between GPUs", |c| of(c, &[LayerPart::AllReduce]);
         LINK_MS = "link_ms", "ms", "between GPU and PIM device", |c| of(c, &[LayerPart::Link]);
+        POLICY_MS = "policy_ms", "ms",
+            "on GPUs, with a run: what its policy reads to choose tokens, ranks, and keeps in order; on PIM, attention_ms has it",
+            |c| of(c, &[LayerPart::Policy]);
         ATTENTION_CYCLES = "attention_cycles", "tCK",
-            "one layer's attention on the fullest stack",
+            "one layer's attention on the fullest stack; with a run, the mean over layers",
             |c| decimal(c.attention_cycles);
         ENERGY_MJ = "energy_mj", "mJ",
             "a decode step, all layers, all devices; the sum of the following nine",
@@ -134,7 +175,7 @@ measures! {
             "caches, registers and arithmetic, for the same",
             |c| mj(c.energy_of(&WEIGHT_PARTS, &EnergyComponent::COMPUTE));
         ATTENTION_MEMORY_MJ = "attention_memory_mj", "mJ",
-            "DRAM and PIM memory, for attention and softmax",
+            "DRAM and PIM memory, for attention, softmax and policy",
             |c| mj(c.energy_of(&ATTENTION_PARTS, &EnergyComponent::MEMORY));
         ATTENTION_COMPUTE_MJ = "attention_compute_mj", "mJ",
             "caches, registers and arithmetic, for the same",
@@ -220,18 +261,48 @@ fn percent(a: f64, b: f64) -> Value {
     Value::Float((a / b - 1.0) * 100.0, 4)
 }
 
+fn run(row: &ServiceRow, which: fn(&RunLabel) -> Value) -> Value {
+    row.run.as_ref().map_or(Value::Unknown, which)
+}
+
 fn on(row: &ServiceRow, which: fn(&PimOptions) -> bool) -> Value {
     row.options.as_ref().map_or(Value::Unknown, |options| Value::Text(which(options).to_string()))
 }
 
 /// Columns of the table of services; a row is the mean decode step of a service, or one of its steps.
 pub fn services() -> TableLayout<ServiceRow> {
-    TableLayout::of(service::KEYS).with(|r| &r.step_cost, STEP_MEASURES).with(|r| &r.prefill_cost, PREFILL_MEASURES)
+    let keys = TableLayout::of(service::KEYS).with(|r| r, rate::MEASURES);
+    keys.with(|r| &r.step_cost, STEP_MEASURES).with(|r| &r.prefill_cost, PREFILL_MEASURES)
 }
 
 /// Columns of the table of switches; a row is a switch.
 pub fn switches() -> TableLayout<SwitchRow> {
     TableLayout::of(switch::MEASURES)
+}
+
+/// The mean row of a service with the attention of a run, or a row for each of its steps.
+pub fn measured_rows(
+    platform: &Platform,
+    model: &Model,
+    service: &Service,
+    outcome: &ServiceCost,
+    each: bool,
+    run: &FittedRun,
+) -> Vec<ServiceRow> {
+    let mut rows = rows(platform, model, service, outcome, each);
+    for row in &mut rows {
+        if platform.pim.is_some() {
+            row.attention = "run";
+        }
+        row.kv_budget = run.budget;
+        row.run = Some(RunLabel {
+            trace: run.trace.clone(),
+            policy: run.policy.clone(),
+            measured_layers: run.measured_layers,
+            dense_layers: run.dense_layers,
+        });
+    }
+    rows
 }
 
 /// The mean row of a service, or a row for each of its steps.
@@ -256,6 +327,7 @@ pub fn rows(
             (TokenBudget::PerStep(_), None) => None,
             (budget, step) => budget.at(step.unwrap_or(0)),
         },
+        run: None,
         options: platform.pim.as_ref().map(|_| PimOptions {
             power_limit: service.power_limit,
             pipeline: service.pipeline,
@@ -320,16 +392,16 @@ mod tests {
 
     #[test]
     fn every_measure_is_of_its_own_parts_and_components() {
-        let want = "step_ms=55 qkv_ms=1 projection_ms=5 feed_forward_ms=6 attention_ms=6 softmax_ms=3 \
-            activation_ms=7 norm_ms=8 all_reduce_ms=9 link_ms=10 attention_cycles=77 energy_mj=49950 \
-            gpu_dram_mj=5510 l2_mj=5520 l1_mj=5530 registers_mj=5540 gpu_alu_mj=5550 pim_memory_mj=5560 \
-            pim_compute_mj=5570 pim_standing_mj=5580 communication_mj=5590 fc_memory_mj=2421 \
-            fc_compute_mj=6063 attention_memory_mj=1821 attention_compute_mj=4563 \
+        let want = "step_ms=66 qkv_ms=1 projection_ms=5 feed_forward_ms=6 attention_ms=6 softmax_ms=3 \
+            activation_ms=7 norm_ms=8 all_reduce_ms=9 link_ms=10 policy_ms=11 attention_cycles=77 energy_mj=59895 \
+            gpu_dram_mj=6611 l2_mj=6622 l1_mj=6633 registers_mj=6644 gpu_alu_mj=6655 pim_memory_mj=6666 \
+            pim_compute_mj=6677 pim_standing_mj=6688 communication_mj=6699 fc_memory_mj=2421 \
+            fc_compute_mj=6063 attention_memory_mj=4028 attention_compute_mj=10084 \
             elementwise_memory_mj=3014 elementwise_compute_mj=7542";
         assert_eq!(cells(STEP_MEASURES), want);
-        let want = "prefill_ms=55 prefill_fc_ms=12 prefill_attention_ms=6 prefill_softmax_ms=3 \
+        let want = "prefill_ms=66 prefill_fc_ms=12 prefill_attention_ms=6 prefill_softmax_ms=3 \
             prefill_activation_ms=7 prefill_norm_ms=8 prefill_all_reduce_ms=9 prefill_link_ms=10 \
-            prefill_energy_mj=49950";
+            prefill_energy_mj=59895";
         assert_eq!(cells(PREFILL_MEASURES), want);
     }
 }

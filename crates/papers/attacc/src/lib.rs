@@ -346,6 +346,10 @@ impl AttentionSchedule {
                 row_tokens: sum(attended),
                 slots_used: 2 * here * wanted * dim_columns,
                 bytes_useful: 2 * here * wanted * u64::from(dim) * u64::from(bytes),
+                // A budget's tokens lie one behind the other.
+                kv_heads: here as u32,
+                query_heads: here as u32,
+                extents: here as u32,
                 ..*template
             }
         };
