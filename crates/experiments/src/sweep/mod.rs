@@ -1,6 +1,6 @@
 //! Sweeps: a grid of workloads and systems, each point generated and replayed in one process.
 //!
-//! [`grid`] expands a grid file into points, [`point`] runs one, [`key`] says what its result depends on, [`store`]
+//! [`grid`] expands a grid file into points ([`range`]: assumed values, one moved at a time), [`point`] runs one, [`key`] says what its result depends on, [`store`]
 //! keeps finished points and writes the table, [`table`] reads it back as numbers, [`merge`] puts the
 //! tables of shards together. Points are independent:
 //! they go to as many workers as there are threads. The table gains a row as each is done, and has them in the order
@@ -10,6 +10,7 @@ pub mod grid;
 pub mod key;
 pub mod merge;
 pub mod point;
+pub mod range;
 pub mod store;
 pub mod table;
 

@@ -1,8 +1,10 @@
 //! The report of an experiment: claims, figures and text, each made of cells of its tables.
 
 pub mod claims;
+pub mod design;
 pub mod figures;
 pub mod text;
+pub mod tornado;
 
 use pimattn_report::cells::Cells;
 
@@ -25,4 +27,8 @@ pub struct ExperimentTables {
     pub winners: Cells,
     /// Gains under changed assumptions.
     pub ablation: Cells,
+    /// Headlines by assumed value.
+    pub tornado: Cells,
+    /// Policies by device.
+    pub design: Cells,
 }

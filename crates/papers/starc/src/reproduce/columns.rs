@@ -231,7 +231,11 @@ fn decimal(x: f64) -> Value {
     Value::Float(x, 6)
 }
 
-fn percent_less(ours: f64, other: f64) -> Value {
+/// The column of what STARC takes less than another policy, in percent.
+pub const STARC_LESS: &str = "reduction_percent";
+
+/// What STARC takes less than another policy.
+pub(super) fn percent_less(ours: f64, other: f64) -> Value {
     Value::Float(100.0 * (1.0 - ours / other), 4)
 }
 
@@ -355,7 +359,7 @@ pub mod reductions {
             OTHER = "other", "ms or mJ", "what it takes; masks, attention: us or uJ of a stack's layer",
                 |r| Value::Float(r.other, 9);
             STARC = "starc", "ms or mJ", "what starc takes, likewise", |r| Value::Float(r.ours, 9);
-            REDUCTION_PERCENT = "reduction_percent", "%", "100 x (1 - starc / other)",
+            REDUCTION_PERCENT = STARC_LESS, "%", "100 x (1 - starc / other)",
                 |r| percent_less(r.ours, r.other);
         }
     }
@@ -491,6 +495,9 @@ reported! {
     WinnerRow: "winners.csv", "a policy at an error, by its fastest budget that keeps it",
         TableLayout::of(winners::WINNERS);
     AblationRow: "ablation.csv", "a variant, and the gains of STARC under it", TableLayout::of(ablation::ABLATION);
+    super::tornado::TornadoRow: "tornado.csv", "a headline, and what moving an assumed value does to it",
+        TableLayout::of(super::tornado::TORNADO);
+    super::design::DesignRow: "design.csv", "a policy on a device", TableLayout::of(super::design::DESIGN);
     crate::paper::claims::ClaimRow: "claims.csv", "a claim of the paper",
         TableLayout::of(crate::paper::claims::CLAIMS);
 }
