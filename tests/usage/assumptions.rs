@@ -1,7 +1,7 @@
 //! The tornado's plan (`configs/sweep/tornado.toml`) against what the shipped device, system, workload and code say is
 //! assumed: nothing is forgotten, and what is said to ship does.
 
-use crate::common::root;
+use crate::common::{load, root};
 use pimattn_experiments::sweep::grid::{Grid, Job};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -77,7 +77,8 @@ fn every_assumed_value_is_moved_or_held_with_a_reason() {
     assert!(grid.held.iter().all(|h| h.why.len() > 10) && grid.ranges.iter().all(|r| r.why.len() > 10));
     let mut used: BTreeSet<String> = BTreeSet::new();
     let mut missing = Vec::new();
-    let mut look = |names: &[&str], place: &str| match names.iter().find(|n| moved.contains(**n) || held.contains(**n)) {
+    let mut look = |names: &[&str], place: &str| match names.iter().find(|n| moved.contains(**n) || held.contains(**n))
+    {
         Some(name) => drop(used.insert(name.to_string())),
         None => missing.push(format!("{place}: {}", names.join(" or "))),
     };
@@ -144,7 +145,31 @@ fn what_a_range_says_that_ships_does() {
     assert!(e.contains("accumulators = 31 is not what ships"), "{e}");
     let e = refused("low = { host.latency = ", "low = { host.select_latency = ");
     assert!(e.contains("expected the keys of base: host.latency"), "{e}");
-    // A key of the device that is none, with its place in the range.
+    // A key that is none.
     let e = refused("base = { system.dram.set.pim.accumulators", "base = { system.dram.set.pim.acumulators");
     assert!(e.contains("expected the keys of base"), "{e}");
+}
+
+#[test]
+fn a_system_gives_keys_of_its_device_other_values() {
+    let file = root().join("configs/system/hbm3-pim.toml");
+    let with = |set: &str| load(&file, &[set]);
+    let device = |set: &str| with(set).unwrap().device;
+    let ships = device("queue_depth=32");
+    assert_eq!((ships.lanes, device("dram.set.pim.lanes=8").lanes), (16, 8));
+    // A number that names its source keeps it.
+    let changed = device("dram.set.pim.accumulators=4");
+    assert_eq!((changed.accumulators, &changed.assumed), (4, &ships.assumed));
+    assert_eq!(device("dram.set.timing.nCCDAB=5 tCK").timings["nCCDAB"], 5, "of the preset that is chosen");
+    let sfm = |d: &pimattn_core::spec::Device| d.commands.iter().find(|c| c.name == "SFM").unwrap().per_entry;
+    assert_eq!((sfm(&ships), sfm(&device("dram.set.command.SFM.done_per_entry=4"))), (1, 4));
+    let refused = |set: &str, says: &str| {
+        let e = with(set).unwrap_err().to_string();
+        assert!(e.contains(&format!("--set {set}")) && e.contains(says), "{e}");
+    };
+    refused("dram.set.pim.lanse=8", "did you mean \"lanes\"");
+    refused("dram.set.command.MACABB.passes=2", "did you mean \"MACAB\"");
+    refused("dram.set.timing.nCCDA=5 tCK", "did you mean");
+    refused("dram.set.organisation.columns=64", "density");
+    refused("dram.set.energy=3", "energy is a table");
 }

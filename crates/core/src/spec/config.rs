@@ -333,7 +333,8 @@ mod tests {
 
     #[test]
     fn values_of_another_document_take_the_place_of_this_ones() {
-        let text = "a = \"1 ns\"\n[b]\nc = { value = 3, source = \"s\" }\n[[d]]\nname = \"x\"\n[[d]]\nname = \"y\"\nn = 1\n";
+        let text =
+            "a = \"1 ns\"\n[b]\nc = { value = 3, source = \"s\" }\n[[d]]\nname = \"x\"\n[[d]]\nname = \"y\"\nn = 1\n";
         let with = |other: &str| {
             let mut doc = Document::parse(Path::new("x.toml"), text, &[]).unwrap();
             let other = Document::parse(Path::new("y.toml"), &format!("[set]\n{other}\n"), &[]).unwrap();

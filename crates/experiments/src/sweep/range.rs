@@ -100,7 +100,9 @@ impl ValueRange {
         for (name, end) in [("low", RangePoint::Low), ("high", RangePoint::High)] {
             let values = self.values(end);
             if !values.iter().map(|(key, _)| key).eq(&keys) {
-                return Err(doc.error(&format!("{at}.{name}"), format!("expected the keys of base: {}", keys.join(", "))));
+                return Err(
+                    doc.error(&format!("{at}.{name}"), format!("expected the keys of base: {}", keys.join(", ")))
+                );
             }
         }
         match self.values(RangePoint::Low) == self.values(RangePoint::High) {

@@ -300,7 +300,8 @@ mod tests {
             Span { label: "c".into(), ends: [3.0, 3.0] },
         ];
         let ends = ["low", "high"].map(String::from);
-        let content = |spans| Content::Spans(Spans { x: Axis::new("x", Scale::Linear), base: 3.0, ends: ends.clone(), spans });
+        let content =
+            |spans| Content::Spans(Spans { x: Axis::new("x", Scale::Linear), base: 3.0, ends: ends.clone(), spans });
         let svg = figure(content(spans)).svg().unwrap();
         // Three bars and the sample of each end; nothing for an end that is the base.
         assert_eq!(svg.matches("stroke-width=\"0.6\"").count(), 3 + 2 + 2);

@@ -12,12 +12,8 @@ use pimattn_report::plot::{Axis, Bar, BarGroup, Bars, Content, Figure, Lines, Pa
 /// Devices of which the name begins so, and goes on with nothing but a granularity, differ in what an activation opens.
 const ACTIVATION: &str = "activation: ";
 
-fn rows(design: &Cells, power: &str, device: &str, policy: &str) -> Result<usize> {
-    design.the(&[
-        (column::POWER_POLICY.name(), power),
-        (column::DEVICE_NAME.name(), device),
-        (columns::POLICY, policy),
-    ])
+fn row_of(design: &Cells, power: &str, device: &str, policy: &str) -> Result<usize> {
+    design.the(&[(column::POWER_POLICY.name(), power), (column::DEVICE_NAME.name(), device), (columns::POLICY, policy)])
 }
 
 /// The device that ships, and those that differ in what an activation opens alone.
@@ -37,38 +33,49 @@ fn sparse(design: &Cells) -> Result<Vec<&str>> {
 pub fn answer(t: &ExperimentTables) -> Result<String> {
     let design = &t.design;
     let (devices, policies) = (granularities(design)?, sparse(design)?);
+    let name = |device: &str| device.strip_prefix(ACTIVATION).unwrap_or("bank group").to_string();
     let mut out = Vec::new();
     for power in design.distinct(column::POWER_POLICY.name())? {
-        let mut of_power = Vec::new();
+        // By granularity, the policies that it is fastest for.
+        let mut won: Vec<(String, Vec<&str>)> = devices.iter().map(|d| (name(d), Vec::new())).collect();
         for policy in &policies {
-            let mut fastest: Option<(f64, &str)> = None;
-            for device in &devices {
-                let us = design.number(rows(design, power, device, policy)?, column::TIME_US.name())?;
-                if fastest.is_none_or(|(least, _)| us < least) {
-                    fastest = Some((us, device));
+            let mut fastest = (f64::INFINITY, 0);
+            for (i, device) in devices.iter().enumerate() {
+                let us = design.number(row_of(design, power, device, policy)?, column::TIME_US.name())?;
+                if us < fastest.0 {
+                    fastest = (us, i);
                 }
             }
-            let Some((_, best)) = fastest else { continue };
-            let of = |device: &str, column: &str| cited(design, rows(design, power, device, policy)?, column, 1, " %");
-            let others = devices.iter().skip(1).filter(|d| **d != best).map(|device| {
-                let granularity = device.strip_prefix(ACTIVATION).unwrap_or(device);
-                let (time, energy) = (of(device, column::TIME_LESS.name())?, of(device, column::ENERGY_LESS.name())?);
-                Ok(format!("{granularity} {time} and {energy}"))
-            });
-            let others = others.collect::<Result<Vec<_>>>()?.join(", ");
-            let won = match best.strip_prefix(ACTIVATION) {
-                None => "a bank group (as shipped)".to_string(),
-                Some(granularity) => format!(
-                    "{granularity}, {} of the time and {} of the energy saved",
-                    of(best, column::TIME_LESS.name())?,
-                    of(best, column::ENERGY_LESS.name())?
-                ),
-            };
-            of_power.push(format!("{policy} is fastest where an activation opens {won}; time and energy saved by {others}"));
+            won[fastest.1].1.push(policy);
         }
-        out.push(format!("- With `power = \"{power}\"`: {}.", of_power.join(". ")));
+        let won = won.iter().filter(|(_, of)| !of.is_empty());
+        let won: Vec<String> = won.map(|(name, of)| format!("{name} ({})", of.join(", "))).collect();
+        let saved = devices.iter().skip(1).map(|device| {
+            let row = row_of(design, power, device, STARC)?;
+            let of = |column: &str| cited(design, row, column, 1, " %");
+            Ok(format!("{} {} and {}", name(device), of(column::TIME_LESS.name())?, of(column::ENERGY_LESS.name())?))
+        });
+        let saved = saved.collect::<Result<Vec<_>>>()?.join("; ");
+        let fastest = won.join("; ");
+        out.push(format!(
+            "- `power = \"{power}\"`: the granularity at which each sparse policy is fastest is {fastest}. Instead of a bank group, {STARC}'s time and energy saved: {saved}."
+        ));
     }
     Ok(out.join("\n"))
+}
+
+/// Rows of the text's table of granularities: every sparse policy on every device that differs in this alone.
+pub fn compared(t: &ExperimentTables) -> Result<Vec<usize>> {
+    let design = &t.design;
+    let mut out = Vec::new();
+    for power in design.distinct(column::POWER_POLICY.name())? {
+        for policy in sparse(design)? {
+            for device in granularities(design)?.into_iter().skip(1) {
+                out.push(row_of(design, power, device, policy)?);
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// Rows of the text's table: the devices that are worth choosing for a policy, where activations count as they ship.
@@ -77,7 +84,7 @@ pub fn told(t: &ExperimentTables) -> Result<Vec<usize>> {
     t.design.find(&[(column::PARETO.name(), "1"), (column::POWER_POLICY.name(), power)])
 }
 
-/// Time and energy by granularity of activation, over activation of all banks as the device ships.
+/// Time and energy by granularity of activation, over the device that ships.
 pub fn granularity(t: &ExperimentTables) -> Result<Figure> {
     let design = &t.design;
     let devices = granularities(design)?;
@@ -86,23 +93,26 @@ pub fn granularity(t: &ExperimentTables) -> Result<Figure> {
         for (column, label) in [(column::TIME_US.name(), "time"), (column::ENERGY_UJ.name(), "energy")] {
             let mut groups = Vec::new();
             for policy in design.distinct(columns::POLICY)? {
-                let of = |device: &str| design.number(rows(design, power, device, policy)?, column);
+                let of = |device: &str| design.number(row_of(design, power, device, policy)?, column);
                 let ships = devices.first().map_or(Ok(1.0), |device| of(device))?;
                 let mut bars = Vec::new();
                 for device in &devices {
-                    let name = device.strip_prefix(ACTIVATION).unwrap_or("bank group");
+                    let name = device.strip_prefix(ACTIVATION).unwrap_or("bank group (ships)");
                     let parts = vec![(format!("{label} over that of the device that ships"), of(device)? / ships)];
                     bars.push(Bar { label: name.into(), parts });
                 }
                 groups.push(BarGroup { label: policy.into(), bars });
             }
             let y = Axis::new("over as shipped", Scale::FromZero);
-            panels.push(Panel { title: format!("{label}, power = {power}"), content: Content::Bars(Bars { y, groups }) });
+            panels
+                .push(Panel { title: format!("{label}, power = {power}"), content: Content::Bars(Bars { y, groups }) });
         }
     }
     Ok(Figure {
         title: "What an activation opens: time and energy of attention by policy".into(),
-        note: "design.csv, columns time_us and energy_uj; half: a channel of its own for each, the best that it could be".into(),
+        note:
+            "design.csv, columns time_us and energy_uj; half: a channel of its own for each, the best that it could be"
+                .into(),
         names: Vec::new(),
         panels,
         columns: 2,
@@ -124,7 +134,8 @@ pub fn frontier(t: &ExperimentTables) -> Result<Figure> {
             ])?;
             let mut points = Vec::new();
             for row in rows {
-                let point = (design.number(row, column::TOKENS_PER_S.name())?, design.number(row, column::ENERGY_UJ.name())?);
+                let point =
+                    (design.number(row, column::TOKENS_PER_S.name())?, design.number(row, column::ENERGY_UJ.name())?);
                 points.push(point);
             }
             points.sort_by(|a, b| a.0.total_cmp(&b.0));

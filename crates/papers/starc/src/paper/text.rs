@@ -237,6 +237,14 @@ pub fn markdown(title: &str, t: &ExperimentTables, claimed: &Cells) -> Result<St
          that are saved; below 0, more is taken.",
     );
     let _ = write!(out, "{}\n\n", design::answer(t)?);
+    let shown = [
+        (device::POWER_POLICY.name(), "power"),
+        (columns::POLICY, "policy"),
+        (device::DEVICE_NAME.name(), "instead of a bank group"),
+        (device::TIME_LESS.name(), "time saved, %"),
+        (device::ENERGY_LESS.name(), "energy saved, %"),
+    ];
+    out.push_str(&table(&t.design, &design::compared(t)?, &shown, 1)?);
     figure(&mut out, "design-activation.svg", "Time and energy by what an activation opens");
     out.push_str("Devices that no other beats in time and energy alike, policy by policy:\n\n");
     let shown = [

@@ -39,7 +39,9 @@ pub fn sign_changes(t: &ExperimentTables) -> Result<String> {
                 continue;
             }
             let base = tornado.number(*row, column::LESS.name())?;
-            for (less, value) in [(column::LESS_LOW.name(), column::LOW.name()), (column::LESS_HIGH.name(), column::HIGH.name())] {
+            for (less, value) in
+                [(column::LESS_LOW.name(), column::LOW.name()), (column::LESS_HIGH.name(), column::HIGH.name())]
+            {
                 if tornado.number(*row, less)? * base <= 0.0 {
                     ways.push(format!(
                         "{} with \"{}\" at {} instead of {}",
@@ -61,7 +63,10 @@ pub fn sign_changes(t: &ExperimentTables) -> Result<String> {
     }
     let kept = all.len() - said.len();
     Ok(match said.len() {
-        0 => format!("None of the {} headlines on attention changes its sign within the range of an assumed value.", all.len()),
+        0 => format!(
+            "None of the {} headlines on attention changes its sign within the range of an assumed value.",
+            all.len()
+        ),
         n => format!(
             "Of {} headlines on attention, {n} change{} sign within the range of an assumed value: {}. The other {kept} keep \
              theirs, each value moved alone.",
@@ -92,7 +97,8 @@ pub fn figure(t: &ExperimentTables) -> Result<Figure> {
                 cell(column::LOW.name())?,
                 cell(column::HIGH.name())?
             );
-            let ends = [tornado.number(*row, column::LESS_LOW.name())?, tornado.number(*row, column::LESS_HIGH.name())?];
+            let ends =
+                [tornado.number(*row, column::LESS_LOW.name())?, tornado.number(*row, column::LESS_HIGH.name())?];
             spans.push(Span { label, ends });
         }
         let base = rows.first().map_or(Ok(0.0), |row| tornado.number(*row, column::LESS.name()))?;

@@ -120,9 +120,8 @@ pub fn rows(grid: &Grid, swept: &SweepTable) -> Result<Vec<TornadoRow>> {
     let mut out = Vec::new();
     for (measure, of) in measures {
         for against in swept.distinct(columns::POLICY)?.into_iter().filter(|p| *p != STARC) {
-            let number = |variant: &str, policy: &str| {
-                swept.the(&[(VARIANT, variant), (columns::POLICY, policy)]).map(of)
-            };
+            let number =
+                |variant: &str, policy: &str| swept.the(&[(VARIANT, variant), (columns::POLICY, policy)]).map(of);
             let moved = |range: &ValueRange, policy: &str| {
                 Ok::<_, pimattn_core::error::Error>(Moved {
                     base: number(BASE, policy)?,
