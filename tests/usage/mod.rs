@@ -1,5 +1,6 @@
 //! Does it work as its pages say: commands, guides, examples, exchange, sweeps, reports?
 
+mod assumptions;
 mod cli;
 mod examples;
 mod exchange;

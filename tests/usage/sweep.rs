@@ -332,6 +332,63 @@ fn a_wrong_axis_names_the_nearest_key() {
     assert!(String::from_utf8(out.stderr).unwrap().contains("did you mean \"policy\""));
 }
 
+/// A range moves a value and nothing else: what a bar of a tornado is made of, by hand.
+#[test]
+fn an_end_of_a_range_costs_what_its_value_says() {
+    let range = |name: &str, key: &str, values: [&str; 3]| {
+        let [base, low, high] = values.map(|value| format!("{{ {key} = {value} }}"));
+        format!("[[range]]\nname = \"{name}\"\nbase = {base}\nlow = {low}\nhigh = {high}\nwhy = \"by hand\"\n")
+    };
+    // A range may end where it ships: what the low end of some is.
+    let axes = "policy = [\"quest\", \"full\"]\n\"system.refresh\" = [\"none\"]\nhost.select_score = [\"0 ns\"]\n\
+        synthetic.decode_steps = [3]\n";
+    let ranges = [
+        range("wait", "host.latency", ["\"100 ns\"", "\"20 ns\"", "\"1000 ns\""]),
+        range("standing", "system.dram.set.energy.background", ["\"66 mW\"", "\"0 mW\"", "\"132 mW\""]),
+        range("lane", "system.dram.set.energy.mac", ["\"0.32 pJ\"", "\"0 pJ\"", "\"0.64 pJ\""]),
+        range("slow", "system.dram.set.timing.nCCDAB", ["\"6 tCK\"", "\"4 tCK\"", "\"60 tCK\""]),
+        range("softmax", "system.dram.set.command.SFM.done_per_entry", ["\"1\"", "\"20\"", "\"100\""]),
+        range("lanes", "system.dram.set.pim.lanes", ["16", "16", "8"]),
+        range("pace", "system.dram.set.timing.nCCDAB", ["\"6 tCK\"", "\"6 tCK\"", "\"8 tCK\""]),
+        range("channels", "system.channels", ["16", "16", "20"]),
+    ];
+    let scratch = Scratch::small(&format!("{axes}{}", ranges.concat()));
+    scratch.sweep("out", &[]);
+    let table = rows(&scratch.table("out"));
+    let cell = |variant: &str, policy: &str, column: &str| {
+        let of = |r: &&BTreeMap<String, String>| r["variant"] == variant && r["policy"] == policy;
+        table.iter().find(of).unwrap()[column].parse::<f64>().unwrap()
+    };
+    let moved = |name: &str, policy: &str, column: &str| {
+        cell(&format!("{name}: high"), policy, column) - cell(&format!("{name}: low"), policy, column)
+    };
+    // Two heads, a channel each, wait at the same time: once a step, 1,301 cycles of 769 ps instead of 131. (Within 20 ns
+    // they would do something else, too.) Full chooses nothing and waits for nobody.
+    let longer = |policy: &str| cell("wait: high", policy, "cycles") - cell("base", policy, "cycles");
+    assert_eq!((longer("quest"), longer("full")), (3.0 * (1301.0 - 131.0), 0.0));
+    for policy in ["quest", "full"] {
+        // 2 ranks in each of 16 channels; mW x ns = pJ.
+        let standing = 132.0 * 2.0 * 16.0 * cell("base", policy, "time_ns");
+        assert!((moved("standing", policy, "energy_pj") - standing).abs() < 1.0, "{policy}");
+        assert_eq!(moved("standing", policy, "cycles"), 0.0);
+        // 0.64 pJ for each of the multiplications that cost 0.32 as it ships; buffers cost what they did.
+        let macs = 2.0 * (cell("base", policy, "energy_compute_pj") - cell("lane: low", policy, "energy_compute_pj"));
+        assert!((moved("lane", policy, "energy_pj") - macs).abs() < 1.0 && macs > 1e5, "{policy}");
+        assert!(moved("slow", policy, "cycles") > 0.0, "{policy}: MACs of all banks come further apart");
+    }
+    // 96 tokens and those generated are 7 entries of 16 scores; the unit works on the softmax of a head alone.
+    assert_eq!(moved("softmax", "full", "cycles"), 3.0 * 7.0 * 80.0);
+    for policy in ["quest", "full"] {
+        // Half the lanes take two passes of nCCDL, 8 cycles, for a column.
+        assert_eq!(moved("lanes", policy, "cycles"), moved("pace", policy, "cycles"), "{policy}");
+        assert!(moved("lanes", policy, "cycles") > 0.0);
+        // Channels that have no head stand by: two ranks each.
+        let standing = 4.0 * 2.0 * 66.0 * cell("base", policy, "time_ns");
+        assert_eq!(moved("channels", policy, "cycles"), 0.0);
+        assert!((moved("channels", policy, "energy_background_pj") - standing).abs() < 1.0, "{policy}");
+    }
+}
+
 /// The shipped experiment, made small: the same files, with fewer and shorter axes.
 fn small_experiment() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -404,6 +461,12 @@ fn small_experiment() -> tempfile::TempDir {
     let text = text.replace("variant = [\n", &format!("variant = [{}\n", few.join(", ")));
     let text = text.replace("[8192]", "[1024]").replace("decode_steps = [64]", "decode_steps = [2]");
     std::fs::write(at("configs/sweep/ablation.toml"), text).unwrap();
+    // The first two ranges.
+    let tornado = std::fs::read_to_string(root().join("configs/sweep/tornado.toml")).unwrap();
+    let parts: Vec<&str> = tornado.split("[[range]]").take(3).collect();
+    let text = parts.join("[[range]]").replace("[8192]", "[1024]").replace("decode_steps = [64]", "decode_steps = [2]");
+    std::fs::write(at("configs/sweep/tornado.toml"), text).unwrap();
+    copy("configs/sweep/design.toml", &[("[8192]", "[512]"), ("decode_steps = [64]", "decode_steps = [2]")]);
     folder
 }
 

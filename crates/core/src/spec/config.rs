@@ -16,6 +16,7 @@ pub struct Document {
     file: PathBuf,
     table: toml::Table,
     lines: BTreeMap<String, usize>,
+    /// Where each key was set whose value is not the file's: as errors name the place.
     set: BTreeMap<String, String>,
 }
 
@@ -133,12 +134,12 @@ impl Document {
         let mut at = key;
         // A table that only overrides made has no line; one of them is the place.
         let inside = |(k, _): &(&String, &String)| k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
-        if let (false, Some((_, text))) = (self.lines.contains_key(key), self.set.iter().find(inside)) {
-            return Error::Config { at: format!("--set {text}"), what: what.into() };
+        if let (false, Some((_, at))) = (self.lines.contains_key(key), self.set.iter().find(inside)) {
+            return Error::Config { at: at.clone(), what: what.into() };
         }
         loop {
-            if let Some(text) = self.set.get(at) {
-                return Error::Config { at: format!("--set {text}"), what: what.into() };
+            if let Some(at) = self.set.get(at) {
+                return Error::Config { at: at.clone(), what: what.into() };
             }
             if let Some(line) = self.lines.get(at) {
                 return Error::Config { at: format!("{}:{line}", self.file.display()), what: what.into() };
@@ -182,9 +183,73 @@ impl Document {
             (_, v) => v,
         };
         at.insert((*last).to_string(), value);
-        self.set.insert(key.to_string(), text.to_string());
+        self.set.insert(key.to_string(), format!("--set {text}"));
         Ok(())
     }
+
+    /// Puts the values of a table of another document, there below `from`, in place of those of the table at `path`; if
+    /// there is none, nothing. Of a list of tables that have names, a key is the name of one. A number that names its
+    /// source (`{ value = ..., source = ... }`) keeps it where only another number is given.
+    ///
+    /// # Errors
+    /// [`Error::Config`] at the place in the other document, where a list has no table of a name, or a value is to be put
+    /// in place of a table.
+    pub fn replace_in(&mut self, path: &[&str], values: &toml::Table, other: &Document, from: &str) -> Result<()> {
+        let Document { table, set, .. } = self;
+        let at = path.iter().try_fold(table, |table, name| table.get_mut(*name)?.as_table_mut());
+        let Some(table) = at else { return Ok(()) };
+        let prefix: String = path.iter().map(|name| format!("{name}.")).collect();
+        merge(table, values, "", &mut |key, at| {
+            let Error::Config { at, .. } = other.error(&format!("{from}.{at}"), "") else { return };
+            set.insert(format!("{prefix}{key}"), at);
+        })
+        .map_err(|(key, what)| other.error(&format!("{from}.{key}"), what))
+    }
+}
+
+/// Puts values in place of those of a table. `put` is told the key of each, here and in `values` (a list has places here
+/// and names there).
+fn merge(
+    table: &mut toml::Table,
+    values: &toml::Table,
+    prefix: &str,
+    put: &mut dyn FnMut(&str, &str),
+) -> std::result::Result<(), (String, String)> {
+    use toml::Value;
+    for (name, value) in values {
+        let key = format!("{prefix}{name}");
+        match (table.get_mut(name), value) {
+            (Some(Value::Table(inner)), Value::Table(values)) => {
+                merge(inner, values, &format!("{key}."), put)?;
+            }
+            (Some(Value::Array(list)), Value::Table(values)) => {
+                let names: Vec<String> =
+                    list.iter().map(|v| v.get("name").and_then(Value::as_str).unwrap_or_default().into()).collect();
+                for (of, values) in values {
+                    let at = format!("{key}.{of}");
+                    let Some(place) = names.iter().position(|n| n == of) else {
+                        let what = format!("no {name} \"{of}\"{}", suggest(of, names.iter().map(String::as_str)));
+                        return Err((at, what));
+                    };
+                    let (Some(inner), Some(values)) = (list[place].as_table_mut(), values.as_table()) else {
+                        return Err((at, format!("a {name} is a table of keys")));
+                    };
+                    let (here, there) = (format!("{key}[{place}]."), format!("{at}."));
+                    merge(inner, values, &there, &mut |k, at| put(&k.replacen(&there, &here, 1), at))?;
+                }
+            }
+            (Some(Value::Table(inner)), value) if inner.contains_key("value") => {
+                inner.insert("value".into(), value.clone());
+                put(&key, &key);
+            }
+            (Some(Value::Table(_)), _) => return Err((key, format!("{name} is a table of keys"))),
+            _ => {
+                table.insert(name.clone(), value.clone());
+                put(&key, &key);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn line_of(text: &str, byte: usize) -> usize {
@@ -274,6 +339,26 @@ mod tests {
         let e = doc(GOOD, &["dram.tming=x"]).unwrap_err().to_string();
         assert!(e.starts_with("--set dram.tming=x: unknown key"), "{e}");
         assert!(matches!(doc(GOOD, &["nonsense"]), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn values_of_another_document_take_the_place_of_this_ones() {
+        let text =
+            "a = \"1 ns\"\n[b]\nc = { value = 3, source = \"s\" }\n[[d]]\nname = \"x\"\n[[d]]\nname = \"y\"\nn = 1\n";
+        let with = |other: &str| {
+            let mut doc = Document::parse(Path::new("x.toml"), text, &[]).unwrap();
+            let other = Document::parse(Path::new("y.toml"), &format!("[set]\n{other}\n"), &[]).unwrap();
+            let values = other.table["set"].as_table().unwrap().clone();
+            doc.replace_in(&[], &values, &other, "set").map(|()| doc)
+        };
+        let doc = with("a = \"2 ns\"\nb.c = 4\nd.y.n = 5\nd.y.m = 6").unwrap();
+        let wanted = "a = \"2 ns\"\n\n[b.c]\nsource = \"s\"\nvalue = 4\n\n[[d]]\nname = \"x\"\n\n[[d]]\nm = 6\nn = 5\nname = \"y\"\n";
+        assert_eq!(doc.canonical(), wanted);
+        let at = |key: &str| doc.error(key, "?").to_string();
+        assert_eq!([at("b.c"), at("d[1].m"), at("d[0].name")], ["y.toml:3: ?", "y.toml:5: ?", "x.toml:5: ?"]);
+        let e = with("d.z.n = 1").unwrap_err().to_string();
+        assert!(e.starts_with("y.toml:2: no d \"z\""), "{e}");
+        assert!(with("b = 1").unwrap_err().to_string().contains("b is a table"));
     }
 
     #[test]

@@ -129,6 +129,27 @@ struct DramFile {
     device: String,
     organisation: String,
     timing: String,
+    /// Keys of the device file with another value. `organisation` and `timing` are those chosen; a command goes by its name.
+    #[serde(default)]
+    set: toml::Table,
+}
+
+impl DramFile {
+    /// Gives a device file the values that the system has for it. Where it lacks what the system chooses of it, that is an
+    /// error of the choice, which says so later.
+    fn change(&self, device: &mut Document, doc: &Document) -> Result<()> {
+        let mut rest = self.set.clone();
+        for (kind, chosen) in [("organisation", &self.organisation), ("timing", &self.timing)] {
+            match rest.remove(kind) {
+                Some(toml::Value::Table(values)) => {
+                    device.replace_in(&[kind, chosen], &values, doc, &format!("dram.set.{kind}"))?;
+                }
+                Some(_) => return Err(doc.error(&format!("dram.set.{kind}"), format!("{kind} is a table of keys"))),
+                None => {}
+            }
+        }
+        device.replace_in(&[], &rest, doc, "dram.set")
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -295,7 +316,8 @@ impl System {
                 Some(WriteDrain { depth: depth("writes.depth", own.unwrap_or(s.queue_depth))?, high, low })
             }
         };
-        let device_doc = device_of(&s.dram.device)?;
+        let mut device_doc = device_of(&s.dram.device)?;
+        s.dram.change(&mut device_doc, doc)?;
         let device_file: DeviceFile = device_doc.decode()?;
         let selection = DeviceSelection {
             organisation: &s.dram.organisation,

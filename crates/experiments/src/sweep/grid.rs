@@ -1,5 +1,6 @@
 //! Schema of a grid file (`configs/sweep/*.toml`), and its points.
 
+use super::range::{BASE, HeldValues, RangePoint, ValueRange};
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::spec::System;
 use pimattn_core::spec::config::Document;
@@ -37,6 +38,10 @@ struct GridFile {
     variants: BTreeMap<String, toml::Table>,
     #[serde(default)]
     skip: Vec<toml::Table>,
+    #[serde(default)]
+    range: Vec<ValueRange>,
+    #[serde(default)]
+    held: Vec<HeldValues>,
 }
 
 fn yes() -> bool {
@@ -52,6 +57,10 @@ pub struct Grid {
     pub accuracy: bool,
     /// A dump that all points read instead of what the grid says.
     pub kv: Option<PathBuf>,
+    /// Values that are moved, one at a time.
+    pub ranges: Vec<ValueRange>,
+    /// Assumed values that are not.
+    pub held: Vec<HeldValues>,
     variants: BTreeMap<String, Vec<(String, Value)>>,
     doc: Document,
     axes: Vec<GridAxis>,
@@ -120,7 +129,7 @@ impl Grid {
             }
             other => other,
         })?;
-        let GridFile { name, accuracy, axes, variants, skip } = doc.decode()?;
+        let GridFile { name, accuracy, axes, variants, skip, range: ranges, held } = doc.decode()?;
         let axes = axes_of(&axes, &doc)?;
         let keys = |table: &toml::Table| {
             let mut flat = Vec::new();
@@ -128,7 +137,8 @@ impl Grid {
             flat.into_iter().map(|(key, value)| (key, value.clone())).collect()
         };
         let variants = variants.iter().map(|(name, table)| (name.clone(), keys(table))).collect();
-        let mut grid = Grid { name, accuracy, kv: None, variants, axes, doc, skip: Vec::new() };
+        let mut grid = Grid { name, accuracy, kv: None, ranges, held, variants, axes, doc, skip: Vec::new() };
+        grid.add_ranges()?;
         grid.check_variants()?;
         // In the order of the file: the first axis changes slowest.
         let line = |axis: &GridAxis| grid.doc.line(&format!("axes.{}", axis.key));
@@ -147,6 +157,42 @@ impl Grid {
         }
         grid.skip = (0..).zip(&skip).map(|(i, table)| grid.rule(i, table)).collect::<Result<_>>()?;
         Ok(grid)
+    }
+
+    /// Each range is two variants, beside the base.
+    fn add_ranges(&mut self) -> Result<()> {
+        if self.ranges.is_empty() {
+            return Ok(());
+        }
+        let mut added = vec![(BASE.to_string(), Vec::new())];
+        for (i, range) in self.ranges.iter().enumerate() {
+            let at = format!("range[{i}]");
+            range.check(&self.doc, &at)?;
+            for end in [RangePoint::Low, RangePoint::High] {
+                let name = range.variant(end);
+                if self.variants.contains_key(&name) || added.iter().any(|(n, _)| *n == name) {
+                    return Err(self.doc.error(&format!("{at}.name"), format!("\"{}\" stands twice", range.name)));
+                }
+                added.push((name, range.values(end)));
+            }
+        }
+        let place = self.axes.iter().position(|a| a.key == VARIANT).unwrap_or(self.axes.len());
+        if place == self.axes.len() {
+            self.axes.push(GridAxis { key: VARIANT.into(), values: Vec::new() });
+        }
+        for (name, keys) in added {
+            let value = Value::String(name.clone());
+            if !self.axes[place].values.contains(&value) {
+                self.axes[place].values.push(value);
+            }
+            self.variants.entry(name).or_insert(keys);
+        }
+        Ok(())
+    }
+
+    /// An error at a key of the grid file.
+    pub fn error(&self, key: &str, what: impl Into<String>) -> Error {
+        self.doc.error(key, what)
     }
 
     /// The axis names every variant, and no other.
@@ -224,6 +270,11 @@ impl Grid {
 
     /// Loads what a point runs; an error names the point.
     pub fn prepare(&self, point: &Point) -> Result<Job> {
+        self.prepare_with(point, &[])
+    }
+
+    /// The same with more keys, which take precedence over the point's.
+    pub(super) fn prepare_with(&self, point: &Point, more: &[(String, Value)]) -> Result<Job> {
         let (mut workload, mut kv, mut of_system, mut of_workload) = (None, None, Vec::new(), Vec::new());
         let mut put = |at: &str, key: &str, value: &Value| {
             let path = || self.doc.resolve_path(at, value.as_str().unwrap_or_default());
@@ -246,6 +297,7 @@ impl Grid {
             let keys = name.as_str().and_then(|name| self.variants.get(name));
             keys.into_iter().flatten().for_each(|(key, value)| put("variants", key, value));
         }
+        more.iter().for_each(|(key, value)| put("range", key, value));
         let kv = self.kv.clone().or(kv);
         let load = || {
             let (workload, doc) = Workload::load(&workload.clone().unwrap_or_default(), &of_workload)?;
@@ -268,7 +320,7 @@ impl Point {
 }
 
 /// Values by dotted key.
-fn flatten<'t>(table: &'t toml::Table, prefix: &str, out: &mut Vec<(String, &'t Value)>) {
+pub(super) fn flatten<'t>(table: &'t toml::Table, prefix: &str, out: &mut Vec<(String, &'t Value)>) {
     for (name, value) in table {
         let key = format!("{prefix}{name}");
         match value {
@@ -301,7 +353,8 @@ fn axes_of(table: &toml::Table, doc: &Document) -> Result<Vec<GridAxis>> {
     Ok(axes)
 }
 
-fn shown(value: &Value) -> String {
+/// A value without quotes around a text.
+pub(super) fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), String::from)
 }
 

@@ -1,7 +1,8 @@
 //! Sweeps: a grid of workloads and systems, each point generated and replayed in one process.
 //!
-//! [`grid`] expands a grid file into points, [`point`] runs one, [`key`] says what its result depends on, [`cache`]
-//! keeps finished points, [`store`] writes the table, [`table`] reads it back as numbers, [`merge`] puts the
+//! [`grid`] expands a grid file into points ([`range`]: assumed values, one moved at a time), [`point`] runs one, [`key`] says what
+//! its result depends on, [`shared`] what points have in common, [`cache`] keeps finished points, [`store`] writes the table, [`batch`]
+//! runs jobs that no grid file says, [`table`] reads results back as numbers, [`merge`] puts the
 //! tables of shards together. Points are independent:
 //! they go to as many workers as there are threads. The table gains a row as each is done, and has them in the order
 //! of the grid once all are. What is held of a point while others run is its place and its key.
@@ -12,6 +13,7 @@ pub mod grid;
 pub mod key;
 pub mod merge;
 pub mod point;
+pub mod range;
 pub mod shared;
 pub mod store;
 pub mod table;

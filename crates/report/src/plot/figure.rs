@@ -3,6 +3,7 @@
 use super::axis::{Ruler, short};
 use super::bars::Bars;
 use super::lines::Lines;
+use super::spans::Spans;
 use super::style::{
     Anchor, HEADING, LABEL, TICK, TITLE, colour, dashes, filled, hatches, line, marker, px, text, upward, width,
 };
@@ -43,6 +44,8 @@ pub enum Content {
     Lines(Lines),
     /// Bars.
     Bars(Bars),
+    /// Horizontal bars about a value.
+    Spans(Spans),
 }
 
 /// Names of a legend.
@@ -89,9 +92,30 @@ impl Frame {
         self.top + self.height
     }
 
+    /// From the figure's top, of the data.
+    pub fn top(&self) -> f64 {
+        self.top
+    }
+
+    /// Of the data.
+    pub fn height(&self) -> f64 {
+        self.height
+    }
+
+    /// The same with labels so wide, instead of an axis, beside the data.
+    pub fn beside(&self, labels: f64) -> Frame {
+        let left = self.left - BESIDE + labels + 12.0;
+        Frame { left, width: self.left + self.width - left, ..*self }
+    }
+
+    /// Box, grid, ticks and label of an axis to the right.
+    pub fn across(&self, x: &Ruler, label: &str) -> el::Group {
+        self.framed(self.marked(el::Group::new(), x, label))
+    }
+
     /// Box, grid, ticks and labels.
     pub fn axes(&self, x: Option<(&Ruler, &str)>, (y, y_label): (&Ruler, &str)) -> el::Group {
-        let (left, right, bottom) = (self.left, self.left + self.width, self.bottom());
+        let (left, right) = (self.left, self.left + self.width);
         let mut out = el::Group::new();
         for tick in &y.ticks {
             let at = self.y(y.place(*tick));
@@ -101,14 +125,23 @@ impl Frame {
         let middle = self.top + self.height / 2.0;
         out = out.add(upward(y_label, left - BESIDE + LABEL, middle, LABEL, Anchor::Middle));
         if let Some((x, label)) = x {
-            for tick in &x.ticks {
-                let at = self.x(x.place(*tick));
-                out = out.add(line((at, self.top), (at, bottom), GRID, 1.0));
-                out = out.add(text(&short(*tick), at, bottom + TICK + 5.0, TICK, Anchor::Middle));
-            }
-            out = out.add(text(label, left + self.width / 2.0, bottom + BELOW - 8.0, LABEL, Anchor::Middle));
+            out = self.marked(out, x, label);
         }
-        let rect = el::Rectangle::new().set("x", px(left)).set("y", px(self.top));
+        self.framed(out)
+    }
+
+    fn marked(&self, mut out: el::Group, x: &Ruler, label: &str) -> el::Group {
+        let bottom = self.bottom();
+        for tick in &x.ticks {
+            let at = self.x(x.place(*tick));
+            out = out.add(line((at, self.top), (at, bottom), GRID, 1.0));
+            out = out.add(text(&short(*tick), at, bottom + TICK + 5.0, TICK, Anchor::Middle));
+        }
+        out.add(text(label, self.left + self.width / 2.0, bottom + BELOW - 8.0, LABEL, Anchor::Middle))
+    }
+
+    fn framed(&self, out: el::Group) -> el::Group {
+        let rect = el::Rectangle::new().set("x", px(self.left)).set("y", px(self.top));
         let rect = rect.set("width", px(self.width)).set("height", px(self.height));
         out.add(rect.set("fill", "none").set("stroke", INK).set("stroke-width", 1))
     }
@@ -119,12 +152,13 @@ impl Content {
         match self {
             Content::Lines(lines) => lines.names().collect(),
             Content::Bars(bars) => bars.names().collect(),
+            Content::Spans(spans) => spans.names().collect(),
         }
     }
 
     fn footing(&self) -> f64 {
         match self {
-            Content::Lines(_) => BELOW,
+            Content::Lines(_) | Content::Spans(_) => BELOW,
             Content::Bars(bars) => bars.footing(),
         }
     }
@@ -162,6 +196,7 @@ impl Figure {
             let drawn = match &panel.content {
                 Content::Lines(lines) => lines.draw(&frame, &names),
                 Content::Bars(bars) => bars.draw(&frame, &names),
+                Content::Spans(spans) => spans.draw(&frame, &names),
             };
             let drawn = drawn.map_err(|e| Error::Usage(format!("panel \"{}\": {e}", panel.title)))?;
             out = out.add(drawn).add(heading.set("font-weight", "bold"));
@@ -216,7 +251,7 @@ impl Figure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Axis, Bar, BarGroup, Scale, Series};
+    use super::super::{Axis, Bar, BarGroup, Scale, Series, Span};
     use super::*;
 
     fn figure(content: Content) -> Figure {
@@ -255,6 +290,26 @@ mod tests {
         let svg = figure(Content::Bars(Bars { y: Axis::new("y", Scale::FromZero), groups })).svg().unwrap();
         // The bar's total, and hatching for the third name.
         assert!(svg.contains(">\n3\n</text>") && svg.contains("url(#hatch2)"));
+    }
+
+    #[test]
+    fn a_span_begins_at_the_base_and_names_its_ends() {
+        let spans = vec![
+            Span { label: "a".into(), ends: [1.0, 5.0] },
+            Span { label: "b".into(), ends: [3.0, 4.0] },
+            Span { label: "c".into(), ends: [3.0, 3.0] },
+        ];
+        let ends = ["low", "high"].map(String::from);
+        let content =
+            |spans| Content::Spans(Spans { x: Axis::new("x", Scale::Linear), base: 3.0, ends: ends.clone(), spans });
+        let svg = figure(content(spans)).svg().unwrap();
+        // Three bars and the sample of each end; nothing for an end that is the base.
+        assert_eq!(svg.matches("stroke-width=\"0.6\"").count(), 3 + 2 + 2);
+        assert!(["1", "5", "4"].iter().all(|n| svg.contains(&format!(">\n{n}\n</text>"))), "{svg}");
+        // Zero is marked only where values lie on both sides of it.
+        assert!(!svg.contains("5 3"));
+        let both = vec![Span { label: "d".into(), ends: [-1.0, 3.0] }];
+        assert!(figure(content(both)).svg().unwrap().contains("5 3"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Figures as SVG, for paper and screen.
 //!
-//! A [`Figure`] is panels in a grid under one legend; a panel has [`Lines`] or stacked [`Bars`]. Colours are Okabe and
+//! A [`Figure`] is panels in a grid under one legend; a panel has [`Lines`], stacked [`Bars`] or [`Spans`]. Colours are Okabe and
 //! Ito's, which people with any colour vision tell apart; dashes, markers and hatching tell series apart in grey. Layout
 //! is arithmetic on the data alone, so the same figure is the same bytes.
 
@@ -8,9 +8,11 @@ mod axis;
 mod bars;
 mod figure;
 mod lines;
+mod spans;
 mod style;
 
 pub use axis::{Axis, Scale};
 pub use bars::{Bar, BarGroup, Bars};
 pub use figure::{Content, Figure, Panel};
 pub use lines::{Lines, Series};
+pub use spans::{Span, Spans};

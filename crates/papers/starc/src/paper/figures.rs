@@ -168,6 +168,9 @@ pub fn all(t: &ExperimentTables) -> Result<Vec<(String, String)>> {
     for (measure, columns) in [("time", time), ("energy", energy)] {
         add(&format!("ablation-{measure}"), by_variant(t, measure, columns)?)?;
     }
+    add("tornado", super::tornado::figure(t)?)?;
+    add("design-activation", super::design::granularity(t)?)?;
+    add("design-frontier", super::design::frontier(t)?)?;
     Ok(out)
 }
 

@@ -1,11 +1,12 @@
 //! The report of an experiment: claims, figures and text, each made of cells of its tables.
 
 pub mod claims;
+pub mod design;
 pub mod figures;
-pub mod text;
-mod verdict;
-
 mod repeats;
+pub mod text;
+pub mod tornado;
+mod verdict;
 
 use pimattn_report::cells::Cells;
 
@@ -34,4 +35,8 @@ pub struct ExperimentTables {
     pub intervals: Cells,
     /// Gains under changed assumptions.
     pub ablation: Cells,
+    /// Headlines by assumed value.
+    pub tornado: Cells,
+    /// Policies by device.
+    pub design: Cells,
 }

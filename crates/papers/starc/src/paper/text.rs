@@ -1,10 +1,11 @@
 //! The report as Markdown. A figure in a sentence stands with the cell that it is from.
 
 use super::claims::{self, Claim, Kind, cited};
-use super::{ExperimentTables, repeats};
+use super::{ExperimentTables, design, repeats, tornado};
 use crate::artifact::bars;
 use crate::policies::{INFINIGEN, QUEST, SPARQ};
 use crate::reproduce::columns::{ablation, intervals, mappings, masks, reductions, winners};
+use crate::reproduce::{design as device, tornado as column};
 use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_report::cells::Cells;
@@ -79,7 +80,7 @@ fn figure(out: &mut String, file: &str, what: &str) {
 
 /// The report.
 pub fn markdown(title: &str, plan: &[Claim], t: &ExperimentTables, claimed: &Cells) -> Result<String> {
-    let mut out = format!("# {title}\n\n");
+    let mut out = format!("# {title}\n\n{}\n\n", tornado::sign_changes(t)?);
     out.push_str(
         "Made by `make reproduce`; docs/reproduce.md says how. Every figure stands in a CSV file beside this one; `[file:line \
          column]` names the cell. Columns are explained in docs/tables.md.\n\n\
@@ -229,6 +230,60 @@ pub fn markdown(title: &str, plan: &[Claim], t: &ExperimentTables, claimed: &Cel
         let what = format!("STARC over the other policies under changed assumptions, {measure}");
         figure(&mut out, &format!("ablation-{measure}.svg"), &what);
     }
+
+    section(
+        &mut out,
+        "What assumed values decide",
+        "Every assumed value that a headline on attention can depend on, moved alone to both ends of a range, and values whose \
+         source is of another device (configs/sweep/tornado.toml has the ranges, why they are these, and what is not moved): \
+         percent that STARC takes less than the other policy, for the two that move each headline most. tornado.csv has all. \
+         Simulated is a part of the stack, at one context.",
+    );
+    let shown = [
+        (column::MEASURE.name(), ""),
+        (column::AGAINST.name(), "than"),
+        (column::LESS.name(), "as shipped"),
+        (column::ASSUMPTION.name(), "moved"),
+        (column::VALUE.name(), "from"),
+        (column::LOW.name(), "to"),
+        (column::LESS_LOW.name(), "%"),
+        (column::HIGH.name(), "to"),
+        (column::LESS_HIGH.name(), "%"),
+    ];
+    out.push_str(&table(&t.tornado, &tornado::told(t)?, &shown, 1)?);
+    figure(&mut out, "tornado.svg", "What assumed values do to each headline");
+
+    section(
+        &mut out,
+        "Which device",
+        "Devices that differ in a key or two from the one that ships (configs/sweep/design.toml has them, and what each leaves out). \
+         Speed is that of attention: tokens of the batch a second if a decode step were the attention of one layer. There are no \
+         columns at equal area, for no source gives the area of units, buffers and row decoders; mean power is energy_uj / time_us.\n\n\
+         Which granularity of activation is worth its cost for sparse attention? Percent of the shipped device's time and energy \
+         that are saved; below 0, more is taken.",
+    );
+    let _ = write!(out, "{}\n\n", design::answer(t)?);
+    let shown = [
+        (device::POWER_POLICY.name(), "power"),
+        (columns::POLICY, "policy"),
+        (device::DEVICE_NAME.name(), "instead of a bank group"),
+        (device::TIME_LESS.name(), "time saved, %"),
+        (device::ENERGY_LESS.name(), "energy saved, %"),
+    ];
+    out.push_str(&table(&t.design, &design::compared(t)?, &shown, 1)?);
+    figure(&mut out, "design-activation.svg", "Time and energy by what an activation opens");
+    out.push_str("Devices that no other beats in time and energy alike, policy by policy:\n\n");
+    let shown = [
+        (columns::POLICY, "policy"),
+        (device::DEVICE_NAME.name(), "device"),
+        (device::TIME_US.name(), "us a step"),
+        (device::ENERGY_UJ.name(), "uJ a step"),
+        (device::TOKENS_PER_S.name(), "tokens/s of a layer's attention"),
+    ];
+    let mut frontier = design::told(t)?;
+    frontier.sort_by_cached_key(|row| t.design.cell(*row, columns::POLICY).map(String::from).unwrap_or_default());
+    out.push_str(&table(&t.design, &frontier, &shown, 2)?);
+    figure(&mut out, "design-frontier.svg", "Devices that no other beats");
     Ok(out)
 }
 

@@ -9,11 +9,14 @@
 
 pub mod bootstrap;
 pub mod columns;
+pub mod design;
 pub mod fair;
+mod fair_columns;
 pub mod gains;
 pub mod masks;
 pub mod plan;
 pub mod published;
+pub mod tornado;
 
 use crate::paper;
 use columns::Reported;
@@ -87,6 +90,10 @@ pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: Progress
 
     let ablation = sweep_of(plan, &plan.grids.ablation, options, None, progress)?;
     let ablation = keep(gains::ablation(&ablation)?, write)?;
+    let moved = sweep_of(plan, &plan.grids.tornado, options, None, progress)?;
+    let tornado = keep(tornado::rows(&Grid::load(&plan.grids.tornado)?, &moved)?, write)?;
+    let devices = sweep_of(plan, &plan.grids.design, options, None, progress)?;
+    let design = keep(design::rows(plan.batch, &devices)?, write)?;
 
     let tables = paper::ExperimentTables {
         artifact: Cells::of(&artifact),
@@ -100,6 +107,8 @@ pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: Progress
         mappings: Cells::of(&mappings),
         intervals: Cells::of(&intervals),
         ablation: Cells::of(&ablation),
+        tornado: Cells::of(&tornado),
+        design: Cells::of(&design),
     };
     let claims = Cells::of(&keep(paper::claims::rows(&plan.claims, &tables)?, write)?);
     for (name, svg) in paper::figures::all(&tables)? {

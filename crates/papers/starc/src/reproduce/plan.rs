@@ -40,6 +40,8 @@ struct GridFiles {
     choices: String,
     recall: String,
     ablation: String,
+    tornado: String,
+    design: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,6 +135,10 @@ pub struct Grids {
     pub recall: PathBuf,
     /// One assumption changed at a time.
     pub ablation: PathBuf,
+    /// Assumed values, each moved over a range.
+    pub tornado: PathBuf,
+    /// Devices.
+    pub design: PathBuf,
 }
 
 /// A model of the experiment.
@@ -223,6 +229,8 @@ impl ExperimentPlan {
                 choices: path("grids.choices", &f.grids.choices),
                 recall: path("grids.recall", &f.grids.recall),
                 ablation: path("grids.ablation", &f.grids.ablation),
+                tornado: path("grids.tornado", &f.grids.tornado),
+                design: path("grids.design", &f.grids.design),
             },
             tables: path("tables", &f.tables),
             artifact_system: path("artifact_system", &f.artifact_system),
