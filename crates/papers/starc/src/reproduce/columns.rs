@@ -228,7 +228,7 @@ pub struct AblationRow {
     pub quest_recall: f64,
 }
 
-fn decimal(x: f64) -> Value {
+pub(super) fn decimal(x: f64) -> Value {
     Value::Float(x, 6)
 }
 

@@ -1,12 +1,9 @@
 //! The tables of policies at several mappings: their rows, and what is measured of each.
 
 use super::bootstrap::ReductionInterval;
+use super::columns::decimal;
 use pimattn_core::table::Value;
 use pimattn_core::{columns, measures};
-
-fn decimal(x: f64) -> Value {
-    Value::Float(x, 6)
-}
 
 /// A policy at a mapping, over the caches of a source.
 #[derive(Debug, Clone, PartialEq)]
