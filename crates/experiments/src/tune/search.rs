@@ -100,12 +100,17 @@ impl<'s, 'e> Search<'s, 'e> {
         let Some(mut best) = self.best_of(&finalists, Extent::Whole)? else { return Ok(None) };
         for _ in 0..ROUNDS {
             let moves = self.moves(&best);
-            let costs = self.costs(&moves, Extent::Begin)?;
+            let choices: Vec<Choice> = moves.iter().map(|(_, choice)| choice.clone()).collect();
+            let costs = self.costs(&choices, Extent::Begin)?;
             let here = self.costs(std::slice::from_ref(&best), Extent::Begin)?[0];
-            // One that costs the same to the last digit differs in nothing that matters here.
-            let near = |cost: &Option<f64>| matches!((cost, here), (Some(c), Some(h)) if *c <= h * NEAR && *c != h);
-            let mut rivals: Vec<Choice> =
-                moves.into_iter().zip(&costs).filter(|(_, cost)| near(cost)).map(|(choice, _)| choice).collect();
+            // Where row-blocks and heads go may matter only once rows are full; what else costs the same to the last digit in the
+            // first steps differs in nothing that matters here.
+            let near = |block: KnobBlock, cost: Option<f64>| match (cost, here) {
+                (Some(c), Some(h)) => c <= h * NEAR && (c != h || block == KnobBlock::Placement),
+                _ => false,
+            };
+            let rivals = moves.into_iter().zip(costs).filter(|((block, _), cost)| near(*block, *cost));
+            let mut rivals: Vec<Choice> = rivals.map(|((_, choice), _)| choice).collect();
             rivals.push(best.clone());
             match self.best_of(&rivals, Extent::Whole)? {
                 Some(better) if better != best => best = better,
@@ -148,12 +153,12 @@ impl<'s, 'e> Search<'s, 'e> {
         out
     }
 
-    /// Choices that differ in one knob.
-    fn moves(&self, at: &Choice) -> Vec<Choice> {
+    /// Choices that differ in one knob, with the block of it.
+    fn moves(&self, at: &Choice) -> Vec<(KnobBlock, Choice)> {
         let knobs = self.space.knobs.iter().enumerate();
         let others = |(i, knob): (usize, &super::space::Knob)| {
-            let settings = 0..knob.settings.len() as u8;
-            settings.filter(|s| *s != at[i]).map(|s| Space::with(at, &[(i, s)])).collect::<Vec<_>>()
+            let settings = (0..knob.settings.len() as u8).filter(|s| *s != at[i]);
+            settings.map(|s| (knob.block, Space::with(at, &[(i, s)]))).collect::<Vec<_>>()
         };
         knobs.flat_map(others).collect()
     }
