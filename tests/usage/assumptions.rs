@@ -170,6 +170,8 @@ fn a_system_gives_keys_of_its_device_other_values() {
     refused("dram.set.pim.lanse=8", "did you mean \"lanes\"");
     refused("dram.set.command.MACABB.passes=2", "did you mean \"MACAB\"");
     refused("dram.set.timing.nCCDA=5 tCK", "did you mean");
-    refused("dram.set.organisation.columns=64", "density");
+    // Twice the columns are twice the density, unless there are half the rows.
+    assert!(with("dram.set.organisation.columns=64").unwrap_err().to_string().contains("are 16 Gb, not 8 Gb"));
+    assert!(load(&file, &["dram.set.organisation.columns=64", "dram.set.organisation.rows=8192"]).is_ok());
     refused("dram.set.energy=3", "energy is a table");
 }

@@ -466,7 +466,10 @@ fn small_experiment() -> tempfile::TempDir {
     let parts: Vec<&str> = tornado.split("[[range]]").take(3).collect();
     let text = parts.join("[[range]]").replace("[8192]", "[1024]").replace("decode_steps = [64]", "decode_steps = [2]");
     std::fs::write(at("configs/sweep/tornado.toml"), text).unwrap();
-    copy("configs/sweep/design.toml", &[("[8192]", "[512]"), ("decode_steps = [64]", "decode_steps = [2]")]);
+    copy(
+        "configs/sweep/design.toml",
+        &[("[8192]", "[512]\nbudget = [128]"), ("decode_steps = [64]", "decode_steps = [2]")],
+    );
     folder
 }
 

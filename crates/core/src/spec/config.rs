@@ -175,13 +175,7 @@ impl Document {
                 .as_table_mut()
                 .ok_or_else(|| wrong(&format!("\"{p}\" is not a table")))?;
         }
-        // A number given for a key that holds a string stays a string: `dram.timing=5200` names a preset.
-        let value = match (at.get(*last), value) {
-            (Some(toml::Value::String(_)), v @ (toml::Value::Integer(_) | toml::Value::Float(_))) => {
-                toml::Value::String(v.to_string())
-            }
-            (_, v) => v,
-        };
+        let value = as_text_where(at.get(*last), value);
         at.insert((*last).to_string(), value);
         self.set.insert(key.to_string(), format!("--set {text}"));
         Ok(())
@@ -204,6 +198,16 @@ impl Document {
             set.insert(format!("{prefix}{key}"), at);
         })
         .map_err(|(key, what)| other.error(&format!("{from}.{key}"), what))
+    }
+}
+
+/// A number given for a key that holds a text is one: `dram.timing=5200` names a preset.
+fn as_text_where(old: Option<&toml::Value>, value: toml::Value) -> toml::Value {
+    match (old, value) {
+        (Some(toml::Value::String(_)), v @ (toml::Value::Integer(_) | toml::Value::Float(_))) => {
+            toml::Value::String(v.to_string())
+        }
+        (_, v) => v,
     }
 }
 
@@ -243,8 +247,9 @@ fn merge(
                 put(&key, &key);
             }
             (Some(Value::Table(_)), _) => return Err((key, format!("{name} is a table of keys"))),
-            _ => {
-                table.insert(name.clone(), value.clone());
+            (old, value) => {
+                let value = as_text_where(old.as_deref(), value.clone());
+                table.insert(name.clone(), value);
                 put(&key, &key);
             }
         }

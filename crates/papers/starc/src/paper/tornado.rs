@@ -56,7 +56,7 @@ pub fn sign_changes(t: &ExperimentTables) -> Result<String> {
         if let (Some(first), false) = (rows.first(), ways.is_empty()) {
             let ships = cited(tornado, *first, column::LESS.name(), 1, " %")?;
             said.push(format!(
-                "what {STARC} takes less {measure} than {against} is {ships} as shipped, {}",
+                "{STARC}'s reduction of {measure} against {against} is {ships} as shipped, {}",
                 ways.join(", ")
             ));
         }

@@ -16,6 +16,9 @@ use pimattn_experiments::sweep::table::{SweepRow, SweepTable};
 /// The axis of variants, which the ranges make.
 const VARIANT: &str = "variant";
 
+/// What a decode step of a point takes, in ns or pJ.
+type StepCost = fn(&SweepRow) -> f64;
+
 /// A number as it ships, and at both ends of a range.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Moved {
@@ -115,8 +118,7 @@ measures! {
 /// When a range of the grid says for its base what does not ship, or a point is missing.
 pub fn rows(grid: &Grid, swept: &SweepTable) -> Result<Vec<TornadoRow>> {
     grid.check_bases()?;
-    let measures: [(&'static str, fn(&SweepRow) -> f64); 2] =
-        [("time", |r| r.ns / r.steps), ("energy", |r| r.pj / r.steps)];
+    let measures: [(&'static str, StepCost); 2] = [("time", |r| r.ns / r.steps), ("energy", |r| r.pj / r.steps)];
     let mut out = Vec::new();
     for (measure, of) in measures {
         for against in swept.distinct(columns::POLICY)?.into_iter().filter(|p| *p != STARC) {
