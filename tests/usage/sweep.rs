@@ -89,7 +89,8 @@ fn a_point_costs_what_its_trace_costs() {
         assert!(generated.success());
         let run = pimsim(&["run", &trace, "--config", system.to_str().unwrap(), "--set", "power=stagger"]);
         let run = rows(&run.stdout).remove(0);
-        let same = run.iter().filter(|(name, _)| !["trace", "system"].contains(&name.as_str()));
+        // Of the run's own columns, a point has those that are no name, and no remark on its cache.
+        let same = run.iter().filter(|(name, _)| !["trace", "system", "fitted_tokens"].contains(&name.as_str()));
         let mut compared = 0;
         for (name, value) in same {
             assert_eq!(&row[name], value, "{name}");

@@ -28,7 +28,7 @@ pub enum BatchEvent<'a> {
 }
 
 /// Where jobs are run. Accuracy is measured beside cost.
-pub struct Batch<'a> {
+pub struct JobBatch<'a> {
     cancel: &'a Cancel,
     workers: usize,
     digests: Digests,
@@ -40,13 +40,13 @@ pub struct Batch<'a> {
 /// The key and the numbers of a job, or why it is impossible.
 pub type JobResult = std::result::Result<(String, SweepRow), Error>;
 
-impl<'a> Batch<'a> {
+impl<'a> JobBatch<'a> {
     /// Results are kept in `points`; so many jobs run at the same time.
     ///
     /// # Errors
     /// Those of [`PointCache::open`] and [`Digests::new`].
     pub fn open(points: &Path, workers: usize, cancel: &'a Cancel) -> Result<Self> {
-        Ok(Batch {
+        Ok(JobBatch {
             cancel,
             workers: workers.max(1),
             digests: Digests::new(cancel)?,

@@ -3,7 +3,7 @@
 use super::search::Extent;
 use super::table::TunedCost;
 use super::{TuneEvent, TunePlan};
-use crate::sweep::batch::{Batch, BatchEvent, BatchJob};
+use crate::sweep::batch::{JobBatch, BatchEvent, BatchJob};
 use crate::sweep::grid::Job;
 use crate::sweep::shared::{SharedBasis, SharedWork};
 use pimattn_core::cancel::Cancel;
@@ -54,7 +54,7 @@ impl Measured {
 pub struct Bench<'a> {
     plan: &'a TunePlan,
     tell: &'a mut dyn FnMut(TuneEvent<'_>),
-    batch: Batch<'a>,
+    batch: JobBatch<'a>,
     cached: Arc<CacheSet>,
     shared: SharedWork,
     system: System,
@@ -81,7 +81,7 @@ impl<'a> Bench<'a> {
         Ok(Bench {
             plan,
             tell,
-            batch: Batch::open(points, workers, cancel)?,
+            batch: JobBatch::open(points, workers, cancel)?,
             shared: SharedWork::default(),
             cached: generator.caches().clone(),
             system: first.system,

@@ -14,7 +14,7 @@ use crate::policies::{FULL, STARC, heeds_budget};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::config::Document;
 use pimattn_experiments::end_to_end::table as step_cost;
-use pimattn_experiments::sweep::batch::{Batch, BatchEvent, BatchJob};
+use pimattn_experiments::sweep::batch::{JobBatch, BatchEvent, BatchJob};
 use pimattn_experiments::sweep::grid::Job;
 use pimattn_experiments::sweep::point;
 use pimattn_experiments::sweep::shared::{SharedBasis, SharedWork};
@@ -233,7 +233,7 @@ fn measure(
     }
     let what = format!("{}: mappings on {} caches", plan.name, source.name());
     let (mut done, all) = (0, jobs.len() as u64);
-    let mut batch = Batch::open(&options.work.join("points"), options.workers, &options.cancel)?;
+    let mut batch = JobBatch::open(&options.work.join("points"), options.workers, &options.cancel)?;
     let found = batch.run(&shared, &jobs, &mut |event| {
         if let BatchEvent::Done = event {
             done += 1;
