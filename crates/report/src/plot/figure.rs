@@ -303,8 +303,9 @@ mod tests {
         let content =
             |spans| Content::Spans(Spans { x: Axis::new("x", Scale::Linear), base: 3.0, ends: ends.clone(), spans });
         let svg = figure(content(spans)).svg().unwrap();
-        // Three bars and the sample of each end; nothing for an end that is the base.
-        assert_eq!(svg.matches("stroke-width=\"0.6\"").count(), 3 + 2 + 2);
+        // A low end and two high ones, with the sample of each; a high end is hatched, so it has two boxes. An end that is
+        // the base has none.
+        assert_eq!(svg.matches("stroke-width=\"0.6\"").count(), (1 + 1) + 2 * (2 + 1));
         assert!(["1", "5", "4"].iter().all(|n| svg.contains(&format!(">\n{n}\n</text>"))), "{svg}");
         // Zero is marked only where values lie on both sides of it.
         assert!(!svg.contains("5 3"));
