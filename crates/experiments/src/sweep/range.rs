@@ -5,6 +5,7 @@
 
 use super::grid::{Grid, Job, flatten, shown};
 use pimattn_core::error::{Error, Result};
+use pimattn_core::spec::System;
 use pimattn_core::spec::config::Document;
 use serde::Deserialize;
 use toml::Value;
@@ -124,7 +125,9 @@ fn resolved(job: &Job) -> Result<(Value, String)> {
         }
     }
     let workload = Value::try_from(&job.workload).map_err(|e| Error::data(job.doc.file(), e.to_string()))?;
-    Ok((plain(workload), format!("{:?}", job.system)))
+    // The settings of the system are text, in which an override shows whatever its value.
+    let system = System { settings: String::new(), ..job.system.clone() };
+    Ok((plain(workload), format!("{system:?}")))
 }
 
 impl Grid {

@@ -3,7 +3,7 @@
 use super::search::Extent;
 use super::table::TunedCost;
 use super::{TuneEvent, TunePlan};
-use crate::sweep::batch::{JobBatch, BatchEvent, BatchJob};
+use crate::sweep::batch::{BatchEvent, BatchJob, JobBatch};
 use crate::sweep::grid::Job;
 use crate::sweep::shared::{SharedBasis, SharedWork};
 use pimattn_core::cancel::Cancel;
@@ -25,33 +25,33 @@ const MANY: usize = 1 << 40;
 
 /// What a run gave.
 #[derive(Debug, Clone)]
-pub enum Measured {
+pub enum MeasuredRun {
     /// Its key and its costs.
     Ran(String, TunedCost),
     /// Its settings do not fit the cache or the device: where, and why.
     Impossible(String, String),
 }
 
-impl Measured {
+impl MeasuredRun {
     /// What the run costs.
     pub fn cost(&self) -> Option<&TunedCost> {
         match self {
-            Measured::Ran(_, cost) => Some(cost),
-            Measured::Impossible(..) => None,
+            MeasuredRun::Ran(_, cost) => Some(cost),
+            MeasuredRun::Impossible(..) => None,
         }
     }
 
     /// Its key, or nothing.
     pub fn key(&self) -> &str {
         match self {
-            Measured::Ran(key, _) => key,
-            Measured::Impossible(..) => "",
+            MeasuredRun::Ran(key, _) => key,
+            MeasuredRun::Impossible(..) => "",
         }
     }
 }
 
 /// Where choices are run.
-pub struct Bench<'a> {
+pub struct TuneBench<'a> {
     plan: &'a TunePlan,
     tell: &'a mut dyn FnMut(TuneEvent<'_>),
     batch: JobBatch<'a>,
@@ -65,7 +65,7 @@ pub struct Bench<'a> {
     done: u64,
 }
 
-impl<'a> Bench<'a> {
+impl<'a> TuneBench<'a> {
     /// Loads the caches that all runs have.
     pub fn open(
         plan: &'a TunePlan,
@@ -78,7 +78,7 @@ impl<'a> Bench<'a> {
         let first = job(plan, &[format!("policy={}", select::full::ENTRY.name)])?;
         let kv = first.kv.clone();
         let generator = Generator::load_for(cancel, first.system.clone(), first.workload, &first.doc, kv.as_deref())?;
-        Ok(Bench {
+        Ok(TuneBench {
             plan,
             tell,
             batch: JobBatch::open(points, workers, cancel)?,
@@ -165,14 +165,14 @@ impl<'a> Bench<'a> {
     }
 
     /// Runs each choice (as overrides) that is not kept; beside it, the overrides of the whole run that selects alike.
-    pub fn run(&mut self, choices: &[(Vec<String>, Vec<String>)], extent: Extent) -> Result<Vec<Measured>> {
+    pub fn run(&mut self, choices: &[(Vec<String>, Vec<String>)], extent: Extent) -> Result<Vec<MeasuredRun>> {
         let steps = match extent {
             Extent::Whole => self.steps,
             Extent::Begin => self.steps.min((self.steps / BEGIN_SHARE).max(BEGIN_LEAST)),
         };
         let of_steps =
             |overrides: &[String], steps: usize| job(self.plan, &[overrides, &[format!("steps={steps}")]].concat());
-        let mut out: Vec<Option<Measured>> = choices.iter().map(|_| None).collect();
+        let mut out: Vec<Option<MeasuredRun>> = choices.iter().map(|_| None).collect();
         let (mut places, mut jobs) = (Vec::new(), Vec::new());
         for (place, (overrides, whole)) in choices.iter().enumerate() {
             match of_steps(overrides, steps) {
@@ -180,7 +180,7 @@ impl<'a> Bench<'a> {
                     places.push(place);
                     jobs.push(BatchJob { job, whole: Some(of_steps(whole, self.steps)?) });
                 }
-                Err(Error::Config { at, what }) => out[place] = Some(Measured::Impossible(at, what)),
+                Err(Error::Config { at, what }) => out[place] = Some(MeasuredRun::Impossible(at, what)),
                 Err(e) => return Err(e),
             }
         }
@@ -194,8 +194,8 @@ impl<'a> Bench<'a> {
         })?;
         for (place, result) in places.into_iter().zip(results) {
             out[place] = Some(match result {
-                Ok((key, row)) => Measured::Ran(key, TunedCost::from(&row)),
-                Err(Error::Config { at, what }) => Measured::Impossible(at, what),
+                Ok((key, row)) => MeasuredRun::Ran(key, TunedCost::from(&row)),
+                Err(Error::Config { at, what }) => MeasuredRun::Impossible(at, what),
                 Err(e) => return Err(e),
             });
         }

@@ -9,7 +9,7 @@ pub mod space;
 pub mod table;
 
 use crate::sweep::cache::alone;
-use bench::{Bench, Measured};
+use bench::{MeasuredRun, TuneBench};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result, suggest};
@@ -17,8 +17,8 @@ use pimattn_core::fsio::Output;
 use pimattn_core::spec::config::Document;
 use pimattn_core::table::{TableLayout, TypedWriter};
 use pimattn_policies::select;
-use search::{Extent, FEW, Found, Search, SearchMethod};
-use space::{Capability, Choice, KEYS, PolicyTraits, SIZES, Setting, Space};
+use search::{Extent, FEW, FoundChoice, Search, SearchMethod};
+use space::{Capability, KEYS, KnobChoice, KnobSetting, PolicyTraits, SIZES, Space};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use table::{Settings, TuneRun, TunedCost, TunedRow};
@@ -155,7 +155,7 @@ pub fn tune(
     tell: &mut dyn FnMut(TuneEvent<'_>),
 ) -> Result<TuneOutcome> {
     let _lock = alone(folder)?;
-    let mut bench = Bench::open(plan, &folder.join("points"), workers, cancel, tell)?;
+    let mut bench = TuneBench::open(plan, &folder.join("points"), workers, cancel, tell)?;
     let device = &bench.system().device;
     let capabilities: Vec<Capability> = match plan.capabilities.as_slice() {
         [] => Capability::ALL.into_iter().filter(|c| c.is_of(device)).collect(),
@@ -209,19 +209,19 @@ struct Tuned<'p> {
     /// Whether it selects all tokens, whatever the budget.
     takes_all: bool,
     /// The workload's own first.
-    sizes: Vec<Setting>,
+    sizes: Vec<KnobSetting>,
     /// Budget of each.
     budgets: Vec<usize>,
     /// The best choice of the capability before, by key and setting.
-    last: Vec<(&'static str, Setting)>,
+    last: Vec<(&'static str, KnobSetting)>,
 }
 
 impl<'p> Tuned<'p> {
     /// Measures what budgets and sizes keep; none where none keeps enough.
-    fn of(plan: &'p TunePlan, bench: &mut Bench<'_>, policy: &'p str, budgets: &[usize]) -> Result<Option<Self>> {
+    fn of(plan: &'p TunePlan, bench: &mut TuneBench<'_>, policy: &'p str, budgets: &[usize]) -> Result<Option<Self>> {
         let setting = |budget: usize, text: String, sizes: Vec<String>| {
             let own = [format!("policy={policy}"), format!("budget={budget}")];
-            Setting { text, overrides: own.into_iter().chain(sizes).collect() }
+            KnobSetting { text, overrides: own.into_iter().chain(sizes).collect() }
         };
         bench.forget();
         let built = bench.policy(&setting(budgets[0], String::new(), Vec::new()).overrides)?;
@@ -242,8 +242,8 @@ impl<'p> Tuned<'p> {
                 bench.expect(&setting.overrides)?;
                 let measured = bench.run(&[(setting.overrides.clone(), setting.overrides.clone())], Extent::Whole)?;
                 let cost = match measured.into_iter().next() {
-                    Some(Measured::Ran(_, cost)) => cost,
-                    Some(Measured::Impossible(at, what)) if text.is_empty() && plan.at_most.is_none() => {
+                    Some(MeasuredRun::Ran(_, cost)) => cost,
+                    Some(MeasuredRun::Impossible(at, what)) if text.is_empty() && plan.at_most.is_none() => {
                         return Err(Error::Config { at, what });
                     }
                     // A budget that is too small for a size.
@@ -282,7 +282,7 @@ impl<'p> Tuned<'p> {
     }
 
     /// The best choice on hardware of a capability, and all that was run for it; no row where the hardware makes all impossible.
-    fn at(&mut self, bench: &mut Bench<'_>, capability: Capability) -> Result<(Option<TunedRow>, Vec<TuneRun>)> {
+    fn at(&mut self, bench: &mut TuneBench<'_>, capability: Capability) -> Result<(Option<TunedRow>, Vec<TuneRun>)> {
         let workload = bench.workload(&self.sizes[0].overrides)?;
         let space = Space::new(&workload, self.traits, capability, bench.channels(), self.sizes.clone());
         let default = space.default_choice();
@@ -291,9 +291,9 @@ impl<'p> Tuned<'p> {
             None if space.size() <= FEW => SearchMethod::Exhaustive,
             None => SearchMethod::Descent,
         };
-        let mut log: Vec<(Extent, Choice, Measured)> = Vec::new();
+        let mut log: Vec<(Extent, KnobChoice, MeasuredRun)> = Vec::new();
         let objective = self.plan.objective;
-        let mut measure = |choices: &[Choice], extent: Extent| -> Result<Vec<Measured>> {
+        let mut measure = |choices: &[KnobChoice], extent: Extent| -> Result<Vec<MeasuredRun>> {
             let jobs: Vec<(Vec<String>, Vec<String>)> = choices
                 .iter()
                 .map(|choice| {
@@ -304,20 +304,21 @@ impl<'p> Tuned<'p> {
             log.extend(choices.iter().zip(&measured).map(|(choice, m)| (extent, choice.clone(), m.clone())));
             Ok(measured)
         };
-        let Some(Measured::Ran(_, at_default)) = measure(std::slice::from_ref(&default), Extent::Whole)?.pop() else {
+        let Some(MeasuredRun::Ran(_, at_default)) = measure(std::slice::from_ref(&default), Extent::Whole)?.pop()
+        else {
             let runs = self.runs(&space, capability, log);
             return Ok((None, runs));
         };
-        let starts: Vec<Choice> = if self.last.is_empty() { Vec::new() } else { vec![nearest(&space, &self.last)] };
+        let starts: Vec<KnobChoice> = if self.last.is_empty() { Vec::new() } else { vec![nearest(&space, &self.last)] };
         let found = {
-            let mut evaluate = |choices: &[Choice], extent: Extent| {
+            let mut evaluate = |choices: &[KnobChoice], extent: Extent| {
                 Ok(measure(choices, extent)?.iter().map(|m| Some(objective.of(m.cost()?))).collect())
             };
             Search::new(&space, &mut evaluate).run(method, &starts)?
         };
-        let Found { best, runs } = found;
+        let FoundChoice { best, runs } = found;
         let best = best.unwrap_or_else(|| default.clone());
-        let mut cost_of = |choice: &Choice| -> Result<Option<TunedCost>> {
+        let mut cost_of = |choice: &KnobChoice| -> Result<Option<TunedCost>> {
             Ok(measure(std::slice::from_ref(choice), Extent::Whole)?.first().and_then(|m| m.cost().copied()))
         };
         let cost = cost_of(&best)?.unwrap_or(at_default);
@@ -359,10 +360,15 @@ impl<'p> Tuned<'p> {
     }
 
     /// The runs of a search as rows, each once, whole ones first.
-    fn runs(&self, space: &Space, capability: Capability, mut log: Vec<(Extent, Choice, Measured)>) -> Vec<TuneRun> {
+    fn runs(
+        &self,
+        space: &Space,
+        capability: Capability,
+        mut log: Vec<(Extent, KnobChoice, MeasuredRun)>,
+    ) -> Vec<TuneRun> {
         log.sort_by(|a, b| (b.0, &a.1).cmp(&(a.0, &b.1)));
         log.dedup_by(|a, b| (a.0, &a.1) == (b.0, &b.1));
-        let row = |(_, choice, measured): (Extent, Choice, Measured)| TuneRun {
+        let row = |(_, choice, measured): (Extent, KnobChoice, MeasuredRun)| TuneRun {
             policy: self.policy.into(),
             budget: self.budgets[usize::from(choice[0])],
             capability: capability.name(),
@@ -375,12 +381,12 @@ impl<'p> Tuned<'p> {
 }
 
 /// Settings of a choice, by key.
-fn settings(space: &Space, choice: &Choice) -> Settings {
+fn settings(space: &Space, choice: &KnobChoice) -> Settings {
     KEYS.map(|key| space.setting(choice, key).filter(|s| key != SIZES || !s.text.is_empty()).map(|s| s.text.clone()))
 }
 
 /// A choice with these settings, where the space has them.
-fn nearest(space: &Space, wanted: &[(&'static str, Setting)]) -> Choice {
+fn nearest(space: &Space, wanted: &[(&'static str, KnobSetting)]) -> KnobChoice {
     let of = |knob: &space::Knob| {
         let setting = wanted.iter().find(|(key, _)| *key == knob.key).map(|(_, setting)| setting);
         setting.and_then(|s| knob.settings.iter().position(|k| k == s)).unwrap_or(0) as u8

@@ -7,7 +7,7 @@
 //! in one knob and was not far behind it in cheap runs, until none is better. Of equal costs the one with fewer changes is better,
 //! then the earlier one, so that what is found does not depend on the number of threads.
 
-use super::space::{Choice, KnobBlock, Space};
+use super::space::{KnobBlock, KnobChoice, Space};
 use pimattn_core::error::Result;
 use std::collections::BTreeMap;
 
@@ -41,20 +41,20 @@ const NEAR: f64 = 1.03;
 const ROUNDS: usize = 8;
 
 /// Runs choices and returns their costs, in order; none where a choice is impossible.
-pub type Evaluate<'e> = &'e mut dyn FnMut(&[Choice], Extent) -> Result<Vec<Option<f64>>>;
+pub type Evaluate<'e> = &'e mut dyn FnMut(&[KnobChoice], Extent) -> Result<Vec<Option<f64>>>;
 
 /// A search of a space.
 pub struct Search<'s, 'e> {
     space: &'s Space,
     evaluate: Evaluate<'e>,
-    known: BTreeMap<(Extent, Choice), Option<f64>>,
+    known: BTreeMap<(Extent, KnobChoice), Option<f64>>,
 }
 
 /// What a search found.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub struct FoundChoice {
     /// The best choice; none where every choice is impossible.
-    pub best: Option<Choice>,
+    pub best: Option<KnobChoice>,
     /// Choices that were run whole, and those of which only the first steps were.
     pub runs: [u64; 2],
 }
@@ -69,38 +69,38 @@ impl<'s, 'e> Search<'s, 'e> {
     ///
     /// # Errors
     /// Those of the evaluation.
-    pub fn run(&mut self, method: SearchMethod, starts: &[Choice]) -> Result<Found> {
+    pub fn run(&mut self, method: SearchMethod, starts: &[KnobChoice]) -> Result<FoundChoice> {
         let best = match method {
             SearchMethod::Exhaustive => {
-                let all: Vec<Choice> = self.space.choices().collect();
+                let all: Vec<KnobChoice> = self.space.choices().collect();
                 self.best_of(&all, Extent::Whole)?
             }
             SearchMethod::Descent => self.descend(starts)?,
         };
         let count = |extent| self.known.keys().filter(|(e, _)| *e == extent).count() as u64;
-        Ok(Found { best, runs: [count(Extent::Whole), count(Extent::Begin)] })
+        Ok(FoundChoice { best, runs: [count(Extent::Whole), count(Extent::Begin)] })
     }
 
-    fn descend(&mut self, starts: &[Choice]) -> Result<Option<Choice>> {
+    fn descend(&mut self, starts: &[KnobChoice]) -> Result<Option<KnobChoice>> {
         let restarts = (1..=RESTARTS).map(|i| self.restart(i));
-        let begins: Vec<Choice> =
+        let begins: Vec<KnobChoice> =
             [self.space.default_choice()].into_iter().chain(starts.iter().cloned()).chain(restarts).collect();
         for begin in begins {
             self.descent(begin)?;
         }
-        let mut order: Vec<(f64, usize, Choice)> = (self.known.iter())
+        let mut order: Vec<(f64, usize, KnobChoice)> = (self.known.iter())
             .filter(|((extent, _), _)| *extent == Extent::Begin)
             .filter_map(|((_, choice), cost)| Some(((*cost)?, self.space.changed(choice).len(), choice.clone())))
             .collect();
         order.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| (a.1, &a.2).cmp(&(b.1, &b.2))));
         // Of choices that cost the same to the last digit, one stands for all.
         order.dedup_by_key(|(cost, ..)| cost.to_bits());
-        let mut finalists: Vec<Choice> = order.into_iter().map(|(.., choice)| choice).take(FINALISTS).collect();
+        let mut finalists: Vec<KnobChoice> = order.into_iter().map(|(.., choice)| choice).take(FINALISTS).collect();
         finalists.push(self.space.default_choice());
         let Some(mut best) = self.best_of(&finalists, Extent::Whole)? else { return Ok(None) };
         for _ in 0..ROUNDS {
             let moves = self.moves(&best);
-            let choices: Vec<Choice> = moves.iter().map(|(_, choice)| choice.clone()).collect();
+            let choices: Vec<KnobChoice> = moves.iter().map(|(_, choice)| choice.clone()).collect();
             let costs = self.costs(&choices, Extent::Begin)?;
             let here = self.costs(std::slice::from_ref(&best), Extent::Begin)?[0];
             // Where row-blocks and heads go may matter only once rows are full; what else costs the same to the last digit in the
@@ -110,7 +110,7 @@ impl<'s, 'e> Search<'s, 'e> {
                 _ => false,
             };
             let rivals = moves.into_iter().zip(costs).filter(|((block, _), cost)| near(*block, *cost));
-            let mut rivals: Vec<Choice> = rivals.map(|((_, choice), _)| choice).collect();
+            let mut rivals: Vec<KnobChoice> = rivals.map(|((_, choice), _)| choice).collect();
             rivals.push(best.clone());
             match self.best_of(&rivals, Extent::Whole)? {
                 Some(better) if better != best => best = better,
@@ -121,7 +121,7 @@ impl<'s, 'e> Search<'s, 'e> {
     }
 
     /// A choice far from the default, the same at every call.
-    fn restart(&self, number: u64) -> Choice {
+    fn restart(&self, number: u64) -> KnobChoice {
         let knobs = self.space.knobs.iter().zip(1u64..);
         // A multiplicative hash spreads the settings; any other spread would do.
         let setting = |n: usize, i: u64| ((number * 31 + i).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) % n as u64;
@@ -129,7 +129,7 @@ impl<'s, 'e> Search<'s, 'e> {
     }
 
     /// From a choice down to one that no block of knobs improves, in cheap runs.
-    fn descent(&mut self, mut at: Choice) -> Result<()> {
+    fn descent(&mut self, mut at: KnobChoice) -> Result<()> {
         for _ in 0..ROUNDS {
             let before = at.clone();
             for block in KnobBlock::ALL {
@@ -144,7 +144,7 @@ impl<'s, 'e> Search<'s, 'e> {
     }
 
     /// A choice with all settings of a block of knobs.
-    fn block(&self, at: &Choice, block: KnobBlock) -> Vec<Choice> {
+    fn block(&self, at: &KnobChoice, block: KnobBlock) -> Vec<KnobChoice> {
         let mut out = vec![at.clone()];
         for (i, knob) in self.space.knobs.iter().enumerate().filter(|(_, knob)| knob.block == block) {
             let settings = 0..knob.settings.len() as u8;
@@ -154,7 +154,7 @@ impl<'s, 'e> Search<'s, 'e> {
     }
 
     /// Choices that differ in one knob, with the block of it.
-    fn moves(&self, at: &Choice) -> Vec<(KnobBlock, Choice)> {
+    fn moves(&self, at: &KnobChoice) -> Vec<(KnobBlock, KnobChoice)> {
         let knobs = self.space.knobs.iter().enumerate();
         let others = |(i, knob): (usize, &super::space::Knob)| {
             let settings = (0..knob.settings.len() as u8).filter(|s| *s != at[i]);
@@ -164,18 +164,19 @@ impl<'s, 'e> Search<'s, 'e> {
     }
 
     /// The cheapest of choices; none where all are impossible.
-    fn best_of(&mut self, choices: &[Choice], extent: Extent) -> Result<Option<Choice>> {
+    fn best_of(&mut self, choices: &[KnobChoice], extent: Extent) -> Result<Option<KnobChoice>> {
         let costs = self.costs(choices, extent)?;
         let known = choices.iter().zip(costs).filter_map(|(choice, cost)| Some((cost?, choice)));
-        let changes = |choice: &Choice| (self.space.changed(choice).len(), choice.clone());
-        let better =
-            |a: &(f64, &Choice), b: &(f64, &Choice)| a.0.total_cmp(&b.0).then_with(|| changes(a.1).cmp(&changes(b.1)));
+        let changes = |choice: &KnobChoice| (self.space.changed(choice).len(), choice.clone());
+        let better = |a: &(f64, &KnobChoice), b: &(f64, &KnobChoice)| {
+            a.0.total_cmp(&b.0).then_with(|| changes(a.1).cmp(&changes(b.1)))
+        };
         Ok(known.min_by(better).map(|(_, choice)| choice.clone()))
     }
 
     /// Costs of choices, each run once.
-    fn costs(&mut self, choices: &[Choice], extent: Extent) -> Result<Vec<Option<f64>>> {
-        let mut open: Vec<Choice> =
+    fn costs(&mut self, choices: &[KnobChoice], extent: Extent) -> Result<Vec<Option<f64>>> {
+        let mut open: Vec<KnobChoice> =
             choices.iter().filter(|c| !self.known.contains_key(&(extent, (*c).clone()))).cloned().collect();
         open.sort();
         open.dedup();
@@ -189,11 +190,11 @@ impl<'s, 'e> Search<'s, 'e> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::space::{Knob, Setting};
+    use super::super::space::{Knob, KnobSetting};
     use super::*;
 
     fn space(sizes: &[(usize, KnobBlock)]) -> Space {
-        let setting = |i: usize| Setting { text: i.to_string(), overrides: Vec::new() };
+        let setting = |i: usize| KnobSetting { text: i.to_string(), overrides: Vec::new() };
         let knob = |(n, block): &(usize, KnobBlock)| Knob {
             key: "k",
             settings: (0..*n).map(setting).collect(),
@@ -203,7 +204,7 @@ mod tests {
     }
 
     /// A cost in which knobs of a block act on each other, and cheap runs are a few percent off.
-    fn rugged(choice: &Choice, extent: Extent, seed: u64) -> Option<f64> {
+    fn rugged(choice: &KnobChoice, extent: Extent, seed: u64) -> Option<f64> {
         let hash = |x: u64| {
             (x ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40
         };
@@ -233,11 +234,11 @@ mod tests {
         for seed in 0..40 {
             let found = |method| {
                 let mut evaluate =
-                    |choices: &[Choice], e| Ok(choices.iter().map(|c| rugged(c, e, seed)).collect::<Vec<_>>());
+                    |choices: &[KnobChoice], e| Ok(choices.iter().map(|c| rugged(c, e, seed)).collect::<Vec<_>>());
                 Search::new(&space, &mut evaluate).run(method, &[]).unwrap()
             };
             let (all, some) = (found(SearchMethod::Exhaustive), found(SearchMethod::Descent));
-            let cost = |found: &Found| rugged(found.best.as_ref().unwrap(), Extent::Whole, seed).unwrap();
+            let cost = |found: &FoundChoice| rugged(found.best.as_ref().unwrap(), Extent::Whole, seed).unwrap();
             assert!(cost(&some) <= cost(&all) * 1.01, "{seed}: {} for {}", cost(&some), cost(&all));
             assert!(all.runs == [space.size(), 0] && some.runs[0] < 60 && some.runs[1] < space.size() / 8, "{some:?}");
         }
@@ -246,8 +247,8 @@ mod tests {
     #[test]
     fn of_equal_costs_the_default_wins_and_impossible_choices_never() {
         let space = space(&[(3, KnobBlock::Keys), (2, KnobBlock::Values)]);
-        let best = |costs: &dyn Fn(&Choice) -> Option<f64>, method| {
-            let mut evaluate = |choices: &[Choice], _| Ok(choices.iter().map(costs).collect::<Vec<_>>());
+        let best = |costs: &dyn Fn(&KnobChoice) -> Option<f64>, method| {
+            let mut evaluate = |choices: &[KnobChoice], _| Ok(choices.iter().map(costs).collect::<Vec<_>>());
             Search::new(&space, &mut evaluate).run(method, &[]).unwrap().best
         };
         for method in [SearchMethod::Exhaustive, SearchMethod::Descent] {

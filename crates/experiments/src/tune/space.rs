@@ -72,7 +72,7 @@ impl KnobBlock {
 
 /// A setting of a knob.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
+pub struct KnobSetting {
     /// As tables show it.
     pub text: String,
     /// As overrides of the workload.
@@ -85,7 +85,7 @@ pub struct Knob {
     /// Key of the workload, or [`SIZES`].
     pub key: &'static str,
     /// Its settings; the first is that of the workload, or what comes nearest on this hardware.
-    pub settings: Vec<Setting>,
+    pub settings: Vec<KnobSetting>,
     /// What it is tried together with.
     pub block: KnobBlock,
 }
@@ -112,7 +112,7 @@ pub const KEYS: [&str; 14] = [
 ];
 
 /// A setting of each knob, by index.
-pub type Choice = Vec<u8>;
+pub type KnobChoice = Vec<u8>;
 
 /// Everything that can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,12 +155,12 @@ impl Space {
         policy: PolicyTraits,
         capability: Capability,
         channels: u32,
-        sizes: Vec<Setting>,
+        sizes: Vec<KnobSetting>,
     ) -> Self {
         let mapping = &workload.mapping;
         let mut knobs = vec![Knob { key: SIZES, settings: sizes, block: KnobBlock::Selection }];
         let mut add = |key: &'static str, block, first: String, all: Vec<String>| {
-            let setting = |text: String| Setting { overrides: vec![format!("{key}={text}")], text };
+            let setting = |text: String| KnobSetting { overrides: vec![format!("{key}={text}")], text };
             knobs.push(Knob { key, settings: beginning_with(first, all).into_iter().map(setting).collect(), block });
         };
         if capability == Capability::Ideal {
@@ -214,7 +214,7 @@ impl Space {
     }
 
     /// The choice of the workload, or what comes nearest on the hardware.
-    pub fn default_choice(&self) -> Choice {
+    pub fn default_choice(&self) -> KnobChoice {
         vec![0; self.knobs.len()]
     }
 
@@ -224,7 +224,7 @@ impl Space {
     }
 
     /// All choices, in order.
-    pub fn choices(&self) -> impl Iterator<Item = Choice> + '_ {
+    pub fn choices(&self) -> impl Iterator<Item = KnobChoice> + '_ {
         (0..self.size()).map(|mut rest| {
             let mut choice = self.default_choice();
             for (c, knob) in choice.iter_mut().zip(&self.knobs).rev() {
@@ -237,24 +237,24 @@ impl Space {
     }
 
     /// The setting of a knob in a choice; none where the space has no such knob.
-    pub fn setting(&self, choice: &Choice, key: &str) -> Option<&Setting> {
+    pub fn setting(&self, choice: &KnobChoice, key: &str) -> Option<&KnobSetting> {
         let at = self.knobs.iter().position(|knob| knob.key == key)?;
         Some(&self.knobs[at].settings[usize::from(choice[at])])
     }
 
     /// A choice as overrides of the workload.
-    pub fn overrides(&self, choice: &Choice) -> Vec<String> {
+    pub fn overrides(&self, choice: &KnobChoice) -> Vec<String> {
         let settings = self.knobs.iter().zip(choice).map(|(knob, c)| &knob.settings[usize::from(*c)]);
         settings.flat_map(|setting| setting.overrides.iter().cloned()).collect()
     }
 
     /// Knobs in which a choice differs from the default.
-    pub fn changed(&self, choice: &Choice) -> Vec<usize> {
+    pub fn changed(&self, choice: &KnobChoice) -> Vec<usize> {
         (0..choice.len()).filter(|i| choice[*i] != 0).collect()
     }
 
     /// A choice with another setting of knobs.
-    pub fn with(choice: &Choice, settings: &[(usize, u8)]) -> Choice {
+    pub fn with(choice: &KnobChoice, settings: &[(usize, u8)]) -> KnobChoice {
         let mut out = choice.clone();
         settings.iter().for_each(|(knob, setting)| out[*knob] = *setting);
         out

@@ -14,7 +14,7 @@ use crate::policies::{FULL, STARC, heeds_budget};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::config::Document;
 use pimattn_experiments::end_to_end::table as step_cost;
-use pimattn_experiments::sweep::batch::{JobBatch, BatchEvent, BatchJob};
+use pimattn_experiments::sweep::batch::{BatchEvent, BatchJob, JobBatch};
 use pimattn_experiments::sweep::grid::Job;
 use pimattn_experiments::sweep::point;
 use pimattn_experiments::sweep::shared::{SharedBasis, SharedWork};
@@ -72,7 +72,7 @@ struct FairCache {
 }
 
 /// What a policy does at a mapping.
-struct Setting {
+struct FairSetting {
     budget: usize,
     overrides: Vec<String>,
     arguments: String,
@@ -162,7 +162,7 @@ fn settings(
     cache: &FairCache,
     options: &ReproduceOptions,
     progress: ProgressFn<'_>,
-) -> Result<BySetting<Setting>> {
+) -> Result<BySetting<FairSetting>> {
     let fair = &plan.fair;
     let what = format!("{}: tuning on {} caches", plan.name, source.name());
     let limit = ErrorLimit::parse(&format!("output_rel_err={}", fair.error))?;
@@ -196,16 +196,16 @@ fn settings(
         ideal.push("mapping.addressing=ideal".into());
         out.insert(
             key(FairMapping::Artifact),
-            Setting { budget: source.budget, overrides: ideal, arguments: String::new() },
+            FairSetting { budget: source.budget, overrides: ideal, arguments: String::new() },
         );
         out.insert(
             key(FairMapping::Default),
-            Setting { budget: source.budget, overrides: own, arguments: String::new() },
+            FairSetting { budget: source.budget, overrides: own, arguments: String::new() },
         );
         let found = |rows: &[TunedRow]| {
             let row = rows.iter().find(|row| row.policy == *name)?;
             let TunedRow { budget, overrides, arguments, .. } = row.clone();
-            Some(Setting { budget, overrides, arguments })
+            Some(FairSetting { budget, overrides, arguments })
         };
         out.extend(found(&at_budget).map(|setting| (key(FairMapping::Best), setting)));
         out.extend(found(&at_error).map(|setting| (key(FairMapping::BestAtError), setting)));
@@ -218,7 +218,7 @@ fn measure(
     plan: &ExperimentPlan,
     source: &FairSource,
     caches: &[FairCache],
-    settings: &BySetting<Setting>,
+    settings: &BySetting<FairSetting>,
     options: &ReproduceOptions,
     progress: ProgressFn<'_>,
 ) -> Result<BySetting<Vec<SweepRow>>> {
@@ -255,7 +255,7 @@ fn end_to_end(
     plan: &ExperimentPlan,
     source: &FairSource,
     caches: &[FairCache],
-    settings: &BySetting<Setting>,
+    settings: &BySetting<FairSetting>,
     rows: &BySetting<Vec<SweepRow>>,
 ) -> Result<BySetting<Vec<[f64; 2]>>> {
     let Some(model) = &source.model else { return Ok(BTreeMap::new()) };
@@ -282,7 +282,7 @@ fn mapping_row(
     source: &FairSource,
     policy: &PolicyName,
     mapping: FairMapping,
-    setting: &Setting,
+    setting: &FairSetting,
     caches: &[FairCache],
     rows: &[SweepRow],
 ) -> Result<MappingRow> {
