@@ -1,6 +1,6 @@
 //! Each policy at its best: the mapping, placement and sizes that cost least, on hardware of each capability.
 //!
-//! [`space`] says what is free to choose, [`search`] finds the best, [`mod@bench`] runs choices and keeps what they cost, [`table`] has
+//! [`space`] says what is free to choose, [`search`] finds the best, `bench` runs choices and keeps what they cost, [`table`] has
 //! the results. Policies and budgets are tuned one after the other; the runs of each go to as many workers as there are threads.
 
 mod bench;
