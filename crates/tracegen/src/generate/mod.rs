@@ -124,7 +124,7 @@ impl Generator {
     /// [`Generator::run`], unless `cancel` is requested: then it ends soon, with an error, and the trace is not finished.
     ///
     /// # Errors
-    /// Those of `sink` and `metrics`, and [`Error::Interrupted`](pimattn_core::error::Error::Interrupted).
+    /// Those of `sink` and `metrics`, and [`Error::Interrupted`].
     pub fn run_until(
         &self,
         cancel: &Cancel,
