@@ -25,27 +25,27 @@ const MANY: usize = 1 << 40;
 
 /// What a run gave.
 #[derive(Debug, Clone)]
-pub enum MeasuredRun {
+pub enum ChoiceRun {
     /// Its key and its costs.
     Ran(String, TunedCost),
     /// Its settings do not fit the cache or the device: where, and why.
     Impossible(String, String),
 }
 
-impl MeasuredRun {
+impl ChoiceRun {
     /// What the run costs.
     pub fn cost(&self) -> Option<&TunedCost> {
         match self {
-            MeasuredRun::Ran(_, cost) => Some(cost),
-            MeasuredRun::Impossible(..) => None,
+            ChoiceRun::Ran(_, cost) => Some(cost),
+            ChoiceRun::Impossible(..) => None,
         }
     }
 
     /// Its key, or nothing.
     pub fn key(&self) -> &str {
         match self {
-            MeasuredRun::Ran(key, _) => key,
-            MeasuredRun::Impossible(..) => "",
+            ChoiceRun::Ran(key, _) => key,
+            ChoiceRun::Impossible(..) => "",
         }
     }
 }
@@ -165,14 +165,14 @@ impl<'a> TuneBench<'a> {
     }
 
     /// Runs each choice (as overrides) that is not kept; beside it, the overrides of the whole run that selects alike.
-    pub fn run(&mut self, choices: &[(Vec<String>, Vec<String>)], extent: Extent) -> Result<Vec<MeasuredRun>> {
+    pub fn run(&mut self, choices: &[(Vec<String>, Vec<String>)], extent: Extent) -> Result<Vec<ChoiceRun>> {
         let steps = match extent {
             Extent::Whole => self.steps,
             Extent::Begin => self.steps.min((self.steps / BEGIN_SHARE).max(BEGIN_LEAST)),
         };
         let of_steps =
             |overrides: &[String], steps: usize| job(self.plan, &[overrides, &[format!("steps={steps}")]].concat());
-        let mut out: Vec<Option<MeasuredRun>> = choices.iter().map(|_| None).collect();
+        let mut out: Vec<Option<ChoiceRun>> = choices.iter().map(|_| None).collect();
         let (mut places, mut jobs) = (Vec::new(), Vec::new());
         for (place, (overrides, whole)) in choices.iter().enumerate() {
             match of_steps(overrides, steps) {
@@ -180,7 +180,7 @@ impl<'a> TuneBench<'a> {
                     places.push(place);
                     jobs.push(BatchJob { job, whole: Some(of_steps(whole, self.steps)?) });
                 }
-                Err(Error::Config { at, what }) => out[place] = Some(MeasuredRun::Impossible(at, what)),
+                Err(Error::Config { at, what }) => out[place] = Some(ChoiceRun::Impossible(at, what)),
                 Err(e) => return Err(e),
             }
         }
@@ -194,8 +194,8 @@ impl<'a> TuneBench<'a> {
         })?;
         for (place, result) in places.into_iter().zip(results) {
             out[place] = Some(match result {
-                Ok((key, row)) => MeasuredRun::Ran(key, TunedCost::from(&row)),
-                Err(Error::Config { at, what }) => MeasuredRun::Impossible(at, what),
+                Ok((key, row)) => ChoiceRun::Ran(key, TunedCost::from(&row)),
+                Err(Error::Config { at, what }) => ChoiceRun::Impossible(at, what),
                 Err(e) => return Err(e),
             });
         }

@@ -9,7 +9,7 @@ pub mod space;
 pub mod table;
 
 use crate::sweep::cache::alone;
-use bench::{MeasuredRun, TuneBench};
+use bench::{ChoiceRun, TuneBench};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result, suggest};
@@ -242,8 +242,8 @@ impl<'p> Tuned<'p> {
                 bench.expect(&setting.overrides)?;
                 let measured = bench.run(&[(setting.overrides.clone(), setting.overrides.clone())], Extent::Whole)?;
                 let cost = match measured.into_iter().next() {
-                    Some(MeasuredRun::Ran(_, cost)) => cost,
-                    Some(MeasuredRun::Impossible(at, what)) if text.is_empty() && plan.at_most.is_none() => {
+                    Some(ChoiceRun::Ran(_, cost)) => cost,
+                    Some(ChoiceRun::Impossible(at, what)) if text.is_empty() && plan.at_most.is_none() => {
                         return Err(Error::Config { at, what });
                     }
                     // A budget that is too small for a size.
@@ -291,9 +291,9 @@ impl<'p> Tuned<'p> {
             None if space.size() <= FEW => SearchMethod::Exhaustive,
             None => SearchMethod::Descent,
         };
-        let mut log: Vec<(Extent, KnobChoice, MeasuredRun)> = Vec::new();
+        let mut log: Vec<(Extent, KnobChoice, ChoiceRun)> = Vec::new();
         let objective = self.plan.objective;
-        let mut measure = |choices: &[KnobChoice], extent: Extent| -> Result<Vec<MeasuredRun>> {
+        let mut measure = |choices: &[KnobChoice], extent: Extent| -> Result<Vec<ChoiceRun>> {
             let jobs: Vec<(Vec<String>, Vec<String>)> = choices
                 .iter()
                 .map(|choice| {
@@ -304,8 +304,7 @@ impl<'p> Tuned<'p> {
             log.extend(choices.iter().zip(&measured).map(|(choice, m)| (extent, choice.clone(), m.clone())));
             Ok(measured)
         };
-        let Some(MeasuredRun::Ran(_, at_default)) = measure(std::slice::from_ref(&default), Extent::Whole)?.pop()
-        else {
+        let Some(ChoiceRun::Ran(_, at_default)) = measure(std::slice::from_ref(&default), Extent::Whole)?.pop() else {
             let runs = self.runs(&space, capability, log);
             return Ok((None, runs));
         };
@@ -364,11 +363,11 @@ impl<'p> Tuned<'p> {
         &self,
         space: &Space,
         capability: Capability,
-        mut log: Vec<(Extent, KnobChoice, MeasuredRun)>,
+        mut log: Vec<(Extent, KnobChoice, ChoiceRun)>,
     ) -> Vec<TuneRun> {
         log.sort_by(|a, b| (b.0, &a.1).cmp(&(a.0, &b.1)));
         log.dedup_by(|a, b| (a.0, &a.1) == (b.0, &b.1));
-        let row = |(_, choice, measured): (Extent, KnobChoice, MeasuredRun)| TuneRun {
+        let row = |(_, choice, measured): (Extent, KnobChoice, ChoiceRun)| TuneRun {
             policy: self.policy.into(),
             budget: self.budgets[usize::from(choice[0])],
             capability: capability.name(),

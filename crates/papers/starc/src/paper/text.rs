@@ -293,8 +293,8 @@ fn best_mappings(out: &mut String, t: &ExperimentTables) -> Result<()> {
         out,
         "Each policy at its best mapping",
         "The artifact's account has no rows; the default is that of configs/workload; the best is what tuning finds for each policy on one \
-         cache, measured on all of them; best-at-error is the same at the smallest budget that keeps the plan's output error on that \
-         cache. The longest step is one that clusters, where the policy clusters.",
+         cache, measured on all of them; best-at-error is the same at the smallest budget that keeps the plan's mean output error over \
+         all layers. The longest step is one that clusters, where the policy clusters.",
     );
     let all: Vec<usize> = (0..t.mappings.len()).collect();
     let shown = [

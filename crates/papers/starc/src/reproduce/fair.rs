@@ -11,6 +11,7 @@ use super::columns::{IntervalRow, MappingRow};
 use super::masks::StepModel;
 use super::plan::{ExperimentPlan, FairPlan, FairSource};
 use crate::policies::{FULL, STARC, heeds_budget};
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::config::Document;
 use pimattn_experiments::end_to_end::table as step_cost;
@@ -21,10 +22,13 @@ use pimattn_experiments::sweep::shared::{SharedBasis, SharedWork};
 use pimattn_experiments::sweep::table::SweepRow;
 use pimattn_experiments::tune::space::Capability;
 use pimattn_experiments::tune::table::TunedRow;
-use pimattn_experiments::tune::{ErrorLimit, Objective, TuneEvent, TunePlan, tune};
+use pimattn_experiments::tune::{Objective, TuneEvent, TunePlan, tune};
 use pimattn_mapping::workload::Workload;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// The override of the artifact's account.
+const ARTIFACT: &str = "mapping.addressing=ideal";
 
 /// A mapping at which policies are set against each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +39,7 @@ pub enum FairMapping {
     Default,
     /// The best of each policy.
     Best,
-    /// The best of each policy, at the budget that keeps the output error within the limit.
+    /// The best of each policy, at the budget that keeps the mean output error within the limit.
     BestAtError,
 }
 
@@ -84,7 +88,7 @@ pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: Progress
     for source in &plan.fair.sources {
         let kvs = if source.is_real() { options.kv.as_slice() } else { &[] };
         let caches = caches(plan, source, kvs, options)?;
-        let settings = settings(plan, source, &caches[0], options, progress)?;
+        let settings = settings(plan, source, &caches, options, progress)?;
         let rows = measure(plan, source, &caches, &settings, options, progress)?;
         let end_to_end = match &source.model {
             Some(_) => end_to_end(plan, source, &caches, &settings, &rows)?,
@@ -159,58 +163,92 @@ fn caches(
 fn settings(
     plan: &ExperimentPlan,
     source: &FairSource,
-    cache: &FairCache,
+    caches: &[FairCache],
     options: &ReproduceOptions,
     progress: ProgressFn<'_>,
 ) -> Result<BySetting<FairSetting>> {
     let fair = &plan.fair;
     let what = format!("{}: tuning on {} caches", plan.name, source.name());
-    let limit = ErrorLimit::parse(&format!("output_rel_err={}", fair.error))?;
-    let tuned = |at_most: Option<ErrorLimit>, budgets: Vec<usize>, folder: &str| -> Result<Vec<TunedRow>> {
+    let cache = &caches[0];
+    let tuned = {
         let plan = TunePlan {
             base: base(source, &[cache.overrides.as_slice(), &[format!("steps={}", fair.tune_steps)]].concat())?,
             of_system: Vec::new(),
             kv: cache.kv.clone(),
             policies: fair.policies.clone(),
-            budgets,
+            budgets: vec![source.budget],
             objective: Objective::Time,
-            at_most,
+            at_most: None,
             capabilities: vec![Capability::BankGroup.name().into()],
             method: None,
         };
-        let folder = options.work.join(format!("tune-{}-{folder}", source.name()));
+        let folder = options.work.join(format!("tune-{}", source.name()));
         let mut tell = |event: TuneEvent<'_>| {
             if let TuneEvent::Runs(n) = event {
                 progress(&what, n, n);
             }
         };
-        Ok(tune(&plan, &folder, options.workers, &options.cancel, &mut tell)?.rows)
+        tune(&plan, &folder, options.workers, &options.cancel, &mut tell)?.rows
     };
-    let at_budget = tuned(None, vec![source.budget], "budget")?;
-    let at_error = tuned(Some(limit), fair.budgets.clone(), "error")?;
     let mut out = BTreeMap::new();
     for (place, name) in fair.policies.iter().enumerate() {
         let key = |mapping| (PolicyName { place, name: name.clone() }, mapping);
         let own = vec![format!("policy={name}"), format!("budget={}", source.budget)];
         let mut ideal = own.clone();
-        ideal.push("mapping.addressing=ideal".into());
-        out.insert(
-            key(FairMapping::Artifact),
-            FairSetting { budget: source.budget, overrides: ideal, arguments: String::new() },
-        );
-        out.insert(
-            key(FairMapping::Default),
-            FairSetting { budget: source.budget, overrides: own, arguments: String::new() },
-        );
-        let found = |rows: &[TunedRow]| {
-            let row = rows.iter().find(|row| row.policy == *name)?;
-            let TunedRow { budget, overrides, arguments, .. } = row.clone();
-            Some(FairSetting { budget, overrides, arguments })
-        };
-        out.extend(found(&at_budget).map(|setting| (key(FairMapping::Best), setting)));
-        out.extend(found(&at_error).map(|setting| (key(FairMapping::BestAtError), setting)));
+        ideal.push(ARTIFACT.into());
+        let setting = |overrides| FairSetting { budget: source.budget, overrides, arguments: String::new() };
+        out.insert(key(FairMapping::Artifact), setting(ideal));
+        out.insert(key(FairMapping::Default), setting(own));
+        let Some(best) = tuned.iter().find(|row| row.policy == *name) else { continue };
+        let TunedRow { budget, overrides, arguments, .. } = best.clone();
+        if let Some(enough) = budget_at_error(plan, source, caches, name, options, progress)? {
+            let (budget, mut overrides) = (enough, overrides.clone());
+            overrides.push(format!("budget={budget}"));
+            let arguments = format!("{arguments} --set budget={budget}");
+            out.insert(key(FairMapping::BestAtError), FairSetting { budget, overrides, arguments });
+        }
+        out.insert(key(FairMapping::Best), FairSetting { budget, overrides, arguments });
     }
     Ok(out)
+}
+
+/// The smallest budget of the plan whose mean output error over all layers, of their first caches and in the first steps of the plan, is
+/// within the plan's; none where no budget keeps it. Of a policy that takes no notice of budgets, the source's.
+fn budget_at_error(
+    plan: &ExperimentPlan,
+    source: &FairSource,
+    caches: &[FairCache],
+    policy: &str,
+    options: &ReproduceOptions,
+    progress: ProgressFn<'_>,
+) -> Result<Option<usize>> {
+    if !heeds_budget(policy)? {
+        return Ok(Some(source.budget));
+    }
+    let what = format!("{}: budgets at equal error on {} caches", plan.name, source.name());
+    let mut batch = JobBatch::open(&options.work.join("points"), options.workers, &options.cancel)?;
+    let first = |(i, cache): &(usize, &FairCache)| caches[..*i].iter().all(|other| other.layer != cache.layer);
+    let firsts: Vec<&FairCache> = caches.iter().enumerate().filter(first).map(|(_, cache)| cache).collect();
+    for budget in &plan.fair.budgets {
+        // The artifact's account is the quickest, and what is selected does not depend on it.
+        let overrides = [
+            format!("policy={policy}"),
+            format!("budget={budget}"),
+            format!("steps={}", plan.fair.tune_steps),
+            ARTIFACT.into(),
+        ];
+        let job = |cache: &&FairCache| Ok(BatchJob { job: job(source, cache, &overrides)?, whole: None });
+        let jobs = firsts.iter().map(job).collect::<Result<Vec<_>>>()?;
+        let results = batch.run(&SharedWork::default(), &jobs, &mut |_| progress(&what, 1, 1))?;
+        // A budget below what the policy needs keeps nothing.
+        let Ok(rows) = results.into_iter().collect::<std::result::Result<Vec<_>, _>>() else { continue };
+        let error = |(_, row): &(String, SweepRow)| row.needs(columns::OUTPUT_REL_ERR, row.output_rel_err);
+        let errors = rows.iter().map(error).collect::<Result<Vec<f64>>>()?;
+        if errors.iter().sum::<f64>() <= plan.fair.error * errors.len() as f64 {
+            return Ok(Some(*budget));
+        }
+    }
+    Ok(None)
 }
 
 /// What every setting costs on every cache.

@@ -69,7 +69,7 @@ pub mod mappings {
             SOURCE = "source", "-", "real: layers of KV dumps; synthetic: fitted layers, drawn with several seeds", |r| r.source.into();
             POLICY = columns::POLICY, "-", "what chooses the tokens", |r| (&r.policy).into();
             MAPPING = "mapping", "-",
-                "artifact: the artifact's account, without rows; default: the workload's own; best: what tuning finds for the policy; best-at-error: the same, at the budget that keeps the plan's output error on the cache that is tuned on",
+                "artifact: the artifact's account, without rows; default: the workload's own; best: what tuning finds for the policy; best-at-error: the same, at the smallest budget that keeps the plan's mean output error over all layers",
                 |r| r.mapping.into();
             BUDGET = columns::BUDGET, "tokens", "that a query head may select; empty for full, which takes no notice of it",
                 |r| (&r.budget).into();
