@@ -9,7 +9,7 @@ use pimattn_core::spec::System;
 use pimattn_core::table::{TableLayout, TypedWriter};
 use pimattn_experiments::end_to_end::table::{ServiceRow, SwitchRow};
 use pimattn_experiments::end_to_end::{
-    Attend, MeasuredRun, Model, Platform, ReplayedStacks, RunShape, Service, ServiceCost, Switch, Switches,
+    Attend, MeasuredRun, Model, Platform, Reference, ReplayedStacks, RunShape, Service, ServiceCost, Switch, Switches,
     TokenBudget, same_cache, serve_measured, serve_until, table,
 };
 use pimattn_starc::artifact::Budgets;
@@ -182,9 +182,12 @@ impl SystemArgs {
     /// The systems that stacks are replayed on, whatever the switches.
     fn systems(&self, service: &Service) -> Result<BTreeMap<PathBuf, System>> {
         let mut out = BTreeMap::new();
-        let all = if self.switches { vec!["none", "starc"] } else { vec![self.reference.as_str()] };
-        for reference in all {
-            if let Some(pim) = self.platform(Switches::parse(reference)?)?.pim {
+        let all = match self.switches {
+            true => std::iter::once(Switches::default()).chain(Reference::ALL.map(Switches::of)).collect(),
+            false => vec![Switches::parse(&self.reference)?],
+        };
+        for switches in all {
+            if let Some(pim) = self.platform(switches)?.pim {
                 out.insert(pim.system.clone(), pim.stack(service.power_limit)?);
             }
         }
