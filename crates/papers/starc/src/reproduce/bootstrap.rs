@@ -107,7 +107,7 @@ mod tests {
     fn two_caches_span_the_interval() {
         let found = interval(&costs(&[(0, 1.0, 2.0), (1, 9.0, 10.0)])).unwrap();
         assert!((found.percent - 100.0 * (1.0 - 10.0 / 12.0)).abs() < 1e-12);
-        assert_eq!((found.low, found.high), (50.0, reduction(9.0, 10.0)));
+        assert_eq!((found.low, found.high), (reduction(9.0, 10.0), 50.0));
     }
 
     /// Many layers of equal weight: the interval is close to the normal one, mean plus or minus 1.96 standard errors.
