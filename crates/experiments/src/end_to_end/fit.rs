@@ -42,7 +42,7 @@ pub struct RunShape {
     pub batch: Option<u32>,
     /// Tokens of each prompt.
     pub prefill: u32,
-    /// Decode steps.
+    /// Decode steps of the service.
     pub steps: u32,
 }
 

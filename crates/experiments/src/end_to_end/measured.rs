@@ -14,7 +14,7 @@ use std::path::Path;
 /// A layer's attention at one step, over all its heads, requests and channels.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct MeasuredLayer {
-    /// Cycles.
+    /// Cycles from the layer's first request to the sync behind it.
     pub cycles: f64,
     /// The same in s.
     pub seconds: f64,
@@ -24,9 +24,9 @@ pub struct MeasuredLayer {
     pub compute: f64,
     /// Energy in pJ of refresh and standing power.
     pub standing: f64,
-    /// KV heads.
+    /// KV heads of all requests whose attention was measured.
     pub kv_heads: f64,
-    /// Query heads.
+    /// Query heads of all requests whose attention was measured.
     pub query_heads: f64,
     /// Tokens selected, summed over query heads.
     pub selected: f64,
@@ -98,9 +98,9 @@ pub struct RunOrigin {
     pub provenance: Option<String>,
     /// Bytes of an element.
     pub element_bytes: Option<u32>,
-    /// The workload.
+    /// The workload that made the trace, as its header has it.
     pub workload: Option<toml::Table>,
-    /// The system file.
+    /// The system file that the trace was replayed on, with its overrides.
     pub settings: Option<toml::Table>,
 }
 

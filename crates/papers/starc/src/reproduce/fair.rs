@@ -260,30 +260,27 @@ fn measure(
     options: &ReproduceOptions,
     progress: ProgressFn<'_>,
 ) -> Result<BySetting<Vec<SweepRow>>> {
-    let (mut shared, mut jobs) = (SharedWork::default(), Vec::new());
-    // Cache by cache, so that few are held at a time.
+    let what = format!("{}: mappings on {} caches", plan.name, source.name());
+    let (mut done, all) = (0, (caches.len() * settings.len()) as u64);
+    let mut batch = JobBatch::open(&options.work.join("points"), options.workers, &options.cancel)?;
+    let mut rows: BySetting<Vec<SweepRow>> = BTreeMap::new();
+    // Cache by cache, so that one is held at a time, also where results of some of its jobs were kept.
     for cache in caches {
+        let (mut shared, mut jobs) = (SharedWork::default(), Vec::new());
         for setting in settings.values() {
             let job = job(source, cache, &setting.overrides)?;
             shared.expect(SharedBasis::of(&job)?);
             jobs.push(BatchJob { job, whole: None });
         }
-    }
-    let what = format!("{}: mappings on {} caches", plan.name, source.name());
-    let (mut done, all) = (0, jobs.len() as u64);
-    let mut batch = JobBatch::open(&options.work.join("points"), options.workers, &options.cancel)?;
-    let found = batch.run(&shared, &jobs, &mut |event| {
-        if let BatchEvent::Done = event {
-            done += 1;
-            progress(&what, done, all);
+        let found = batch.run(&shared, &jobs, &mut |event| {
+            if let BatchEvent::Done = event {
+                done += 1;
+                progress(&what, done, all);
+            }
+        })?;
+        for (key, result) in settings.keys().zip(found) {
+            rows.entry(key.clone()).or_default().push(result?.1);
         }
-    })?;
-    let mut rows: BySetting<Vec<SweepRow>> = BTreeMap::new();
-    for (i, result) in found.into_iter().enumerate() {
-        let (_, row) = result?;
-        let key = settings.keys().nth(i % settings.len()).cloned();
-        let key = key.ok_or_else(|| Error::Usage("no policies to set against each other".into()))?;
-        rows.entry(key).or_default().push(row);
     }
     Ok(rows)
 }
