@@ -120,6 +120,7 @@ fn view(cache: &KvCache, head: usize) -> HeadView<'_> {
         queries: cache.group_queries(0, head),
         query_start: cache.query_start,
         seed: 1,
+        memo: None,
     }
 }
 

@@ -284,6 +284,7 @@ fn selection() -> Box<dyn FnMut()> {
         queries: cache.group_queries(0, 0),
         query_start: cache.query_start,
         seed: 1,
+        memo: None,
     };
     let mut out = vec![Vec::new(); queries.len()];
     let mut states: Vec<_> = REGISTRY

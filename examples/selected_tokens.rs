@@ -34,6 +34,7 @@ fn main() -> Result<()> {
             queries: cache.group_queries(layer, head),
             query_start: cache.query_start,
             seed: 1,
+            memo: None,
         };
         let views: Vec<HeadView<'_>> = (0..cache.kv_heads).map(view).collect();
         let mut states = policy.prepare_layer(&views);

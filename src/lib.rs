@@ -49,6 +49,7 @@
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+pub mod presets;
 mod simulate;
 pub mod systems;
 

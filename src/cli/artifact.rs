@@ -1,6 +1,7 @@
 //! `pimsim artifact`: the STARC artifact's experiment.
 
 use super::CommonArgs;
+use crate::presets::PresetKind;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
 use pimattn_core::spec::System;
@@ -14,14 +15,14 @@ use std::sync::{Arc, Mutex};
 #[derive(Debug, clap::Args)]
 pub struct Artifact {
     /// System of one stack; attacc-compat.toml is the reference's
-    #[arg(long, value_name = "SYSTEM.toml")]
+    #[arg(long, value_name = "SYSTEM", value_parser = super::named(PresetKind::System))]
     config: PathBuf,
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Folder of the artifact's budget tables, kv_budget_<Llama|GPT|Mistral>_<Quest|SparQ|STARC>.txt or .txt.zst, such
-    /// as traces/kv_budget
-    #[arg(long, value_name = "DIR")]
+    /// as the preset kv_budget
+    #[arg(long, value_name = "DIR", value_parser = super::named(PresetKind::Budgets))]
     tables: Option<PathBuf>,
     /// Budgets of one model and one policy: a number of tokens a line, one for each decode step
     #[arg(long, value_name = "FILE", conflicts_with = "tables", requires_all = ["model", "policy"])]

@@ -1,6 +1,7 @@
 //! `tracegen fit` and `tracegen agree`: statistics of real caches for synthetic ones.
 
 use super::CommonArgs;
+use crate::presets::PresetKind;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
@@ -71,6 +72,7 @@ impl Fitting {
 #[derive(Debug, clap::Args)]
 pub struct Fit {
     /// KV dump: .safetensors, .npz, or a folder of .npy
+    #[arg(value_parser = super::named(PresetKind::Cache))]
     dump: PathBuf,
     /// Model to write, for a workload's synthetic.fit; - is standard output
     #[arg(short, long, value_name = "FITTED.toml")]
@@ -89,9 +91,10 @@ pub struct Fit {
 #[derive(Debug, clap::Args)]
 pub struct Agree {
     /// KV dump of the real cache
+    #[arg(value_parser = super::named(PresetKind::Cache))]
     real: PathBuf,
     /// Model to draw synthetic caches from; without it, one is fitted to the dump
-    #[arg(long, value_name = "FITTED.toml", conflicts_with_all = ["against", "hold_out"])]
+    #[arg(long, value_name = "FITTED", value_parser = super::named(PresetKind::Fitted), conflicts_with_all = ["against", "hold_out"])]
     fit: Option<PathBuf>,
     /// KV dump to compare with, instead of synthetic caches
     #[arg(long, value_name = "FILE", conflicts_with = "hold_out")]

@@ -3,14 +3,18 @@
 mod artifact;
 pub mod exit;
 mod fit;
+pub mod manual;
 pub mod pimsim;
 mod plot;
+mod presets;
 mod reproduce;
 mod sweep;
 mod system;
 pub mod tracegen;
+mod try_;
 mod tune;
 
+use crate::presets::{self as held, PresetKind};
 use clap::{Args, ColorChoice, Parser};
 use exit::{EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ExitStatus};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -21,6 +25,7 @@ use pimattn_experiments::sweep::store;
 use pimattn_experiments::tune::table as tune_table;
 use pimattn_report::sheet::Style;
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -171,6 +176,7 @@ impl Drop for Progress {
 
 /// Parses the command line, runs `body`, and turns its result into an exit code.
 pub fn run<P: Parser + AsMut<CommonArgs>>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
+    held::install();
     // The first Ctrl-C lets the work stop and clean up, the second exits at once.
     let cancel = Cancel::new();
     let pressed = cancel.clone();
@@ -208,6 +214,26 @@ pub fn color_help() -> ColorChoice {
     if std::env::var_os("NO_COLOR").is_some() { ColorChoice::Never } else { ColorChoice::Auto }
 }
 
+/// Reads an option that takes a preset of a kind, by its name, or a file. A file that is missing is found missing when it is
+/// read.
+fn named(kind: PresetKind) -> impl Fn(&str) -> Result<PathBuf> + Clone {
+    move |given| match held::resolve(kind, given, Path::new("")) {
+        Err(Error::NoInput(path)) => match held::meant(kind, &path) {
+            Some(name) => {
+                let what = format!("no such file; the program has this {} inside, by the name {name}", kind.name());
+                Err(Error::Usage(what))
+            }
+            None => Ok(path),
+        },
+        other => other,
+    }
+}
+
+/// The table itself, or that of a folder of results.
+fn table_in(path: &Path, file: &str) -> PathBuf {
+    if path.is_dir() { path.join(file) } else { path.to_path_buf() }
+}
+
 /// Sets the number of threads for parallel work; 0 is one per processor.
 fn threads(threads: usize) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
@@ -243,7 +269,7 @@ pub fn tables_document() -> String {
         out.push_str(&markdown(&columns));
     }
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
-    out.push_str(&markdown(&columns_of(pimattn_tracegen::generate::METRICS)));
+    out.push_str(&markdown(&pimattn_tracegen::generate::metrics_layout().columns()));
     out.push_str("\n# Table of tracegen agree\n\nA row is a figure of a layer, or of all that are compared.\n");
     out.push_str(&markdown(&columns_of(pimattn_tracegen::agree::COLUMNS)));
     out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");

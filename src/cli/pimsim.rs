@@ -1,9 +1,9 @@
 //! `pimsim`: traces in, tables out.
 
-use super::{CommonArgs, EXIT_CODES, ReportFormat};
-use clap::{Parser, Subcommand};
+use super::{CommonArgs, EXIT_CODES, ReportFormat, manual};
+use crate::presets::PresetKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use pimattn_audit as audit;
-use pimattn_core::beyond::BeyondFit;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::{self, Output};
 use pimattn_core::spec::System;
@@ -12,16 +12,18 @@ use pimattn_engine as engine;
 use pimattn_report::accuracy::{AccuracyTable, Grouping};
 use pimattn_report::compare;
 use pimattn_report::explain::Explanation;
+use pimattn_report::sheet::Style;
 use pimattn_report::summary::Summary;
 use pimattn_stats::log::LogProbe;
 use pimattn_stats::write::{RunTables, finish_run};
 use pimattn_stats::{Collector, Steps, replay};
 use pimattn_trace as trace;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Debug, Parser)]
-#[command(name = "pimsim", version, about = "Replay traces on HBM-PIM: cycles, energy, utilisation", after_help = EXIT_CODES, color = super::color_help())]
+#[command(name = "pimsim", version = env!("PIMATTN_VERSION"), about = "Replay traces on HBM-PIM: cycles, energy, utilisation", after_help = EXIT_CODES, color = super::color_help())]
 struct PimsimCli {
     #[command(subcommand)]
     command: PimsimCommand,
@@ -37,6 +39,8 @@ impl AsMut<CommonArgs> for PimsimCli {
 
 #[derive(Debug, Subcommand)]
 enum PimsimCommand {
+    /// Say which policy and budget to choose for a KV dump, how much faster it is, at what loss, and why
+    Try(super::try_::TryArgs),
     /// Replay traces on a system
     Run(ReplayArgs),
     /// Check command logs against the device's constraints
@@ -63,10 +67,16 @@ enum PimsimCommand {
     System(super::system::SystemArgs),
     /// Run an experiment of a paper, and compare its results with the claims
     Reproduce(super::reproduce::ReproduceArgs),
+    /// List, print or export the configurations and the sample cache that the programs hold inside
+    Presets(super::presets::PresetsArgs),
     /// Draw columns of any table as SVG
     Plot(super::plot::PlotArgs),
     /// Print the documentation of every table column, as Markdown
     Schema,
+    /// Print a completion script for a shell
+    Completions(manual::CompletionsArgs),
+    /// Write man pages, one for each command
+    Man(manual::ManArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,7 +85,7 @@ struct ReplayArgs {
     #[arg(required = true, value_name = "TRACE")]
     traces: Vec<PathBuf>,
     /// System to replay on
-    #[arg(long, value_name = "SYSTEM.toml")]
+    #[arg(long, value_name = "SYSTEM", value_parser = super::named(PresetKind::System))]
     config: PathBuf,
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
@@ -114,7 +124,7 @@ struct Audit {
     #[arg(required = true, value_name = "LOG")]
     logs: Vec<PathBuf>,
     /// System whose constraints the logs must obey
-    #[arg(long, value_name = "SYSTEM.toml")]
+    #[arg(long, value_name = "SYSTEM", value_parser = super::named(PresetKind::System))]
     config: PathBuf,
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
@@ -145,9 +155,9 @@ enum TextOrCsv {
 
 #[derive(Debug, clap::Args)]
 struct Compare {
-    /// Table to compare with
+    /// Table to compare with, or a folder that `run -o` wrote, for its run.csv
     base: PathBuf,
-    /// Tables to compare
+    /// Tables to compare, or folders
     #[arg(required = true, value_name = "OTHER")]
     others: Vec<PathBuf>,
     /// Fail (exit 1) when any value differs by more than this many percent
@@ -166,12 +176,15 @@ struct Compare {
 
 #[derive(Debug, clap::Args)]
 struct SummaryArgs {
-    /// run.csv of one or more runs
-    #[arg(required = true, value_name = "RUN.csv")]
+    /// Folders that `run -o` wrote, or their run.csv
+    #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// Accuracy metrics; each belongs to the trace of the same file name up to the first dot
+    /// Accuracy metrics; each belongs to the runs of the same selection (cache, policy, budget, parameters)
     #[arg(long, value_name = "M.csv", num_args = 1..)]
     metrics: Vec<PathBuf>,
+    /// Set runs of different caches or steps side by side
+    #[arg(long)]
+    unlike: bool,
     /// How to print it
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     format: ReportFormat,
@@ -203,14 +216,22 @@ struct AccuracyArgs {
 
 #[derive(Debug, clap::Args)]
 struct Explain {
-    /// Folders that `run -o` wrote, or their run.csv
+    /// Folders that `run -o` wrote, or their run.csv. Two runs are set side by side, and their difference is explained
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
+    /// Explain each run for itself, also where there are two
+    #[arg(long)]
+    each: bool,
+    /// Set runs of different caches or steps side by side
+    #[arg(long, conflicts_with = "each")]
+    unlike: bool,
     /// How to print it
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     format: ReportFormat,
 }
 
+/// The table of a folder of runs that says most.
+const RUN_TABLE: &str = "run.csv";
 /// Violations of a log that are printed.
 const MAX_VIOLATIONS: usize = 20;
 /// Bytes of lines that are printed together.
@@ -219,6 +240,7 @@ const PAGE: usize = 1 << 16;
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
     super::run(|cli: PimsimCli| match cli.command {
+        PimsimCommand::Try(args) => super::try_::run(&args, &cli.common),
         PimsimCommand::Run(args) => run(&args, &cli.common),
         PimsimCommand::Audit(args) => audit(&args, &cli.common),
         PimsimCommand::Compare(args) => compare(&args),
@@ -232,8 +254,11 @@ pub fn main() -> ExitCode {
         PimsimCommand::Artifact(args) => super::artifact::run(&args, &cli.common),
         PimsimCommand::System(args) => super::system::run(&args, &cli.common),
         PimsimCommand::Reproduce(args) => super::reproduce::run(&args, &cli.common),
+        PimsimCommand::Presets(args) => super::presets::run(&args, &cli.common),
         PimsimCommand::Plot(args) => super::plot::run(&args),
         PimsimCommand::Schema => super::print(&super::tables_document()),
+        PimsimCommand::Completions(args) => manual::completions(&args, PimsimCli::command()),
+        PimsimCommand::Man(args) => manual::man(&args, PimsimCli::command()),
     })
 }
 
@@ -251,30 +276,45 @@ fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<()> {
     if let Some(dir) = &args.output {
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
     }
-    let mut tables = RunTables::new(&system, args.output.is_some(), |schema| {
-        Output::create(&args.output.as_deref().map_or(PathBuf::from("-"), |dir| dir.join(schema.file)))
-    })?;
+    let Some(dir) = &args.output else { return replay_to_stdout(args, &system, common) };
+    let mut tables = RunTables::new(&system, true, |schema| Output::create(&dir.join(schema.file)))?;
     for path in &args.traces {
         replay(path, &system, args, &mut tables, common)?;
     }
     tables.finish()?.into_iter().try_for_each(Output::commit)
 }
 
-fn replay(
+/// Replays with run.csv on standard output; a person at a terminal sees a summary of it instead.
+fn replay_to_stdout(args: &ReplayArgs, system: &System, common: &CommonArgs) -> Result<()> {
+    if !std::io::stdout().is_terminal() {
+        let mut tables = RunTables::new(system, false, |_| Output::create(Path::new("-")))?;
+        args.traces.iter().try_for_each(|path| replay(path, system, args, &mut tables, common))?;
+        return tables.finish()?.into_iter().try_for_each(Output::commit);
+    }
+    let mut tables = RunTables::new(system, false, |_| Ok(Vec::new()))?;
+    args.traces.iter().try_for_each(|path| replay(path, system, args, &mut tables, common))?;
+    let mut summary = Summary::default();
+    for table in tables.finish()? {
+        summary.add_runs(table.as_slice(), RUN_TABLE)?;
+    }
+    super::print(&summary.render(true, Style::Text)?)?;
+    common.note("-o DIR keeps the tables; in a pipe this is run.csv");
+    Ok(())
+}
+
+fn replay<W: Write>(
     path: &Path,
     system: &System,
     args: &ReplayArgs,
-    tables: &mut RunTables<'_, Output>,
+    tables: &mut RunTables<'_, W>,
     common: &CommonArgs,
 ) -> Result<()> {
     let name = path.display().to_string();
     let mut source = trace::open(fsio::open(path)?, &name, Some(system.addressing()))?;
     let mut progress = common.progress(&format!("replaying {name}"), None);
-    let provenance = source.header().provenance.clone();
-    if let Some(beyond) = BeyondFit::said_in(&provenance) {
-        common.warn(&format!("{name}: its synthetic cache has {beyond}"));
-    }
-    let mut steps = tables.steps(&name, &provenance);
+    let header = source.header().clone();
+    header.selection.iter().flat_map(|of| &of.cautions).for_each(|caution| common.warn(&format!("{name}: {caution}")));
+    let mut steps = tables.steps(&name, &header);
     let collector = Collector::with_steps(&system.device, &mut steps as &mut dyn Steps);
     // The engine does not number the requests of work that it looks up.
     let numbered = args.log.is_some() && system.controller == Controller::Pim;
@@ -283,7 +323,6 @@ fn replay(
         Error::Data { file, what } if file == "trace" => Error::data(&name, what),
         other => other,
     };
-    let header = source.header().clone();
     let (source, mut progress) = (source.as_mut(), |n| progress.at(n));
     let cancel = &common.cancel;
     let collector = match args.log.as_deref() {
@@ -372,7 +411,8 @@ fn why(
 
 fn compare(args: &Compare) -> Result<()> {
     let options = compare::CompareOptions { keys: args.key.clone(), columns: args.column.clone() };
-    let comparison = compare::compare_files(&args.base, &args.others, &options)?;
+    let others: Vec<PathBuf> = args.others.iter().map(|path| super::table_in(path, RUN_TABLE)).collect();
+    let comparison = compare::compare_files(&super::table_in(&args.base, RUN_TABLE), &others, &options)?;
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));
     if let Some(path) = &args.output {
         let mut out = Output::create(path)?;
@@ -390,12 +430,13 @@ fn compare(args: &Compare) -> Result<()> {
 fn summary(args: &SummaryArgs) -> Result<()> {
     let mut summary = Summary::default();
     for path in &args.runs {
-        summary.add_runs(fsio::open(path)?, &path.display().to_string())?;
+        let path = super::table_in(path, RUN_TABLE);
+        summary.add_runs(fsio::open(&path)?, &path.display().to_string())?;
     }
     for path in &args.metrics {
         summary.add_metrics(fsio::open(path)?, &path.display().to_string())?;
     }
-    super::print(&summary.render(args.format.into())?)
+    super::print(&summary.render(args.unlike, args.format.into())?)
 }
 
 fn accuracy(args: &AccuracyArgs) -> Result<()> {
@@ -415,12 +456,15 @@ fn explain(args: &Explain) -> Result<()> {
     let mut explanation = Explanation::default();
     for path in &args.runs {
         let folder = path.is_dir().then_some(path.as_path());
-        let run = folder.map_or(path.clone(), |dir| dir.join("run.csv"));
+        let run = super::table_in(path, RUN_TABLE);
         explanation.add_runs(fsio::open(&run)?, &run.display().to_string())?;
         for (file, add) in Explanation::DETAILS {
             let Some(detail) = folder.map(|dir| dir.join(file)).filter(|file| file.exists()) else { continue };
             add(&mut explanation, fsio::open(&detail)?, &detail.display().to_string())?;
         }
     }
-    super::print(&explanation.render(args.format.into())?)
+    super::print(&match explanation.runs() == 2 && !args.each {
+        true => explanation.difference(args.unlike, args.format.into())?,
+        false => explanation.render(args.format.into())?,
+    })
 }

@@ -1,6 +1,7 @@
 //! `pimsim reproduce`.
 
 use super::CommonArgs;
+use crate::presets::PresetKind;
 use pimattn_core::error::Result;
 use pimattn_starc::reproduce::plan::ExperimentPlan;
 use pimattn_starc::reproduce::{self, ReproduceOptions};
@@ -11,7 +12,7 @@ use std::sync::Mutex;
 #[derive(Debug, clap::Args)]
 pub struct ReproduceArgs {
     /// Experiment, with the claims of the paper
-    #[arg(value_name = "PLAN.toml")]
+    #[arg(value_name = "PLAN", value_parser = super::named(PresetKind::Plan))]
     plan: PathBuf,
     /// Override a key of the plan; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
@@ -26,7 +27,7 @@ pub struct ReproduceArgs {
     #[arg(long, value_name = "DIR")]
     work: PathBuf,
     /// KV dump for the parts on real caches, instead of the bundled sample; may be given again
-    #[arg(long, value_name = "DUMP")]
+    #[arg(long, value_name = "DUMP", value_parser = super::named(PresetKind::Cache))]
     kv: Vec<PathBuf>,
     /// Worker threads; 0 is one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -1,21 +1,22 @@
 //! `pimsim sweep`, `pimsim merge` and `pimsim frontier`.
 
 use super::{CommonArgs, ReportFormat};
+use crate::presets::PresetKind;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio;
-use pimattn_experiments::sweep::grid::Grid;
+use pimattn_experiments::sweep::grid::{Grid, Point};
 use pimattn_experiments::sweep::merge::Merged;
 use pimattn_experiments::sweep::store::Store;
 use pimattn_experiments::sweep::{self, SweepEvent, SweepOutcome};
 use pimattn_report::frontier;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
 pub struct SweepArgs {
     /// Grid of workloads, systems and their keys
-    #[arg(value_name = "GRID.toml")]
+    #[arg(value_name = "GRID", value_parser = super::named(PresetKind::Grid))]
     grid: PathBuf,
     /// Folder for sweep.csv; its finished points are not run again
     #[arg(short, long, value_name = "DIR", required_unless_present = "list")]
@@ -24,7 +25,7 @@ pub struct SweepArgs {
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
     /// KV dump that all points read, instead of what the grid says
-    #[arg(long, value_name = "DUMP")]
+    #[arg(long, value_name = "DUMP", value_parser = super::named(PresetKind::Cache))]
     kv: Option<PathBuf>,
     /// Run only part I of N, from 1/N to N/N; pimsim merge merges their tables
     #[arg(long, value_name = "I/N")]
@@ -47,14 +48,14 @@ pub struct Merge {
     #[arg(short, long, value_name = "CSV")]
     output: PathBuf,
     /// Fail (exit 1) unless every point of this grid is present
-    #[arg(long, value_name = "GRID.toml")]
+    #[arg(long, value_name = "GRID", value_parser = super::named(PresetKind::Grid))]
     grid: Option<PathBuf>,
 }
 
 /// Arguments of `frontier`.
 #[derive(Debug, clap::Args)]
 pub struct FrontierArgs {
-    /// sweep.csv of a sweep that measured accuracy
+    /// sweep.csv of a sweep that measured accuracy, or its folder
     #[arg(value_name = "SWEEP.csv")]
     table: PathBuf,
     /// Column of the loss, or 1-COLUMN for a column of what is kept (1-top_recall)
@@ -96,15 +97,30 @@ pub fn sweep(args: &SweepArgs, common: &CommonArgs) -> Result<()> {
         return super::print(&points.iter().map(|p| format!("{}\n", p.name(&grid))).collect::<String>());
     }
     let Some(output) = &args.output else { return Err(Error::Usage("no folder: -o DIR".into())) };
-    let cache = args.cache.clone().unwrap_or_else(|| output.join("points"));
-    let mut store = Store::open(&grid, output, &cache)?;
     super::threads(args.threads)?;
-    let workers = match args.threads {
+    sweep_points(&grid, &points, &Swept { output, cache: args.cache.as_deref(), threads: args.threads }, common)
+}
+
+/// Where a sweep goes, and with how many threads.
+pub(super) struct Swept<'a> {
+    /// Folder of the table.
+    pub output: &'a Path,
+    /// Folder of finished points, if not below that.
+    pub cache: Option<&'a Path>,
+    /// Points that run at the same time; 0 is one per processor.
+    pub threads: usize,
+}
+
+/// Runs points of a grid, and says how it goes.
+pub(super) fn sweep_points(grid: &Grid, points: &[Point], to: &Swept<'_>, common: &CommonArgs) -> Result<()> {
+    let cache = to.cache.map_or_else(|| to.output.join("points"), Path::to_path_buf);
+    let mut store = Store::open(grid, to.output, &cache)?;
+    let workers = match to.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
     let mut progress = common.progress(&format!("sweeping {}", grid.name), Some(points.len() as u64));
-    let outcome = sweep::run(&grid, &points, &mut store, workers, &common.cancel, &mut |event| match event {
+    let outcome = sweep::run(grid, points, &mut store, workers, &common.cancel, &mut |event| match event {
         SweepEvent::Kept(n) => progress.from(n),
         SweepEvent::Done(n) => progress.at(n),
         SweepEvent::Damaged(file) => common.warn(&format!("{} is damaged: its point is run again", file.display())),
@@ -113,7 +129,7 @@ pub fn sweep(args: &SweepArgs, common: &CommonArgs) -> Result<()> {
     let SweepOutcome { run, kept, failed } = outcome?;
     common.note(&format!("{}: {run} points run, {kept} kept, {} failed", grid.name, failed.len()));
     let mut failed = failed.into_iter().map(|(index, e)| {
-        let name = points.iter().find(|p| p.index == index).map_or(String::new(), |p| p.name(&grid));
+        let name = points.iter().find(|p| p.index == index).map_or(String::new(), |p| p.name(grid));
         (name, e)
     });
     let Some((name, first)) = failed.next() else { return Ok(()) };
@@ -134,8 +150,9 @@ pub fn merged(args: &Merge, common: &CommonArgs) -> Result<()> {
 
 /// `pimsim frontier`.
 pub fn frontier(args: &FrontierArgs) -> Result<()> {
-    let table = fsio::open(&args.table)?;
-    let (file, against) = (args.table.display().to_string(), args.against.as_deref());
+    let path = super::table_in(&args.table, "sweep.csv");
+    let table = fsio::open(&path)?;
+    let (file, against) = (path.display().to_string(), args.against.as_deref());
     let frontier = frontier::Frontier::read(table, &file, &args.error, against, &args.choice)?;
     super::print(&match (against, args.at_most.as_slice()) {
         (Some(kept), _) => frontier.disagreements(kept, args.format.into()),

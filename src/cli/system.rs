@@ -1,6 +1,7 @@
 //! `pimsim system`: models and platforms in, the time and energy of decode steps out.
 
 use super::CommonArgs;
+use crate::presets::PresetKind;
 use pimattn_attacc::UnitLevel;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
@@ -19,10 +20,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 pub(super) struct SystemArgs {
     /// Models to serve, each on its own
-    #[arg(long, value_name = "MODEL.toml", required = true, num_args = 1..)]
+    #[arg(long, value_name = "MODEL", value_parser = super::named(PresetKind::Model), required = true, num_args = 1..)]
     model: Vec<PathBuf>,
     /// GPUs, PIM devices and links
-    #[arg(long, value_name = "PLATFORM.toml")]
+    #[arg(long, value_name = "PLATFORM", value_parser = super::named(PresetKind::Platform))]
     platform: PathBuf,
     /// Override a key of the platform file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]

@@ -1,29 +1,29 @@
 //! `tracegen`: KV cache in, trace out.
 
-use super::{CommonArgs, EXIT_CODES, fit};
-use clap::{Parser, Subcommand};
+use super::{CommonArgs, EXIT_CODES, fit, manual};
+use crate::presets::PresetKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use pimattn_attacc::{self as attacc, Attention, Decode, UnitLevel};
-use pimattn_core::beyond::BeyondFit;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::fsio::{self, Output};
 use pimattn_core::op::Op;
 use pimattn_core::order::{AddressMap, AddressOrder};
 use pimattn_core::spec::System;
-use pimattn_core::table::{TableLayout, TypedWriter};
+use pimattn_core::table::TypedWriter;
 use pimattn_mapping::workload::Workload;
 use pimattn_policies::select::{self, Preparation};
 use pimattn_trace::folder::{self, FolderTrace};
 use pimattn_trace::{self as trace, ExportOptions, FORMATS, Format, Header, MacReads, Record, Sink, Source};
-use pimattn_tracegen::generate::{Generator, METRICS, MetricsRow};
+use pimattn_tracegen::generate::{Generator, MetricsRow, metrics_layout};
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 #[derive(Debug, Parser)]
-#[command(name = "tracegen", version, about = "Turn a KV cache into a trace of decoding on HBM-PIM", after_help = EXIT_CODES, color = super::color_help())]
+#[command(name = "tracegen", version = env!("PIMATTN_VERSION"), about = "Turn a KV cache into a trace of decoding on HBM-PIM", after_help = EXIT_CODES, color = super::color_help())]
 struct TracegenCli {
     #[command(subcommand)]
     command: TracegenCommand,
@@ -53,15 +53,19 @@ enum TracegenCommand {
     Agree(fit::Agree),
     /// List selection policies and trace formats
     List,
+    /// Print a completion script for a shell
+    Completions(manual::CompletionsArgs),
+    /// Write man pages, one for each command
+    Man(manual::ManArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct GenerateArgs {
     /// Workload
-    #[arg(long, value_name = "WORKLOAD.toml")]
+    #[arg(long, value_name = "WORKLOAD", value_parser = super::named(PresetKind::Workload))]
     config: PathBuf,
     /// KV dump to use instead of the workload's: .safetensors, .npz, or a folder of .npy
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "DUMP", value_parser = super::named(PresetKind::Cache))]
     kv: Option<PathBuf>,
     /// Selection policy (as --set policy=P)
     #[arg(long, value_name = "POLICY")]
@@ -118,7 +122,7 @@ struct Attacc {
     #[arg(long)]
     no_pipeline: bool,
     /// System whose device the trace is for, instead of one stack of HBM3 "8Gb 2R" with 16 channels
-    #[arg(long, value_name = "SYSTEM.toml")]
+    #[arg(long, value_name = "SYSTEM", value_parser = super::named(PresetKind::System))]
     config: Option<PathBuf>,
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE", requires = "config")]
@@ -147,7 +151,7 @@ struct Convert {
     #[arg(long, value_name = "FORMAT")]
     from: Option<String>,
     /// System whose device a text trace is for
-    #[arg(long, value_name = "SYSTEM.toml")]
+    #[arg(long, value_name = "SYSTEM", value_parser = super::named(PresetKind::System))]
     config: Option<PathBuf>,
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE", requires = "config")]
@@ -180,7 +184,7 @@ struct ExportDevice {
     #[arg(long, value_name = "NAME")]
     to: String,
     /// System whose device is printed
-    #[arg(long, value_name = "SYSTEM.toml")]
+    #[arg(long, value_name = "SYSTEM", value_parser = super::named(PresetKind::System))]
     config: PathBuf,
     /// Override a key of the system file; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
@@ -195,7 +199,7 @@ struct Info {
     #[arg(long, value_name = "FORMAT")]
     from: Option<String>,
     /// System whose device a text trace is for
-    #[arg(long, value_name = "SYSTEM.toml")]
+    #[arg(long, value_name = "SYSTEM", value_parser = super::named(PresetKind::System))]
     config: Option<PathBuf>,
 }
 
@@ -210,6 +214,8 @@ pub fn main() -> ExitCode {
         TracegenCommand::Fit(args) => fit::run_fit(&args, &cli.common),
         TracegenCommand::Agree(args) => fit::run_agree(&args, &cli.common),
         TracegenCommand::List => super::print(&list()?),
+        TracegenCommand::Completions(args) => manual::completions(&args, TracegenCli::command()),
+        TracegenCommand::Man(args) => manual::man(&args, TracegenCli::command()),
     })
 }
 
@@ -270,6 +276,11 @@ impl Destination {
         let order = device.filter(|_| !format.pim).map_or(AddressOrder::default(), |d| d.order);
         let options = ExportOptions { strict: export.strict, mac_reads: MacReads::parse(&export.mac_reads)?, order };
         let to_stdout = path.as_os_str() == "-";
+        if to_stdout && format.name == trace::ptrace::FORMAT.name && std::io::stdout().is_terminal() {
+            let what =
+                format!("{} is binary, and standard output is a terminal: name a file, or a pipe's end", format.name);
+            return Err(Error::Usage(what));
+        }
         let manifest = match (&export.manifest, format.keeps_all) {
             (Some(_), true) => {
                 return Err(Error::Usage(format!("--manifest: {} keeps everything, and has no manifest", format.name)));
@@ -348,15 +359,13 @@ fn run(mut args: GenerateArgs, common: &CommonArgs) -> Result<()> {
             generator.steps()
         )
     });
-    if let Some(beyond) = BeyondFit::said_in(&c.provenance) {
-        common.warn(&format!("the synthetic cache has {beyond}"));
-    }
+    generator.label().cautions.iter().for_each(|caution| common.warn(caution));
     let mut trace = Destination::create(format, &args.output, generator.header(), &args.export, None, &common.cancel)?;
     let mut progress = common.progress("generating", Some(generator.steps() as u64));
     match &args.metrics {
         None => generator.run_until(&common.cancel, trace.sink.as_mut(), None, &mut |n| progress.at(n))?,
         Some(path) => {
-            let layout = TableLayout::of(METRICS);
+            let layout = metrics_layout();
             let mut writer = TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout);
             let mut row = |row: &MetricsRow| writer.row(row);
             generator.run_until(&common.cancel, trace.sink.as_mut(), Some(&mut row), &mut |n| progress.at(n))?;
@@ -586,13 +595,27 @@ fn info(args: &Info, common: &CommonArgs) -> Result<()> {
         progress.at(runs);
     }
     drop(progress);
-    let Header { generator, geometry: g, spec_hash, seed, config, provenance, element_bytes, heads_per_read } =
-        source.header();
+    let Header {
+        generator,
+        geometry: g,
+        spec_hash,
+        seed,
+        config,
+        provenance,
+        element_bytes,
+        heads_per_read,
+        selection,
+    } = source.header();
     let mut out = String::new();
     let mut line = |key: &str, value: String| out.push_str(&format!("{key:<12} {value}\n"));
     let or_unknown = |s: &String| if s.is_empty() { "unknown".to_string() } else { s.clone() };
     line("generator", or_unknown(generator));
     line("source", or_unknown(provenance));
+    if let Some(of) = selection {
+        line("selection", format!("{} of {} tokens, {:08x}", of.policy, of.budget, of.selection_hash));
+        line("cache hash", of.cache_hash.clone());
+        of.cautions.iter().for_each(|caution| line("caution", caution.clone()));
+    }
     line("device", g.to_string());
     line("spec hash", format!("{spec_hash:08x}"));
     line("seed", seed.to_string());

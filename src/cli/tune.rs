@@ -1,6 +1,7 @@
 //! `pimsim tune`.
 
 use super::{CommonArgs, ReportFormat};
+use crate::presets::PresetKind;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::spec::config::Document;
 use pimattn_experiments::tune::search::SearchMethod;
@@ -19,13 +20,13 @@ const OF_SYSTEM: &str = "system.";
 #[derive(Debug, clap::Args)]
 pub struct TuneArgs {
     /// Workload, whose own mapping is the default; without it, row-blocks on the dump of --kv
-    #[arg(long, value_name = "WORKLOAD.toml", visible_alias = "workload", required_unless_present = "kv")]
+    #[arg(long, value_name = "WORKLOAD", value_parser = super::named(PresetKind::Workload), visible_alias = "workload", required_unless_present = "kv")]
     config: Option<PathBuf>,
     /// KV dump to use instead of the workload's: .safetensors, .npz, or a folder of .npy
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "DUMP", value_parser = super::named(PresetKind::Cache))]
     kv: Option<PathBuf>,
     /// System, instead of the workload's
-    #[arg(long, value_name = "SYSTEM.toml", required_unless_present = "config")]
+    #[arg(long, value_name = "SYSTEM", value_parser = super::named(PresetKind::System), required_unless_present = "config")]
     system: Option<PathBuf>,
     /// Policies to tune
     #[arg(long, value_name = "POLICIES", value_delimiter = ',', required = true)]

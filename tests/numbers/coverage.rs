@@ -308,7 +308,7 @@ fn selections(workload: &Workload, cache: &KvCache, steps: usize) -> Vec<Selecti
             let index = (layer * cache.kv_heads + head) as u64;
             let seed = workload.seed ^ (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             let (queries, query_start) = (cache.group_queries(layer, head), cache.query_start);
-            HeadView { keys: cache.keys(layer, head), prefill: cache.prefill, queries, query_start, seed }
+            HeadView { keys: cache.keys(layer, head), prefill: cache.prefill, queries, query_start, seed, memo: None }
         };
         let views: Vec<HeadView<'_>> = (0..cache.kv_heads).map(view).collect();
         for (head, mut state) in policy.prepare_layer(&views).into_iter().enumerate() {

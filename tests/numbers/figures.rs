@@ -14,6 +14,7 @@ mod power;
 mod scale;
 mod synthetic;
 mod system;
+mod trial;
 mod worth;
 
 use crate::common::{documented, root};
@@ -63,6 +64,7 @@ const FIGURES: &[Figure] = &[
     Figure { name: "supply", write: power::supply },
     Figure { name: "switches", write: system::switches },
     Figure { name: "switches-grouped", write: system::grouped },
+    Figure { name: "try", write: trial::sample },
     Figure { name: "turns", write: devices::turns },
 ];
 

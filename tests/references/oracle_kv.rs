@@ -84,6 +84,7 @@ fn head(kv: &KvCache, layer: usize, kv_head: usize) -> HeadView<'_> {
         queries: kv.group_queries(layer, kv_head),
         query_start: kv.query_start,
         seed: 0,
+        memo: None,
     }
 }
 

@@ -6,6 +6,7 @@ mod examples;
 mod exchange;
 mod folders;
 mod guides;
+mod newcomer;
 mod readme;
 mod roundtrip;
 mod snapshots;

@@ -5,6 +5,7 @@ use pimattn_core::addr::Geometry;
 use pimattn_core::spec::System;
 use pimattn_engine as engine;
 use pimattn_engine::probe::{CommandEvent, Probe};
+use pimattn_trace::label::SelectionLabel;
 use pimattn_trace::{self as trace, Arrival, Header, Mark, Op, Phase, Record, Request, Segment};
 use proptest::prelude::*;
 use std::io::Cursor;
@@ -368,6 +369,7 @@ fn a_ptrace_has_these_bytes_whatever_the_code_calls_its_fields() {
         provenance: "p".into(),
         element_bytes: 2,
         heads_per_read: 4,
+        selection: None,
     };
     let segment = Segment {
         channel: 3,
@@ -399,12 +401,33 @@ fn a_ptrace_has_these_bytes_whatever_the_code_calls_its_fields() {
     let bytes = write("ptrace", &header, &records);
 
     let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    assert_eq!((&bytes[..8], number(8)), (&b"PTRACE\x1a\n"[..], 6));
+    assert_eq!((&bytes[..8], number(8)), (&b"PTRACE\x1a\n"[..], 7));
     let end = 16 + number(12);
     // Strings behind their lengths; numbers from 251 on behind a byte that says their width.
     let device = "1002020404fb00402020";
-    let want = format!("0367656e{device}fc0403020107{}0170{}", "0661203d20310a", "0204");
+    let want = format!("0367656e{device}fc0403020107{}0170{}", "0661203d20310a", "020400");
     assert_eq!(hex(&bytes[16..end]), want);
+    // Version 6 ends its header before the selection.
+    let mut older = bytes[..8].to_vec();
+    older.extend(6u32.to_le_bytes());
+    older.extend((end as u32 - 17).to_le_bytes());
+    older.extend(&bytes[16..end - 1]);
+    older.extend(crc32fast::hash(&bytes[16..end - 1]).to_le_bytes());
+    older.extend(&bytes[end + 4..]);
+    assert_eq!(read(&older, &geometry), read(&bytes, &geometry));
+    let label = SelectionLabel {
+        policy: "q".into(),
+        budget: 8,
+        layers: 2,
+        cache_hash: "c".into(),
+        selection_hash: 3,
+        cautions: vec!["s".into()],
+    };
+    let labelled = Header { selection: Some(label), ..header };
+    let bytes_labelled = write("ptrace", &labelled, &records);
+    let end_labelled = 16 + u32::from_le_bytes(bytes_labelled[12..16].try_into().unwrap()) as usize;
+    assert_eq!(hex(&bytes_labelled[end - 1..end_labelled]), "010171080201630301".to_string() + "0173");
+    assert_eq!(read(&bytes_labelled, &geometry).0, labelled);
     let block = end + 4;
     assert_eq!((bytes[block], number(block + 1)), (1, 1 + 8 + 17 + 1 + 1));
     let packed = block + 17;

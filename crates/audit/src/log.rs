@@ -126,7 +126,10 @@ fn parse(text: &str, line: u64, device: &Device) -> Result<LogEntry, String> {
     let mut next = |name: &str| words.next().filter(|w| !w.is_empty()).ok_or_else(|| format!("no {name}"));
     let clock = next("clock")?;
     let clock: Cycle =
-        clock.parse().ok().filter(|c| (1..=1 << 60).contains(c)).ok_or_else(|| format!("{clock:?} is not a clock"))?;
+        clock.parse().ok().filter(|c| (1..=1 << 60).contains(c)).ok_or_else(|| match clock.starts_with("PTRACE") {
+            true => "this is a trace; expected a command log (pimsim run --log)".to_string(),
+            false => format!("{clock:?} is not a clock"),
+        })?;
     let name = next("command")?;
     let mark =
         [LogMark::Barrier, LogMark::Host, LogMark::Sync, LogMark::Arrival].into_iter().find(|m| m.name() == name);

@@ -54,6 +54,11 @@ names! {
     DISTINCT_TOKENS = "distinct_tokens";
     ROW_BLOCKS = "row_blocks";
     FITTED_TOKENS = "fitted_tokens";
+    LAYERS = "layers";
+    CACHE_HASH = "cache_hash";
+    SELECTION_HASH = "selection_hash";
+    CONFIG_HASH = "config_hash";
+    CAUTIONS = "cautions";
     ROW_TOKENS = "row_tokens";
     BYTES_USEFUL = "bytes_useful";
     KV_HEADS = "kv_heads";
@@ -73,6 +78,9 @@ names! {
     MASS_RECALL = "mass_recall";
     TOP_RECALL = "top_recall";
     OUTPUT_REL_ERR = "output_rel_err";
+    OUTPUT_REL_ERR_MEDIAN = "output_rel_err_median";
+    OUTPUT_REL_ERR_P95 = "output_rel_err_p95";
+    OUTPUT_REL_ERR_WORST_HEAD = "output_rel_err_worst_head";
 }
 
 /// Operations whose requests are counted, and the columns of their counts, in the order of the tables.

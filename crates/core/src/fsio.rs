@@ -1,6 +1,7 @@
 //! Files that are there whole or not at all, and `-` for the standard streams.
 
 use crate::error::{Error, Result};
+use crate::presets;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -46,6 +47,10 @@ impl AtomicFile {
             OutputTarget::Stream(File::options().write(true).open(path).map_err(|e| Error::io(path, e))?)
         } else {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if !folder.exists() {
+                let what = format!("the folder {} does not exist", folder.display());
+                return Err(Error::Io { path: path.into(), source: std::io::Error::other(what) });
+            }
             OutputTarget::Part(
                 tempfile::Builder::new().prefix(PART).tempfile_in(folder).map_err(|e| Error::io(path, e))?,
             )
@@ -176,10 +181,13 @@ pub fn refuse_pointer(name: impl AsRef<Path>, head: &[u8]) -> Result<()> {
     }
 }
 
-/// Opens an input; `-` is standard input. A pointer of Git LFS is an error.
+/// Opens an input, a file or a preset; `-` is standard input. A pointer of Git LFS is an error.
 pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(std::io::stdin()));
+    }
+    if let Some(bytes) = presets::read(path)? {
+        return Ok(Box::new(std::io::Cursor::new(bytes)));
     }
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let meta = file.metadata().map_err(|e| Error::io(path, e))?;

@@ -20,6 +20,7 @@ pub use parts::{KvParts, Tensor};
 
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
+use pimattn_core::presets;
 use std::ops::Range;
 use std::path::Path;
 
@@ -36,8 +37,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<KvCache> {
 /// Errors: as there, and [`Error::Interrupted`].
 pub fn load_until(cancel: &Cancel, path: impl AsRef<Path>) -> Result<KvCache> {
     let path = path.as_ref();
-    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if meta.is_dir() {
+    if presets::inside(path).is_none() && std::fs::metadata(path).map_err(|e| Error::io(path, e))?.is_dir() {
         return npy::load_dir(cancel, path);
     }
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();

@@ -3,8 +3,11 @@
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio;
+use pimattn_core::presets;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::fs::File;
+use std::ops::Deref;
 use std::path::Path;
 
 /// Floating-point types of a dump, little-endian.
@@ -86,8 +89,30 @@ pub(super) fn integers(bytes: &[u8], ty: IntType) -> Option<Vec<i64>> {
     }
 }
 
-/// A file mapped into memory, so that only what is decoded takes memory of its own.
-pub(super) fn map(path: &Path) -> Result<memmap2::Mmap> {
+/// The bytes of a dump.
+pub(super) enum DumpBytes {
+    /// Of a file.
+    Mapped(memmap2::Mmap),
+    /// Of a preset.
+    Inside(Cow<'static, [u8]>),
+}
+
+impl Deref for DumpBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            DumpBytes::Mapped(map) => map,
+            DumpBytes::Inside(bytes) => bytes,
+        }
+    }
+}
+
+/// A file mapped into memory, so that only what is decoded takes memory of its own; or a preset.
+pub(super) fn map(path: &Path) -> Result<DumpBytes> {
+    if let Some(bytes) = presets::read(path)? {
+        return Ok(DumpBytes::Inside(bytes));
+    }
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !meta.is_file() {
         // opening a pipe would wait for its writer
@@ -98,7 +123,7 @@ pub(super) fn map(path: &Path) -> Result<memmap2::Mmap> {
     // read ends this one with SIGBUS; that is the usual contract of mapped model files.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
     fsio::refuse_pointer(path, &map)?;
-    Ok(map)
+    Ok(DumpBytes::Mapped(map))
 }
 
 /// Provenance of a file: its name and what the dump says about itself, on one line of bounded length.

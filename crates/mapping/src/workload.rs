@@ -4,6 +4,7 @@
 //! the rooms that use them and are checked there.
 
 use pimattn_core::error::{Error, Result};
+use pimattn_core::presets::PresetKind;
 use pimattn_core::spec::config::Document;
 use pimattn_core::spec::model::Model;
 use pimattn_core::spec::quantity::Duration;
@@ -403,6 +404,7 @@ impl Workload {
     /// Loads a workload file with overrides; the document stays for errors about its parts.
     pub fn load(file: &Path, overrides: &[String]) -> Result<(Self, Document)> {
         let doc = Document::load(file, overrides)?;
+        doc.expect(PresetKind::Workload)?;
         let workload = Workload::of(&doc)?;
         if workload.kv.is_none() && workload.synthetic.is_none() {
             return Err(doc.error("", "neither kv (a dump) nor [synthetic] is given"));
@@ -478,8 +480,8 @@ impl Workload {
 
     /// Loads the system whose device the addresses are for, with overrides of its own.
     pub fn load_system(&self, doc: &Document, overrides: &[String]) -> Result<System> {
-        System::load(&doc.resolve_path("system", &self.system), overrides).map_err(|e| match e {
-            Error::NoInput(p) => doc.error("system", format!("system file {} does not exist", p.display())),
+        let file = doc.resolve_path(PresetKind::System, "system", &self.system)?;
+        System::load(&file, overrides).map_err(|e| match e {
             Error::Io { path, source } => doc.error("system", format!("{}: {source}", path.display())),
             other => other,
         })
@@ -487,20 +489,22 @@ impl Workload {
 
     /// Loads the model that a synthetic source has the shape of.
     pub fn load_model(&self, doc: &Document) -> Result<Option<Model>> {
-        let load = |path: &String| Model::load(&doc.resolve_path("model", path), &[]);
-        self.model.as_ref().map(load).transpose().map_err(|e| match e {
-            Error::NoInput(p) => doc.error("model", format!("model file {} does not exist", p.display())),
-            other => other,
-        })
+        self.model_path(doc)?.map(|file| Model::load(&file, &[])).transpose()
+    }
+
+    /// The file of the model that a synthetic source has the shape of.
+    pub fn model_path(&self, doc: &Document) -> Result<Option<PathBuf>> {
+        self.model.as_ref().map(|path| doc.resolve_path(PresetKind::Model, "model", path)).transpose()
     }
 
     /// The dump that the workload names.
-    pub fn kv_path(&self, doc: &Document) -> Option<PathBuf> {
-        self.kv.as_ref().map(|path| doc.resolve_path("kv", path))
+    pub fn kv_path(&self, doc: &Document) -> Result<Option<PathBuf>> {
+        self.kv.as_ref().map(|path| doc.resolve_path(PresetKind::Cache, "kv", path)).transpose()
     }
-    /// The fitted model that the synthetic source is drawn from, if a dump does not take its place.
-    pub fn fit_path(&self, doc: &Document) -> Option<PathBuf> {
-        let path = self.synthetic.as_ref()?.get("fit")?.as_str()?;
-        Some(doc.resolve_path("synthetic.fit", path))
+
+    /// The fitted statistics that the synthetic source is drawn from, if a dump does not take its place.
+    pub fn fit_path(&self, doc: &Document) -> Result<Option<PathBuf>> {
+        let path = self.synthetic.as_ref().and_then(|table| table.get("fit")).and_then(|fit| fit.as_str());
+        path.map(|path| doc.resolve_path(PresetKind::Fitted, "synthetic.fit", path)).transpose()
     }
 }

@@ -1,13 +1,17 @@
 //! Why a run takes as long as it does: its time by cause and by phase, what was fetched for what was asked, and how far
 //! it is from the bound.
 
+mod difference;
+
+use super::identity::ResultIdentity;
+use super::kind::TableKind;
 use super::sheet::{self, Style, known, layout};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use std::io::Read;
 
 /// Columns of the time account, their names for people, and what makes them grow.
-const CAUSES: [(&str, &str, &str); 8] = [
+pub(crate) const CAUSES: [(&str, &str, &str); 8] = [
     (
         columns::TIME_MAC,
         "MAC bound",
@@ -74,6 +78,12 @@ measures! {
     time_ns: columns::TIME_NS;
     busy_cycles: columns::BUSY_CYCLES;
     energy_pj: columns::ENERGY_PJ;
+    energy_activation_pj: columns::ENERGY_ACTIVATION_PJ;
+    energy_column_pj: columns::ENERGY_COLUMN_PJ;
+    energy_movement_pj: columns::ENERGY_MOVEMENT_PJ;
+    energy_compute_pj: columns::ENERGY_COMPUTE_PJ;
+    energy_refresh_pj: columns::ENERGY_REFRESH_PJ;
+    energy_background_pj: columns::ENERGY_BACKGROUND_PJ;
     activations: columns::ACTIVATIONS;
     bound_cycles: columns::BOUND_CYCLES;
     selected_tokens: columns::SELECTED_TOKENS;
@@ -114,6 +124,8 @@ fn or_0(number: Known) -> f64 {
 
 struct ExplainedRun {
     identity: Vec<String>,
+    /// Whose it is; none where the trace does not say.
+    selection: Option<ResultIdentity>,
     measures: Measures,
     phases: Vec<(String, Measures)>,
     busiest: Option<(String, Measures)>,
@@ -146,14 +158,15 @@ impl Explanation {
 
     /// Adds the runs of a run.csv.
     pub fn add_runs(&mut self, input: impl Read, file: &str) -> Result<()> {
-        let rows = each(input, file, &[], |identity, _, measures| {
-            self.runs.push(ExplainedRun { identity, measures, phases: Vec::new(), busiest: None });
+        let rows = each(input, file, TableKind::Run, &ResultIdentity::COLUMNS, |identity, keys, measures| {
+            let selection = ResultIdentity::of(std::array::from_fn(|i| keys[i]));
+            self.runs.push(ExplainedRun { identity, selection, measures, phases: Vec::new(), busiest: None });
         })?;
         if rows == 0 { Err(Error::data(file, "a table without a row")) } else { Ok(()) }
     }
 
     fn add_phases(&mut self, input: Box<dyn Read + Send>, file: &str) -> Result<()> {
-        each(input, file, &[columns::PHASE], |identity, keys, measures| {
+        each(input, file, TableKind::Phases, &[columns::PHASE], |identity, keys, measures| {
             let Some(run) = self.runs.iter_mut().rfind(|r| r.identity == identity) else { return };
             match run.phases.iter_mut().find(|(name, _)| *name == keys[0]) {
                 Some((_, sum)) => sum.add(&measures),
@@ -164,7 +177,7 @@ impl Explanation {
     }
 
     fn add_channels(&mut self, input: Box<dyn Read + Send>, file: &str) -> Result<()> {
-        each(input, file, &[columns::CHANNEL], |identity, keys, measures| {
+        each(input, file, TableKind::Channels, &[columns::CHANNEL], |identity, keys, measures| {
             let Some(run) = self.runs.iter_mut().rfind(|r| r.identity == identity) else { return };
             let busy = |m: &Measures| or_0(m.busy_cycles);
             if run.busiest.as_ref().is_none_or(|(_, most)| busy(&measures) > busy(most)) {
@@ -190,11 +203,12 @@ impl Explanation {
 fn each(
     input: impl Read,
     file: &str,
+    kind: TableKind,
     keys: &[&'static str],
     mut take: impl FnMut(Vec<String>, &[&str], Measures),
 ) -> Result<u64> {
     let columns: Vec<&str> = IDENTITY.into_iter().chain(keys.iter().copied()).chain(Measures::columns()).collect();
-    sheet::each(input, file, &columns, |cells| {
+    sheet::each(input, file, kind, &columns, |cells| {
         let (identity, rest) = cells.split_at(IDENTITY.len());
         let (keys, numbers) = rest.split_at(keys.len());
         take(identity.iter().map(|cell| cell.to_string()).collect(), keys, Measures::read(numbers)?);
@@ -405,8 +419,9 @@ mod tests {
     use super::*;
 
     /// A table with the named cells set and all others 0.
-    fn table(keys: &'static str, rows: &[&[(&str, &str)]]) -> String {
-        let columns: Vec<&str> = IDENTITY.into_iter().chain([keys]).chain(Measures::columns()).collect();
+    fn table(key: &'static str, rows: &[&[(&str, &str)]]) -> String {
+        let keys = ResultIdentity::COLUMNS.into_iter().chain([key]);
+        let columns: Vec<&str> = IDENTITY.into_iter().chain(keys).chain(Measures::columns()).collect();
         let mut out = columns.join(",");
         for row in rows {
             let cell = |c: &&str| row.iter().find(|(name, _)| name == c).map_or("0", |(_, value)| value);
@@ -479,6 +494,49 @@ mod tests {
     fn a_run_alone_is_explained_without_its_details() {
         let text = explain(false).render(Style::Markdown).unwrap();
         assert!(text.contains("## Time by cause") && !text.contains("Phases") && !text.contains("busiest"), "{text}");
+    }
+
+    #[test]
+    fn the_difference_of_two_runs_is_attributed_without_remainder() {
+        let run = |trace, cause, time, cache| {
+            [&RUN[2..5], &[("trace", trace), ("policy", "p"), ("cache_hash", cache), (cause, time), ("energy_pj", "4")]]
+                .concat()
+        };
+        let read = |steps: &'static str, cache: &'static str| {
+            let mut e = Explanation::default();
+            let a = [run("a", "time_stall", "75", "c0"), vec![("steps", "2")]].concat();
+            let b: Vec<_> = run("b", "time_row_switch", "15", cache)
+                .into_iter()
+                .map(|(k, v)| {
+                    if k == "cycles" {
+                        (k, "40")
+                    } else if k == "time_ns" {
+                        (k, "80")
+                    } else {
+                        (k, v)
+                    }
+                })
+                .chain([("steps", steps)])
+                .collect();
+            e.add_runs(table("x", &[&a, &b]).as_bytes(), "run.csv").unwrap();
+            e
+        };
+        let text = read("2", "c0").difference(false, Style::Text).unwrap();
+        // 200 and 80 ns in 2 steps: 0.100 and 0.040 us; 75 of 100 cycles stall, 15 of 40 switch rows, 25 multiply in both.
+        assert!(text.contains("B is 2.500 times as fast as A; B takes -0.060 us"), "{text}");
+        let cells = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line[name.len()..].split_whitespace().map(String::from).collect::<Vec<_>>()
+        };
+        assert_eq!(cells("dependency stall"), ["0.075", "0.000", "-0.075", "125.0"]);
+        assert_eq!(cells("row switch"), ["0.000", "0.015", "+0.015", "-25.0"]);
+        assert_eq!(cells("MAC bound"), ["0.025", "0.025", "+0.000", "-0.0"]);
+        assert!(text.lines().count() <= 40, "{text}");
+        let refused = |e: Explanation| e.difference(false, Style::Text).unwrap_err().to_string();
+        assert!(refused(read("2", "c1")).contains("different caches (cache_hash c0 and c1)"));
+        assert!(refused(read("3", "c0")).contains("2 and 3 steps"));
+        assert!(read("3", "c1").difference(true, Style::Text).is_ok());
+        assert!(refused(explain(false)).contains("there are 1"));
     }
 
     #[test]

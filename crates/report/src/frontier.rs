@@ -1,6 +1,7 @@
 //! What is worth choosing among the points of a sweep: those that no other point beats in time, energy and error alike;
 //! and the cheapest of each policy where accuracy is held equal.
 
+use super::kind::TableKind;
 use super::sheet::{Style, layout};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
@@ -53,6 +54,7 @@ impl Frontier {
     /// [`Self::disagreements`].
     pub fn read(input: impl Read, file: &str, error: &str, kept: Option<&str>, choices: &[String]) -> Result<Self> {
         let mut table = CsvReader::open(input, file)?;
+        TableKind::Sweep.expect(table.header(), file)?;
         let (header, find) = (table.header(), |name: &str| table.column(name));
         // A sweep's table begins with the point, and has its key behind the axes.
         let axes = find(columns::POINT)? + 1..find(columns::KEY)?;
@@ -68,6 +70,8 @@ impl Frontier {
         let steps = find(columns::STEPS)?;
         let (ns, pj, lost) = (find(columns::TIME_NS)?, find(columns::ENERGY_PJ)?, find(turned.unwrap_or(error))?);
         let kept = kept.map(find).transpose()?;
+        let cache = find(columns::CACHE_HASH)?;
+        let mut caches: Vec<String> = Vec::new();
         let name = |i: &usize| header[*i].clone();
         let mut frontier = Frontier {
             group: group.iter().map(name).collect(),
@@ -90,6 +94,16 @@ impl Frontier {
                 frontier.groups.push((shared.clone(), Vec::new()));
                 frontier.groups.len() - 1
             });
+            if let Some(other) = caches.get(group).filter(|other| *other != row.cell(cache)) {
+                let what = format!(
+                    "points that are set against each other are of different caches ({other}, {})",
+                    row.cell(cache)
+                );
+                return Err(row.error(what));
+            }
+            if caches.len() == group {
+                caches.push(row.cell(cache).to_string());
+            }
             frontier.groups[group].1.push(frontier.entries.len());
             frontier.entries.push(FrontierPoint { group, choice: texts(&choice), cost, kept });
         }
@@ -215,12 +229,12 @@ impl Frontier {
 mod tests {
     use super::*;
 
-    const SWEEP: &str = "point,model,policy,budget,key,output_rel_err,steps,time_ns,energy_pj\n\
-        0,a,full,512,x,0,2,8000,8000000\n\
-        1,a,quest,128,x,0.3,2,2000,4000000\n\
-        2,a,quest,256,x,0.1,2,4000,5000000\n\
-        3,a,starc,128,x,0.2,2,2000,3000000\n\
-        4,b,quest,128,x,0.3,2,2000,4000000\n";
+    const SWEEP: &str = "point,model,policy,budget,key,cache_hash,output_rel_err,steps,time_ns,energy_pj\n\
+        0,a,full,512,x,c,0,2,8000,8000000\n\
+        1,a,quest,128,x,c,0.3,2,2000,4000000\n\
+        2,a,quest,256,x,c,0.1,2,4000,5000000\n\
+        3,a,starc,128,x,c,0.2,2,2000,3000000\n\
+        4,b,quest,128,x,c,0.3,2,2000,4000000\n";
 
     fn frontier(choices: &[&str]) -> Result<Frontier> {
         let choices: Vec<String> = choices.iter().map(|c| c.to_string()).collect();
@@ -247,6 +261,15 @@ mod tests {
     }
 
     #[test]
+    fn points_of_different_caches_are_not_set_against_each_other() {
+        let mixed = SWEEP.replace("a,starc,128,x,c", "a,starc,128,x,d");
+        let e = Frontier::read(mixed.as_bytes(), "s.csv", "output_rel_err", None, &[]).err().unwrap().to_string();
+        assert!(e.starts_with("s.csv:5: ") && e.contains("different caches (c, d)"), "{e}");
+        let apart = SWEEP.replace("b,quest,128,x,c", "b,quest,128,x,d");
+        assert!(Frontier::read(apart.as_bytes(), "s.csv", "output_rel_err", None, &[]).is_ok());
+    }
+
+    #[test]
     fn a_column_of_what_is_kept_is_turned_round() {
         let kept = SWEEP.replace("output_rel_err", "top_recall");
         let f = Frontier::read(kept.as_bytes(), "s.csv", "1-top_recall", None, &[]).unwrap();
@@ -256,12 +279,12 @@ mod tests {
 
     #[test]
     fn who_keeps_more_and_errs_more_is_named() {
-        let sweep = "point,model,policy,budget,key,top_recall,output_rel_err,steps,time_ns,energy_pj\n\
-            0,a,quest,128,x,0.3,0.2,1,1,1\n\
-            1,a,starc,128,x,0.5,0.3,1,1,1\n\
-            2,a,starc,256,x,0.6,0.1,1,1,1\n\
-            3,b,starc,128,x,0.5,0.1,1,1,1\n\
-            4,b,quest,128,x,0.3,0.1,1,1,1\n";
+        let sweep = "point,model,policy,budget,key,cache_hash,top_recall,output_rel_err,steps,time_ns,energy_pj\n\
+            0,a,quest,128,x,c,0.3,0.2,1,1,1\n\
+            1,a,starc,128,x,c,0.5,0.3,1,1,1\n\
+            2,a,starc,256,x,c,0.6,0.1,1,1,1\n\
+            3,b,starc,128,x,c,0.5,0.1,1,1,1\n\
+            4,b,quest,128,x,c,0.3,0.1,1,1,1\n";
         let f = Frontier::read(sweep.as_bytes(), "s.csv", "output_rel_err", Some("top_recall"), &[]).unwrap();
         let text = f.disagreements("top_recall", Style::Csv);
         let lines: Vec<_> = text.lines().collect();
@@ -281,16 +304,16 @@ mod tests {
         assert!(frontier(&["steps"]).err().unwrap().to_string().contains("not an axis"));
         let read = |table: &str| Frontier::read(table.as_bytes(), "s.csv", "output_rel_err", None, &[]);
         let message = |table: &str| read(table).err().unwrap().to_string();
-        let empty = ["x,0,", "x,0.3,", "x,0.1,", "x,0.2,"].iter().fold(SWEEP.to_string(), |t, c| t.replace(c, "x,,"));
+        let empty = ["c,0,", "c,0.3,", "c,0.1,", "c,0.2,"].iter().fold(SWEEP.to_string(), |t, c| t.replace(c, "c,,"));
         assert_eq!(message(&empty), "s.csv: no point has output_rel_err: was accuracy measured?");
         assert_eq!(message(SWEEP.lines().next().unwrap()), "s.csv: a table without a row");
-        assert_eq!(message(&SWEEP.replace("x,0.3,", "x,no,")), "s.csv:3: output_rel_err: \"no\" is not a number");
+        assert_eq!(message(&SWEEP.replace("c,0.3,", "c,no,")), "s.csv:3: output_rel_err: \"no\" is not a number");
     }
 
     /// As points of a cache whose values are 0.
     #[test]
     fn a_point_without_an_error_is_listed_and_neither_beats_nor_is_beaten() {
-        let some = SWEEP.replace("x,0.3,", "x,,");
+        let some = SWEEP.replace("c,0.3,", "c,,");
         let f = Frontier::read(some.as_bytes(), "s.csv", "output_rel_err", None, &[]).unwrap();
         let text = f.points(Style::Csv);
         let lines: Vec<_> = text.lines().collect();

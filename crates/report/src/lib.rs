@@ -6,11 +6,14 @@
 //! Finished CSV files are all that it reads, and it never prints: a caller hands in the writer.
 
 pub mod accuracy;
+pub mod answer;
 pub mod cells;
 pub mod chart;
 pub mod compare;
 pub mod explain;
 pub mod frontier;
+pub mod identity;
+pub mod kind;
 pub mod plot;
 pub mod sheet;
 pub mod summary;

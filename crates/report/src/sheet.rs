@@ -1,5 +1,6 @@
 //! Finished CSV tables in, tables for people out.
 
+use super::kind::TableKind;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::table::{CsvReader, line};
@@ -31,10 +32,12 @@ pub fn stem(path: &str) -> String {
 pub fn each(
     input: impl Read,
     file: &str,
+    kind: TableKind,
     names: &[&str],
     mut take: impl FnMut(&[&str]) -> std::result::Result<(), String>,
 ) -> Result<u64> {
     let mut table = CsvReader::open(input, file)?;
+    kind.expect(table.header(), file)?;
     let find = |name: &&str| {
         let place = table.header().iter().position(|h| h == *name);
         place.ok_or_else(|| Error::data(file, format!("no column \"{name}\"")))
@@ -53,10 +56,11 @@ pub fn each(
 pub fn each_of_some<const N: usize>(
     input: impl Read,
     file: &str,
+    kind: TableKind,
     names: [&str; N],
     mut take: impl FnMut([&str; N]) -> std::result::Result<(), String>,
 ) -> Result<()> {
-    match each(input, file, &names, |cells| take(std::array::from_fn(|i| cells[i])))? {
+    match each(input, file, kind, &names, |cells| take(std::array::from_fn(|i| cells[i])))? {
         0 => Err(Error::data(file, "a table without a row")),
         _ => Ok(()),
     }
@@ -99,21 +103,10 @@ impl SelectionMetric {
     pub const fn column(self) -> &'static str {
         match self {
             SelectionMetric::Selected => columns::SELECTED,
-            SelectionMetric::RowTokens => columns::ROW_TOKENS,
+            SelectionMetric::RowTokens => columns::METRIC_ROW_TOKENS,
             SelectionMetric::MassRecall => columns::MASS_RECALL,
             SelectionMetric::TopRecall => columns::TOP_RECALL,
             SelectionMetric::OutputRelErr => columns::OUTPUT_REL_ERR,
-        }
-    }
-
-    /// Its heading in reports.
-    pub const fn heading(self) -> &'static str {
-        match self {
-            SelectionMetric::Selected => "selected",
-            SelectionMetric::RowTokens => "row tokens",
-            SelectionMetric::MassRecall => "mass recall",
-            SelectionMetric::TopRecall => "top-B recall",
-            SelectionMetric::OutputRelErr => "output error",
         }
     }
 

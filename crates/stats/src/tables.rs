@@ -12,6 +12,7 @@ use pimattn_core::columns;
 use pimattn_core::spec::System;
 use pimattn_core::table::{Column, Measure, TableLayout, columns_of, markdown as markdown_of, measure};
 use pimattn_core::units::Cycle;
+use pimattn_trace::label::{CHOICE_KEYS, LABEL_KEYS, SelectionLabel};
 use pimattn_trace::{Header, Phase};
 use std::sync::Arc;
 
@@ -26,6 +27,10 @@ pub struct RunKey {
     pub device: String,
     /// What the trace says of a synthetic cache that is longer than the text that its statistics are of.
     pub beyond_fit: Option<BeyondFit>,
+    /// What was selected, of which cache; empty where the trace does not say.
+    pub selection: SelectionLabel,
+    /// Hash of the trace's configuration and of the system's.
+    pub config_hash: u32,
 }
 
 /// A decode step.
@@ -95,13 +100,21 @@ pub const RUN_KEYS: &[Measure<RunKey>] = &[
 pub const DEVICE_KEY: Measure<RunKey> =
     measure(columns::DEVICE, "-", "device, organisation and timing preset", |k| (&k.device).into());
 
-/// The column of `run.csv` behind the [`RUN_KEYS`].
-pub const CACHE_KEYS: &[Measure<RunKey>] = &[measure(
-    columns::FITTED_TOKENS,
-    "tokens",
-    "of the text that a synthetic cache is fitted to, where the cache is longer than it (docs/synthetic.md); else empty",
-    |k| k.beyond_fit.map(|b| b.fitted).into(),
-)];
+/// The columns of `run.csv` behind the [`RUN_KEYS`] and those of the selection.
+pub const CACHE_KEYS: &[Measure<RunKey>] = &[
+    measure(
+        columns::CONFIG_HASH,
+        "-",
+        "hash of the trace's configuration and of the system's; runs that differ in it differ in more than their cache",
+        |k| format!("{:08x}", k.config_hash).into(),
+    ),
+    measure(
+        columns::FITTED_TOKENS,
+        "tokens",
+        "of the text that a synthetic cache is fitted to, where the cache is longer than it (docs/synthetic.md); else empty",
+        |k| k.beyond_fit.map(|b| b.fitted).into(),
+    ),
+];
 
 /// Key columns of `steps.csv`.
 pub const STEP_KEYS: &[Measure<StepKey>] = &[
@@ -170,12 +183,14 @@ impl Key for () {
     }
 
     fn key_columns() -> Vec<Column> {
-        columns_of(CACHE_KEYS)
+        [columns_of(CHOICE_KEYS), columns_of(LABEL_KEYS), columns_of(CACHE_KEYS)].concat()
     }
 
     fn layout() -> TableLayout<TableRow<()>> {
         TableLayout::of(&[])
             .with(|r: &TableRow<()>| &*r.run, RUN_KEYS)
+            .with(|r| &r.run.selection, CHOICE_KEYS)
+            .with(|r| &r.run.selection, LABEL_KEYS)
             .with(|r| &*r.run, CACHE_KEYS)
             .with(|r| &r.measured, MEASURES)
     }
@@ -270,13 +285,20 @@ impl<'s> RunRows<'s> {
     pub fn new(system: &'s System, trace: &str) -> Self {
         let device = format!("{} {}", system.device.name, system.device.preset);
         let (trace, system_name) = (trace.into(), system.name.clone());
-        RunRows { system, run: Arc::new(RunKey { trace, system: system_name, device, beyond_fit: None }) }
+        let (beyond_fit, selection, config_hash) = (None, SelectionLabel::default(), 0);
+        RunRows {
+            system,
+            run: Arc::new(RunKey { trace, system: system_name, device, beyond_fit, selection, config_hash }),
+        }
     }
 
-    /// For a trace whose cache came from there, as its header says.
-    pub fn with_cache(self, provenance: &str) -> Self {
-        let beyond_fit = BeyondFit::said_in(provenance);
-        RunRows { run: Arc::new(RunKey { beyond_fit, ..RunKey::clone(&self.run) }), ..self }
+    /// For a trace with this header.
+    pub fn with_header(self, header: &Header) -> Self {
+        let beyond_fit = BeyondFit::said_in(&header.provenance);
+        let selection = header.selection.clone().unwrap_or_default();
+        let config_hash = crc32fast::hash(format!("{}\n{}", header.config, self.system.settings).as_bytes());
+        let run = RunKey { beyond_fit, selection, config_hash, ..RunKey::clone(&self.run) };
+        RunRows { run: Arc::new(run), ..self }
     }
 
     /// The row of `origins.csv`, of a trace with this header.

@@ -58,9 +58,9 @@ impl<'s, W: Write> RunTables<'s, W> {
         Ok(RunTables { system, runs, parts })
     }
 
-    /// Where the steps of a trace go, whose header says that its cache is from `provenance`.
-    pub fn steps(&mut self, trace: &str, provenance: &str) -> StepRows<'_, 's, W> {
-        StepRows { rows: RunRows::new(self.system, trace).with_cache(provenance), tables: self, result: Ok(()) }
+    /// Where the steps of a trace go, which has this header.
+    pub fn steps(&mut self, trace: &str, header: &Header) -> StepRows<'_, 's, W> {
+        StepRows { rows: RunRows::new(self.system, trace).with_header(header), tables: self, result: Ok(()) }
     }
 
     /// Completes the tables; hands back what they were written to.

@@ -1,5 +1,6 @@
 //! What a trace says of itself.
 
+use super::label::SelectionLabel;
 use pimattn_core::addr::Geometry;
 use std::fmt::Display;
 
@@ -22,6 +23,37 @@ pub struct Header {
     pub element_bytes: u32,
     /// Query heads for which one MAC may multiply a column; 0 where the trace does not say.
     pub heads_per_read: u32,
+    /// What was selected; none where the trace does not say.
+    pub selection: Option<SelectionLabel>,
+}
+
+/// Header of a trace, as version 6 of the binary format has it.
+#[derive(bincode::Decode)]
+pub(crate) struct UnlabelledHeader {
+    generator: String,
+    geometry: Geometry,
+    spec_hash: u32,
+    seed: u64,
+    config: String,
+    provenance: String,
+    element_bytes: u32,
+    heads_per_read: u32,
+}
+
+impl From<UnlabelledHeader> for Header {
+    fn from(h: UnlabelledHeader) -> Self {
+        Header {
+            generator: h.generator,
+            geometry: h.geometry,
+            spec_hash: h.spec_hash,
+            seed: h.seed,
+            config: h.config,
+            provenance: h.provenance,
+            element_bytes: h.element_bytes,
+            heads_per_read: h.heads_per_read,
+            selection: None,
+        }
+    }
 }
 
 impl Header {
@@ -36,6 +68,7 @@ impl Header {
             provenance: provenance.into(),
             element_bytes: 0,
             heads_per_read: 0,
+            selection: None,
         }
     }
 }

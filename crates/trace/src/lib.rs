@@ -16,6 +16,7 @@ pub mod dramsys;
 pub mod folder;
 mod full_text;
 pub mod header;
+pub mod label;
 mod lower;
 pub mod manifest;
 pub mod memory;

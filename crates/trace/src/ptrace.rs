@@ -11,6 +11,7 @@
 //! takes a file without its end for damaged.
 
 use super::channel_run::{ChannelRun, PackedRecord, Packer, Unpacker};
+use super::header::UnlabelledHeader;
 use super::{Arrival, BLOCK, Format, Header, Mark, Record, Request, Segment, Sink, Source, check, check_channel_run};
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result};
@@ -30,7 +31,9 @@ pub const FORMAT: Format = Format {
 
 const MAGIC: &[u8; 8] = b"PTRACE\x1a\n";
 /// Version that this code writes, and the only one that it reads.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
+/// The version whose header says less of the selection, and which is read too.
+const UNLABELLED: u32 = 6;
 /// Well within the codec's limit, so that what is written can be read.
 const MAX_HEADER: u32 = 1 << 18;
 /// A record is at most this long in bincode (a segment of nineteen numbers).
@@ -191,7 +194,7 @@ impl PtraceReader {
             return Err(bad("not a ptrace file (wrong magic)".into()));
         }
         let (version, length) = (u32_at(&fixed, 8), u32_at(&fixed, 12));
-        if version != VERSION {
+        if ![VERSION, UNLABELLED].contains(&version) {
             let advice =
                 if version > VERSION { "use a newer version of this program" } else { "write the trace again" };
             return Err(bad(format!("ptrace version {version}; this program reads version {VERSION}: {advice}")));
@@ -206,8 +209,12 @@ impl PtraceReader {
         if u32::from_le_bytes(crc) != crc32fast::hash(&bytes) {
             return Err(bad("header checksum does not match".into()));
         }
-        let (header, used): (Header, usize) =
-            bincode::decode_from_slice(&bytes, codec()).map_err(|e| bad(format!("damaged header: {e}")))?;
+        let decoded = match version {
+            UNLABELLED => bincode::decode_from_slice::<UnlabelledHeader, _>(&bytes, codec())
+                .map(|(header, used)| (Header::from(header), used)),
+            _ => bincode::decode_from_slice(&bytes, codec()),
+        };
+        let (header, used) = decoded.map_err(|e| bad(format!("damaged header: {e}")))?;
         if used != bytes.len() {
             return Err(bad("damaged header: bytes left over".into()));
         }

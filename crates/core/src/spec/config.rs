@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result, suggest};
 use crate::fsio;
+use crate::presets::{self, PresetKind};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,12 +29,12 @@ fn text_of(table: &toml::Table) -> String {
 impl Document {
     /// Reads `file` and applies `overrides` (each `dotted.key=value`, the value in TOML or a bare word).
     pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(file).map_err(|e| match e.kind() {
-            std::io::ErrorKind::InvalidData => {
-                Error::Config { at: file.display().to_string(), what: "not UTF-8 text".into() }
-            }
-            _ => Error::io(file, e),
-        })?;
+        let bytes = match presets::read(file)? {
+            Some(bytes) => bytes,
+            None => std::fs::read(file).map_err(|e| Error::io(file, e))?.into(),
+        };
+        let text = String::from_utf8(bytes.into_owned())
+            .map_err(|_| Error::Config { at: file.display().to_string(), what: "not UTF-8 text".into() })?;
         fsio::refuse_pointer(file, text.as_bytes())?;
         Self::parse(file, &text, overrides)
     }
@@ -82,12 +83,23 @@ impl Document {
         &self.file
     }
 
-    /// A path in the file, relative to the file's folder; an overridden one is relative to the working directory.
-    pub fn resolve_path(&self, key: &str, path: &str) -> PathBuf {
-        match self.set.contains_key(key) {
-            true => PathBuf::from(path),
-            false => self.file.parent().unwrap_or(Path::new(".")).join(path),
-        }
+    /// The path that the value of a key means: a preset by its name, or a path from the file's folder; an overridden one is
+    /// from the working directory.
+    ///
+    /// # Errors
+    /// [`Error::Config`] at the key where there is no such file, and [`Error::NoInput`] where it is no configuration.
+    pub fn resolve_path(&self, kind: PresetKind, key: &str, path: &str) -> Result<PathBuf> {
+        let folder = match self.set.contains_key(key) {
+            true => Path::new(""),
+            false => self.file.parent().unwrap_or(Path::new("")),
+        };
+        presets::resolve(kind, path, folder).map_err(|e| match e {
+            Error::Usage(what) => self.error(key, what),
+            Error::NoInput(path) if kind.is_configuration() => {
+                self.error(key, format!("{} file {} does not exist", kind.name(), path.display()))
+            }
+            other => other,
+        })
     }
 
     /// The configuration as TOML text, overrides included, in sorted order.
@@ -100,6 +112,19 @@ impl Document {
         let mut table = self.table.clone();
         table.insert(key.into(), value.into());
         text_of(&table)
+    }
+
+    /// Refuses a configuration of another kind by name, where its keys tell.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that says what the file is, and what is wanted.
+    pub fn expect(&self, kind: PresetKind) -> Result<()> {
+        match PresetKind::with_keys(|key| self.table.contains_key(key)) {
+            Some(other) if other != kind => {
+                Err(self.error("", format!("this is the file of a {}; a {} is expected", other.name(), kind.name())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The whole document as a `T`.
@@ -126,7 +151,22 @@ impl Document {
             return self.error(&at, format!("unknown {kind} \"{wrong}\"{}", suggest(wrong, valid.iter().copied())));
         }
         let shown = if key.is_empty() { String::new() } else { format!("{key}: ") };
-        self.error(key, format!("{shown}{}", message.replace('`', "\"")))
+        // The types of the code mean nothing to a reader.
+        let words = [
+            ("expected usize", "expected a whole number"),
+            ("expected u32", "expected a whole number"),
+            ("expected u64", "expected a whole number"),
+            ("expected i64", "expected a whole number"),
+            ("expected f64", "expected a number"),
+            ("expected a boolean", "expected true or false"),
+            ("expected a sequence", "expected a list"),
+            ("expected a map", "expected a table"),
+            ("invalid type: string", "invalid type: text"),
+            ("invalid type: map", "invalid type: a table"),
+            ("invalid type: sequence", "invalid type: a list"),
+        ];
+        let message = words.iter().fold(message.replace('`', "\""), |text, (from, to)| text.replace(from, to));
+        self.error(key, format!("{shown}{message}"))
     }
 
     /// An error at `key` (dotted).

@@ -11,6 +11,7 @@ pub mod device;
 mod edges;
 pub mod effect;
 pub mod expr;
+mod hugging_face;
 pub mod model;
 pub mod quantity;
 pub mod refresh;

@@ -1,12 +1,14 @@
 //! Schema of a model file (`configs/model/*.toml`).
 
 use super::config::Document;
+use super::hugging_face;
 use crate::error::Result;
-use serde::Deserialize;
+use crate::presets::PresetKind;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// The activation function of the feed-forward network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activation {
     /// SiLU of one matrix's result times another's.
@@ -68,9 +70,12 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model file with overrides.
+    /// Loads a model file with overrides: ours, or the `config.json` of a Hugging Face model.
     pub fn load(file: &Path, overrides: &[String]) -> Result<Model> {
-        Model::of(&Document::load(file, overrides)?)
+        match file.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
+            true => Model::of(&hugging_face::document(file)?.with(overrides)?),
+            false => Model::of(&Document::load(file, overrides)?),
+        }
     }
 
     /// As [`Model::load`], from text.
@@ -79,6 +84,7 @@ impl Model {
     }
 
     fn of(doc: &Document) -> Result<Model> {
+        doc.expect(PresetKind::Model)?;
         let f: ModelFile = doc.decode()?;
         let counts = [
             ("layers", f.layers),

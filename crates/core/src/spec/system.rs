@@ -9,6 +9,7 @@ use super::resolve::{Budget, DeviceSelection};
 use super::tables::Device;
 use crate::error::{Error, Result};
 use crate::order::{AddressMap, AddressOrder};
+use crate::presets::PresetKind;
 use serde::Deserialize;
 use std::path::Path;
 
@@ -234,6 +235,7 @@ impl System {
     /// Loads a system file with overrides, and the device file that it names.
     pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
         let doc = Document::load(file, overrides)?;
+        doc.expect(PresetKind::System)?;
         Self::from_document(&doc, |device| device_document(&doc, device))
     }
 
@@ -352,8 +354,7 @@ impl System {
 
 /// The device file that a system file names.
 fn device_document(doc: &Document, device: &str) -> Result<Document> {
-    Document::load(&doc.resolve_path("dram.device", device), &[]).map_err(|e| match e {
-        Error::NoInput(p) => doc.error("dram.device", format!("device file {} does not exist", p.display())),
+    Document::load(&doc.resolve_path(PresetKind::Device, "dram.device", device)?, &[]).map_err(|e| match e {
         Error::Io { path, source } => doc.error("dram.device", format!("{}: {source}", path.display())),
         other => other,
     })

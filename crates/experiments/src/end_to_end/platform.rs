@@ -4,6 +4,7 @@ use super::schema::{GpuFile, LineFile, PimDevicesFile, PlatformFile};
 use super::switches::{Switch, Switches};
 use pimattn_attacc::UnitLevel;
 use pimattn_core::error::Result;
+use pimattn_core::presets::PresetKind;
 use pimattn_core::spec::System;
 use pimattn_core::spec::config::Document;
 use serde::Deserialize;
@@ -179,13 +180,14 @@ impl Platform {
     /// Loads a platform file with overrides. Switches of the file's `[reference]` are set or unset in `switches`.
     pub fn load(file: &Path, overrides: &[String], mut switches: Switches) -> Result<Platform> {
         let doc = Document::load(file, overrides)?;
+        doc.expect(PresetKind::Platform)?;
         let f: PlatformFile = doc.decode()?;
         for (key, on) in &f.reference {
             let switch = Switch::parse(key).map_err(|what| doc.error(&format!("reference.{key}"), what))?;
             switches.set(switch, *on);
         }
         f.check(&doc)?;
-        let pim = f.pim.as_ref().map(|p| resolve_pim(p, &doc, switches));
+        let pim = f.pim.as_ref().map(|p| resolve_pim(p, &doc, switches)).transpose()?;
         Ok(Platform { name: f.name, gpu: resolve_gpu(&f.gpu), pim, switches })
     }
 
@@ -242,18 +244,18 @@ fn resolve_gpu(g: &GpuFile) -> Gpu {
     }
 }
 
-fn resolve_pim(p: &PimDevicesFile, doc: &Document, switches: Switches) -> Pim {
+fn resolve_pim(p: &PimDevicesFile, doc: &Document, switches: Switches) -> Result<Pim> {
     let (key, system) = match switches.has(Switch::PublishedController) {
         true => ("pim.published_system", &p.published_system),
         false => ("pim.system", &p.system),
     };
-    Pim {
+    Ok(Pim {
         stacks: p.stacks,
         bandwidth: p.bandwidth.value,
         gains: [&p.gain, &p.gain_unlimited].map(|g| UnitLevel::ALL.map(|m| g.of(m))),
         link: if switches.has(Switch::Nvlink3ToPim) { p.nvlink3.value } else { p.link.value },
         standing: p.standing,
-        system: doc.resolve_path(key, system),
+        system: doc.resolve_path(PresetKind::System, key, system)?,
         timings: [p.timing.clone(), p.timing_unlimited.clone()],
-    }
+    })
 }

@@ -2,6 +2,7 @@
 
 use super::range::{BASE, HeldValues, RangePoint, ValueRange};
 use pimattn_core::error::{Error, Result, suggest};
+use pimattn_core::presets::PresetKind;
 use pimattn_core::spec::System;
 use pimattn_core::spec::config::Document;
 use pimattn_mapping::workload::Workload;
@@ -106,9 +107,12 @@ impl Job {
     /// Those of [`Workload::load_system`].
     pub fn of(workload: Workload, doc: Document, of_system: &[String], kv: Option<PathBuf>) -> Result<Self> {
         let system = workload.load_system(&doc, of_system)?;
-        let kv = kv.or_else(|| workload.kv_path(&doc));
-        let model = workload.model.as_ref().map(|path| doc.resolve_path("model", path));
-        let fit = workload.fit_path(&doc).filter(|_| kv.is_none());
+        let kv = match kv {
+            Some(kv) => Some(kv),
+            None => workload.kv_path(&doc)?,
+        };
+        let model = workload.model_path(&doc)?;
+        let fit = if kv.is_none() { workload.fit_path(&doc)? } else { None };
         Ok(Job { workload, doc, system, kv, model, fit })
     }
 
@@ -122,13 +126,22 @@ impl Job {
 impl Grid {
     /// Loads a grid file.
     pub fn load(file: &Path) -> Result<Self> {
-        let doc = Document::load(file, &[]).map_err(|e| match e {
+        Grid::load_with(file, &[])
+    }
+
+    /// Loads a grid file with overrides (`axes.budget=[64, 128]`).
+    ///
+    /// # Errors
+    /// [`Error::Config`] for what is wrong in it.
+    pub fn load_with(file: &Path, overrides: &[String]) -> Result<Self> {
+        let doc = Document::load(file, overrides).map_err(|e| match e {
             // TOML has no key that is a value and a table.
             Error::Config { at, what } if what.contains("dotted key") => {
                 Error::Config { at, what: format!("{what}: put it in quotes, such as \"system.power\"") }
             }
             other => other,
         })?;
+        doc.expect(PresetKind::Grid)?;
         let GridFile { name, accuracy, axes, variants, skip, range: ranges, held } = doc.decode()?;
         let axes = axes_of(&axes, &doc)?;
         let keys = |table: &toml::Table| {
@@ -239,6 +252,12 @@ impl Grid {
         flat.into_iter().map(one).collect()
     }
 
+    /// Values of an axis, as text; none where there is no such axis.
+    pub fn values(&self, axis: &str) -> Vec<String> {
+        let values = self.axes.iter().find(|a| a.key == axis).map_or(&[][..], |a| &a.values);
+        values.iter().map(shown).collect()
+    }
+
     /// Names of the axes.
     pub fn axes(&self) -> impl Iterator<Item = &str> {
         self.axes.iter().map(|a| a.key.as_str())
@@ -277,27 +296,30 @@ impl Grid {
     pub(super) fn prepare_with(&self, point: &Point, more: &[(String, Value)]) -> Result<Job> {
         let (mut workload, mut kv, mut of_system, mut of_workload) = (None, None, Vec::new(), Vec::new());
         let mut put = |at: &str, key: &str, value: &Value| {
-            let path = || self.doc.resolve_path(at, value.as_str().unwrap_or_default());
+            let path = |kind| self.doc.resolve_path(kind, at, value.as_str().unwrap_or_default());
+            let quoted = |path: PathBuf| format!("{key}={}", Value::String(path.display().to_string()));
             match key {
-                WORKLOAD => workload = Some(path()),
-                KV => kv = Some(path()),
-                SYSTEM | MODEL => {
-                    of_workload.push(format!("{key}={}", Value::String(path().display().to_string())));
-                }
+                WORKLOAD => workload = Some(path(PresetKind::Workload)?),
+                KV => kv = Some(path(PresetKind::Cache)?),
+                SYSTEM => of_workload.push(quoted(path(PresetKind::System)?)),
+                MODEL => of_workload.push(quoted(path(PresetKind::Model)?)),
                 key => match key.strip_prefix(OF_SYSTEM) {
                     Some(key) => of_system.push(format!("{key}={value}")),
                     None => of_workload.push(format!("{key}={value}")),
                 },
             }
+            Ok::<(), Error>(())
         };
         let chosen = || self.axes.iter().zip(&point.choice).map(|(axis, c)| (axis, &axis.values[*c]));
-        chosen().filter(|(axis, _)| axis.key != VARIANT).for_each(|(axis, value)| put("axes", &axis.key, value));
+        for (axis, value) in chosen().filter(|(axis, _)| axis.key != VARIANT) {
+            put("axes", &axis.key, value)?;
+        }
         // Behind the axes: of two settings of a key, the variant's holds.
         for (_, name) in chosen().filter(|(axis, _)| axis.key == VARIANT) {
             let keys = name.as_str().and_then(|name| self.variants.get(name));
-            keys.into_iter().flatten().for_each(|(key, value)| put("variants", key, value));
+            keys.into_iter().flatten().try_for_each(|(key, value)| put("variants", key, value))?;
         }
-        more.iter().for_each(|(key, value)| put("range", key, value));
+        more.iter().try_for_each(|(key, value)| put("range", key, value))?;
         let kv = self.kv.clone().or(kv);
         let load = || {
             let (workload, doc) = Workload::load(&workload.clone().unwrap_or_default(), &of_workload)?;

@@ -3,6 +3,7 @@
 use super::grid::Job;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
+use pimattn_core::fsio;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -68,7 +69,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn of_file(cancel: &Cancel, path: &Path) -> Result<String> {
-    let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut file = fsio::open(path)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
         cancel.check()?;

@@ -10,8 +10,10 @@ use pimattn_engine::Engine;
 use pimattn_stats::books::{CountsByPhase, PARTS};
 use pimattn_stats::tables::{DEVICE_KEY, MEASURES, RunRows, TableRow};
 use pimattn_stats::{Collector, Step, Steps, replay};
+use pimattn_trace::label::LABEL_KEYS;
 use pimattn_trace::pipe::pipe;
 use pimattn_tracegen::generate::{CacheSet, Generator, MetricsRow, MetricsSink, Selections};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The result of a point.
@@ -58,7 +60,11 @@ type MetricFn = fn(&MetricsRow) -> Option<f64>;
 /// Columns of accuracy, and the metric that each is the mean of, over steps, layers and query heads.
 const MEANS: [(Column, MetricFn); 5] = [
     (
-        column(columns::SELECTED, "tokens", "tokens selected by a query head, mean over steps, layers and query heads"),
+        column(
+            columns::SELECTED,
+            "tokens",
+            "tokens selected by a query head, mean over steps, layers and query heads; layers that stay full (dense_layers) do not count",
+        ),
         |r| Some(r.accuracy.selected as f64),
     ),
     (column(columns::METRIC_ROW_TOKENS, "tokens", "row_tokens of the metrics, mean likewise"), |r| {
@@ -147,7 +153,9 @@ const PHASE_MEASURES: [Measure<PhaseSums>; 2 * PARTS] = {
 pub fn layout() -> TableLayout<PointRow> {
     TableLayout::of(&[])
         .with(|r: &PointRow| &r.means, &MEAN_MEASURES)
+        .with(|r| &r.means.errors, ERROR_MEASURES)
         .with(|r| &*r.run.run, &[DEVICE_KEY])
+        .with(|r| &r.run.run.selection, LABEL_KEYS)
         .with(|r| &r.run.measured, MEASURES)
         .with(|r| &r.steps, STEP_MEASURES)
         .with(|r| &r.phases, &PHASE_MEASURES)
@@ -220,7 +228,7 @@ pub fn run(cancel: &Cancel, job: &Job, generator: &Generator, accuracy: bool) ->
     });
     made?;
     replayed?;
-    let rows = RunRows::new(&job.system, "");
+    let rows = RunRows::new(&job.system, "").with_header(generator.header());
     let collector = collector.into_counts();
     let run = rows.run(&collector);
     let phases = PhaseSums(rows.phase_sums(&steps.parts, collector.cycles));
@@ -233,10 +241,72 @@ pub fn run(cancel: &Cancel, job: &Job, generator: &Generator, accuracy: bool) ->
 struct MetricSums {
     rows: [u64; MEANS.len()],
     sums: [f64; MEANS.len()],
+    errors: ErrorSpread,
 }
+
+/// How the error of the output is spread over steps and query heads.
+#[derive(Default)]
+struct ErrorSpread {
+    all: Vec<f32>,
+    /// Steps and sum of a request's query head in a layer.
+    heads: BTreeMap<(usize, u32, usize), (u64, f64)>,
+}
+
+impl ErrorSpread {
+    fn add(&mut self, row: &MetricsRow) {
+        let Some(error) = row.accuracy.output_rel_err else { return };
+        self.all.push(error as f32);
+        let (steps, sum) = self.heads.entry((row.request, row.layer, row.query_head)).or_default();
+        (*steps, *sum) = (*steps + 1, *sum + error);
+    }
+
+    /// The smallest error that so large a share of all does not exceed.
+    fn quantile(&self, share: f64) -> Value {
+        let mut sorted = self.all.clone();
+        let rank = (share * sorted.len() as f64).ceil() as usize;
+        match rank.checked_sub(1) {
+            Some(place) if place < sorted.len() => {
+                let (_, error, _) = sorted.select_nth_unstable_by(place, f32::total_cmp);
+                Value::Float(f64::from(*error), 6)
+            }
+            _ => Value::Unknown,
+        }
+    }
+
+    fn worst_head(&self) -> Value {
+        let means = self.heads.values().map(|(steps, sum)| sum / *steps as f64);
+        means.max_by(f64::total_cmp).map_or(Value::Unknown, |mean| Value::Float(mean, 6))
+    }
+}
+
+const ERROR_MEASURES: &[Measure<ErrorSpread>] = &[
+    measure(
+        columns::OUTPUT_REL_ERR_MEDIAN,
+        "1",
+        "output_rel_err that half of the query heads and steps do not exceed",
+        |e| e.quantile(0.5),
+    ),
+    measure(
+        columns::OUTPUT_REL_ERR_P95,
+        "1",
+        "output_rel_err that 95 of 100 query heads and steps do not exceed",
+        |e| e.quantile(0.95),
+    ),
+    measure(
+        columns::OUTPUT_REL_ERR_WORST_HEAD,
+        "1",
+        "output_rel_err of the query head in which it is largest, mean over steps",
+        |e| e.worst_head(),
+    ),
+];
 
 impl MetricSums {
     fn add(&mut self, row: &MetricsRow) {
+        // A layer that stays full says nothing of a policy.
+        if row.dense {
+            return;
+        }
+        self.errors.add(row);
         for ((rows, sum), (_, metric)) in self.rows.iter_mut().zip(&mut self.sums).zip(MEANS) {
             if let Some(x) = metric(row) {
                 *rows += 1;
@@ -263,6 +333,21 @@ mod tests {
         };
         assert_eq!((of(&[9, 1, 5]), of(&[4, 9, 1, 2])), ((5.0, 9.0), (3.0, 9.0)));
         assert!(of(&[]).0.is_nan() && of(&[]).1.is_nan());
+    }
+
+    #[test]
+    fn errors_are_ranked_and_heads_averaged() {
+        let mut spread = ErrorSpread::default();
+        assert_eq!([spread.quantile(0.5), spread.worst_head()].map(|v| v.to_string()), ["", ""]);
+        let steps = (1..=20).map(|i| (0, 0.01 * f64::from(i))).chain([(1, 0.05), (1, 0.35)]);
+        for (head, error) in steps {
+            spread.all.push(error as f32);
+            let (steps, sum) = spread.heads.entry((0, 9, head)).or_default();
+            (*steps, *sum) = (*steps + 1, *sum + error);
+        }
+        // Sorted: 0.01, .., 0.05, 0.05, .., 0.20, 0.35: the 11th of 22 is 0.10, the 21st 0.20.
+        let found = [spread.quantile(0.5), spread.quantile(0.95), spread.worst_head()].map(|v| v.to_string());
+        assert_eq!(found, ["0.100000", "0.200000", "0.200000"]);
     }
 
     #[test]

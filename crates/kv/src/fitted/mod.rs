@@ -13,6 +13,7 @@ pub use spec::{FittedSpec, PrefillQueries};
 
 use crate::rope::{RopeScaling, RotaryEmbedding, RotaryPairs, YarnRotation};
 use pimattn_core::error::Result;
+use pimattn_core::presets::PresetKind;
 use pimattn_core::spec::config::Document;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -179,6 +180,7 @@ impl FittedModel {
     /// or a value does not fit.
     pub fn load(path: &Path) -> Result<Self> {
         let doc = Document::load(path, &[])?;
+        doc.expect(PresetKind::Fitted)?;
         let model: FittedModel = doc.decode()?;
         model.check().map_err(|(key, what)| doc.error(&key, what))?;
         Ok(model)

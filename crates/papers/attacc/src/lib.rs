@@ -266,6 +266,7 @@ impl AttentionSchedule {
             provenance: "no KV data: AttAcc's schedule, all heads alike".into(),
             element_bytes: self.attention.bytes,
             heads_per_read: 1,
+            selection: None,
         }
     }
 

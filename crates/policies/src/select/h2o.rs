@@ -60,12 +60,12 @@ impl Policy for H2o {
     }
 
     fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
-        let prefilled = |h| {
-            let mut cache = H2oCache::default();
-            cache.append(0..head.prefill as u32);
-            cache.attend_prefill(head.prefill_queries(h), head.keys, head.query_start);
-            cache
+        let sums = || -> Vec<Vec<f32>> {
+            let of = |h| H2oCache::prefilled(&head, h, None).sums;
+            (0..head.queries.heads).map(of).collect()
         };
+        let known = head.memo.map(|memo| memo.prefill_sums.get_or_init(sums));
+        let prefilled = |h: usize| H2oCache::prefilled(&head, h, known.map(|sums| &sums[h][..]));
         Box::new(H2oHead {
             h2o: self.clone(),
             keys: head.keys,
@@ -127,6 +127,17 @@ struct H2oCache {
 }
 
 impl H2oCache {
+    /// Of a query head after the prefill, whose sums may be known.
+    fn prefilled(head: &HeadView<'_>, query_head: usize, sums: Option<&[f32]>) -> Self {
+        let mut cache = H2oCache::default();
+        cache.append(0..head.prefill as u32);
+        match sums {
+            Some(sums) => cache.sums.copy_from_slice(sums),
+            None => cache.attend_prefill(head.prefill_queries(query_head), head.keys, head.query_start),
+        }
+        cache
+    }
+
     fn append(&mut self, tokens: std::ops::Range<u32>) {
         self.tokens.extend(tokens);
         self.sums.resize(self.tokens.len(), 0.0);

@@ -399,6 +399,7 @@ mod tests {
                     queries: pimattn_kv::Heads { data: queries, dim, heads: group },
                     query_start: first.prefill - early,
                     seed: 1,
+                    memo: None,
                 })
                 .collect();
             let infinigen = Infinigen { alpha, ..Infinigen::default() };

@@ -36,6 +36,7 @@ use pimattn_kv::selection::{Clustering, Scan, SlotOrder};
 use pimattn_kv::{Heads, Rows};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::sync::OnceLock;
 
 /// All policies, in the order in which reports list them.
 pub const REGISTRY: &[Entry] = &[
@@ -148,6 +149,16 @@ pub struct HeadView<'a> {
     pub query_start: usize,
     /// Seed for this head, derived from the run's seed, the layer and the head.
     pub seed: u64,
+    /// What was found of the head's prefill before, by whichever run needed it first.
+    pub memo: Option<&'a HeadMemo>,
+}
+
+/// What policies find of the prefill of a KV head that depends on the cache alone, kept with it: runs of other budgets and mappings
+/// need it again.
+#[derive(Debug, Default)]
+pub struct HeadMemo {
+    /// By query head, the attention probabilities of each token of the prefill, summed over the queries of the prefill.
+    prefill_sums: OnceLock<Vec<Vec<f32>>>,
 }
 
 impl<'a> HeadView<'a> {

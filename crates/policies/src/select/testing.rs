@@ -50,6 +50,7 @@ impl Case {
             queries: Heads { data: queries, dim: self.dim, heads: self.queries.len() },
             query_start: self.prefill - self.early_queries(),
             seed: 11,
+            memo: None,
         }
     }
 }

@@ -93,6 +93,7 @@ fn layer(
         queries: kv.group_queries(layer, kv_head),
         query_start: kv.query_start,
         seed: plan.seed ^ ((layer * kv.kv_heads + kv_head) as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+        memo: None,
     };
     let views: Vec<HeadView<'_>> = (0..kv.kv_heads).map(view).collect();
     let mut heads: Vec<Vec<States<'_>>> = views.iter().map(|_| Vec::new()).collect();

@@ -58,6 +58,7 @@ impl<'g> HeadChoice<'g> {
                 queries: cache.group_queries(layer, kv_head),
                 query_start: cache.query_start,
                 seed,
+                memo: g.cached.memo(request, layer, kv_head),
             }
         };
         let views: Vec<HeadView<'g>> = (0..cache.kv_heads).map(view).collect();

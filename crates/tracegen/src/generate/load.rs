@@ -1,10 +1,11 @@
 //! Loading a workload: its system, policy and caches, and whether they fit together.
 
 use super::selections::{self, CacheSet, Selections};
-use super::{Generator, ideal, spelled};
+use super::{Generator, ideal, label, spelled};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
+use pimattn_core::presets::PresetKind;
 use pimattn_core::spec::config::Document;
 use pimattn_core::spec::{Device, System};
 use pimattn_kv::fitted::{self, FittedModel, FittedSpec};
@@ -19,6 +20,7 @@ use pimattn_mapping::workload::{Addressing, Mapping, Workload};
 use pimattn_policies::select::{self, Policy};
 use pimattn_trace::Header;
 use pimattn_trace::header::spec_hash;
+use pimattn_trace::label::SelectionLabel;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::sync::Arc;
@@ -178,6 +180,7 @@ impl Generator {
             provenance: cache.provenance.clone(),
             element_bytes,
             heads_per_read: system.device.heads_per_read,
+            selection: None,
         };
         let costs = Costs::new(&workload, &system.device).ok_or_else(|| {
             doc.error("system", format!("{} has no PIM_MAC_AB, which every mapping needs", system.device.name))
@@ -190,8 +193,22 @@ impl Generator {
             return Err(doc.error("mapping.values", what));
         }
         let basis = selections::basis(doc, kv)?;
-        let generator =
-            Generator { workload, system, cached, selections: None, basis, policy, full, target, costs, homes, header };
+        let label = Arc::new(label::of(&workload, doc, policy.as_ref(), &cached)?);
+        let header = Header { selection: Some(SelectionLabel::clone(&label)), ..header };
+        let generator = Generator {
+            workload,
+            system,
+            cached,
+            selections: None,
+            basis,
+            label,
+            policy,
+            full,
+            target,
+            costs,
+            homes,
+            header,
+        };
         ideal::check_clustering(&generator).map_err(|e| doc.error("clustering_cost", e.to_string()))?;
         Ok(generator)
     }
@@ -257,7 +274,10 @@ fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Pol
 /// The caches, and which of them each request has. A dump is everybody's; a synthetic source makes each request its own.
 fn caches(cancel: &Cancel, workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<CacheSet> {
     let requests = workload.batch.requests;
-    let dump = kv.map(Path::to_path_buf).or_else(|| workload.kv_path(doc));
+    let dump = match kv {
+        Some(kv) => Some(kv.to_path_buf()),
+        None => workload.kv_path(doc)?,
+    };
     if let Some(path) = dump {
         let all = kv::load_until(cancel, path)?;
         let cache = match workload.layers.as_slice() {
@@ -319,8 +339,8 @@ fn synthetic(workload: &Workload, doc: &Document) -> Result<Synthetic> {
     let shape_of = workload.load_model(doc)?.map(|m| [m.kv_heads, m.heads, m.head_dim].map(|n| n as usize));
     if table.contains_key("fit") {
         let mut spec: FittedSpec = parameters(table, doc)?;
-        let model = FittedModel::load(&doc.resolve_path("synthetic.fit", &spec.fit)).map_err(|e| match e {
-            Error::NoInput(p) => doc.error("synthetic.fit", format!("fitted model {} does not exist", p.display())),
+        let file = doc.resolve_path(PresetKind::Fitted, "synthetic.fit", &spec.fit)?;
+        let model = FittedModel::load(&file).map_err(|e| match e {
             Error::Io { path, source } => doc.error("synthetic.fit", format!("{}: {source}", path.display())),
             other => other,
         })?;

@@ -3,16 +3,16 @@
 use super::Generator;
 use pimattn_core::columns;
 use pimattn_core::error::Result;
-use pimattn_core::table::{Measure, Value, measure};
+use pimattn_core::table::{Measure, TableLayout, Value, measure};
 use pimattn_policies::accuracy::Accuracy;
+use pimattn_trace::label::{CHOICE_KEYS, LABEL_KEYS, SelectionLabel};
+use std::sync::Arc;
 
 /// A row of the metrics table: a query head of a layer at a decode step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricsRow {
-    /// Selection policy of the run.
-    pub policy: String,
-    /// Tokens that a query head may select.
-    pub budget: usize,
+    /// What was selected, of which cache.
+    pub label: Arc<SelectionLabel>,
     /// Decode step, from 0.
     pub step: usize,
     /// Index of the token that is decoded.
@@ -32,9 +32,14 @@ pub struct MetricsRow {
 }
 
 /// The metrics table.
-pub const METRICS: &[Measure<MetricsRow>] = &[
-    measure(columns::POLICY, "-", "selection policy of the run", |r| (&r.policy).into()),
-    measure(columns::BUDGET, "tokens", "tokens that a query head may select", |r| r.budget.into()),
+pub fn layout() -> TableLayout<MetricsRow> {
+    TableLayout::of(&[])
+        .with(|r: &MetricsRow| &*r.label, CHOICE_KEYS)
+        .with(|r| r, METRICS)
+        .with(|r| &*r.label, LABEL_KEYS)
+}
+
+const METRICS: &[Measure<MetricsRow>] = &[
     measure(columns::STEP, "1", "decode step, from 0", |r| r.step.into()),
     measure(columns::POSITION, "tokens", "index of the token that is decoded; it attends to 0..=position", |r| {
         r.position.into()
@@ -46,7 +51,7 @@ pub const METRICS: &[Measure<MetricsRow>] = &[
     measure(columns::DENSE, "1", "1 where the layer stays full (dense_layers), else 0", |r| u32::from(r.dense).into()),
     measure(columns::SELECTED, "tokens", "tokens selected", |r| r.accuracy.selected.into()),
     measure(
-        columns::ROW_TOKENS,
+        columns::METRIC_ROW_TOKENS,
         "tokens",
         "metrics.row_block times the row-blocks of that many slots that hold a selected token",
         |r| r.accuracy.row_tokens.into(),
@@ -103,12 +108,11 @@ pub fn rows(
     accuracies: &[Accuracy],
     emit: MetricsSink<'_>,
 ) -> Result<()> {
-    let (cache, workload) = (generator.cached.of(head.request), &generator.workload);
+    let cache = generator.cached.of(head.request);
     let layer = cache.layers[head.layer];
     for (h, accuracy) in accuracies.iter().enumerate() {
         emit(&MetricsRow {
-            policy: workload.policy.clone(),
-            budget: workload.budget,
+            label: Arc::clone(&generator.label),
             step,
             position: cache.decode_positions().start + step,
             request: head.request,
@@ -137,8 +141,14 @@ mod tests {
             unit_imbalance: 1.1,
         };
         let mut row = MetricsRow {
-            policy: "starc".into(),
-            budget: 1,
+            label: Arc::new(SelectionLabel {
+                policy: "starc".into(),
+                budget: 1,
+                layers: 12,
+                cache_hash: "c0".into(),
+                selection_hash: 13,
+                cautions: vec!["short".into(), "few".into()],
+            }),
             step: 2,
             position: 3,
             request: 4,
@@ -149,11 +159,13 @@ mod tests {
             accuracy,
         };
         let cells = |row: &MetricsRow| {
-            let cells = METRICS.iter().map(|m| format!("{}={}", m.column.name, m.value(row)));
+            let layout = layout();
+            let cells = layout.columns().iter().zip(layout.values(row)).map(|(c, v)| format!("{}={v}", c.name));
             cells.collect::<Vec<_>>().join(" ")
         };
         let want = "policy=starc budget=1 step=2 position=3 request=4 layer=5 kv_head=6 query_head=7 dense=1 selected=9 \
-            row_tokens=10 unit_imbalance=1.100000 mass_recall=0.120000 top_recall=0.130000 output_rel_err=0.140000";
+            metric_row_tokens=10 unit_imbalance=1.100000 mass_recall=0.120000 top_recall=0.130000 output_rel_err=0.140000 \
+            layers=12 cache_hash=c0 selection_hash=0000000d cautions=short; few";
         assert_eq!(cells(&row), want);
         (row.dense, row.accuracy.output_rel_err) = (false, None);
         assert!(cells(&row).contains("dense=0") && cells(&row).ends_with("output_rel_err="));

@@ -8,12 +8,13 @@
 mod choice;
 mod head;
 mod ideal;
+mod label;
 mod load;
 mod metrics;
 mod selections;
 mod spelled;
 
-pub use metrics::{METRICS, MetricsRow, MetricsSink};
+pub use metrics::{MetricsRow, MetricsSink, layout as metrics_layout};
 pub use selections::{CacheSet, Selections, basis, cache_basis};
 
 use head::HeadWork;
@@ -28,6 +29,7 @@ use pimattn_mapping::schedule::Costs;
 use pimattn_mapping::stage::{self, HeadPlan};
 use pimattn_mapping::workload::{Addressing, Workload};
 use pimattn_policies::select::Policy;
+use pimattn_trace::label::SelectionLabel;
 use pimattn_trace::{Header, Record, Request, Sink};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -50,6 +52,8 @@ pub struct Generator {
     selections: Option<Selections>,
     /// What the selections depend on, as [`basis`] writes it.
     basis: String,
+    /// Whose results these are.
+    label: Arc<SelectionLabel>,
     policy: Box<dyn Policy>,
     full: Box<dyn Policy>,
     target: DeviceLayout,
@@ -82,6 +86,11 @@ impl Generator {
     /// All caches, for another generator of the same source ([`Generator::load_on`]).
     pub fn caches(&self) -> &Arc<CacheSet> {
         &self.cached
+    }
+
+    /// What is selected, of which cache.
+    pub fn label(&self) -> &Arc<SelectionLabel> {
+        &self.label
     }
 
     /// The policy.

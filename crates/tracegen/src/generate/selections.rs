@@ -6,7 +6,9 @@ use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
 use pimattn_core::spec::config::Document;
 use pimattn_kv::KvCache;
+use pimattn_mapping::workload::Workload;
 use pimattn_policies::accuracy::Accuracy;
+use pimattn_policies::select::HeadMemo;
 use pimattn_policies::select::recorded::HeadRecording;
 use rayon::prelude::*;
 use std::path::Path;
@@ -36,12 +38,31 @@ const OF_CACHES: [&str; 6] = ["kv", "layers", "synthetic", "model", "batch", "se
 pub struct CacheSet {
     caches: Vec<KvCache>,
     requests: Vec<usize>,
+    hash: String,
+    /// By cache, layer and KV head.
+    memos: Vec<HeadMemo>,
 }
 
 impl CacheSet {
     /// Caches, of which each request has the one of its index.
     pub fn new(caches: Vec<KvCache>, requests: Vec<usize>) -> Self {
-        CacheSet { caches, requests }
+        let hash = hash_of(&caches);
+        let heads = caches.first().map_or(0, |c| c.layers.len() * c.kv_heads);
+        let memos = (0..caches.len() * heads).map(|_| HeadMemo::default()).collect();
+        CacheSet { caches, requests, hash, memos }
+    }
+
+    /// What was found of a KV head's prefill; `layer` is an index into the cache's. Requests of one cache share it.
+    pub(super) fn memo(&self, request: usize, layer: usize, kv_head: usize) -> Option<&HeadMemo> {
+        let cache = self.requests[request];
+        let (layers, heads) = (self.caches[cache].layers.len(), self.caches[cache].kv_heads);
+        self.memos.get((cache * layers + layer) * heads + kv_head)
+    }
+
+    /// Hash of the keys, values and queries: a CRC-32 of each, over all caches, in hexadecimal digits. Caches that differ in it
+    /// are not the same; that equal ones are is as good as certain where nobody makes them alike on purpose.
+    pub fn hash(&self) -> &str {
+        &self.hash
     }
 
     /// All caches.
@@ -58,6 +79,21 @@ impl CacheSet {
     pub fn requests(&self) -> usize {
         self.requests.len()
     }
+}
+
+fn hash_of(caches: &[KvCache]) -> String {
+    let tensors: [fn(&KvCache) -> &[f32]; 3] = [|c| &c.k, |c| &c.v, |c| &c.q];
+    let hash = |tensor: fn(&KvCache) -> &[f32]| {
+        let mut hash = crc32fast::Hasher::new();
+        let mut bytes = Vec::new();
+        for part in caches.iter().flat_map(|cache| tensor(cache).chunks(1 << 14)) {
+            bytes.clear();
+            bytes.extend(part.iter().flat_map(|x| x.to_le_bytes()));
+            hash.update(&bytes);
+        }
+        hash.finalize()
+    };
+    tensors.iter().map(|tensor| format!("{:08x}", hash(*tensor))).collect()
 }
 
 /// What every head of a run selects at every step, kept beside the caches. Clones share it.
@@ -138,6 +174,18 @@ fn text(doc: &Document, table: &toml::Table, kv: Option<&Path>) -> Result<String
     let text = toml::to_string(table).map_err(|e| doc.error("", e.to_string()))?;
     let [folder, kv] = [doc.file().parent(), kv].map(|p| p.map_or_else(String::new, |p| p.display().to_string()));
     Ok(format!("{text}\n{folder}\n{kv}"))
+}
+
+/// Hash of what the selections of a workload depend on besides its caches: not its folders, since the same selection can be made
+/// from many.
+pub(super) fn selection_hash(workload: &Workload, doc: &Document) -> Result<u32> {
+    let mut table: toml::Table = doc.decode()?;
+    table.retain(|key, _| !OF_MAPPING.contains(&key) && (key == "seed" || !OF_CACHES.contains(&key)));
+    if let Some(policies) = table.get_mut("policies").and_then(toml::Value::as_table_mut) {
+        policies.retain(|name, _| *name == workload.policy);
+    }
+    let text = toml::to_string(&table).map_err(|e| doc.error("", e.to_string()))?;
+    Ok(crc32fast::hash(text.as_bytes()))
 }
 
 impl Generator {

@@ -1,8 +1,9 @@
-//! Models and policies of the artifact: `configs/report/starc-artifact.toml`, which is in the program, as the shapes of
+//! Models and policies of the artifact: `configs/artifact/starc.toml`, which is in the program, as the shapes of
 //! `configs/model` are that it names.
 
 use super::{DEVICES, STACKS};
 use pimattn_core::error::{Error, Result, suggest};
+use pimattn_core::presets;
 use pimattn_core::spec::config::Document;
 use pimattn_core::spec::model;
 use pimattn_policies::select;
@@ -10,8 +11,8 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// The file, as errors name it.
-const FILE: &str = "configs/report/starc-artifact.toml";
-const TEXT: &str = include_str!("../../../../../configs/report/starc-artifact.toml");
+const FILE: &str = "configs/artifact/starc.toml";
+const TEXT: &str = include_str!("../../../../../configs/artifact/starc.toml");
 
 macro_rules! shapes {
     ($($name:literal),+) => {
@@ -138,7 +139,7 @@ impl ArtifactPolicy {
     pub fn table_in(&self, folder: &Path, model: &ArtifactModel) -> Option<PathBuf> {
         let plain = folder.join(self.table_name(model)?);
         let packed = folder.join(format!("{}.zst", self.table_name(model)?));
-        Some(if !plain.exists() && packed.exists() { packed } else { plain })
+        Some(if !presets::exists(&plain) && presets::exists(&packed) { packed } else { plain })
     }
 
     /// File name of its budgets for a model, as the artifact has it.

@@ -192,7 +192,7 @@ pub fn markdown(title: &str, plan: &[Claim], t: &ExperimentTables, claimed: &Cel
         &mut out,
         "Which policy wins at equal accuracy",
         "For each cache, and each error of attention's output that is allowed, the fastest policy and the budget at which it keeps \
-         it. winners.csv has the others, by rank; starc-v1 has none, for what it keeps depends on the seed, and there is one.",
+         it. winners.csv has the others, by rank; starc-v1 has none, for what it keeps depends on the seed.",
     );
     let first = t.winners.find(&[(winners::RANK.name(), "1")])?;
     let shown = [

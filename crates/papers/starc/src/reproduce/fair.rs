@@ -191,6 +191,7 @@ fn settings(
         tune(&plan, &folder, options.workers, &options.cancel, &mut tell)?.rows
     };
     let mut out = BTreeMap::new();
+    let mut shared = SharedWork::default();
     for (place, name) in fair.policies.iter().enumerate() {
         let key = |mapping| (PolicyName { place, name: name.clone() }, mapping);
         let own = vec![format!("policy={name}"), format!("budget={}", source.budget)];
@@ -201,7 +202,7 @@ fn settings(
         out.insert(key(FairMapping::Default), setting(own));
         let Some(best) = tuned.iter().find(|row| row.policy == *name) else { continue };
         let TunedRow { budget, overrides, arguments, .. } = best.clone();
-        if let Some(enough) = budget_at_error(plan, source, caches, name, options, progress)? {
+        if let Some(enough) = budget_at_error(plan, source, caches, name, &mut shared, options, progress)? {
             let (budget, mut overrides) = (enough, overrides.clone());
             overrides.push(format!("budget={budget}"));
             let arguments = format!("{arguments} --set budget={budget}");
@@ -212,6 +213,9 @@ fn settings(
     Ok(out)
 }
 
+/// More than will ever be run.
+const MANY: usize = 1 << 40;
+
 /// The smallest budget of the plan whose mean output error over all layers, of their first caches and in the first steps of the plan, is
 /// within the plan's; none where no budget keeps it. Of a policy that takes no notice of budgets, the source's.
 fn budget_at_error(
@@ -219,6 +223,7 @@ fn budget_at_error(
     source: &FairSource,
     caches: &[FairCache],
     policy: &str,
+    shared: &mut SharedWork,
     options: &ReproduceOptions,
     progress: ProgressFn<'_>,
 ) -> Result<Option<usize>> {
@@ -239,7 +244,12 @@ fn budget_at_error(
         ];
         let job = |cache: &&FairCache| Ok(BatchJob { job: job(source, cache, &overrides)?, whole: None });
         let jobs = firsts.iter().map(job).collect::<Result<Vec<_>>>()?;
-        let results = batch.run(&SharedWork::default(), &jobs, &mut |_| progress(&what, 1, 1))?;
+        for BatchJob { job, .. } in &jobs {
+            // The caches stay for the other budgets and policies.
+            shared.expect_many(SharedBasis::of(job)?, MANY);
+        }
+        let results = batch.run(shared, &jobs, &mut |_| progress(&what, 1, 1))?;
+        shared.forget_selections();
         // A budget below what the policy needs keeps nothing.
         let Ok(rows) = results.into_iter().collect::<std::result::Result<Vec<_>, _>>() else { continue };
         let error = |(_, row): &(String, SweepRow)| row.needs(columns::OUTPUT_REL_ERR, row.output_rel_err);

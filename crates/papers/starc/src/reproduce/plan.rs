@@ -4,6 +4,7 @@ use crate::artifact::{self, ArtifactData};
 use crate::paper::claims::Claim;
 use crate::policies::{FULL, STARC};
 use pimattn_core::error::{Error, Result, suggest};
+use pimattn_core::presets::PresetKind;
 use pimattn_core::spec::System;
 use pimattn_core::spec::config::Document;
 use pimattn_core::spec::model::Model;
@@ -193,8 +194,9 @@ impl ExperimentPlan {
     /// Loads a plan with overrides.
     pub fn load(file: &Path, overrides: &[String]) -> Result<ExperimentPlan> {
         let doc = Document::load(file, overrides)?;
+        doc.expect(PresetKind::Plan)?;
         let f: PlanFile = doc.decode()?;
-        let path = |key: &str, path: &str| doc.resolve_path(key, path);
+        let path = |kind: PresetKind, key: &str, path: &str| doc.resolve_path(kind, key, path);
         let positive = [("batch", f.batch), ("prefill", f.prefill), ("window_every", f.window_every)];
         if let Some((key, _)) = positive.iter().find(|(_, n)| *n == 0) {
             return Err(doc.error(key, format!("{key} is 0")));
@@ -214,7 +216,7 @@ impl ExperimentPlan {
             let known = published.model(&m.artifact);
             let known = known.map_err(|e| doc.error(&format!("model[{i}].artifact"), e.to_string()))?;
             let artifact = known.clone();
-            let file = path(&format!("model[{i}].file"), &m.file);
+            let file = path(PresetKind::Model, &format!("model[{i}].file"), &m.file)?;
             Ok(ExperimentModel { name: m.name.clone(), artifact, model: Model::load(&file, &[])? })
         };
         let models = f.model.iter().enumerate().map(entry).collect::<Result<Vec<_>>>()?;
@@ -225,16 +227,16 @@ impl ExperimentPlan {
         Ok(ExperimentPlan {
             fair,
             grids: Grids {
-                masks: path("grids.masks", &f.grids.masks),
-                choices: path("grids.choices", &f.grids.choices),
-                recall: path("grids.recall", &f.grids.recall),
-                ablation: path("grids.ablation", &f.grids.ablation),
-                tornado: path("grids.tornado", &f.grids.tornado),
-                design: path("grids.design", &f.grids.design),
+                masks: path(PresetKind::Grid, "grids.masks", &f.grids.masks)?,
+                choices: path(PresetKind::Grid, "grids.choices", &f.grids.choices)?,
+                recall: path(PresetKind::Grid, "grids.recall", &f.grids.recall)?,
+                ablation: path(PresetKind::Grid, "grids.ablation", &f.grids.ablation)?,
+                tornado: path(PresetKind::Grid, "grids.tornado", &f.grids.tornado)?,
+                design: path(PresetKind::Grid, "grids.design", &f.grids.design)?,
             },
-            tables: path("tables", &f.tables),
-            artifact_system: path("artifact_system", &f.artifact_system),
-            platform: path("platform", &f.platform),
+            tables: path(PresetKind::Budgets, "tables", &f.tables)?,
+            artifact_system: path(PresetKind::System, "artifact_system", &f.artifact_system)?,
+            platform: path(PresetKind::Platform, "platform", &f.platform)?,
             name: f.name,
             title: f.title,
             batch: f.batch,
@@ -311,7 +313,7 @@ fn fair(doc: &Document, file: FairFile, models: &[ExperimentModel]) -> Result<Fa
         }
         overrides.extend(source.steps.map(|steps| format!("steps={steps}")));
         Ok(FairSource {
-            workload: doc.resolve_path(&at("workload"), &source.workload),
+            workload: doc.resolve_path(PresetKind::Workload, &at("workload"), &source.workload)?,
             overrides,
             budget: source.budget,
             tokens,
