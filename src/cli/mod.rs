@@ -1,10 +1,12 @@
 //! The command line: flags, progress, messages, exit codes. The only room that prints.
 
 mod artifact;
+mod catalogue;
 pub mod exit;
 mod fit;
 pub mod pimsim;
 mod plot;
+pub mod report;
 mod reproduce;
 mod sweep;
 mod system;
@@ -21,6 +23,7 @@ use pimattn_experiments::sweep::store;
 use pimattn_experiments::tune::table as tune_table;
 use pimattn_report::sheet::Style;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -217,6 +220,17 @@ fn threads(threads: usize) -> Result<()> {
 /// Text of `--help` on exit codes.
 pub const EXIT_CODES: &str = "Exit codes: 0 done; 1 ran, but a check failed; 2 usage; 65 damaged input data; \
 66 input missing; 74 I/O error; 78 wrong configuration; 130 interrupted.";
+
+/// Refuses a file whose ending promises another format than the one that is written.
+fn check_ending(path: &Path, written: &[&str]) -> Result<()> {
+    match path.extension() {
+        Some(ending) if !written.iter().any(|w| ending.eq_ignore_ascii_case(w)) => {
+            let all = written.iter().map(|w| format!(".{w}")).collect::<Vec<_>>().join(" or ");
+            Err(Error::Usage(format!("-o {}: {all} is written, not .{}", path.display(), ending.display())))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Writes text to standard output.
 pub fn print(text: &str) -> Result<()> {

@@ -63,6 +63,8 @@ enum PimsimCommand {
     System(super::system::SystemArgs),
     /// Run an experiment of a paper, and compare its results with the claims
     Reproduce(super::reproduce::ReproduceArgs),
+    /// Put all that folders of results say on one page: tables, figures, provenance
+    Report(super::report::ReportArgs),
     /// Draw columns of any table as SVG
     Plot(super::plot::PlotArgs),
     /// Print the documentation of every table column, as Markdown
@@ -232,6 +234,7 @@ pub fn main() -> ExitCode {
         PimsimCommand::Artifact(args) => super::artifact::run(&args, &cli.common),
         PimsimCommand::System(args) => super::system::run(&args, &cli.common),
         PimsimCommand::Reproduce(args) => super::reproduce::run(&args, &cli.common),
+        PimsimCommand::Report(args) => super::report::run(&args, &cli.common),
         PimsimCommand::Plot(args) => super::plot::run(&args),
         PimsimCommand::Schema => super::print(&super::tables_document()),
     })

@@ -7,7 +7,7 @@ use pimattn_core::error::{Error, Result};
 use std::io::Read;
 
 /// Columns of the time account, their names for people, and what makes them grow.
-const CAUSES: [(&str, &str, &str); 8] = [
+pub(crate) const CAUSES: [(&str, &str, &str); 8] = [
     (
         columns::TIME_MAC,
         "MAC bound",
@@ -35,7 +35,7 @@ const CAUSES: [(&str, &str, &str); 8] = [
 ];
 
 /// Phases in the order of a step; others come behind.
-const PHASES: [&str; 7] = ["append", "cluster", "remap", "select", "attend-score", "softmax", "attend-context"];
+pub(crate) const PHASES: [&str; 7] = ["append", "cluster", "remap", "select", "attend-score", "softmax", "attend-context"];
 
 const IDENTITY: [&str; 3] = [columns::TRACE, columns::SYSTEM, columns::DEVICE];
 

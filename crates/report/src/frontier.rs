@@ -13,16 +13,16 @@ pub const CHOICES: [&str; 2] = [columns::POLICY, columns::BUDGET];
 
 /// What a point costs: time (ns) and energy (pJ) per step, and its error; NaN where it has none.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct PointCost([f64; 3]);
+pub(crate) struct PointCost(pub(crate) [f64; 3]);
 
 impl PointCost {
     /// Whether it has an error.
-    fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         !self.0[2].is_nan()
     }
 
     /// Whether it is nowhere worse and somewhere better. A point without an error beats none, and none beats it.
-    fn beats(&self, other: &PointCost) -> bool {
+    pub(crate) fn beats(&self, other: &PointCost) -> bool {
         let pairs = || self.0.iter().zip(&other.0);
         pairs().all(|(a, b)| a <= b) && pairs().any(|(a, b)| a < b)
     }

@@ -1,0 +1,173 @@
+//! Figures of what stands to choose: error against cost, and time by cause and phase.
+
+use super::choice::{Choices, PageChoice};
+use crate::plot::{Axis, Bar, BarGroup, Bars, Content, Figure, Lines, Panel, Scale, Series};
+
+/// Most panels of a figure; a sweep of many settings has the others in its table.
+const MOST_PANELS: usize = 12;
+/// Bars that stand side by side.
+const BARS: usize = 30;
+/// Width of the page, and of a panel of points.
+const PAGE: f64 = 1060.0;
+const POINTS: (f64, f64) = (515.0, 400.0);
+/// Width of a bar with its gap, and of what stands beside the bars of a panel.
+const BAR: (f64, f64) = (30.0, 110.0);
+
+/// A figure, and how many groups it has no room for.
+pub struct PageFigure {
+    /// The figure.
+    pub figure: Figure,
+    /// Groups that are left out.
+    pub left_out: usize,
+}
+
+/// What is set against the error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cost {
+    /// Time of a step.
+    Time,
+    /// Energy of a step.
+    Energy,
+}
+
+impl Cost {
+    fn of(self, choice: &PageChoice) -> f64 {
+        match self {
+            Cost::Time => choice.time(),
+            Cost::Energy => choice.energy(),
+        }
+    }
+
+    fn axis(self) -> Axis {
+        match self {
+            Cost::Time => Axis::new("time per step", Scale::FromZero).with_unit("ns"),
+            Cost::Energy => Axis::new("energy per step", Scale::FromZero).with_unit("pJ"),
+        }
+    }
+}
+
+/// Policies in the order in which they come, which their looks go by in all figures.
+fn policies(choices: &Choices) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for choice in &choices.all {
+        if !names.contains(&choice.policy) {
+            names.push(choice.policy.clone());
+        }
+    }
+    names
+}
+
+/// Points that no other beats in error and cost, in rising error.
+fn frontier(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mut points = points.to_vec();
+    points.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let mut out: Vec<(f64, f64)> = Vec::new();
+    for point in points {
+        if out.last().is_none_or(|last| point.1 < last.1) {
+            out.push(point);
+        }
+    }
+    out
+}
+
+/// Output error against a cost, a panel for each group; none where no error is known.
+pub fn against_error(choices: &Choices, cost: Cost) -> Option<PageFigure> {
+    let names = policies(choices);
+    let mut panels = Vec::new();
+    for (title, members) in choices.groups() {
+        let known: Vec<(&PageChoice, (f64, f64))> =
+            members.iter().filter_map(|c| Some((*c, (c.error()?, cost.of(c))))).collect();
+        let mut series = Vec::new();
+        for name in &names {
+            let own = || known.iter().filter(|(c, _)| c.policy == *name);
+            if own().next().is_some() {
+                series.push(Series {
+                    name: name.clone(),
+                    points: own().map(|(_, point)| *point).collect(),
+                    notes: own().map(|(c, _)| c.label.clone()).collect(),
+                });
+            }
+        }
+        if !series.is_empty() {
+            let all: Vec<(f64, f64)> = known.iter().map(|(_, point)| *point).collect();
+            let x = Axis::new("output error", Scale::FromZero);
+            let lines = Lines { x, y: cost.axis(), series, baselines: Vec::new(), frontier: frontier(&all) };
+            panels.push(Panel { title, content: Content::Lines(lines) });
+        }
+    }
+    let left_out = panels.len().saturating_sub(MOST_PANELS);
+    panels.truncate(MOST_PANELS);
+    let title = match cost {
+        Cost::Time => "Output error against time per decode step",
+        Cost::Energy => "Output error against energy per decode step",
+    };
+    let (columns, panel) = if panels.len() == 1 { (1, (760.0, 430.0)) } else { (2, POINTS) };
+    let figure = Figure { title: title.into(), note: String::new(), names, panels, columns, panel };
+    (!figure.panels.is_empty()).then_some(PageFigure { figure, left_out })
+}
+
+/// Parts of the time of a step, stacked, a bar for each choice; none where the tables do not say them.
+pub fn parts(choices: &Choices, title: &str, of: impl Fn(&PageChoice) -> Vec<(String, f64)>) -> Option<PageFigure> {
+    let mut names: Vec<String> = Vec::new();
+    let mut panels: Vec<(String, Vec<BarGroup>)> = Vec::new();
+    for (title, members) in choices.groups() {
+        let mut bars: Vec<(&str, Bar)> = Vec::new();
+        for choice in members {
+            let parts = of(choice);
+            for (name, height) in &parts {
+                if *height > 0.0 && !names.contains(name) {
+                    names.push(name.clone());
+                }
+            }
+            if !parts.is_empty() {
+                bars.push((&choice.policy, Bar { label: choice.label.clone(), parts }));
+            }
+        }
+        for chunk in bars.chunks(BARS) {
+            // Bars of a policy stand together.
+            let groups = chunk.chunk_by(|a, b| a.0 == b.0);
+            let group = |bars: &[(&str, Bar)]| BarGroup {
+                label: String::new(),
+                bars: bars.iter().map(|(_, bar)| bar.clone()).collect(),
+            };
+            panels.push((title.clone(), groups.map(group).collect()));
+        }
+    }
+    let left_out = panels.len().saturating_sub(MOST_PANELS);
+    panels.truncate(MOST_PANELS);
+    let bars = |groups: &[BarGroup]| groups.iter().map(|g| g.bars.len()).sum::<usize>() as f64;
+    let heights = || {
+        let all = panels.iter().flat_map(|(_, groups)| groups).flat_map(|g| &g.bars);
+        all.map(|bar| bar.parts.iter().map(|(_, h)| h).sum::<f64>()).collect::<Vec<_>>()
+    };
+    // Panels have one scale, so that their bars can be compared.
+    let axis = Axis::new("time per step", Scale::FromZero).with_unit("ns").holding(heights());
+    let most = panels.iter().map(|(_, groups)| bars(groups)).fold(0.0, f64::max);
+    let gaps = panels.iter().map(|(_, groups)| groups.len()).max().unwrap_or(0) as f64;
+    let labels = panels.iter().flat_map(|(_, groups)| groups).flat_map(|g| &g.bars);
+    let longest = labels.map(|b| b.label.chars().count()).max().unwrap_or(0) as f64;
+    let wide = (BAR.1 + BAR.0 * (most + 0.8 * gaps)).clamp(300.0, PAGE);
+    let columns = ((PAGE / wide) as usize).max(1);
+    let content = |groups: Vec<BarGroup>| Content::Bars(Bars { y: axis.clone(), groups });
+    let figure = Figure {
+        title: title.into(),
+        note: String::new(),
+        names,
+        panels: panels.into_iter().map(|(title, groups)| Panel { title, content: content(groups) }).collect(),
+        columns,
+        panel: (wide, 320.0 + 7.5 * longest),
+    };
+    (!figure.panels.is_empty()).then_some(PageFigure { figure, left_out })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frontier_falls_from_point_to_point() {
+        let points = [(0.2, 3.0), (0.0, 9.0), (0.1, 5.0), (0.1, 6.0), (0.15, 5.0), (0.3, 4.0)];
+        assert_eq!(frontier(&points), [(0.0, 9.0), (0.1, 5.0), (0.2, 3.0)]);
+        assert!(frontier(&[]).is_empty());
+    }
+}
