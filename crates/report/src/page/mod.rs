@@ -155,7 +155,7 @@ impl<'a> Page<'a> {
         let causes = self.shown(causes, by_cause)?;
         let phases = self.shown(phases, "As above, by what a step does: append, cluster, select, attend and so on.")?;
         let meanings = PageTable {
-            caption: "What the causes are".into(),
+            caption: format!("{}: what the causes are", choices.source),
             columns: vec![PageColumn::new("cause", "", ""), PageColumn::new("what it is, and what makes it shorter", "", "")],
             rows: CAUSES.iter().map(|(_, name, why)| vec![name.to_string(), why.to_string()]).collect(),
         };
@@ -168,7 +168,7 @@ impl<'a> Page<'a> {
             @if !verdict.is_empty() { ul { @for sentence in verdict.iter().take(MOST_SENTENCES) { li { (sentence) } } } }
             @if let Some(fastest) = words::fastest(choices) { h3 { "Fastest at equal error" } (fastest.open()) }
             h3 { "All choices" }
-            (words::table(choices, &format!("{what}: what a decode step costs, and what it loses")).open())
+            (words::table(choices, &format!("{}: what a decode step costs, and what it loses", choices.source)).open())
             (time) (energy) (causes)
             @if has_causes { (meanings.folded("What the causes are")) }
             (phases)

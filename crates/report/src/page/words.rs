@@ -114,8 +114,8 @@ pub fn fastest(choices: &Choices) -> Option<PageTable> {
             rows.push(row);
         }
     }
-    let caption = "The fastest budget of each policy at equal output error; empty where none errs so little";
-    choices.has_errors().then(|| PageTable { caption: caption.into(), columns, rows })
+    let caption = format!("{}: the fastest budget of each policy at equal output error; empty where none errs so little", choices.source);
+    choices.has_errors().then_some(PageTable { caption, columns, rows })
 }
 
 /// The fastest of all at an error, in a sentence.
