@@ -146,7 +146,7 @@ pub fn parts(choices: &Choices, title: &str, of: impl Fn(&PageChoice) -> Vec<(St
     let gaps = panels.iter().map(|(_, groups)| groups.len()).max().unwrap_or(0) as f64;
     let labels = panels.iter().flat_map(|(_, groups)| groups).flat_map(|g| &g.bars);
     let longest = labels.map(|b| b.label.chars().count()).max().unwrap_or(0) as f64;
-    let wide = (BAR.1 + BAR.0 * (most + 0.8 * gaps)).clamp(300.0, PAGE);
+    let wide = (BAR.1 + BAR.0 * (most + 0.8 * gaps)).clamp(520.0, PAGE);
     let columns = ((PAGE / wide) as usize).max(1);
     let content = |groups: Vec<BarGroup>| Content::Bars(Bars { y: axis.clone(), groups });
     let figure = Figure {

@@ -67,9 +67,9 @@ pub fn steps(runs: &[NamedRun<'_>]) -> Result<Option<(Figure, PageTable)>> {
     let columns = [
         PageColumn::new("run", "", ""),
         PageColumn::new("steps", "", ""),
-        PageColumn::new("mean", "us", ""),
-        PageColumn::new("median", "us", ""),
-        PageColumn::new("longest", "us", ""),
+        PageColumn::new("mean", "µs", ""),
+        PageColumn::new("median", "µs", ""),
+        PageColumn::new("longest", "µs", ""),
         PageColumn::new("longest / mean", "", "how far the longest step stands out, such as one in which keys are clustered"),
         PageColumn::new("longest is step", "", ""),
     ];

@@ -25,17 +25,17 @@ pub fn table(choices: &Choices, caption: &str) -> PageTable {
     columns.extend([
         column("policy", "", ""),
         column("budget", "tokens", ""),
-        column("time/step", "us", "of the attention layers that were simulated"),
+        column("time/step", "µs", "of the attention layers that were simulated"),
         column("speed-up", "", "time of the policy that attends to all tokens, over this time"),
-        column("longest step", "us", "such as one in which keys are clustered"),
-        column("energy/step", "uJ", ""),
-        column("activations/step", "", "rows opened, one per bank"),
-        column("recall", "", "share of the budget's tokens of highest score that is selected, mean"),
+        column("energy/step", "µJ", ""),
         column("output error", "", "|o_selected - o| / |o|, mean"),
+        column("recall", "", "share of the budget's tokens of highest score that is selected, mean"),
         column("Pareto", "", "yes: no other choice of the same setting is better in time, energy or error and in none worse"),
-        column("beaten by", "", "one that is"),
+        column("longest step", "µs", "such as one in which keys are clustered"),
+        column("activations/step", "", "rows opened, one per bank"),
         column("main cause", "", "what takes most of the time"),
         column("share", "%", "its share of the time"),
+        column("beaten by", "", "a choice that is better in one of the three and worse in none"),
     ]);
     let mut rows = Vec::new();
     for (_, members) in choices.groups() {
@@ -56,15 +56,15 @@ pub fn table(choices: &Choices, caption: &str) -> PageTable {
                 choice.budget.map_or(String::new(), |b| b.to_string()),
                 format!("{:.3}", choice.time() / 1e3),
                 number(full.filter(|_| choice.time() > 0.0).map(|f| f.time() / choice.time()), 3),
-                number(choice.worst_step.map(|ns| ns / 1e3), 3),
                 format!("{:.3}", choice.energy() / 1e6),
-                number(choice.activations, 1),
-                number(choice.recall, 4),
                 number(choice.error(), 4),
+                number(choice.recall, 4),
                 pareto.into(),
-                by.map_or(String::new(), |b| b.label.clone()),
+                number(choice.worst_step.map(|ns| ns / 1e3), 3),
+                number(choice.activations, 1),
                 cause.map_or(String::new(), |(name, _)| name.into()),
                 number(cause.map(|(_, share)| 100.0 * share), 1),
+                by.map_or(String::new(), |b| b.label.clone()),
             ]);
             rows.push(row);
         }
@@ -86,7 +86,7 @@ pub fn fastest(choices: &Choices) -> Option<PageTable> {
     columns.extend(choices.axes.iter().map(|axis| PageColumn::new(axis, "", "")));
     for most in AT_MOST {
         let percent = 100.0 * most;
-        columns.push(PageColumn::new(&format!("time/step at error <= {percent} %"), "us", ""));
+        columns.push(PageColumn::new(&format!("time/step at error <= {percent} %"), "µs", ""));
         columns.push(PageColumn::new("at budget", "tokens", ""));
         columns.push(PageColumn::new("speed-up", "", ""));
     }

@@ -68,6 +68,8 @@ impl Bars {
         let slots = bars().count() as f64 + GROUP_GAP * self.groups.len() as f64;
         let slot = frame.width / slots;
         let wide = slot * (1.0 - BAR_GAP);
+        // Numbers stand alike on all bars.
+        let fits = bars().all(|bar| width(&y.text(bar.total()), NUMBER) <= slot);
         let (floor, mut left) = (frame.bottom(), frame.left + slot * GROUP_GAP / 2.0);
         for group in &self.groups {
             let begin = left;
@@ -87,7 +89,7 @@ impl Bars {
                 }
                 let (middle, top) = (left + slot / 2.0, frame.y(y.place(sum)) - 4.0);
                 let number = y.text(sum);
-                out = match width(&number, NUMBER) <= slot {
+                out = match fits {
                     true => out.add(text(&number, middle, top, NUMBER, Anchor::Middle)),
                     false => out.add(upward(&number, middle + NUMBER * 0.36, top, NUMBER, Anchor::Start)),
                 };

@@ -201,10 +201,11 @@ impl Figure {
         let (legend, legend_height) = self.legend(&pen, MARGIN + title_height, total);
         out = out.add(legend);
         let top = MARGIN + title_height + legend_height;
+        let untitled = self.panels.iter().all(|panel| panel.title.is_empty());
         for (i, panel) in self.panels.iter().enumerate() {
             let corner = (MARGIN + (i % columns) as f64 * wide, top + (i / columns) as f64 * high);
             let heading = text(&panel.title, corner.0 + BESIDE, corner.1 + HEADING + 8.0, HEADING, Anchor::Start);
-            let above = HEADING + 22.0;
+            let above = if untitled { 16.0 } else { HEADING + 22.0 };
             let frame = Frame {
                 left: corner.0 + BESIDE,
                 width: wide - BESIDE - 22.0,
@@ -218,7 +219,10 @@ impl Figure {
                 Content::Heat(heat) => heat.draw(&frame, &pen),
             };
             let drawn = drawn.map_err(|e| Error::Usage(format!("panel \"{}\": {e}", panel.title)))?;
-            out = out.add(drawn).add(heading.set("font-weight", "bold"));
+            out = out.add(drawn);
+            if !untitled {
+                out = out.add(heading.set("font-weight", "bold"));
+            }
         }
         let mut bottom = top + self.panels.len().div_ceil(columns) as f64 * high;
         if !self.note.is_empty() {
