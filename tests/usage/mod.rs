@@ -6,6 +6,7 @@ mod examples;
 mod exchange;
 mod folders;
 mod guides;
+mod page;
 mod readme;
 mod roundtrip;
 mod snapshots;

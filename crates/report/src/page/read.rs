@@ -74,7 +74,7 @@ impl Findings {
                 true => path.parent().map_or(PathBuf::from("."), Path::to_path_buf),
                 false => path.clone(),
             };
-            found.folder(&folder)?;
+            found.folder(&folder, &called(&folder, folders))?;
         }
         for path in metrics {
             // One that lies in a folder was found there.
@@ -85,17 +85,16 @@ impl Findings {
         Ok(found)
     }
 
-    fn folder(&mut self, folder: &Path) -> Result<()> {
+    fn folder(&mut self, folder: &Path, named: &str) -> Result<()> {
         if !folder.exists() {
             return Err(Error::NoInput(folder.into()));
         }
         let before = self.sweeps.len() + self.runs.len() + self.tunes.len() + self.metrics.len();
-        let named = name(folder);
         if let Some(table) = self.table(folder, SWEEP)? {
-            self.sweeps.push(PointFolder { name: named.clone(), table });
+            self.sweeps.push(PointFolder { name: named.into(), table });
         }
         if let Some(table) = self.table(folder, TUNE)? {
-            self.tunes.push(PointFolder { name: named.clone(), table });
+            self.tunes.push(PointFolder { name: named.into(), table });
         }
         if let Some(run) = self.table(folder, RUN)? {
             let details = RunDetails {
@@ -105,7 +104,7 @@ impl Findings {
                 channels: self.table(folder, "channels.csv")?,
                 origins: self.table(folder, "origins.csv")?,
             };
-            self.runs.push(RunFolder { name: named.clone(), run, details });
+            self.runs.push(RunFolder { name: named.into(), run, details });
         }
         for path in tables(folder)? {
             let mut table = CsvReader::open(fsio::open(&path)?, &name(&path))?;
@@ -119,8 +118,9 @@ impl Findings {
         match self.sweeps.len() + self.runs.len() + self.tunes.len() + self.metrics.len() > before {
             true => Ok(()),
             false => Err(Error::Usage(format!(
-                "{named}: no {SWEEP} of pimsim sweep, no {RUN} of pimsim run -o, no {TUNE} of pimsim tune, and no metrics of \
-                 tracegen run"
+                "{}: no {SWEEP} of pimsim sweep, no {RUN} of pimsim run -o, no {TUNE} of pimsim tune, and no metrics of \
+                 tracegen run",
+                folder.display()
             ))),
         }
     }
@@ -158,6 +158,15 @@ impl Findings {
 pub fn is_of(row: &crate::cells::CellRow<'_>, run: &crate::cells::CellRow<'_>) -> bool {
     let identity = [columns::TRACE, columns::SYSTEM, columns::DEVICE];
     identity.iter().all(|column| row.said(column) == run.said(column))
+}
+
+/// What a folder is called: its own name, unless another has it too.
+fn called(folder: &Path, all: &[PathBuf]) -> String {
+    let own = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
+    match own(folder) {
+        Some(last) if all.iter().filter(|other| own(other).as_ref() == Some(&last)).count() < 2 => last,
+        _ => name(folder),
+    }
 }
 
 fn name(path: &Path) -> String {

@@ -127,7 +127,7 @@ pub fn verdict(choices: &Choices) -> Vec<String> {
             let Some(best) = enough.reduce(|best, other| if other.time() < best.time() { other } else { best }) else {
                 continue;
             };
-            let place = if name.is_empty() { String::new() } else { format!("{name}: ") };
+            let place = if name.is_empty() { "Fastest".into() } else { format!("{name}: fastest") };
             let faster = baseline(&members).filter(|full| best.time() > 0.0 && full.label != best.label);
             let faster = faster.map_or(String::new(), |full| {
                 format!(", {:.2} times as fast as {}", full.time() / best.time(), full.label)
@@ -136,7 +136,7 @@ pub fn verdict(choices: &Choices) -> Vec<String> {
                 format!("; most of its time is {cause} ({:.0} %)", 100.0 * share)
             });
             out.push(format!(
-                "{place}fastest at an output error of at most {} %: {}, {:.3} µs a step{faster}{cause}.",
+                "{place} at an output error of at most {} %: {}, {:.3} µs a step{faster}{cause}.",
                 100.0 * most,
                 best.label,
                 best.time() / 1e3
@@ -154,8 +154,8 @@ fn period(label: &str, policy: &str, steps: f64, settings: &toml::Table, context
     }
     let how = if steps < period { "fewer than" } else { "no multiple of" };
     Some(format!(
-        "{label}: {steps} decode steps, {how} the {period} after which the policy's work repeats (it clusters once in \
-         {period} steps): its time, energy and activations per step are not those of a long decode."
+        "{label}: {steps} decode steps, {how} the {period} after which the policy's work repeats, such as clustering: its time, \
+         energy and activations per step are not those of a long decode."
     ))
 }
 
