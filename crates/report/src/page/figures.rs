@@ -23,25 +23,25 @@ pub struct PageFigure {
 
 /// What is set against the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cost {
+pub enum CostAxis {
     /// Time of a step.
     Time,
     /// Energy of a step.
     Energy,
 }
 
-impl Cost {
+impl CostAxis {
     fn of(self, choice: &PageChoice) -> f64 {
         match self {
-            Cost::Time => choice.time(),
-            Cost::Energy => choice.energy(),
+            CostAxis::Time => choice.time(),
+            CostAxis::Energy => choice.energy(),
         }
     }
 
     fn axis(self) -> Axis {
         match self {
-            Cost::Time => Axis::new("time per step", Scale::FromZero).with_unit("ns"),
-            Cost::Energy => Axis::new("energy per step", Scale::FromZero).with_unit("pJ"),
+            CostAxis::Time => Axis::new("time per step", Scale::FromZero).with_unit("ns"),
+            CostAxis::Energy => Axis::new("energy per step", Scale::FromZero).with_unit("pJ"),
         }
     }
 }
@@ -71,7 +71,7 @@ fn frontier(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 /// Output error against a cost, a panel for each group; none where no error is known.
-pub fn against_error(choices: &Choices, cost: Cost) -> Option<PageFigure> {
+pub fn against_error(choices: &Choices, cost: CostAxis) -> Option<PageFigure> {
     let names = policies(choices);
     let mut panels = Vec::new();
     for (title, members) in choices.groups() {
@@ -98,8 +98,8 @@ pub fn against_error(choices: &Choices, cost: Cost) -> Option<PageFigure> {
     let left_out = panels.len().saturating_sub(MOST_PANELS);
     panels.truncate(MOST_PANELS);
     let title = match cost {
-        Cost::Time => "Output error against time per decode step",
-        Cost::Energy => "Output error against energy per decode step",
+        CostAxis::Time => "Output error against time per decode step",
+        CostAxis::Energy => "Output error against energy per decode step",
     };
     let (columns, panel) = if panels.len() == 1 { (1, (760.0, 430.0)) } else { (2, POINTS) };
     let figure = Figure { title: title.into(), note: String::new(), names, panels, columns, panel };

@@ -18,7 +18,7 @@ use crate::catalogue::Catalogue;
 use crate::explain::CAUSES;
 use crate::plot::Figure;
 use choice::Choices;
-use figures::{Cost, PageFigure};
+use figures::{CostAxis, PageFigure};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use pimattn_core::error::Result;
 use read::Findings;
@@ -133,12 +133,14 @@ impl<'a> Page<'a> {
         let of = |folders: &'a [read::PointFolder]| folders.iter().find(|f| f.name == choices.source);
         let (what, whole) = match (of(&found.sweeps), of(&found.tunes)) {
             (Some(sweep), _) if n < found.sweeps.len() => ("Sweep", vec![(&sweep.table, "sweep.csv")]),
-            (_, Some(tune)) if n + found.tunes.len() >= self.choices.len() => ("Tuning", vec![(&tune.table, "tune.csv")]),
+            (_, Some(tune)) if n + found.tunes.len() >= self.choices.len() => {
+                ("Tuning", vec![(&tune.table, "tune.csv")])
+            }
             _ => ("Runs", found.runs.iter().map(|f| (&f.run, "run.csv")).collect()),
         };
         let heading = format!("{what}: {}", choices.source);
-        let time = figures::against_error(choices, Cost::Time);
-        let energy = figures::against_error(choices, Cost::Energy);
+        let time = figures::against_error(choices, CostAxis::Time);
+        let energy = figures::against_error(choices, CostAxis::Energy);
         let causes = figures::parts(choices, "Time per decode step by cause", |c| {
             c.causes.iter().map(|(name, ns)| (name.to_string(), *ns)).collect()
         });
@@ -156,7 +158,10 @@ impl<'a> Page<'a> {
         let phases = self.shown(phases, "As above, by what a step does: append, cluster, select, attend and so on.")?;
         let meanings = PageTable {
             caption: format!("{}: what the causes are", choices.source),
-            columns: vec![PageColumn::new("cause", "", ""), PageColumn::new("what it is, and what makes it shorter", "", "")],
+            columns: vec![
+                PageColumn::new("cause", "", ""),
+                PageColumn::new("what it is, and what makes it shorter", "", ""),
+            ],
             rows: CAUSES.iter().map(|(_, name, why)| vec![name.to_string(), why.to_string()]).collect(),
         };
         let verdict = words::verdict(choices);
@@ -193,7 +198,12 @@ impl<'a> Page<'a> {
             self.sections.push(PageSection { id: "steps".into(), heading: "Decode steps".into(), content });
         }
         let errors = runs::error_maps(self.found);
-        let imbalance = runs::head_maps(&runs, "Imbalance over units, by layer and KV head", "fullest unit over the mean", pimattn_core::columns::IMBALANCE_UNITS)?;
+        let imbalance = runs::head_maps(
+            &runs,
+            "Imbalance over units, by layer and KV head",
+            "fullest unit over the mean",
+            pimattn_core::columns::IMBALANCE_UNITS,
+        )?;
         let channels = runs::channel_map(&runs)?;
         let mut content = Vec::new();
         if let Some(figure) = errors {
@@ -213,7 +223,11 @@ impl<'a> Page<'a> {
         }
         if !content.is_empty() {
             let content = html! { @for part in content { (part) } };
-            self.sections.push(PageSection { id: "heads".into(), heading: "Layers, heads and channels".into(), content });
+            self.sections.push(PageSection {
+                id: "heads".into(),
+                heading: "Layers, heads and channels".into(),
+                content,
+            });
         }
         Ok(())
     }
@@ -226,7 +240,11 @@ impl<'a> Page<'a> {
             column("policy", "", ""),
             column("budget", "tokens", ""),
             column("steps", "", ""),
-            column("mean error", "", "of the output, over steps, layers and query heads; layers that stay full are left out"),
+            column(
+                "mean error",
+                "",
+                "of the output, over steps, layers and query heads; layers that stay full are left out",
+            ),
             column("median error", "", "likewise"),
             column("95 % below", "", "95 % of the outputs err no more"),
             column("largest error", "", "of a query head at a step"),
@@ -256,9 +274,13 @@ impl<'a> Page<'a> {
     }
 
     fn html(&self, context: &PageContext<'_>) -> Result<String> {
-        let counts: Vec<String> = self.choices.iter().map(|c| format!("{} ({} choices)", c.source, c.all.len())).collect();
+        let counts: Vec<String> =
+            self.choices.iter().map(|c| format!("{} ({} choices)", c.source, c.all.len())).collect();
         let title = match context.title {
-            "" => format!("Sparse attention on PIM: {}", self.choices.iter().map(|c| c.source.as_str()).collect::<Vec<_>>().join(", ")),
+            "" => format!(
+                "Sparse attention on PIM: {}",
+                self.choices.iter().map(|c| c.source.as_str()).collect::<Vec<_>>().join(", ")
+            ),
             title => title.to_string(),
         };
         let markup = html! {

@@ -30,7 +30,11 @@ pub fn section(found: &Findings, context: &PageContext<'_>) -> Markup {
     let files = PageTable {
         caption: "Tables that this page was made from".into(),
         columns: vec![column("file"), column("rows"), column("columns")],
-        rows: found.files.iter().map(|(file, rows, columns)| vec![file.clone(), rows.to_string(), columns.to_string()]).collect(),
+        rows: found
+            .files
+            .iter()
+            .map(|(file, rows, columns)| vec![file.clone(), rows.to_string(), columns.to_string()])
+            .collect(),
     };
     let runs = PageTable {
         caption: "Where each run comes from".into(),

@@ -70,7 +70,11 @@ pub fn steps(runs: &[NamedRun<'_>]) -> Result<Option<(Figure, PageTable)>> {
         PageColumn::new("mean", "µs", ""),
         PageColumn::new("median", "µs", ""),
         PageColumn::new("longest", "µs", ""),
-        PageColumn::new("longest / mean", "", "how far the longest step stands out, such as one in which keys are clustered"),
+        PageColumn::new(
+            "longest / mean",
+            "",
+            "how far the longest step stands out, such as one in which keys are clustered",
+        ),
         PageColumn::new("longest is step", "", ""),
     ];
     let caption = "Decode steps of each run".into();

@@ -20,7 +20,8 @@ const WARNS: [&str; 2] = ["warning", "warnings"];
 /// The choices as a table: what a step costs, what is kept, and whether another choice is better.
 pub fn table(choices: &Choices, caption: &str) -> PageTable {
     let column = PageColumn::new;
-    let mut columns: Vec<PageColumn> = vec![column("choice", "", "policy and budget (tokens that a query head may select)")];
+    let mut columns: Vec<PageColumn> =
+        vec![column("choice", "", "policy and budget (tokens that a query head may select)")];
     columns.extend(choices.axes.iter().map(|axis| column(axis, "", "")));
     columns.extend([
         column("policy", "", ""),
@@ -30,7 +31,11 @@ pub fn table(choices: &Choices, caption: &str) -> PageTable {
         column("energy/step", "µJ", ""),
         column("output error", "", "|o_selected - o| / |o|, mean"),
         column("recall", "", "share of the budget's tokens of highest score that is selected, mean"),
-        column("Pareto", "", "yes: no other choice of the same setting is better in time, energy or error and in none worse"),
+        column(
+            "Pareto",
+            "",
+            "yes: no other choice of the same setting is better in time, energy or error and in none worse",
+        ),
         column("longest step", "µs", "such as one in which keys are clustered"),
         column("activations/step", "", "rows opened, one per bank"),
         column("main cause", "", "what takes most of the time"),
@@ -114,7 +119,10 @@ pub fn fastest(choices: &Choices) -> Option<PageTable> {
             rows.push(row);
         }
     }
-    let caption = format!("{}: the fastest budget of each policy at equal output error; empty where none errs so little", choices.source);
+    let caption = format!(
+        "{}: the fastest budget of each policy at equal output error; empty where none errs so little",
+        choices.source
+    );
     choices.has_errors().then_some(PageTable { caption, columns, rows })
 }
 
@@ -179,7 +187,9 @@ pub fn warnings(found: &Findings, choices: &[Choices], context: &PageContext<'_>
                 let value = row.said(column).and_then(|v| v.parse::<toml::Value>().ok());
                 settings.extend(value.map(|v| (column[prefix.len()..].to_string(), v)));
             }
-            period(&format!("{}, {policy}", folder.name), policy, steps, &settings, context).into_iter().for_each(&mut say);
+            period(&format!("{}, {policy}", folder.name), policy, steps, &settings, context)
+                .into_iter()
+                .for_each(&mut say);
         }
         declared(&folder.table).into_iter().for_each(&mut say);
     }
@@ -194,9 +204,13 @@ pub fn warnings(found: &Findings, choices: &[Choices], context: &PageContext<'_>
             sources.extend(provenance);
             generators.extend(Findings::origin(folder, &row).and_then(|o| o.said(columns::GENERATOR)));
             if let Some(beyond) = provenance.and_then(BeyondFit::said_in) {
-                say(format!("{trace}: its synthetic cache has {beyond}: what it says of accuracy goes beyond what was fitted."));
+                say(format!(
+                    "{trace}: its synthetic cache has {beyond}: what it says of accuracy goes beyond what was fitted."
+                ));
             } else if let Some(fitted) = row.said(columns::FITTED_TOKENS) {
-                say(format!("{trace}: its synthetic cache is longer than the {fitted} tokens of the text it is fitted to."));
+                say(format!(
+                    "{trace}: its synthetic cache is longer than the {fitted} tokens of the text it is fitted to."
+                ));
             }
             if let (Some(policy), _) = chosen(folder, &row) {
                 let workload = workload(folder, &row).unwrap_or_default();
@@ -210,7 +224,9 @@ pub fn warnings(found: &Findings, choices: &[Choices], context: &PageContext<'_>
     }
     if steps.len() > 1 {
         let all = steps.iter().copied().collect::<Vec<_>>().join(", ");
-        say(format!("The runs have different numbers of decode steps ({all}): their means per step are of different stretches of text."));
+        say(format!(
+            "The runs have different numbers of decode steps ({all}): their means per step are of different stretches of text."
+        ));
     }
     if sources.len() > 1 {
         let all = sources.iter().copied().collect::<Vec<_>>().join(" | ");
@@ -232,13 +248,20 @@ pub fn warnings(found: &Findings, choices: &[Choices], context: &PageContext<'_>
             ));
         }
         if metrics.without_error > 0 {
-            say(format!("{}: {} outputs are 0 and have no relative error; means are over the others.", metrics.file, metrics.without_error));
+            say(format!(
+                "{}: {} outputs are 0 and have no relative error; means are over the others.",
+                metrics.file, metrics.without_error
+            ));
         }
     }
     for choices in choices {
         let without = choices.all.iter().filter(|c| c.error().is_none()).count();
         if choices.has_errors() && without > 0 {
-            say(format!("{}: {without} of {} have no output error, and are not in the figures against it.", choices.source, choices.all.len()));
+            say(format!(
+                "{}: {without} of {} have no output error, and are not in the figures against it.",
+                choices.source,
+                choices.all.len()
+            ));
         }
     }
     Ok(out)
@@ -255,14 +278,19 @@ pub fn missing(found: &Findings, choices: &[Choices]) -> Result<Vec<(String, Str
     let mut out = Vec::new();
     let mut say = |what: String, how: &str| out.push((what, how.to_string()));
     for choices in choices.iter().filter(|c| !c.has_errors() && found.sweeps.iter().any(|s| s.name == c.source)) {
-        let what = format!("{}: output error, recall and the Pareto frontier (accuracy was not measured)", choices.source);
+        let what =
+            format!("{}: output error, recall and the Pareto frontier (accuracy was not measured)", choices.source);
         say(what, "accuracy = true in the sweep's grid");
     }
     if found.runs.is_empty() {
-        say("Decode steps over time, imbalance by layer, head and channel".into(), "pimsim run TRACE --config SYSTEM.toml -o DIR");
+        say(
+            "Decode steps over time, imbalance by layer, head and channel".into(),
+            "pimsim run TRACE --config SYSTEM.toml -o DIR",
+        );
     }
     if found.metrics.is_empty() {
-        let how = "tracegen run --config WORKLOAD.toml -o TRACE --metrics M.csv, then pimsim report DIR --metrics M.csv";
+        let how =
+            "tracegen run --config WORKLOAD.toml -o TRACE --metrics M.csv, then pimsim report DIR --metrics M.csv";
         say("Output error by layer and query head".into(), how);
     }
     for folder in &found.runs {
@@ -275,12 +303,18 @@ pub fn missing(found: &Findings, choices: &[Choices]) -> Result<Vec<(String, Str
             ("origins.csv: policy, budget, source and configuration of each run", details.origins.is_some()),
         ];
         for (what, _) in tables.into_iter().filter(|(_, there)| !there) {
-            say(format!("{}: {what}", folder.name), "pimsim run TRACE --config SYSTEM.toml -o DIR writes it beside run.csv");
+            say(
+                format!("{}: {what}", folder.name),
+                "pimsim run TRACE --config SYSTEM.toml -o DIR writes it beside run.csv",
+            );
         }
         for row in folder.run.rows() {
             if !found.metrics.is_empty() && metrics_of(found, folder, &row)?.is_none() {
                 let what = format!("{}: output error of {}", folder.name, row.text(columns::TRACE)?);
-                say(what, "tracegen run --metrics M.csv with the trace's policy, budget and steps, given with --metrics");
+                say(
+                    what,
+                    "tracegen run --metrics M.csv with the trace's policy, budget and steps, given with --metrics",
+                );
             }
         }
     }

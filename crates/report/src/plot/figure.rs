@@ -239,7 +239,9 @@ impl Figure {
             Some((id, description)) => {
                 let named = document.set("role", "group").set("aria-labelledby", format!("{id}-t {id}-d"));
                 let title = el::Title::new(&self.title).set("id", format!("{id}-t"));
-                named.add(title).add(el::Description::new().set("id", format!("{id}-d")).add(svg::node::Text::new(description)))
+                named
+                    .add(title)
+                    .add(el::Description::new().set("id", format!("{id}-d")).add(svg::node::Text::new(description)))
             }
         };
         Ok(format!("{}\n", document.add(hatches(pen.id())).add(paper).add(out)))
@@ -304,8 +306,15 @@ mod tests {
     }
 
     fn lines(points: &[(f64, f64)]) -> Content {
-        let series = ["one", "two"].map(|name| Series { name: name.into(), points: points.to_vec() }).to_vec();
-        Content::Lines(Lines { x: Axis::new("x", Scale::Log), y: Axis::new("y", Scale::FromZero), series })
+        let series =
+            ["one", "two"].map(|name| Series { name: name.into(), points: points.to_vec(), ..Series::default() });
+        let series = series.to_vec();
+        Content::Lines(Lines {
+            x: Axis::new("x", Scale::Log),
+            y: Axis::new("y", Scale::FromZero),
+            series,
+            ..Lines::default()
+        })
     }
 
     #[test]
@@ -316,6 +325,15 @@ mod tests {
         assert!(svg.contains("a &amp; b") && svg.starts_with("<svg "));
         // A line and a sample of the legend for each series.
         assert_eq!(svg.matches("stroke-dasharray").count(), 4);
+    }
+
+    #[test]
+    fn in_a_page_marks_say_their_values_and_identifiers_are_its_own() {
+        let svg = figure(lines(&[(1.0, 2.0), (100.0, 3.0)])).inline("f7", "what <it> says").unwrap();
+        assert_eq!(svg.matches("class=\"pt\"").count(), 4);
+        assert!(svg.contains("one: y 2; x 1") && svg.contains("what &lt;it&gt; says"), "{svg}");
+        assert!(svg.contains("id=\"f7-hatch1\"") && !svg.contains("id=\"hatch1\""));
+        assert!(!figure(lines(&[(1.0, 2.0)])).svg().unwrap().contains("class=\"pt\""));
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl Heat {
                 let rect = rect.set("width", px(wide - 0.6)).set("height", px(high_of_row - 0.6));
                 let mut drawn = el::Group::new().add(rect);
                 if size >= SMALLEST {
-                    let number = text(&short(*x), corner.0 + wide / 2.0, middle + size * 0.36, px(size), Anchor::Middle);
+                    let number =
+                        text(&short(*x), corner.0 + wide / 2.0, middle + size * 0.36, px(size), Anchor::Middle);
                     drawn = drawn.add(number.set("fill", ink));
                 }
                 out = out.add(pen.told(drawn, || {

@@ -75,7 +75,9 @@ impl Lines {
             let line = line.set("stroke", colour(i)).set("stroke-width", 1.8).set("stroke-dasharray", dashes(i));
             // Markers show whose line it is where others cross it.
             let drawn = ends.iter().fold(el::Group::new().add(line), |group, end| group.add(marker(i, *end)));
-            out = out.add(pen.told(drawn, || format!("{name}: {} {}, whatever the {}", self.y.label, y.said(*height), self.x.label)));
+            out = out.add(pen.told(drawn, || {
+                format!("{name}: {} {}, whatever the {}", self.y.label, y.said(*height), self.x.label)
+            }));
         }
         for (n, series) in self.series.iter().enumerate() {
             let i = pen.place(&series.name);
@@ -90,7 +92,7 @@ impl Lines {
             let first = n * every / self.series.len();
             let highest = series.points.iter().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
             for (k, point) in series.points.iter().enumerate() {
-                let marked = k >= first && (k - first) % every == 0;
+                let marked = k >= first && (k - first).is_multiple_of(every);
                 let target = (marked || !crowded || point.1 == highest).then(|| pen.target(at(point))).flatten();
                 if !marked && target.is_none() {
                     continue;

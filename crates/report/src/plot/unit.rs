@@ -1,18 +1,12 @@
 //! Multiples of units: numbers on an axis are short, and its label says of what.
 
 /// A multiple of a unit, such as ms of ns.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Multiple {
     /// Name of the multiple; empty where there is no unit.
     pub unit: String,
     /// The power of ten that a value in the declared unit is multiplied by.
     power: i32,
-}
-
-impl Default for Multiple {
-    fn default() -> Self {
-        Multiple { unit: String::new(), power: 0 }
-    }
 }
 
 /// Names of a quantity's units, as tables declare them and as figures show them, with their powers of ten.
