@@ -5,7 +5,7 @@ use super::metrics::MetricsTally;
 use super::read::{Findings, PointFolder, RunFolder, is_of};
 use crate::cells::{CellRow, Cells};
 use crate::explain::{CAUSES, PHASES};
-use crate::frontier::PointCost;
+use crate::frontier::{CHOICES, PointCost};
 use crate::sheet::stem;
 use pimattn_core::columns;
 use pimattn_core::error::Result;
@@ -150,8 +150,9 @@ impl Choices {
                 }
             }
         }
-        let of_choice = |axis: &str| [columns::POLICY, columns::BUDGET].contains(&axis);
-        let axes: Vec<String> = varied.iter().map(|(axis, _)| axis.clone()).filter(|axis| !of_choice(axis)).collect();
+        // What only follows from the axes, as the device, tells no groups apart.
+        let groups = |axis: &&String| varied.iter().any(|(name, _)| name == *axis) && !CHOICES.contains(&axis.as_str());
+        let axes: Vec<String> = axes.iter().filter(groups).cloned().collect();
         let mut all = Vec::new();
         for row in table.rows() {
             let policy = row.said(columns::POLICY).unwrap_or(POINTS);

@@ -108,11 +108,11 @@ pub fn steps(runs: &[NamedRun<'_>]) -> Result<Option<(Figure, PageTable)>> {
 }
 
 /// Numbers by layer and head (or another pair), with what panel they are of.
-type Grid = (String, BTreeMap<(u64, u64), f64>);
+type CellGrid = (String, BTreeMap<(u64, u64), f64>);
 
 /// Heat maps with one scale, so that they can be compared; none where there are no numbers.
-fn heat_maps(title: &str, label: &str, names: [&str; 2], grids: Vec<Grid>) -> Option<Figure> {
-    let grids: Vec<Grid> = grids.into_iter().filter(|(_, cells)| !cells.is_empty()).collect();
+fn heat_maps(title: &str, label: &str, names: [&str; 2], grids: Vec<CellGrid>) -> Option<Figure> {
+    let grids: Vec<CellGrid> = grids.into_iter().filter(|(_, cells)| !cells.is_empty()).collect();
     let all = || grids.iter().flat_map(|(_, cells)| cells.values().copied());
     let (low, high) = all().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
     let (mut most_rows, mut most_columns) = (0, 0);
@@ -146,7 +146,7 @@ pub fn error_maps(found: &Findings) -> Option<Figure> {
         (format!("{} {}", m.policy, m.budget), cells)
     };
     // What errs nowhere, as attention to all tokens, has nothing to show.
-    let errs = |(_, cells): &Grid| cells.values().any(|x| *x > 0.0);
+    let errs = |(_, cells): &CellGrid| cells.values().any(|x| *x > 0.0);
     let grids = found.metrics.iter().map(of).filter(errs).collect();
     heat_maps("Output error by layer and query head", "output error", ["layer", "query head"], grids)
 }

@@ -201,11 +201,13 @@ impl Figure {
         let (legend, legend_height) = self.legend(&pen, MARGIN + title_height, total);
         out = out.add(legend);
         let top = MARGIN + title_height + legend_height;
-        let untitled = self.panels.iter().all(|panel| panel.title.is_empty());
+        let headings: Vec<Vec<String>> =
+            self.panels.iter().map(|panel| wrapped(&panel.title, HEADING, wide - BESIDE)).collect();
+        let heading_lines = headings.iter().map(Vec::len).max().unwrap_or(0) as f64;
         for (i, panel) in self.panels.iter().enumerate() {
             let corner = (MARGIN + (i % columns) as f64 * wide, top + (i / columns) as f64 * high);
-            let heading = text(&panel.title, corner.0 + BESIDE, corner.1 + HEADING + 8.0, HEADING, Anchor::Start);
-            let above = if untitled { 16.0 } else { HEADING + 22.0 };
+            let above =
+                if heading_lines == 0.0 { 16.0 } else { HEADING + 22.0 + (heading_lines - 1.0) * (HEADING + 3.0) };
             let frame = Frame {
                 left: corner.0 + BESIDE,
                 width: wide - BESIDE - 22.0,
@@ -220,7 +222,9 @@ impl Figure {
             };
             let drawn = drawn.map_err(|e| Error::Usage(format!("panel \"{}\": {e}", panel.title)))?;
             out = out.add(drawn);
-            if !untitled {
+            for (n, line) in headings[i].iter().enumerate() {
+                let baseline = corner.1 + HEADING + 8.0 + n as f64 * (HEADING + 3.0);
+                let heading = text(line, corner.0 + BESIDE, baseline, HEADING, Anchor::Start);
                 out = out.add(heading.set("font-weight", "bold"));
             }
         }
@@ -295,6 +299,21 @@ impl Figure {
     }
 }
 
+/// A text in lines that are no wider than this; a word that is wider has a line of its own.
+fn wrapped(content: &str, size: f64, most: f64) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in content.split(' ').filter(|word| !word.is_empty()) {
+        match lines.last_mut() {
+            Some(line) if width(line, size) + width(word, size) + size <= most => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Axis, Bar, BarGroup, Scale, Series, Span};
@@ -334,6 +353,14 @@ mod tests {
         assert!(svg.contains("one: y 2; x 1") && svg.contains("what &lt;it&gt; says"), "{svg}");
         assert!(svg.contains("id=\"f7-hatch1\"") && !svg.contains("id=\"hatch1\""));
         assert!(!figure(lines(&[(1.0, 2.0)])).svg().unwrap().contains("class=\"pt\""));
+    }
+
+    #[test]
+    fn a_heading_is_no_wider_than_its_panel() {
+        let lines = wrapped("placement: 2 channels a head, alignment: clusters begin at a row", HEADING, 234.0);
+        assert!(lines.len() > 1 && lines.iter().all(|line| width(line, HEADING) <= 234.0), "{lines:?}");
+        assert_eq!(lines.join(" "), "placement: 2 channels a head, alignment: clusters begin at a row");
+        assert!(wrapped("", HEADING, 234.0).is_empty());
     }
 
     #[test]
