@@ -92,7 +92,7 @@ impl PageChoice {
             }
         }
         let mut phases = Vec::new();
-        for phase in PHASES.iter().copied().chain([OTHER, WAITING]) {
+        for phase in phase_names() {
             phases.extend(per_step(&format!("{}_ns", phase.replace('-', "_")))?.map(|ns| (phase.to_string(), ns)));
         }
         let budget = budget.filter(|_| !baseline);
@@ -120,6 +120,11 @@ impl PageChoice {
 /// Phases that are not of a step's own work.
 const OTHER: &str = "other";
 const WAITING: &str = "waiting";
+
+/// Phases in the order of a step, and those behind.
+pub fn phase_names() -> Vec<&'static str> {
+    PHASES.into_iter().chain([OTHER, WAITING]).collect()
+}
 
 impl Choices {
     /// Points of a sweep: its axes stand between the point and its key.

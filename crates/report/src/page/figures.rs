@@ -12,6 +12,10 @@ const PAGE: f64 = 1060.0;
 const POINTS: (f64, f64) = (515.0, 400.0);
 /// Width of a bar with its gap, and of what stands beside the bars of a panel.
 const BAR: (f64, f64) = (30.0, 110.0);
+/// Gap between the bars of two policies, in bars.
+const GAP: f64 = 0.8;
+/// Room over the highest bar of a setting, for its number.
+const HEADROOM: f64 = 1.25;
 
 /// A figure, and how many groups it has no room for.
 pub struct PageFigure {
@@ -106,55 +110,46 @@ pub fn against_error(choices: &Choices, cost: CostAxis) -> Option<PageFigure> {
     (!figure.panels.is_empty()).then_some(PageFigure { figure, left_out })
 }
 
-/// Parts of the time of a step, stacked, a bar for each choice; none where the tables do not say them.
-pub fn parts(choices: &Choices, title: &str, of: impl Fn(&PageChoice) -> Vec<(String, f64)>) -> Option<PageFigure> {
-    let mut names: Vec<String> = Vec::new();
-    let mut panels: Vec<(String, Vec<BarGroup>)> = Vec::new();
+/// Parts of the time of a step, stacked, a bar for each choice; none where the tables do not say them. `names` are those of
+/// the parts that look alike on all pages, in order.
+pub fn parts(
+    choices: &Choices,
+    title: &str,
+    names: &[&str],
+    of: impl Fn(&PageChoice) -> Vec<(String, f64)>,
+) -> Option<PageFigure> {
+    let mut panels: Vec<(String, Bars)> = Vec::new();
     for (title, members) in choices.groups() {
-        let mut bars: Vec<(&str, Bar)> = Vec::new();
-        for choice in members {
-            let parts = of(choice);
-            for (name, height) in &parts {
-                if *height > 0.0 && !names.contains(name) {
-                    names.push(name.clone());
-                }
-            }
-            if !parts.is_empty() {
-                bars.push((&choice.policy, Bar { label: choice.label.clone(), parts }));
-            }
-        }
-        for chunk in bars.chunks(BARS) {
+        let all = members.iter().map(|choice| (&choice.policy, Bar { label: choice.label.clone(), parts: of(choice) }));
+        let bars: Vec<(&String, Bar)> = all.filter(|(_, bar)| !bar.parts.is_empty()).collect();
+        // Panels of a setting have one scale, so that their bars can be compared.
+        let heights = bars.iter().map(|(_, bar)| bar.parts.iter().map(|(_, h)| h).sum::<f64>());
+        let highest = heights.fold(0.0, f64::max) * HEADROOM;
+        let y = Axis::new("time per step", Scale::FromZero).with_unit("ns").holding([highest]);
+        let each = bars.len().div_ceil(bars.len().div_ceil(BARS).max(1)).max(1);
+        for chunk in bars.chunks(each) {
             // Bars of a policy stand together.
-            let groups = chunk.chunk_by(|a, b| a.0 == b.0);
-            let group = |bars: &[(&str, Bar)]| BarGroup {
+            let group = |bars: &[(&String, Bar)]| BarGroup {
                 label: String::new(),
                 bars: bars.iter().map(|(_, bar)| bar.clone()).collect(),
             };
-            panels.push((title.clone(), groups.map(group).collect()));
+            let groups = chunk.chunk_by(|a, b| a.0 == b.0).map(group).collect();
+            panels.push((title.clone(), Bars { y: y.clone(), groups }));
         }
     }
     let left_out = panels.len().saturating_sub(MOST_PANELS);
     panels.truncate(MOST_PANELS);
-    let bars = |groups: &[BarGroup]| groups.iter().map(|g| g.bars.len()).sum::<usize>() as f64;
-    let heights = || {
-        let all = panels.iter().flat_map(|(_, groups)| groups).flat_map(|g| &g.bars);
-        all.map(|bar| bar.parts.iter().map(|(_, h)| h).sum::<f64>()).collect::<Vec<_>>()
-    };
-    // Panels have one scale, so that their bars can be compared.
-    let axis = Axis::new("time per step", Scale::FromZero).with_unit("ns").holding(heights());
-    let most = panels.iter().map(|(_, groups)| bars(groups)).fold(0.0, f64::max);
-    let gaps = panels.iter().map(|(_, groups)| groups.len()).max().unwrap_or(0) as f64;
-    let labels = panels.iter().flat_map(|(_, groups)| groups).flat_map(|g| &g.bars);
+    let slots = |bars: &Bars| bars.groups.iter().map(|g| g.bars.len() as f64 + GAP).sum::<f64>();
+    let most = panels.iter().map(|(_, bars)| slots(bars)).fold(0.0, f64::max);
+    let labels = panels.iter().flat_map(|(_, bars)| &bars.groups).flat_map(|g| &g.bars);
     let longest = labels.map(|b| b.label.chars().count()).max().unwrap_or(0) as f64;
-    let wide = (BAR.1 + BAR.0 * (most + 0.8 * gaps)).clamp(520.0, PAGE);
-    let columns = ((PAGE / wide) as usize).max(1);
-    let content = |groups: Vec<BarGroup>| Content::Bars(Bars { y: axis.clone(), groups });
+    let wide = (BAR.1 + BAR.0 * most).clamp(520.0, PAGE);
     let figure = Figure {
         title: title.into(),
         note: String::new(),
-        names,
-        panels: panels.into_iter().map(|(title, groups)| Panel { title, content: content(groups) }).collect(),
-        columns,
+        names: names.iter().map(|name| name.to_string()).collect(),
+        panels: panels.into_iter().map(|(title, bars)| Panel { title, content: Content::Bars(bars) }).collect(),
+        columns: ((PAGE / wide) as usize).max(1),
         panel: (wide, 320.0 + 7.5 * longest),
     };
     (!figure.panels.is_empty()).then_some(PageFigure { figure, left_out })

@@ -97,7 +97,7 @@ impl<'a> Page<'a> {
         for (n, choices) in page.choices.clone().iter().enumerate() {
             page.chosen(n, choices, context)?;
         }
-        page.runs(context)?;
+        page.runs()?;
         page.sections.push(PageSection {
             id: "provenance".into(),
             heading: "Provenance".into(),
@@ -141,10 +141,12 @@ impl<'a> Page<'a> {
         let heading = format!("{what}: {}", choices.source);
         let time = figures::against_error(choices, CostAxis::Time);
         let energy = figures::against_error(choices, CostAxis::Energy);
-        let causes = figures::parts(choices, "Time per decode step by cause", |c| {
+        let names = CAUSES.map(|(_, name, _)| name);
+        let causes = figures::parts(choices, "Time per decode step by cause", &names, |c| {
             c.causes.iter().map(|(name, ns)| (name.to_string(), *ns)).collect()
         });
-        let phases = figures::parts(choices, "Time per decode step by phase", |c| c.phases.clone());
+        let names = choice::phase_names();
+        let phases = figures::parts(choices, "Time per decode step by phase", &names, |c| c.phases.clone());
         let told = |cost: &str| {
             format!(
                 "Each point is a policy at a budget; a line joins the budgets of a policy. Less is better both ways: no point \
@@ -187,8 +189,7 @@ impl<'a> Page<'a> {
     }
 
     /// What only runs and metrics say.
-    fn runs(&mut self, context: &PageContext<'_>) -> Result<()> {
-        let _ = context;
+    fn runs(&mut self) -> Result<()> {
         let all = self.choices.iter().flat_map(|c| c.all.clone()).collect::<Vec<_>>();
         let runs = runs::named(self.found, &all)?;
         if let Some((figure, table)) = runs::steps(&runs)? {
