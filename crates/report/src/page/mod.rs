@@ -1,6 +1,6 @@
 //! All that folders of results say, on one page: HTML that stands alone.
 //!
-//! [`read`] finds the tables of sweeps, runs and tuning; [`choice`] makes of them what can be chosen; the other rooms say
+//! `read` finds the tables of sweeps, runs and tuning; `choice` makes of them what can be chosen; the other rooms say
 //! it: in figures of the plot room, in tables, in words. A script sorts, filters and shows values; the page reads without it.
 
 mod choice;
