@@ -3,6 +3,7 @@
 # make test-cluster: the Snakemake and Slurm scripts of tools/cluster. make test-kill: a sweep killed many times.
 # make test-long: the fast engine against the plain one on many random traces.
 # make ci: what the hosted checks run. make msrv, make library, make deny, make miri: parts of it.
+# make test-page: a page of pimsim report in headless Chromium.
 # make test-guides: does what docs/add-a-*.md say, in a copy of the tree.
 # make test-golden: the tests that need golden results, in $PIMATTN_SHARED or ../shared; make test runs them where they are.
 # make snapshots: accepts what reports and help texts say now.
@@ -21,7 +22,7 @@ MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test test-cluster test-kill test-long test-guides test-golden docs snapshots lint ci msrv \
+.PHONY: build demo reproduce test test-cluster test-kill test-long test-guides test-golden test-page docs snapshots lint ci msrv \
   msrv-version library deny miri bench guard \
   record-instructions scale
 
@@ -55,6 +56,11 @@ test-golden:
 # Needs Python 3.11 or newer with venv, and the network: Snakemake comes from PyPI.
 test-cluster: build
 	tools/cluster/test.sh $(BIN)/pimsim $(BIN)/../cluster
+
+# Needs Node 20 or newer with npm, the network (puppeteer-core and axe-core come from npm), and Chromium or Chrome. Screenshots
+# are left in the folder.
+test-page: build
+	tools/page/test.sh $(BIN)/pimsim $(BIN)/tracegen $(BIN)/../page
 
 # A sweep killed at so many moments, not ten.
 KILLS ?= 200

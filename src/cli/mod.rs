@@ -1,12 +1,14 @@
 //! The command line: flags, progress, messages, exit codes. The only room that prints.
 
 mod artifact;
+mod catalogue;
 pub mod exit;
 mod fit;
 pub mod manual;
 pub mod pimsim;
 mod plot;
 mod presets;
+pub mod report;
 mod reproduce;
 mod sweep;
 mod system;
@@ -244,6 +246,17 @@ fn threads(threads: usize) -> Result<()> {
 pub const EXIT_CODES: &str = "Exit codes: 0 done; 1 ran, but a check failed; 2 usage; 65 damaged input data; \
 66 input missing; 74 I/O error; 78 wrong configuration; 130 interrupted.";
 
+/// Refuses a file whose ending promises another format than the one that is written.
+fn check_ending(path: &Path, written: &[&str]) -> Result<()> {
+    match path.extension() {
+        Some(ending) if !written.iter().any(|w| ending.eq_ignore_ascii_case(w)) => {
+            let all = written.iter().map(|w| format!(".{w}")).collect::<Vec<_>>().join(" or ");
+            Err(Error::Usage(format!("-o {}: {all} is written, not .{}", path.display(), ending.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes text to standard output.
 pub fn print(text: &str) -> Result<()> {
     use std::io::Write;
@@ -269,7 +282,7 @@ pub fn tables_document() -> String {
         out.push_str(&markdown(&columns));
     }
     out.push_str("\n# Metrics of tracegen run\n\nA row is a query head of a layer at a decode step.\n");
-    out.push_str(&markdown(&pimattn_tracegen::generate::metrics_layout().columns()));
+    out.push_str(&markdown(pimattn_tracegen::generate::metrics_layout().columns()));
     out.push_str("\n# Table of tracegen agree\n\nA row is a figure of a layer, or of all that are compared.\n");
     out.push_str(&markdown(&columns_of(pimattn_tracegen::agree::COLUMNS)));
     out.push_str("\n# Table of pimsim sweep\n\nA row is a point of the grid, in its order: its place, its axes, its key, its result.\n");

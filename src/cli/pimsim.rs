@@ -69,6 +69,8 @@ enum PimsimCommand {
     Reproduce(super::reproduce::ReproduceArgs),
     /// List, print or export the configurations and the sample cache that the programs hold inside
     Presets(super::presets::PresetsArgs),
+    /// Put all that folders of results say on one page: tables, figures, provenance
+    Report(super::report::ReportArgs),
     /// Draw columns of any table as SVG
     Plot(super::plot::PlotArgs),
     /// Print the documentation of every table column, as Markdown
@@ -255,6 +257,7 @@ pub fn main() -> ExitCode {
         PimsimCommand::System(args) => super::system::run(&args, &cli.common),
         PimsimCommand::Reproduce(args) => super::reproduce::run(&args, &cli.common),
         PimsimCommand::Presets(args) => super::presets::run(&args, &cli.common),
+        PimsimCommand::Report(args) => super::report::run(&args, &cli.common),
         PimsimCommand::Plot(args) => super::plot::run(&args),
         PimsimCommand::Schema => super::print(&super::tables_document()),
         PimsimCommand::Completions(args) => manual::completions(&args, PimsimCli::command()),

@@ -1,8 +1,9 @@
 //! `pimsim plot`.
 
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::{self, Output};
-use pimattn_report::chart::Chart;
+use pimattn_report::chart::{Chart, Placeless};
 use pimattn_report::plot::Scale;
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,7 +17,8 @@ pub struct PlotArgs {
     /// Column of the x axis; with --bars, one group of bars for each value
     #[arg(long, value_name = "COLUMN")]
     x: String,
-    /// Column of the y axis. May be given again: each column gets a panel, or with --bars is a part of every bar
+    /// Column of the y axis, or A/B for one column over another, as time_ns/steps. May be given again: each column gets a
+    /// panel, or with --bars is a part of every bar
     #[arg(long, value_name = "COLUMN", required = true)]
     y: Vec<String>,
     /// Column whose values give separate lines, or separate bars in a group; may be given again
@@ -50,6 +52,7 @@ pub struct PlotArgs {
 
 /// `pimsim plot`.
 pub fn run(args: &PlotArgs) -> Result<()> {
+    super::check_ending(&args.output, &["svg"])?;
     let only = args.only.iter().map(|text| match text.split_once('=') {
         Some((column, cell)) => Ok((column.to_string(), cell.to_string())),
         None => Err(Error::Usage(format!("--where {text}: expected COLUMN=CELL"))),
@@ -65,6 +68,10 @@ pub fn run(args: &PlotArgs) -> Result<()> {
         y_scale: if args.log_y { Scale::Log } else { Scale::FromZero },
         title: args.title.clone(),
         columns: args.columns,
+        placeless: super::catalogue::heedless()
+            .map(|policy| Placeless { x: columns::BUDGET.into(), told: (columns::POLICY.into(), policy.into()) })
+            .collect(),
+        catalogue: super::catalogue::catalogue(),
     };
     let svg = chart.figure(fsio::open(&args.table)?, &args.table.display().to_string())?.svg()?;
     let mut out = Output::create(&args.output)?;

@@ -115,6 +115,7 @@ pub(super) struct Swept<'a> {
 pub(super) fn sweep_points(grid: &Grid, points: &[Point], to: &Swept<'_>, common: &CommonArgs) -> Result<()> {
     let cache = to.cache.map_or_else(|| to.output.join("points"), Path::to_path_buf);
     let mut store = Store::open(grid, to.output, &cache)?;
+    let had_table = to.output.join("sweep.csv").exists();
     let workers = match to.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
@@ -127,6 +128,12 @@ pub(super) fn sweep_points(grid: &Grid, points: &[Point], to: &Swept<'_>, common
     });
     drop(progress);
     let SweepOutcome { run, kept, failed } = outcome?;
+    if had_table && kept == 0 {
+        let place = cache.display();
+        common.warn(&format!(
+            "the sweep.csv that was there had none of these points, and is replaced; its points are kept in {place}"
+        ));
+    }
     common.note(&format!("{}: {run} points run, {kept} kept, {} failed", grid.name, failed.len()));
     let mut failed = failed.into_iter().map(|(index, e)| {
         let name = points.iter().find(|p| p.index == index).map_or(String::new(), |p| p.name(grid));

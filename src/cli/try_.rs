@@ -26,7 +26,7 @@ pub struct TryArgs {
     /// KV dump: .safetensors, .npz, or a folder of .npy; without it, the built-in sample of a real cache
     #[arg(value_name = "DUMP", value_parser = super::named(PresetKind::Cache))]
     dump: Option<PathBuf>,
-    /// Folder for sweep.csv and the finished points, which are not run again
+    /// Folder for report.html, sweep.csv and the finished points, which are not run again
     #[arg(short, long, value_name = "DIR", default_value = "pimattn-try")]
     output: PathBuf,
     /// Policies, instead of those of the preset grid/try; full is always among them
@@ -70,6 +70,9 @@ pub fn run(args: &TryArgs, common: &CommonArgs) -> Result<()> {
     let table = args.output.join("sweep.csv");
     let reference = select::full::ENTRY.name;
     let answer = Answer::read(fsio::open(&table)?, &table.display().to_string(), SPLIT, reference)?;
+    let page = args.output.join("report.html");
+    let title = format!("Which policy for {}", trial.name(args));
+    super::report::write(&super::report::html(std::slice::from_ref(&args.output), &[], &title)?, &page)?;
     super::print(&trial.text(&answer, args))
 }
 
@@ -133,6 +136,11 @@ impl Trial {
         ]
     }
 
+    /// What the dump is called on the command line.
+    fn name(&self, args: &TryArgs) -> String {
+        args.dump.as_ref().map_or(SAMPLE.to_string(), |dump| dump.display().to_string())
+    }
+
     fn text(&self, answer: &Answer, args: &TryArgs) -> String {
         let place = |split: &str| match split {
             "1" => "each head on a channel of its own".to_string(),
@@ -150,7 +158,7 @@ impl Trial {
              query head. most in: what takes most time besides waiting for other channels. *: no other point of the\n\
              table is better in time, energy and mean error alike.\n\n",
         );
-        let kv = args.dump.as_ref().map_or(SAMPLE.to_string(), |dump| dump.display().to_string());
+        let kv = self.name(args);
         let next = |policy: &str, error: f64| {
             let budgets = self.budgets.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
             format!(
@@ -168,7 +176,8 @@ impl Trial {
             "\nAssumed: the mapping of the preset workload/demo, one request, the first two layers of the model dense; host latencies and what\n\
              the system marks \"assumed\". Left out: the prefill, all but attention, and accuracy beyond the attention's output.\n",
         );
-        out.push_str(&format!("The table is {}.\n", args.output.join("sweep.csv").display()));
+        let [page, table] = ["report.html", "sweep.csv"].map(|file| args.output.join(file).display().to_string());
+        out.push_str(&format!("The page to look at or mail: {page}. The table behind it: {table}.\n"));
         out
     }
 }

@@ -7,6 +7,7 @@ mod exchange;
 mod folders;
 mod guides;
 mod newcomer;
+mod page;
 mod readme;
 mod roundtrip;
 mod snapshots;

@@ -125,6 +125,13 @@ fn slips_are_told_what_would_be_right() {
         ),
         (PIMSIM, &["frontier", "quest-128/run.csv"], 65, "this is a table of runs"),
         (PIMSIM, &["audit", "quest-128.ptrace", "--config", "hbm3-pim"], 65, "this is a trace; expected a command log"),
+        (
+            PIMSIM,
+            &["plot", "quest-128/steps.csv", "--x", "stp", "--y", "cycles", "-o", "x.svg"],
+            2,
+            "did you mean \"step\"?",
+        ),
+        (PIMSIM, &["compare", "quest-128", "starc-128", "--column", "cycels"], 2, "did you mean \"cycles\"?"),
         (PIMSIM, &["presets", "show", "demo"], 2, "workload/demo, grid/demo"),
         (PIMSIM, &["presets", "sistem"], 2, "did you mean \"system\"?"),
         (PIMSIM, &["try", "--policies", "starK"], 2, "did you mean \"starc\"?"),

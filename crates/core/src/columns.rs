@@ -28,6 +28,17 @@ names! {
     CHANNEL = "channel";
     POINT = "point";
     KEY = "key";
+    CAPABILITY = "capability";
+    OBJECTIVE = "objective";
+    GENERATOR = "generator";
+    PROVENANCE = "provenance";
+    SEED = "seed";
+    SPEC_HASH = "spec_hash";
+    ELEMENT_BYTES = "element_bytes";
+    CHANNELS = "channels";
+    ASSUMED = "assumed";
+    WORKLOAD = "workload";
+    SETTINGS = "settings";
 
     STEPS = "steps";
     CYCLES = "cycles";

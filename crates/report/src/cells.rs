@@ -12,6 +12,48 @@ pub struct Cells {
     rows: Vec<Vec<String>>,
 }
 
+/// A row of a table.
+#[derive(Clone, Copy)]
+pub struct CellRow<'a> {
+    table: &'a Cells,
+    cells: &'a [String],
+    index: usize,
+}
+
+impl<'a> CellRow<'a> {
+    /// All cells.
+    pub fn cells(&self) -> &'a [String] {
+        self.cells
+    }
+
+    /// A cell.
+    pub fn text(&self, column: &str) -> Result<&'a str> {
+        Ok(self.cells[self.table.column(column)?].as_str())
+    }
+
+    /// A cell; none where it is empty, or the table has no such column.
+    pub fn said(&self, column: &str) -> Option<&'a str> {
+        let place = self.table.header.iter().position(|h| h == column)?;
+        Some(self.cells[place].as_str()).filter(|cell| !cell.is_empty())
+    }
+
+    /// A cell as a number; none where it is empty, or the table has no such column.
+    ///
+    /// # Errors
+    /// When the cell is no number: file and line.
+    pub fn known(&self, column: &str) -> Result<Option<f64>> {
+        self.said(column).map(|_| self.table.number(self.index, column)).transpose()
+    }
+
+    /// A cell as a number.
+    ///
+    /// # Errors
+    /// When the column is not there, or the cell is no number: file and line.
+    pub fn number(&self, column: &str) -> Result<f64> {
+        self.table.number(self.index, column)
+    }
+}
+
 /// Columns and the cells that are looked for.
 pub type CellQuery<'a> = [(&'a str, &'a str)];
 
@@ -48,6 +90,21 @@ impl Cells {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// Names of the columns.
+    pub fn header(&self) -> &[String] {
+        &self.header
+    }
+
+    /// Whether there is a column of this name.
+    pub fn has(&self, column: &str) -> bool {
+        self.header.iter().any(|h| h == column)
+    }
+
+    /// The rows, from the first.
+    pub fn rows(&self) -> impl Iterator<Item = CellRow<'_>> {
+        self.rows.iter().enumerate().map(|(index, cells)| CellRow { table: self, cells, index })
     }
 
     fn column(&self, name: &str) -> Result<usize> {
@@ -114,6 +171,15 @@ mod tests {
         let row = t.the(&[("policy", "starc"), ("context", "16000")]).unwrap();
         assert_eq!((t.number(row, "us").unwrap(), t.cite(row, "us")), (2.0, "t.csv:3 us".to_string()));
         assert_eq!(t.distinct("policy").unwrap(), ["full", "starc"]);
+    }
+
+    #[test]
+    fn rows_give_what_they_have() {
+        let t = Cells::read(TABLE.replace("starc,16000,2", "starc,16000,").as_bytes(), "t.csv").unwrap();
+        let known: Vec<_> = t.rows().map(|r| r.known("us").ok()).collect();
+        assert_eq!(known, [Some(Some(10.0)), Some(None), None]);
+        assert!(t.rows().all(|r| r.known("joules").unwrap().is_none() && r.number("joules").is_err()));
+        assert_eq!(t.rows().nth(1).unwrap().text("policy").unwrap(), "starc");
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub(crate) const CAUSES: [(&str, &str, &str); 8] = [
 ];
 
 /// Phases in the order of a step; others come behind.
-const PHASES: [&str; 7] = ["append", "cluster", "remap", "select", "attend-score", "softmax", "attend-context"];
+pub(crate) const PHASES: [&str; 7] =
+    ["append", "cluster", "remap", "select", "attend-score", "softmax", "attend-context"];
 
 const IDENTITY: [&str; 3] = [columns::TRACE, columns::SYSTEM, columns::DEVICE];
 

@@ -14,16 +14,16 @@ pub const CHOICES: [&str; 2] = [columns::POLICY, columns::BUDGET];
 
 /// What a point costs: time (ns) and energy (pJ) per step, and its error; NaN where it has none.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct PointCost([f64; 3]);
+pub(crate) struct PointCost(pub(crate) [f64; 3]);
 
 impl PointCost {
     /// Whether it has an error.
-    fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         !self.0[2].is_nan()
     }
 
     /// Whether it is nowhere worse and somewhere better. A point without an error beats none, and none beats it.
-    fn beats(&self, other: &PointCost) -> bool {
+    pub(crate) fn beats(&self, other: &PointCost) -> bool {
         let pairs = || self.0.iter().zip(&other.0);
         pairs().all(|(a, b)| a <= b) && pairs().any(|(a, b)| a < b)
     }
@@ -60,7 +60,7 @@ impl Frontier {
         let axes = find(columns::POINT)? + 1..find(columns::KEY)?;
         let choice: Vec<usize> = match choices {
             [] => axes.clone().filter(|i| CHOICES.contains(&header[*i].as_str())).collect(),
-            names => names.iter().map(|n| find(n)).collect::<Result<_>>()?,
+            names => names.iter().map(|n| table.asked(n)).collect::<Result<_>>()?,
         };
         if let Some(i) = choice.iter().find(|i| !axes.contains(i)) {
             return Err(Error::Usage(format!("--choice {}: not an axis of the sweep", header[*i])));
@@ -68,8 +68,9 @@ impl Frontier {
         let group: Vec<usize> = axes.filter(|i| !choice.contains(i)).collect();
         let turned = error.strip_prefix("1-");
         let steps = find(columns::STEPS)?;
-        let (ns, pj, lost) = (find(columns::TIME_NS)?, find(columns::ENERGY_PJ)?, find(turned.unwrap_or(error))?);
-        let kept = kept.map(find).transpose()?;
+        let (ns, pj, lost) =
+            (find(columns::TIME_NS)?, find(columns::ENERGY_PJ)?, table.asked(turned.unwrap_or(error))?);
+        let kept = kept.map(|name| table.asked(name)).transpose()?;
         let cache = find(columns::CACHE_HASH)?;
         let mut caches: Vec<String> = Vec::new();
         let name = |i: &usize| header[*i].clone();

@@ -14,6 +14,7 @@ pub struct OriginRow {
     channels: u32,
     header: Header,
     settings: String,
+    assumed: String,
 }
 
 /// The table.
@@ -36,6 +37,7 @@ measures! {
             "bytes of an element of what is multiplied",
             |r| Some(r.header.element_bytes).filter(|b| *b > 0).into();
         WORKLOAD = "workload", "-", "the workload with overrides, as TOML", |r| text(&r.header.config);
+        ASSUMED = "assumed", "-", "values of the device that have no source, by key", |r| text(&r.assumed);
         SETTINGS = "settings", "-", "the system file with overrides, as TOML", |r| text(&r.settings);
     }
 }
@@ -54,7 +56,7 @@ impl OriginRow {
     /// Of the trace with this header.
     pub fn new(run: Arc<RunKey>, header: &Header, system: &System) -> Self {
         let (channels, settings) = (system.device.geometry.channels, system.settings.clone());
-        OriginRow { run, channels, header: header.clone(), settings }
+        OriginRow { run, channels, header: header.clone(), settings, assumed: system.device.assumed.join(", ") }
     }
 
     /// The columns of the table.

@@ -274,6 +274,22 @@ pub fn markdown() -> String {
     out
 }
 
+/// The files of a run, and all columns of each.
+pub fn documented() -> Vec<(&'static str, Vec<Column>)> {
+    fn table<K: Key>() -> (&'static str, Vec<Column>) {
+        (K::SCHEMA.file, [columns_of(RUN_KEYS), K::key_columns(), columns_of(MEASURES)].concat())
+    }
+    vec![
+        table::<()>(),
+        table::<StepKey>(),
+        table::<PhaseKey>(),
+        table::<LayerKey>(),
+        table::<HeadKey>(),
+        table::<ChannelKey>(),
+        (origin::SCHEMA.file, [columns_of(RUN_KEYS), columns_of(origin::ORIGIN_MEASURES)].concat()),
+    ]
+}
+
 /// Makes the rows of one trace on one system.
 pub struct RunRows<'s> {
     system: &'s System,

@@ -48,6 +48,17 @@ impl<R: Read> CsvReader<R> {
         place(&self.header, &self.file, name)
     }
 
+    /// The place of a column that a person asked for by name.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it is not there, with the nearest name.
+    pub fn asked(&self, name: &str) -> Result<usize> {
+        self.column(name).map_err(|e| match e {
+            Error::Data { file, what } => Error::Usage(format!("{file}: {what}")),
+            other => other,
+        })
+    }
+
     /// The next row; none at the end.
     pub fn read(&mut self) -> Result<Option<CsvRow<'_>>> {
         match self.csv.read_record(&mut self.record) {

@@ -1,5 +1,6 @@
 //! Scales, and where their ticks are.
 
+use super::unit::Multiple;
 use pimattn_core::error::{Error, Result};
 
 /// How values become places.
@@ -15,24 +16,44 @@ pub enum Scale {
 }
 
 /// An axis: what it shows, with its unit, and how.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Axis {
     /// What it shows.
     pub label: String,
+    /// Unit of the values, as tables declare it. Ticks are in the multiple of it that makes them short, and the label
+    /// names that. Empty where the label says the unit, or there is none.
+    pub unit: String,
     /// How.
     pub scale: Scale,
+    /// Values that the axis holds beside those of its panel, so that panels can be compared.
+    pub holds: Vec<f64>,
 }
 
 impl Axis {
-    /// An axis.
+    /// An axis whose label says the unit.
     pub fn new(label: impl Into<String>, scale: Scale) -> Self {
-        Axis { label: label.into(), scale }
+        Axis { label: label.into(), scale, ..Axis::default() }
+    }
+
+    /// The same of values in this unit.
+    pub fn with_unit(mut self, unit: impl Into<String>) -> Self {
+        self.unit = unit.into();
+        self
+    }
+
+    /// The same, long enough for these values too.
+    pub fn holding(mut self, values: impl IntoIterator<Item = f64>) -> Self {
+        self.holds.extend(values);
+        self
     }
 }
 
 /// An axis with its range and ticks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ruler {
+    /// What the axis shows, with the unit of its ticks.
+    pub label: String,
+    multiple: Multiple,
     scale: Scale,
     low: f64,
     high: f64,
@@ -54,7 +75,7 @@ impl Ruler {
     /// When there is none, one is not finite, or one is not positive and the scale is of factors.
     pub fn over(axis: &Axis, values: impl Iterator<Item = f64>) -> Result<Self> {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-        for x in values {
+        for x in values.chain(axis.holds.iter().copied()) {
             if !x.is_finite() || axis.scale == Scale::Log && x <= 0.0 {
                 return Err(Error::Usage(format!("{x} has no place on the axis \"{}\"", axis.label)));
             }
@@ -63,11 +84,34 @@ impl Ruler {
         if low > high {
             return Err(Error::Usage(format!("no values for the axis \"{}\"", axis.label)));
         }
-        Ok(match axis.scale {
+        let mut ruler = match axis.scale {
             Scale::Log => Self::of_factors(low, high),
             Scale::FromZero => Self::of_steps(axis.scale, low.min(0.0), high.max(0.0)),
             Scale::Linear => Self::of_steps(axis.scale, low, high),
-        })
+        };
+        let size = match axis.scale {
+            Scale::Log => (low * high).sqrt(),
+            _ => low.abs().max(high.abs()),
+        };
+        ruler.multiple = Multiple::of(&axis.unit, size);
+        ruler.label = match ruler.multiple.unit.as_str() {
+            "" => axis.label.clone(),
+            unit => format!("{} ({unit})", axis.label),
+        };
+        Ok(ruler)
+    }
+
+    /// A value as ticks and bars show it, in the unit of the label.
+    pub fn text(&self, x: f64) -> String {
+        short(self.multiple.value(x))
+    }
+
+    /// A value with its unit, for those who read one.
+    pub fn said(&self, x: f64) -> String {
+        match self.multiple.unit.as_str() {
+            "" => self.text(x),
+            unit => format!("{} {unit}", self.text(x)),
+        }
     }
 
     /// Steps of 1, 2 or 5 times a power of ten; the range ends on ticks.
@@ -78,7 +122,8 @@ impl Ruler {
         let first = (low / step).floor() as i64;
         let last = if high > low { (high / step).ceil() as i64 } else { first + (span / step).ceil() as i64 };
         let ticks = (first..=last).map(|i| i as f64 * step).collect();
-        Ruler { scale, low: first as f64 * step, high: last as f64 * step, ticks }
+        let (low, high) = (first as f64 * step, last as f64 * step);
+        Ruler { label: String::new(), multiple: Multiple::default(), scale, low, high, ticks }
     }
 
     /// Powers of ten, with 2 and 5 or 3 between where there are few; the range ends just outside the values.
@@ -98,7 +143,8 @@ impl Ruler {
                 ticks = with(between);
             }
         }
-        Ruler { scale: Scale::Log, low: low / margin, high: high * margin, ticks }
+        let (low, high) = (low / margin, high * margin);
+        Ruler { label: String::new(), multiple: Multiple::default(), scale: Scale::Log, low, high, ticks }
     }
 
     /// Marks these values themselves, where they are few and far enough apart to be read.
@@ -180,6 +226,22 @@ mod tests {
         let before = r.clone();
         r.mark(vec![16384.0, 16400.0, 32768.0]);
         assert_eq!(r, before);
+    }
+
+    #[test]
+    fn ticks_are_in_the_multiple_of_the_unit_that_the_label_names() {
+        let over = |axis: Axis, values: &[f64]| Ruler::over(&axis, values.iter().copied()).unwrap();
+        let r = over(Axis::new("time", Scale::FromZero).with_unit("ns"), &[1e6, 4e6]);
+        assert_eq!((r.label.as_str(), r.text(4e6), r.said(4e6)), ("time (ms)", "4".into(), "4 ms".into()));
+        // Of factors, the middle decides.
+        let r = over(Axis::new("time", Scale::Log).with_unit("ns"), &[1e2, 1e7]);
+        assert_eq!((r.label.as_str(), r.text(1e7)), ("time (µs)", "10k".into()));
+        let r = over(Axis::new("budget", Scale::Linear).with_unit("tokens"), &[128.0, 32768.0]);
+        assert_eq!((r.label.as_str(), r.text(32768.0)), ("budget (tokens)", "32.8k".into()));
+        let r = over(Axis::new("share", Scale::FromZero).with_unit("1"), &[0.5]);
+        assert_eq!(r.label, "share");
+        let r = over(Axis::new("time", Scale::FromZero).with_unit("ns").holding([8e9]), &[1.0]);
+        assert!(r.label == "time (s)" && r.place(8e9) <= 1.0);
     }
 
     #[test]

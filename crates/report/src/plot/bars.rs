@@ -1,8 +1,9 @@
 //! Stacked bars in groups.
 
-use super::axis::{Axis, Ruler, short};
-use super::figure::{Frame, Names};
-use super::style::{Anchor, LABEL, TICK, filled, line, text, upward, width};
+use super::axis::{Axis, Ruler};
+use super::figure::Frame;
+use super::pen::Pen;
+use super::style::{Anchor, LABEL, TICK, line, text, upward, width};
 use pimattn_core::error::Result;
 use svg::node::element as el;
 
@@ -58,15 +59,17 @@ impl Bars {
         longest + if labelled { LABEL + 18.0 } else { 12.0 }
     }
 
-    pub(super) fn draw(&self, frame: &Frame, names: &Names) -> Result<el::Group> {
+    pub(super) fn draw(&self, frame: &Frame, pen: &Pen) -> Result<el::Group> {
         let bars = || self.groups.iter().flat_map(|g| &g.bars);
         // Numbers stand on the bars, so the highest does not reach the top.
         let heights = bars().flat_map(|b| b.parts.iter().map(|(_, h)| *h).chain([b.total() * HEADROOM]));
         let y = Ruler::over(&self.y, heights)?;
-        let mut out = frame.axes(None, (&y, &self.y.label));
+        let mut out = frame.axes(None, &y);
         let slots = bars().count() as f64 + GROUP_GAP * self.groups.len() as f64;
         let slot = frame.width / slots;
         let wide = slot * (1.0 - BAR_GAP);
+        // Numbers stand alike on all bars.
+        let fits = bars().all(|bar| width(&y.text(bar.total()), NUMBER) <= slot);
         let (floor, mut left) = (frame.bottom(), frame.left + slot * GROUP_GAP / 2.0);
         for group in &self.groups {
             let begin = left;
@@ -75,12 +78,18 @@ impl Bars {
                 for (name, height) in bar.parts.iter().filter(|(_, h)| *h > 0.0) {
                     let (low, high) = (frame.y(y.place(sum)), frame.y(y.place(sum + height)));
                     let corner = (left + (slot - wide) / 2.0, high);
-                    out = out.add(filled(names.place(name), corner, (wide, low - high)));
+                    let drawn = pen.filled(pen.place(name), corner, (wide, low - high));
+                    let total = bar.total();
+                    out = out.add(pen.told(drawn, || {
+                        let share = 100.0 * height / total;
+                        let what = format!("{} {}", group.label, bar.label);
+                        format!("{}: {name} {}, {share:.1} % of {}", what.trim(), y.said(*height), y.said(total))
+                    }));
                     sum += height;
                 }
                 let (middle, top) = (left + slot / 2.0, frame.y(y.place(sum)) - 4.0);
-                let number = short(sum);
-                out = match width(&number, NUMBER) <= slot {
+                let number = y.text(sum);
+                out = match fits {
                     true => out.add(text(&number, middle, top, NUMBER, Anchor::Middle)),
                     false => out.add(upward(&number, middle + NUMBER * 0.36, top, NUMBER, Anchor::Start)),
                 };

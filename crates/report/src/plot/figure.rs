@@ -1,11 +1,13 @@
 //! Panels in a grid, under a title and one legend.
 
-use super::axis::{Ruler, short};
+use super::axis::Ruler;
 use super::bars::Bars;
+use super::heat::Heat;
 use super::lines::Lines;
+use super::pen::Pen;
 use super::spans::Spans;
 use super::style::{
-    Anchor, HEADING, LABEL, TICK, TITLE, colour, dashes, filled, hatches, line, marker, px, text, upward, width,
+    Anchor, FRONTIER, HEADING, LABEL, TICK, TITLE, colour, dashes, hatches, line, marker, px, text, upward, width,
 };
 use pimattn_core::error::{Error, Result};
 use svg::node::element as el;
@@ -46,16 +48,8 @@ pub enum Content {
     Bars(Bars),
     /// Horizontal bars about a value.
     Spans(Spans),
-}
-
-/// Names of a legend.
-pub struct Names(Vec<String>);
-
-impl Names {
-    /// Place of a name; all are known.
-    pub fn place(&self, name: &str) -> usize {
-        self.0.iter().position(|n| n == name).unwrap_or(0)
-    }
+    /// A heat map.
+    Heat(Heat),
 }
 
 /// Where the data of a panel is drawn.
@@ -75,6 +69,10 @@ const MARGIN: f64 = 14.0;
 const BESIDE: f64 = 66.0;
 const BELOW: f64 = 44.0;
 const SAMPLE: f64 = 34.0;
+/// Legend of [`Lines::frontier`].
+const FRONTIER_NAME: &str = "Pareto frontier";
+/// Width of the line that it is.
+pub const FRONTIER_WIDTH: f64 = 7.0;
 
 impl Frame {
     /// From the left, of a place from 0 to 1.
@@ -109,35 +107,35 @@ impl Frame {
     }
 
     /// Box, grid, ticks and label of an axis to the right.
-    pub fn across(&self, x: &Ruler, label: &str) -> el::Group {
-        self.framed(self.marked(el::Group::new(), x, label))
+    pub fn across(&self, x: &Ruler) -> el::Group {
+        self.framed(self.marked(el::Group::new(), x))
     }
 
     /// Box, grid, ticks and labels.
-    pub fn axes(&self, x: Option<(&Ruler, &str)>, (y, y_label): (&Ruler, &str)) -> el::Group {
+    pub fn axes(&self, x: Option<&Ruler>, y: &Ruler) -> el::Group {
         let (left, right) = (self.left, self.left + self.width);
         let mut out = el::Group::new();
         for tick in &y.ticks {
             let at = self.y(y.place(*tick));
             out = out.add(line((left, at), (right, at), GRID, 1.0));
-            out = out.add(text(&short(*tick), left - 6.0, at + TICK * 0.36, TICK, Anchor::End));
+            out = out.add(text(&y.text(*tick), left - 6.0, at + TICK * 0.36, TICK, Anchor::End));
         }
         let middle = self.top + self.height / 2.0;
-        out = out.add(upward(y_label, left - BESIDE + LABEL, middle, LABEL, Anchor::Middle));
-        if let Some((x, label)) = x {
-            out = self.marked(out, x, label);
+        out = out.add(upward(&y.label, left - BESIDE + LABEL, middle, LABEL, Anchor::Middle));
+        if let Some(x) = x {
+            out = self.marked(out, x);
         }
         self.framed(out)
     }
 
-    fn marked(&self, mut out: el::Group, x: &Ruler, label: &str) -> el::Group {
+    fn marked(&self, mut out: el::Group, x: &Ruler) -> el::Group {
         let bottom = self.bottom();
         for tick in &x.ticks {
             let at = self.x(x.place(*tick));
             out = out.add(line((at, self.top), (at, bottom), GRID, 1.0));
-            out = out.add(text(&short(*tick), at, bottom + TICK + 5.0, TICK, Anchor::Middle));
+            out = out.add(text(&x.text(*tick), at, bottom + TICK + 5.0, TICK, Anchor::Middle));
         }
-        out.add(text(label, self.left + self.width / 2.0, bottom + BELOW - 8.0, LABEL, Anchor::Middle))
+        out.add(text(&x.label, self.left + self.width / 2.0, bottom + BELOW - 8.0, LABEL, Anchor::Middle))
     }
 
     fn framed(&self, out: el::Group) -> el::Group {
@@ -153,6 +151,7 @@ impl Content {
             Content::Lines(lines) => lines.names().collect(),
             Content::Bars(bars) => bars.names().collect(),
             Content::Spans(spans) => spans.names().collect(),
+            Content::Heat(_) => Vec::new(),
         }
     }
 
@@ -160,33 +159,55 @@ impl Content {
         match self {
             Content::Lines(_) | Content::Spans(_) => BELOW,
             Content::Bars(bars) => bars.footing(),
+            Content::Heat(_) => Heat::FOOTING,
         }
     }
 }
 
 impl Figure {
-    /// The figure as SVG.
+    /// The figure as SVG, a document of its own.
     ///
     /// # Errors
     /// When there are no panels, or a value has no place on its axis; the panel is named.
     pub fn svg(&self) -> Result<String> {
+        self.draw(None)
+    }
+
+    /// The figure as an element of a page: what it shows is said in its title and `description`, and each point, part and
+    /// cell is a group of class "pt" whose title says its values. `id` is unlike those of the page's other figures; it is
+    /// part of an attribute, so it must be plain.
+    ///
+    /// # Errors
+    /// As [`Self::svg`].
+    pub fn inline(&self, id: &str, description: &str) -> Result<String> {
+        self.draw(Some((id, description)))
+    }
+
+    fn draw(&self, page: Option<(&str, &str)>) -> Result<String> {
         if self.panels.is_empty() {
             return Err(Error::Usage(format!("the figure \"{}\" has no panels", self.title)));
         }
-        let names = self.legend_names();
+        let pen = Pen::new(self.legend_names(), page.map(|(id, _)| id));
         let columns = self.columns.clamp(1, self.panels.len());
         let (wide, high) = self.panel;
-        let lines = [(&self.title, TITLE), (&self.note, TICK)].map(|(line, size)| width(line, size) + 2.0 * MARGIN);
+        // A page has the title as a heading.
+        let (title, title_height) = if page.is_some() { ("", 0.0) } else { (self.title.as_str(), TITLE + 12.0) };
+        let lines = [(title, TITLE), (&self.note, TICK)].map(|(line, size)| width(line, size) + 2.0 * MARGIN);
         let total = lines.into_iter().fold(2.0 * MARGIN + columns as f64 * wide, f64::max);
-        let mut out = el::Group::new()
-            .add(text(&self.title, MARGIN, MARGIN + TITLE, TITLE, Anchor::Start).set("font-weight", "bold"));
-        let (legend, legend_height) = self.legend(&names, MARGIN + TITLE + 12.0, total);
+        let mut out = el::Group::new();
+        if !title.is_empty() {
+            out = out.add(text(title, MARGIN, MARGIN + TITLE, TITLE, Anchor::Start).set("font-weight", "bold"));
+        }
+        let (legend, legend_height) = self.legend(&pen, MARGIN + title_height, total);
         out = out.add(legend);
-        let top = MARGIN + TITLE + 12.0 + legend_height;
+        let top = MARGIN + title_height + legend_height;
+        let headings: Vec<Vec<String>> =
+            self.panels.iter().map(|panel| wrapped(&panel.title, HEADING, wide - BESIDE)).collect();
+        let heading_lines = headings.iter().map(Vec::len).max().unwrap_or(0) as f64;
         for (i, panel) in self.panels.iter().enumerate() {
             let corner = (MARGIN + (i % columns) as f64 * wide, top + (i / columns) as f64 * high);
-            let heading = text(&panel.title, corner.0 + BESIDE, corner.1 + HEADING + 8.0, HEADING, Anchor::Start);
-            let above = HEADING + 22.0;
+            let above =
+                if heading_lines == 0.0 { 16.0 } else { HEADING + 22.0 + (heading_lines - 1.0) * (HEADING + 3.0) };
             let frame = Frame {
                 left: corner.0 + BESIDE,
                 width: wide - BESIDE - 22.0,
@@ -194,12 +215,18 @@ impl Figure {
                 height: high - above - panel.content.footing() - 4.0,
             };
             let drawn = match &panel.content {
-                Content::Lines(lines) => lines.draw(&frame, &names),
-                Content::Bars(bars) => bars.draw(&frame, &names),
-                Content::Spans(spans) => spans.draw(&frame, &names),
+                Content::Lines(lines) => lines.draw(&frame, &pen),
+                Content::Bars(bars) => bars.draw(&frame, &pen),
+                Content::Spans(spans) => spans.draw(&frame, &pen),
+                Content::Heat(heat) => heat.draw(&frame, &pen),
             };
             let drawn = drawn.map_err(|e| Error::Usage(format!("panel \"{}\": {e}", panel.title)))?;
-            out = out.add(drawn).add(heading.set("font-weight", "bold"));
+            out = out.add(drawn);
+            for (n, line) in headings[i].iter().enumerate() {
+                let baseline = corner.1 + HEADING + 8.0 + n as f64 * (HEADING + 3.0);
+                let heading = text(line, corner.0 + BESIDE, baseline, HEADING, Anchor::Start);
+                out = out.add(heading.set("font-weight", "bold"));
+            }
         }
         let mut bottom = top + self.panels.len().div_ceil(columns) as f64 * high;
         if !self.note.is_empty() {
@@ -211,42 +238,80 @@ impl Figure {
         let document = svg::Document::new().set("width", size.0).set("height", size.1);
         let document = document.set("viewBox", format!("0 0 {} {}", size.0, size.1));
         let document = document.set("font-family", "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif");
-        Ok(format!("{}\n", document.add(el::Title::new(&self.title)).add(hatches()).add(paper).add(out)))
+        let document = match page {
+            None => document.add(el::Title::new(&self.title)),
+            Some((id, description)) => {
+                let named = document.set("role", "group").set("aria-labelledby", format!("{id}-t {id}-d"));
+                let title = el::Title::new(&self.title).set("id", format!("{id}-t"));
+                named
+                    .add(title)
+                    .add(el::Description::new().set("id", format!("{id}-d")).add(svg::node::Text::new(description)))
+            }
+        };
+        Ok(format!("{}\n", document.add(hatches(pen.id())).add(paper).add(out)))
     }
 
-    fn legend_names(&self) -> Names {
+    fn legend_names(&self) -> Vec<String> {
         let mut names = self.names.clone();
         for name in self.panels.iter().flat_map(|p| p.content.names()) {
             if !names.iter().any(|n| n == name) {
                 names.push(name.into());
             }
         }
-        Names(names)
+        names
     }
 
     /// Samples and names of what the panels have, row by row; its height.
-    fn legend(&self, names: &Names, top: f64, total: f64) -> (el::Group, f64) {
+    fn legend(&self, pen: &Pen, top: f64, total: f64) -> (el::Group, f64) {
         let drawn: Vec<&str> = self.panels.iter().flat_map(|p| p.content.names()).collect();
         let lines = self.panels.iter().any(|p| matches!(p.content, Content::Lines(_)));
         let (mut out, mut x, mut row) = (el::Group::new(), MARGIN, 0.0);
-        for (i, name) in names.0.iter().enumerate().filter(|(_, n)| drawn.contains(&n.as_str())) {
+        let mut place = |name: &str| {
             let need = SAMPLE + 8.0 + width(name, LABEL) + 14.0;
             if x > MARGIN && x + need > total {
                 (x, row) = (MARGIN, row + 1.0);
             }
-            let middle = top + row * 20.0 + 10.0;
+            let at = (x, top + row * 20.0 + 10.0);
+            x += need;
+            at
+        };
+        for (i, name) in pen.names().iter().enumerate().filter(|(_, n)| drawn.contains(&n.as_str())) {
+            let (x, middle) = place(name);
             out = match lines {
                 true => {
                     let sample = line((x, middle), (x + SAMPLE, middle), colour(i), 1.8);
                     out.add(sample.set("stroke-dasharray", dashes(i))).add(marker(i, (x + SAMPLE / 2.0, middle)))
                 }
-                false => out.add(filled(i, (x + 10.0, middle - 7.0), (SAMPLE - 10.0, 14.0))),
+                false => out.add(pen.filled(i, (x + 10.0, middle - 7.0), (SAMPLE - 10.0, 14.0))),
             };
             out = out.add(text(name, x + SAMPLE + 6.0, middle + LABEL * 0.36, LABEL, Anchor::Start));
-            x += need;
+        }
+        let fronted = |p: &Panel| matches!(&p.content, Content::Lines(lines) if !lines.frontier.is_empty());
+        if self.panels.iter().any(fronted) {
+            let (x, middle) = place(FRONTIER_NAME);
+            let sample = line((x, middle), (x + SAMPLE, middle), FRONTIER, FRONTIER_WIDTH);
+            let name = text(FRONTIER_NAME, x + SAMPLE + 6.0, middle + LABEL * 0.36, LABEL, Anchor::Start);
+            out = out.add(sample).add(name);
+        } else if drawn.is_empty() {
+            return (out, 0.0);
         }
         (out, (row + 1.0) * 20.0 + 4.0)
     }
+}
+
+/// A text in lines that are no wider than this; a word that is wider has a line of its own.
+fn wrapped(content: &str, size: f64, most: f64) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in content.split(' ').filter(|word| !word.is_empty()) {
+        match lines.last_mut() {
+            Some(line) if width(line, size) + width(word, size) + size <= most => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -260,8 +325,15 @@ mod tests {
     }
 
     fn lines(points: &[(f64, f64)]) -> Content {
-        let series = ["one", "two"].map(|name| Series { name: name.into(), points: points.to_vec() }).to_vec();
-        Content::Lines(Lines { x: Axis::new("x", Scale::Log), y: Axis::new("y", Scale::FromZero), series })
+        let series =
+            ["one", "two"].map(|name| Series { name: name.into(), points: points.to_vec(), ..Series::default() });
+        let series = series.to_vec();
+        Content::Lines(Lines {
+            x: Axis::new("x", Scale::Log),
+            y: Axis::new("y", Scale::FromZero),
+            series,
+            ..Lines::default()
+        })
     }
 
     #[test]
@@ -272,6 +344,23 @@ mod tests {
         assert!(svg.contains("a &amp; b") && svg.starts_with("<svg "));
         // A line and a sample of the legend for each series.
         assert_eq!(svg.matches("stroke-dasharray").count(), 4);
+    }
+
+    #[test]
+    fn in_a_page_marks_say_their_values_and_identifiers_are_its_own() {
+        let svg = figure(lines(&[(1.0, 2.0), (100.0, 3.0)])).inline("f7", "what <it> says").unwrap();
+        assert_eq!(svg.matches("class=\"pt\"").count(), 4);
+        assert!(svg.contains("one: y 2; x 1") && svg.contains("what &lt;it&gt; says"), "{svg}");
+        assert!(svg.contains("id=\"f7-hatch1\"") && !svg.contains("id=\"hatch1\""));
+        assert!(!figure(lines(&[(1.0, 2.0)])).svg().unwrap().contains("class=\"pt\""));
+    }
+
+    #[test]
+    fn a_heading_is_no_wider_than_its_panel() {
+        let lines = wrapped("placement: 2 channels a head, alignment: clusters begin at a row", HEADING, 234.0);
+        assert!(lines.len() > 1 && lines.iter().all(|line| width(line, HEADING) <= 234.0), "{lines:?}");
+        assert_eq!(lines.join(" "), "placement: 2 channels a head, alignment: clusters begin at a row");
+        assert!(wrapped("", HEADING, 234.0).is_empty());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Horizontal bars to both sides of a line: how far a number moves when something else does.
 
-use super::axis::{Axis, Ruler, short};
-use super::figure::{Frame, Names};
-use super::style::{Anchor, TICK, filled, line, text, width};
+use super::axis::{Axis, Ruler};
+use super::figure::Frame;
+use super::pen::Pen;
+use super::style::{Anchor, TICK, line, text, width};
 use pimattn_core::error::Result;
 use svg::node::element as el;
 
@@ -37,7 +38,7 @@ impl Spans {
         self.ends.iter().map(String::as_str)
     }
 
-    pub(super) fn draw(&self, frame: &Frame, names: &Names) -> Result<el::Group> {
+    pub(super) fn draw(&self, frame: &Frame, pen: &Pen) -> Result<el::Group> {
         let labels = self.spans.iter().map(|s| width(&s.label, TICK)).fold(0.0, f64::max);
         let frame = frame.beside(labels);
         let all = || self.spans.iter().flat_map(|s| s.ends).chain([self.base]);
@@ -45,7 +46,7 @@ impl Spans {
         let (low, high) = all().fold((self.base, self.base), |(low, high), x| (low.min(x), high.max(x)));
         let room = (high - low).max(f64::MIN_POSITIVE) * 0.16;
         let x = Ruler::over(&self.x, all().chain([low - room, high + room]))?;
-        let mut out = frame.across(&x, &self.x.label);
+        let mut out = frame.across(&x);
         let at = |value: f64| frame.x(x.place(value));
         let high = frame.height() / self.spans.len().max(1) as f64;
         for (i, span) in self.spans.iter().enumerate() {
@@ -62,13 +63,13 @@ impl Spans {
                 let (from, to) = (at(self.base).min(at(span.ends[end])), at(self.base).max(at(span.ends[end])));
                 if to > from {
                     let corner = (from, middle - high * THICK / 2.0);
-                    out = out.add(filled(names.place(&self.ends[end]), corner, (to - from, high * THICK)));
+                    out = out.add(pen.filled(pen.place(&self.ends[end]), corner, (to - from, high * THICK)));
                 }
             }
             let [a, b] = span.ends;
             for (value, anchor, aside) in [(a.min(b), Anchor::End, -4.0), (a.max(b), Anchor::Start, 4.0)] {
                 if value != self.base && (value < self.base) == matches!(anchor, Anchor::End) {
-                    out = out.add(text(&short(value), at(value) + aside, middle + NUMBER * 0.36, NUMBER, anchor));
+                    out = out.add(text(&x.text(value), at(value) + aside, middle + NUMBER * 0.36, NUMBER, anchor));
                 }
             }
         }

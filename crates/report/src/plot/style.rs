@@ -29,6 +29,9 @@ pub const HEADING: f64 = 14.0;
 pub const LABEL: f64 = 13.0;
 pub const TICK: f64 = 12.0;
 
+/// The band behind points that no other beats.
+pub const FRONTIER: &str = "#A8A8A8";
+
 /// Instead of the yellow, which is too light for a line.
 const GREY: &str = "#7F7F7F";
 
@@ -114,7 +117,8 @@ pub fn marker(i: usize, (x, y): (f64, f64)) -> el::Path {
 }
 
 /// The box of the part at this place: its colour, hatched unless it is the first. Black, too heavy for boxes, comes last.
-pub fn filled(i: usize, (x, y): (f64, f64), (w, h): (f64, f64)) -> el::Group {
+/// `id` begins the names of the hatchings.
+pub fn filled(id: &str, i: usize, (x, y): (f64, f64), (w, h): (f64, f64)) -> el::Group {
     let colour = COLOURS[FILLS[i % FILLS.len()]];
     let rect = || {
         let rect = el::Rectangle::new().set("x", px(x)).set("y", px(y));
@@ -123,17 +127,17 @@ pub fn filled(i: usize, (x, y): (f64, f64), (w, h): (f64, f64)) -> el::Group {
     let group = el::Group::new().add(rect().set("fill", colour));
     match HATCHES[i % HATCHES.len()] {
         "" => group,
-        _ => group.add(rect().set("fill", format!("url(#hatch{})", i % HATCHES.len()))),
+        _ => group.add(rect().set("fill", format!("url(#{id}hatch{})", i % HATCHES.len()))),
     }
 }
 
 /// Definitions that [`filled`] asks for.
-pub fn hatches() -> el::Definitions {
+pub fn hatches(id: &str) -> el::Definitions {
     let hatch = |(i, data): (usize, &&str)| {
         // White shows on black, blue, green and vermilion; black on the others.
         let stroke = if [0, 2, 3, 4].contains(&FILLS[i]) { "#FFFFFF" } else { "#000000" };
         let path = el::Path::new().set("d", *data).set("stroke", stroke).set("stroke-width", 1.2).set("fill", "none");
-        let pattern = el::Pattern::new().set("id", format!("hatch{i}")).set("patternUnits", "userSpaceOnUse");
+        let pattern = el::Pattern::new().set("id", format!("{id}hatch{i}")).set("patternUnits", "userSpaceOnUse");
         pattern.set("width", TILE).set("height", TILE).add(path)
     };
     let all = HATCHES.iter().enumerate().filter(|(_, data)| !data.is_empty()).map(hatch);

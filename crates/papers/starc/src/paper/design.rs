@@ -139,11 +139,14 @@ pub fn frontier(t: &ExperimentTables) -> Result<Figure> {
                 points.push(point);
             }
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
-            series.push(Series { name: policy.into(), points });
+            series.push(Series { name: policy.into(), points, ..Series::default() });
         }
         let x = Axis::new("tokens of the batch a second, if a step were one layer's attention", Scale::Log);
         let y = Axis::new("energy of the simulated heads (uJ)", Scale::Log);
-        panels.push(Panel { title: format!("power = {power}"), content: Content::Lines(Lines { x, y, series }) });
+        panels.push(Panel {
+            title: format!("power = {power}"),
+            content: Content::Lines(Lines { x, y, series, ..Lines::default() }),
+        });
     }
     Ok(Figure {
         title: "Devices that no other beats in speed and energy alike, by policy".into(),

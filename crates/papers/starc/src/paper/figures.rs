@@ -121,10 +121,10 @@ fn lines(table: &Cells, rows: &[usize], x: (&str, Axis), y: (&str, Axis), scale:
         }
         points.sort_by(|a: &(f64, f64), b| a.0.total_cmp(&b.0));
         if !points.is_empty() {
-            series.push(Series { name: policy, points });
+            series.push(Series { name: policy, points, ..Series::default() });
         }
     }
-    Ok(Lines { x: x.1, y: y.1, series })
+    Ok(Lines { x: x.1, y: y.1, series, ..Lines::default() })
 }
 
 /// Every figure: file name and SVG.
