@@ -1,9 +1,9 @@
 //! `pimsim artifact`: the STARC artifact's experiment.
 
 use super::CommonArgs;
+use super::table_output::TableOutput;
 use crate::presets::PresetKind;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::fsio::Output;
 use pimattn_core::spec::System;
 use pimattn_core::table::{TableLayout, TypedWriter};
 use pimattn_starc::artifact::{
@@ -93,8 +93,8 @@ fn simulate<'a>(system: &'a System, bars: &'a [ArtifactBar], common: &CommonArgs
     })
 }
 
-fn writer<R: 'static>(path: &Path, layout: TableLayout<R>) -> Result<TypedWriter<Output, R>> {
-    Ok(TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout))
+fn writer<R: 'static>(path: &Path, layout: TableLayout<R>) -> Result<TypedWriter<TableOutput, R>> {
+    Ok(TypedWriter::new(TableOutput::create(path)?, &path.display().to_string(), layout))
 }
 
 /// The bars asked for, by model, context and policy.

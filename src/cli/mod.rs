@@ -12,6 +12,7 @@ pub mod report;
 mod reproduce;
 mod sweep;
 mod system;
+mod table_output;
 pub mod tracegen;
 mod try_;
 mod tune;

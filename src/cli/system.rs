@@ -1,11 +1,11 @@
 //! `pimsim system`: models and platforms in, the time and energy of decode steps out.
 
 use super::CommonArgs;
+use super::table_output::TableOutput;
 use crate::presets::PresetKind;
 use pimattn_attacc::UnitLevel;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::fsio::Output;
 use pimattn_core::spec::System;
 use pimattn_core::table::{TableLayout, TypedWriter};
 use pimattn_experiments::end_to_end::table::{ServiceRow, SwitchRow};
@@ -154,8 +154,8 @@ impl SystemArgs {
         layout: TableLayout<R>,
         models: &[Model],
         mut rows: impl FnMut(&Model) -> Result<Vec<R>>,
-    ) -> Result<Output> {
-        let mut out = TypedWriter::new(Output::create(&self.output)?, &self.output.display().to_string(), layout);
+    ) -> Result<TableOutput> {
+        let mut out = TypedWriter::new(TableOutput::create(&self.output)?, &self.output.display().to_string(), layout);
         for model in models {
             rows(model)?.iter().try_for_each(|row| out.row(row))?;
         }

@@ -2,6 +2,7 @@
 
 use super::CommonArgs;
 use super::sweep::{Swept, sweep_points};
+use super::table_output::wrapped;
 use crate::presets::{self, PresetKind};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio;
@@ -54,6 +55,8 @@ struct Trial {
     steps: usize,
     /// Values of [`SPLIT`]: heads on a channel each, and spread over as many as there are for each.
     splits: Vec<u32>,
+    /// Bytes of an element that the system multiplies, where the dump has others.
+    element_bytes: Option<u32>,
     about: String,
 }
 
@@ -115,14 +118,16 @@ impl Trial {
             system.name,
             system.device.preset,
         );
-        Ok(Trial { kv, policies, budgets, steps, splits, about })
+        let multiplied = system.device.element_bytes;
+        let element_bytes = (cache.element_bytes != multiplied).then_some(multiplied);
+        Ok(Trial { kv, policies, budgets, steps, splits, element_bytes, about })
     }
 
     /// The axes of the grid.
     fn overrides(&self, args: &TryArgs) -> Vec<String> {
         let texts = self.policies.iter().map(|p| format!("{p:?}")).collect::<Vec<_>>().join(", ");
         let last = self.budgets.len() - 1;
-        vec![
+        let mut out = vec![
             format!("axes.policy=[{texts}]"),
             format!("axes.budget={:?}", self.budgets),
             format!("axes.{SPLIT}={:?}", self.splits),
@@ -133,7 +138,9 @@ impl Trial {
                 [] => "skip=[]".into(),
                 rest => format!("skip=[{{policy = \"{}\", budget = {rest:?}}}]", select::full::ENTRY.name),
             },
-        ]
+        ];
+        out.extend(self.element_bytes.map(|bytes| format!("axes.mapping.element_bytes=[{bytes}]")));
+        out
     }
 
     /// What the dump is called on the command line.
@@ -152,12 +159,13 @@ impl Trial {
             out.push_str(&answer.table(split, Style::Text));
             out.push('\n');
         }
-        out.push_str(
-            "us, uJ, activations (ACT): per decode step, attention of these layers. kept: share of the softmax mass.\n\
-             mean, med, p95: error of the attention's output over query heads and steps; worst: mean of the worst\n\
-             query head. most in: what takes most time besides waiting for other channels. *: no other point of the\n\
-             table is better in time, energy and mean error alike.\n\n",
-        );
+        out.push_str(&wrapped(
+            "us, uJ, activations (ACT): per decode step, attention of these layers. kept: share of the softmax mass. mean, med, p95: \
+             error of the attention's output over query heads and steps; worst: mean of the worst query head. most in: what takes \
+             most time besides waiting for other channels. *: no other point of the table is better in time, energy and mean error \
+             alike.",
+        ));
+        out.push('\n');
         let kv = self.name(args);
         let next = |policy: &str, error: f64| {
             let budgets = self.budgets.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
@@ -166,18 +174,23 @@ impl Trial {
             )
         };
         for sentence in answer.sentences(place, next) {
-            out.push_str(&sentence);
-            out.push('\n');
+            out.push_str(&wrapped(&sentence));
         }
         for caution in answer.cautions() {
-            out.push_str(&format!("Caution: {caution}.\n"));
+            out.push_str(&wrapped(&format!("Caution: {caution}.")));
         }
-        out.push_str(
-            "\nAssumed: the mapping of the preset workload/demo, one request, the first two layers of the model dense; host latencies and what\n\
-             the system marks \"assumed\". Left out: the prefill, all but attention, and accuracy beyond the attention's output.\n",
-        );
+        let elements = match self.element_bytes {
+            Some(bytes) => format!("elements of {bytes} bytes, which the system multiplies, in place of the dump's; "),
+            None => String::new(),
+        };
+        out.push('\n');
+        out.push_str(&wrapped(&format!(
+            "Assumed: the mapping of the preset workload/demo, one request, the first two layers of the model dense; {elements}host \
+             latencies and what the system marks \"assumed\". Left out: the prefill, all but attention, and accuracy beyond the \
+             attention's output."
+        )));
         let [page, table] = ["report.html", "sweep.csv"].map(|file| args.output.join(file).display().to_string());
-        out.push_str(&format!("The page to look at or mail: {page}. The table behind it: {table}.\n"));
+        out.push_str(&wrapped(&format!("The page to look at or mail: {page}. The table behind it: {table}.")));
         out
     }
 }

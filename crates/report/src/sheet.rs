@@ -174,3 +174,56 @@ pub fn layout(rows: &[Vec<String>], style: Style) -> String {
     }
     out
 }
+
+/// A CSV table for people, in lines of at most `width` unless a cell is wider: aligned if it fits, else turned, a line for each column
+/// and as many rows side by side as fit. Columns without a value are left out.
+///
+/// # Errors
+/// [`Error::Data`] for what is no table.
+pub fn for_people(input: impl Read, width: usize) -> Result<String> {
+    let mut table = CsvReader::open(input, "-")?;
+    let mut columns: Vec<Vec<String>> = table.header().iter().map(|name| vec![name.clone()]).collect();
+    while let Some(row) = table.read()? {
+        columns.iter_mut().enumerate().for_each(|(i, column)| column.push(row.cell(i).to_string()));
+    }
+    columns.retain(|column| column[1..].iter().any(|cell| !cell.is_empty()));
+    let rows = columns.first().map_or(0, Vec::len);
+    if rows < 2 {
+        return Ok(String::new());
+    }
+    let turned = |range: std::ops::Range<usize>| -> Vec<Vec<String>> {
+        let line = |column: &Vec<String>| std::iter::once(&column[0]).chain(&column[range.clone()]).cloned().collect();
+        columns.iter().map(line).collect()
+    };
+    let fits = |text: &str| text.lines().all(|line| line.len() <= width);
+    let aligned: Vec<Vec<String>> =
+        (0..rows).map(|i| columns.iter().map(|column| column[i].clone()).collect()).collect();
+    let aligned = layout(&aligned, Style::Text);
+    if fits(&aligned) {
+        return Ok(aligned);
+    }
+    let (mut out, mut at) = (Vec::new(), 1);
+    while at < rows {
+        let mut end = at + 1;
+        while end < rows && fits(&layout(&turned(at..end + 1), Style::Text)) {
+            end += 1;
+        }
+        out.push(layout(&turned(at..end), Style::Text));
+        at = end;
+    }
+    Ok(out.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_table_is_turned_and_a_narrow_one_aligned() {
+        let csv = "name,us,note\na,1,\nbb,22,\n";
+        let of = |width| for_people(csv.as_bytes(), width).unwrap();
+        assert_eq!(of(20), "name  us\na      1\nbb    22\n");
+        assert_eq!(of(7), "name  a\nus    1\n\nname  bb\nus    22\n");
+        assert_eq!(for_people("a,b\n".as_bytes(), 9).unwrap(), "");
+    }
+}

@@ -9,8 +9,8 @@ pub fn sample(_: &str) -> String {
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let text = String::from_utf8(run.stdout).unwrap();
     let table: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).collect();
-    let begins = |line: &&str| ["Fastest", "What limits", "Try next", "Caution"].iter().any(|w| line.starts_with(w));
-    let sentences: Vec<&str> = text.lines().filter(begins).collect();
+    let sentences: Vec<&str> =
+        text.lines().skip_while(|line| !line.starts_with("Fastest")).take_while(|line| !line.is_empty()).collect();
     assert!(table.len() > 20 && sentences.len() >= 3, "{text}");
     format!("\n```text\n{}\n\n{}\n```\n\n", table.join("\n"), sentences.join("\n"))
 }
