@@ -8,6 +8,7 @@ mod plot;
 mod reproduce;
 mod sweep;
 mod system;
+mod timeline;
 pub mod tracegen;
 mod tune;
 

@@ -151,6 +151,12 @@ pub fn decompress(name: &str, mut input: Box<dyn Read + Send>) -> Result<Box<dyn
     })
 }
 
+/// A writer that compresses with gzip what goes to `out`; its bytes depend on the data alone.
+/// [`finish`](flate2::write::GzEncoder::finish) hands `out` back.
+pub fn gzip<W: Write>(out: W) -> flate2::write::GzEncoder<W> {
+    flate2::write::GzEncoder::new(out, flate2::Compression::default())
+}
+
 /// Compressed data; errors of its form say so, whatever the decoder calls them.
 struct CompressedReader<R>(R);
 
