@@ -11,3 +11,4 @@ mod roundtrip;
 mod snapshots;
 mod sources;
 mod sweep;
+mod timelines;
