@@ -386,3 +386,76 @@ impl CounterTrack<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pimattn_core::addr::Address;
+    use pimattn_core::op::Op;
+    use pimattn_engine::probe::{Completion, NO_REQUEST, RowOutcome};
+
+    fn system() -> System {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        System::load(&configs.join("system/hbm3-pim.toml"), &["channels=2".into()]).unwrap()
+    }
+
+    /// Bytes that the timeline holds for the run so far, its blocks aside, whose size is fixed.
+    fn held(timeline: &ChromeTimeline<'_>) -> usize {
+        timeline.text.capacity() + timeline.channels.iter().map(|c| c.work.held() + c.slices.held()).sum::<usize>()
+    }
+
+    /// Two channels that work in turn, segment after segment, and meet now and then; the most that was held.
+    fn play(system: &System, path: &Path, segments: u32) -> usize {
+        let header = Header::foreign(system.device.geometry, "test");
+        let options = ChromeOptions { window: Window::ALL, interval: 50, groups: 1, trace: "test".into() };
+        let mut timeline = ChromeTimeline::create(path, system, &header, options).unwrap();
+        let command = system.device.command("MACAB").unwrap();
+        let (mut most, mut cycle) = (0, 0);
+        for id in 1..=segments {
+            for channel in 0..2 {
+                let segment = Segment { channel, step: id / 4, layer: id % 4, kv_head: 1, ..Segment::default() };
+                timeline.segment_begin(id, &segment);
+                for phase in [Phase::Select, Phase::AttendScore, Phase::Softmax, Phase::AttendContext] {
+                    for i in 0..8 {
+                        let event = CommandEvent {
+                            cycle: cycle + 10 * (phase as u64 * 8 + i),
+                            command,
+                            address: Address { channel, ..Address::default() },
+                            banks: 64,
+                            units: 0,
+                            segment: id,
+                            phase,
+                            completes: Some(Completion { op: Op::MacAb, row: RowOutcome::Hit }),
+                            request: NO_REQUEST,
+                        };
+                        timeline.command(&event);
+                        most = most.max(held(&timeline));
+                    }
+                }
+                timeline.segment_end(channel, id, cycle + 640);
+            }
+            cycle += 700;
+            if id % 3 == 0 {
+                (0..2).for_each(|channel| timeline.channel_waits(channel, cycle - 60, cycle));
+                timeline.sync(cycle);
+            }
+        }
+        (0..2).for_each(|channel| timeline.channel_waits(channel, cycle, cycle));
+        timeline.end(cycle);
+        timeline.finish().unwrap();
+        most
+    }
+
+    #[test]
+    fn a_timeline_holds_no_more_of_a_longer_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let (system, path) = (system(), folder.path().join("t.json"));
+        let short = play(&system, &path, 60);
+        let once = std::fs::metadata(&path).unwrap().len();
+        let long = play(&system, &path, 600);
+        let ten_times = std::fs::metadata(&path).unwrap().len();
+        assert!(ten_times > 9 * once, "{once} and {ten_times} bytes written");
+        assert_eq!(short, long, "bytes held for {once} and {ten_times} bytes written");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -86,6 +86,12 @@ impl Slices {
         self.at = s.to;
     }
 
+    /// Bytes of what is open.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.open.capacity() * size_of::<OpenSlice>() + self.selecting.capacity() * size_of::<u32>()
+    }
+
     /// Ends the slices that are open.
     pub fn finish(&mut self, out: &mut String) {
         self.close_to(0, out);

@@ -252,6 +252,13 @@ impl ChannelWork {
         self.book.resolve(self.book.own.or(latest));
     }
 
+    /// Bytes of what waits.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        let WorkBook { open, hosted, queue, .. } = &self.book;
+        open.capacity() * size_of::<OpenWork>() + (hosted.capacity() + queue.capacity()) * size_of::<Stretch>()
+    }
+
     /// The next stretch of which it is known what it is for.
     #[inline]
     pub fn next(&mut self, latest: Option<(u32, u32)>) -> Option<Stretch> {
