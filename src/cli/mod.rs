@@ -3,6 +3,7 @@
 mod artifact;
 pub mod exit;
 mod fit;
+mod latency_model;
 pub mod pimsim;
 mod plot;
 mod reproduce;

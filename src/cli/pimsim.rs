@@ -62,6 +62,8 @@ enum PimsimCommand {
     Artifact(super::artifact::Artifact),
     /// Time and energy of a decode step end to end: GPUs, PIM devices, links
     System(super::system::SystemArgs),
+    /// Fit a line to attention's latency against context, for LLMServingSim
+    LatencyModel(super::latency_model::LatencyArgs),
     /// Run an experiment of a paper, and compare its results with the claims
     Reproduce(super::reproduce::ReproduceArgs),
     /// Draw columns of any table as SVG
@@ -234,6 +236,7 @@ pub fn main() -> ExitCode {
         PimsimCommand::Merge(args) => super::sweep::merged(&args, &cli.common),
         PimsimCommand::Artifact(args) => super::artifact::run(&args, &cli.common),
         PimsimCommand::System(args) => super::system::run(&args, &cli.common),
+        PimsimCommand::LatencyModel(args) => super::latency_model::run(&args, &cli.common),
         PimsimCommand::Reproduce(args) => super::reproduce::run(&args, &cli.common),
         PimsimCommand::Plot(args) => super::plot::run(&args),
         PimsimCommand::Schema => super::print(&super::tables_document()),

@@ -4,7 +4,7 @@ use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
 use pimattn_core::units::Cycle;
 use pimattn_stats::replay::Watchers;
-use pimattn_stats::timeline::Window;
+use pimattn_stats::timeline::TimelineWindow;
 use pimattn_stats::timeline::chrome::{ChromeOptions, ChromeTimeline};
 use pimattn_stats::timeline::ram2bin::{self, Ram2bin};
 use pimattn_trace::Header;
@@ -22,8 +22,8 @@ pub struct TimelineArgs {
     #[arg(long, value_name = "FILE")]
     timeline: Vec<PathBuf>,
     /// Cycles that timelines show, from 0, the end left out: 20000..40000, or 20000.. to the end of the run
-    #[arg(long, value_name = "FIRST..END", default_value_t = Window::ALL, hide_default_value = true, requires = "timeline")]
-    window: Window,
+    #[arg(long, value_name = "FIRST..END", default_value_t = TimelineWindow::ALL, hide_default_value = true, requires = "timeline")]
+    window: TimelineWindow,
     /// Cycles between two samples of a timeline's counters
     #[arg(long, value_name = "CYCLES", default_value_t = SAMPLE_CYCLES, requires = "timeline", value_parser = clap::value_parser!(u64).range(1..))]
     sample: Cycle,

@@ -6,6 +6,7 @@ mod examples;
 mod exchange;
 mod folders;
 mod guides;
+mod latency;
 mod readme;
 mod roundtrip;
 mod snapshots;

@@ -364,7 +364,7 @@ fn ram2bin_has_the_commands_of_the_log() {
         }
     }
     // Select, attend-score and attend-context are phases 4, 5 and 7.
-    for (name, phase) in [("MACBG", 4), ("MACBG", 5), ("MACBG", 7), ("ACTBG", 5), ("WR", 1), ("SFM", 6), ("REFab", -1)]
+    for (name, phase) in [("MACAB", 4), ("MACBG", 5), ("MACBG", 7), ("ACTBG", 5), ("WR", 1), ("SFM", 6), ("REFab", -1)]
     {
         assert!(seen.contains(&(name.to_string(), phase)), "no {name} of phase {phase} among {seen:?}");
     }

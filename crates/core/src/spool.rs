@@ -20,7 +20,7 @@ const HEAD: usize = 16;
 
 /// A stream: its blocks in the file, and the one that is being filled.
 #[derive(Clone)]
-struct Stream {
+struct SpoolStream {
     first: u64,
     last: u64,
     block: Vec<u8>,
@@ -30,7 +30,7 @@ struct Stream {
 pub struct Spool {
     file: File,
     folder: PathBuf,
-    streams: Vec<Stream>,
+    streams: Vec<SpoolStream>,
     block: usize,
     end: u64,
 }
@@ -43,7 +43,7 @@ impl Spool {
     pub fn new(folder: &Path, streams: usize) -> Result<Self> {
         let block = (MEMORY / streams.clamp(1, MOST_STREAMS)).clamp(SMALLEST, LARGEST);
         let file = tempfile::tempfile_in(folder).map_err(|e| Error::io(folder, e))?;
-        let stream = Stream { first: NONE, last: NONE, block: Vec::new() };
+        let stream = SpoolStream { first: NONE, last: NONE, block: Vec::new() };
         Ok(Spool { file, folder: folder.into(), streams: vec![stream; streams], block, end: 0 })
     }
 

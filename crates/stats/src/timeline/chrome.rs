@@ -4,11 +4,11 @@
 //! are begin and end events in the order of time; channels come one after the other, so that the file does not
 //! depend on the order in which the engine lets them advance. Counters follow, summed over the channels of a process.
 
-use super::Window;
+use super::TimelineWindow;
 use super::json::{Microseconds, Quoted};
 use super::samples::{SAMPLE_BYTES, Sample, SampleRules, Sampler};
 use super::slices::{Slices, Track};
-use super::work::ChannelWork;
+use super::work::AccountedWork;
 use crate::account::Durations;
 use crate::counters::{self, Counters, Rules};
 use crate::energy::Energy;
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct ChromeOptions {
     /// The cycles that it shows.
-    pub window: Window,
+    pub window: TimelineWindow,
     /// Cycles between two samples of the counters.
     pub interval: Cycle,
     /// Groups of neighbouring channels, a process each: the stacks of all devices.
@@ -36,8 +36,8 @@ pub struct ChromeOptions {
 }
 
 /// What is known of one channel.
-struct ChannelTrack {
-    work: ChannelWork,
+struct WatchedChannel {
+    work: AccountedWork,
     slices: Slices,
     sampler: Sampler,
     over: bool,
@@ -52,7 +52,7 @@ pub struct ChromeTimeline<'s> {
     header: Header,
     durations: Durations,
     rules: Rules,
-    channels: Vec<ChannelTrack>,
+    channels: Vec<WatchedChannel>,
     /// Step and layer of the latest segment.
     latest: Option<(u32, u32)>,
     spool: Spool,
@@ -90,8 +90,8 @@ impl<'s> ChromeTimeline<'s> {
             channel,
             clock: device.clock,
         };
-        let channel = |channel| ChannelTrack {
-            work: ChannelWork::new(options.window),
+        let channel = |channel| WatchedChannel {
+            work: AccountedWork::new(options.window),
             slices: Slices::new(track(channel)),
             sampler: Sampler::new(&device.geometry),
             over: false,
@@ -138,7 +138,7 @@ impl<'s> ChromeTimeline<'s> {
 
     /// Writes the slices of which it is known what they are.
     fn drain(&mut self, channel: usize) {
-        let ChannelTrack { work, slices, over, .. } = &mut self.channels[channel];
+        let WatchedChannel { work, slices, over, .. } = &mut self.channels[channel];
         self.text.clear();
         while let Some(stretch) = work.next(self.latest) {
             slices.push(&stretch, &mut self.text);
@@ -407,7 +407,7 @@ mod tests {
     /// Two channels that work in turn, segment after segment, and meet now and then; the most that was held.
     fn play(system: &System, path: &Path, segments: u32) -> usize {
         let header = Header::foreign(system.device.geometry, "test");
-        let options = ChromeOptions { window: Window::ALL, interval: 50, groups: 1, trace: "test".into() };
+        let options = ChromeOptions { window: TimelineWindow::ALL, interval: 50, groups: 1, trace: "test".into() };
         let mut timeline = ChromeTimeline::create(path, system, &header, options).unwrap();
         let command = system.device.command("MACAB").unwrap();
         let (mut most, mut cycle) = (0, 0);

@@ -4,7 +4,7 @@
 //!
 //! The viewer draws ranks directly below the channel, so pseudo-channels and ranks are one level here, `Rank`.
 
-use super::Window;
+use super::TimelineWindow;
 use pimattn_core::addr::{Address, Geometry, NOT_ADDRESSED};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
@@ -68,7 +68,7 @@ impl ChannelCommands {
 pub struct Ram2bin<'s> {
     path: PathBuf,
     device: &'s Device,
-    window: Window,
+    window: TimelineWindow,
     spool: Spool,
     channels: Vec<ChannelCommands>,
     error: Option<Error>,
@@ -79,7 +79,7 @@ impl<'s> Ram2bin<'s> {
     ///
     /// # Errors
     /// [`Error::Io`] if the folder of `path` takes no file.
-    pub fn create(path: &Path, device: &'s Device, window: Window) -> Result<Self> {
+    pub fn create(path: &Path, device: &'s Device, window: TimelineWindow) -> Result<Self> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let n = device.geometry.channels as usize;
         Ok(Ram2bin {

@@ -1,6 +1,6 @@
 //! Counters over time: what one channel did in each interval of some length, and the sum over channels.
 
-use super::Window;
+use super::TimelineWindow;
 use crate::Counters;
 use crate::account::Durations;
 use crate::counters::Rules;
@@ -79,7 +79,7 @@ pub(super) struct SampleRules<'s> {
     pub system: &'s System,
     pub durations: &'s Durations,
     pub counters: &'s Rules,
-    pub window: Window,
+    pub window: TimelineWindow,
     /// Cycles of an interval.
     pub interval: Cycle,
 }

@@ -12,7 +12,7 @@ use std::fmt::Write;
 
 /// A level of a track.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Level {
+enum SliceLevel {
     Step(u32),
     Layer(u32),
     /// The number of the segment in its channel.
@@ -24,7 +24,7 @@ enum Level {
 /// An open slice.
 #[derive(Debug, Clone, Copy)]
 struct OpenSlice {
-    level: Level,
+    level: SliceLevel,
     cycles: Cycle,
     causes: [Cycle; CAUSES],
 }
@@ -68,11 +68,11 @@ impl Slices {
     pub fn push(&mut self, s: &Stretch, out: &mut String) {
         let step = if let StepOf::Known(step) = s.step { step } else { None };
         let levels = [
-            step.map(|(step, _)| Level::Step(step)),
-            step.map(|(_, layer)| Level::Layer(layer)),
-            s.segment.map(|(id, _)| Level::Head(id)),
-            Some(Level::Part(s.part)),
-            s.hosted.then_some(Level::Host),
+            step.map(|(step, _)| SliceLevel::Step(step)),
+            step.map(|(_, layer)| SliceLevel::Layer(layer)),
+            s.segment.map(|(id, _)| SliceLevel::Head(id)),
+            Some(SliceLevel::Part(s.part)),
+            s.hosted.then_some(SliceLevel::Host),
         ];
         let levels = levels.into_iter().flatten();
         let same = self.open.iter().zip(levels.clone()).take_while(|(open, level)| open.level == *level).count();
@@ -105,7 +105,7 @@ impl Slices {
             let ts = Microseconds(self.at, clock);
             let _ = write!(out, ",\n{{\"ph\":\"E\",\"ts\":{ts},\"pid\":{pid},\"tid\":{tid},\"args\":{{");
             let _ = write!(out, "\"cycles\":{}", slice.cycles);
-            if let Level::Part(_) = slice.level {
+            if let SliceLevel::Part(_) = slice.level {
                 for cause in Cause::ALL {
                     let cycles = slice.causes[cause as usize];
                     if cycles > 0 {
@@ -117,7 +117,7 @@ impl Slices {
         }
     }
 
-    fn begin(&mut self, level: Level, s: &Stretch, out: &mut String) {
+    fn begin(&mut self, level: SliceLevel, s: &Stretch, out: &mut String) {
         let Track { pid, tid, clock, channel } = self.track;
         let ts = Microseconds(s.from, clock);
         let mut event = |name: std::fmt::Arguments<'_>, kind: &str| {
@@ -127,15 +127,15 @@ impl Slices {
             );
         };
         match level {
-            Level::Step(step) => {
+            SliceLevel::Step(step) => {
                 event(format_args!("step {step}"), "step");
                 let _ = write!(out, "\"step\":{step}");
             }
-            Level::Layer(layer) => {
+            SliceLevel::Layer(layer) => {
                 event(format_args!("layer {layer}"), "layer");
                 let _ = write!(out, "\"layer\":{layer}");
             }
-            Level::Head(_) => {
+            SliceLevel::Head(_) => {
                 let Some((_, segment)) = &s.segment else { return };
                 match (segment.request, segment.kv_heads) {
                     (_, 2..) => event(format_args!("{} KV heads", segment.kv_heads), "head"),
@@ -144,14 +144,14 @@ impl Slices {
                 }
                 head_args(segment, out);
             }
-            Level::Part(part) => {
+            SliceLevel::Part(part) => {
                 event(format_args!("{}", part_name(part)), if part == WAITING { "wait" } else { "phase" })
             }
-            Level::Host => event(format_args!("host"), "host"),
+            SliceLevel::Host => event(format_args!("host"), "host"),
         }
         out.push_str("}}");
         self.open.push(OpenSlice { level, cycles: 0, causes: [0; CAUSES] });
-        if let (Level::Part(part), Some((id, _))) = (level, s.segment) {
+        if let (SliceLevel::Part(part), Some((id, _))) = (level, s.segment) {
             self.flow(part, id, (s.from, channel), out);
         }
     }

@@ -1,7 +1,7 @@
 //! What each cycle of a channel is for, in the order of time: the stretches that [`ChannelAccount`] credits, with the step,
 //! layer and head that the tables of a run give them to.
 
-use super::Window;
+use super::TimelineWindow;
 use crate::account::{CAUSES, Cause, ChannelAccount, Durations, Ledger, Time, TimeOwner};
 use crate::books::WAITING;
 use pimattn_core::units::Cycle;
@@ -60,14 +60,14 @@ struct OpenWork {
 }
 
 /// The work of one channel.
-pub(super) struct ChannelWork {
+pub(super) struct AccountedWork {
     account: ChannelAccount,
     book: WorkBook,
 }
 
 /// Where the account's cycles go.
 struct WorkBook {
-    window: Window,
+    window: TimelineWindow,
     open: VecDeque<OpenWork>,
     /// Complete segments among them.
     complete: usize,
@@ -174,9 +174,9 @@ impl Ledger for WorkBook {
     }
 }
 
-impl ChannelWork {
+impl AccountedWork {
     /// Nothing done yet.
-    pub fn new(window: Window) -> Self {
+    pub fn new(window: TimelineWindow) -> Self {
         let book = WorkBook {
             window,
             open: VecDeque::new(),
@@ -187,7 +187,7 @@ impl ChannelWork {
             queue: VecDeque::new(),
             unused: Time::default(),
         };
-        ChannelWork { account: ChannelAccount::default(), book }
+        AccountedWork { account: ChannelAccount::default(), book }
     }
 
     /// Whether nothing more can come into the window.
