@@ -98,7 +98,7 @@ fn stacks(header: &Header, channels: u32) -> u32 {
         placement.and_then(toml::Value::as_integer).and_then(|n| u32::try_from(n).ok())
     };
     let stacks = count("devices").unwrap_or(1).saturating_mul(count("stacks").unwrap_or(1));
-    if stacks > 0 && channels % stacks == 0 { stacks } else { 1 }
+    if stacks > 0 && channels.is_multiple_of(stacks) { stacks } else { 1 }
 }
 
 /// Completes the files of the watchers; `log` is the log's.

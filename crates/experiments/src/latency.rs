@@ -163,7 +163,8 @@ pub fn pim_config(model: &LatencyModel, system: &System, source: &LatencySource)
     line(format!("\n[timing]\ntCK = {ns}"));
     line(format!("CL = {}", timing("nCL").unwrap_or(0)));
     line("\n[system]".into());
-    let mb = g.banks_per_channel() as u64 * u64::from(g.rows) * u64::from(g.row_bytes()) >> 20;
+    let bytes = u64::from(g.banks_per_channel()) * u64::from(g.rows) * u64::from(g.row_bytes());
+    let mb = bytes >> 20;
     line(format!("channel_size = {mb}          # MB"));
     line(format!("channels = 1\nbus_width = {bus_width}"));
     line("\n[other]".into());

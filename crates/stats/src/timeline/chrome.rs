@@ -79,7 +79,7 @@ impl<'s> ChromeTimeline<'s> {
     pub fn create(path: &Path, system: &'s System, header: &Header, options: ChromeOptions) -> Result<Self> {
         let device = &system.device;
         let n = device.geometry.channels;
-        if options.groups == 0 || n % options.groups != 0 || options.interval == 0 {
+        if options.groups == 0 || !n.is_multiple_of(options.groups) || options.interval == 0 {
             let what =
                 format!("{n} channels are not {} groups, sampled every {} cycles", options.groups, options.interval);
             return Err(Error::Usage(what));

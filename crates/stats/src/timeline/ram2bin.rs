@@ -187,7 +187,7 @@ fn head(device: &Device, channel: u32, entries: u64) -> Vec<u8> {
     let timing = |name: &str| device.timings.get(name).copied();
     // A column is a burst of so many transfers, two a cycle.
     let column_bits = g.column_bytes * 8;
-    let burst = timing("nBL").map(|n| 2 * n as u32).filter(|n| *n > 0 && column_bits % n == 0).unwrap_or(1);
+    let burst = timing("nBL").map(|n| 2 * n as u32).filter(|n| *n > 0 && column_bits.is_multiple_of(*n)).unwrap_or(1);
     let width = (column_bits / burst) as u16;
     let read = device.plans[Op::Ld as usize].map_or(0, |plan| device.commands[usize::from(plan.last)].done);
     let mut out = Vec::new();
