@@ -428,6 +428,12 @@ fn a_window_shows_its_cycles_and_no_others() {
     let shown = cut("part");
     assert_eq!(shown, cut("all"));
     assert_eq!(shown.iter().map(|s| s.2 - s.1).sum::<u64>(), 6500 * CHANNELS);
+    // In each cycle, the three channels that work multiply in so many banks as they have, at most.
+    pimsim(dir, &["run", "t.ptrace", "--timeline", "fine.json", "--window", "3000..4500", "--sample", "1"]);
+    let fine = events(dir, "fine.json");
+    let flying = fine.iter().filter(|e| e["name"] == "MACs in flight").map(|e| e["args"]["banks"].as_f64().unwrap());
+    let flying: Vec<f64> = flying.collect();
+    assert!(flying.iter().all(|n| *n <= 3.0 * 64.0 && *n == n.round()) && flying.contains(&64.0), "{flying:?}");
     let outside = |e: &&Value| e.get("ts").is_some() && !(3000..=9500).contains(&cycle(e));
     assert_eq!(events(dir, "part.json").iter().filter(outside).count(), 0);
 }
