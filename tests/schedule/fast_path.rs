@@ -332,3 +332,24 @@ fn fast_is_plain_on_random_traces() {
     println!("{cases} traces, {commands} commands, {errors} errors alike");
     assert!(wrong.is_empty(), "{} of {cases}:\n{}", wrong.len(), wrong[..wrong.len().min(8)].join("\n"));
 }
+
+/// Heads of each layer on a channel of their own, so that the other channels wait for a step and a layer in which they have none.
+#[test]
+fn slices_of_channels_without_a_head_are_in_the_step_of_the_others() {
+    let system = common::system("hbm3-pim", &["channels=4"]);
+    let g = &system.device.geometry;
+    let mut records = Vec::new();
+    for (step, layer) in (0..4).flat_map(|step| (0..3).map(move |layer| (step, layer))) {
+        let channel = (step + layer) % 4;
+        let at = Address { channel, row: step, ..Address::default() };
+        records.push(Record::Segment(Segment { channel, step, layer, kv_head: 1, ..Segment::default() }));
+        records.push(Record::Mark(Mark { channel, lane: 0, phase: Phase::AttendScore }));
+        let (count, stride) = (8 + step, g.column_bytes);
+        records.push(Record::Request(Request { op: Op::MacAb, addr: g.encode(&at), count, stride }));
+        records.push(Record::Request(Request::one(Op::Sync, 0)));
+    }
+    let told = told(Engine::Plain, &system, &records).unwrap();
+    assert_eq!(slices_differ(&told, u64::from(g.banks_per_channel())), None);
+    let waits: u64 = told.steps.iter().map(|s| s.parts.used().map(|(_, p)| p.time.total()).sum::<u64>()).sum();
+    assert_eq!(waits, told.cycles * u64::from(g.banks_per_channel()) * 4, "all cycles belong to a step");
+}
