@@ -80,6 +80,9 @@ impl LatencyModel {
             return Err(Error::Usage("a line needs at least two different contexts".into()));
         }
         let slope = (n * xy - x * y) / spread;
+        // Where every context takes the same, what is left is rounding, of either sign.
+        let rounding = points.iter().all(|p| (slope * p.context).abs() < 1e-9 * p.ns);
+        let slope = if rounding { 0.0 } else { slope };
         Ok(LatencyModel { shape, slope, intercept: (y - slope * x) / n, points })
     }
 
@@ -214,6 +217,14 @@ mod tests {
             assert!(squares(&other) > squares(&model));
         }
         assert!(model.worst_error() > 0.01);
+    }
+
+    #[test]
+    fn a_level_line_has_no_slope_of_rounding() {
+        let points = [2080.5, 4128.5, 8224.5].map(|x| point(x, 38345.678)).to_vec();
+        let model = LatencyModel::fit(BASE, points).unwrap();
+        assert!(model.slope == 0.0 && model.slope.is_sign_positive(), "{}", model.slope);
+        assert!((model.intercept - 38345.678).abs() < 1e-6 && model.worst_error() < 1e-9);
     }
 
     #[test]

@@ -2,9 +2,8 @@
 
 use super::{prose, table};
 use crate::common::system;
-use pimattn::{Generator, SyntheticSpec, Workload, kv, simulate};
+use pimattn::{Generator, MemoryTrace, SyntheticSpec, Workload, kv, replay};
 use pimattn_experiments::latency::{BASE, LatencyModel, LatencyPoint, idle_mw};
-use rayon::prelude::*;
 
 const POLICIES: [&str; 4] = ["full", "streaming", "quest", "starc"];
 const CONTEXTS: [usize; 3] = [2048, 4096, 8192];
@@ -17,7 +16,12 @@ pub(super) fn lines(_: &str) -> String {
     let attend = |policy: &str, prefill: usize| {
         let spec = SyntheticSpec { layers: 1, prefill, decode_steps: STEPS, seed: 1, ..SyntheticSpec::default() };
         let cache = kv::synthetic::generate(&spec).unwrap();
-        let outcome = simulate(&Generator::new(one.clone(), Workload::new(policy, BUDGET), cache).unwrap()).unwrap();
+        let generator = Generator::new(one.clone(), Workload::new(policy, BUDGET), cache).unwrap();
+        // Kept, and replayed when it is whole: figures are worked out side by side, and a replay that waits for its generator
+        // would hold a thread that the generator needs.
+        let mut trace = MemoryTrace::new(generator.header().clone());
+        generator.run(&mut trace, None, &mut |_| ()).unwrap();
+        let outcome = replay(&one, &mut trace.source().unwrap()).unwrap();
         LatencyPoint {
             context: prefill as f64 + (STEPS as f64 + 1.0) / 2.0,
             ns: outcome.time_ns / STEPS as f64,
@@ -25,7 +29,7 @@ pub(super) fn lines(_: &str) -> String {
         }
     };
     let runs: Vec<(usize, usize)> = (0..POLICIES.len()).flat_map(|p| CONTEXTS.map(|c| (p, c))).collect();
-    let points: Vec<LatencyPoint> = runs.par_iter().map(|(p, context)| attend(POLICIES[*p], *context)).collect();
+    let points: Vec<LatencyPoint> = runs.iter().map(|(p, context)| attend(POLICIES[*p], *context)).collect();
     let models: Vec<LatencyModel> =
         points.chunks(CONTEXTS.len()).map(|points| LatencyModel::fit(BASE, points.to_vec()).unwrap()).collect();
     let head = ["policy", "slope, ns a token", "intercept, us", "largest error", "peak, mW", "us at 8192 + 32.5"];
