@@ -47,7 +47,7 @@ pub fn replay_until(cancel: &Cancel, system: &System, source: &mut dyn Source) -
 }
 
 /// Generates a trace and replays it, side by side, on the system that its addresses are for; memory does not grow with
-/// the trace.
+/// the trace. Not for use within rayon's own threads: it waits for a generator that works on these.
 ///
 /// # Errors
 /// Those of [`Generator::run`] and of [`replay`].

@@ -15,6 +15,7 @@ use pimattn_report::explain::Explanation;
 use pimattn_report::sheet::Style;
 use pimattn_report::summary::Summary;
 use pimattn_stats::log::LogProbe;
+use pimattn_stats::replay::Watchers;
 use pimattn_stats::write::{RunTables, finish_run};
 use pimattn_stats::{Collector, Steps, replay};
 use pimattn_trace as trace;
@@ -65,6 +66,8 @@ enum PimsimCommand {
     Artifact(super::artifact::Artifact),
     /// Time and energy of a decode step end to end: GPUs, PIM devices, links
     System(super::system::SystemArgs),
+    /// Fit a line to attention's latency against context, for LLMServingSim
+    LatencyModel(super::latency_model::LatencyArgs),
     /// Run an experiment of a paper, and compare its results with the claims
     Reproduce(super::reproduce::ReproduceArgs),
     /// List, print or export the configurations and the sample cache that the programs hold inside
@@ -100,6 +103,8 @@ struct ReplayArgs {
     /// logged with the requests that they serve; for this every command is simulated, as with --engine plain
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    #[command(flatten)]
+    timelines: super::timeline::TimelineArgs,
     /// fast: recurring work is simulated once; plain: every command is simulated. Both give the same results
     #[arg(long, value_enum, default_value_t = EngineChoice::Fast)]
     engine: EngineChoice,
@@ -255,6 +260,7 @@ pub fn main() -> ExitCode {
         PimsimCommand::Merge(args) => super::sweep::merged(&args, &cli.common),
         PimsimCommand::Artifact(args) => super::artifact::run(&args, &cli.common),
         PimsimCommand::System(args) => super::system::run(&args, &cli.common),
+        PimsimCommand::LatencyModel(args) => super::latency_model::run(&args, &cli.common),
         PimsimCommand::Reproduce(args) => super::reproduce::run(&args, &cli.common),
         PimsimCommand::Presets(args) => super::presets::run(&args, &cli.common),
         PimsimCommand::Report(args) => super::report::run(&args, &cli.common),
@@ -269,6 +275,7 @@ fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<()> {
     if args.log.is_some() && args.traces.len() > 1 {
         return Err(Error::Usage("--log takes one trace".into()));
     }
+    args.timelines.check(args.traces.len())?;
     if args.output.is_none() && args.log.as_deref() == Some(Path::new("-")) {
         return Err(Error::Usage(
             "the log and the table cannot both go to standard output: name a folder with -o".into(),
@@ -320,7 +327,7 @@ fn replay<W: Write>(
     let mut steps = tables.steps(&name, &header);
     let collector = Collector::with_steps(&system.device, &mut steps as &mut dyn Steps);
     // The engine does not number the requests of work that it looks up.
-    let numbered = args.log.is_some() && system.controller == Controller::Pim;
+    let numbered = (args.log.is_some() || args.timelines.needs_requests()) && system.controller == Controller::Pim;
     let engine = if numbered { engine::Engine::Plain } else { args.engine.into() };
     let named = |e| match e {
         Error::Data { file, what } if file == "trace" => Error::data(&name, what),
@@ -328,19 +335,21 @@ fn replay<W: Write>(
     };
     let (source, mut progress) = (source.as_mut(), |n| progress.at(n));
     let cancel = &common.cancel;
-    let collector = match args.log.as_deref() {
-        None => {
-            let mut collector = collector;
-            replay::collect(cancel, engine, system, source, &mut collector, &mut progress).map_err(named)?;
-            collector
-        }
-        Some(log) => {
-            let mut probes = (collector, LogProbe::new(Output::create(log)?, &system.device));
-            replay::collect_and_log(cancel, engine, system, source, &mut probes, &mut progress).map_err(named)?;
-            let (collector, log_probe) = probes;
-            log_probe.finish().map_err(|e| Error::io(log, e))?.commit()?;
-            collector
-        }
+    let mut watchers = Watchers::default();
+    if let Some(log) = &args.log {
+        watchers.log = Some(LogProbe::new(Output::create(log)?, &system.device));
+    }
+    args.timelines.watch(&mut watchers, system, &header, &name)?;
+    let collector = if watchers.is_empty() {
+        let mut collector = collector;
+        replay::collect(cancel, engine, system, source, &mut collector, &mut progress).map_err(named)?;
+        collector
+    } else {
+        let mut probes = (collector, watchers);
+        replay::collect_and_watch(cancel, engine, system, source, &mut probes, &mut progress).map_err(named)?;
+        let (collector, watchers) = probes;
+        super::timeline::finish(watchers, args.log.as_deref())?;
+        collector
     };
     let collector = collector.into_counts();
     finish_run(&header, &collector, steps)

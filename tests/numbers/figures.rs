@@ -12,6 +12,7 @@ mod parity;
 mod policies;
 mod power;
 mod scale;
+mod serving;
 mod synthetic;
 mod system;
 mod trial;
@@ -58,6 +59,7 @@ const FIGURES: &[Figure] = &[
     Figure { name: "scale-requests", write: scale::requests },
     Figure { name: "scale-tokens", write: scale::tokens },
     Figure { name: "schedules", write: scale::schedules },
+    Figure { name: "serving", write: serving::lines },
     Figure { name: "seeds", write: policies::seeds },
     Figure { name: "shared-reads", write: devices::shared_reads },
     Figure { name: "standing", write: system::standing },

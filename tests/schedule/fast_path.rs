@@ -1,5 +1,5 @@
 //! The fast engine against the plain one: the same length, the same commands in every channel, the same tables, on
-//! random traces of every kind. Most of them repeat themselves, for what recurs is what the fast engine is about, and are
+//! random traces of every kind; and the slices of their timelines against the tables. Most of them repeat themselves, for what recurs is what the fast engine is about, and are
 //! disturbed now and then. PIMATTN_FAST_CASES is the number of traces, PIMATTN_FAST_FIRST the first seed.
 
 use crate::common;
@@ -12,6 +12,8 @@ use pimattn_core::spec::system::{Controller, IssueOrder};
 use pimattn_engine::{self as engine, Engine};
 use pimattn_stats::log::LogProbe;
 use pimattn_stats::tally::ChannelTally;
+use pimattn_stats::timeline::TimelineWindow;
+use pimattn_stats::timeline::chrome::{ChromeOptions, ChromeTimeline};
 use pimattn_stats::{Account, Collector, Step};
 use pimattn_trace::{Arrival, Header, Mark, Phase, Record, Request, Segment};
 use std::collections::BTreeMap;
@@ -200,14 +202,21 @@ struct Told {
     heads: BTreeMap<(u32, u32, u32), Account>,
     steps: Vec<Step>,
     counted: Vec<pimattn_stats::Counters>,
+    timeline: String,
 }
 
 fn told(engine: Engine, system: &System, records: &[Record]) -> Result<Told, String> {
     let mut source = Memory { header: Header::foreign(system.device.geometry, "test"), records: records.to_vec() };
     let collector = Collector::with_steps(&system.device, Vec::new());
-    let mut probe = (collector, (ChannelTally::new(&system.device), LogProbe::new(Vec::new(), &system.device)));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("t.json");
+    let options = ChromeOptions { window: TimelineWindow::ALL, interval: 333, groups: 1, trace: "random".into() };
+    let timeline = ChromeTimeline::create(&file, system, &source.header, options).unwrap();
+    let log = LogProbe::new(Vec::new(), &system.device);
+    let mut probe = (collector, (ChannelTally::new(&system.device), (log, timeline)));
     let cycles = engine::run_with(engine, system, &mut source, &mut probe, &mut |_| {}).map_err(|e| e.to_string())?;
-    let (collector, (tally, log)) = probe;
+    let (collector, (tally, (log, timeline))) = probe;
+    timeline.finish().unwrap();
     let text = String::from_utf8(log.finish().unwrap()).unwrap();
     // Of what is looked up, requests have no numbers; marks, which name them, are left out with the column.
     let marks = ["BARRIER", "HOST", "SYNC", "ARRIVAL"];
@@ -224,7 +233,57 @@ fn told(engine: Engine, system: &System, records: &[Record]) -> Result<Told, Str
         heads: collector.heads.clone(),
         counted: tally.channels,
         steps: collector.into_steps(),
+        timeline: std::fs::read_to_string(&file).unwrap(),
     })
+}
+
+/// Cycles of the slices of a timeline: by step and layer, and by request, layer and KV head.
+type SliceCycles = (BTreeMap<(u64, u64), u64>, BTreeMap<(u64, u64, u64), u64>);
+
+fn slice_cycles(timeline: &str) -> SliceCycles {
+    let trace: serde_json::Value = serde_json::from_str(timeline).unwrap();
+    let (mut layers, mut heads) = SliceCycles::default();
+    let mut stacks: BTreeMap<u64, Vec<&serde_json::Value>> = BTreeMap::new();
+    for e in trace["traceEvents"].as_array().unwrap() {
+        let of = |e: &serde_json::Value, key: &str| e["args"][key].as_u64().unwrap();
+        match e["ph"].as_str().unwrap() {
+            "B" => stacks.entry(e["tid"].as_u64().unwrap()).or_default().push(e),
+            "E" => {
+                let stack = stacks.get_mut(&e["tid"].as_u64().unwrap()).unwrap();
+                let (begun, cycles) = (stack.pop().unwrap(), of(e, "cycles"));
+                match begun["cat"].as_str().unwrap() {
+                    "layer" => *layers.entry((of(stack[0], "step"), of(begun, "layer"))).or_default() += cycles,
+                    "head" => {
+                        let head = (of(begun, "request"), of(begun, "layer"), of(begun, "kv_head"));
+                        *heads.entry(head).or_default() += cycles;
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(stacks.values().all(Vec::is_empty), "a slice is left open");
+    (layers, heads)
+}
+
+/// Whether the slices of the timeline have the cycles that the tables give to layers of steps, and to heads.
+fn slices_differ(told: &Told, banks: u64) -> Option<String> {
+    let (mut layers, mut heads) = SliceCycles::default();
+    for step in &told.steps {
+        for (layer, of) in &step.layers {
+            let cycles: u64 = of.parts.used().map(|(_, p)| p.time.total()).sum();
+            *layers.entry((u64::from(step.step), u64::from(*layer))).or_default() += cycles / banks;
+        }
+    }
+    for ((request, layer, kv_head), account) in &told.heads {
+        let head = (u64::from(*request), u64::from(*layer), u64::from(*kv_head));
+        *heads.entry(head).or_default() += account.time.total() / banks;
+    }
+    layers.retain(|_, cycles| *cycles > 0);
+    heads.retain(|_, cycles| *cycles > 0);
+    let got = slice_cycles(&told.timeline);
+    (got != (layers.clone(), heads.clone())).then(|| format!("slices {got:?}, tables {layers:?} {heads:?}"))
 }
 
 fn difference(a: &Told, b: &Told) -> Option<String> {
@@ -238,6 +297,7 @@ fn difference(a: &Told, b: &Told) -> Option<String> {
         ("heads", a.heads == b.heads),
         ("steps", a.steps == b.steps),
         ("tally", a.counted == b.counted),
+        ("timelines", a.timeline == b.timeline),
     ];
     parts.iter().find(|(_, same)| !same).map(|(what, _)| format!("{what} differ"))
 }
@@ -262,6 +322,8 @@ fn fast_is_plain_on_random_traces() {
             (Ok(plain), Ok(fast)) => {
                 commands += plain.log.len();
                 wrong.extend(difference(&plain, &fast).map(|d| format!("{}: {d}", about())));
+                let banks = u64::from(system.device.geometry.banks_per_channel());
+                wrong.extend(slices_differ(&plain, banks).map(|d| format!("{}: {d}", about())));
             }
             (Err(plain), Err(fast)) if plain == fast => errors += 1,
             (plain, fast) => wrong.push(format!("{}: plain {:?}, fast {:?}", about(), plain.err(), fast.err())),
@@ -269,4 +331,25 @@ fn fast_is_plain_on_random_traces() {
     }
     println!("{cases} traces, {commands} commands, {errors} errors alike");
     assert!(wrong.is_empty(), "{} of {cases}:\n{}", wrong.len(), wrong[..wrong.len().min(8)].join("\n"));
+}
+
+/// Heads of each layer on a channel of their own, so that the other channels wait for a step and a layer in which they have none.
+#[test]
+fn slices_of_channels_without_a_head_are_in_the_step_of_the_others() {
+    let system = common::system("hbm3-pim", &["channels=4"]);
+    let g = &system.device.geometry;
+    let mut records = Vec::new();
+    for (step, layer) in (0..4).flat_map(|step| (0..3).map(move |layer| (step, layer))) {
+        let channel = (step + layer) % 4;
+        let at = Address { channel, row: step, ..Address::default() };
+        records.push(Record::Segment(Segment { channel, step, layer, kv_head: 1, ..Segment::default() }));
+        records.push(Record::Mark(Mark { channel, lane: 0, phase: Phase::AttendScore }));
+        let (count, stride) = (8 + step, g.column_bytes);
+        records.push(Record::Request(Request { op: Op::MacAb, addr: g.encode(&at), count, stride }));
+        records.push(Record::Request(Request::one(Op::Sync, 0)));
+    }
+    let told = told(Engine::Plain, &system, &records).unwrap();
+    assert_eq!(slices_differ(&told, u64::from(g.banks_per_channel())), None);
+    let waits: u64 = told.steps.iter().map(|s| s.parts.used().map(|(_, p)| p.time.total()).sum::<u64>()).sum();
+    assert_eq!(waits, told.cycles * u64::from(g.banks_per_channel()) * 4, "all cycles belong to a step");
 }

@@ -405,6 +405,7 @@ fn an_interrupted_replay_leaves_nothing_behind() {
     // work without end, as text through a pipe
     let mut child = pimsim(d)
         .args(["run", "-", "--config", SYSTEM, "-o", ".", "--log", "log.txt"])
+        .args(["--timeline", "t.json", "--timeline", "t.ram2bin"])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

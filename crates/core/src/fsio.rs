@@ -39,6 +39,15 @@ impl Write for OutputTarget {
     }
 }
 
+/// An error if the folder that a file is to be written in does not exist.
+pub(crate) fn needs_folder(folder: &Path, file: &Path) -> Result<()> {
+    if folder.exists() {
+        return Ok(());
+    }
+    let what = format!("the folder {} does not exist", folder.display());
+    Err(Error::Io { path: file.into(), source: std::io::Error::other(what) })
+}
+
 impl AtomicFile {
     /// Begins a file beside its final place.
     pub fn create(path: &Path) -> Result<Self> {
@@ -47,10 +56,7 @@ impl AtomicFile {
             OutputTarget::Stream(File::options().write(true).open(path).map_err(|e| Error::io(path, e))?)
         } else {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            if !folder.exists() {
-                let what = format!("the folder {} does not exist", folder.display());
-                return Err(Error::Io { path: path.into(), source: std::io::Error::other(what) });
-            }
+            needs_folder(folder, path)?;
             OutputTarget::Part(
                 tempfile::Builder::new().prefix(PART).tempfile_in(folder).map_err(|e| Error::io(path, e))?,
             )
@@ -154,6 +160,12 @@ pub fn decompress(name: &str, mut input: Box<dyn Read + Send>) -> Result<Box<dyn
         Some(_) => Box::new(CompressedReader(lzma_rust2::XzReader::new(input, true))),
         None => input,
     })
+}
+
+/// A writer that compresses with gzip what goes to `out`; its bytes depend on the data alone.
+/// [`finish`](flate2::write::GzEncoder::finish) hands `out` back.
+pub fn gzip<W: Write>(out: W) -> flate2::write::GzEncoder<W> {
+    flate2::write::GzEncoder::new(out, flate2::Compression::default())
 }
 
 /// Compressed data; errors of its form say so, whatever the decoder calls them.

@@ -6,6 +6,7 @@ pub mod columns;
 pub mod error;
 pub mod fsio;
 pub mod presets;
+pub mod spool;
 pub mod table;
 pub mod units;
 

@@ -23,7 +23,7 @@ use super::counters::Counters;
 use pimattn_core::addr::Geometry;
 use pimattn_core::columns;
 use pimattn_core::spec::tables::MAX_COMMANDS;
-use pimattn_core::spec::{Activity, Device, Effect, Scope};
+use pimattn_core::spec::{Activity, CommandId, Device, Effect, Scope};
 use pimattn_core::table::{Column, column};
 use pimattn_core::units::Cycle;
 use pimattn_engine::probe::CommandEvent;
@@ -233,6 +233,12 @@ impl Durations {
         self.banks
     }
 
+    /// Cycles that a command is in progress, of a softmax those of its entries left out.
+    #[inline]
+    pub fn cycles(&self, command: CommandId) -> Cycle {
+        self.cycles[usize::from(command)]
+    }
+
     /// Cycles that the counted MACs, reads and writes would take one after the other at their shortest distance. This is the
     /// work of the array, whatever else went on at the same time.
     pub fn work(&self, counters: &Counters) -> Cycle {
@@ -249,6 +255,15 @@ pub trait Ledger {
     fn settle(&mut self, active: u64, banks: u64);
     /// The time that the channel spends waiting for others.
     fn waiting(&mut self) -> &mut Time;
+    /// The cycles `from..to` have been credited to a cause of some work, in the order of time.
+    #[inline]
+    fn spent(&mut self, _from: Cycle, _to: Cycle, _cause: Cause, _work: TimeOwner) {}
+    /// The host has these cycles, as [`Cause::Stall`]. Told ahead: what comes before `from` may be told later.
+    #[inline]
+    fn hosted(&mut self, _from: Cycle, _to: Cycle, _work: TimeOwner) {}
+    /// The channel has waited for others in these cycles.
+    #[inline]
+    fn waited(&mut self, _from: Cycle, _to: Cycle) {}
 }
 
 /// The work that time is spent for: a segment of the channel, 0 for none, and a phase.
@@ -346,6 +361,7 @@ impl ChannelAccount {
         let (first, from) = if self.host.1 > self.at { self.host } else { (begin, begin) };
         let until = (begin + cycles).max(from);
         ledger.time(work).spent[Cause::Stall as usize] += (until - from) * durations.banks;
+        ledger.hosted(from, until, work);
         self.host = (first, until);
     }
 
@@ -355,6 +371,9 @@ impl ChannelAccount {
         self.advance(done.min(met), None, durations, ledger);
         self.settle(durations.banks, durations, ledger);
         ledger.waiting().spent[Cause::ImbalanceChannels as usize] += met.saturating_sub(self.at) * durations.banks;
+        if met > self.at {
+            ledger.waited(self.at, met);
+        }
         self.at = self.at.max(met);
         // Everything in progress has ended when the channels meet, except refreshes.
         let refreshes = [REFRESH, PARTIAL].map(|slot| (slot, self.progress[slot].until));
@@ -491,6 +510,7 @@ impl ChannelAccount {
             };
             until = until.min(end);
             self.credit(cause, until - self.at, work, durations.banks, ledger);
+            ledger.spent(self.at, until, cause, work);
             self.at = until;
         }
     }

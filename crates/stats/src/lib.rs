@@ -11,6 +11,7 @@ pub mod origin;
 pub mod replay;
 pub mod tables;
 pub mod tally;
+pub mod timeline;
 pub mod write;
 
 use account::{ChannelAccount, Durations, Time};
