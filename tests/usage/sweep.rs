@@ -436,7 +436,7 @@ fn small_experiment() -> tempfile::TempDir {
         "configs/sweep/choices.toml",
         &[
             ("synthetic.decode_steps = [64]", "synthetic.decode_steps = [2]"),
-            ("[4096, 8192, 16384, 32768]", "[1024]"),
+            ("synthetic.prefill = [8192, 32768]", "synthetic.prefill = [1024]"),
             ("\"streaming\", ", ""),
             (", \"clusterkv\", \"h2o\"", ""),
             ("[256, 512, 1024, 2048]", "[256, 512]"),

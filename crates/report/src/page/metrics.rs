@@ -145,8 +145,8 @@ impl MetricsTally {
 mod tests {
     use super::*;
 
-    const TABLE: &str = "policy,budget,step,layer,query_head,dense,top_recall,output_rel_err\n\
-        q,8,0,0,0,1,1,0\nq,8,0,2,0,0,0.5,0.1\nq,8,1,2,0,0,0.7,0.3\nq,8,0,2,1,0,0.9,0.8\nq,8,1,2,1,0,0.9,\n";
+    const TABLE: &str = "policy,budget,cache_hash,selection_hash,step,layer,query_head,dense,top_recall,output_rel_err\n\
+        q,8,c,p,0,0,0,1,1,0\nq,8,c,p,0,2,0,0,0.5,0.1\nq,8,c,p,1,2,0,0,0.7,0.3\nq,8,c,p,0,2,1,0,0.9,0.8\nq,8,c,p,1,2,1,0,0.9,\n";
 
     #[test]
     fn layers_that_stay_full_say_nothing_of_the_policy() {
@@ -160,8 +160,10 @@ mod tests {
     #[test]
     fn what_is_no_table_of_one_policy_is_refused() {
         let message = |text: &str| MetricsTally::read(text.as_bytes(), "m.csv").unwrap_err().to_string();
-        assert!(message(&TABLE.replace("q,8,1,2,1", "q,16,1,2,1")).starts_with("m.csv:6: metrics of one policy"));
-        assert_eq!(message(&TABLE.replace("q,8,1,2,0", "q,8,x,2,0")), "m.csv:4: \"x\" is not a count");
+        assert!(
+            message(&TABLE.replace("q,8,c,p,1,2,1", "q,16,c,p,1,2,1")).starts_with("m.csv:6: metrics of one selection")
+        );
+        assert_eq!(message(&TABLE.replace("q,8,c,p,1,2,0", "q,8,c,p,x,2,0")), "m.csv:4: \"x\" is not a count");
         assert_eq!(message(TABLE.lines().next().unwrap()), "m.csv: a table without a row");
         assert!(message("policy\n").contains("no column"));
     }
