@@ -32,11 +32,11 @@ build:
 demo: build
 	@mkdir -p $(OUT)
 	@for p in $(POLICIES); do \
-	  $(BIN)/tracegen run --config configs/workload/demo.toml --policy $$p \
+	  $(BIN)/tracegen run --config configs/workload/demo.toml $(if $(KV),--kv $(firstword $(KV))) --policy $$p \
 	    -o $(OUT)/$$p.ptrace --metrics $(OUT)/$$p.metrics.csv || exit $$?; \
 	done
 	@$(BIN)/pimsim run $(POLICIES:%=$(OUT)/%.ptrace) --config configs/system/hbm3-pim.toml -o $(OUT)
-	@echo "Decode on a real KV cache (SmolLM2-135M, layers 9 and 16, 2,048 tokens of prefill, 128 steps), one HBM3-PIM stack;"
+	@echo "Decode on $(if $(KV),$(firstword $(KV)),a real KV cache (SmolLM2-135M, layers 9 and 16, 2,048 tokens of prefill, 128 steps)), one HBM3-PIM stack;"
 	@echo "time and energy of the attention layers per step; accuracy is the mean over steps, layers and query heads:"
 	@$(BIN)/pimsim summary $(OUT)/run.csv --metrics $(POLICIES:%=$(OUT)/%.metrics.csv)
 	@echo "Tables: $(OUT)/run.csv, steps.csv, phases.csv, layers.csv, heads.csv, channels.csv, origins.csv; accuracy: $(OUT)/*.metrics.csv."

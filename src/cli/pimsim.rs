@@ -176,6 +176,9 @@ struct Compare {
     /// Compare only this column; may be given again
     #[arg(long, value_name = "COLUMN")]
     column: Vec<String>,
+    /// Compare rows of different caches, and runs of different steps
+    #[arg(long)]
+    unlike: bool,
     /// Write every compared value to this CSV; - is standard output, in place of the summary
     #[arg(short, long, value_name = "CSV")]
     output: Option<PathBuf>,
@@ -422,7 +425,7 @@ fn why(
 }
 
 fn compare(args: &Compare) -> Result<()> {
-    let options = compare::CompareOptions { keys: args.key.clone(), columns: args.column.clone() };
+    let options = compare::CompareOptions { keys: args.key.clone(), columns: args.column.clone(), unlike: args.unlike };
     let others: Vec<PathBuf> = args.others.iter().map(|path| super::table_in(path, RUN_TABLE)).collect();
     let comparison = compare::compare_files(&super::table_in(&args.base, RUN_TABLE), &others, &options)?;
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));

@@ -166,11 +166,13 @@ fn what_does_not_belong_together_is_not_joined() {
         assert!(said.contains(why), "{said}");
     }
     of(&["run", "o.ptrace", "--config", "hbm3-pim", "-o", "o"], 0);
-    for command in ["summary", "explain"] {
+    for command in ["summary", "explain", "compare"] {
         let [_, said] = of(&[command, "starc-128", "o"], 2);
         assert!(said.contains("of different caches") && said.contains("--unlike"), "{said}");
         of(&[command, "starc-128", "o", "--unlike"], 0);
     }
+    let [_, said] = of(&["compare", "starc-128/phases.csv", "o/phases.csv"], 2);
+    assert!(said.contains("of different caches"), "{said}");
     let [_, said] = of(&["accuracy", "quest-128.metrics.csv", "o.csv"], 65);
     assert!(said.contains("another cache (cache_hash)"), "{said}");
     // What a reader has to know is in the table itself.

@@ -10,11 +10,14 @@
 //!    *label*: it says what is compared with what, such as `policy: quest -> starc`. It is reported and takes no part
 //!    in the join. So two runs of different policies join by step, and two tables of one row each always join.
 //! 3. Two rows of one table with equal keys are an error. Rows without a partner are listed.
+//! 4. Rows that are joined and say that they are of different caches, and runs of different numbers of steps, are an
+//!    error: their difference is not one of policies or mappings. [`CompareOptions::unlike`] allows it.
 //!
 //! # How cells are compared
 //!
 //! * A column is numeric when each of its cells in both tables is a number or empty; any other is text.
 //! * An empty cell is unknown: it is skipped and counted as such.
+//! * Hashes and cautions ([`REMARKS`]) are compared only where they are asked for.
 //! * Numbers give the ratio other/base and the change in percent of |base|: positive is more, whatever the signs.
 //!   Integers are subtracted exactly. If both are zero, the ratio is 1 and the change 0; if only the base is, or a
 //!   result is not finite, both are empty and the cell is beyond every tolerance.
@@ -66,6 +69,9 @@ pub const KNOWN_KEYS: [&str; 19] = [
     "energy_model",
 ];
 
+/// Columns that say whose a row is, and are no result.
+pub const REMARKS: [&str; 4] = [columns::CACHE_HASH, columns::SELECTION_HASH, columns::CONFIG_HASH, columns::CAUTIONS];
+
 /// Most bytes that the files of one comparison may have together.
 pub const MAX_INPUT_BYTES: u64 = 512 << 20;
 
@@ -76,6 +82,8 @@ pub struct CompareOptions {
     pub keys: Vec<String>,
     /// Columns to compare; empty: all that are not keys. If given, columns in one file only do not matter.
     pub columns: Vec<String>,
+    /// Whether rows of different caches and runs of different steps may be compared.
+    pub unlike: bool,
 }
 
 /// Compares the table in the file `base` with those in the files `others`.

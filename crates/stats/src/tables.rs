@@ -12,7 +12,7 @@ use pimattn_core::columns;
 use pimattn_core::spec::System;
 use pimattn_core::table::{Column, Measure, TableLayout, columns_of, markdown as markdown_of, measure};
 use pimattn_core::units::Cycle;
-use pimattn_trace::label::{CHOICE_KEYS, LABEL_KEYS, SelectionLabel};
+use pimattn_trace::label::{CACHE_KEY, CHOICE_KEYS, LABEL_KEYS, SelectionLabel};
 use pimattn_trace::{Header, Phase};
 use std::sync::Arc;
 
@@ -94,6 +94,7 @@ pub const RUN_KEYS: &[Measure<RunKey>] = &[
     measure(columns::TRACE, "-", "the trace file, as named on the command line", |k| (&k.trace).into()),
     measure(columns::SYSTEM, "-", "name of the system file's system", |k| (&k.system).into()),
     DEVICE_KEY,
+    measure(CACHE_KEY.column.name, CACHE_KEY.column.unit, CACHE_KEY.column.meaning, |k| CACHE_KEY.value(&k.selection)),
 ];
 
 /// The device, among the [`RUN_KEYS`].

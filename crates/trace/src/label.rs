@@ -33,15 +33,17 @@ pub const CHOICE_KEYS: &[Measure<SelectionLabel>] = &[
     measure(columns::BUDGET, "tokens", "tokens that a query head may select", |l| l.known(l.budget)),
 ];
 
+/// The cache.
+pub const CACHE_KEY: Measure<SelectionLabel> = measure(
+    columns::CACHE_HASH,
+    "-",
+    "hash of the keys, values and queries; results that differ in it are of different caches",
+    |l| (&l.cache_hash).into(),
+);
+
 /// What tells selections apart that have the same policy and budget, and what a reader has to know of them.
 pub const LABEL_KEYS: &[Measure<SelectionLabel>] = &[
     measure(columns::LAYERS, "1", "layers of the cache", |l| l.known(l.layers)),
-    measure(
-        columns::CACHE_HASH,
-        "-",
-        "hash of the keys, values and queries; results that differ in it are of different caches",
-        |l| (&l.cache_hash).into(),
-    ),
     measure(
         columns::SELECTION_HASH,
         "-",

@@ -10,7 +10,7 @@ use pimattn_engine::Engine;
 use pimattn_stats::books::{CountsByPhase, PARTS};
 use pimattn_stats::tables::{DEVICE_KEY, MEASURES, RunRows, TableRow};
 use pimattn_stats::{Collector, Step, Steps, replay};
-use pimattn_trace::label::LABEL_KEYS;
+use pimattn_trace::label::{CACHE_KEY, LABEL_KEYS};
 use pimattn_trace::pipe::pipe;
 use pimattn_tracegen::generate::{CacheSet, Generator, MetricsRow, MetricsSink, Selections};
 use std::collections::BTreeMap;
@@ -155,6 +155,7 @@ pub fn layout() -> TableLayout<PointRow> {
         .with(|r: &PointRow| &r.means, &MEAN_MEASURES)
         .with(|r| &r.means.errors, ERROR_MEASURES)
         .with(|r| &*r.run.run, &[DEVICE_KEY])
+        .with(|r| &r.run.run.selection, &[CACHE_KEY])
         .with(|r| &r.run.run.selection, LABEL_KEYS)
         .with(|r| &r.run.measured, MEASURES)
         .with(|r| &r.steps, STEP_MEASURES)

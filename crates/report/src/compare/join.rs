@@ -3,7 +3,9 @@
 use super::delta::{ComparedCell, Delta, Tally};
 use super::format::shown;
 use super::table::TextTable;
-use super::{CompareOptions, KNOWN_KEYS};
+use super::{CompareOptions, KNOWN_KEYS, REMARKS};
+use crate::kind::TableKind;
+use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 
 /// Most names of columns in a message.
@@ -52,6 +54,9 @@ impl Pair {
         pair.sort_columns(base, options);
         pair.need_keys(base)?;
         pair.join(base)?;
+        if !options.unlike {
+            pair.alike(base)?;
+        }
         Ok(pair)
     }
 
@@ -68,7 +73,7 @@ impl Pair {
             } else if named || (known && options.keys.is_empty()) {
                 self.base_keys.push(b);
                 self.other_keys.push(o);
-            } else if asked || options.columns.is_empty() {
+            } else if asked || (options.columns.is_empty() && !REMARKS.contains(&name.as_str())) {
                 self.columns.push(shared(base.is_numeric(b) && self.other.is_numeric(o)));
             }
         }
@@ -109,6 +114,27 @@ impl Pair {
             }
         }
         self.other_rows = (0..self.other.rows()).filter(|&row| !has_partner[row as usize]).collect();
+        Ok(())
+    }
+
+    /// Refuses rows that are joined and of different caches, and runs of different numbers of steps.
+    fn alike(&self, base: &TextTable) -> Result<()> {
+        let is_run = |table: &TextTable| TableKind::of(&table.header) == Some(TableKind::Run);
+        let mut checked = vec![(columns::CACHE_HASH, "of different caches")];
+        if is_run(base) && is_run(&self.other) {
+            checked.push((columns::STEPS, "of different numbers of steps"));
+        }
+        for (name, what) in checked {
+            let (Some(b), Some(o)) = (base.column(name), self.other.column(name)) else { continue };
+            let cells = |(row, other): &(u32, u32)| (base.cell(*row, b), self.other.cell(*other, o));
+            let differ = |(b, o): &(&str, &str)| !b.is_empty() && !o.is_empty() && b != o;
+            if let Some((b, o)) = self.joined.iter().map(cells).find(differ) {
+                let (base, other) = (&base.name, &self.other.name);
+                return Err(Error::Usage(format!(
+                    "{base} and {other} are {what} ({name} {b} and {o}); --unlike compares them all the same"
+                )));
+            }
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ fn read(name: &str, text: &[u8]) -> Result<TextTable> {
 
 fn run_with(base: &str, others: &[&str], keys: &[&str], columns: &[&str]) -> Result<Comparison> {
     let owned = |names: &[&str]| names.iter().map(|n| n.to_string()).collect();
-    let options = CompareOptions { keys: owned(keys), columns: owned(columns) };
+    let options = CompareOptions { keys: owned(keys), columns: owned(columns), unlike: false };
     let tables = others.iter().enumerate().map(|(i, text)| read(&format!("o{i}.csv"), text.as_bytes()));
     compare(read("b.csv", base.as_bytes())?, tables.collect::<Result<_>>()?, &options)
 }

@@ -5,7 +5,7 @@ use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_core::table::{Measure, TableLayout, Value, measure};
 use pimattn_policies::accuracy::Accuracy;
-use pimattn_trace::label::{CHOICE_KEYS, LABEL_KEYS, SelectionLabel};
+use pimattn_trace::label::{CACHE_KEY, CHOICE_KEYS, LABEL_KEYS, SelectionLabel};
 use std::sync::Arc;
 
 /// A row of the metrics table: a query head of a layer at a decode step.
@@ -36,6 +36,7 @@ pub fn layout() -> TableLayout<MetricsRow> {
     TableLayout::of(&[])
         .with(|r: &MetricsRow| &*r.label, CHOICE_KEYS)
         .with(|r| r, METRICS)
+        .with(|r| &*r.label, &[CACHE_KEY])
         .with(|r| &*r.label, LABEL_KEYS)
 }
 
@@ -165,7 +166,7 @@ mod tests {
         };
         let want = "policy=starc budget=1 step=2 position=3 request=4 layer=5 kv_head=6 query_head=7 dense=1 selected=9 \
             metric_row_tokens=10 unit_imbalance=1.100000 mass_recall=0.120000 top_recall=0.130000 output_rel_err=0.140000 \
-            layers=12 cache_hash=c0 selection_hash=0000000d cautions=short; few";
+            cache_hash=c0 layers=12 selection_hash=0000000d cautions=short; few";
         assert_eq!(cells(&row), want);
         (row.dense, row.accuracy.output_rel_err) = (false, None);
         assert!(cells(&row).contains("dense=0") && cells(&row).contains(" output_rel_err= "));
