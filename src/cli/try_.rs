@@ -6,6 +6,7 @@ use super::table_output::wrapped;
 use crate::presets::{self, PresetKind};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio;
+use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_experiments::sweep::grid::Grid;
 use pimattn_kv as kv;
@@ -57,6 +58,8 @@ struct Trial {
     splits: Vec<u32>,
     /// Bytes of an element that the system multiplies, where the dump has others.
     element_bytes: Option<u32>,
+    /// Whether the device opens rows in all banks alone, so that the mapping must be broadcast.
+    broadcast: bool,
     about: String,
 }
 
@@ -120,7 +123,8 @@ impl Trial {
         );
         let multiplied = system.device.element_bytes;
         let element_bytes = (cache.element_bytes != multiplied).then_some(multiplied);
-        Ok(Trial { kv, policies, budgets, steps, splits, element_bytes, about })
+        let broadcast = system.device.plans[Op::ActBg as usize].is_none();
+        Ok(Trial { kv, policies, budgets, steps, splits, element_bytes, broadcast, about })
     }
 
     /// The axes of the grid.
@@ -140,6 +144,7 @@ impl Trial {
             },
         ];
         out.extend(self.element_bytes.map(|bytes| format!("axes.mapping.element_bytes=[{bytes}]")));
+        out.extend(self.broadcast.then(|| "axes.mapping.addressing=[\"broadcast\"]".to_string()));
         out
     }
 
@@ -183,9 +188,13 @@ impl Trial {
             Some(bytes) => format!("elements of {bytes} bytes, which the system multiplies, in place of the dump's; "),
             None => String::new(),
         };
+        let addressing = match self.broadcast {
+            true => "broadcast addressing, since the device opens a row in all banks alone; ",
+            false => "",
+        };
         out.push('\n');
         out.push_str(&wrapped(&format!(
-            "Assumed: the mapping of the preset workload/demo, one request, the first two layers of the model dense; {elements}host \
+            "Assumed: the mapping of the preset workload/demo, one request, the first two layers of the model dense; {elements}{addressing}host \
              latencies and what the system marks \"assumed\". Left out: the prefill, all but attention, and accuracy beyond the \
              attention's output."
         )));

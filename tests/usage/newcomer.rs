@@ -89,6 +89,32 @@ fn the_first_answer_fits_a_terminal_and_is_kept() {
     assert!(row.contains(&format!("{:.2}", ns / 3e3)), "{row}: {ns}");
 }
 
+/// A dump of 4-byte elements, and a device that opens rows in all banks alone, are taken as they are.
+#[test]
+fn the_first_answer_suits_the_dump_and_the_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let (tokens, prefill, dim) = (96usize, 90usize, 32usize);
+    let tensor = |heads: usize, rows: usize, phase: f32| -> Vec<u8> {
+        (0..heads * rows * dim).flat_map(|i| (i as f32 * 0.37 + phase).sin().to_le_bytes()).collect()
+    };
+    let (k, v, q) = (tensor(2, tokens, 0.0), tensor(2, tokens, 1.0), tensor(4, tokens - prefill, 2.0));
+    let view =
+        |shape: Vec<usize>, bytes| safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes).unwrap();
+    let tensors = [
+        ("k", view(vec![1, 2, tokens, dim], &k)),
+        ("v", view(vec![1, 2, tokens, dim], &v)),
+        ("q", view(vec![1, 4, tokens - prefill, dim], &q)),
+    ];
+    let said = [("prefill_len".to_string(), prefill.to_string())].into_iter().collect();
+    safetensors::serialize_to_file(tensors, Some(said), &dir.join("mine.safetensors")).unwrap();
+    let args = ["try", "mine.safetensors", "--policies", "streaming", "--budgets", "16", "-o"];
+    let [text, _] = printed(PIMSIM, dir, &[&args[..], &["a"]].concat(), 0);
+    assert!(text.replace('\n', " ").contains("elements of 2 bytes, which the system multiplies"), "{text}");
+    let [text, _] = printed(PIMSIM, dir, &[&args[..], &["b", "--system", "gddr6-aim"]].concat(), 0);
+    assert!(text.replace('\n', " ").contains("opens a row in all banks alone"), "{text}");
+}
+
 /// Each slip ends with a code, and with words that say what would be right.
 #[test]
 fn slips_are_told_what_would_be_right() {
