@@ -175,11 +175,15 @@ impl Trial {
         let next = |policy: &str, error: f64| {
             let budgets = self.budgets.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
             format!(
-                "pimsim tune --config demo --kv {kv} --policies {policy} --budgets {budgets} --at-most output_rel_err={error} -o tune"
+                "\npimsim tune --config demo --kv {kv} --policies {policy} --budgets {budgets} --at-most output_rel_err={error} -o tune"
             )
         };
         for sentence in answer.sentences(place, next) {
-            out.push_str(&wrapped(&sentence));
+            // A command stands on a line of its own, to be copied.
+            match sentence.split_once('\n') {
+                Some((text, command)) => out.push_str(&format!("{}  {command}\n", wrapped(text.trim_end()))),
+                None => out.push_str(&wrapped(&sentence)),
+            }
         }
         for caution in answer.cautions() {
             out.push_str(&wrapped(&format!("Caution: {caution}.")));
