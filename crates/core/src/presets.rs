@@ -19,7 +19,7 @@ pub enum PresetKind {
     Workload,
     /// A device with its controller.
     System,
-    /// A DRAM device.
+    /// A DRAM device: organisations, timings, commands, energies.
     Device,
     /// The shape of a language model.
     Model,
@@ -52,7 +52,7 @@ impl PresetKind {
         PresetKind::Budgets,
     ];
 
-    /// Its name.
+    /// The name of the kind, as lists and errors have it.
     pub fn name(self) -> &'static str {
         match self {
             PresetKind::Workload => "workload",
@@ -110,7 +110,7 @@ impl PresetKind {
 /// The files of the presets, by their paths without [`PREFIX`].
 #[derive(Debug, Clone, Copy)]
 pub struct PresetFiles {
-    /// All paths, sorted.
+    /// Paths of all files, sorted, so that names are found in order.
     pub paths: fn() -> Vec<Cow<'static, str>>,
     /// What a file holds.
     pub read: fn(&str) -> Option<Cow<'static, [u8]>>,

@@ -108,7 +108,7 @@ impl Spool {
     }
 }
 
-/// Complete streams.
+/// Streams that are complete and can be read, one after the other.
 pub struct Spooled {
     file: File,
     folder: PathBuf,

@@ -19,9 +19,9 @@ pub const BASE: AttentionShape = AttentionShape { heads: 32, kv_heads: 8, head_d
 /// The shape of a layer's attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {
-    /// Query heads.
+    /// Query heads of the model's layer.
     pub heads: u32,
-    /// KV heads.
+    /// KV heads of the model's layer; each serves as many query heads.
     pub kv_heads: u32,
     /// Elements of a query, key or value.
     pub head_dim: u32,

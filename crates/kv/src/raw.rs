@@ -91,9 +91,9 @@ pub(super) fn integers(bytes: &[u8], ty: IntType) -> Option<Vec<i64>> {
 
 /// The bytes of a dump.
 pub(super) enum DumpBytes {
-    /// Of a file.
+    /// Of a file, mapped, so that only what is decoded takes memory.
     Mapped(memmap2::Mmap),
-    /// Of a preset.
+    /// Of a preset, which the program holds inside.
     Inside(Cow<'static, [u8]>),
 }
 
