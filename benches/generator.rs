@@ -133,12 +133,14 @@ fn queries(cache: &KvCache, head: usize) -> Vec<&[f32]> {
 /// A decode step of the layer. The scores of `oracle` are part of it: no accuracy metrics have computed them before.
 fn step(name: &str) -> impl FnMut() {
     let (cache, policy) = (layer(), build(name));
-    let mut heads: Vec<_> = (0..KV_HEADS).map(|h| (policy.prepare(view(cache, h)), queries(cache, h))).collect();
+    let head = |h| (policy.prepare(view(cache, h)), cache.keys(0, h), queries(cache, h));
+    let mut heads: Vec<_> = (0..KV_HEADS).map(head).collect();
     let mut out = vec![Vec::new(); GROUP];
     let mut step = move || {
-        for (state, queries) in &mut heads {
-            state.grow(cache.tokens);
-            state.select(StepView { len: cache.tokens, budget: BUDGET, queries, scores: &[] }, &mut out);
+        for (state, keys, queries) in &mut heads {
+            state.grow(*keys);
+            let step = StepView { keys: *keys, budget: BUDGET, queries, layer_queries: queries, scores: &[] };
+            state.select(step, &mut out);
         }
     };
     // What a first step does once for all is not a step's.
@@ -184,18 +186,18 @@ fn ratios() {
     );
 
     let queries = queries(&cache, 0);
-    let step = StepView { len: cache.tokens, budget: FEW / 32, queries: &queries, scores: &[] };
     let all = cache.keys(0, 0);
+    let step = StepView { keys: all, budget: FEW / 32, queries: &queries, layer_queries: &queries, scores: &[] };
     let mut scores = vec![Vec::new(); GROUP];
     ratio(
         "scores of all tokens",
         || queries.iter().map(|q| all.data.chunks_exact(all.dim).map(|k| in_order(q, k)).sum::<f32>()).sum::<f32>(),
-        || exact_scores(all, step.len, &queries, &mut scores),
+        || exact_scores(all, step.tokens(), &queries, &mut scores),
     );
     let select = |name: &str, plain: &mut dyn FnMut() -> Vec<Vec<u32>>| {
         let policy = build(name);
         let mut state = policy.prepare(view(&cache, 0));
-        state.grow(step.len);
+        state.grow(all);
         let mut out = vec![Vec::new(); GROUP];
         state.select(step, &mut out);
         assert_eq!(plain(), out, "{name}: the versions differ");

@@ -293,8 +293,10 @@ fn selection() -> Box<dyn FnMut()> {
         .collect();
     let mut step = move || {
         for state in &mut states {
-            state.grow(cache.tokens);
-            state.select(StepView { len: cache.tokens, budget: 256, queries: &queries, scores: &[] }, &mut out);
+            let keys = view.keys;
+            state.grow(keys);
+            let step = StepView { keys, budget: 256, queries: &queries, layer_queries: &queries, scores: &[] };
+            state.select(step, &mut out);
         }
     };
     // What a first step does once for all is not a step's.

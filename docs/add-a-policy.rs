@@ -1,6 +1,7 @@
 //! `recent`: the newest tokens, and a few older ones at even steps.
 
 use super::{Entry, HeadState, HeadView, Policy, SlotOrder, StepView, parse, require, select_all};
+use pimattn_kv::Rows;
 use serde::{Deserialize, Serialize};
 
 /// The registry's line.
@@ -38,7 +39,7 @@ impl Policy for Recent {
         self.older + 1
     }
 
-    fn prepare<'a>(&self, _: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn prepare(&self, _: HeadView<'_>) -> Box<dyn HeadState + Send> {
         Box::new(Head { older: self.older, order: SlotOrder::default() })
     }
 }
@@ -49,18 +50,18 @@ struct Head {
 }
 
 impl HeadState for Head {
-    fn grow(&mut self, _: usize) {}
+    fn grow(&mut self, _: Rows<'_>) {}
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
         for out in out {
-            if step.len <= step.budget {
-                select_all(step.len, out);
+            if step.tokens() <= step.budget {
+                select_all(step.tokens(), out);
                 continue;
             }
             let older = self.older.min(step.budget);
-            let newest = step.len - (step.budget - older);
+            let newest = step.tokens() - (step.budget - older);
             out.clear();
-            out.extend((0..older).map(|i| (i * newest / older) as u32).chain(newest as u32..step.len as u32));
+            out.extend((0..older).map(|i| (i * newest / older) as u32).chain(newest as u32..step.tokens() as u32));
         }
     }
 

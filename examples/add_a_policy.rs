@@ -3,7 +3,8 @@
 //! `cargo run --example add_a_policy`. docs/add-a-policy.md says how a policy gets into the registry.
 
 use pimattn::{
-    Generator, HeadState, HeadView, Policy, Result, SlotOrder, StepView, SyntheticSpec, Workload, kv, simulate, systems,
+    Generator, HeadState, HeadView, Policy, Result, Rows, SlotOrder, StepView, SyntheticSpec, Workload, kv, simulate,
+    systems,
 };
 
 /// Selects tokens at even steps, as many as the budget holds.
@@ -14,7 +15,7 @@ impl Policy for Strided {
         "strided"
     }
 
-    fn prepare<'a>(&self, _: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn prepare(&self, _: HeadView<'_>) -> Box<dyn HeadState + Send> {
         // Tokens lie in memory by position.
         Box::new(StridedHead { order: SlotOrder::default() })
     }
@@ -25,14 +26,14 @@ struct StridedHead {
 }
 
 impl HeadState for StridedHead {
-    fn grow(&mut self, _: usize) {}
+    fn grow(&mut self, _: Rows<'_>) {}
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
-        let count = step.budget.min(step.len);
+        let count = step.budget.min(step.tokens());
         for selected in out {
             selected.clear();
             // Ascending, distinct, and the last one is the token being decoded.
-            selected.extend((1..=count).map(|i| (i * step.len / count - 1) as u32));
+            selected.extend((1..=count).map(|i| (i * step.tokens() / count - 1) as u32));
         }
     }
 

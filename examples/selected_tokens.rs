@@ -39,13 +39,15 @@ fn main() -> Result<()> {
         let views: Vec<HeadView<'_>> = (0..cache.kv_heads).map(view).collect();
         let mut states = policy.prepare_layer(&views);
         for position in cache.decode_positions() {
+            let layer_queries = cache.queries_at(layer, position);
             for (kv_head, state) in states.iter_mut().enumerate() {
-                let query = |g| cache.queries(layer, kv_head * cache.group() + g).row(position - cache.query_start);
-                let queries: Vec<&[f32]> = (0..cache.group()).map(query).collect();
+                let keys = cache.keys(layer, kv_head).range(0..position + 1);
+                let queries = &layer_queries[kv_head * cache.group()..][..cache.group()];
                 let mut selected = vec![Vec::new(); queries.len()];
-                state.grow(position + 1);
+                state.grow(keys);
                 // A step that is not shown may be what a later one rests on.
-                state.select(StepView { len: position + 1, budget, queries: &queries, scores: &[] }, &mut selected);
+                let step = StepView { keys, budget, queries, layer_queries: &layer_queries, scores: &[] };
+                state.select(step, &mut selected);
                 if (position - cache.prefill) % every > 0 {
                     continue;
                 }

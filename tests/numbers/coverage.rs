@@ -316,14 +316,15 @@ fn selections(workload: &Workload, cache: &KvCache, steps: usize) -> Vec<Selecti
             for step in 0..steps {
                 let position = cache.decode_positions().start + step;
                 let group = cache.group();
-                let queries: Vec<&[f32]> = (0..group)
-                    .map(|q| cache.queries(layer, head * group + q).row(position - cache.query_start))
-                    .collect();
+                let keys = keys.range(0..position + 1);
+                let layer_queries = cache.queries_at(layer, position);
+                let queries = &layer_queries[head * group..][..group];
                 let mut scores = vec![Vec::new(); group];
-                pimattn_policies::accuracy::exact_scores(keys, position + 1, &queries, &mut scores);
+                pimattn_policies::accuracy::exact_scores(keys, position + 1, queries, &mut scores);
                 let mut tokens = vec![Vec::new(); group];
-                state.grow(position + 1);
-                let view = StepView { len: position + 1, budget: workload.budget, queries: &queries, scores: &scores };
+                state.grow(keys);
+                let (budget, layer_queries, scores) = (workload.budget, &layer_queries[..], &scores[..]);
+                let view = StepView { keys, budget, queries, layer_queries, scores };
                 state.select(view, &mut tokens);
                 let clusters = state.clusterings().iter().map(|c| c.clusters).max().unwrap_or(0);
                 out.push(Selection { step, layer, head, tokens, order: state.order().clone(), clusters });

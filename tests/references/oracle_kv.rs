@@ -109,13 +109,16 @@ fn means(kv: &KvCache) -> BTreeMap<(&'static str, usize), [f64; 6]> {
             let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);
             let queries: Vec<&[f32]> = (0..kv.group()).map(query).collect();
             let len = position + 1;
+            let keys = head.keys.range(0..len);
             exact_scores(head.keys, len, &queries, &mut scores);
             let mut selections = BTreeMap::new();
             for ((name, ..), state) in POLICIES.iter().zip(&mut states) {
-                state.grow(len);
+                state.grow(keys);
                 for budget in BUDGETS {
                     let mut out = vec![Vec::new(); queries.len()];
-                    state.select(StepView { len, budget, queries: &queries, scores: &scores }, &mut out);
+                    let (queries, scores) = (&queries, &scores);
+                    let step = StepView { keys, budget, queries, layer_queries: queries, scores };
+                    state.select(step, &mut out);
                     selections.insert((*name, budget), (out, state.blend().to_vec()));
                 }
             }
@@ -212,8 +215,9 @@ fn compare_with_plain(
             let queries: Vec<&[f32]> = (0..kv.group()).map(query).collect();
             let (mut scores, mut selected) = (vec![Vec::new(); queries.len()], vec![Vec::new(); queries.len()]);
             exact_scores(head.keys, position + 1, &queries, &mut scores);
-            let step = StepView { len: position + 1, budget, queries: &queries, scores: &scores };
-            state.grow(step.len);
+            let keys = head.keys.range(0..position + 1);
+            let step = StepView { keys, budget, queries: &queries, layer_queries: &queries, scores: &scores };
+            state.grow(keys);
             state.select(step, &mut selected);
             assert!(selected == plain(step), "{}: layer {layer}, KV head {kv_head}, token {position}", entry.name);
             sizes.extend(selected.iter().map(Vec::len));
@@ -263,9 +267,10 @@ fn sparq_reads_and_blends_as_its_plain_version_on_real_keys() {
         for position in [7936, 8191] {
             let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);
             let queries: Vec<&[f32]> = (0..kv.group()).map(query).collect();
-            let step = StepView { len: position + 1, budget: 512, queries: &queries, scores: &[] };
+            let keys = kv.keys(layer, kv_head).range(0..position + 1);
+            let step = StepView { keys, budget: 512, queries: &queries, layer_queries: &queries, scores: &[] };
             let expected = select::plain::sparq(&policy, kv.keys(layer, kv_head), step);
-            state.grow(step.len);
+            state.grow(keys);
             state.select(step, &mut vec![Vec::new(); queries.len()]);
             assert_eq!(state.scan(), Scan::Dimensions(&expected.dims));
             assert_eq!(state.blend().len(), expected.shares.len());

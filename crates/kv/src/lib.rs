@@ -188,6 +188,11 @@ impl KvCache {
         self.slice(&self.q, layer * self.query_heads + query_head, self.queries)
     }
 
+    /// The query of a token, of each query head of a layer (an index into `layers`).
+    pub fn queries_at(&self, layer: usize, position: usize) -> Vec<&[f32]> {
+        (0..self.query_heads).map(|head| self.queries(layer, head).row(position - self.query_start)).collect()
+    }
+
     /// Queries `[query head of the group, query, dim]` of the query heads that share a KV head.
     pub fn group_queries(&self, layer: usize, kv_head: usize) -> Heads<'_> {
         let n = self.group() * self.queries * self.dim;

@@ -93,13 +93,13 @@ impl Clusterer for ClusterKv {
         clusters::whole_rows("cluster_size", self.cluster_size, row_keys)
     }
 
-    fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a> {
+    fn head(&self, head: HeadView<'_>) -> ClusteredHead {
         let config = self.config(head.prefill);
         let mut state = ClusteredHead::new(head, self.window, self.window_config());
         state.wait_behind(1);
         let sinks = self.sinks.min(head.prefill);
         state.pin(sinks, self.charge_generated);
-        state.append_prefill(head.prefill - sinks, &config);
+        state.append_prefill(head.keys, head.prefill - sinks, &config);
         state
     }
 }
@@ -126,8 +126,8 @@ mod tests {
             let clusters = plain::clusterkv(&policy, case.head(&queries));
             testing::run(&policy, &case, |step, selected, state| {
                 prop_assert_eq!(selected, &clusters.select(step));
-                let scored = clusters.before(step.len).len() as u32;
-                let limit = if charge_generated { step.len } else { clusters.clustered(step.len) };
+                let scored = clusters.before(step.tokens()).len() as u32;
+                let limit = if charge_generated { step.tokens() } else { clusters.clustered(step.tokens()) };
                 let all = limit <= step.budget || scored == 0;
                 let scan = Scan::Vectors { matrices: 1, vectors: scored, elements: case.dim as u32 };
                 prop_assert_eq!(state.scan(), if all { Scan::Nothing } else { scan });
@@ -140,7 +140,7 @@ mod tests {
             let policy = ClusterKv::default();
             testing::run(&policy, &case, |step, selected, _| {
                 for tokens in selected {
-                    prop_assert!((case.prefill..step.len).all(|t| tokens.contains(&(t as u32))));
+                    prop_assert!((case.prefill..step.tokens()).all(|t| tokens.contains(&(t as u32))));
                     let from_prefill = tokens.iter().filter(|t| (**t as usize) < case.prefill).count();
                     prop_assert_eq!(from_prefill, case.prefill.min(case.budget));
                 }

@@ -57,7 +57,7 @@ pub trait Clusterer: Send + Sync {
     /// As [`Policy::sizes`]: clusters made for rows.
     fn row_sizes(&self, row_keys: usize) -> Vec<toml::Table>;
     /// A head with its prefill clustered.
-    fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a>;
+    fn head(&self, head: HeadView<'_>) -> ClusteredHead;
 }
 
 impl<C: Clusterer> Policy for C {
@@ -90,7 +90,7 @@ impl<C: Clusterer> Policy for C {
         self.row_sizes(row_keys)
     }
 
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn prepare(&self, head: HeadView<'_>) -> Box<dyn HeadState + Send> {
         Box::new(self.head(head))
     }
 }
@@ -102,8 +102,7 @@ impl<C: Clusterer> Policy for C {
 /// exceed the budget, only the most recent of them are taken.
 ///
 /// The first tokens may be pinned: they are a cluster of their own that every query selects before all else.
-pub struct ClusteredHead<'a> {
-    keys: Rows<'a>,
+pub struct ClusteredHead {
     /// Tokens that are clustered together.
     group: usize,
     /// How a group is clustered.
@@ -135,11 +134,10 @@ pub struct ClusteredHead<'a> {
     clusterings: Vec<Clustering>,
 }
 
-impl<'a> ClusteredHead<'a> {
+impl ClusteredHead {
     /// A head without clusters.
-    pub fn new(head: HeadView<'a>, group: usize, config: Config) -> Self {
+    pub fn new(head: HeadView<'_>, group: usize, config: Config) -> Self {
         Self {
-            keys: head.keys,
             group,
             config,
             prompt: None,
@@ -180,18 +178,18 @@ impl<'a> ClusteredHead<'a> {
         self.behind = tokens;
     }
 
-    /// Clusters the next `count` tokens, if any, and frees the memory that it took, which is much for a large group.
-    pub fn append_prefill(&mut self, count: usize, config: &Config) {
+    /// Clusters the next `count` tokens of `keys`, if any, and frees the memory that it took, which is much for a large group.
+    pub fn append_prefill(&mut self, keys: Rows<'_>, count: usize, config: &Config) {
         if count > 0 {
-            self.append(count, config);
+            self.append(keys, count, config);
             self.kmeans = KMeans::default();
         }
     }
 
-    /// Clusters the next `count` tokens.
-    fn append(&mut self, count: usize, config: &Config) {
+    /// Clusters the next `count` tokens of `keys`.
+    fn append(&mut self, keys: Rows<'_>, count: usize, config: &Config) {
         let first = self.order.clustered;
-        let keys = self.keys.range(first as usize..first as usize + count);
+        let keys = keys.range(first as usize..first as usize + count);
         self.kmeans.fit(keys.data, keys.dim, config, &mut self.rng);
 
         self.next_slot.clear();
@@ -224,26 +222,26 @@ impl<'a> ClusteredHead<'a> {
         });
     }
 
-    /// Clusters all whole groups of tokens `0..len`, and the prompt's rest; whether there was anything to cluster.
-    pub fn append_groups(&mut self, len: usize) -> bool {
+    /// Clusters all whole groups of the tokens of `keys`, and the prompt's rest; whether there was anything to cluster.
+    pub fn append_groups(&mut self, keys: Rows<'_>) -> bool {
         let before = self.order.clustered;
-        let len = len.saturating_sub(self.behind);
+        let len = keys.len().saturating_sub(self.behind);
         if let Some(end) = self.prompt.take_if(|end| *end <= len) {
-            self.append_whole(end);
+            self.append_whole(keys, end);
             let rest = end - self.order.clustered as usize;
             if rest > 0 {
                 let clusters = (rest * self.config.clusters).div_ceil(self.group);
-                self.append(rest, &Config { clusters, ..self.config });
+                self.append(keys, rest, &Config { clusters, ..self.config });
             }
         }
-        self.append_whole(len);
+        self.append_whole(keys, len);
         self.order.clustered > before
     }
 
-    fn append_whole(&mut self, len: usize) {
+    fn append_whole(&mut self, keys: Rows<'_>, len: usize) {
         let groups = len.saturating_sub(self.order.clustered as usize) / self.group;
         let config = self.config;
-        (0..groups).for_each(|_| self.append(self.group, &config));
+        (0..groups).for_each(|_| self.append(keys, self.group, &config));
     }
 
     /// Tokens of a cluster that has a centroid, ascending.
@@ -254,39 +252,39 @@ impl<'a> ClusteredHead<'a> {
     }
 }
 
-impl HeadState for ClusteredHead<'_> {
-    fn grow(&mut self, len: usize) {
+impl HeadState for ClusteredHead {
+    fn grow(&mut self, keys: Rows<'_>) {
         self.clusterings.clear();
-        self.order.version += u32::from(self.append_groups(len));
+        self.order.version += u32::from(self.append_groups(keys));
     }
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
         let clustered = self.order.clustered as usize;
         let pinned = self.pinned.min(step.budget);
         let mut room = step.budget - pinned;
-        let mut waiting = clustered..step.len;
+        let mut waiting = clustered..step.tokens();
         let mut all = clustered <= step.budget;
         if self.charged {
-            waiting.start = clustered.max(step.len.saturating_sub(room));
+            waiting.start = clustered.max(step.tokens().saturating_sub(room));
             room -= waiting.len();
-            all = step.len <= step.budget;
+            all = step.tokens() <= step.budget;
         }
         let mut scores = std::mem::take(&mut self.scores);
         let mut topk = std::mem::take(&mut self.topk);
         let mut marks = std::mem::take(&mut self.marks);
         marks.resize(clustered.div_ceil(64), 0);
-        let count = self.centroids.len() / self.keys.dim;
+        let count = self.centroids.len() / step.keys.dim;
         scores.resize(step.queries.len(), Vec::new());
         if all {
             self.scan = Scan::Nothing;
         } else {
-            self.scan = Scan::vectors(1, count, self.keys.dim);
+            self.scan = Scan::vectors(1, count, step.keys.dim);
             scores.iter_mut().for_each(|scores| scores.resize(count, 0.0));
             linalg::all_dots(step.queries, &self.centroids, &mut scores);
         }
         for (scores, out) in scores.iter().zip(out) {
             if all {
-                select_all(step.len, out);
+                select_all(step.tokens(), out);
                 continue;
             }
             out.clear();

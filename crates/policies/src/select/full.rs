@@ -1,6 +1,7 @@
 //! `full`: dense attention, the baseline.
 
 use super::{Entry, HeadState, HeadView, Policy, SlotOrder, StepView, parse, select_all};
+use pimattn_kv::Rows;
 use serde::{Deserialize, Serialize};
 
 /// The registry's line.
@@ -24,7 +25,7 @@ impl Policy for Full {
         false
     }
 
-    fn prepare<'a>(&self, _: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn prepare(&self, _: HeadView<'_>) -> Box<dyn HeadState + Send> {
         Box::new(FullHead::default())
     }
 }
@@ -35,10 +36,10 @@ struct FullHead {
 }
 
 impl HeadState for FullHead {
-    fn grow(&mut self, _: usize) {}
+    fn grow(&mut self, _: Rows<'_>) {}
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
-        out.iter_mut().for_each(|out| select_all(step.len, out));
+        out.iter_mut().for_each(|out| select_all(step.tokens(), out));
     }
 
     fn order(&self) -> &SlotOrder {

@@ -59,7 +59,7 @@ impl Policy for H2o {
         Preparation::Queries
     }
 
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn prepare(&self, head: HeadView<'_>) -> Box<dyn HeadState + Send> {
         let sums = || -> Vec<Vec<f32>> {
             let of = |h| H2oCache::prefilled(&head, h, None).sums;
             (0..head.queries.heads).map(of).collect()
@@ -68,7 +68,6 @@ impl Policy for H2o {
         let prefilled = |h: usize| H2oCache::prefilled(&head, h, known.map(|sums| &sums[h][..]));
         Box::new(H2oHead {
             h2o: self.clone(),
-            keys: head.keys,
             caches: (0..head.queries.heads).map(prefilled).collect(),
             seen: head.prefill,
             len: head.prefill,
@@ -77,9 +76,8 @@ impl Policy for H2o {
     }
 }
 
-struct H2oHead<'a> {
+struct H2oHead {
     h2o: H2o,
-    keys: Rows<'a>,
     /// One per query head.
     caches: Vec<H2oCache>,
     /// Tokens that have come into the caches.
@@ -89,9 +87,9 @@ struct H2oHead<'a> {
     order: SlotOrder,
 }
 
-impl HeadState for H2oHead<'_> {
-    fn grow(&mut self, len: usize) {
-        self.len = len;
+impl HeadState for H2oHead {
+    fn grow(&mut self, keys: Rows<'_>) {
+        self.len = keys.len();
     }
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
@@ -99,7 +97,7 @@ impl HeadState for H2oHead<'_> {
         for ((cache, query), out) in self.caches.iter_mut().zip(step.queries).zip(out) {
             cache.append(self.seen as u32..self.len as u32);
             cache.evict(heavy, step.budget - heavy);
-            cache.attend(query, self.keys, step.len);
+            cache.attend(query, step.keys);
             out.clone_from(&cache.tokens);
         }
         self.seen = self.len;
@@ -160,13 +158,13 @@ impl H2oCache {
         self.sums.truncate(self.kept.len());
     }
 
-    /// Adds the probabilities of a query over the tokens `0..len` that are still there.
-    fn attend(&mut self, query: &[f32], keys: Rows<'_>, len: usize) {
-        let there = self.tokens.partition_point(|t| (*t as usize) < len);
+    /// Adds the probabilities of a query over the tokens that are still there.
+    fn attend(&mut self, query: &[f32], keys: Rows<'_>) {
+        let there = self.tokens.partition_point(|t| (*t as usize) < keys.len());
         self.scores.resize(there, 0.0);
         self.probabilities.resize(there, 0.0);
-        if there == len {
-            linalg::dots(query, keys.range(0..len).data, &mut self.scores);
+        if there == keys.len() {
+            linalg::dots(query, keys.data, &mut self.scores);
         } else {
             let scores = self.tokens[..there].iter().map(|t| linalg::dot(query, keys.row(*t as usize)));
             self.scores.iter_mut().zip(scores).for_each(|(to, score)| *to = score);
@@ -226,9 +224,9 @@ mod tests {
             let mut before: Vec<Vec<u32>> = vec![(0..case.prefill as u32).collect(); case.queries.len()];
             testing::run(&H2o::default(), &case, |step, selected, _| {
                 for (before, now) in before.iter().zip(selected) {
-                    prop_assert_eq!(now.len(), step.len.min(step.budget));
-                    prop_assert!(now.iter().all(|t| before.contains(t) || *t as usize == step.len - 1));
-                    prop_assert_eq!(*now.last().unwrap() as usize, step.len - 1);
+                    prop_assert_eq!(now.len(), step.tokens().min(step.budget));
+                    prop_assert!(now.iter().all(|t| before.contains(t) || *t as usize == step.tokens() - 1));
+                    prop_assert_eq!(*now.last().unwrap() as usize, step.tokens() - 1);
                 }
                 before = selected.to_vec();
                 Ok(())
@@ -252,8 +250,9 @@ mod tests {
         let mut state = H2o::default().prepare(case.head(&dumped));
         let mut out = vec![Vec::new()];
         for (len, budget, expected) in [(17, 8, 8), (18, 4, 4), (19, 100, 5), (20, 100, 6)] {
-            state.grow(len);
-            state.select(StepView { len, budget, queries: &[&[1.0]], scores: &[] }, &mut out);
+            let keys = Rows { data: &case.keys[..len], dim: 1 };
+            state.grow(keys);
+            state.select(StepView { keys, budget, queries: &[&[1.0]], layer_queries: &[], scores: &[] }, &mut out);
             assert_eq!(out[0].len(), expected);
         }
     }

@@ -10,7 +10,8 @@ use pimattn_kv::Rows;
 use pimattn_kv::linalg;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 /// The registry's line.
 pub const ENTRY: Entry = Entry {
@@ -126,11 +127,11 @@ impl Policy for Named {
         Preparation::Queries
     }
 
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn prepare(&self, head: HeadView<'_>) -> Box<dyn HeadState + Send> {
         self.infinigen.prepare(&[head]).remove(0)
     }
 
-    fn prepare_layer<'a>(&self, heads: &[HeadView<'a>]) -> Vec<Box<dyn HeadState + Send + 'a>> {
+    fn prepare_layer(&self, heads: &[HeadView<'_>]) -> Vec<Box<dyn HeadState + Send>> {
         match self.infinigen.mean {
             Per::Layer => self.infinigen.prepare(heads),
             _ => heads.par_iter().map(|head| self.prepare(*head)).collect(),
@@ -140,10 +141,9 @@ impl Policy for Named {
 
 impl Infinigen {
     /// States of KV heads that take their mean together.
-    fn prepare<'a>(&self, heads: &[HeadView<'a>]) -> Vec<Box<dyn HeadState + Send + 'a>> {
-        let rotated = heads.par_iter().map(|head| Rotated::new(self, *head)).collect();
-        let steps = heads.first().map_or(0, |head| head.keys.len() - head.prefill);
-        let near = (0..steps * heads.len()).map(|_| OnceLock::new()).collect();
+    fn prepare(&self, heads: &[HeadView<'_>]) -> Vec<Box<dyn HeadState + Send>> {
+        let rotated = heads.par_iter().map(|head| RwLock::new(Rotated::new(self, *head))).collect();
+        let near = heads.iter().map(|_| Mutex::default()).collect();
         let together = Arc::new(Together { infinigen: self.clone(), heads: rotated, near });
         let state = |at| InfinigenHead {
             together: Arc::clone(&together),
@@ -153,56 +153,61 @@ impl Infinigen {
             topk: TopK::default(),
             order: SlotOrder::default(),
         };
-        (0..heads.len()).map(|at| Box::new(state(at)) as Box<dyn HeadState + Send + 'a>).collect()
+        (0..heads.len()).map(|at| Box::new(state(at)) as Box<dyn HeadState + Send>).collect()
     }
 }
 
 /// The KV heads whose mean decides, and how many of their tokens are near the highest score at each step.
 ///
 /// A count depends on nothing but its head and its step, so that it does not matter which head asks first.
-struct Together<'a> {
+struct Together {
     infinigen: Infinigen,
-    heads: Vec<Rotated<'a>>,
-    /// Of all query heads of a KV head `[step, KV head]`, once somebody has asked.
-    near: Vec<OnceLock<usize>>,
+    heads: Vec<RwLock<Rotated>>,
+    /// By KV head, of all its query heads, by the tokens that there are: once somebody has asked.
+    near: Vec<Mutex<BTreeMap<usize, Arc<OnceLock<usize>>>>>,
 }
 
-impl Together<'_> {
-    /// The mean, over the query heads, of the tokens near the highest score; `own` is the count of head `at`.
-    fn mean(&self, at: usize, own: usize, len: usize, scratch: &mut SpeculationScratch) -> usize {
-        let mut sum = own;
-        let mut query_heads = self.heads[at].view.queries.heads;
-        // Each begins behind itself, so that heads that ask at the same time do not wait for each other.
-        for other in (1..self.heads.len()).map(|i| (at + i) % self.heads.len()) {
-            let head = &self.heads[other];
-            sum += self.near[self.place(other, len)].get_or_init(|| {
-                let view = head.view;
-                let query = |h| view.queries.head(h).row(len - 1 - view.query_start);
-                let queries: Vec<&[f32]> = (0..view.queries.heads).map(query).collect();
-                head.score(len, &queries, scratch);
-                self.near_highest(scratch, len)
-            });
-            query_heads += head.view.queries.heads;
-        }
-        sum / query_heads
+impl Together {
+    /// A head, which nobody changes while it is read.
+    fn head(&self, at: usize) -> RwLockReadGuard<'_, Rotated> {
+        self.heads[at].read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self, at: usize, len: usize) -> usize {
-        (len - 1 - self.heads[at].view.prefill) * self.heads.len() + at
+    /// The mean, over the query heads, of the tokens near the highest score; `own` is the count of head `at`.
+    ///
+    /// # Panics
+    /// When the step does not say the queries of all heads, or another head does not have the keys of the step yet.
+    fn mean(&self, at: usize, own: usize, step: StepView<'_>, scratch: &mut SpeculationScratch) -> usize {
+        let (tokens, group, heads) = (step.tokens(), step.queries.len(), self.heads.len());
+        assert!(heads == 1 || step.layer_queries.len() == heads * group, "the mean needs the queries of the layer");
+        let mut sum = own;
+        // Each begins behind itself, so that heads that ask at the same time do not wait for each other.
+        for other in (1..heads).map(|i| (at + i) % heads) {
+            sum += *self.near(other, tokens).get_or_init(|| {
+                self.head(other).score(tokens, &step.layer_queries[other * group..][..group], scratch);
+                self.near_highest(scratch, tokens)
+            });
+        }
+        sum / (heads * group)
+    }
+
+    /// Where the count of a head at a step is kept.
+    fn near(&self, at: usize, tokens: usize) -> Arc<OnceLock<usize>> {
+        let mut near = self.near[at].lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(near.entry(tokens).or_default())
     }
 
     /// Scores near the highest, of all query heads.
-    fn near_highest(&self, scratch: &SpeculationScratch, len: usize) -> usize {
-        scratch.scores(len).map(|scores| count_near_highest(scores, self.infinigen.alpha)).sum()
+    fn near_highest(&self, scratch: &SpeculationScratch, tokens: usize) -> usize {
+        scratch.scores(tokens).map(|scores| count_near_highest(scores, self.infinigen.alpha)).sum()
     }
 }
 
 /// A KV head, and its keys as the rotations leave them.
-struct Rotated<'a> {
-    view: HeadView<'a>,
+struct Rotated {
     /// Columns kept of each rotation `[column, dim]`: one for all query heads, or one for each.
     rotations: Vec<Vec<f32>>,
-    /// The keys of all tokens, by rotation. Each step looks at those that are there.
+    /// The keys of all tokens that are known, by rotation. Each step looks at those that are there.
     columns: Vec<Columns>,
     /// Indices of all columns kept.
     all: Vec<u32>,
@@ -232,26 +237,37 @@ impl SpeculationScratch {
     }
 }
 
-impl<'a> Rotated<'a> {
-    fn new(infinigen: &Infinigen, view: HeadView<'a>) -> Self {
+impl Rotated {
+    fn new(infinigen: &Infinigen, view: HeadView<'_>) -> Self {
         let kept = infinigen.kept(view.keys.dim);
         let rotations = infinigen.rotations(view);
-        let mut rotated = vec![0.0; kept];
-        let mut columns = Vec::new();
-        for rotation in &rotations {
-            let mut of_rotation = Columns::new(kept, 1, view.keys.len());
-            for key in view.keys.data.chunks_exact(view.keys.dim) {
+        let columns = rotations.iter().map(|_| Columns::new(kept, 1, view.keys.len())).collect();
+        let mut rotated = Rotated { rotations, columns, all: (0..kept as u32).collect() };
+        rotated.extend(view.keys);
+        rotated
+    }
+
+    /// Tokens that are known.
+    fn known(&self) -> usize {
+        self.columns.first().map_or(0, Columns::len)
+    }
+
+    /// Rotates the keys, of all tokens, that are not known yet.
+    fn extend(&mut self, keys: Rows<'_>) {
+        let newer = keys.range(self.known()..keys.len());
+        let mut rotated = vec![0.0; self.all.len()];
+        for (rotation, columns) in self.rotations.iter().zip(&mut self.columns) {
+            for key in newer.data.chunks_exact(newer.dim) {
                 linalg::dots(key, rotation, &mut rotated);
-                of_rotation.extend(Rows { data: &rotated, dim: kept });
+                columns.extend(Rows { data: &rotated, dim: rotated.len() });
             }
-            columns.push(of_rotation);
         }
-        Rotated { view, rotations, columns, all: (0..kept as u32).collect() }
     }
 
     /// Speculated scores of tokens `0..len` for each query head, into `scratch`.
     fn score(&self, len: usize, queries: &[&[f32]], scratch: &mut SpeculationScratch) {
-        let scale = (self.view.keys.dim as f32).sqrt().recip();
+        assert!(len <= self.known(), "a head that others ask grows before they select");
+        let scale = (queries[0].len() as f32).sqrt().recip();
         let each = queries.len() / self.rotations.len();
         scratch.places.clear();
         scratch.places.extend((0..queries.len()).map(|h| (h / each, h % each)));
@@ -269,8 +285,8 @@ impl<'a> Rotated<'a> {
     }
 }
 
-struct InfinigenHead<'a> {
-    together: Arc<Together<'a>>,
+struct InfinigenHead {
+    together: Arc<Together>,
     /// Which of the heads it is.
     at: usize,
     scratch: SpeculationScratch,
@@ -279,33 +295,40 @@ struct InfinigenHead<'a> {
     order: SlotOrder,
 }
 
-impl HeadState for InfinigenHead<'_> {
-    fn grow(&mut self, _: usize) {}
+impl HeadState for InfinigenHead {
+    fn grow(&mut self, keys: Rows<'_>) {
+        if self.together.head(self.at).known() < keys.len() {
+            let mut head = self.together.heads[self.at].write().unwrap_or_else(PoisonError::into_inner);
+            head.extend(keys);
+        }
+    }
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
         self.scan = Scan::Nothing;
-        if step.len <= step.budget {
-            out.iter_mut().for_each(|out| select_all(step.len, out));
+        if step.tokens() <= step.budget {
+            out.iter_mut().for_each(|out| select_all(step.tokens(), out));
             return;
         }
         let together = &*self.together;
-        let head = &together.heads[self.at];
-        let (matrices, vectors, elements) = (head.rotations.len(), step.len, head.all.len());
+        let head = together.head(self.at);
+        let (matrices, vectors, elements) = (head.rotations.len(), step.tokens(), head.all.len());
         self.scan = match together.infinigen.rotation {
             Per::Head => {
                 Scan::HeadVectors { matrices: matrices as u32, vectors: vectors as u32, elements: elements as u32 }
             }
             _ => Scan::vectors(1, vectors, elements),
         };
-        head.score(step.len, step.queries, &mut self.scratch);
+        head.score(step.tokens(), step.queries, &mut self.scratch);
         let mut n = step.budget;
         if !together.infinigen.fill {
-            let own = together.near_highest(&self.scratch, step.len);
-            let own = *together.near[together.place(self.at, step.len)].get_or_init(|| own);
+            let own = together.near_highest(&self.scratch, step.tokens());
+            let own = *together.near(self.at, step.tokens()).get_or_init(|| own);
+            // No lock is held while others are asked.
+            drop(head);
             let mut scratch = SpeculationScratch::default();
-            n = n.min(together.mean(self.at, own, step.len, &mut scratch));
+            n = n.min(together.mean(self.at, own, step, &mut scratch));
         }
-        for (scores, out) in self.scratch.scores(step.len).zip(out) {
+        for (scores, out) in self.scratch.scores(step.tokens()).zip(out) {
             out.clear();
             self.topk.best(scores, n, out);
         }
@@ -357,9 +380,9 @@ mod tests {
             let mut steps = 0;
             testing::run(&policy(infinigen.clone()), &case, |step, selected, state| {
                 // The plain version finds the rotation again at each step.
-                if step.len > step.budget && steps % 16 == 0 {
+                if step.tokens() > step.budget && steps % 16 == 0 {
                     prop_assert_eq!(selected, &plain::infinigen(&infinigen, &[(case.head(&queries), step)])[0]);
-                    let (vectors, matrices) = (step.len as u32, case.queries.len() as u32);
+                    let (vectors, matrices) = (step.tokens() as u32, case.queries.len() as u32);
                     let scan = match head {
                         true => Scan::HeadVectors { matrices, vectors, elements: kept },
                         false => Scan::Vectors { matrices: 1, vectors, elements: kept },
@@ -409,11 +432,18 @@ mod tests {
                 let of = |view: &HeadView<'_>| -> Vec<Vec<f32>> {
                     (0..group).map(|h| view.queries.head(h).row(len - 1 - view.query_start).to_vec()).collect()
                 };
-                let queries: Vec<Vec<Vec<f32>>> = views.iter().map(of).collect();
-                let slices: Vec<Vec<&[f32]>> = queries.iter().map(|q| q.iter().map(Vec::as_slice).collect()).collect();
-                let steps: Vec<StepView<'_>> = slices
+                let queries: Vec<Vec<f32>> = views.iter().flat_map(of).collect();
+                let slices: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
+                let steps: Vec<StepView<'_>> = views
                     .iter()
-                    .map(|queries| StepView { len, budget: first.budget, queries, scores: &[] })
+                    .zip(slices.chunks_exact(group))
+                    .map(|(view, queries)| StepView {
+                        keys: view.keys.range(0..len),
+                        budget: first.budget,
+                        queries,
+                        layer_queries: &slices,
+                        scores: &[],
+                    })
                     .collect();
                 let layer: Vec<_> = views.iter().copied().zip(steps.iter().copied()).collect();
                 let expected = plain::infinigen(&infinigen, &layer);
@@ -423,7 +453,7 @@ mod tests {
                 }
                 for at in order {
                     let mut selected = vec![Vec::new(); group];
-                    states[at].grow(len);
+                    states[at].grow(steps[at].keys);
                     states[at].select(steps[at], &mut selected);
                     if len > first.budget {
                         prop_assert_eq!(&selected, &expected[at], "head {}, {} tokens", at, len);

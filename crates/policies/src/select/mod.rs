@@ -139,7 +139,8 @@ fn select_all(len: usize, out: &mut Vec<u32>) {
 /// What a policy may know about one KV head before decoding begins.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadView<'a> {
-    /// All keys `[token, dim]`; the policy must look only at tokens that [`HeadState::grow`] has announced.
+    /// The keys that are known `[token, dim]`: those of the prefill at least, those of later tokens where they are there already.
+    /// A policy must not select by later ones before [`HeadState::grow`] brings them.
     pub keys: Rows<'a>,
     /// Tokens present before the first decode step.
     pub prefill: usize,
@@ -173,17 +174,26 @@ impl<'a> HeadView<'a> {
 /// One decode step of one KV head, for the query heads that share it.
 #[derive(Debug, Clone, Copy)]
 pub struct StepView<'a> {
-    /// Tokens to attend to: `0..len`, the last one being the token being decoded.
-    pub len: usize,
+    /// Keys `[token, dim]` of the tokens to attend to, the last one being the token being decoded.
+    pub keys: Rows<'a>,
     /// Tokens each query head may select.
     pub budget: usize,
     /// Unscaled queries, one per query head of the group.
     pub queries: &'a [&'a [f32]],
-    /// True unscaled scores q·k of tokens `0..len`, one slice per query head, in the order of [`linalg::dot`]. Empty unless
+    /// The same of all query heads of the layer, for policies whose KV heads decide together; those of its first KV head first.
+    pub layer_queries: &'a [&'a [f32]],
+    /// True unscaled scores q·k of all tokens, one slice per query head, in the order of [`linalg::dot`]. Empty unless
     /// accuracy metrics ask for them.
     ///
     /// [`linalg::dot`]: pimattn_kv::linalg::dot
     pub scores: &'a [Vec<f32>],
+}
+
+impl StepView<'_> {
+    /// Tokens to attend to.
+    pub fn tokens(&self) -> usize {
+        self.keys.len()
+    }
 }
 
 /// What of the prefill a policy prepares from.
@@ -236,20 +246,21 @@ pub trait Policy: Send + Sync {
         Vec::new()
     }
     /// Work on the prefill of one KV head (clustering happens here).
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a>;
+    fn prepare(&self, head: HeadView<'_>) -> Box<dyn HeadState + Send>;
     /// As [`Policy::prepare`], of all KV heads of a layer in their order. A policy whose heads decide together has them
-    /// know of each other here; they may go through their steps on different threads, and at different times.
-    fn prepare_layer<'a>(&self, heads: &[HeadView<'a>]) -> Vec<Box<dyn HeadState + Send + 'a>> {
+    /// know of each other here; where their views have the keys of all steps, they may go through these on different threads, and
+    /// at different times, else all of them grow before one selects.
+    fn prepare_layer(&self, heads: &[HeadView<'_>]) -> Vec<Box<dyn HeadState + Send>> {
         heads.par_iter().map(|head| self.prepare(*head)).collect()
     }
 }
 
-/// A policy's memory of one KV head.
+/// A policy's memory of one KV head. It keeps no reference to the cache, which may grow while the model decodes.
 pub trait HeadState {
-    /// Tokens `0..len` exist now. Called with growing `len` before each step.
-    fn grow(&mut self, len: usize);
+    /// These are the keys `[token, dim]` now, of all tokens. Called before each step, with more of them each time.
+    fn grow(&mut self, keys: Rows<'_>);
     /// For each query head of the step, the tokens selected, ascending, into `out` (one vector per query head,
-    /// cleared first). `step.len` is the length last announced with [`HeadState::grow`].
+    /// cleared first). `step.keys` are those last given to [`HeadState::grow`].
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]);
     /// The order in which tokens lie in memory.
     fn order(&self) -> &SlotOrder;
@@ -262,7 +273,7 @@ pub trait HeadState {
         &[]
     }
     /// Per query head, the share `a` (0 to 1) of the selected tokens' attention in the output of the last step:
-    /// `a · attention(selected) + (1 - a) · mean(V of tokens 0..len)`. Empty means 1 for all.
+    /// `a · attention(selected) + (1 - a) · mean(V of all tokens)`. Empty means 1 for all.
     fn blend(&self) -> &[f32] {
         &[]
     }
@@ -368,28 +379,28 @@ mod tests {
         let mut clustered_at = None;
         testing::run(policy.as_ref(), case, |step, selected, state| {
             let order = state.order();
-            if step.len <= step.budget {
+            if step.tokens() <= step.budget {
                 prop_assert_eq!(state.scan(), Scan::Nothing);
             }
             for tokens in selected {
                 prop_assert!(tokens.is_sorted_by(|a, b| a < b), "{name}: not ascending");
-                prop_assert!(tokens.iter().all(|t| (*t as usize) < step.len));
-                if step.len <= step.budget || !policy.heeds_budget() {
-                    prop_assert_eq!(tokens.len(), step.len);
+                prop_assert!(tokens.iter().all(|t| (*t as usize) < step.tokens()));
+                if step.tokens() <= step.budget || !policy.heeds_budget() {
+                    prop_assert_eq!(tokens.len(), step.tokens());
                 } else if step.budget >= policy.min_budget() {
                     // Generated tokens that are not yet clustered.
-                    let generated = (step.len - case.prefill - 1) % 320 + 1;
+                    let generated = (step.tokens() - case.prefill - 1) % 320 + 1;
                     let most = step.budget + if name == "clusterkv" { generated } else { 0 };
                     prop_assert!(tokens.len() <= most, "{name}: {} of {most}", tokens.len());
                 }
             }
-            if step.len > case.prefill + 1 && !state.clusterings().is_empty() {
-                let since = clustered_at.replace(step.len).map_or(0, |at| step.len - at);
+            if step.tokens() > case.prefill + 1 && !state.clusterings().is_empty() {
+                let since = clustered_at.replace(step.tokens()).map_or(0, |at| step.tokens() - at);
                 prop_assert_eq!(since % policy.period(), 0, "{}: clustered after {} steps", name, since);
             }
-            check_order(order, step.len)?;
+            check_order(order, step.tokens())?;
             // Between two versions, no token that was there has moved.
-            let now: Vec<u32> = (0..step.len as u32).map(|t| order.slot(t)).collect();
+            let now: Vec<u32> = (0..step.tokens() as u32).map(|t| order.slot(t)).collect();
             if version == Some(order.version) {
                 prop_assert_eq!(&now[..slots.len()], &slots[..]);
             }
@@ -421,7 +432,7 @@ mod tests {
         let (mut clustered, mut clusters) = (0, 0);
         for len in case.prefill..=case.prefill + case.steps {
             if len > case.prefill {
-                state.grow(len);
+                state.grow(Rows { data: &case.keys, dim: case.dim }.range(0..len));
             }
             for Clustering { first, tokens, clusters: asked, iterations } in state.clusterings().iter().copied() {
                 prop_assert!(first == clustered || name == "clusterkv", "only sinks are left out");

@@ -24,10 +24,9 @@ impl Policy for Oracle {
         ENTRY.name
     }
 
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn prepare(&self, head: HeadView<'_>) -> Box<dyn HeadState + Send> {
         let keys = head.keys;
         Box::new(OracleHead {
-            keys,
             shortlist: shortlist::supported(keys.dim).then(|| Shortlist::new(keys.dim, keys.len())),
             scores: Vec::new(),
             chose: false,
@@ -37,8 +36,7 @@ impl Policy for Oracle {
     }
 }
 
-struct OracleHead<'a> {
-    keys: Rows<'a>,
+struct OracleHead {
     /// Of the tokens at the last step without scores; none where it is of no use.
     shortlist: Option<Shortlist>,
     /// Per query head; empty where there is a shortlist.
@@ -49,19 +47,19 @@ struct OracleHead<'a> {
     topk: TopK,
 }
 
-impl OracleHead<'_> {
+impl OracleHead {
     /// Selects by scores of its own.
     fn select_unscored(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
-        let keys = self.keys.range(0..step.len);
+        let keys = step.keys;
         if let Some(shortlist) = &mut self.shortlist {
-            let newer = keys.range(shortlist.len()..step.len);
+            let newer = keys.range(shortlist.len()..step.tokens());
             if shortlist.extend(newer) && shortlist.best(keys, step.queries, step.budget, out) {
                 return;
             }
             self.shortlist = None;
         }
         self.scores.resize(step.queries.len(), Vec::new());
-        self.scores.iter_mut().for_each(|scores| scores.resize(step.len, 0.0));
+        self.scores.iter_mut().for_each(|scores| scores.resize(step.tokens(), 0.0));
         linalg::all_dots(step.queries, keys.data, &mut self.scores);
         for (scores, out) in self.scores.iter().zip(out) {
             out.clear();
@@ -70,13 +68,13 @@ impl OracleHead<'_> {
     }
 }
 
-impl HeadState for OracleHead<'_> {
-    fn grow(&mut self, _: usize) {}
+impl HeadState for OracleHead {
+    fn grow(&mut self, _: Rows<'_>) {}
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
-        self.chose = step.len > step.budget;
+        self.chose = step.tokens() > step.budget;
         if !self.chose {
-            out.iter_mut().for_each(|out| select_all(step.len, out));
+            out.iter_mut().for_each(|out| select_all(step.tokens(), out));
             return;
         }
         if step.scores.is_empty() {
@@ -84,7 +82,7 @@ impl HeadState for OracleHead<'_> {
         }
         for (scores, out) in step.scores.iter().zip(out) {
             out.clear();
-            self.topk.best(&scores[..step.len], step.budget, out);
+            self.topk.best(&scores[..step.tokens()], step.budget, out);
         }
     }
 
@@ -122,7 +120,7 @@ mod tests {
             let mut unscored = Oracle {}.prepare(case.head(&queries));
             let mut out = vec![vec![7]; case.queries.len()];
             testing::run(&Oracle {}, &case, |step, selected, _| {
-                unscored.grow(step.len);
+                unscored.grow(step.keys);
                 unscored.select(StepView { scores: &[], ..step }, &mut out);
                 prop_assert_eq!(&out, selected);
                 Ok(())

@@ -38,7 +38,7 @@ pub type Plain<'a> = Box<dyn FnMut(StepView<'_>) -> Vec<Vec<u32>> + 'a>;
 pub fn of<'a>(name: &str, table: &toml::Table, head: HeadView<'a>) -> Result<Option<Plain<'a>>, PolicyError> {
     let keys = head.keys;
     let mut chosen: Plain<'a> = match name {
-        "full" => Box::new(|step| each(step, |_| ascending(0..step.len))),
+        "full" => Box::new(|step| each(step, |_| ascending(0..step.tokens()))),
         "oracle" => Box::new(move |step| oracle(keys, step)),
         "streaming" => {
             let policy: Streaming = parse(table)?;
@@ -75,8 +75,8 @@ pub fn of<'a>(name: &str, table: &toml::Table, head: HeadView<'a>) -> Result<Opt
         }
         _ => return Ok(None),
     };
-    Ok(Some(Box::new(move |step| match step.len <= step.budget {
-        true => each(step, |_| ascending(0..step.len)),
+    Ok(Some(Box::new(move |step| match step.tokens() <= step.budget {
+        true => each(step, |_| ascending(0..step.tokens())),
         false => chosen(step),
     })))
 }
@@ -88,7 +88,7 @@ fn each<T>(step: StepView<'_>, of: impl Fn(&[f32]) -> T) -> Vec<T> {
 /// `oracle`, one step.
 pub fn oracle(keys: Rows<'_>, step: StepView<'_>) -> Vec<Vec<u32>> {
     each(step, |query| {
-        let scores: Vec<f32> = (0..step.len).map(|t| linalg::dot(query, keys.row(t))).collect();
+        let scores: Vec<f32> = (0..step.tokens()).map(|t| linalg::dot(query, keys.row(t))).collect();
         ascending(ranking(&scores).into_iter().take(step.budget))
     })
 }
@@ -96,14 +96,15 @@ pub fn oracle(keys: Rows<'_>, step: StepView<'_>) -> Vec<Vec<u32>> {
 /// `streaming`, one step.
 pub fn streaming(policy: &Streaming, step: StepView<'_>) -> Vec<Vec<u32>> {
     let sinks = policy.sinks.min(step.budget);
-    each(step, |_| ascending((0..step.len).filter(|t| *t < sinks || t + step.budget >= step.len + sinks)))
+    each(step, |_| ascending((0..step.tokens()).filter(|t| *t < sinks || t + step.budget >= step.tokens() + sinks)))
 }
 
 /// `quest`, one step.
 pub fn quest(policy: &Quest, keys: Rows<'_>, step: StepView<'_>) -> Vec<Vec<u32>> {
     let Quest { page, min_pages } = *policy;
-    let pages: Vec<Vec<usize>> = (0..(step.len - 1) / page).map(|p| (p * page..(p + 1) * page).collect()).collect();
-    let last = pages.len() * page..step.len;
+    let pages: Vec<Vec<usize>> =
+        (0..(step.tokens() - 1) / page).map(|p| (p * page..(p + 1) * page).collect()).collect();
+    let last = pages.len() * page..step.tokens();
     each(step, |query| {
         let bound = |page: &Vec<usize>| {
             let products = query.iter().enumerate().map(|(d, q)| {
@@ -139,15 +140,15 @@ pub fn sparq(policy: &Sparq, keys: Rows<'_>, step: StepView<'_>) -> SparqStep {
     let dims = ascending(ranking(&magnitudes).into_iter().take(policy.r));
     let scores = each(step, |query| {
         let score = |t: usize| dims.iter().map(|d| *d as usize).fold(0f32, |sum, d| sum + query[d] * keys.row(t)[d]);
-        (0..step.len).map(score).collect::<Vec<f32>>()
+        (0..step.tokens()).map(score).collect::<Vec<f32>>()
     });
     let choose = |scores: &[f32]| {
         let mut best = ranking(scores);
         // The local tokens first, then the others by score.
-        best.sort_by_key(|t| t + policy.local.min(step.budget) < step.len);
+        best.sort_by_key(|t| t + policy.local.min(step.budget) < step.tokens());
         ascending(best.into_iter().take(step.budget))
     };
-    let mut together = vec![0f32; step.len];
+    let mut together = vec![0f32; step.tokens()];
     for (query, scores) in step.queries.iter().zip(&scores) {
         let scale = policy.scale(query, &dims);
         together.iter_mut().zip(scores).for_each(|(sum, score)| *sum += score * scale);
@@ -161,7 +162,7 @@ pub fn sparq(policy: &Sparq, keys: Rows<'_>, step: StepView<'_>) -> SparqStep {
         let scale = if read > 0.0 { 1.0 / (keys.dim as f64 * read / all).sqrt() } else { 1.0 };
         let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let weight = |t: usize| (scale * f64::from(scores[t] - highest)).exp();
-        let mass: f64 = (0..step.len).map(weight).sum();
+        let mass: f64 = (0..step.tokens()).map(weight).sum();
         shares.push(selected.iter().map(|t| weight(*t as usize)).sum::<f64>() / mass);
         tokens.push(selected);
     }
@@ -214,7 +215,7 @@ fn speculated(policy: &Infinigen, head: HeadView<'_>, step: StepView<'_>) -> Vec
         let rotate = |x: &[f32]| columns.iter().map(|column| linalg::dot(x, column)).collect::<Vec<f32>>();
         let query: Vec<f32> = rotate(query).iter().map(|x| x * scale).collect();
         let score = |t| query.iter().zip(rotate(keys.row(t))).fold(0f32, |sum, (q, k)| sum + q * k);
-        (0..step.len).map(score).collect()
+        (0..step.tokens()).map(score).collect()
     };
     step.queries.iter().enumerate().map(of_head).collect()
 }
@@ -245,15 +246,15 @@ impl<'a> PlainH2o<'a> {
     pub fn step(&mut self, step: StepView<'_>) -> Vec<Vec<u32>> {
         let recent = step.budget - self.policy.heavy_hitters(step.budget);
         let answer = |(h, query): (usize, &&[f32])| {
-            let there = self.there(h, step.len);
+            let there = self.there(h, step.tokens());
             if there.len() > step.budget {
                 let others = &there[..there.len() - recent];
                 let sums: Vec<f32> = others.iter().map(|t| self.sums[h][*t].expect("there")).collect();
                 let least = ranking(&sums).split_off(self.policy.heavy_hitters(step.budget));
                 least.into_iter().for_each(|i| self.sums[h][others[i]] = None);
             }
-            self.attend(h, query, step.len);
-            ascending(self.there(h, step.len))
+            self.attend(h, query, step.tokens());
+            ascending(self.there(h, step.tokens()))
         };
         step.queries.iter().enumerate().map(answer).collect()
     }
@@ -325,9 +326,9 @@ impl Groups {
 
     /// The selection of each query head.
     pub fn select(&self, step: StepView<'_>) -> Vec<Vec<u32>> {
-        let waiting = self.clustered(step.len)..step.len;
+        let waiting = self.clustered(step.tokens())..step.tokens();
         each(step, |query| {
-            ascending(waiting.clone().rev().chain(by_score(query, self.before(step.len))).take(step.budget))
+            ascending(waiting.clone().rev().chain(by_score(query, self.before(step.tokens()))).take(step.budget))
         })
     }
 }
@@ -393,8 +394,8 @@ impl Clustered {
     pub fn select(&self, step: StepView<'_>) -> Vec<Vec<u32>> {
         each(step, |query| {
             let sinks = 0..self.policy.sinks.min(self.prefill);
-            let generated = (self.clustered(step.len)..step.len).rev();
-            let clustered = by_score(query, self.before(step.len));
+            let generated = (self.clustered(step.tokens())..step.tokens()).rev();
+            let clustered = by_score(query, self.before(step.tokens()));
             if self.policy.charge_generated {
                 ascending(sinks.chain(generated).chain(clustered).take(step.budget))
             } else {

@@ -52,24 +52,22 @@ impl Policy for Quest {
         pages.map(|page| size(&[("page", page)])).collect()
     }
 
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn prepare(&self, head: HeadView<'_>) -> Box<dyn HeadState + Send> {
         let mut state = QuestHead {
             quest: self.clone(),
-            keys: head.keys,
             ranges: Vec::with_capacity(head.keys.len() / self.page * 2 * head.keys.dim),
             scores: Vec::new(),
             topk: TopK::default(),
             scan: Scan::Nothing,
             order: SlotOrder::default(),
         };
-        state.grow(head.prefill);
+        state.grow(head.keys.range(0..head.prefill));
         Box::new(state)
     }
 }
 
-struct QuestHead<'a> {
+struct QuestHead {
     quest: Quest,
-    keys: Rows<'a>,
     /// Minima and maxima of every full page `[page, 2, dim]`.
     ranges: Vec<f32>,
     /// Of the full pages, per query head.
@@ -79,17 +77,17 @@ struct QuestHead<'a> {
     order: SlotOrder,
 }
 
-impl HeadState for QuestHead<'_> {
-    fn grow(&mut self, len: usize) {
-        let (page, dim) = (self.quest.page, self.keys.dim);
-        for done in self.ranges.len() / (2 * dim)..len / page {
+impl HeadState for QuestHead {
+    fn grow(&mut self, keys: Rows<'_>) {
+        let (page, dim) = (self.quest.page, keys.dim);
+        for done in self.ranges.len() / (2 * dim)..keys.len() / page {
             let at = self.ranges.len();
-            let first = self.keys.row(done * page);
+            let first = keys.row(done * page);
             self.ranges.extend_from_slice(first);
             self.ranges.extend_from_slice(first);
             let (min, max) = self.ranges[at..].split_at_mut(dim);
             for token in done * page + 1..(done + 1) * page {
-                for ((min, max), x) in min.iter_mut().zip(&mut *max).zip(self.keys.row(token)) {
+                for ((min, max), x) in min.iter_mut().zip(&mut *max).zip(keys.row(token)) {
                     *min = min.min(*x);
                     *max = max.max(*x);
                 }
@@ -99,19 +97,19 @@ impl HeadState for QuestHead<'_> {
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
         let page = self.quest.page;
-        let ranked = step.len.saturating_sub(1) / page;
-        let last = ranked * page..step.len;
+        let ranked = step.tokens().saturating_sub(1) / page;
+        let last = ranked * page..step.tokens();
         let slots = (step.budget / page).max(self.quest.min_pages) - 1;
-        if step.len <= step.budget {
+        if step.tokens() <= step.budget {
             self.scan = Scan::Nothing;
-            out.iter_mut().for_each(|out| select_all(step.len, out));
+            out.iter_mut().for_each(|out| select_all(step.tokens(), out));
             return;
         }
         // With q+ and q- the positive and the negative part of q, a page's score is q+·max + q-·min.
-        self.scan = Scan::vectors(2, ranked, self.keys.dim);
+        self.scan = Scan::vectors(2, ranked, step.keys.dim);
         self.scores.resize(step.queries.len(), Vec::new());
         self.scores.iter_mut().for_each(|scores| scores.resize(ranked, 0.0));
-        let range = 2 * self.keys.dim;
+        let range = 2 * step.keys.dim;
         linalg::in_turns(step.queries.len(), &self.ranges[..ranked * range], range, |query, pages, ranges| {
             upper_bounds(step.queries[query], ranges, &mut self.scores[query][pages]);
         });

@@ -4,6 +4,7 @@
 //! Whoever sets many mappings of the same selections side by side makes them once.
 
 use super::{Clustering, HeadState, Scan, SlotOrder, StepView, select_all};
+use pimattn_kv::Rows;
 use std::sync::Arc;
 
 /// The selections of one KV head, step by step.
@@ -119,9 +120,9 @@ impl ReplayedHead<'_> {
 }
 
 impl HeadState for ReplayedHead<'_> {
-    fn grow(&mut self, len: usize) {
+    fn grow(&mut self, keys: Rows<'_>) {
         let next = self.step.map_or(0, |step| step + 1);
-        assert_eq!(self.recording.steps.get(next).map(|step| step.len), Some(len), "a replay goes step by step");
+        assert_eq!(self.recording.steps.get(next).map(|step| step.len), Some(keys.len()), "a replay goes step by step");
         self.step = Some(next);
     }
 
@@ -129,7 +130,7 @@ impl HeadState for ReplayedHead<'_> {
         let tokens = self.now().map_or(&[][..], |now| &now.tokens);
         for (out, tokens) in out.iter_mut().zip(tokens) {
             match tokens {
-                RecordedTokens::All => select_all(step.len, out),
+                RecordedTokens::All => select_all(step.tokens(), out),
                 RecordedTokens::Some(tokens) => {
                     out.clear();
                     out.extend_from_slice(tokens);

@@ -71,10 +71,9 @@ impl Policy for Sparq {
         self.local.max(1)
     }
 
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn prepare(&self, head: HeadView<'_>) -> Box<dyn HeadState + Send> {
         let mut state = SparqHead {
             sparq: self.clone(),
-            keys: head.keys,
             columns: Columns::new(head.keys.dim, TILES, head.keys.len()),
             dims: Vec::new(),
             magnitudes: Vec::new(),
@@ -86,14 +85,13 @@ impl Policy for Sparq {
             topk: TopK::default(),
             order: SlotOrder::default(),
         };
-        state.grow(head.prefill);
+        state.grow(head.keys.range(0..head.prefill));
         Box::new(state)
     }
 }
 
-struct SparqHead<'a> {
+struct SparqHead {
     sparq: Sparq,
-    keys: Rows<'a>,
     /// The keys, dimension by dimension.
     columns: Columns,
     /// Dimensions read at the last step, ascending.
@@ -113,10 +111,10 @@ struct SparqHead<'a> {
     order: SlotOrder,
 }
 
-impl SparqHead<'_> {
+impl SparqHead {
     fn choose_dims(&mut self, queries: &[&[f32]]) {
         self.magnitudes.clear();
-        self.magnitudes.resize(self.keys.dim, 0.0);
+        self.magnitudes.resize(queries.first().map_or(0, |query| query.len()), 0.0);
         for query in queries {
             self.magnitudes.iter_mut().zip(*query).for_each(|(sum, x)| *sum += x.abs());
         }
@@ -127,21 +125,21 @@ impl SparqHead<'_> {
     }
 }
 
-impl HeadState for SparqHead<'_> {
-    fn grow(&mut self, len: usize) {
-        self.columns.extend(self.keys.range(self.columns.len()..len));
+impl HeadState for SparqHead {
+    fn grow(&mut self, keys: Rows<'_>) {
+        self.columns.extend(keys.range(self.columns.len()..keys.len()));
     }
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
         self.shares.clear();
-        self.chose = step.len > step.budget;
+        self.chose = step.tokens() > step.budget;
         if !self.chose {
-            out.iter_mut().for_each(|out| select_all(step.len, out));
+            out.iter_mut().for_each(|out| select_all(step.tokens(), out));
             return;
         }
         self.choose_dims(step.queries);
         let local = self.sparq.local.min(step.budget);
-        let recent = step.len - local;
+        let recent = step.tokens() - local;
         let scales: Vec<f32> = step.queries.iter().map(|query| self.sparq.scale(query, &self.dims)).collect();
         let products: Vec<&[f32]> = self.columns.products(&self.dims, &self.weights).collect();
         if self.sparq.per == Per::Group {
@@ -161,11 +159,11 @@ impl HeadState for SparqHead<'_> {
                     let ranked = if per == Per::Group { &self.sums } else { &scores[..recent] };
                     out[i].clear();
                     self.topk.best(ranked, step.budget - local, &mut out[i]);
-                    out[i].extend(recent as u32..step.len as u32);
+                    out[i].extend(recent as u32..step.tokens() as u32);
                 }
             }
             if self.sparq.mean_value {
-                self.probabilities.resize(step.len, 0.0);
+                self.probabilities.resize(step.tokens(), 0.0);
                 let mass = linalg::exp_weights(scores, scale, &mut self.probabilities);
                 let selected: f32 = out[i].iter().map(|t| self.probabilities[*t as usize]).sum();
                 self.shares.push((selected / mass).min(1.0));
@@ -207,7 +205,7 @@ mod tests {
             let sparq = Sparq { r, local, mean_value, transposed, per };
             let keys = Rows { data: &case.keys, dim: case.dim };
             testing::run(&sparq, &case, |step, selected, state| {
-                if step.len <= step.budget {
+                if step.tokens() <= step.budget {
                     prop_assert!(state.blend().is_empty());
                     return Ok(());
                 }

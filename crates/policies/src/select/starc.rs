@@ -99,12 +99,12 @@ impl Clusterer for Starc {
         sizes.filter(other).map(|(block, clusters)| size(&[("block", block), ("clusters", clusters)])).collect()
     }
 
-    fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a> {
+    fn head(&self, head: HeadView<'_>) -> ClusteredHead {
         let mut state = ClusteredHead::new(head, self.block, self.config());
         if self.tail == Tail::Permanent {
             state.close_prompt(head.prefill + self.phase);
         }
-        state.append_groups(head.prefill);
+        state.append_groups(head.keys.range(0..head.prefill));
         state
     }
 }
@@ -135,7 +135,7 @@ mod tests {
         fn the_artifacts_blocks_begin_behind_the_first_decoded_token(case in testing::cases()) {
             let artifact = Starc { tail: Tail::Permanent, phase: 1, ..Starc::default() };
             testing::run(&artifact, &case, |step, _, state| {
-                let decoded = step.len - case.prefill - 1;
+                let decoded = step.tokens() - case.prefill - 1;
                 prop_assert_eq!(state.order().clustered as usize, case.prefill + 1 + decoded / 64 * 64);
                 let asked: Vec<u32> = state.clusterings().iter().map(|c| c.clusters).collect();
                 match decoded {
@@ -153,7 +153,7 @@ mod tests {
             let mut version = 0;
             testing::run(&Starc::default(), &case, |step, _, state| {
                 let order = state.order();
-                let clusters = all.before(step.len);
+                let clusters = all.before(step.tokens());
                 let mut slot = 0;
                 for (cluster, start) in clusters.iter().zip(&order.cluster_starts) {
                     prop_assert_eq!(*start, slot);
@@ -163,11 +163,11 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(clusters.len(), order.cluster_starts.len());
-                prop_assert_eq!((order.clustered, step.len / 64 * 64), (slot, slot as usize));
-                version += u32::from(step.len % 64 == 0);
+                prop_assert_eq!((order.clustered, step.tokens() / 64 * 64), (slot, slot as usize));
+                version += u32::from(step.tokens() % 64 == 0);
                 prop_assert_eq!(order.version, version);
                 let centroids = clusters.len() as u32;
-                let all = step.len <= step.budget || centroids == 0;
+                let all = step.tokens() <= step.budget || centroids == 0;
                 let scan = Scan::Vectors { matrices: 1, vectors: centroids, elements: case.dim as u32 };
                 prop_assert_eq!(state.scan(), if all { Scan::Nothing } else { scan });
                 Ok(())

@@ -72,9 +72,9 @@ impl Clusterer for StarcV1 {
         tables.into_iter().filter(fits).collect()
     }
 
-    fn head<'a>(&self, head: HeadView<'a>) -> ClusteredHead<'a> {
+    fn head(&self, head: HeadView<'_>) -> ClusteredHead {
         let mut state = ClusteredHead::new(head, self.buffer, self.config(self.buffer));
-        state.append_prefill(head.prefill, &self.config(head.prefill));
+        state.append_prefill(head.keys, head.prefill, &self.config(head.prefill));
         state
     }
 }

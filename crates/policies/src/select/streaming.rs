@@ -67,10 +67,9 @@ impl Policy for Streaming {
         self.sinks + 1
     }
 
-    fn prepare<'a>(&self, head: HeadView<'a>) -> Box<dyn HeadState + Send + 'a> {
+    fn prepare(&self, head: HeadView<'_>) -> Box<dyn HeadState + Send> {
         Box::new(StreamingHead {
             streaming: self.clone(),
-            keys: head.keys,
             frequencies: inverse_frequencies(head.keys.dim, self.rope_theta),
             scores: Vec::new(),
             order: SlotOrder::default(),
@@ -78,9 +77,8 @@ impl Policy for Streaming {
     }
 }
 
-struct StreamingHead<'a> {
+struct StreamingHead {
     streaming: Streaming,
-    keys: Rows<'a>,
     /// Radians by which a pair is rotated from one token to the next.
     frequencies: Vec<f64>,
     /// Per query head, of the selected tokens; none where the positions are the true ones.
@@ -88,7 +86,7 @@ struct StreamingHead<'a> {
     order: SlotOrder,
 }
 
-impl StreamingHead<'_> {
+impl StreamingHead {
     /// A query as many tokens earlier.
     fn earlier(&self, query: &[f32], tokens: usize) -> Vec<f32> {
         let mut rotated = query.to_vec();
@@ -102,25 +100,25 @@ impl StreamingHead<'_> {
     }
 }
 
-impl HeadState for StreamingHead<'_> {
-    fn grow(&mut self, _: usize) {}
+impl HeadState for StreamingHead {
+    fn grow(&mut self, _: Rows<'_>) {}
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
         self.scores.clear();
         let sinks = self.streaming.sinks.min(step.budget);
         for (query, out) in step.queries.iter().zip(out) {
-            if step.len <= step.budget {
-                select_all(step.len, out);
+            if step.tokens() <= step.budget {
+                select_all(step.tokens(), out);
                 continue;
             }
-            let recent = step.len - (step.budget - sinks);
+            let recent = step.tokens() - (step.budget - sinks);
             out.clear();
-            out.extend((0..sinks as u32).chain(recent as u32..step.len as u32));
+            out.extend((0..sinks as u32).chain(recent as u32..step.tokens() as u32));
             if self.streaming.positions == PositionEncoding::Cache {
                 // The sinks are nearer by the tokens that are left out; all others are as far away as they were.
-                let near = self.earlier(query, step.len - step.budget);
+                let near = self.earlier(query, step.tokens() - step.budget);
                 let query = |token: &u32| if (*token as usize) < sinks { near.as_slice() } else { query };
-                let score = |token: &u32| linalg::dot(query(token), self.keys.row(*token as usize));
+                let score = |token: &u32| linalg::dot(query(token), step.keys.row(*token as usize));
                 self.scores.push(out.iter().map(score).collect());
             }
         }

@@ -89,8 +89,9 @@ pub fn run(
     for len in case.prefill + 1..=case.prefill + case.steps {
         let scores: Vec<Vec<f32>> =
             queries.iter().map(|q| (0..len).map(|t| linalg::dot(q, keys.row(t))).collect()).collect();
-        state.grow(len);
-        let step = StepView { len, budget: case.budget, queries: &queries, scores: &scores };
+        let keys = keys.range(0..len);
+        state.grow(keys);
+        let step = StepView { keys, budget: case.budget, queries: &queries, layer_queries: &queries, scores: &scores };
         state.select(step, &mut selected);
         check(step, &selected, state.as_ref())?;
     }

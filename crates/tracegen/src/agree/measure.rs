@@ -96,7 +96,7 @@ fn layer(
         memo: None,
     };
     let views: Vec<HeadView<'_>> = (0..kv.kv_heads).map(view).collect();
-    let mut heads: Vec<Vec<States<'_>>> = views.iter().map(|_| Vec::new()).collect();
+    let mut heads: Vec<Vec<States>> = views.iter().map(|_| Vec::new()).collect();
     for policy in policies {
         let remembers = policy.remembers();
         heads.iter_mut().for_each(|states| states.push(States { states: Vec::new(), remembers }));
@@ -115,8 +115,8 @@ fn layer(
 }
 
 /// A policy's states of a head: one for all budgets, or one each where what it selected before matters.
-struct States<'a> {
-    states: Vec<Box<dyn HeadState + Send + 'a>>,
+struct States {
+    states: Vec<Box<dyn HeadState + Send>>,
     remembers: bool,
 }
 
@@ -134,7 +134,7 @@ fn head(
     layer: usize,
     kv_head: usize,
     view: HeadView<'_>,
-    mut states: Vec<States<'_>>,
+    mut states: Vec<States>,
     plan: &AgreementPlan,
 ) -> Result<HeadMeasurement> {
     let (group, scale) = (kv.group(), (kv.dim as f32).sqrt().recip());
@@ -149,11 +149,12 @@ fn head(
     for (step, position) in kv.decode_positions().enumerate() {
         cancel.check()?;
         let len = position + 1;
-        let query = |g| kv.queries(layer, kv_head * group + g).row(position - kv.query_start);
-        let queries: Vec<&[f32]> = (0..group).map(query).collect();
+        let keys = view.keys.range(0..len);
+        let layer_queries = kv.queries_at(layer, position);
+        let queries = &layer_queries[kv_head * group..][..group];
         let measured = step % plan.every == 0;
         if measured {
-            exact_scores(view.keys, len, &queries, &mut scores);
+            exact_scores(keys, len, queries, &mut scores);
         }
         for (p, s) in states.iter_mut().enumerate() {
             if !measured && !s.remembers {
@@ -163,9 +164,10 @@ fn head(
             for (b, budget) in plan.budgets.iter().copied().enumerate() {
                 let state = if s.remembers { &mut s.states[b] } else { &mut s.states[0] };
                 if s.remembers || b == 0 {
-                    state.grow(len);
+                    state.grow(keys);
                 }
-                state.select(StepView { len, budget, queries: &queries, scores: needed }, &mut tokens);
+                let step = StepView { keys, budget, queries, layer_queries: &layer_queries, scores: needed };
+                state.select(step, &mut tokens);
                 if measured {
                     let StepSelection { tokens: selected, shares, rescored } =
                         &mut selections[p * plan.budgets.len() + b];

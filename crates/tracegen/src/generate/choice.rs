@@ -71,18 +71,17 @@ impl<'g> HeadChoice<'g> {
         let (cache, group) = (self.cache, self.cache.group());
         let position = self.position(step);
         self.len = position + 1;
-        let keys = cache.keys(self.layer, self.kv_head);
-        let queries: Vec<&[f32]> = (0..group)
-            .map(|h| cache.queries(self.layer, self.kv_head * group + h).row(position - cache.query_start))
-            .collect();
+        let keys = cache.keys(self.layer, self.kv_head).range(0..self.len);
+        let layer_queries = cache.queries_at(self.layer, position);
+        let queries = &layer_queries[self.kv_head * group..][..group];
         let kept = self.kept.map(|head| head.accuracies.get(step));
         let scored = measure && kept.is_none();
         if scored {
-            accuracy::exact_scores(keys, self.len, &queries, &mut self.scores);
+            accuracy::exact_scores(keys, self.len, queries, &mut self.scores);
         }
         let scores = if scored { &self.scores[..] } else { &[] };
-        self.state.grow(self.len);
-        let view = StepView { len: self.len, budget: self.budget, queries: &queries, scores };
+        self.state.grow(keys);
+        let view = StepView { keys, budget: self.budget, queries, layer_queries: &layer_queries, scores };
         self.state.select(view, &mut self.tokens);
         match kept {
             Some(accuracies) => accuracies.filter(|_| measure).cloned(),
