@@ -71,9 +71,9 @@ fn load(folder: &std::path::Path) -> KvCache {
         element_bytes: 2,
         rope_scaling: None,
         provenance: "SmolLM2-135M-Instruct".into(),
-        k: read("k", [5, 3, 8192, 64]),
-        v: read("v", [5, 3, 8192, 64]),
-        q: read("q_late", [5, 9, 512, 64]),
+        k: read("k", [5, 3, 8192, 64]).into(),
+        v: read("v", [5, 3, 8192, 64]).into(),
+        q: read("q_late", [5, 9, 512, 64]).into(),
     }
 }
 

@@ -12,10 +12,12 @@ pub mod safetensors;
 pub mod selection;
 pub mod synthetic;
 
+mod elements;
 mod parts;
 mod raw;
 mod zip;
 
+pub use elements::Elements;
 pub use parts::{KvParts, Tensor};
 
 use pimattn_core::cancel::Cancel;
@@ -135,11 +137,11 @@ pub struct KvCache {
     /// Where the data comes from, for reports and trace headers.
     pub provenance: String,
     /// Keys after RoPE `[layer, kv_head, token, dim]`.
-    pub k: Vec<f32>,
+    pub k: Elements,
     /// Values `[layer, kv_head, token, dim]`.
-    pub v: Vec<f32>,
+    pub v: Elements,
     /// Unscaled queries after RoPE `[layer, query_head, query, dim]`.
-    pub q: Vec<f32>,
+    pub q: Elements,
 }
 
 impl KvCache {
@@ -167,7 +169,8 @@ impl KvCache {
         let layers = self.layers.len();
         for data in [&mut self.k, &mut self.v, &mut self.q] {
             let size = data.len() / layers;
-            *data = indices.iter().flat_map(|i| &data[i * size..(i + 1) * size]).copied().collect();
+            let chosen: Vec<f32> = indices.iter().flat_map(|i| &data[i * size..(i + 1) * size]).copied().collect();
+            *data = chosen.into();
         }
         self.layers = wanted.to_vec();
         Ok(self)

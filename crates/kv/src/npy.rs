@@ -104,7 +104,12 @@ fn assemble<'a>(
         };
         let data = raw::floats(cancel, &a.payload[a.header.payload_at..], ty)?;
         let data = if a.header.fortran { to_c_order(cancel, &data, &a.header.shape)? } else { data };
-        Ok(Tensor { name: name.to_string(), shape: a.header.shape, data, element_bytes: ty.element_bytes() })
+        Ok(Tensor {
+            name: name.to_string(),
+            shape: a.header.shape,
+            data: data.into(),
+            element_bytes: ty.element_bytes(),
+        })
     };
     let prefill = scalar("prefill_len")?.ok_or_else(|| Error::data(path, "there is no \"prefill_len\""))?;
     let query_start = scalar("query_start")?;

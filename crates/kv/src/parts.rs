@@ -1,6 +1,6 @@
 //! From what a source has read to a [`KvCache`]: the rules that every cache obeys, whatever its source.
 
-use super::KvCache;
+use super::{Elements, KvCache};
 use crate::linalg;
 use crate::rope::SaidScaling;
 use pimattn_core::error::{Error, Result, suggest};
@@ -18,7 +18,7 @@ pub struct Tensor {
     /// Length of each axis.
     pub shape: Vec<usize>,
     /// The values, widened to f32.
-    pub data: Vec<f32>,
+    pub data: Elements,
     /// Bytes of one element as stored in the source.
     pub element_bytes: u32,
 }
@@ -66,7 +66,7 @@ impl KvCache {
     pub fn validated(self) -> Result<KvCache> {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let (layers, element_bytes) = (self.layers.len(), self.element_bytes);
-        let tensor = |name: &str, heads: usize, rows: usize, data: Vec<f32>| {
+        let tensor = |name: &str, heads: usize, rows: usize, data: Elements| {
             let shape = vec![layers, heads, rows, self.dim];
             Tensor { name: name.into(), shape, data, element_bytes }
         };
@@ -339,9 +339,20 @@ pub(super) fn short(text: &str) -> &str {
 pub(super) mod tests {
     use super::*;
 
+    fn changed(tensor: &mut Tensor, change: impl FnOnce(&mut Vec<f32>)) {
+        let mut data = tensor.data.to_vec();
+        change(&mut data);
+        tensor.data = data.into();
+    }
+
     fn tensor(name: &str, shape: [usize; 4]) -> Tensor {
         let n: usize = shape.iter().product();
-        Tensor { name: name.into(), shape: shape.to_vec(), data: (0..n).map(|i| i as f32).collect(), element_bytes: 2 }
+        Tensor {
+            name: name.into(),
+            shape: shape.to_vec(),
+            data: (0..n).map(|i| i as f32).collect::<Vec<_>>().into(),
+            element_bytes: 2,
+        }
     }
 
     fn parts() -> KvParts {
@@ -426,13 +437,13 @@ pub(super) mod tests {
         );
         has(complaint(|p| p.k = tensor("k", [2, 0, 6, 4])), "kv_head axis has length 0");
         has(complaint(|p| p.k.shape = vec![12, 4]), "2 axes");
-        has(complaint(|p| p.k.data.truncate(3)), "do not fill");
-        has(complaint(|p| p.v.data[4 * 6 + 4 + 2] = f32::NAN), "NaN at [1, 0, 1, 2]");
-        has(complaint(|p| p.q.data[0] = f32::INFINITY), "inf at [0, 0, 0, 0]");
+        has(complaint(|p| p.k.data = vec![0.0; 3].into()), "do not fill");
+        has(complaint(|p| changed(&mut p.v, |x| x[4 * 6 + 4 + 2] = f32::NAN)), "NaN at [1, 0, 1, 2]");
+        has(complaint(|p| changed(&mut p.q, |x| x[0] = f32::INFINITY)), "inf at [0, 0, 0, 0]");
         // 1e20 x 1e20 is over f32's 3.4e38; 1e18 x 1e20 x 4 is not.
         let large = |p: &mut KvParts, k: f32| {
-            p.k.data[24..].fill(k);
-            p.q.data[16 + 12..].fill(1e20);
+            changed(&mut p.k, |x| x[24..].fill(k));
+            changed(&mut p.q, |x| x[16 + 12..].fill(1e20));
         };
         has(
             complaint(|p| large(p, 1e20)),
@@ -442,7 +453,7 @@ pub(super) mod tests {
         large(&mut p, 4e17);
         assert!(KvCache::checked("dump", p).is_ok());
         has(
-            complaint(|p| p.v.data[24 + 9] = 1e38),
+            complaint(|p| changed(&mut p.v, |x| x[24 + 9] = 1e38)),
             "holds 1e38 at layer 1, KV head 0, token 2: sums of values overflow",
         );
         has(complaint(|p| p.layers = Some(vec![3, 3])), "ascending");

@@ -113,7 +113,7 @@ impl<'a> SafetensorsFile<'a> {
         Ok(Tensor {
             name: name.to_string(),
             shape: info.shape.clone(),
-            data: raw::floats(cancel, self.bytes(info).map_err(bad)?, ty)?,
+            data: raw::floats(cancel, self.bytes(info).map_err(bad)?, ty)?.into(),
             element_bytes: ty.element_bytes(),
         })
     }

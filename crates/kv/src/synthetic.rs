@@ -238,10 +238,10 @@ pub fn generate_until(cancel: &Cancel, spec: &SyntheticSpec) -> Result<KvCache> 
             rng.set_stream(((i / spec.kv_heads) as u64) << 32 | (i % spec.kv_heads) as u64);
             HeadParameters::draw(spec, &rope, &mut rng).fill(cancel, &mut rng, k, v, q)
         })?;
-    let tensor = |name: &str, shape: [usize; 4], data| Tensor {
+    let tensor = |name: &str, shape: [usize; 4], data: Vec<f32>| Tensor {
         name: name.to_string(),
         shape: shape.to_vec(),
-        data,
+        data: data.into(),
         element_bytes: spec.element_bytes,
     };
     let parts = KvParts {

@@ -665,7 +665,7 @@ mod tests {
     #[test]
     fn an_embedding_that_cannot_be_told_is_asked_for() {
         let mut kv = generate(&testing::model(8), &FittedShape::of(&testing::model(8))).unwrap();
-        kv.k.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 12.9898).sin());
+        kv.k = (0..kv.k.len()).map(|i| (i as f32 * 12.9898).sin()).collect::<Vec<_>>().into();
         let e = fit(&kv, &FitOptions { rank: 2, ..FitOptions::default() }).unwrap_err();
         assert!(e.to_string().contains("say --rope-theta and --rope-pairs"), "{e}");
     }

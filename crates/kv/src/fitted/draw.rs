@@ -139,10 +139,10 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
             let drawing = Drawing { cancel, shape, text: &text, rope: &rope, shares: &model.words, kinds, group };
             drawing.fill(&model.layers[source.0].heads[source.1], &mut rng, k, v, q)
         })?;
-    let tensor = |name: &str, heads: usize, rows: usize, data| Tensor {
+    let tensor = |name: &str, heads: usize, rows: usize, data: Vec<f32>| Tensor {
         name: name.to_string(),
         shape: vec![shape.layers.len(), heads, rows, shape.dim],
-        data,
+        data: data.into(),
         element_bytes: shape.element_bytes,
     };
     let parts = KvParts {
@@ -517,8 +517,8 @@ mod tests {
         assert_ne!(one.k, generate(&model, &FittedShape { seed: 4, ..shape.clone() }).unwrap().k);
         // A layer alone is the layer among others: a model's cache can be made layer by layer.
         let alone = generate(&model, &FittedShape { layers: vec![6], ..shape.clone() }).unwrap();
-        assert_eq!(alone.k, one.k[one.k.len() / 2..]);
-        assert_eq!(alone.q, one.q[one.q.len() / 2..]);
+        assert_eq!(alone.k[..], one.k[one.k.len() / 2..]);
+        assert_eq!(alone.q[..], one.q[one.q.len() / 2..]);
         // And a longer text begins as the shorter one does.
         let longer =
             generate(&model, &FittedShape { prefill: 400, rope_scaling: RopeScaling::None, ..shape.clone() }).unwrap();

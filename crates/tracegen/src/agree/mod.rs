@@ -151,9 +151,9 @@ pub fn layers_of(kv: &KvCache, numbers: &[u32]) -> Result<KvCache> {
         return Err(Error::Usage(format!("the dump has no layer {missing}; it has {:?}", kv.layers)));
     }
     let chosen: Vec<usize> = (0..kv.layers.len()).filter(|l| numbers.contains(&kv.layers[*l])).collect();
-    let cut = |data: &[f32]| -> Vec<f32> {
+    let cut = |data: &[f32]| {
         let n = data.len() / kv.layers.len();
-        chosen.iter().flat_map(|l| &data[l * n..(l + 1) * n]).copied().collect()
+        chosen.iter().flat_map(|l| &data[l * n..(l + 1) * n]).copied().collect::<Vec<f32>>().into()
     };
     Ok(KvCache {
         layers: chosen.iter().map(|l| kv.layers[*l]).collect(),
@@ -173,8 +173,9 @@ pub fn before_decode(kv: &KvCache) -> Result<KvCache> {
     if queries == 0 {
         return Err(Error::Usage("the dump has no queries of its prefill".into()));
     }
-    let cut = |data: &[f32], rows: usize, keep: usize| -> Vec<f32> {
-        data.chunks_exact(rows * kv.dim).flat_map(|head| &head[..keep * kv.dim]).copied().collect()
+    let cut = |data: &[f32], rows: usize, keep: usize| {
+        let kept = data.chunks_exact(rows * kv.dim).flat_map(|head| &head[..keep * kv.dim]);
+        kept.copied().collect::<Vec<f32>>().into()
     };
     Ok(KvCache {
         layers: kv.layers.clone(),
