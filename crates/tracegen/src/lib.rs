@@ -3,3 +3,4 @@
 
 pub mod agree;
 pub mod generate;
+pub mod live;

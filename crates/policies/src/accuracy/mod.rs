@@ -207,6 +207,11 @@ impl TrueAttention<'_> {
         &self.scratch.truths[self.query].output
     }
 
+    /// Output `[dim]` of the selection that was judged last.
+    pub fn selected_output(&self) -> &[f64] {
+        &self.scratch.selected_output
+    }
+
     /// Judges a selection of distinct tokens, which lie in memory as `order` says; `budget` is at least 1.
     ///
     /// # Panics

@@ -196,6 +196,12 @@ impl StepView<'_> {
     }
 }
 
+/// Seed of a KV head, from the run's seed and the head's number among those of all layers and requests.
+pub fn head_seed(seed: u64, index: usize) -> u64 {
+    // A large odd factor keeps the seeds of neighbouring heads apart.
+    seed ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
 /// What of the prefill a policy prepares from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preparation {

@@ -6,7 +6,7 @@ use pimattn_kv::KvCache;
 use pimattn_mapping::schedule::StepDemand;
 use pimattn_policies::accuracy::{self, Accuracy, OutputOf, RowShape};
 use pimattn_policies::select::recorded::HeadRecording;
-use pimattn_policies::select::{HeadState, HeadView, StepView};
+use pimattn_policies::select::{HeadState, HeadView, StepView, head_seed};
 
 /// The policy's state of a KV head, and its last answers.
 pub struct HeadChoice<'g> {
@@ -48,18 +48,13 @@ impl<'g> HeadChoice<'g> {
             let of = |kv_head| selections.head(g.index(layer, request, kv_head));
             return (0..cache.kv_heads).map(|h| new(h, of(h).recording.replay(), Some(of(h)))).collect();
         }
-        let view = |kv_head| {
-            let index = g.index(layer, request, kv_head);
-            // A large odd factor keeps the seeds of neighbouring heads apart.
-            let seed = g.workload.seed ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            HeadView {
-                keys: cache.keys(layer, kv_head),
-                prefill: cache.prefill,
-                queries: cache.group_queries(layer, kv_head),
-                query_start: cache.query_start,
-                seed,
-                memo: g.cached.memo(request, layer, kv_head),
-            }
+        let view = |kv_head| HeadView {
+            keys: cache.keys(layer, kv_head),
+            prefill: cache.prefill,
+            queries: cache.group_queries(layer, kv_head),
+            query_start: cache.query_start,
+            seed: head_seed(g.workload.seed, g.index(layer, request, kv_head)),
+            memo: g.cached.memo(request, layer, kv_head),
         };
         let views: Vec<HeadView<'g>> = (0..cache.kv_heads).map(view).collect();
         let states = g.policy_of(cache.layers[layer]).prepare_layer(&views);

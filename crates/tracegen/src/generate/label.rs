@@ -9,7 +9,7 @@ use pimattn_policies::select::{Policy, Preparation};
 use pimattn_trace::label::SelectionLabel;
 
 /// The label of a workload's results.
-pub(super) fn of(
+pub(crate) fn of(
     workload: &Workload,
     doc: &Document,
     policy: &dyn Policy,

@@ -137,15 +137,7 @@ impl Generator {
         kv: Option<&Path>,
     ) -> Result<Self> {
         let full = self::policy(&workload, doc, select::full::ENTRY.name)?;
-        if workload.budget < policy.min_budget() {
-            let what = format!(
-                "budget {} is below the {} tokens that {} needs",
-                workload.budget,
-                policy.min_budget(),
-                policy.name()
-            );
-            return Err(doc.error("budget", what));
-        }
+        check_budget(&workload, doc, policy.as_ref())?;
         has_operations(&system.device, &workload.mapping, doc)?;
         let cached = caches()?;
         let caches = cached.caches();
@@ -241,6 +233,15 @@ fn has_operations(device: &Device, mapping: &Mapping, doc: &Document) -> Result<
     Ok(())
 }
 
+/// Refuses a budget with which a policy cannot honour its definition.
+pub(crate) fn check_budget(workload: &Workload, doc: &Document, policy: &dyn Policy) -> Result<()> {
+    let (budget, least, name) = (workload.budget, policy.min_budget(), policy.name());
+    match budget < least {
+        true => Err(doc.error("budget", format!("budget {budget} is below the {least} tokens that {name} needs"))),
+        false => Ok(()),
+    }
+}
+
 /// The configuration of a workload that was made in code, as its file would be.
 fn document(workload: &Workload) -> Result<Document> {
     let place = "workload";
@@ -250,7 +251,7 @@ fn document(workload: &Workload) -> Result<Document> {
 }
 
 /// The policy of a workload, once the tables of all policies that it names are right.
-fn checked_policy(workload: &Workload, doc: &Document) -> Result<Box<dyn Policy>> {
+pub(crate) fn checked_policy(workload: &Workload, doc: &Document) -> Result<Box<dyn Policy>> {
     let chosen = policy(workload, doc, &workload.policy)?;
     policy(workload, doc, "full")?;
     for name in workload.policies.keys() {

@@ -14,6 +14,8 @@ mod metrics;
 mod selections;
 mod spelled;
 
+pub(crate) use label::of as label;
+pub(crate) use load::{check_budget, checked_policy as policy};
 pub use metrics::{MetricsRow, MetricsSink, layout as metrics_layout};
 pub use selections::{CacheSet, Selections, basis, cache_basis};
 
