@@ -50,9 +50,11 @@
 #[doc(hidden)]
 pub mod cli;
 pub mod presets;
+mod run;
 mod simulate;
 pub mod systems;
 
+pub use run::{RunResult, run_until};
 pub use simulate::{Outcome, replay, replay_until, simulate, simulate_until};
 
 #[doc(no_inline)]
@@ -82,7 +84,7 @@ pub use pimattn_engine::{
 };
 #[doc(no_inline)]
 pub use pimattn_kv::{
-    Heads, KvCache, Rows,
+    Elements, Heads, KvCache, Rows,
     selection::{Clustering, Scan, SlotOrder},
     synthetic::SyntheticSpec,
 };

@@ -8,6 +8,7 @@ use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::{self, Output};
 use pimattn_core::spec::System;
 use pimattn_core::spec::system::Controller;
+use pimattn_core::table::TableSink;
 use pimattn_engine as engine;
 use pimattn_report::accuracy::{AccuracyTable, Grouping};
 use pimattn_report::compare;
@@ -19,7 +20,7 @@ use pimattn_stats::replay::Watchers;
 use pimattn_stats::write::{RunTables, finish_run};
 use pimattn_stats::{Collector, Steps, replay};
 use pimattn_trace as trace;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -290,7 +291,7 @@ fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
     }
     let Some(dir) = &args.output else { return replay_to_stdout(args, &system, common) };
-    let mut tables = RunTables::new(&system, true, |schema| Output::create(&dir.join(schema.file)))?;
+    let mut tables = RunTables::csv(&system, true, |schema| Output::create(&dir.join(schema.file)))?;
     for path in &args.traces {
         replay(path, &system, args, &mut tables, common)?;
     }
@@ -300,11 +301,11 @@ fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<()> {
 /// Replays with run.csv on standard output; a person at a terminal sees a summary of it instead.
 fn replay_to_stdout(args: &ReplayArgs, system: &System, common: &CommonArgs) -> Result<()> {
     if !std::io::stdout().is_terminal() {
-        let mut tables = RunTables::new(system, false, |_| Output::create(Path::new("-")))?;
+        let mut tables = RunTables::csv(system, false, |_| Output::create(Path::new("-")))?;
         args.traces.iter().try_for_each(|path| replay(path, system, args, &mut tables, common))?;
         return tables.finish()?.into_iter().try_for_each(Output::commit);
     }
-    let mut tables = RunTables::new(system, false, |_| Ok(Vec::new()))?;
+    let mut tables = RunTables::csv(system, false, |_| Ok(Vec::new()))?;
     args.traces.iter().try_for_each(|path| replay(path, system, args, &mut tables, common))?;
     let mut summary = Summary::default();
     for table in tables.finish()? {
@@ -315,11 +316,11 @@ fn replay_to_stdout(args: &ReplayArgs, system: &System, common: &CommonArgs) -> 
     Ok(())
 }
 
-fn replay<W: Write>(
+fn replay<S: TableSink>(
     path: &Path,
     system: &System,
     args: &ReplayArgs,
-    tables: &mut RunTables<'_, W>,
+    tables: &mut RunTables<'_, S>,
     common: &CommonArgs,
 ) -> Result<()> {
     let name = path.display().to_string();

@@ -3,10 +3,12 @@
 //! A [`Measure`] is declared once: name, unit, meaning, and how its value comes of a row. A [`TableLayout`] is the measures of
 //! a table in order; it makes the header, the documentation and the cells of each row, so that they cannot come apart.
 
+mod frame;
 mod measure;
 mod reader;
 
-pub use measure::{Measure, Table, TableLayout, TypedWriter, columns_of, item, joined, length, measure};
+pub use frame::{Frame, FrameCells, FrameColumn};
+pub use measure::{Measure, Table, TableLayout, TypedRows, TypedWriter, columns_of, item, joined, length, measure};
 pub use reader::{CsvReader, CsvRow, known, number, place};
 
 use crate::error::{Error, Result};
@@ -120,6 +122,22 @@ impl std::fmt::Display for Value {
     }
 }
 
+/// Where the rows of a table go.
+pub trait TableSink {
+    /// What the finished table is.
+    type Done;
+    /// Takes a row, one value per column.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn row(&mut self, values: &[Value]) -> Result<()>;
+    /// Completes the table.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn finish(self) -> Result<Self::Done>;
+}
+
 /// Writes rows under a header line. The line comes with the first row, or at the end: of what fails before there is a
 /// row, nothing is written.
 pub struct CsvWriter<W: Write> {
@@ -142,16 +160,18 @@ impl<W: Write> CsvWriter<W> {
             false => self.csv.write_record(&self.columns).map_err(|e| write_error(&self.name, e)),
         }
     }
+}
 
-    /// Writes a row, one value per column.
-    pub fn row(&mut self, values: &[Value]) -> Result<()> {
+impl<W: Write> TableSink for CsvWriter<W> {
+    type Done = W;
+
+    fn row(&mut self, values: &[Value]) -> Result<()> {
         debug_assert_eq!(values.len(), self.columns.len());
         self.begin()?;
         self.csv.write_record(values.iter().map(ToString::to_string)).map_err(|e| write_error(&self.name, e))
     }
 
-    /// Completes the table.
-    pub fn finish(mut self) -> Result<W> {
+    fn finish(mut self) -> Result<W> {
         self.begin()?;
         let name = self.name;
         self.csv.into_inner().map_err(|e| Error::Io { path: name.into(), source: e.into_error() })

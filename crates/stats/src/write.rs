@@ -5,43 +5,56 @@ use super::tables::{ChannelKey, HeadKey, Key, LayerKey, PhaseKey, RunRows, Schem
 use super::{Collector, Step, Steps};
 use pimattn_core::error::Result;
 use pimattn_core::spec::System;
-use pimattn_core::table::TypedWriter;
+use pimattn_core::table::{Column, CsvWriter, TableSink, TypedRows};
 use pimattn_trace::Header;
 use std::io::Write;
 
 /// The table of rows of some kind.
-type RowFile<W, K> = TypedWriter<W, TableRow<K>>;
+type RowFile<S, K> = TypedRows<S, TableRow<K>>;
 
 /// The tables of some runs, one after the other.
-pub struct RunTables<'s, W: Write> {
+pub struct RunTables<'s, S> {
     system: &'s System,
-    runs: RowFile<W, ()>,
-    parts: Option<PartTables<W>>,
+    runs: RowFile<S, ()>,
+    parts: Option<PartTables<S>>,
 }
 
 /// The tables of the parts of runs.
-struct PartTables<W: Write> {
-    steps: RowFile<W, StepKey>,
-    phases: RowFile<W, PhaseKey>,
-    layers: RowFile<W, LayerKey>,
-    heads: RowFile<W, HeadKey>,
-    channels: RowFile<W, ChannelKey>,
-    origins: TypedWriter<W, OriginRow>,
+struct PartTables<S> {
+    steps: RowFile<S, StepKey>,
+    phases: RowFile<S, PhaseKey>,
+    layers: RowFile<S, LayerKey>,
+    heads: RowFile<S, HeadKey>,
+    channels: RowFile<S, ChannelKey>,
+    origins: TypedRows<S, OriginRow>,
 }
 
 /// Takes the steps of one run.
-pub struct StepRows<'t, 's, W: Write> {
-    tables: &'t mut RunTables<'s, W>,
+pub struct StepRows<'t, 's, S> {
+    tables: &'t mut RunTables<'s, S>,
     rows: RunRows<'s>,
     /// Of all the steps.
     result: Result<()>,
 }
 
-impl<'s, W: Write> RunTables<'s, W> {
-    /// All tables, or `run.csv` alone, each in what `open` gives for it.
-    pub fn new(system: &'s System, all: bool, mut open: impl FnMut(&Schema) -> Result<W>) -> Result<Self> {
-        fn file<W: Write, K: Key>(open: &mut impl FnMut(&Schema) -> Result<W>) -> Result<RowFile<W, K>> {
-            Ok(TypedWriter::new(open(&K::SCHEMA)?, K::SCHEMA.file, K::layout()))
+impl<'s, W: Write> RunTables<'s, CsvWriter<W>> {
+    /// All tables, or `run.csv` alone, as CSV, each in what `open` gives for it.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn csv(system: &'s System, all: bool, mut open: impl FnMut(&Schema) -> Result<W>) -> Result<Self> {
+        RunTables::new(system, all, |schema, columns| Ok(CsvWriter::new(open(schema)?, schema.file, columns)))
+    }
+}
+
+impl<'s, S: TableSink> RunTables<'s, S> {
+    /// All tables, or that of runs alone, each in what `open` gives for it.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn new(system: &'s System, all: bool, mut open: impl FnMut(&Schema, &[Column]) -> Result<S>) -> Result<Self> {
+        fn file<S: TableSink, K: Key>(open: &mut impl FnMut(&Schema, &[Column]) -> Result<S>) -> Result<RowFile<S, K>> {
+            TypedRows::open(K::layout(), |columns| open(&K::SCHEMA, columns))
         }
         let runs = file(&mut open)?;
         let parts = match all {
@@ -51,7 +64,7 @@ impl<'s, W: Write> RunTables<'s, W> {
                 layers: file(&mut open)?,
                 heads: file(&mut open)?,
                 channels: file(&mut open)?,
-                origins: TypedWriter::new(open(&origin::SCHEMA)?, origin::SCHEMA.file, OriginRow::layout()),
+                origins: TypedRows::open(OriginRow::layout(), |columns| open(&origin::SCHEMA, columns))?,
             }),
             false => None,
         };
@@ -59,12 +72,12 @@ impl<'s, W: Write> RunTables<'s, W> {
     }
 
     /// Where the steps of a trace go, which has this header.
-    pub fn steps(&mut self, trace: &str, header: &Header) -> StepRows<'_, 's, W> {
+    pub fn steps(&mut self, trace: &str, header: &Header) -> StepRows<'_, 's, S> {
         StepRows { rows: RunRows::new(self.system, trace).with_header(header), tables: self, result: Ok(()) }
     }
 
-    /// Completes the tables; hands back what they were written to.
-    pub fn finish(self) -> Result<Vec<W>> {
+    /// Completes the tables, in the order in which they were opened.
+    pub fn finish(self) -> Result<Vec<S::Done>> {
         let mut out = vec![self.runs.finish()?];
         if let Some(parts) = self.parts {
             out.extend([
@@ -80,7 +93,7 @@ impl<'s, W: Write> RunTables<'s, W> {
     }
 }
 
-impl<W: Write> Steps for StepRows<'_, '_, W> {
+impl<S: TableSink> Steps for StepRows<'_, '_, S> {
     fn step(&mut self, step: Step) {
         let Some(parts) = self.tables.parts.as_mut().filter(|_| self.result.is_ok()) else { return };
         let rows = &self.rows;
@@ -93,7 +106,7 @@ impl<W: Write> Steps for StepRows<'_, '_, W> {
 }
 
 /// Writes the rest of a run that is over, whose trace has this header.
-pub fn finish_run<W: Write>(header: &Header, collector: &Collector, steps: StepRows<'_, '_, W>) -> Result<()> {
+pub fn finish_run<S: TableSink>(header: &Header, collector: &Collector, steps: StepRows<'_, '_, S>) -> Result<()> {
     let rows = &steps.rows;
     let (run, heads, channels) = (rows.run(collector), rows.heads(collector), rows.channels(collector));
     steps.result?;

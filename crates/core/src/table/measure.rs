@@ -1,6 +1,6 @@
 //! Columns together with where their values come from.
 
-use super::{Column, CsvWriter, Value};
+use super::{Column, CsvWriter, TableSink, Value};
 use crate::error::{Error, Result};
 use std::io::Write;
 
@@ -179,26 +179,45 @@ impl<R: 'static> TableLayout<R> {
     }
 }
 
-/// Writes typed rows as a table.
-pub struct TypedWriter<W: Write, R> {
-    writer: CsvWriter<W>,
+/// Typed rows on their way to a table.
+pub struct TypedRows<S, R> {
+    sink: S,
     layout: TableLayout<R>,
 }
 
+/// Typed rows on their way to CSV.
+pub type TypedWriter<W, R> = TypedRows<CsvWriter<W>, R>;
+
 impl<W: Write, R: 'static> TypedWriter<W, R> {
-    /// A table of this layout. `name` is for errors.
+    /// A table of this layout as CSV. `name` is for errors.
     pub fn new(out: W, name: &str, layout: TableLayout<R>) -> Self {
-        TypedWriter { writer: CsvWriter::new(out, name, layout.columns()), layout }
+        TypedRows { sink: CsvWriter::new(out, name, layout.columns()), layout }
+    }
+}
+
+impl<S: TableSink, R: 'static> TypedRows<S, R> {
+    /// A table of this layout in the sink that `open` gives for its columns.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open(layout: TableLayout<R>, open: impl FnOnce(&[Column]) -> Result<S>) -> Result<Self> {
+        Ok(TypedRows { sink: open(layout.columns())?, layout })
     }
 
-    /// Writes a row.
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// Those of the sink.
     pub fn row(&mut self, row: &R) -> Result<()> {
-        self.writer.row(&self.layout.values(row))
+        self.sink.row(&self.layout.values(row))
     }
 
     /// Completes the table.
-    pub fn finish(self) -> Result<W> {
-        self.writer.finish()
+    ///
+    /// # Errors
+    /// Those of the sink.
+    pub fn finish(self) -> Result<S::Done> {
+        self.sink.finish()
     }
 }
 

@@ -5,6 +5,7 @@ use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::presets::PresetKind;
 use pimattn_core::spec::System;
 use pimattn_core::spec::config::Document;
+use pimattn_core::table::Value as Cell;
 use pimattn_mapping::workload::Workload;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -281,6 +282,16 @@ impl Grid {
     /// The values of a point, as the table shows them.
     pub fn shown(&self, point: &Point) -> impl Iterator<Item = String> {
         self.axes.iter().zip(&point.choice).map(|(axis, c)| shown(&axis.values[*c]))
+    }
+
+    /// The values of a point as cells of a table.
+    pub fn cells(&self, point: &Point) -> impl Iterator<Item = Cell> {
+        let cell = |value: &Value| match value {
+            Value::Integer(n) => u64::try_from(*n).map_or_else(|_| Cell::Float(*n as f64, 0), Cell::Int),
+            Value::Float(x) => Cell::Float(*x, f64::DIGITS as usize),
+            other => Cell::Text(shown(other)),
+        };
+        self.axes.iter().zip(&point.choice).map(move |(axis, c)| cell(&axis.values[*c]))
     }
 
     fn skips(&self, point: &Point) -> bool {

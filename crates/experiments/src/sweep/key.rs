@@ -8,7 +8,31 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// The file of the program's code, where it is not that of the process.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says which file holds the code of a program that another one has loaded, as an interpreter loads a library. Keys depend on its
+/// content. The first call counts.
+pub fn program_is(file: PathBuf) {
+    let _ = PROGRAM.set(file);
+}
+
+/// A hash of texts, each with its length.
+#[derive(Default)]
+struct KeyHash(Sha256);
+
+impl KeyHash {
+    fn part(&mut self, text: &str) {
+        self.0.update((text.len() as u64).to_le_bytes());
+        self.0.update(text);
+    }
+
+    fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
+}
 
 /// Digests of files, each read once, and of the running program.
 pub struct Digests {
@@ -21,10 +45,11 @@ impl Digests {
     /// Knows the program, byte for byte: what any change of the code, of a library or of the compiler may have made
     /// compute something else keeps its results apart, whatever version number it bears.
     pub fn new(cancel: &Cancel) -> Result<Self> {
-        let program = match cfg!(target_os = "linux") {
+        let program = match (PROGRAM.get(), cfg!(target_os = "linux")) {
+            (Some(loaded), _) => loaded.clone(),
             // The file that runs, though another may have been built in its place.
-            true => PathBuf::from("/proc/self/exe"),
-            false => std::env::current_exe().map_err(|e| Error::io("this program", e))?,
+            (None, true) => PathBuf::from("/proc/self/exe"),
+            (None, false) => std::env::current_exe().map_err(|e| Error::io("this program", e))?,
         };
         Ok(Digests { cancel: cancel.clone(), program: of_file(cancel, &program)?, files: Mutex::default() })
     }
@@ -33,20 +58,30 @@ impl Digests {
     /// system and the content of the files that are read. The system is written as the code has it, every field by its
     /// name: a key never outlives the program, whose bytes are part of it, so no name needs to.
     pub fn key(&self, job: &Job, accuracy: bool) -> Result<String> {
-        let mut hash = Sha256::new();
-        let mut part = |text: &str| {
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text);
-        };
-        part(&self.program);
-        part(if accuracy { "accuracy" } else { "cost" });
-        part(&job.doc.canonical());
-        part(&format!("{:?}", job.system));
+        let mut hash = KeyHash::default();
+        self.hash_settings(&mut hash, job, accuracy);
         for (role, file) in job.inputs() {
-            part(role);
-            part(&self.content(&file)?);
+            hash.part(role);
+            hash.part(&self.content(&file)?);
         }
-        Ok(hex(&hash.finalize()))
+        Ok(hash.finish())
+    }
+
+    /// The key of a point whose cache is in memory: as [`Digests::key`], with the cache's hash in place of files.
+    pub fn memory_key(&self, job: &Job, accuracy: bool, cache_hash: &str) -> String {
+        let mut hash = KeyHash::default();
+        self.hash_settings(&mut hash, job, accuracy);
+        hash.part("cache");
+        hash.part(cache_hash);
+        hash.finish()
+    }
+
+    /// The program, what is measured, the workload and the system.
+    fn hash_settings(&self, hash: &mut KeyHash, job: &Job, accuracy: bool) {
+        hash.part(&self.program);
+        hash.part(if accuracy { "accuracy" } else { "cost" });
+        hash.part(&job.doc.canonical());
+        hash.part(&format!("{:?}", job.system));
     }
 
     fn content(&self, path: &Path) -> Result<String> {

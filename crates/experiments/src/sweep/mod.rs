@@ -2,7 +2,7 @@
 //!
 //! [`grid`] expands a grid file into points ([`range`]: assumed values, one moved at a time), [`point`] runs one, [`key`] says what
 //! its result depends on, [`shared`] what points have in common, [`cache`] keeps finished points, [`store`] writes the table, [`batch`]
-//! runs jobs that no grid file says, [`table`] reads results back as numbers, [`merge`] puts the
+//! runs jobs that no grid file says, [`memory`] a grid on a cache in memory, [`table`] reads results back as numbers, [`merge`] puts the
 //! tables of shards together. Points are independent:
 //! they go to as many workers as there are threads. The table gains a row as each is done, and has them in the order
 //! of the grid once all are. What is held of a point while others run is its place and its key.
@@ -11,6 +11,7 @@ pub mod batch;
 pub mod cache;
 pub mod grid;
 pub mod key;
+pub mod memory;
 pub mod merge;
 pub mod point;
 pub mod range;

@@ -4,6 +4,7 @@ use super::grid::Job;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::Result;
+use pimattn_core::spec::System;
 use pimattn_core::table::{Column, Measure, TableLayout, Value, column, item, measure};
 use pimattn_core::units::Cycle;
 use pimattn_engine::Engine;
@@ -169,10 +170,16 @@ struct AllSteps {
     cycles: Vec<Cycle>,
 }
 
-impl Steps for AllSteps {
-    fn step(&mut self, step: Step) {
+impl AllSteps {
+    fn add(&mut self, step: &Step) {
         self.parts.add(&step.parts);
         self.cycles.push(step.cycles);
+    }
+}
+
+impl Steps for AllSteps {
+    fn step(&mut self, step: Step) {
+        self.add(&step);
     }
 }
 
@@ -206,21 +213,90 @@ pub fn load_selected(selections: &Selections, job: &Job) -> Result<Generator> {
 /// Those of [`Generator::run_until`] and of a replay.
 pub fn run(cancel: &Cancel, job: &Job, generator: &Generator, accuracy: bool) -> Result<PointRow> {
     let mut means = MetricSums::default();
-    let (mut sink, mut source) = pipe(generator.header().clone());
+    let mut row = |row: &MetricsRow| {
+        means.add(row);
+        Ok(())
+    };
+    let metrics: Option<MetricsFn<'_>> = if accuracy { Some(&mut row) } else { None };
     let mut steps = AllSteps::default();
-    let mut collector = Collector::with_steps(&job.system.device, &mut steps as &mut dyn Steps);
+    let collector = replay(cancel, &job.system, generator, &mut steps, metrics, &mut |_| ())?;
+    Ok(PointRow::of(&job.system, generator, &collector, steps, means))
+}
+
+/// A point that is run alone, with all that is known of it.
+pub struct PointDetails {
+    /// Its row in the table of a sweep.
+    pub row: PointRow,
+    /// What was counted.
+    pub collector: Collector,
+}
+
+/// What hears of a point while it runs.
+pub struct PointWatch<'w> {
+    /// Hears what each query head keeps of its attention at each step.
+    pub metrics: MetricsFn<'w>,
+    /// Hears of each decode step that is over.
+    pub steps: &'w mut dyn Steps,
+    /// Hears how many steps are generated.
+    pub progress: &'w mut (dyn FnMut(u64) + Send),
+}
+
+/// As [`run`], with accuracy, and shows what happens to `watch`.
+///
+/// # Errors
+/// Those of [`run`] and of `watch`.
+pub fn run_watched(
+    cancel: &Cancel,
+    system: &System,
+    generator: &Generator,
+    watch: PointWatch<'_>,
+) -> Result<PointDetails> {
+    let mut means = MetricSums::default();
+    let PointWatch { metrics, steps, progress } = watch;
+    let mut row = |row: &MetricsRow| {
+        means.add(row);
+        metrics(row)
+    };
+    let mut steps = WatchedSteps { all: AllSteps::default(), watch: steps };
+    let collector = replay(cancel, system, generator, &mut steps, Some(&mut row), progress)?;
+    let row = PointRow::of(system, generator, &collector, steps.all, means);
+    Ok(PointDetails { row, collector })
+}
+
+/// Takes metrics rows on the generator's thread.
+type MetricsFn<'a> = &'a mut (dyn FnMut(&MetricsRow) -> Result<()> + Send);
+
+/// Steps that somebody else hears of, too.
+struct WatchedSteps<'w> {
+    all: AllSteps,
+    watch: &'w mut dyn Steps,
+}
+
+impl Steps for WatchedSteps<'_> {
+    fn step(&mut self, step: Step) {
+        self.all.add(&step);
+        self.watch.step(step);
+    }
+}
+
+/// Generates and replays side by side.
+fn replay(
+    cancel: &Cancel,
+    system: &System,
+    generator: &Generator,
+    steps: &mut dyn Steps,
+    metrics: Option<MetricsFn<'_>>,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<Collector> {
+    let (mut sink, mut source) = pipe(generator.header().clone());
+    let mut collector = Collector::with_steps(&system.device, steps);
     let (made, replayed) = std::thread::scope(|scope| {
-        let means = &mut means;
         let maker = scope.spawn(move || {
-            let mut row = |row: &MetricsRow| {
-                means.add(row);
-                Ok(())
-            };
-            let metrics: Option<MetricsSink<'_>> = if accuracy { Some(&mut row) } else { None };
-            generator.run_until(cancel, &mut sink, metrics, &mut |_| {})
+            let metrics = metrics.map(|metrics| metrics as MetricsSink<'_>);
+            generator.run_until(cancel, &mut sink, metrics, progress)
         });
-        let replayed =
-            replay::collect(cancel, Engine::default(), &job.system, &mut source, &mut collector, &mut |_| {});
+        let engine = Engine::default();
+        let replayed = replay::collect(cancel, engine, system, &mut source, &mut collector, &mut |_| {});
         let cut = source.was_cut();
         // A generator that is still at work finds the trace closed.
         drop(source);
@@ -229,12 +305,17 @@ pub fn run(cancel: &Cancel, job: &Job, generator: &Generator, accuracy: bool) ->
     });
     made?;
     replayed?;
-    let rows = RunRows::new(&job.system, "").with_header(generator.header());
-    let collector = collector.into_counts();
-    let run = rows.run(&collector);
-    let phases = PhaseSums(rows.phase_sums(&steps.parts, collector.cycles));
-    let steps = StepTimes::of(steps.cycles, |cycles| job.system.device.clock.ns(cycles));
-    Ok(PointRow { means, run, steps, phases })
+    Ok(collector.into_counts())
+}
+
+impl PointRow {
+    fn of(system: &System, generator: &Generator, collector: &Collector, steps: AllSteps, means: MetricSums) -> Self {
+        let rows = RunRows::new(system, "").with_header(generator.header());
+        let run = rows.run(collector);
+        let phases = PhaseSums(rows.phase_sums(&steps.parts, collector.cycles));
+        let steps = StepTimes::of(steps.cycles, |cycles| system.device.clock.ns(cycles));
+        PointRow { means, run, steps, phases }
+    }
 }
 
 /// Rows with a value, and their sum, for each of [`MEANS`].

@@ -39,6 +39,14 @@ pub struct Store<'g> {
     _lock: File,
 }
 
+/// The names of the columns: place, axes, key, results.
+pub(super) fn heading<'r>(grid: &Grid, results: impl Iterator<Item = &'r str> + Clone) -> Vec<String> {
+    let taken = |name: &str| results.clone().chain([POINT.name, KEY.name]).any(|c| c == name);
+    let axes = grid.axes().map(|axis| if taken(axis) { format!("workload.{axis}") } else { axis.into() });
+    let names = [KEY.name].into_iter().chain(results.clone()).map(String::from);
+    [POINT.name.into()].into_iter().chain(axes).chain(names).collect()
+}
+
 impl<'g> Store<'g> {
     /// A table in `folder`, finished points in `cache`; both folders are made.
     ///
@@ -47,11 +55,7 @@ impl<'g> Store<'g> {
     pub fn open(grid: &'g Grid, folder: &Path, cache: &Path) -> Result<Self> {
         let lock = alone(folder)?;
         let cache = PointCache::open(cache)?;
-        let results = || cache.names().iter().map(String::as_str);
-        let taken = |name: &str| results().chain([POINT.name, KEY.name]).any(|c| c == name);
-        let axes = grid.axes().map(|axis| if taken(axis) { format!("workload.{axis}") } else { axis.into() });
-        let names = [KEY.name].into_iter().chain(results()).map(String::from);
-        let heading: Vec<String> = [POINT.name.into()].into_iter().chain(axes).chain(names).collect();
+        let heading = heading(grid, cache.names().iter().map(String::as_str));
         Ok(Store {
             grid,
             table: folder.join("sweep.csv"),

@@ -1,0 +1,164 @@
+//! Tables in memory, column by column, for whoever wants arrays rather than text.
+
+use super::{Column, TableSink, Value};
+use crate::error::Result;
+
+/// A table column by column. Its numbers are those that its CSV would show.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Frame {
+    columns: Vec<FrameColumn>,
+    rows: usize,
+}
+
+/// A column of a [`Frame`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct FrameColumn {
+    /// Name in the header line.
+    pub name: String,
+    /// Unit; "1" for ratios, "-" for names.
+    pub unit: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// Its cells, as many as the table has rows.
+    pub cells: FrameCells,
+}
+
+/// The cells of a column; none where one is empty.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FrameCells {
+    /// No row has a value yet.
+    Empty(usize),
+    /// Whole numbers.
+    Int(Vec<Option<u64>>),
+    /// Numbers.
+    Float(Vec<Option<f64>>),
+    /// Names.
+    Text(Vec<Option<String>>),
+}
+
+impl Frame {
+    /// An empty table of these columns.
+    pub fn new(columns: &[Column]) -> Self {
+        Frame::with(columns.iter().map(FrameColumn::of).collect())
+    }
+
+    /// An empty table of these columns, whose names may be made up while the program runs.
+    ///
+    /// # Panics
+    /// When a column has cells.
+    pub fn with(columns: Vec<FrameColumn>) -> Self {
+        assert!(columns.iter().all(|column| column.cells == FrameCells::Empty(0)), "a new table has no rows");
+        Frame { columns, rows: 0 }
+    }
+
+    /// The columns, in order.
+    pub fn columns(&self) -> &[FrameColumn] {
+        &self.columns
+    }
+
+    /// The column of that name.
+    pub fn column(&self, name: &str) -> Option<&FrameColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Adds a row, one value per column.
+    pub fn push(&mut self, values: &[Value]) {
+        debug_assert_eq!(values.len(), self.columns.len());
+        for (column, value) in self.columns.iter_mut().zip(values) {
+            column.cells.push(value);
+        }
+        self.rows += 1;
+    }
+}
+
+impl FrameColumn {
+    /// A column without cells.
+    pub fn of(column: &Column) -> Self {
+        let Column { name, unit, meaning } = *column;
+        FrameColumn { name: name.into(), unit, meaning, cells: FrameCells::Empty(0) }
+    }
+
+    /// A column without cells that a configuration names.
+    pub fn named(name: String) -> Self {
+        FrameColumn { name, unit: "-", meaning: "as the configuration says it", cells: FrameCells::Empty(0) }
+    }
+}
+
+impl TableSink for Frame {
+    type Done = Frame;
+
+    fn row(&mut self, values: &[Value]) -> Result<()> {
+        self.push(values);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Frame> {
+        Ok(self)
+    }
+}
+
+impl FrameCells {
+    /// Adds a value. Numbers of both kinds are a column of numbers; beside a name, all are names.
+    fn push(&mut self, value: &Value) {
+        let shown = || Some(value.to_string()).filter(|text| !text.is_empty());
+        match (&mut *self, value) {
+            (FrameCells::Int(cells), Value::Int(n)) => cells.push(Some(*n)),
+            (FrameCells::Int(cells), Value::Unknown) => cells.push(None),
+            (FrameCells::Float(cells), Value::Int(_) | Value::Float(..) | Value::Unknown) => cells.push(value.number()),
+            (FrameCells::Text(cells), _) => cells.push(shown()),
+            (FrameCells::Empty(rows), Value::Unknown) => *rows += 1,
+            _ => {
+                *self = std::mem::replace(self, FrameCells::Empty(0)).widened(value);
+                self.push(value);
+            }
+        }
+    }
+
+    /// The same cells in a kind that has room for a value, too.
+    fn widened(self, value: &Value) -> FrameCells {
+        match (self, value) {
+            (FrameCells::Empty(rows), Value::Int(_)) => FrameCells::Int(vec![None; rows]),
+            (FrameCells::Empty(rows), Value::Float(..)) => FrameCells::Float(vec![None; rows]),
+            (FrameCells::Empty(rows), _) => FrameCells::Text(vec![None; rows]),
+            (FrameCells::Int(cells), Value::Float(..)) => {
+                FrameCells::Float(cells.into_iter().map(|n| n.map(|n| n as f64)).collect())
+            }
+            (FrameCells::Int(cells), _) => {
+                FrameCells::Text(cells.into_iter().map(|n| n.map(|n| n.to_string())).collect())
+            }
+            (FrameCells::Float(cells), _) => {
+                FrameCells::Text(cells.into_iter().map(|x| x.map(|x| x.to_string())).collect())
+            }
+            (FrameCells::Text(cells), _) => FrameCells::Text(cells),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::column;
+    use super::*;
+
+    #[test]
+    fn cells_are_of_the_narrowest_kind_that_holds_them() {
+        let mut frame =
+            Frame::new(&[column("n", "1", ""), column("x", "ns", ""), column("name", "-", ""), column("e", "1", "")]);
+        let rows = [
+            [Value::Unknown, Value::Int(2), Value::Int(7), Value::Unknown],
+            [Value::Int(3), Value::Float(1.23456, 2), Value::Text("a".into()), Value::Unknown],
+            [Value::Unknown, Value::Float(f64::NAN, 2), Value::Unknown, Value::Unknown],
+        ];
+        rows.iter().for_each(|row| frame.push(row));
+        let cells: Vec<_> = frame.columns().iter().map(|column| &column.cells).collect();
+        assert_eq!(cells[0], &FrameCells::Int(vec![None, Some(3), None]));
+        assert_eq!(cells[1], &FrameCells::Float(vec![Some(2.0), Some(1.23), None]));
+        assert_eq!(cells[2], &FrameCells::Text(vec![Some("7".into()), Some("a".into()), None]));
+        assert_eq!(cells[3], &FrameCells::Empty(3));
+        assert_eq!((frame.rows(), frame.column("x").map(|c| c.unit)), (3, Some("ns")));
+    }
+}

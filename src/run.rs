@@ -1,0 +1,74 @@
+//! A run with all its tables, in memory.
+
+use pimattn_core::cancel::Cancel;
+use pimattn_core::error::Result;
+use pimattn_core::table::{Frame, TableSink};
+use pimattn_experiments::sweep::point::{self, PointWatch};
+use pimattn_stats::write::{RunTables, finish_run};
+use pimattn_tracegen::generate::{Generator, MetricsRow, metrics_layout};
+
+/// What a run says: the tables that `pimsim run` and `tracegen run --metrics` write, and their means.
+pub struct RunResult {
+    /// One row: that of the point in a sweep.
+    pub summary: Frame,
+    /// The run itself, one row.
+    pub run: Frame,
+    /// A row for each decode step.
+    pub steps: Frame,
+    /// A row for each phase of a step.
+    pub phases: Frame,
+    /// A row for each layer of a step.
+    pub layers: Frame,
+    /// A row for each KV head of a layer.
+    pub heads: Frame,
+    /// A row for each channel.
+    pub channels: Frame,
+    /// Where the run comes from, one row.
+    pub origins: Frame,
+    /// A row for each query head of a layer at a step: what it keeps of its attention.
+    pub metrics: Frame,
+}
+
+/// Generates a trace and replays it, side by side, on the system that its addresses are for, and keeps all that is known of it.
+/// `name` stands in the tables for the trace; `progress` hears how many steps are generated. Not for use within rayon's own
+/// threads, as [`simulate`](crate::simulate).
+///
+/// # Errors
+/// Those of [`simulate_until`](crate::simulate_until).
+pub fn run_until(
+    cancel: &Cancel,
+    generator: &Generator,
+    name: &str,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<RunResult> {
+    let system = generator.system();
+    let header = generator.header();
+    let layout = metrics_layout();
+    let mut metrics = Frame::new(layout.columns());
+    let mut keep = |row: &MetricsRow| {
+        metrics.push(&layout.values(row));
+        Ok(())
+    };
+    let mut tables = RunTables::new(system, true, |_, columns| Ok(Frame::new(columns)))?;
+    let mut steps = tables.steps(name, header);
+    let watch = PointWatch { metrics: &mut keep, steps: &mut steps, progress };
+    let details = point::run_watched(cancel, system, generator, watch)?;
+    finish_run(header, &details.collector, steps)?;
+    let layout = point::layout();
+    let mut summary = Frame::new(layout.columns());
+    summary.row(&layout.values(&details.row))?;
+    let mut tables = tables.finish()?.into_iter();
+    // In the order in which they were opened.
+    let mut next = || tables.next().unwrap_or_default();
+    Ok(RunResult {
+        summary,
+        run: next(),
+        steps: next(),
+        phases: next(),
+        layers: next(),
+        heads: next(),
+        channels: next(),
+        origins: next(),
+        metrics,
+    })
+}
