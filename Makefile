@@ -4,6 +4,7 @@
 # make test-long: the fast engine against the plain one on many random traces.
 # make ci: what the hosted checks run. make msrv, make library, make deny, make miri: parts of it.
 # make test-page: a page of pimsim report in headless Chromium.
+# make wheel: the Python package, in target/wheels. make test-wheel: the wheel in an environment of its own.
 # make test-guides: does what docs/add-a-*.md say, in a copy of the tree.
 # make test-golden: the tests that need golden results, in $PIMATTN_SHARED or ../shared; make test runs them where they are.
 # make snapshots: accepts what reports and help texts say now.
@@ -22,7 +23,7 @@ MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test test-cluster test-kill test-long test-guides test-golden test-page docs snapshots lint ci msrv \
+.PHONY: build demo reproduce test test-cluster test-kill test-long test-guides test-golden test-page wheel test-wheel docs snapshots lint ci msrv \
   msrv-version library deny miri bench guard \
   record-instructions scale
 
@@ -61,6 +62,23 @@ test-cluster: build
 # are left in the folder.
 test-page: build
 	tools/page/test.sh $(BIN)/pimsim $(BIN)/tracegen $(BIN)/../page
+
+# Needs Python 3.10 or newer with venv, and the network: maturin comes from PyPI.
+WHEELS = $(BIN)/../wheels
+PYENV = $(BIN)/../python
+wheel:
+	python3 -m venv $(PYENV)/build
+	$(PYENV)/build/bin/pip install --quiet 'maturin>=1.9,<2'
+	rm -f $(WHEELS)/pimattn-*.whl
+	$(PYENV)/build/bin/maturin build --release --locked --out $(WHEELS)
+
+# The wheel with numpy alone, then with what its tables can be turned into, and on a Dask cluster of this machine.
+test-wheel: wheel
+	python3 -m venv --clear $(PYENV)/test
+	$(PYENV)/test/bin/pip install --quiet $(WHEELS)/pimattn-*.whl pytest
+	cd $(PYENV) && test/bin/python -m pytest -q $(CURDIR)/python/tests/test_wheel.py
+	$(PYENV)/test/bin/pip install --quiet pandas polars pyarrow tqdm distributed
+	cd $(PYENV) && test/bin/python -m pytest -q $(CURDIR)/python/tests/test_wheel.py $(CURDIR)/python/tests/test_cluster.py
 
 # A sweep killed at so many moments, not ten.
 KILLS ?= 200

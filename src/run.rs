@@ -2,7 +2,7 @@
 
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
-use pimattn_core::table::{Frame, TableSink};
+use pimattn_core::table::Frame;
 use pimattn_experiments::sweep::point::{self, PointWatch};
 use pimattn_stats::write::{RunTables, finish_run};
 use pimattn_tracegen::generate::{Generator, MetricsRow, metrics_layout};
@@ -56,7 +56,7 @@ pub fn run_until(
     finish_run(header, &details.collector, steps)?;
     let layout = point::layout();
     let mut summary = Frame::new(layout.columns());
-    summary.row(&layout.values(&details.row))?;
+    summary.push(&layout.values(&details.row));
     let mut tables = tables.finish()?.into_iter();
     // In the order in which they were opened.
     let mut next = || tables.next().unwrap_or_default();

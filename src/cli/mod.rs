@@ -29,9 +29,10 @@ use pimattn_core::table::{columns_of, markdown};
 use pimattn_experiments::sweep::store;
 use pimattn_experiments::tune::table as tune_table;
 use pimattn_report::sheet::Style;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+
 use std::time::{Duration, Instant};
 
 /// Flags of every command.
@@ -180,7 +181,7 @@ impl Drop for Progress {
 }
 
 /// Parses the command line, runs `body`, and turns its result into an exit code.
-pub fn run<P: Parser + AsMut<CommonArgs>>(body: impl FnOnce(P) -> Result<()>) -> ExitCode {
+pub fn run<P: Parser + AsMut<CommonArgs>>(args: Vec<OsString>, body: impl FnOnce(P) -> Result<()>) -> u8 {
     held::install();
     // The first Ctrl-C lets the work stop and clean up, the second exits at once.
     let cancel = Cancel::new();
@@ -194,22 +195,22 @@ pub fn run<P: Parser + AsMut<CommonArgs>>(body: impl FnOnce(P) -> Result<()>) ->
     if let Err(e) = handler {
         eprintln!("warning: Ctrl-C will not clean up: {e}");
     }
-    let mut args = match P::try_parse() {
+    let mut args = match P::try_parse_from(args) {
         Ok(args) => args,
         Err(e) => {
             let code = if e.use_stderr() { EXIT_USAGE } else { EXIT_OK };
             let _ = e.print();
-            return ExitCode::from(code);
+            return code;
         }
     };
     args.as_mut().cancel = cancel;
     match body(args) {
-        Ok(()) => ExitCode::from(EXIT_OK),
+        Ok(()) => EXIT_OK,
         // The reader of the output closed the pipe, which is not an error.
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_OK),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => EXIT_OK,
         Err(e) => {
             eprintln!("error: {e}");
-            ExitCode::from(e.exit_code())
+            e.exit_code()
         }
     }
 }

@@ -20,6 +20,7 @@ use pimattn_stats::replay::Watchers;
 use pimattn_stats::write::{RunTables, finish_run};
 use pimattn_stats::{Collector, Steps, replay};
 use pimattn_trace as trace;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -250,7 +251,12 @@ const PAGE: usize = 1 << 16;
 
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
-    super::run(|cli: PimsimCli| match cli.command {
+    ExitCode::from(with(std::env::args_os().collect()))
+}
+
+/// Runs the program with these arguments, the first of which is its name; the exit code.
+pub fn with(args: Vec<OsString>) -> u8 {
+    super::run(args, |cli: PimsimCli| match cli.command {
         PimsimCommand::Try(args) => super::try_::run(&args, &cli.common),
         PimsimCommand::Run(args) => run(&args, &cli.common),
         PimsimCommand::Audit(args) => audit(&args, &cli.common),

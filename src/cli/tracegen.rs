@@ -17,6 +17,7 @@ use pimattn_trace::folder::{self, FolderTrace};
 use pimattn_trace::{self as trace, ExportOptions, FORMATS, Format, Header, MacReads, Record, Sink, Source};
 use pimattn_tracegen::generate::{Generator, MetricsRow, metrics_layout};
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -205,7 +206,12 @@ struct Info {
 
 /// Entry point of the binary.
 pub fn main() -> ExitCode {
-    super::run(|cli: TracegenCli| match cli.command {
+    ExitCode::from(with(std::env::args_os().collect()))
+}
+
+/// Runs the program with these arguments, the first of which is its name; the exit code.
+pub fn with(args: Vec<OsString>) -> u8 {
+    super::run(args, |cli: TracegenCli| match cli.command {
         TracegenCommand::Run(args) => run(args, &cli.common),
         TracegenCommand::Attacc(args) => attacc(&args, &cli.common),
         TracegenCommand::Convert(args) => convert(&args, &cli.common),

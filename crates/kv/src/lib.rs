@@ -3,6 +3,7 @@
 //! [`load`] reads a dump in any of its forms; [`synthetic::generate`] makes one up. Both end in
 //! [`KvCache::checked`], the one place where the rules of a consistent cache are written.
 
+pub mod dump;
 pub mod fit;
 pub mod fitted;
 pub mod linalg;

@@ -7,7 +7,8 @@
 //! | `layers` (optional) | `[layer]` | I32, U32, I64: layer numbers in the model; without it 0, 1, 2, ... |
 //!
 //! Metadata (all values are strings): `prefill_len` is required; `query_start` or a range in `positions` says which
-//! tokens the queries belong to (see [`KvCache::checked`]); `rope_scaling` says how the rotation was rescaled
+//! tokens the queries belong to (see [`KvCache::checked`]); `element_bytes` are those of an element as the model stores it, where
+//! the dump is wider; `rope_scaling` says how the rotation was rescaled
 //! ([`SaidScaling::read`]); `model` and `text` go into the provenance.
 
 use super::KvCache;
@@ -66,15 +67,20 @@ impl<'a> SafetensorsFile<'a> {
             .map_err(bad)?
             .ok_or_else(|| bad("the metadata lack \"prefill_len\", the number of prefill tokens".to_string()))?;
         let query_start = self.number("query_start").map_err(bad)?;
+        let stored = self.element_bytes().map_err(bad)?;
+        let tensor = |name| {
+            let tensor = self.tensor(cancel, path, name)?;
+            Ok::<_, Error>(Tensor { element_bytes: stored.unwrap_or(tensor.element_bytes), ..tensor })
+        };
         let layers = match self.header.info("layers") {
             Some(info) => Some(self.layers(info).map_err(bad)?),
             None => None,
         };
         let said = ["model", "text"].into_iter().filter_map(|name| self.said(name));
         Ok(KvParts {
-            k: self.tensor(cancel, path, "k")?,
-            v: self.tensor(cancel, path, "v")?,
-            q: self.tensor(cancel, path, q_name)?,
+            k: tensor("k")?,
+            v: tensor("v")?,
+            q: tensor(q_name)?,
             layers,
             prefill,
             query_start,
@@ -86,6 +92,15 @@ impl<'a> SafetensorsFile<'a> {
 
     fn said(&self, name: &str) -> Option<&str> {
         self.header.metadata().as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// Bytes of an element as the model stores it, where the metadata say them.
+    fn element_bytes(&self) -> Result<Option<u32>, String> {
+        match self.number("element_bytes")? {
+            None => Ok(None),
+            Some(n @ (1 | 2 | 4)) => Ok(Some(n as u32)),
+            Some(n) => Err(format!("metadata \"element_bytes\" is {n}; expected 1, 2 or 4")),
+        }
     }
 
     fn number(&self, name: &str) -> Result<Option<i64>, String> {

@@ -124,6 +124,12 @@ impl Frontier {
         (0..self.group.len()).filter(differs).collect()
     }
 
+    /// Places of the points that no other beats, among those of the table; points without an error are not among them.
+    pub fn unbeaten(&self) -> Vec<usize> {
+        let unbeaten = |(_, entry): &(usize, &FrontierPoint)| entry.cost.is_known() && self.beaten_by(entry).is_none();
+        self.entries.iter().enumerate().filter(unbeaten).map(|(place, _)| place).collect()
+    }
+
     fn beaten_by(&self, entry: &FrontierPoint) -> Option<&FrontierPoint> {
         let mut others = self.groups[entry.group].1.iter().map(|i| &self.entries[*i]);
         others.find(|e| e.cost.beats(&entry.cost))

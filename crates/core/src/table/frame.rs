@@ -1,6 +1,6 @@
 //! Tables in memory, column by column, for whoever wants arrays rather than text.
 
-use super::{Column, TableSink, Value};
+use super::{Column, TableSink, Value, line};
 use crate::error::Result;
 
 /// A table column by column. Its numbers are those that its CSV would show.
@@ -30,8 +30,8 @@ pub enum FrameCells {
     Empty(usize),
     /// Whole numbers.
     Int(Vec<Option<u64>>),
-    /// Numbers.
-    Float(Vec<Option<f64>>),
+    /// Numbers, and the decimals with which CSV shows them.
+    Float(Vec<Option<f64>>, usize),
     /// Names.
     Text(Vec<Option<String>>),
 }
@@ -64,6 +64,32 @@ impl Frame {
     /// Rows.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// A row, one value per column.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, row: usize) -> Vec<Value> {
+        self.columns.iter().map(|column| column.cells.value(row)).collect()
+    }
+
+    /// These rows, in this order.
+    ///
+    /// # Panics
+    /// When one of them does not exist.
+    pub fn choose(&self, rows: &[usize]) -> Frame {
+        let empty = |c: &FrameColumn| FrameColumn { cells: FrameCells::Empty(0), ..c.clone() };
+        let mut chosen = Frame::with(self.columns.iter().map(empty).collect());
+        rows.iter().for_each(|row| chosen.push(&self.row(*row)));
+        chosen
+    }
+
+    /// The table as CSV, as the programs write it.
+    pub fn csv(&self) -> String {
+        let names: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
+        let rows = (0..self.rows).map(|row| line(&self.row(row).iter().map(Value::to_string).collect::<Vec<_>>()));
+        std::iter::once(line(&names)).chain(rows).flat_map(|line| [line, "\n".into()]).collect()
     }
 
     /// Adds a row, one value per column.
@@ -103,13 +129,28 @@ impl TableSink for Frame {
 }
 
 impl FrameCells {
+    /// A cell as a value; none where it is empty.
+    pub fn value(&self, row: usize) -> Value {
+        let value = match self {
+            FrameCells::Empty(_) => None,
+            FrameCells::Int(cells) => cells[row].map(Value::Int),
+            FrameCells::Float(cells, decimals) => cells[row].map(|x| Value::Float(x, *decimals)),
+            FrameCells::Text(cells) => cells[row].clone().map(Value::Text),
+        };
+        value.unwrap_or(Value::Unknown)
+    }
+
     /// Adds a value. Numbers of both kinds are a column of numbers; beside a name, all are names.
     fn push(&mut self, value: &Value) {
         let shown = || Some(value.to_string()).filter(|text| !text.is_empty());
         match (&mut *self, value) {
             (FrameCells::Int(cells), Value::Int(n)) => cells.push(Some(*n)),
             (FrameCells::Int(cells), Value::Unknown) => cells.push(None),
-            (FrameCells::Float(cells), Value::Int(_) | Value::Float(..) | Value::Unknown) => cells.push(value.number()),
+            (FrameCells::Float(cells, decimals), Value::Float(_, n)) => {
+                cells.push(value.number());
+                *decimals = (*decimals).max(*n);
+            }
+            (FrameCells::Float(cells, _), Value::Int(_) | Value::Unknown) => cells.push(value.number()),
             (FrameCells::Text(cells), _) => cells.push(shown()),
             (FrameCells::Empty(rows), Value::Unknown) => *rows += 1,
             _ => {
@@ -123,16 +164,16 @@ impl FrameCells {
     fn widened(self, value: &Value) -> FrameCells {
         match (self, value) {
             (FrameCells::Empty(rows), Value::Int(_)) => FrameCells::Int(vec![None; rows]),
-            (FrameCells::Empty(rows), Value::Float(..)) => FrameCells::Float(vec![None; rows]),
+            (FrameCells::Empty(rows), Value::Float(_, n)) => FrameCells::Float(vec![None; rows], *n),
             (FrameCells::Empty(rows), _) => FrameCells::Text(vec![None; rows]),
-            (FrameCells::Int(cells), Value::Float(..)) => {
-                FrameCells::Float(cells.into_iter().map(|n| n.map(|n| n as f64)).collect())
+            (FrameCells::Int(cells), Value::Float(_, n)) => {
+                FrameCells::Float(cells.into_iter().map(|n| n.map(|n| n as f64)).collect(), *n)
             }
             (FrameCells::Int(cells), _) => {
                 FrameCells::Text(cells.into_iter().map(|n| n.map(|n| n.to_string())).collect())
             }
-            (FrameCells::Float(cells), _) => {
-                FrameCells::Text(cells.into_iter().map(|x| x.map(|x| x.to_string())).collect())
+            (FrameCells::Float(cells, n), _) => {
+                FrameCells::Text(cells.into_iter().map(|x| x.map(|x| format!("{x:.n$}"))).collect())
             }
             (FrameCells::Text(cells), _) => FrameCells::Text(cells),
         }
@@ -156,9 +197,11 @@ mod tests {
         rows.iter().for_each(|row| frame.push(row));
         let cells: Vec<_> = frame.columns().iter().map(|column| &column.cells).collect();
         assert_eq!(cells[0], &FrameCells::Int(vec![None, Some(3), None]));
-        assert_eq!(cells[1], &FrameCells::Float(vec![Some(2.0), Some(1.23), None]));
+        assert_eq!(cells[1], &FrameCells::Float(vec![Some(2.0), Some(1.23), None], 2));
         assert_eq!(cells[2], &FrameCells::Text(vec![Some("7".into()), Some("a".into()), None]));
         assert_eq!(cells[3], &FrameCells::Empty(3));
+        assert_eq!(frame.csv(), "n,x,name,e\n,2.00,7,\n3,1.23,a,\n,,,\n");
+        assert_eq!(frame.choose(&[1]).csv(), "n,x,name,e\n3,1.23,a,\n");
         assert_eq!((frame.rows(), frame.column("x").map(|c| c.unit)), (3, Some("ns")));
     }
 }

@@ -1,0 +1,163 @@
+//! Writing dumps in the safetensors format that [`safetensors`](crate::safetensors) reads.
+
+use super::KvCache;
+use half::{bf16, f16};
+use pimattn_core::cancel::Cancel;
+use pimattn_core::error::{Error, Result, suggest};
+use pimattn_core::fsio::AtomicFile;
+use serde_json::{Map, Value, json};
+use std::io::Write;
+use std::path::Path;
+
+/// Elements that are converted between two looks at whether the user wants to stop.
+const PART: usize = 1 << 16;
+
+/// How a dump stores an element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DumpType {
+    /// IEEE 754 with 32 bits.
+    F32,
+    /// IEEE 754 with 16 bits.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+}
+
+impl DumpType {
+    /// By its name: f32, f16 or bf16.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for another name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "f32" => Ok(DumpType::F32),
+            "f16" => Ok(DumpType::F16),
+            "bf16" => Ok(DumpType::Bf16),
+            other => Err(Error::Usage(format!(
+                "dtype \"{other}\": expected f32, f16 or bf16{}",
+                suggest(other, ["f32", "f16", "bf16"])
+            ))),
+        }
+    }
+
+    /// The narrowest type that holds every element of a cache as it is.
+    pub fn of(cache: &KvCache) -> Self {
+        let all = |holds: fn(f32) -> bool| [&cache.k, &cache.v, &cache.q].iter().all(|x| x.iter().all(|x| holds(*x)));
+        match () {
+            () if all(|x| f16::from_f32(x).to_f32() == x) => DumpType::F16,
+            () if all(|x| bf16::from_f32(x).to_f32() == x) => DumpType::Bf16,
+            () => DumpType::F32,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            DumpType::F32 => "F32",
+            DumpType::F16 => "F16",
+            DumpType::Bf16 => "BF16",
+        }
+    }
+
+    fn bytes(self) -> usize {
+        if self == DumpType::F32 { 4 } else { 2 }
+    }
+
+    fn append(self, x: f32, out: &mut Vec<u8>) {
+        match self {
+            DumpType::F32 => out.extend(x.to_le_bytes()),
+            DumpType::F16 => out.extend(f16::from_f32(x).to_le_bytes()),
+            DumpType::Bf16 => out.extend(bf16::from_f32(x).to_le_bytes()),
+        }
+    }
+}
+
+/// Writes a dump, which is there whole or not at all. `metadata` are further texts; those that the format knows are written in any
+/// case.
+///
+/// # Errors
+/// [`Error::Usage`] where an element does not fit the type, [`Error::Io`] where the file cannot be written, [`Error::Interrupted`].
+pub fn save(
+    cancel: &Cancel,
+    cache: &KvCache,
+    path: &Path,
+    kind: DumpType,
+    metadata: &[(String, String)],
+) -> Result<()> {
+    if kind == DumpType::F16 {
+        let fits = |x: &f32| f16::from_f32(*x).is_finite();
+        if let Some(x) = cache.k.iter().chain(&*cache.v).chain(&*cache.q).find(|x| !fits(x)) {
+            return Err(Error::Usage(format!("{x:e} does not fit f16: write bf16 or f32")));
+        }
+    }
+    let (kv_heads, query_heads, dim) = (cache.kv_heads, cache.query_heads, cache.dim);
+    let kv = [cache.layers.len(), kv_heads, cache.tokens, dim];
+    let q = [cache.layers.len(), query_heads, cache.queries, dim];
+    let tensors = [("k", kv, &cache.k), ("q", q, &cache.q), ("v", kv, &cache.v)];
+
+    let mut said: Map<String, Value> = metadata.iter().map(|(key, text)| (key.clone(), json!(text))).collect();
+    said.insert("prefill_len".into(), json!(cache.prefill.to_string()));
+    said.insert("query_start".into(), json!(cache.query_start.to_string()));
+    said.insert("element_bytes".into(), json!(cache.element_bytes.to_string()));
+    said.entry("text").or_insert_with(|| json!(cache.provenance));
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), Value::Object(said));
+    let mut end = cache.layers.len() * 4;
+    header.insert("layers".into(), json!({"dtype": "U32", "shape": [cache.layers.len()], "data_offsets": [0, end]}));
+    for (name, shape, data) in &tensors {
+        let begin = end;
+        end += data.len() * kind.bytes();
+        header.insert((*name).into(), json!({"dtype": kind.name(), "shape": shape, "data_offsets": [begin, end]}));
+    }
+    let mut text = Value::Object(header).to_string();
+    // The format wants the tensors to begin at a multiple of 8 bytes.
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+
+    let mut out = AtomicFile::create(path)?;
+    let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::io(path, e));
+    put(&(text.len() as u64).to_le_bytes())?;
+    put(text.as_bytes())?;
+    put(&cache.layers.iter().flat_map(|layer| layer.to_le_bytes()).collect::<Vec<_>>())?;
+    let mut bytes = Vec::with_capacity(PART * kind.bytes());
+    for part in tensors.iter().flat_map(|(_, _, data)| data.chunks(PART)) {
+        cancel.check()?;
+        bytes.clear();
+        part.iter().for_each(|x| kind.append(*x, &mut bytes));
+        put(&bytes)?;
+    }
+    out.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Elements;
+    use crate::synthetic::{SyntheticSpec, generate};
+
+    #[test]
+    fn a_dump_holds_what_was_written() {
+        let shape = SyntheticSpec { layers: 2, dim: 8, prefill: 40, decode_steps: 3, ..SyntheticSpec::default() };
+        let cache = generate(&shape).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dump.safetensors");
+        // The synthetic source rounds to f16.
+        assert_eq!(DumpType::of(&cache), DumpType::F16);
+        let more = [("text".to_string(), "a \"text\"".to_string()), ("prefill_len".to_string(), "7".to_string())];
+        save(&Cancel::new(), &cache, &path, DumpType::F16, &more).unwrap();
+        let read = crate::load(&path).unwrap();
+        assert!(read.k == cache.k && read.v == cache.v && read.q == cache.q);
+        assert_eq!((read.prefill, read.query_start, &read.layers), (40, cache.query_start, &cache.layers));
+        assert!(read.provenance.contains("a \"text\""), "{}", read.provenance);
+
+        save(&Cancel::new(), &cache, &path, DumpType::F32, &[]).unwrap();
+        // Bytes are those that the model stores, however wide the dump is.
+        assert_eq!(crate::load(&path).unwrap().element_bytes, 2);
+        let wide = |k: f32| KvCache { k: vec![k; cache.k.len()].into(), ..cache.clone() };
+        assert_eq!(DumpType::of(&wide(1.0 / 3.0)), DumpType::F32);
+        let powers = |x: &Elements| -> Elements { vec![65536.0; x.len()].into() };
+        let large = KvCache { k: powers(&cache.k), v: powers(&cache.v), q: powers(&cache.q), ..cache.clone() };
+        assert_eq!(DumpType::of(&large), DumpType::Bf16);
+        let refused = save(&Cancel::new(), &large, &path, DumpType::F16, &[]).unwrap_err();
+        assert!(refused.to_string().contains("does not fit f16"), "{refused}");
+        assert!(DumpType::parse("fp16").unwrap_err().to_string().contains("did you mean \"f16\""));
+    }
+}

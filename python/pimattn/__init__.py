@@ -1,0 +1,105 @@
+"""Simulator for sparse attention on HBM processing-in-memory.
+
+A `KvCache` holds keys, values and queries of some layers of a model, `run` says what a selection policy costs on a device and what it
+keeps of the attention, `sweep` does so for many policies and budgets::
+
+    import pimattn
+
+    kv = pimattn.KvCache.load("dump.safetensors")          # "sample" is a real one that the package holds inside
+    r = pimattn.run(kv, policy="starc", budget=256, system="hbm3-pim")
+    r.summary["time_ns"], r.summary["output_rel_err"]
+    pimattn.sweep(kv, policies=["full", "quest", "starc"], budgets=[128, 256]).frontier().to_pandas()
+
+`record`, `attach` and `perplexity` work with models of Hugging Face (`pip install pimattn[hf]`).
+
+Errors: `ConfigError` and `DataError` (both ValueError), ValueError, FileNotFoundError, OSError, with the text of the command line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pimattn import _native
+from pimattn._native import CheckError, ConfigError, DataError, DecodeSession, KvCache, Run, Table, __version__
+from pimattn._progress import Progress, shown
+from pimattn._spread import spread
+
+__all__ = [
+    "CheckError",
+    "ConfigError",
+    "DataError",
+    "DecodeSession",
+    "KvCache",
+    "Run",
+    "Table",
+    "__version__",
+    "policies",
+    "presets",
+    "run",
+    "sweep",
+]
+
+Named = str | os.PathLike | Mapping[str, Any]
+
+
+def run(
+    kv: KvCache,
+    policy: str = "starc",
+    budget: int | None = 256,
+    system: Named = "hbm3-pim",
+    workload: Named | None = None,
+    progress: Progress = None,
+) -> Run:
+    """Runs a cache under a policy on a system: generates the accesses of each decode step and replays them.
+
+    policy: a name of `policies()`. budget: tokens that a query head may select (None: the workload's). system: a name of
+    `presets()["system"]`, a TOML file, or a dict of keys that change `"base"` (hbm3-pim). workload: a name, a file, or a dict of keys that
+    change `"base"` (demo), such as ``{"dense_layers": 0, "mapping": {"layout": "interleaved"}}``; ``{"policies": {"quest": {"page":
+    8}}}`` are parameters of policies. progress: see `_progress.shown`.
+    """
+    with shown(progress, "running") as update:
+        return _native.run(kv, policy, budget, system, workload, update)
+
+
+def sweep(
+    kv: KvCache,
+    policies: Sequence[str],
+    budgets: Sequence[int],
+    system: Named = "hbm3-pim",
+    workload: Named | None = None,
+    threads: int = 0,
+    progress: Progress = None,
+    client: Any = None,
+) -> Table:
+    """Runs each policy at each budget; a table with the columns of `sweep.csv`, a row per point.
+
+    threads: points that run at the same time; 0 is one per processor. client: a Dask `Client`, or an executor of
+    `concurrent.futures`, on whose workers the points run, each shard with as many threads; the table is the same. The other arguments are
+    those of `run`.
+    """
+    policies, budgets = list(policies), list(budgets)
+    if not policies or not budgets:
+        raise ValueError("a sweep needs a policy and a budget at least")
+    with shown(progress, "sweeping") as update:
+        if client is None:
+            return _native.sweep(kv, policies, budgets, system, workload, threads, None, update)
+        places = _native.sweep_points(policies, budgets, system, workload)
+        arguments = (policies, budgets, system, workload, threads)
+        return Table.merged(spread(client, _shard, kv, arguments, places, update))
+
+
+def _shard(kv: KvCache, arguments: tuple, places: list[int]) -> Table:
+    """Some points of a sweep, on a worker."""
+    return _native.sweep(kv, *arguments, places)
+
+
+def policies() -> dict[str, str]:
+    """Names of the selection policies, with what each selects."""
+    return _native.policies()
+
+
+def presets() -> dict[str, list[str]]:
+    """Names of the systems, workloads, models and caches that the package holds inside, by kind."""
+    return _native.preset_names()
