@@ -31,7 +31,7 @@ pub struct RunResult {
 
 /// Generates a trace and replays it, side by side, on the system that its addresses are for, and keeps all that is known of it.
 /// `name` stands in the tables for the trace; `progress` hears how many steps are generated. Not for use within rayon's own
-/// threads, as [`simulate`](crate::simulate).
+/// threads, as [`simulate`](fn@crate::simulate).
 ///
 /// # Errors
 /// Those of [`simulate_until`](crate::simulate_until).
