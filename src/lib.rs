@@ -97,4 +97,7 @@ pub use pimattn_stats::{Account, Collector, Counters, energy::Energy};
 #[doc(no_inline)]
 pub use pimattn_trace::{Header, MemoryTrace, Phase, Record, Request, Segment, Sink, Source};
 #[doc(no_inline)]
-pub use pimattn_tracegen::generate::Generator;
+pub use pimattn_tracegen::{
+    generate::Generator,
+    selection::{CsrSelection, Granularity, Selection, SelectionScan},
+};

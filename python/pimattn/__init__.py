@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pimattn import _native
-from pimattn._native import CheckError, ConfigError, DataError, DecodeSession, KvCache, Run, Table, __version__
+from pimattn._native import CheckError, ConfigError, DataError, DecodeSession, KvCache, Run, Selection, Table, __version__
 from pimattn._progress import Progress, shown
 from pimattn._spread import spread
 
@@ -33,6 +33,7 @@ __all__ = [
     "DecodeSession",
     "KvCache",
     "Run",
+    "Selection",
     "Table",
     "__version__",
     "policies",
@@ -46,15 +47,16 @@ Named = str | os.PathLike | Mapping[str, Any]
 
 def run(
     kv: KvCache,
-    policy: str = "starc",
-    budget: int | None = 256,
+    policy: str | Selection = "starc",
+    budget: int | None = None,
     system: Named = "hbm3-pim",
     workload: Named | None = None,
     progress: Progress = None,
 ) -> Run:
     """Runs a cache under a policy on a system: generates the accesses of each decode step and replays them.
 
-    policy: a name of `policies()`. budget: tokens that a query head may select (None: the workload's). system: a name of
+    policy: a name of `policies()`, or a `Selection` made elsewhere. budget: tokens that a query head may select; without it the
+    workload's (256 of the demo), or those of the selection. system: a name of
     `presets()["system"]`, a TOML file, or a dict of keys that change `"base"` (hbm3-pim). workload: a name, a file, or a dict of keys that
     change `"base"` (demo), such as ``{"dense_layers": 0, "mapping": {"layout": "interleaved"}}``; ``{"policies": {"quest": {"page":
     8}}}`` are parameters of policies. progress: see `_progress.shown`.

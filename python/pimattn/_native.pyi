@@ -126,6 +126,46 @@ class Run:
     cautions: list[str]
     policy: str
     budget: int
+    @property
+    def selection(self) -> Selection:
+        """What was selected: made again when it is asked for."""
+
+class Selection:
+    """Which tokens each query head of each layer attends to at each step, in CSR form: lists in the order layer, query head, step.
+
+    indices: whole numbers, tokens or pages, in any order within a list. pointer: where each list begins in them, and the last one's end.
+    prefill: tokens before the first step; at step s tokens 0..prefill + s are there, and the last of them is decoded. granularity: "token"
+    or "page:N". scan: what selecting reads at each step: "none", "bytes_per_token:X" or "MATRICESxVECTORSxELEMENTS". order: uint32
+    [layer, kv_head, token], the slot of each token in memory (position order without it).
+    """
+
+    def __init__(
+        self,
+        indices: Any,
+        pointer: Any,
+        prefill: int,
+        policy: str = "selection",
+        granularity: str = "token",
+        scan: str = "none",
+        order: NDArray[np.uint32] | None = None,
+    ) -> None: ...
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Selection: ...
+    def save(self, path: str | os.PathLike[str]) -> None: ...
+    @property
+    def policy(self) -> str: ...
+    @property
+    def prefill(self) -> int: ...
+    @property
+    def granularity(self) -> str: ...
+    @property
+    def budget(self) -> int: ...
+    @property
+    def indices(self) -> NDArray[np.uint32]: ...
+    @property
+    def pointer(self) -> NDArray[np.uint64]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, list: int) -> NDArray[np.uint32]: ...
 
 class DecodeSession:
     """A sequence that a model decodes, layer by layer, while a policy selects what it attends to."""
@@ -155,11 +195,12 @@ class DecodeSession:
     @property
     def steps(self) -> int: ...
     def cache(self, provenance: str = "decoded") -> KvCache: ...
+    def selection(self) -> Selection: ...
     def stats(self) -> Table: ...
 
 def run(
     kv: KvCache,
-    policy: str,
+    policy: str | Selection,
     budget: int | None,
     system: Any,
     workload: Any = None,

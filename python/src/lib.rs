@@ -7,6 +7,7 @@ mod errors;
 mod live;
 mod programs;
 mod run;
+mod selection;
 mod settings;
 mod sweep;
 mod table;
@@ -27,6 +28,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<table::PyTable>()?;
     module.add_class::<run::PyRun>()?;
     module.add_class::<live::PyDecodeSession>()?;
+    module.add_class::<selection::PySelection>()?;
     module.add_function(wrap_pyfunction!(run::run, module)?)?;
     module.add_function(wrap_pyfunction!(sweep::sweep, module)?)?;
     module.add_function(wrap_pyfunction!(sweep::sweep_points, module)?)?;

@@ -2,6 +2,7 @@
 
 use crate::cache::PyKvCache;
 use crate::errors::{exception, raised};
+use crate::selection::PySelection;
 use crate::settings::Settings;
 use crate::table::PyTable;
 use crate::work::supervised;
@@ -12,7 +13,7 @@ use pimattn::tracegen::live::{LiveDecode, LiveShape};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A sequence that a model decodes while a policy selects what it attends to.
 #[pyclass(name = "DecodeSession", module = "pimattn._native", frozen)]
@@ -103,6 +104,12 @@ impl PyDecodeSession {
     #[pyo3(signature = (provenance = "decoded"))]
     fn cache(&self, py: Python<'_>, provenance: &str) -> PyResult<PyKvCache> {
         supervised(py, None, 0, |_, _| Ok(PyKvCache::of(self.lock().cache(provenance)?)))
+    }
+
+    /// What was selected, up to the last step that all layers have.
+    fn selection(&self, py: Python<'_>) -> PyResult<PySelection> {
+        let selection = supervised(py, None, 0, |_, _| self.lock().selection())?;
+        Ok(PySelection { selection: Arc::new(selection) })
     }
 
     /// What each query head of each layer kept of its attention at each step.

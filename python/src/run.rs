@@ -2,14 +2,17 @@
 
 use crate::cache::PyKvCache;
 use crate::errors::raised;
+use crate::selection::PySelection;
 use crate::settings::Settings;
 use crate::table::{PyTable, object};
 use crate::work::supervised;
 use pimattn::Generator;
 use pimattn::experiments::sweep::memory::IN_MEMORY;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a run says: means, and tables by step, phase, layer, head and channel.
 #[pyclass(name = "Run", module = "pimattn", frozen)]
@@ -50,10 +53,21 @@ pub struct PyRun {
     /// Tokens that a query head may select.
     #[pyo3(get)]
     budget: usize,
+    generator: Mutex<Generator>,
 }
 
 #[pymethods]
 impl PyRun {
+    /// What was selected: made again when it is asked for.
+    #[getter]
+    fn selection(&self, py: Python<'_>) -> PyResult<PySelection> {
+        let selection = supervised(py, None, 0, |cancel, _| {
+            let mut generator = self.generator.lock().unwrap_or_else(PoisonError::into_inner);
+            generator.keep_selection(cancel, &|_| ())
+        })?;
+        Ok(PySelection { selection: Arc::new(selection) })
+    }
+
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let summary = self.summary.bind(py);
         let number = |name: &str| -> PyResult<f64> {
@@ -85,25 +99,40 @@ impl PyRun {
 pub fn run(
     py: Python<'_>,
     kv: &PyKvCache,
-    policy: &str,
+    policy: &Bound<'_, PyAny>,
     budget: Option<usize>,
     system: &Bound<'_, PyAny>,
     workload: Option<&Bound<'_, PyAny>>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<PyRun> {
     let settings = Settings::read(workload, system)?;
-    let (workload, doc, system) = raised(settings.load(policy, budget))?;
-    let cached = kv.cached(workload.batch.requests);
-    let generator = raised(Generator::load_on(&cached, system, workload, &doc, Some(Path::new(IN_MEMORY))))?;
+    let place = Some(Path::new(IN_MEMORY));
+    let generator = if let Ok(selection) = policy.cast::<PySelection>() {
+        // The workload's own policy counts for nothing.
+        let (workload, doc, system) = raised(settings.load("full", budget))?;
+        let cached = kv.cached(workload.batch.requests);
+        let selection = selection.get().selection.clone();
+        supervised(py, None, 0, move |_, _| {
+            Generator::load_imported(&cached, system, workload, &doc, place, &selection, budget)
+        })?
+    } else {
+        let name: String = policy.extract().map_err(|_| {
+            PyTypeError::new_err(format!("policy: expected a name or a Selection, not {}", policy.get_type()))
+        })?;
+        let (workload, doc, system) = raised(settings.load(&name, budget))?;
+        let cached = kv.cached(workload.batch.requests);
+        raised(Generator::load_on(&cached, system, workload, &doc, place))?
+    };
+    let name = generator.label().policy.clone();
     let result = supervised(py, progress, generator.steps() as u64, |cancel, done| {
-        pimattn::run_until(cancel, &generator, policy, &mut |steps| done.at(steps))
+        pimattn::run_until(cancel, &generator, &name, &mut |steps| done.at(steps))
     })?;
     let summary = PyDict::new(py);
     for (column, value) in result.summary.columns().iter().zip(result.summary.row(0)) {
         summary.set_item(&column.name, object(py, &value)?)?;
     }
     let table = |name: &str, frame| Py::new(py, PyTable::new(name, frame));
-    let label = generator.label();
+    let label = generator.label().clone();
     Ok(PyRun {
         summary: summary.unbind(),
         run: table("run", result.run)?,
@@ -117,5 +146,6 @@ pub fn run(
         cautions: label.cautions.clone(),
         policy: label.policy.clone(),
         budget: label.budget as usize,
+        generator: Mutex::new(generator),
     })
 }

@@ -4,3 +4,4 @@
 pub mod agree;
 pub mod generate;
 pub mod live;
+pub mod selection;

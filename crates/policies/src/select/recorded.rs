@@ -11,26 +11,33 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default)]
 pub struct HeadRecording {
     /// What the preparation clustered.
-    prepared: Vec<Clustering>,
-    steps: Vec<RecordedStep>,
+    pub prepared: Vec<Clustering>,
+    /// What it answered, step by step.
+    pub steps: Vec<RecordedStep>,
 }
 
 /// What a head answered at a step.
 #[derive(Debug, Clone)]
-struct RecordedStep {
+pub struct RecordedStep {
     /// Tokens there were.
-    len: usize,
+    pub len: usize,
     /// Tokens of each query head.
-    tokens: Vec<RecordedTokens>,
-    /// Steps that agree in it share the order.
-    order: Arc<SlotOrder>,
-    scan: RecordedScan,
-    clusterings: Vec<Clustering>,
+    pub tokens: Vec<RecordedTokens>,
+    /// The order in memory; steps that agree in it share it.
+    pub order: Arc<SlotOrder>,
+    /// What was read to choose.
+    pub scan: RecordedScan,
+    /// What was clustered.
+    pub clusterings: Vec<Clustering>,
+    /// As [`HeadState::blend`].
+    pub shares: Vec<f32>,
+    /// As [`HeadState::rescored`].
+    pub rescored: Vec<Vec<f32>>,
 }
 
 /// Tokens of a query head, ascending.
 #[derive(Debug, Clone)]
-enum RecordedTokens {
+pub enum RecordedTokens {
     /// All that there were.
     All,
     /// These.
@@ -39,7 +46,7 @@ enum RecordedTokens {
 
 /// A [`Scan`] that owns its dimensions.
 #[derive(Debug, Clone)]
-enum RecordedScan {
+pub enum RecordedScan {
     /// One without dimensions.
     Plain(Scan<'static>),
     /// [`Scan::Dimensions`].
@@ -47,7 +54,8 @@ enum RecordedScan {
 }
 
 impl RecordedScan {
-    fn of(scan: Scan<'_>) -> Self {
+    /// A scan, kept.
+    pub fn of(scan: Scan<'_>) -> Self {
         RecordedScan::Plain(match scan {
             Scan::Dimensions(dimensions) => return RecordedScan::Dimensions(dimensions.into()),
             Scan::Nothing => Scan::Nothing,
@@ -57,10 +65,22 @@ impl RecordedScan {
         })
     }
 
-    fn scan(&self) -> Scan<'_> {
+    /// The scan.
+    pub fn scan(&self) -> Scan<'_> {
         match self {
             RecordedScan::Plain(scan) => *scan,
             RecordedScan::Dimensions(dimensions) => Scan::Dimensions(dimensions),
+        }
+    }
+}
+
+impl RecordedTokens {
+    /// The tokens of a selection where there are `len`.
+    pub fn of(tokens: &[u32], len: usize) -> Self {
+        // Tokens are ascending and different, so a selection as long as the cache is the cache.
+        match tokens.len() == len {
+            true => RecordedTokens::All,
+            false => RecordedTokens::Some(tokens.into()),
         }
     }
 }
@@ -78,27 +98,18 @@ impl HeadRecording {
             Some(last) if *last.order == *order => last.order.clone(),
             _ => Arc::new(order.clone()),
         };
-        // Tokens are ascending and different, so a selection as long as the cache is the cache.
-        let kept = |tokens: &Vec<u32>| match tokens.len() == len {
-            true => RecordedTokens::All,
-            false => RecordedTokens::Some(tokens.as_slice().into()),
-        };
         self.steps.push(RecordedStep {
             len,
-            tokens: tokens.iter().map(kept).collect(),
+            tokens: tokens.iter().map(|tokens| RecordedTokens::of(tokens, len)).collect(),
             order,
             scan: RecordedScan::of(state.scan()),
             clusterings: state.clusterings().to_vec(),
+            shares: state.blend().to_vec(),
+            rescored: state.rescored().to_vec(),
         });
     }
 
-    /// Steps.
-    pub fn steps(&self) -> usize {
-        self.steps.len()
-    }
-
-    /// The head as it was before the first step: it gives the same answers again, step by step, and knows nothing of outputs
-    /// ([`HeadState::blend`], [`HeadState::rescored`]).
+    /// The head as it was before the first step: it gives the same answers again, step by step.
     pub fn replay(&self) -> Box<dyn HeadState + Send + '_> {
         Box::new(ReplayedHead { recording: self, step: None, fresh: SlotOrder::default() })
     }
@@ -149,5 +160,13 @@ impl HeadState for ReplayedHead<'_> {
 
     fn clusterings(&self) -> &[Clustering] {
         self.now().map_or(&self.recording.prepared, |now| &now.clusterings)
+    }
+
+    fn blend(&self) -> &[f32] {
+        self.now().map_or(&[], |now| &now.shares)
+    }
+
+    fn rescored(&self) -> &[Vec<f32>] {
+        self.now().map_or(&[], |now| &now.rescored)
     }
 }

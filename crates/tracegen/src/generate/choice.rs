@@ -46,7 +46,8 @@ impl<'g> HeadChoice<'g> {
         };
         if let Some(selections) = &g.selections {
             let of = |kv_head| selections.head(g.index(layer, request, kv_head));
-            return (0..cache.kv_heads).map(|h| new(h, of(h).recording.replay(), Some(of(h)))).collect();
+            let measured = |h| selections.is_measured().then(|| of(h));
+            return (0..cache.kv_heads).map(|h| new(h, of(h).recording.replay(), measured(h))).collect();
         }
         let view = |kv_head| HeadView {
             keys: cache.keys(layer, kv_head),
