@@ -19,7 +19,6 @@ pub struct PySelection {
 impl PySelection {
     #[new]
     #[pyo3(signature = (indices, pointer, prefill, policy = "selection", granularity = "token", scan = "none", order = None))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn new(
         indices: &Bound<'_, PyAny>,
         pointer: &Bound<'_, PyAny>,

@@ -243,3 +243,75 @@ def test_decoding_live_selects_as_a_run(kv):
         assert np.array_equal(session.stats()[name], r.metrics[name]), name
     with pytest.raises(ValueError, match="no layer 5"):
         session.step(5, k[0, :, 0], v[0, :, 0], q[0, :, 0])
+
+
+def pages_by_mean_key(kv, page, budget):
+    """The best pages by their mean key, and the last one: indices and pointer."""
+    group, chosen = kv.query_heads // kv.kv_heads, []
+    for layer in range(len(kv.layers)):
+        for head in range(kv.query_heads):
+            for step in range(kv.steps):
+                full = (kv.prefill + step) // page
+                mean = kv.k[layer, head // group, : full * page].reshape(full, page, kv.dim).mean(1)
+                scores = mean @ kv.q[layer, head, kv.prefill + step - kv.query_start]
+                chosen.append(np.r_[np.argsort(-scores, kind="stable")[: budget // page - 1], full])
+    return np.concatenate(chosen), np.cumsum([0] + [len(pages) for pages in chosen])
+
+
+def test_a_selection_made_elsewhere_is_priced_and_judged():
+    k, v, q = made(steps=12)
+    kv = pimattn.KvCache(k=k, v=v, q=q, prefill=300)
+    indices, pointer = pages_by_mean_key(kv, 16, 96)
+    sel = pimattn.Selection(indices, pointer, prefill=300, policy="mean", granularity="page:16", scan="1x18x64")
+    r = pimattn.run(kv, policy=sel, system="hbm3-pim", workload={"dense_layers": 0})
+    assert (r.policy, r.budget, len(sel)) == ("mean", 96, 2 * 4 * 12)
+    for row in (r.metrics.row(i) for i in range(0, len(r.metrics), 7)):
+        layer, head, at = row["layer"], row["query_head"], row["position"]
+        pages = sel[(layer * 4 + head) * 12 + row["step"]]
+        tokens = np.sort((pages[:, None] * 16 + np.arange(16)).ravel())
+        tokens = tokens[tokens <= at]
+        scores = k[layer, head // 2, : at + 1] @ q[layer, head, at - 300] / 8.0
+        weights = np.exp(scores - scores.max())
+        full = weights @ v[layer, head // 2, : at + 1] / weights.sum()
+        ours = weights[tokens] @ v[layer, head // 2, tokens] / weights[tokens].sum()
+        assert row["selected"] == len(tokens)
+        assert row["mass_recall"] == pytest.approx(weights[tokens].sum() / weights.sum(), abs=2e-6)
+        assert row["output_rel_err"] == pytest.approx(np.linalg.norm(ours - full) / np.linalg.norm(full), abs=2e-5)
+    assert pickle.loads(pickle.dumps(sel)) == sel
+    with pytest.raises(pimattn.DataError, match="9[0-9] tokens are selected; the budget is 80|8[0-9] tokens are selected; the budget is 80"):
+        pimattn.run(kv, policy=sel, budget=80, workload={"dense_layers": 0})
+    with pytest.raises(pimattn.DataError, match="layer 0, query head 0, step 1: page 999 of 16 tokens lies in the future"):
+        bad = indices.copy()
+        bad[pointer[1]] = 999
+        bad = pimattn.Selection(bad, pointer, prefill=300, granularity="page:16")
+        pimattn.run(kv, policy=bad, workload={"dense_layers": 0})
+    with pytest.raises(ValueError, match="whole numbers"):
+        pimattn.Selection(indices.astype("f4"), pointer, prefill=300)
+
+
+@pytest.mark.parametrize("policy", sorted(pimattn.policies()))
+def test_a_runs_own_selection_gives_the_run_again(kv, policy, tmp_path):
+    workload = {"dense_layers": 10, "steps": 70}
+    r = pimattn.run(kv, policy=policy, budget=256, workload=workload)
+    sel = r.selection
+    sel.save(tmp_path / "s")
+    again = pimattn.run(kv, policy=pimattn.Selection.load(tmp_path / "s"), workload=workload)
+    same = [name for name in r.summary if name not in ("selection_hash", "cautions")]
+    assert {name: again.summary[name] for name in same} == {name: r.summary[name] for name in same}
+    assert np.array_equal(again.metrics["output_rel_err"], r.metrics["output_rel_err"])
+
+
+def test_the_program_takes_and_keeps_selections(kv, tmp_path):
+    sets = ["--set", "dense_layers=0", "--set", "steps=8"]
+    kept, trace = tmp_path / "s.safetensors", tmp_path / "t"
+    program("tracegen", "run", "--config", "demo", "--policy", "quest", *sets, "--save-selection", kept, "-o", trace)
+    again = tmp_path / "again"
+    program("tracegen", "run", "--config", "demo", "--selection", kept, "--set", "dense_layers=0", "-o", again)
+    program("pimsim", "run", trace, again, "--config", "hbm3-pim", "-o", tmp_path)
+    with open(tmp_path / "run.csv", newline="") as f:
+        first, second = csv.DictReader(f)
+    assert first["cycles"] == second["cycles"] and first["energy_pj"] == second["energy_pj"]
+    r = pimattn.run(kv, policy="quest", budget=256, workload=WORKLOAD)
+    assert int(first["cycles"]) == r.summary["cycles"] and r.selection == pimattn.Selection.load(kept)
+    refused = program("tracegen", "run", "--config", "demo", "--selection", kept, "--budget", 200, "-o", again, code=65)
+    assert "the budget is 200" in refused.stderr

@@ -29,6 +29,8 @@ impl Selection {
         element_bytes: u32,
     ) -> Result<BoundSelection> {
         let steps = self.steps(cache)?;
+        // What was kept of a run keeps to its budget in the way of its policy, which may take generated tokens on top of it.
+        let budget = budget.filter(|budget| self.details.is_none() || self.budget != Some(*budget));
         let details = self.details.as_ref();
         if let Some(details) = details {
             self.check_details(details, cache, steps)?;
