@@ -7,6 +7,25 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 # Beside the sizes below: what makes each architecture differ from the others, in small.
 EXTRA: dict[str, dict] = {
+    "apertus": {},
+    "arcee": {},
+    "cohere": {},
+    "cohere2": {"sliding_window": 8, "sliding_window_pattern": 2},
+    "ernie4_5": {},
+    "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32, "moe_layer_start_index": 1},
+    "exaone4": {"sliding_window": 8, "sliding_window_pattern": 2},
+    "gemma": {},
+    "glm": {"partial_rotary_factor": 0.5},
+    "glm4_moe": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "first_k_dense_replace": 1},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_multiplier": 0.25},
+    "helium": {},
+    "hunyuan_v1_dense": {},
+    "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
+    "ministral": {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"] * 2},
+    "olmo": {},
+    "olmo3": {"sliding_window": 8},
+    "seed_oss": {},
+    "starcoder2": {"sliding_window": None},
     "llama": {},
     "mistral": {"sliding_window": None},
     "qwen2": {},
@@ -14,10 +33,10 @@ EXTRA: dict[str, dict] = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     "olmo2": {},
-    "phi3": {"partial_rotary_factor": 0.5, "pad_token_id": 0},
-    "glm4": {"head_dim": 16, "partial_rotary_factor": 0.5, "pad_token_id": 0},
+    "phi3": {"partial_rotary_factor": 0.5},
+    "glm4": {"head_dim": 16, "partial_rotary_factor": 0.5},
     "granite": {"attention_multiplier": 0.09},
-    "smollm3": {"no_rope_layers": [1, 0, 1, 1], "pad_token_id": 0},
+    "smollm3": {"no_rope_layers": [1, 0, 1, 1]},
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 10, "sliding_window": 8, "attn_logit_softcapping": None},
     "gemma3_text": {
         "head_dim": 16, "query_pre_attn_scalar": 10, "sliding_window": 8,
@@ -29,8 +48,8 @@ EXTRA: dict[str, dict] = {
 
 def tiny_config(kind: str, **extra):
     sizes = {
-        "vocab_size": 96, "hidden_size": 96, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6,
-        "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512,
+        "vocab_size": 96, "pad_token_id": 0, "hidden_size": 96, "intermediate_size": 48, "num_hidden_layers": 4,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512,
     }  # fmt: skip
     return AutoConfig.for_model(kind, **(sizes | EXTRA[kind] | extra))
 

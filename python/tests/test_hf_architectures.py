@@ -19,7 +19,9 @@ PROMPT, NEW = 13, 12
 
 
 def generated(model, **options):
-    return model.generate(hf_models.ids(PROMPT), max_new_tokens=NEW, do_sample=False, pad_token_id=0, **options)
+    return model.generate(
+        hf_models.ids(PROMPT), max_new_tokens=NEW, do_sample=False, pad_token_id=0, eos_token_id=None, **options
+    )
 
 
 def worst_error(model, path, rec, out, softcap=None) -> float:
@@ -54,6 +56,19 @@ def test_the_attention_of_recorded_tensors_is_the_models_own(kind, tmp_path):
     assert (rec.prefill, rec.tokens, rec.metadata["query_start"]) == (PROMPT, PROMPT + NEW - 1, str(PROMPT - 3))
     assert worst_error(model, tmp_path / "x.safetensors", rec, out) < 1e-5
     assert rec.token_ids == plain[0, :-1].tolist()
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_the_layers_without_rope_are_those_whose_keys_do_not_turn(kind):
+    """A token that is repeated has the same hidden state everywhere, so its keys differ by their rotation only."""
+    model = hf_models.tiny(kind)
+    with record(model, layers=range(4), prefill=5) as rec:
+        rec.feed([7] * 6)
+    # the weight of a sink falls with the number of tokens, and the next layers see that
+    for layer in rec.layers[: 1 if rec.architecture.has_sinks else 4]:
+        keys = next(rec._logs[layer].keys.blocks())
+        turns = (keys[:, 0] - keys[:, -1]).norm() > 1e-2 * keys.norm()
+        assert turns == (layer not in rec.architecture.unrotated), layer
 
 
 def test_every_supported_architecture_has_a_case():

@@ -265,6 +265,13 @@ def test_a_copy_of_a_model_that_is_being_recorded_says_so(model):
         other(hf_models.ids(4))
 
 
+def test_attention_that_passes_by_the_interface_is_noticed():
+    model = hf_models.tiny("llama")
+    model.model.layers = torch.nn.ModuleList()
+    with record(model), pytest.raises(RuntimeError, match="install a newer one"):
+        model(hf_models.ids(4))
+
+
 def test_without_ids_the_dump_has_none(model, tmp_path):
     with record(model, prefill=5) as rec:
         model(inputs_embeds=torch.randn(1, 9, 96))

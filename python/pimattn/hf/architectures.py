@@ -7,12 +7,17 @@ from typing import Any
 
 # Model types whose attention has been compared with what was recorded of it (python/tests/test_architectures.py).
 SUPPORTED = (
-    "gemma2", "gemma3_text", "glm4", "gpt_oss", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen3",
-    "qwen3_moe", "smollm3",
+    "apertus", "arcee", "cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "exaone4", "gemma", "gemma2", "gemma3_text", "glm",
+    "glm4", "glm4_moe", "gpt_oss", "granite", "granitemoe", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "llama",
+    "ministral", "mistral", "mixtral", "olmo", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_moe", "seed_oss", "smollm3",
+    "starcoder2",
 )  # fmt: skip
 
 # Model types that take `sliding_window` for every layer, whatever kinds of layers their configuration names.
-ONE_WINDOW = ("mistral", "mixtral", "phi3", "qwen3_moe")
+ONE_WINDOW = ("mistral", "mixtral", "phi3", "qwen3_moe", "starcoder2")
+
+# Model types whose layers rotate keys and queries only where they have a window, if any layer has one.
+ROTATED_IN_WINDOWS = ("cohere2", "exaone4")
 
 # Kinds of layers whose keys and values grow by one vector per token and KV head.
 GROWING = ("full_attention", "sliding_attention")
@@ -67,15 +72,15 @@ def examine(config: Any) -> Architecture:
     reason = _reason_against(config, text)
     if reason:
         raise ValueError(f"model type {text.model_type!r} cannot be recorded: {reason}; supported: {', '.join(SUPPORTED)}")
-    heads = text.num_attention_heads
+    heads, windows = text.num_attention_heads, _windows(text)
     return Architecture(
         model_type=text.model_type,
         layers=text.num_hidden_layers,
         query_heads=heads,
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        windows=_windows(text),
-        unrotated=_unrotated(text),
+        windows=windows,
+        unrotated=_unrotated(text, windows),
         softcap=getattr(text, "attn_logit_softcapping", None),
         has_sinks=text.model_type == "gpt_oss",
     )
@@ -118,6 +123,8 @@ def _windows(text: Any) -> tuple[int | None, ...]:
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
-def _unrotated(text: Any) -> tuple[int, ...]:
+def _unrotated(text: Any, windows: tuple[int | None, ...]) -> tuple[int, ...]:
     """Layers without rotary position embedding. `no_rope_layers` holds 1 for a layer that has it."""
+    if text.model_type in ROTATED_IN_WINDOWS and getattr(text, "sliding_window", None):
+        return tuple(layer for layer, window in enumerate(windows) if window is None)
     return tuple(layer for layer, rotated in enumerate(getattr(text, "no_rope_layers", None) or ()) if not rotated)

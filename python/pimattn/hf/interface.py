@@ -70,7 +70,8 @@ class AttentionTap:
         self.architecture: Architecture = examine(model.config)
         self._configs = _attention_configs(model)
         self._implementations: dict[int, str] = {}
-        self._hook: Any = None
+        self._hooks: list[Any] = []
+        self._calls = 0
 
     def __enter__(self) -> Any:
         names = {id(config): config._attn_implementation for config in self._configs}
@@ -85,11 +86,15 @@ class AttentionTap:
         for config in self._configs:
             _TAPS[id(config)] = self
             config._attn_implementation = _registered(names[id(config)])
-        self._hook = self.model.register_forward_pre_hook(self._before_forward, prepend=True, with_kwargs=True)
+        self._hooks = [
+            self.model.register_forward_pre_hook(self._before_forward, prepend=True, with_kwargs=True),
+            self.model.register_forward_hook(self._after_forward),
+        ]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         for config in self._configs:
             config._attn_implementation = self._implementations[id(config)]
             del _TAPS[id(config)]
@@ -122,7 +127,15 @@ class AttentionTap:
         positions = options.get("position_ids")
         if positions is not None and positions.ndim == 2 and bool((positions.diff() != 1).any()):
             raise ValueError("position_ids are not those of one sequence without gaps; leave them out")
+        self._calls = 0
         self.begin(None if ids is None else ids[0], options)
+
+    def _after_forward(self, *_passed: Any) -> None:
+        if self._calls == 0:
+            raise RuntimeError(
+                f"this version of transformers computes the attention of {self.architecture.model_type!r} without its "
+                "interface, so that nothing was seen of it; install a newer one"
+            )
 
 
 def fits_before(call: AttentionCall, seen: int, window: int | None) -> int:
@@ -180,6 +193,7 @@ def _tapped(implementation: str) -> Callable[..., Attended]:
 
         if dropout:
             raise ValueError("the model drops out attention weights, for it is in training mode; call model.eval() first")
+        tap._calls += 1
         return tap.attend(_call(tap, module, query, key, value, scaling, options), dense)
 
     return attention
