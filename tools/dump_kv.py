@@ -8,11 +8,15 @@ Needs torch, transformers and NumPy (pip install torch transformers numpy).
 """
 
 import sys
+import types
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python"))
+# The package without its extension, which need not be built: recording uses none of it.
+package = types.ModuleType("pimattn")
+package.__path__ = [str(Path(__file__).resolve().parent.parent / "python" / "pimattn")]
+sys.modules["pimattn"] = package
 
-from pimattn.hf.cli import main
+from pimattn.hf.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -10,11 +10,12 @@ class FakeSession:
 
     made: list[FakeSession] = []  # noqa: RUF012
 
-    def __init__(self, *, policy, budget, parameters, layers, query_heads, kv_heads, dim, seed, dense_layers, measure):
+    def __init__(self, *, policy, budget, parameters, layers, query_heads, kv_heads, dim, seed, dense_layers, element_bytes):
         if policy not in ("full", "streaming"):
             raise ValueError(f"policy {policy!r} is not known")
         self.policy, self.budget, self.sinks = policy, budget, (parameters or {}).get("sinks", 4)
         self.group, self.dense_layers = query_heads // kv_heads, dense_layers
+        self.seed, self.element_bytes = seed, element_bytes
         self.layers, self.shape = layers, (query_heads, kv_heads, dim)
         self.prefills: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -45,6 +46,9 @@ class FakeSession:
         if self.policy == "full" or layer < self.dense_layers or length <= self.budget:
             return np.arange(length)
         return np.r_[0 : self.sinks, length - (self.budget - self.sinks) : length]
+
+    def cache(self, provenance):
+        return provenance, self.kept
 
     def selection(self):
         return [self.selected(layer, token + 1) for layer, token in self.steps]

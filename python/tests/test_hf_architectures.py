@@ -9,11 +9,10 @@ pytest.importorskip("transformers")
 
 import hf_models
 import torch
-from safetensors.torch import load_file
-from transformers import AutoConfig, Gemma2ForCausalLM
-
 from pimattn.hf.architectures import SUPPORTED, examine
 from pimattn.hf.record import record
+from safetensors.torch import load_file
+from transformers import AutoConfig, Gemma2ForCausalLM
 
 PROMPT, NEW = 13, 12
 

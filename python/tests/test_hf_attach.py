@@ -9,13 +9,12 @@ pytest.importorskip("transformers")
 import hf_models
 import torch
 from fake_session import FakeSession
-from transformers import DynamicCache
-
 from pimattn.hf import attach as attach_module
 from pimattn.hf.architectures import SUPPORTED
 from pimattn.hf.attach import attach
 from pimattn.hf.perplexity import perplexity, token_losses
 from pimattn.hf.record import record
+from transformers import DynamicCache
 
 # Layers with a window, in the cases of hf_models.
 WINDOWED = {
@@ -148,8 +147,9 @@ def test_the_end_of_the_prefill_can_be_said(model):
 
 def test_the_output_has_the_models_type():
     model = hf_models.tiny("llama").to(torch.bfloat16)
-    with attach(model, "full", 1):
+    with attach(model, "full", 1) as a:
         out = greedy(model)
+    assert (a._session.element_bytes, a.cache[0]) == (2, "LlamaForCausalLM, decoded")
     assert out.logits[0].dtype in (torch.bfloat16, torch.float32) and torch.isfinite(torch.stack(out.logits)).all()
 
 

@@ -12,12 +12,11 @@ pytest.importorskip("transformers")
 
 import hf_models
 import torch
+from pimattn.hf import cli, rotation
+from pimattn.hf.losses import LOGIT_ROWS, next_token_losses, perplexity_by_position
 from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-from pimattn.hf import cli, rotation
-from pimattn.hf.losses import LOGIT_ROWS, next_token_losses, perplexity_by_position
 
 
 @pytest.fixture(scope="module")

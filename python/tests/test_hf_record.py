@@ -10,12 +10,11 @@ pytest.importorskip("transformers")
 
 import hf_models
 import torch
+from pimattn.hf.record import record
+from pimattn.hf.vectors import LastVectors, VectorLog
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import DynamicCache, StaticCache
-
-from pimattn.hf.record import record
-from pimattn.hf.vectors import LastVectors, VectorLog
 
 
 def greedy(model, tokens=9, new=5, **options):
@@ -39,6 +38,7 @@ def test_a_dump_says_what_it_holds(model, tmp_path):
     assert said["positions"] == "k,v 0..12 post-RoPE; q 5..12, unscaled"
     assert (said["prefill_len"], said["query_start"], said["text"], said["licence"]) == ("9", "5", "noise", "none needed")
     assert said["token_ids"].split() == [str(i) for i in rec.token_ids]
+    assert (said["element_bytes"], rec.element_bytes) == ("4", 4)
     assert said["layout"].endswith("query head h uses kv head h//3")
     assert "cautions" not in said and "window" not in said
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
@@ -75,6 +75,7 @@ def test_types_are_the_models_or_those_asked_for(tmp_path):
         assert {dump[t].dtype for t in "kvq"} == {dtype}, name
         rec.save(tmp_path / "y", dtype="f32")
         assert all(torch.equal(load_file(tmp_path / "y")[t], dump[t].float()) for t in "kvq")
+        assert rec.metadata["element_bytes"] == "2"
     # a scale that is no power of two stays exact: q in f32
     model = hf_models.tiny("granite").to(torch.bfloat16)
     with record(model, layers=[0]) as rec:
@@ -244,6 +245,8 @@ def test_wrong_arguments_and_models_are_refused_before_work(model):
         record(model, layers=["1"])
     with pytest.raises(ValueError, match="prefill_queries is -1"):
         record(model, prefill_queries=-1)
+    with pytest.raises(ValueError, match="element_bytes is 3"):
+        record(model, element_bytes=3)
     with pytest.raises(ValueError, match="prefill is 0"):
         record(model, prefill=0)
     with pytest.raises(TypeError, match="Linear; expected a model of transformers"):

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .architectures import Architecture
-from .interface import Attended, AttentionCall, AttentionTap, fits_before
+from .interface import Attended, AttentionCall, AttentionTap, fits_before, model_element_bytes
 from .vectors import LastVectors
 
 
@@ -31,7 +31,7 @@ class Attachment(AttentionTap):
         prefill: int | None,
         prefill_queries: int,
         seed: int,
-        measure: bool,
+        element_bytes: int | None,
     ) -> None:
         super().__init__(model)
         a = self.architecture
@@ -48,6 +48,7 @@ class Attachment(AttentionTap):
         self._before = self._tokens = 0
         self._is_step = self._hands_over = self._decoding = False
         self._waiting = {layer: LastVectors(prefill_queries) for layer in self.layers}
+        size = model_element_bytes(model, element_bytes)
         self._make = lambda: _session_type()(
             policy=policy,
             budget=budget,
@@ -58,7 +59,7 @@ class Attachment(AttentionTap):
             dim=a.dim,
             seed=seed,
             dense_layers=dense_layers,
-            measure=measure,
+            element_bytes=size,
         )
         self._session = self._make()
 
@@ -69,9 +70,15 @@ class Attachment(AttentionTap):
         return self._session.selection()
 
     @property
+    def cache(self) -> Any:
+        """What the last sequence decoded, with the queries of its prefill that were kept: a `pimattn.KvCache` of `layers`."""
+        self._check_decoded()
+        return self._session.cache(provenance=f"{self.model.config._name_or_path or type(self.model).__name__}, decoded")
+
+    @property
     def stats(self) -> Any:
-        """Tokens selected per step, layer and query head of the last sequence, with `measure=True` also what was kept: a
-        `pimattn.Table`. Only the layers of `layers` are in it."""
+        """What each query head of `layers` selected and kept of its attention at each step of the last sequence: a
+        `pimattn.Table` with the columns of the accuracy metrics."""
         self._check_decoded()
         return self._session.stats()
 
@@ -168,8 +175,8 @@ def attach(
     parameters: Mapping[str, Any] | None = None,
     prefill: int | None = None,
     prefill_queries: int = 256,
-    seed: int = 0,
-    measure: bool = False,
+    seed: int = 1,
+    element_bytes: int | None = None,
 ) -> Attachment:
     """Lets a model decode with the selection of a policy inside a `with`:
 
@@ -184,11 +191,12 @@ def attach(
     prefill: tokens before the first decode step; without it, decoding begins with the first forward pass of one token behind
     another.
     prefill_queries: how many of the last queries of the prefill policies may prepare from.
-    measure: whether the stats say what the selection keeps (needs all scores of every step).
+    seed: of the policies that draw at random.
+    element_bytes: of `cache`, if not those of the type that the model runs in, as in `record`.
 
     One sequence at a time, any number of them: `selection` and `stats` are of the last one that decoded.
 
     Raises TypeError or ValueError, before anything is computed, if the model, the policy or a parameter is not as
     expected. Inside the `with`, a batch, padding, a static cache, and several tokens at once behind the prefill are errors.
     """
-    return Attachment(model, policy, budget, parameters, dense_layers, prefill, prefill_queries, seed, measure)
+    return Attachment(model, policy, budget, parameters, dense_layers, prefill, prefill_queries, seed, element_bytes)

@@ -156,6 +156,15 @@ def fits_before(call: AttentionCall, seen: int, window: int | None) -> int:
     raise RuntimeError(f"{where}: tokens were taken out of the cache (assisted generation?), which is not supported")
 
 
+def model_element_bytes(model: PreTrainedModel, given: int | None) -> int:
+    """Bytes of an element of the cache: as given, or of the type that the model runs in."""
+    if given is None:
+        return model.dtype.itemsize
+    if given not in (1, 2, 4):
+        raise ValueError(f"element_bytes is {given}; expected 1, 2 or 4")
+    return given
+
+
 def _attention_configs(model: PreTrainedModel) -> list[Any]:
     """The configurations that the decoder's attention layers look at, each once. Parts of a model may hold copies."""
     kind = type(model.config.get_text_config(decoder=True))

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .dump import dump_file, type_name
-from .interface import Attended, AttentionCall, AttentionTap, fits_before
+from .interface import Attended, AttentionCall, AttentionTap, fits_before, model_element_bytes
 from .rotation import described
 from .stream import Stream, parts, token_ids
 from .vectors import LastVectors, VectorLog
@@ -34,6 +34,7 @@ class Recorder(AttentionTap):
         prefill: int | None,
         memory_bytes: int,
         folder: str | None,
+        element_bytes: int | None,
     ) -> None:
         super().__init__(model)
         if prefill_queries < 0:
@@ -42,6 +43,7 @@ class Recorder(AttentionTap):
             raise ValueError(f"prefill is {prefill}; expected at least 1 token")
         self.layers = self.architecture.chosen(None if layers is None else list(layers))
         self.prefill = prefill
+        self.element_bytes = model_element_bytes(model, element_bytes)
         self._given_prefill = prefill is not None
         self._prefill_queries = prefill_queries
         share = memory_bytes // (3 * len(self.layers))
@@ -121,6 +123,7 @@ class Recorder(AttentionTap):
             "positions": f"k,v 0..{tokens - 1} post-RoPE; q {first}..{tokens - 1}, unscaled",
             "layout": "k,v [layer,kv_head,token,dim]; q [layer,query_head,query,dim]; "
             f"query head h uses kv head h//{a.query_heads // a.kv_heads}",
+            "element_bytes": str(self.element_bytes),
             "model": self.model.config._name_or_path or type(self.model).__name__,
             "architecture": a.model_type,
             "attention": self.implementation,
@@ -272,6 +275,7 @@ def record(
     prefill: int | None = None,
     memory_bytes: int = 4 << 30,
     folder: str | None = None,
+    element_bytes: int | None = None,
 ) -> Recorder:
     """Records what a model decodes inside a `with`:
 
@@ -284,8 +288,10 @@ def record(
     prefill: tokens before the first decode step; without it, decoding begins with the first forward pass of one token behind
     another.
     memory_bytes: memory for the recording; what is more goes to temporary files in `folder` (the system's if None).
+    element_bytes: bytes of an element of the cache that is simulated, if not those of the type that the model runs in: 2 for a
+    model that runs in f32 because the processor has nothing narrower.
 
     Raises TypeError or ValueError, before anything is recorded, if the model cannot be recorded. Inside the `with`, a batch,
     padding, a second sequence and a static cache are errors.
     """
-    return Recorder(model, layers, prefill_queries, prefill, memory_bytes, folder)
+    return Recorder(model, layers, prefill_queries, prefill, memory_bytes, folder, element_bytes)
