@@ -9,10 +9,10 @@ pytest.importorskip("transformers")
 
 import hf_models
 import torch
-from pimattn.hf.architectures import SUPPORTED, examine
+from pimattn.hf.architectures import ONE_WINDOW, SUPPORTED, examine
 from pimattn.hf.record import record
 from safetensors.torch import load_file
-from transformers import AutoConfig, Gemma2ForCausalLM
+from transformers import AutoConfig, Gemma2ForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
 PROMPT, NEW = 13, 12
 
@@ -106,10 +106,34 @@ def test_windows_are_of_the_layers_that_have_them(tmp_path):
     assert worst_error(model, tmp_path / "x.safetensors", rec, out) < 1e-5
 
 
+def test_the_text_part_of_a_larger_model_is_recorded(tmp_path):
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    config = Gemma3Config(
+        text_config=hf_models.tiny_config("gemma3_text"), vision_config=vision, image_token_index=95, boi_token_index=94,
+        eoi_token_index=93, mm_tokens_per_image=4,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    model = Gemma3ForConditionalGeneration(config).eval()
+    before = model.config.vision_config._attn_implementation
+    with hf_models.OutputsOf(model) as out, record(model, layers=range(4)) as rec:
+        assert model.config.vision_config._attn_implementation == before
+        generated(model)
+    rec.save(tmp_path / "x.safetensors")
+    assert worst_error(model, tmp_path / "x.safetensors", rec, out) < 1e-5
+    assert (rec.metadata["architecture"], rec.metadata["window"]) == ("gemma3_text", "0:8, 2:8")
+    assert model.config.get_text_config()._attn_implementation == before
+
+
 def test_a_window_of_qwen_counts_only_if_it_is_used():
     used = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
     assert examine(hf_models.tiny_config("qwen2", **used)).windows == (None, None, 8, 8)
     assert examine(hf_models.tiny_config("qwen2", **(used | {"use_sliding_window": False}))).windows == (None,) * 4
+
+
+@pytest.mark.parametrize("kind", ONE_WINDOW)
+def test_kinds_of_layers_that_a_model_takes_no_notice_of_change_nothing(kind):
+    given = {"sliding_window": 8, "use_sliding_window": True, "layer_types": ["full_attention"] * 4}
+    assert examine(hf_models.tiny_config(kind, **given)).windows == (8,) * 4
 
 
 def test_other_architectures_are_refused_with_a_reason_and_a_way_out():

@@ -46,6 +46,7 @@ class Recorder(AttentionTap):
         self.element_bytes = model_element_bytes(model, element_bytes)
         self._given_prefill = prefill is not None
         self._prefill_queries = prefill_queries
+        self._folder = folder
         share = memory_bytes // (3 * len(self.layers))
         self._logs = {layer: _LayerLog(share, folder, prefill_queries) for layer in self.layers}
         self._ids: list[int] = []
@@ -205,7 +206,7 @@ class Recorder(AttentionTap):
         """The recording as a `pimattn.KvCache`, as `save` writes it."""
         from pimattn._native import KvCache
 
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             path = os.path.join(folder, "recording.safetensors")
             self.save(path)
             return KvCache.load(path)
