@@ -5,6 +5,7 @@
 # make ci: what the hosted checks run. make msrv, make library, make deny, make miri: parts of it.
 # make test-page: a page of pimsim report in headless Chromium.
 # make wheel: the Python package, in target/wheels. make test-wheel: the wheel in an environment of its own.
+# make test-hf: the wheel with models of Hugging Face.
 # make test-guides: does what docs/add-a-*.md say, in a copy of the tree.
 # make test-golden: the tests that need golden results, in $PIMATTN_SHARED or ../shared; make test runs them where they are.
 # make snapshots: accepts what reports and help texts say now.
@@ -23,7 +24,7 @@ MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test test-cluster test-kill test-long test-guides test-golden test-page wheel test-wheel docs snapshots lint ci msrv \
+.PHONY: build demo reproduce test test-cluster test-kill test-long test-guides test-golden test-page wheel test-wheel test-hf docs snapshots lint ci msrv \
   msrv-version library deny miri bench guard \
   record-instructions scale
 
@@ -79,6 +80,12 @@ test-wheel: wheel
 	cd $(PYENV) && test/bin/python -m pytest -q $(CURDIR)/python/tests/test_wheel.py
 	$(PYENV)/test/bin/pip install --quiet pandas polars pyarrow tqdm distributed
 	cd $(PYENV) && test/bin/python -m pytest -q $(CURDIR)/python/tests/test_wheel.py $(CURDIR)/python/tests/test_cluster.py
+
+# The wheel with models of Hugging Face, in the newest and the oldest version of transformers that are supported; see the script.
+HF_NEWEST ?= 5.24.0
+HF_OLDEST ?= 4.57.6
+test-hf: wheel
+	tools/test_hf.sh $(WHEELS) $(PYENV) $(HF_NEWEST) $(HF_OLDEST)
 
 # A sweep killed at so many moments, not ten.
 KILLS ?= 200

@@ -17,14 +17,20 @@ Errors: `ConfigError` and `DataError` (both ValueError), ValueError, FileNotFoun
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pimattn import _native
 from pimattn._native import CheckError, ConfigError, DataError, DecodeSession, KvCache, Run, Selection, Table, __version__
 from pimattn._progress import Progress, shown
 from pimattn._spread import spread
+
+if TYPE_CHECKING:
+    from pimattn.hf.attach import attach
+    from pimattn.hf.perplexity import perplexity, token_losses
+    from pimattn.hf.record import record
 
 __all__ = [
     "CheckError",
@@ -36,11 +42,29 @@ __all__ = [
     "Selection",
     "Table",
     "__version__",
+    "attach",
+    "perplexity",
     "policies",
     "presets",
+    "record",
     "run",
     "sweep",
+    "token_losses",
 ]
+
+# Names that need torch and transformers, and the modules of pimattn.hf that they are in.
+_HUGGING_FACE = {"attach": "attach", "perplexity": "perplexity", "record": "record", "token_losses": "perplexity"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HUGGING_FACE:
+        raise AttributeError(f"module 'pimattn' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f"pimattn.hf.{_HUGGING_FACE[name]}"), name)
+    except ModuleNotFoundError as e:
+        if e.name not in ("torch", "transformers"):
+            raise
+        raise ImportError(f"pimattn.{name} needs torch and transformers: pip install 'pimattn[hf]'") from e
 
 Named = str | os.PathLike | Mapping[str, Any]
 
