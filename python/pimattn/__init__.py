@@ -5,7 +5,7 @@ keeps of the attention, `sweep` does so for many policies and budgets::
 
     import pimattn
 
-    kv = pimattn.KvCache.load("dump.safetensors")          # "sample" is a real one that the package holds inside
+    kv = pimattn.KvCache.load("dump.safetensors")          # or "smollm2-135m-rustbook-cut", which the package holds inside
     r = pimattn.run(kv, policy="starc", budget=256, system="hbm3-pim")
     r.summary["time_ns"], r.summary["output_rel_err"]
     pimattn.sweep(kv, policies=["full", "quest", "starc"], budgets=[128, 256]).frontier().to_pandas()

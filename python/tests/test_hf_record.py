@@ -38,7 +38,7 @@ def test_a_dump_says_what_it_holds(model, tmp_path):
     assert said["positions"] == "k,v 0..12 post-RoPE; q 5..12, unscaled"
     assert (said["prefill_len"], said["query_start"], said["text"], said["licence"]) == ("9", "5", "noise", "none needed")
     assert said["token_ids"].split() == [str(i) for i in rec.token_ids]
-    assert (said["element_bytes"], rec.element_bytes) == ("4", 4)
+    assert (said["element_bytes"], rec.element_bytes) == ("2", 2)
     assert said["layout"].endswith("query head h uses kv head h//3")
     assert "cautions" not in said and "window" not in said
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .architectures import Architecture
-from .interface import Attended, AttentionCall, AttentionTap, fits_before, model_element_bytes
+from .interface import Attended, AttentionCall, AttentionTap, checked_element_bytes, fits_before
 from .vectors import LastVectors
 
 
@@ -31,7 +31,7 @@ class Attachment(AttentionTap):
         prefill: int | None,
         prefill_queries: int,
         seed: int,
-        element_bytes: int | None,
+        element_bytes: int,
     ) -> None:
         super().__init__(model)
         a = self.architecture
@@ -48,7 +48,7 @@ class Attachment(AttentionTap):
         self._before = self._tokens = 0
         self._is_step = self._hands_over = self._decoding = False
         self._waiting = {layer: LastVectors(prefill_queries) for layer in self.layers}
-        size = model_element_bytes(model, element_bytes)
+        size = checked_element_bytes(element_bytes)
         self._make = lambda: _session_type()(
             policy=policy,
             budget=budget,
@@ -176,7 +176,7 @@ def attach(
     prefill: int | None = None,
     prefill_queries: int = 256,
     seed: int = 1,
-    element_bytes: int | None = None,
+    element_bytes: int = 2,
 ) -> Attachment:
     """Lets a model decode with the selection of a policy inside a `with`:
 
@@ -192,7 +192,7 @@ def attach(
     another.
     prefill_queries: how many of the last queries of the prefill policies may prepare from.
     seed: of the policies that draw at random.
-    element_bytes: of `cache`, if not those of the type that the model runs in, as in `record`.
+    element_bytes: of `cache`, as in `record`.
 
     One sequence at a time, any number of them: `selection` and `stats` are of the last one that decoded.
 

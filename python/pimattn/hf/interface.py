@@ -156,10 +156,8 @@ def fits_before(call: AttentionCall, seen: int, window: int | None) -> int:
     raise RuntimeError(f"{where}: tokens were taken out of the cache (assisted generation?), which is not supported")
 
 
-def model_element_bytes(model: PreTrainedModel, given: int | None) -> int:
-    """Bytes of an element of the cache: as given, or of the type that the model runs in."""
-    if given is None:
-        return model.dtype.itemsize
+def checked_element_bytes(given: int) -> int:
+    """Bytes of an element of the cache that is simulated. Raises ValueError for a size that no device multiplies."""
     if given not in (1, 2, 4):
         raise ValueError(f"element_bytes is {given}; expected 1, 2 or 4")
     return given

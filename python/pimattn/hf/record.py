@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .dump import dump_file, type_name
-from .interface import Attended, AttentionCall, AttentionTap, fits_before, model_element_bytes
+from .interface import Attended, AttentionCall, AttentionTap, checked_element_bytes, fits_before
 from .rotation import described
 from .stream import Stream, parts, token_ids
 from .vectors import LastVectors, VectorLog
@@ -34,7 +34,7 @@ class Recorder(AttentionTap):
         prefill: int | None,
         memory_bytes: int,
         folder: str | None,
-        element_bytes: int | None,
+        element_bytes: int,
     ) -> None:
         super().__init__(model)
         if prefill_queries < 0:
@@ -43,7 +43,7 @@ class Recorder(AttentionTap):
             raise ValueError(f"prefill is {prefill}; expected at least 1 token")
         self.layers = self.architecture.chosen(None if layers is None else list(layers))
         self.prefill = prefill
-        self.element_bytes = model_element_bytes(model, element_bytes)
+        self.element_bytes = checked_element_bytes(element_bytes)
         self._given_prefill = prefill is not None
         self._prefill_queries = prefill_queries
         self._folder = folder
@@ -276,7 +276,7 @@ def record(
     prefill: int | None = None,
     memory_bytes: int = 4 << 30,
     folder: str | None = None,
-    element_bytes: int | None = None,
+    element_bytes: int = 2,
 ) -> Recorder:
     """Records what a model decodes inside a `with`:
 
@@ -289,8 +289,8 @@ def record(
     prefill: tokens before the first decode step; without it, decoding begins with the first forward pass of one token behind
     another.
     memory_bytes: memory for the recording; what is more goes to temporary files in `folder` (the system's if None).
-    element_bytes: bytes of an element of the cache that is simulated, if not those of the type that the model runs in: 2 for a
-    model that runs in f32 because the processor has nothing narrower.
+    element_bytes: bytes of an element of the cache that is simulated: those of the types that models are served in, also where
+    the model runs in f32 here.
 
     Raises TypeError or ValueError, before anything is recorded, if the model cannot be recorded. Inside the `with`, a batch,
     padding, a second sequence and a static cache are errors.
