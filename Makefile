@@ -73,13 +73,14 @@ wheel:
 	rm -f $(WHEELS)/pimattn-*.whl
 	$(PYENV)/build/bin/maturin build --release --locked --out $(WHEELS)
 
-# The wheel with numpy alone, then with what its tables can be turned into, and on a Dask cluster of this machine.
+# The wheel with numpy alone, then with what its tables can be turned into, on a Dask cluster of this machine, and in notebooks.
 test-wheel: wheel
 	python3 -m venv --clear $(PYENV)/test
 	$(PYENV)/test/bin/pip install --quiet $(WHEELS)/pimattn-*.whl pytest
 	cd $(PYENV) && test/bin/python -m pytest -q $(CURDIR)/python/tests/test_wheel.py
-	$(PYENV)/test/bin/pip install --quiet pandas polars pyarrow tqdm distributed
-	cd $(PYENV) && test/bin/python -m pytest -q $(CURDIR)/python/tests/test_wheel.py $(CURDIR)/python/tests/test_cluster.py
+	$(PYENV)/test/bin/pip install --quiet pandas polars pyarrow tqdm distributed nbclient ipykernel
+	cd $(PYENV) && test/bin/python -m pytest -q $(CURDIR)/python/tests/test_wheel.py $(CURDIR)/python/tests/test_cluster.py \
+	  $(CURDIR)/python/tests/test_notebooks.py
 
 # The wheel with models of Hugging Face, in the newest and the oldest version of transformers that are supported; see the script.
 HF_NEWEST ?= 5.24.0
