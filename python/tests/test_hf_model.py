@@ -76,8 +76,11 @@ def test_a_policy_selects_the_same_in_the_model_and_from_what_it_decoded(model, 
         for part in (ids[:PREFILL], *ids[PREFILL:].split(1)):
             logits = model(part[None], past_key_values=cache).logits
     assert torch.isfinite(logits).all()
-    metrics = pimattn.run(a.cache, policy, budget, workload={"dense_layers": dense_layers}).metrics
-    live = a.stats
+    run = pimattn.run(a.cache, policy, budget, workload={"dense_layers": dense_layers})
+    np.testing.assert_array_equal(a.selection.indices, run.selection.indices)
+    np.testing.assert_array_equal(a.selection.pointer, run.selection.pointer)
+    assert len(a.selection) == 30 * 9 * STEPS
+    live, metrics = a.stats, run.metrics
     assert len(live) == len(metrics) == 30 * 9 * STEPS
     for column in ("step", "layer", "query_head", "selected", "dense"):
         np.testing.assert_array_equal(live[column], metrics[column])

@@ -65,7 +65,7 @@ class Attachment(AttentionTap):
 
     @property
     def selection(self) -> Any:
-        """What was selected in the last sequence: a `pimattn.Selection`."""
+        """Tokens that each query head of `layers` attended to at each step of the last sequence: a `pimattn.Selection`."""
         self._check_decoded()
         return self._session.selection()
 
