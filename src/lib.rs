@@ -97,7 +97,4 @@ pub use pimattn_stats::{Account, Collector, Counters, energy::Energy};
 #[doc(no_inline)]
 pub use pimattn_trace::{Header, MemoryTrace, Phase, Record, Request, Segment, Sink, Source};
 #[doc(no_inline)]
-pub use pimattn_tracegen::{
-    generate::Generator,
-    selection::{CsrSelection, Granularity, Selection, SelectionScan},
-};
+pub use pimattn_tracegen::generate::Generator;

@@ -11,7 +11,6 @@ mod plot;
 mod presets;
 pub mod report;
 mod reproduce;
-mod selection;
 mod sweep;
 mod system;
 mod table_output;

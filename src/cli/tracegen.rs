@@ -15,8 +15,7 @@ use pimattn_mapping::workload::Workload;
 use pimattn_policies::select::{self, Preparation};
 use pimattn_trace::folder::{self, FolderTrace};
 use pimattn_trace::{self as trace, ExportOptions, FORMATS, Format, Header, MacReads, Record, Sink, Source};
-use pimattn_tracegen::generate::{CacheSet, Generator, MetricsRow, metrics_layout};
-use pimattn_tracegen::selection::Selection;
+use pimattn_tracegen::generate::{Generator, MetricsRow, metrics_layout};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -53,7 +52,6 @@ enum TracegenCommand {
     Info(Info),
     Fit(fit::Fit),
     Agree(fit::Agree),
-    ImportSelection(super::selection::ImportArgs),
     /// List selection policies and trace formats
     List,
     /// Print a completion script for a shell
@@ -85,12 +83,6 @@ struct GenerateArgs {
     /// Also write accuracy metrics, a row per step, layer and query head
     #[arg(long, value_name = "CSV")]
     metrics: Option<PathBuf>,
-    /// Selection that was made elsewhere, in place of the policy's; --budget then is what it has to keep to
-    #[arg(long, value_name = "FILE", conflicts_with = "policy")]
-    selection: Option<PathBuf>,
-    /// Also write what is selected at each step, as a file that --selection takes
-    #[arg(long, value_name = "FILE")]
-    save_selection: Option<PathBuf>,
     /// Trace format
     #[arg(long, value_name = "FORMAT", default_value = "ptrace")]
     to: String,
@@ -227,7 +219,6 @@ pub fn with(args: Vec<OsString>) -> u8 {
         TracegenCommand::Info(args) => info(&args, &cli.common),
         TracegenCommand::Fit(args) => fit::run_fit(&args, &cli.common),
         TracegenCommand::Agree(args) => fit::run_agree(&args, &cli.common),
-        TracegenCommand::ImportSelection(args) => super::selection::import(&args, &cli.common),
         TracegenCommand::List => super::print(&list()?),
         TracegenCommand::Completions(args) => manual::completions(&args, TracegenCli::command()),
         TracegenCommand::Man(args) => manual::man(&args, TracegenCli::command()),
@@ -351,9 +342,6 @@ impl Destination {
 }
 
 fn run(mut args: GenerateArgs, common: &CommonArgs) -> Result<()> {
-    if [&args.save_selection, &args.metrics].into_iter().flatten().any(|file| Some(file) == args.selection.as_ref()) {
-        return Err(Error::Usage("the selection that is read and what is written cannot be the same file".into()));
-    }
     args.set.extend(args.policy.iter().map(|p| format!("policy={p}")));
     args.set.extend(args.budget.iter().map(|b| format!("budget={b}")));
     let format = trace::format(&args.to)?;
@@ -363,21 +351,7 @@ fn run(mut args: GenerateArgs, common: &CommonArgs) -> Result<()> {
     super::threads(args.threads)?;
     let (workload, doc) = Workload::load(&args.config, &args.set)?;
     let system = workload.load_system(&doc, &[])?;
-    let mut generator = match &args.selection {
-        None => Generator::load_for(&common.cancel, system, workload, &doc, args.kv.as_deref())?,
-        Some(file) => {
-            let selection = Selection::load(file)?;
-            let cached = CacheSet::load(&common.cancel, &workload, &doc, args.kv.as_deref())?;
-            let (kv, budget) = (args.kv.as_deref(), args.budget);
-            Generator::load_imported(&Arc::new(cached), system, workload, &doc, kv, &selection, budget)?
-        }
-    };
-    if let Some(file) = &args.save_selection {
-        let mut progress = common.progress("selecting", None);
-        let selection = generator.keep_selection(&common.cancel, &|_| ())?;
-        progress.at(1);
-        selection.save(file)?;
-    }
+    let generator = Generator::load_for(&common.cancel, system, workload, &doc, args.kv.as_deref())?;
     let c = generator.cache();
     common.detail(|| {
         format!(

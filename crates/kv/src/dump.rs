@@ -1,12 +1,12 @@
 //! Writing dumps in the safetensors format that [`safetensors`](crate::safetensors) reads.
 
 use super::KvCache;
-use crate::safetensors::{self, TensorPlan};
 use half::{bf16, f16};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::fsio::AtomicFile;
-use std::collections::BTreeMap;
+use serde_json::{Map, Value, json};
+use std::io::Write;
 use std::path::Path;
 
 /// Elements that are converted between two looks at whether the user wants to stop.
@@ -90,34 +90,40 @@ pub fn save(
         }
     }
     let (kv_heads, query_heads, dim) = (cache.kv_heads, cache.query_heads, cache.dim);
-    let kv = vec![cache.layers.len(), kv_heads, cache.tokens, dim];
-    let q = vec![cache.layers.len(), query_heads, cache.queries, dim];
-    let tensors = [("k", kv.clone(), &cache.k), ("q", q, &cache.q), ("v", kv, &cache.v)];
-    let mut said: BTreeMap<String, String> = metadata.iter().cloned().collect();
-    said.insert("prefill_len".into(), cache.prefill.to_string());
-    said.insert("query_start".into(), cache.query_start.to_string());
-    said.insert("element_bytes".into(), cache.element_bytes.to_string());
-    said.entry("text".into()).or_insert_with(|| cache.provenance.clone());
-    let layers = TensorPlan { name: "layers", dtype: "U32", element_bytes: 4, shape: vec![cache.layers.len()] };
-    let plan = |(name, shape, _): &(&'static str, Vec<usize>, _)| TensorPlan {
-        name,
-        dtype: kind.name(),
-        element_bytes: kind.bytes(),
-        shape: shape.clone(),
-    };
-    let plans: Vec<TensorPlan<'_>> = std::iter::once(layers).chain(tensors.iter().map(plan)).collect();
+    let kv = [cache.layers.len(), kv_heads, cache.tokens, dim];
+    let q = [cache.layers.len(), query_heads, cache.queries, dim];
+    let tensors = [("k", kv, &cache.k), ("q", q, &cache.q), ("v", kv, &cache.v)];
+
+    let mut said: Map<String, Value> = metadata.iter().map(|(key, text)| (key.clone(), json!(text))).collect();
+    said.insert("prefill_len".into(), json!(cache.prefill.to_string()));
+    said.insert("query_start".into(), json!(cache.query_start.to_string()));
+    said.insert("element_bytes".into(), json!(cache.element_bytes.to_string()));
+    said.entry("text").or_insert_with(|| json!(cache.provenance));
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), Value::Object(said));
+    let mut end = cache.layers.len() * 4;
+    header.insert("layers".into(), json!({"dtype": "U32", "shape": [cache.layers.len()], "data_offsets": [0, end]}));
+    for (name, shape, data) in &tensors {
+        let begin = end;
+        end += data.len() * kind.bytes();
+        header.insert((*name).into(), json!({"dtype": kind.name(), "shape": shape, "data_offsets": [begin, end]}));
+    }
+    let mut text = Value::Object(header).to_string();
+    // The format wants the tensors to begin at a multiple of 8 bytes.
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+
     let mut out = AtomicFile::create(path)?;
-    safetensors::write(&mut out, path, &said, &plans, |put| {
-        put(&cache.layers.iter().flat_map(|layer| layer.to_le_bytes()).collect::<Vec<_>>())?;
-        let mut bytes = Vec::with_capacity(PART * kind.bytes());
-        for part in tensors.iter().flat_map(|(_, _, data)| data.chunks(PART)) {
-            cancel.check()?;
-            bytes.clear();
-            part.iter().for_each(|x| kind.append(*x, &mut bytes));
-            put(&bytes)?;
-        }
-        Ok(())
-    })?;
+    let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::io(path, e));
+    put(&(text.len() as u64).to_le_bytes())?;
+    put(text.as_bytes())?;
+    put(&cache.layers.iter().flat_map(|layer| layer.to_le_bytes()).collect::<Vec<_>>())?;
+    let mut bytes = Vec::with_capacity(PART * kind.bytes());
+    for part in tensors.iter().flat_map(|(_, _, data)| data.chunks(PART)) {
+        cancel.check()?;
+        bytes.clear();
+        part.iter().for_each(|x| kind.append(*x, &mut bytes));
+        put(&bytes)?;
+    }
     out.commit()
 }
 

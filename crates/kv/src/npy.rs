@@ -138,47 +138,6 @@ fn entry_array<'a>(entry: &ZipEntry<'a>) -> Result<Array<'a>, String> {
     Ok(header.with_payload(entry.read()?))
 }
 
-/// An array of booleans, in C order.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BoolArray {
-    /// Length of each axis.
-    pub shape: Vec<usize>,
-    /// The values.
-    pub values: Vec<bool>,
-}
-
-impl BoolArray {
-    /// Reads a `.npy` file of type `?`.
-    ///
-    /// # Errors
-    /// [`Error::Data`] where the file is damaged, of another type or in Fortran order; [`Error::NoInput`] and [`Error::Io`] where it cannot
-    /// be read.
-    pub fn load(path: &Path) -> Result<Self> {
-        let bytes = raw::map(path)?;
-        BoolArray::parse(&bytes).map_err(|what| Error::data(path, what))
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let (text, payload_at) = header_text(bytes)?;
-        let (descr, fortran, shape) = dictionary(text)?;
-        if !["|b1", "?", "<b1"].contains(&descr) {
-            return Err(format!("type {}; expected booleans", short(descr)));
-        }
-        if fortran {
-            return Err("an array in Fortran order; save it in C order".into());
-        }
-        let sizes: Option<Vec<usize>> = shape.iter().map(|n| usize::try_from(*n).ok()).collect();
-        let values = &bytes[payload_at..];
-        let elements = sizes.as_ref().and_then(|s| s.iter().try_fold(1usize, |all, n| all.checked_mul(*n)));
-        match (sizes, elements) {
-            (Some(shape), Some(elements)) if elements == values.len() => {
-                Ok(BoolArray { shape, values: values.iter().map(|x| *x != 0).collect() })
-            }
-            _ => Err(format!("shape {shape:?} does not fit the {} bytes that follow the header", values.len())),
-        }
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Type {
     Float(FloatType),

@@ -18,10 +18,6 @@ use super::rope::SaidScaling;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde_json::json;
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::ops::Deref;
 use std::path::Path;
 
 /// Reads a dump. Memory beyond the mapped file is at most four bytes per stored element.
@@ -35,8 +31,7 @@ pub fn load(cancel: &Cancel, path: &Path) -> Result<KvCache> {
     KvCache::checked(&path.display().to_string(), parts)
 }
 
-/// A safetensors file: its header, and the bytes of its tensors.
-pub struct SafetensorsFile<'a> {
+struct SafetensorsFile<'a> {
     header: Metadata,
     data: &'a [u8],
 }
@@ -46,10 +41,7 @@ impl<'a> SafetensorsFile<'a> {
     ///
     /// `SafeTensors::deserialize` adds header and data length without an overflow check, so the lengths are compared
     /// here and the crate parses and validates only the header.
-    ///
-    /// # Errors
-    /// What is wrong, as text.
-    pub fn parse(bytes: &'a [u8]) -> Result<SafetensorsFile<'a>, String> {
+    fn parse(bytes: &'a [u8]) -> Result<SafetensorsFile<'a>, String> {
         let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
             return Err(format!("{} bytes are too few for a safetensors file", bytes.len()));
         };
@@ -98,8 +90,7 @@ impl<'a> SafetensorsFile<'a> {
         })
     }
 
-    /// A text of the metadata.
-    pub fn said(&self, name: &str) -> Option<&str> {
+    fn said(&self, name: &str) -> Option<&str> {
         self.header.metadata().as_ref()?.get(name).map(String::as_str)
     }
 
@@ -118,23 +109,6 @@ impl<'a> SafetensorsFile<'a> {
             Ok(n) => Ok(Some(n)),
             Err(_) => Err(format!("metadata \"{name}\" is \"{}\"; expected an integer", short(text))),
         }
-    }
-
-    /// Names of the tensors, in the order of their data.
-    pub fn names(&self) -> Vec<String> {
-        self.header.offset_keys()
-    }
-
-    /// Shape and elements of a tensor of one type (`U32`, `U64`, `F32`), as the bytes that they are; none where there is no such tensor.
-    ///
-    /// # Errors
-    /// Where it is of another type.
-    pub fn elements(&self, name: &str, dtype: &str) -> Result<Option<RawTensor<'_, 'a>>, String> {
-        let Some(info) = self.header.info(name) else { return Ok(None) };
-        if info.dtype.to_string() != dtype {
-            return Err(format!("tensor \"{name}\" has type {}; expected {dtype}", info.dtype));
-        }
-        Ok(Some((&info.shape, self.bytes(info)?)))
     }
 
     fn bytes(&self, info: &TensorInfo) -> Result<&'a [u8], String> {
@@ -171,65 +145,6 @@ impl<'a> SafetensorsFile<'a> {
         }
         raw::integers(self.bytes(info)?, ty).ok_or_else(|| "tensor \"layers\" holds a number too large".to_string())
     }
-}
-
-/// The bytes of a file, mapped into memory.
-///
-/// # Errors
-/// [`Error::NoInput`] and [`Error::Io`] where it cannot be read, [`Error::Data`] where it is no regular file.
-pub fn map(path: &Path) -> Result<impl Deref<Target = [u8]> + use<>> {
-    raw::map(path)
-}
-
-/// Shape and bytes of a tensor.
-type RawTensor<'f, 'a> = (&'f [usize], &'a [u8]);
-
-/// A tensor that is to be written.
-#[derive(Debug, Clone)]
-pub struct TensorPlan<'p> {
-    /// Its name.
-    pub name: &'p str,
-    /// Type of its elements, as the format spells it.
-    pub dtype: &'static str,
-    /// Bytes of an element.
-    pub element_bytes: usize,
-    /// Length of each axis.
-    pub shape: Vec<usize>,
-}
-
-/// Writes a file in the format: the header of `tensors` with texts of metadata, then what `data` writes, the elements of the tensors one
-/// behind the other. `path` names the file in errors.
-///
-/// # Errors
-/// [`Error::Io`], and those of `data`.
-pub fn write(
-    out: &mut dyn Write,
-    path: &Path,
-    metadata: &BTreeMap<String, String>,
-    tensors: &[TensorPlan<'_>],
-    data: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
-) -> Result<()> {
-    let mut header = serde_json::Map::new();
-    header.insert("__metadata__".into(), json!(metadata));
-    let mut end = 0;
-    for TensorPlan { name, dtype, element_bytes, shape } in tensors {
-        let begin = end;
-        end += shape.iter().product::<usize>() * element_bytes;
-        header.insert((*name).into(), json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}));
-    }
-    let mut text = serde_json::Value::Object(header).to_string();
-    // The format wants the tensors to begin at a multiple of 8 bytes.
-    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
-    let mut written = 0;
-    let mut put = |bytes: &[u8]| {
-        written += bytes.len();
-        out.write_all(bytes).map_err(|e| Error::io(path, e))
-    };
-    put(&(text.len() as u64).to_le_bytes())?;
-    put(text.as_bytes())?;
-    data(&mut put)?;
-    assert_eq!(written, 8 + text.len() + end, "the tensors are as long as their shapes say");
-    Ok(())
 }
 
 /// serde's messages quote names from the file, which may be of any length.

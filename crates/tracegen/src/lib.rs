@@ -4,4 +4,3 @@
 pub mod agree;
 pub mod generate;
 pub mod live;
-pub mod selection;

@@ -216,7 +216,7 @@ pub enum Preparation {
 /// A configured policy.
 pub trait Policy: Send + Sync {
     /// Name in the registry.
-    fn name(&self) -> &str;
+    fn name(&self) -> &'static str;
     /// The smallest budget (tokens) with which the policy can honour its definition.
     fn min_budget(&self) -> usize {
         1

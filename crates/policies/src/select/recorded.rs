@@ -11,33 +11,26 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default)]
 pub struct HeadRecording {
     /// What the preparation clustered.
-    pub prepared: Vec<Clustering>,
-    /// What it answered, step by step.
-    pub steps: Vec<RecordedStep>,
+    prepared: Vec<Clustering>,
+    steps: Vec<RecordedStep>,
 }
 
 /// What a head answered at a step.
 #[derive(Debug, Clone)]
-pub struct RecordedStep {
+struct RecordedStep {
     /// Tokens there were.
-    pub len: usize,
+    len: usize,
     /// Tokens of each query head.
-    pub tokens: Vec<RecordedTokens>,
-    /// The order in memory; steps that agree in it share it.
-    pub order: Arc<SlotOrder>,
-    /// What was read to choose.
-    pub scan: RecordedScan,
-    /// What was clustered.
-    pub clusterings: Vec<Clustering>,
-    /// As [`HeadState::blend`].
-    pub shares: Vec<f32>,
-    /// As [`HeadState::rescored`].
-    pub rescored: Vec<Vec<f32>>,
+    tokens: Vec<RecordedTokens>,
+    /// Steps that agree in it share the order.
+    order: Arc<SlotOrder>,
+    scan: RecordedScan,
+    clusterings: Vec<Clustering>,
 }
 
 /// Tokens of a query head, ascending.
 #[derive(Debug, Clone)]
-pub enum RecordedTokens {
+enum RecordedTokens {
     /// All that there were.
     All,
     /// These.
@@ -46,7 +39,7 @@ pub enum RecordedTokens {
 
 /// A [`Scan`] that owns its dimensions.
 #[derive(Debug, Clone)]
-pub enum RecordedScan {
+enum RecordedScan {
     /// One without dimensions.
     Plain(Scan<'static>),
     /// [`Scan::Dimensions`].
@@ -54,8 +47,7 @@ pub enum RecordedScan {
 }
 
 impl RecordedScan {
-    /// A scan, kept.
-    pub fn of(scan: Scan<'_>) -> Self {
+    fn of(scan: Scan<'_>) -> Self {
         RecordedScan::Plain(match scan {
             Scan::Dimensions(dimensions) => return RecordedScan::Dimensions(dimensions.into()),
             Scan::Nothing => Scan::Nothing,
@@ -65,22 +57,10 @@ impl RecordedScan {
         })
     }
 
-    /// The scan.
-    pub fn scan(&self) -> Scan<'_> {
+    fn scan(&self) -> Scan<'_> {
         match self {
             RecordedScan::Plain(scan) => *scan,
             RecordedScan::Dimensions(dimensions) => Scan::Dimensions(dimensions),
-        }
-    }
-}
-
-impl RecordedTokens {
-    /// The tokens of a selection where there are `len`.
-    pub fn of(tokens: &[u32], len: usize) -> Self {
-        // Tokens are ascending and different, so a selection as long as the cache is the cache.
-        match tokens.len() == len {
-            true => RecordedTokens::All,
-            false => RecordedTokens::Some(tokens.into()),
         }
     }
 }
@@ -98,18 +78,27 @@ impl HeadRecording {
             Some(last) if *last.order == *order => last.order.clone(),
             _ => Arc::new(order.clone()),
         };
+        // Tokens are ascending and different, so a selection as long as the cache is the cache.
+        let kept = |tokens: &Vec<u32>| match tokens.len() == len {
+            true => RecordedTokens::All,
+            false => RecordedTokens::Some(tokens.as_slice().into()),
+        };
         self.steps.push(RecordedStep {
             len,
-            tokens: tokens.iter().map(|tokens| RecordedTokens::of(tokens, len)).collect(),
+            tokens: tokens.iter().map(kept).collect(),
             order,
             scan: RecordedScan::of(state.scan()),
             clusterings: state.clusterings().to_vec(),
-            shares: state.blend().to_vec(),
-            rescored: state.rescored().to_vec(),
         });
     }
 
-    /// The head as it was before the first step: it gives the same answers again, step by step.
+    /// Steps.
+    pub fn steps(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// The head as it was before the first step: it gives the same answers again, step by step, and knows nothing of outputs
+    /// ([`HeadState::blend`], [`HeadState::rescored`]).
     pub fn replay(&self) -> Box<dyn HeadState + Send + '_> {
         Box::new(ReplayedHead { recording: self, step: None, fresh: SlotOrder::default() })
     }
@@ -160,13 +149,5 @@ impl HeadState for ReplayedHead<'_> {
 
     fn clusterings(&self) -> &[Clustering] {
         self.now().map_or(&self.recording.prepared, |now| &now.clusterings)
-    }
-
-    fn blend(&self) -> &[f32] {
-        self.now().map_or(&[], |now| &now.shares)
-    }
-
-    fn rescored(&self) -> &[Vec<f32>] {
-        self.now().map_or(&[], |now| &now.rescored)
     }
 }

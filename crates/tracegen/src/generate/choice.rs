@@ -46,8 +46,7 @@ impl<'g> HeadChoice<'g> {
         };
         if let Some(selections) = &g.selections {
             let of = |kv_head| selections.head(g.index(layer, request, kv_head));
-            let measured = |h| selections.is_measured().then(|| of(h));
-            return (0..cache.kv_heads).map(|h| new(h, of(h).recording.replay(), measured(h))).collect();
+            return (0..cache.kv_heads).map(|h| new(h, of(h).recording.replay(), Some(of(h)))).collect();
         }
         let view = |kv_head| HeadView {
             keys: cache.keys(layer, kv_head),

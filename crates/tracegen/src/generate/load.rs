@@ -108,7 +108,9 @@ impl Generator {
     ) -> Result<Self> {
         workload.policy = policy.name().into();
         let doc = document(&workload)?;
-        check_policies(&workload, &doc)?;
+        for name in workload.policies.keys() {
+            self::policy(&workload, &doc, name)?;
+        }
         Generator::of_cache(system, workload, doc, policy, cache)
     }
 
@@ -126,7 +128,7 @@ impl Generator {
     }
 
     /// Puts together what was loaded or handed over, and checks that it fits together.
-    pub(super) fn assemble(
+    fn assemble(
         system: System,
         workload: Workload,
         doc: &Document,
@@ -251,14 +253,11 @@ fn document(workload: &Workload) -> Result<Document> {
 /// The policy of a workload, once the tables of all policies that it names are right.
 pub(crate) fn checked_policy(workload: &Workload, doc: &Document) -> Result<Box<dyn Policy>> {
     let chosen = policy(workload, doc, &workload.policy)?;
-    check_policies(workload, doc)?;
-    Ok(chosen)
-}
-
-/// Refuses a wrong table of any policy.
-pub(super) fn check_policies(workload: &Workload, doc: &Document) -> Result<()> {
     policy(workload, doc, "full")?;
-    workload.policies.keys().try_for_each(|name| policy(workload, doc, name).map(drop))
+    for name in workload.policies.keys() {
+        policy(workload, doc, name)?;
+    }
+    Ok(chosen)
 }
 
 fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Policy>> {
@@ -274,7 +273,7 @@ fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Pol
 }
 
 /// The caches, and which of them each request has. A dump is everybody's; a synthetic source makes each request its own.
-pub(super) fn caches(cancel: &Cancel, workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<CacheSet> {
+fn caches(cancel: &Cancel, workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<CacheSet> {
     let requests = workload.batch.requests;
     let dump = match kv {
         Some(kv) => Some(kv.to_path_buf()),

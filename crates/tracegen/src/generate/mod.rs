@@ -8,7 +8,6 @@
 mod choice;
 mod head;
 mod ideal;
-mod imported;
 mod label;
 mod load;
 mod metrics;
@@ -22,7 +21,7 @@ pub use selections::{CacheSet, Selections, basis, cache_basis};
 
 use head::HeadWork;
 use pimattn_core::cancel::Cancel;
-use pimattn_core::error::Result;
+use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_kv::KvCache;
@@ -91,12 +90,6 @@ impl Generator {
         &self.cached
     }
 
-    /// Says otherwise whose results these are.
-    fn set_label(&mut self, label: SelectionLabel) {
-        self.header.selection = Some(label.clone());
-        self.label = Arc::new(label);
-    }
-
     /// What is selected, of which cache.
     pub fn label(&self) -> &Arc<SelectionLabel> {
         &self.label
@@ -125,8 +118,6 @@ impl Generator {
     /// Decode steps: those that every request has.
     pub fn steps(&self) -> usize {
         let all = self.cached.caches().iter().map(|c| c.decode_positions().len()).min().unwrap_or(0);
-        // Selections that were made elsewhere may be of fewer steps.
-        let all = self.selections.as_ref().map_or(all, |selections| all.min(selections.steps()));
         if self.workload.steps == 0 { all } else { all.min(self.workload.steps) }
     }
 
@@ -153,6 +144,9 @@ impl Generator {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let measure = metrics.is_some();
+        if measure && self.selections.as_ref().is_some_and(|s| !s.is_measured()) {
+            return Err(Error::Usage("what these selections keep of the attention was not measured".into()));
+        }
         let mut work = self.work();
         cancel.check()?;
         let steps = self.steps();

@@ -52,14 +52,6 @@ impl CacheSet {
         CacheSet { caches, requests, hash, memos }
     }
 
-    /// Loads the caches of a workload, or `kv` instead.
-    ///
-    /// # Errors
-    /// Those of [`Generator::load`].
-    pub fn load(cancel: &Cancel, workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<Self> {
-        super::load::caches(cancel, workload, doc, kv)
-    }
-
     /// What was found of a KV head's prefill; `layer` is an index into the cache's. Requests of one cache share it.
     pub(super) fn memo(&self, request: usize, layer: usize, kv_head: usize) -> Option<&HeadMemo> {
         let cache = self.requests[request];
@@ -125,11 +117,6 @@ pub struct SelectedHead {
 }
 
 impl Selections {
-    /// Selections that were made elsewhere, by layer, request and KV head.
-    pub(super) fn imported(cached: &Arc<CacheSet>, heads: Vec<SelectedHead>, steps: usize) -> Self {
-        Selections { cached: cached.clone(), heads: Arc::new(heads), basis: String::new(), steps, measured: false }
-    }
-
     /// The selections of a head, by its number among those of all layers and requests.
     pub fn head(&self, index: usize) -> &SelectedHead {
         &self.heads[index]

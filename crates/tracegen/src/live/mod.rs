@@ -8,7 +8,6 @@
 mod tests;
 
 use crate::generate::{self, CacheSet, MetricsRow};
-use crate::selection::{KeptShape, Selection};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::config::Document;
 use pimattn_kv::{KvCache, KvParts, Rows, Tensor};
@@ -263,25 +262,9 @@ impl LiveDecode {
         Ok(rows)
     }
 
-    /// What each KV head of each layer selected, up to the last step that all layers have.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] before the first step.
-    pub fn selection(&self) -> Result<Selection> {
-        let LiveShape { kv_heads, query_heads, .. } = self.shape;
-        let shape = KeptShape {
-            policy: self.policy.name(),
-            budget: self.workload.budget,
-            prefill: self.layers[0].prefill,
-            kv_heads,
-            group: query_heads / kv_heads,
-            steps: self.steps(),
-        };
-        if shape.steps == 0 {
-            return Err(Error::Usage("no token has been decoded yet".into()));
-        }
-        let recordings = self.layers.iter().flat_map(|layer| layer.heads.iter().map(|head| &head.recording));
-        Ok(Selection::kept(&shape, recordings))
+    /// What each KV head of each layer selected.
+    pub fn recordings(&self) -> impl Iterator<Item = &HeadRecording> {
+        self.layers.iter().flat_map(|layer| layer.heads.iter().map(|head| &head.recording))
     }
 
     /// The workload whose policy selects.
