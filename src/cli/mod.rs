@@ -4,6 +4,7 @@ mod artifact;
 mod catalogue;
 pub mod exit;
 mod fit;
+mod generate;
 mod latency_model;
 pub mod manual;
 pub mod pimsim;
