@@ -5,6 +5,7 @@ mod catalogue;
 pub mod exit;
 mod fit;
 mod generate;
+mod import_selection;
 mod latency_model;
 pub mod manual;
 pub mod pimsim;

@@ -1,6 +1,6 @@
 //! `tracegen`: KV cache in, trace out.
 
-use super::{CommonArgs, EXIT_CODES, fit, generate, manual};
+use super::{CommonArgs, EXIT_CODES, fit, generate, import_selection, manual};
 use crate::presets::PresetKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use pimattn_attacc::{self as attacc, Attention, Decode, UnitLevel};
@@ -11,6 +11,7 @@ use pimattn_core::op::Op;
 use pimattn_core::order::{AddressMap, AddressOrder};
 use pimattn_core::spec::System;
 use pimattn_policies::select::{self, Preparation};
+use pimattn_policies::selection::import::FORMS;
 use pimattn_trace::folder::{self, FolderTrace};
 use pimattn_trace::{self as trace, ExportOptions, FORMATS, Format, Header, MacReads, Record, Sink, Source};
 use std::collections::BTreeSet;
@@ -48,7 +49,9 @@ enum TracegenCommand {
     Info(Info),
     Fit(fit::Fit),
     Agree(fit::Agree),
-    /// List selection policies and trace formats
+    /// Make a selection file of what another program has logged
+    ImportSelection(import_selection::ImportArgs),
+    /// List selection policies, forms of logged selections, and trace formats
     List,
     /// Print a completion script for a shell
     Completions(manual::CompletionsArgs),
@@ -177,6 +180,7 @@ pub fn main() -> ExitCode {
         TracegenCommand::Info(args) => info(&args, &cli.common),
         TracegenCommand::Fit(args) => fit::run_fit(&args, &cli.common),
         TracegenCommand::Agree(args) => fit::run_agree(&args, &cli.common),
+        TracegenCommand::ImportSelection(args) => import_selection::run(&args, &cli.common),
         TracegenCommand::List => super::print(&list()?),
         TracegenCommand::Completions(args) => manual::completions(&args, TracegenCli::command()),
         TracegenCommand::Man(args) => manual::man(&args, TracegenCli::command()),
@@ -573,6 +577,8 @@ fn list() -> Result<String> {
         };
         out.push_str(&format!("  {:<16} {:>4}  {from:<13}  {}\n", e.name, policy.period(), e.summary));
     }
+    out.push_str("logged selections, for import-selection\n");
+    FORMS.iter().for_each(|f| out.push_str(&format!("  {:<12} {}\n", f.name, f.summary)));
     out.push_str("trace formats\n");
     FORMATS.iter().for_each(|f| out.push_str(&format!("  {:<12} {}\n", f.name, f.summary)));
     Ok(out)

@@ -17,6 +17,7 @@ mod raw;
 mod zip;
 
 pub use parts::{KvParts, Tensor};
+pub use raw::{DumpBytes, map};
 
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};

@@ -6,6 +6,7 @@
 //! any number of threads. Between two layers all channels meet.
 
 mod choice;
+mod chosen;
 mod head;
 mod ideal;
 mod label;
@@ -17,6 +18,7 @@ mod spelled;
 pub use metrics::{MetricsRow, MetricsSink, layout as metrics_layout};
 pub use selections::{CacheSet, Selections, basis, cache_basis};
 
+use chosen::Chosen;
 use head::HeadWork;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
@@ -54,7 +56,7 @@ pub struct Generator {
     basis: String,
     /// Whose results these are.
     label: Arc<SelectionLabel>,
-    policy: Box<dyn Policy>,
+    chosen: Chosen,
     full: Box<dyn Policy>,
     target: DeviceLayout,
     costs: Costs,
@@ -91,11 +93,6 @@ impl Generator {
     /// What is selected, of which cache.
     pub fn label(&self) -> &Arc<SelectionLabel> {
         &self.label
-    }
-
-    /// The policy.
-    pub fn policy(&self) -> &dyn Policy {
-        self.policy.as_ref()
     }
 
     /// Keys that a row of a unit holds.
@@ -192,11 +189,6 @@ impl Generator {
     /// Whether a layer of the model stays full.
     fn is_dense(&self, layer: u32) -> bool {
         layer < self.workload.dense_layers
-    }
-
-    /// The policy of a layer of the model.
-    fn policy_of(&self, layer: u32) -> &dyn Policy {
-        if self.is_dense(layer) { self.full.as_ref() } else { self.policy.as_ref() }
     }
 
     /// The heads, ready for the first step, by layer and channel.
