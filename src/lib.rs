@@ -7,6 +7,8 @@
 //!   up ([`kv::synthetic`]).
 //! - A [`Policy`] selects tokens for each query head and decode step. A [`Workload`] names one with its budget and says how
 //!   keys and values lie in memory ([`Mapping`]).
+//! - A [`Selection`] is the same as data: of a policy's run, or of whoever selects elsewhere
+//!   ([`Generator::load_imported`] takes it in place of a policy).
 //! - A [`Generator`] puts the two together: it writes the accesses of every decode step to a [`Sink`], as [`Record`]s. What
 //!   holds such a trace is a [`Source`]: a file in any of the [`trace::FORMATS`], a [`MemoryTrace`], a pipe.
 //! - A [`System`] is a DRAM device with its controller, as data: [`systems`] has those of `configs/`, [`System::load`] and
@@ -91,10 +93,13 @@ pub use pimattn_kv::{
 #[doc(no_inline)]
 pub use pimattn_mapping::workload::{Addressing, Align, Layout, Mapping, Workload};
 #[doc(no_inline)]
-pub use pimattn_policies::select::{HeadState, HeadView, Policy, StepView};
+pub use pimattn_policies::{
+    select::{HeadState, HeadView, Policy, StepView},
+    selection::{Granularity, ScanRule, Selection},
+};
 #[doc(no_inline)]
 pub use pimattn_stats::{Account, Collector, Counters, energy::Energy};
 #[doc(no_inline)]
 pub use pimattn_trace::{Header, MemoryTrace, Phase, Record, Request, Segment, Sink, Source};
 #[doc(no_inline)]
-pub use pimattn_tracegen::generate::Generator;
+pub use pimattn_tracegen::generate::{CacheSet, Generator};

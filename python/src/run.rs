@@ -62,8 +62,9 @@ impl PyRun {
     #[getter]
     fn selection(&self, py: Python<'_>) -> PyResult<PySelection> {
         let selection = supervised(py, None, 0, |cancel, _| {
-            let mut generator = self.generator.lock().unwrap_or_else(PoisonError::into_inner);
-            generator.keep_selection(cancel, &|_| ())
+            let generator = self.generator.lock().unwrap_or_else(PoisonError::into_inner);
+            let selections = generator.select(cancel, false, &|_| ())?;
+            generator.selection(&selections)
         })?;
         Ok(PySelection { selection: Arc::new(selection) })
     }
@@ -108,12 +109,17 @@ pub fn run(
     let settings = Settings::read(workload, system)?;
     let place = Some(Path::new(IN_MEMORY));
     let generator = if let Ok(selection) = policy.cast::<PySelection>() {
-        // The workload's own policy counts for nothing.
-        let (workload, doc, system) = raised(settings.load("full", budget))?;
-        let cached = kv.cached(workload.batch.requests);
         let selection = selection.get().selection.clone();
+        // The workload's own policy counts for nothing.
+        let (workload, ..) = raised(settings.load("full", budget))?;
+        let cached = kv.cached(workload.batch.requests);
+        let budget = match budget.or(selection.facts().budget) {
+            Some(budget) => budget,
+            None => raised(selection.most_tokens(kv.cache(), workload.dense_layers))?.max(1),
+        };
+        let (workload, doc, system) = raised(settings.load("full", Some(budget)))?;
         supervised(py, None, 0, move |_, _| {
-            Generator::load_imported(&cached, system, workload, &doc, place, &selection, budget)
+            Generator::load_imported(&cached, system, workload, &doc, place, &selection)
         })?
     } else {
         let name: String = policy.extract().map_err(|_| {

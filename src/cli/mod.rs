@@ -4,6 +4,8 @@ mod artifact;
 mod catalogue;
 pub mod exit;
 mod fit;
+mod generate;
+mod import_selection;
 mod latency_model;
 pub mod manual;
 pub mod pimsim;

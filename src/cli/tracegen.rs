@@ -1,6 +1,6 @@
 //! `tracegen`: KV cache in, trace out.
 
-use super::{CommonArgs, EXIT_CODES, fit, manual};
+use super::{CommonArgs, EXIT_CODES, fit, generate, import_selection, manual};
 use crate::presets::PresetKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use pimattn_attacc::{self as attacc, Attention, Decode, UnitLevel};
@@ -10,12 +10,10 @@ use pimattn_core::fsio::{self, Output};
 use pimattn_core::op::Op;
 use pimattn_core::order::{AddressMap, AddressOrder};
 use pimattn_core::spec::System;
-use pimattn_core::table::TypedWriter;
-use pimattn_mapping::workload::Workload;
 use pimattn_policies::select::{self, Preparation};
+use pimattn_policies::selection::import::FORMS;
 use pimattn_trace::folder::{self, FolderTrace};
 use pimattn_trace::{self as trace, ExportOptions, FORMATS, Format, Header, MacReads, Record, Sink, Source};
-use pimattn_tracegen::generate::{Generator, MetricsRow, metrics_layout};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -41,7 +39,7 @@ impl AsMut<CommonArgs> for TracegenCli {
 #[derive(Debug, Subcommand)]
 enum TracegenCommand {
     /// Select, map and write the trace of every decode step
-    Run(GenerateArgs),
+    Run(generate::GenerateArgs),
     /// Write the trace of AttAcc's published schedule: dense attention, or the row budget of the STARC artifact
     Attacc(Attacc),
     /// Convert a trace to another format
@@ -52,45 +50,14 @@ enum TracegenCommand {
     Info(Info),
     Fit(fit::Fit),
     Agree(fit::Agree),
-    /// List selection policies and trace formats
+    /// Make a selection file of what another program has logged
+    ImportSelection(import_selection::ImportArgs),
+    /// List selection policies, forms of logged selections, and trace formats
     List,
     /// Print a completion script for a shell
     Completions(manual::CompletionsArgs),
     /// Write man pages, one for each command
     Man(manual::ManArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct GenerateArgs {
-    /// Workload
-    #[arg(long, value_name = "WORKLOAD", value_parser = super::named(PresetKind::Workload))]
-    config: PathBuf,
-    /// KV dump to use instead of the workload's: .safetensors, .npz, or a folder of .npy
-    #[arg(long, value_name = "DUMP", value_parser = super::named(PresetKind::Cache))]
-    kv: Option<PathBuf>,
-    /// Selection policy (as --set policy=P)
-    #[arg(long, value_name = "POLICY")]
-    policy: Option<String>,
-    /// Tokens that a query head may select (as --set budget=B)
-    #[arg(long, value_name = "TOKENS")]
-    budget: Option<usize>,
-    /// Override a key of the workload file; may be given again
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Trace to write; - is standard output
-    #[arg(short, long, value_name = "TRACE")]
-    output: PathBuf,
-    /// Also write accuracy metrics, a row per step, layer and query head
-    #[arg(long, value_name = "CSV")]
-    metrics: Option<PathBuf>,
-    /// Trace format
-    #[arg(long, value_name = "FORMAT", default_value = "ptrace")]
-    to: String,
-    /// Worker threads; 0 is one per processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    #[command(flatten)]
-    export: Export,
 }
 
 #[derive(Debug, clap::Args)]
@@ -166,7 +133,7 @@ struct Convert {
 
 /// How to write a format that cannot hold everything.
 #[derive(Debug, Clone, clap::Args)]
-struct Export {
+pub struct Export {
     /// File that records what the format could not express, instead of TRACE.manifest.json
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
@@ -212,13 +179,14 @@ pub fn main() -> ExitCode {
 /// Runs the program with these arguments, the first of which is its name; the exit code.
 pub fn with(args: Vec<OsString>) -> u8 {
     super::run(args, |cli: TracegenCli| match cli.command {
-        TracegenCommand::Run(args) => run(args, &cli.common),
+        TracegenCommand::Run(args) => generate::run(args, &cli.common),
         TracegenCommand::Attacc(args) => attacc(&args, &cli.common),
         TracegenCommand::Convert(args) => convert(&args, &cli.common),
         TracegenCommand::ExportDevice(args) => export_device(&args),
         TracegenCommand::Info(args) => info(&args, &cli.common),
         TracegenCommand::Fit(args) => fit::run_fit(&args, &cli.common),
         TracegenCommand::Agree(args) => fit::run_agree(&args, &cli.common),
+        TracegenCommand::ImportSelection(args) => import_selection::run(&args, &cli.common),
         TracegenCommand::List => super::print(&list()?),
         TracegenCommand::Completions(args) => manual::completions(&args, TracegenCli::command()),
         TracegenCommand::Man(args) => manual::man(&args, TracegenCli::command()),
@@ -262,15 +230,16 @@ impl Write for SharedOutput {
 }
 
 /// A trace that is being written, with its manifest if its format needs one.
-struct Destination {
-    sink: Box<dyn Sink + Send>,
+pub struct Destination {
+    /// Takes its records.
+    pub sink: Box<dyn Sink + Send>,
     output: SharedOutput,
     manifest: Option<PathBuf>,
 }
 
 impl Destination {
     /// Begins a trace.
-    fn create(
+    pub fn create(
         format: &Format,
         path: &Path,
         header: &Header,
@@ -314,7 +283,7 @@ impl Destination {
     }
 
     /// Moves the finished trace and its manifest into place.
-    fn commit(self, common: &CommonArgs) -> Result<()> {
+    pub fn commit(self, common: &CommonArgs) -> Result<()> {
         let Some(manifest) = self.sink.manifest() else { return self.output.commit() };
         if manifest.format == "ramulator-rw" && manifest.writes > 0 {
             common.warn(
@@ -339,47 +308,6 @@ impl Destination {
         }
         Ok(())
     }
-}
-
-fn run(mut args: GenerateArgs, common: &CommonArgs) -> Result<()> {
-    args.set.extend(args.policy.iter().map(|p| format!("policy={p}")));
-    args.set.extend(args.budget.iter().map(|b| format!("budget={b}")));
-    let format = trace::format(&args.to)?;
-    if args.metrics.as_ref().is_some_and(|m| *m == args.output) {
-        return Err(Error::Usage("the trace and the metrics cannot go to the same place".into()));
-    }
-    super::threads(args.threads)?;
-    let (workload, doc) = Workload::load(&args.config, &args.set)?;
-    let system = workload.load_system(&doc, &[])?;
-    let generator = Generator::load_for(&common.cancel, system, workload, &doc, args.kv.as_deref())?;
-    let c = generator.cache();
-    common.detail(|| {
-        format!(
-            "{}: layers {:?}, {} query and {} KV heads of {}, prefill {}, {} decode steps",
-            c.provenance,
-            c.layers,
-            c.query_heads,
-            c.kv_heads,
-            c.dim,
-            c.prefill,
-            generator.steps()
-        )
-    });
-    generator.label().cautions.iter().for_each(|caution| common.warn(caution));
-    let mut trace = Destination::create(format, &args.output, generator.header(), &args.export, None, &common.cancel)?;
-    let mut progress = common.progress("generating", Some(generator.steps() as u64));
-    match &args.metrics {
-        None => generator.run_until(&common.cancel, trace.sink.as_mut(), None, &mut |n| progress.at(n))?,
-        Some(path) => {
-            let layout = metrics_layout();
-            let mut writer = TypedWriter::new(Output::create(path)?, &path.display().to_string(), layout);
-            let mut row = |row: &MetricsRow| writer.row(row);
-            generator.run_until(&common.cancel, trace.sink.as_mut(), Some(&mut row), &mut |n| progress.at(n))?;
-            writer.finish()?.commit()?;
-        }
-    }
-    drop(progress);
-    trace.commit(common)
 }
 
 fn attacc(args: &Attacc, common: &CommonArgs) -> Result<()> {
@@ -655,6 +583,8 @@ fn list() -> Result<String> {
         };
         out.push_str(&format!("  {:<16} {:>4}  {from:<13}  {}\n", e.name, policy.period(), e.summary));
     }
+    out.push_str("logged selections, for import-selection\n");
+    FORMS.iter().for_each(|f| out.push_str(&format!("  {:<12} {}\n", f.name, f.summary)));
     out.push_str("trace formats\n");
     FORMATS.iter().for_each(|f| out.push_str(&format!("  {:<12} {}\n", f.name, f.summary)));
     Ok(out)

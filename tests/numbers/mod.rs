@@ -5,4 +5,5 @@ mod books;
 mod coverage;
 mod figures;
 mod kv_sample;
+mod selection_files;
 mod selections;

@@ -20,6 +20,7 @@ mod zip;
 
 pub use elements::Elements;
 pub use parts::{KvParts, Tensor};
+pub use raw::{DumpBytes, map};
 
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};

@@ -13,7 +13,7 @@
 
 use super::KvCache;
 use super::parts::{KvParts, Tensor, check_names, short};
-use super::raw::{self, FloatType, IntType};
+use super::raw::{self, DumpBytes, FloatType, IntType};
 use super::zip::{self, ZipEntry};
 use nom::branch::alt;
 use nom::bytes::complete::{tag, take_while};
@@ -73,6 +73,39 @@ pub fn load_dir(cancel: &Cancel, dir: &Path) -> Result<KvCache> {
     assemble(cancel, dir, &names, array)
 }
 
+/// Truth values of a `.npy` file, as NumPy writes an array of type bool.
+pub struct MaskArray {
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    bytes: DumpBytes,
+    payload_at: usize,
+}
+
+impl MaskArray {
+    /// A byte for each value, in C order (the last axis is the fastest): 0 is false.
+    pub fn values(&self) -> &[u8] {
+        &self.bytes[self.payload_at..]
+    }
+}
+
+/// Reads a `.npy` file of truth values, which stay in the mapped file.
+///
+/// # Errors
+/// [`Error::Data`] when it is damaged, of another type, or in Fortran order; [`Error::NoInput`] and [`Error::Io`] when it cannot
+/// be read.
+pub fn load_mask(path: &Path) -> Result<MaskArray> {
+    let bytes = raw::map(path)?;
+    let bad = |what: String| Error::data(path, what);
+    let NpyHeader { shape, ty, fortran, payload_at } = NpyHeader::parse(&bytes, bytes.len()).map_err(bad)?;
+    if ty != Type::Bool {
+        return Err(bad("holds numbers; expected truth values (b1)".into()));
+    }
+    if fortran {
+        return Err(bad("is in Fortran order; expected C order (numpy.ascontiguousarray makes it)".into()));
+    }
+    Ok(MaskArray { shape, bytes, payload_at })
+}
+
 fn assemble<'a>(
     cancel: &Cancel,
     path: &Path,
@@ -99,8 +132,14 @@ fn assemble<'a>(
     };
     let tensor = |name: &str| -> Result<Tensor> {
         let a = array(name)?;
-        let Type::Float(ty) = a.header.ty else {
-            return Err(Error::data(path, format!("array \"{name}\" holds integers; expected f2, f4 or f8")));
+        let ty = match a.header.ty {
+            Type::Float(ty) => ty,
+            Type::Int(_) => {
+                return Err(Error::data(path, format!("array \"{name}\" holds integers; expected f2, f4 or f8")));
+            }
+            Type::Bool => {
+                return Err(Error::data(path, format!("array \"{name}\" holds truth values; expected f2, f4 or f8")));
+            }
         };
         let data = raw::floats(cancel, &a.payload[a.header.payload_at..], ty)?;
         let data = if a.header.fortran { to_c_order(cancel, &data, &a.header.shape)? } else { data };
@@ -142,6 +181,8 @@ fn entry_array<'a>(entry: &ZipEntry<'a>) -> Result<Array<'a>, String> {
 enum Type {
     Float(FloatType),
     Int(IntType),
+    /// A byte each.
+    Bool,
 }
 
 #[derive(Debug)]
@@ -162,6 +203,7 @@ impl Array<'_> {
     fn integers(&self) -> Result<Vec<i64>, String> {
         match self.header.ty {
             Type::Float(_) => Err("holds floating-point numbers; expected i4, i8, u4 or u8".into()),
+            Type::Bool => Err("holds truth values; expected i4, i8, u4 or u8".into()),
             Type::Int(ty) => raw::integers(&self.payload[self.header.payload_at..], ty)
                 .ok_or_else(|| "holds a number too large".into()),
         }
@@ -178,6 +220,7 @@ impl NpyHeader {
         let (descr, fortran, shape) = dictionary(text)?;
         let ty = element_type(descr)?;
         let size = match ty {
+            Type::Bool => 1,
             Type::Float(FloatType::F16) => 2,
             Type::Float(FloatType::F64) | Type::Int(IntType::I64 | IntType::U64) => 8,
             Type::Float(_) | Type::Int(_) => 4,
@@ -294,6 +337,9 @@ const TYPES: &str = "expected f2, f4, f8, i4, i8, u4 or u8, little-endian";
 
 /// The type that NumPy writes as `<f2`: byte order, kind, and bytes.
 fn element_type(descr: &str) -> Result<Type, String> {
+    if descr == "|b1" {
+        return Ok(Type::Bool);
+    }
     match descr.strip_prefix('<') {
         Some("f2") => Ok(Type::Float(FloatType::F16)),
         Some("f4") => Ok(Type::Float(FloatType::F32)),
@@ -382,6 +428,23 @@ mod tests {
         assert!(dtype("'|O'").contains("type |O"));
         assert!(dtype("[('a', '<f4')]").contains("records"));
         assert!(dtype("'|U99999999999999999999'").contains("type |U9999"));
+    }
+
+    #[test]
+    fn masks_are_read_as_they_lie_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.npy");
+        let read = |descr: &str, fortran: &str, payload: &[u8]| {
+            let text = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': (2, 3)}}\n");
+            std::fs::write(&path, npy(&text, payload)).unwrap();
+            load_mask(&path)
+        };
+        let mask = read("|b1", "False", &[1, 0, 0, 0, 1, 1]).unwrap();
+        assert_eq!((mask.shape.as_slice(), mask.values()), (&[2, 3][..], &[1, 0, 0, 0, 1, 1][..]));
+        let wrong = |descr, fortran, payload: &[u8]| read(descr, fortran, payload).err().unwrap().to_string();
+        assert!(wrong("<f2", "False", &[0; 12]).ends_with("holds numbers; expected truth values (b1)"));
+        assert!(wrong("|b1", "True", &[0; 6]).contains("Fortran order"));
+        assert!(wrong("|b1", "False", &[0; 5]).contains("does not fit the 5 bytes"));
     }
 
     #[test]

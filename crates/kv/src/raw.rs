@@ -90,7 +90,7 @@ pub(super) fn integers(bytes: &[u8], ty: IntType) -> Option<Vec<i64>> {
 }
 
 /// The bytes of a dump.
-pub(super) enum DumpBytes {
+pub enum DumpBytes {
     /// Of a file, mapped, so that only what is decoded takes memory.
     Mapped(memmap2::Mmap),
     /// Of a preset, which the program holds inside.
@@ -109,7 +109,10 @@ impl Deref for DumpBytes {
 }
 
 /// A file mapped into memory, so that only what is decoded takes memory of its own; or a preset.
-pub(super) fn map(path: &Path) -> Result<DumpBytes> {
+///
+/// # Errors
+/// [`Error::NoInput`] and [`Error::Io`] when it cannot be read, [`Error::Data`] when it is no regular file.
+pub fn map(path: &Path) -> Result<DumpBytes> {
     if let Some(bytes) = presets::read(path)? {
         return Ok(DumpBytes::Inside(bytes));
     }

@@ -18,6 +18,9 @@ use super::rope::SaidScaling;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::ser::{SerializeMap, Serializer};
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 /// Reads a dump. Memory beyond the mapped file is at most four bytes per stored element.
@@ -31,17 +34,116 @@ pub fn load(cancel: &Cancel, path: &Path) -> Result<KvCache> {
     KvCache::checked(&path.display().to_string(), parts)
 }
 
-struct SafetensorsFile<'a> {
+/// A file in the safetensors format, of whatever content.
+pub struct SafetensorsFile<'a> {
     header: Metadata,
     data: &'a [u8],
+}
+
+/// A number that a tensor can hold.
+pub trait TensorNumber: Sized {
+    /// Its type in the file.
+    const DTYPE: Dtype;
+    /// Its bytes in the file, little-endian, one number after the other.
+    fn to_bytes(numbers: &[Self]) -> Vec<u8>;
+    /// The numbers of such bytes; a last incomplete one is left out.
+    fn of_bytes(bytes: &[u8]) -> Vec<Self>;
+}
+
+macro_rules! tensor_number {
+    ($number:ty, $dtype:ident) => {
+        impl TensorNumber for $number {
+            const DTYPE: Dtype = Dtype::$dtype;
+            fn to_bytes(numbers: &[Self]) -> Vec<u8> {
+                numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
+            }
+            fn of_bytes(bytes: &[u8]) -> Vec<Self> {
+                bytes.as_chunks().0.iter().map(|b| <$number>::from_le_bytes(*b)).collect()
+            }
+        }
+    };
+}
+
+tensor_number!(u32, U32);
+tensor_number!(u64, U64);
+tensor_number!(f32, F32);
+
+/// A tensor to be written.
+pub struct TensorBytes {
+    name: &'static str,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+impl TensorBytes {
+    /// Numbers under a name; `shape` is theirs.
+    pub fn new<T: TensorNumber>(name: &'static str, shape: &[usize], numbers: &[T]) -> Self {
+        TensorBytes { name, dtype: T::DTYPE, shape: shape.to_vec(), data: T::to_bytes(numbers) }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Hands name, shape and numbers to a hash, piece by piece.
+    pub fn hash_into(&self, hash: &mut dyn FnMut(&[u8])) {
+        hash(&(self.name.len() as u64).to_le_bytes());
+        hash(self.name.as_bytes());
+        hash(&(self.shape.len() as u64).to_le_bytes());
+        self.shape.iter().for_each(|n| hash(&(*n as u64).to_le_bytes()));
+        hash(&self.data);
+    }
+}
+
+/// The head of a file: the metadata in the order of their names, then where the bytes of each tensor are. The crate's own writer
+/// orders metadata by a hash that differs from run to run.
+struct FileHead<'a> {
+    metadata: &'a BTreeMap<String, String>,
+    tensors: &'a [TensorBytes],
+}
+
+impl serde::Serialize for FileHead<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.tensors.len() + 1))?;
+        map.serialize_entry("__metadata__", self.metadata)?;
+        let mut offset = 0;
+        for TensorBytes { name, dtype, shape, data } in self.tensors {
+            let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (offset, offset + data.len()) };
+            map.serialize_entry(name, &info)?;
+            offset += data.len();
+        }
+        map.end()
+    }
+}
+
+/// Writes a file: the same content, the same bytes. Tensors of the widest numbers come first, so that all are aligned.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write(
+    out: &mut dyn Write,
+    metadata: &BTreeMap<String, String>,
+    mut tensors: Vec<TensorBytes>,
+) -> std::io::Result<()> {
+    tensors.sort_by_key(|t| (std::cmp::Reverse(t.dtype), t.name));
+    let mut head = serde_json::to_vec(&FileHead { metadata, tensors: &tensors })?;
+    head.resize(head.len().next_multiple_of(8), b' ');
+    out.write_all(&(head.len() as u64).to_le_bytes())?;
+    out.write_all(&head)?;
+    tensors.iter().try_for_each(|t| out.write_all(&t.data))
 }
 
 impl<'a> SafetensorsFile<'a> {
     /// Splits a file into header and data.
     ///
+    /// # Errors
+    /// What is wrong with the header.
+    ///
     /// `SafeTensors::deserialize` adds header and data length without an overflow check, so the lengths are compared
     /// here and the crate parses and validates only the header.
-    fn parse(bytes: &'a [u8]) -> Result<SafetensorsFile<'a>, String> {
+    pub fn parse(bytes: &'a [u8]) -> Result<SafetensorsFile<'a>, String> {
         let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
             return Err(format!("{} bytes are too few for a safetensors file", bytes.len()));
         };
@@ -90,7 +192,8 @@ impl<'a> SafetensorsFile<'a> {
         })
     }
 
-    fn said(&self, name: &str) -> Option<&str> {
+    /// What the metadata say under a name.
+    pub fn said(&self, name: &str) -> Option<&str> {
         self.header.metadata().as_ref()?.get(name).map(String::as_str)
     }
 
@@ -103,7 +206,37 @@ impl<'a> SafetensorsFile<'a> {
         }
     }
 
-    fn number(&self, name: &str) -> Result<Option<i64>, String> {
+    /// Names of the metadata, ascending.
+    pub fn said_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.header.metadata().iter().flatten().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Names of the tensors, ascending.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = self.header.offset_keys();
+        names.sort_unstable();
+        names
+    }
+
+    /// The shape and the numbers of a tensor; none where there is no such tensor.
+    ///
+    /// # Errors
+    /// Where its numbers are of another type.
+    pub fn numbers<T: TensorNumber>(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<T>)>, String> {
+        let Some(info) = self.header.info(name) else { return Ok(None) };
+        if info.dtype != T::DTYPE {
+            return Err(format!("tensor \"{name}\" has type {}; expected {}", info.dtype, T::DTYPE));
+        }
+        Ok(Some((info.shape.clone(), T::of_bytes(self.bytes(info)?))))
+    }
+
+    /// The metadata under a name, as an integer; none where they say nothing.
+    ///
+    /// # Errors
+    /// Where it is no integer.
+    pub fn number(&self, name: &str) -> Result<Option<i64>, String> {
         let Some(text) = self.said(name) else { return Ok(None) };
         match text.trim().parse() {
             Ok(n) => Ok(Some(n)),
@@ -164,6 +297,29 @@ mod tests {
         let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
         std::fs::write(&path, bytes).unwrap();
         load(&Cancel::new(), &path)
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_is_aligned() {
+        let metadata = BTreeMap::from([("b", "2"), ("a", "1")].map(|(k, v)| (k.to_string(), v.to_string())));
+        let mut bytes = Vec::new();
+        let tensors = vec![
+            TensorBytes::new("x", &[3], &[1u32, 2, 3]),
+            TensorBytes::new("long", &[2, 1], &[u64::MAX, 7]),
+            TensorBytes::new("y", &[1], &[0.5f32]),
+        ];
+        write(&mut bytes, &metadata, tensors).unwrap();
+        let file = SafetensorsFile::parse(&bytes).unwrap();
+        assert_eq!((file.said("a"), file.said("b"), file.said_names()), (Some("1"), Some("2"), vec!["a", "b"]));
+        assert_eq!(file.names(), ["long", "x", "y"]);
+        assert_eq!(file.numbers::<u32>("x"), Ok(Some((vec![3], vec![1, 2, 3]))));
+        assert_eq!(file.numbers::<u64>("long"), Ok(Some((vec![2, 1], vec![u64::MAX, 7]))));
+        assert_eq!(file.numbers::<f32>("y"), Ok(Some((vec![1], vec![0.5]))));
+        assert_eq!(file.numbers::<f32>("z"), Ok(None));
+        assert_eq!(file.numbers::<u64>("x").unwrap_err(), "tensor \"x\" has type U32; expected U64");
+        assert_eq!(file.header.info("long").unwrap().data_offsets, (0, 16), "the widest numbers are first");
+        // The crate's own reader takes it.
+        assert_eq!(safetensors::SafeTensors::deserialize(&bytes).unwrap().len(), 3);
     }
 
     const SMALL: &str = r#"{"__metadata__":{"prefill_len":"1","model":"m","positions":"k 0..1; q 1..1"},

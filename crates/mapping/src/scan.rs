@@ -47,6 +47,11 @@ fn columns(target: &DeviceLayout, elements: u32) -> u32 {
     elements.div_ceil(lanes).max(1)
 }
 
+/// Whether a row of a unit holds a vector of so many elements, so that a policy can keep such vectors.
+pub fn fits_row(target: &DeviceLayout, elements: u32) -> bool {
+    columns(target, elements) <= target.geometry.columns
+}
+
 /// The policy's own matrices of vectors.
 pub fn vectors(
     target: &DeviceLayout,

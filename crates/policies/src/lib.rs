@@ -3,3 +3,4 @@
 pub mod accuracy;
 pub mod cluster;
 pub mod select;
+pub mod selection;

@@ -11,35 +11,52 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default)]
 pub struct HeadRecording {
     /// What the preparation clustered.
-    prepared: Vec<Clustering>,
-    steps: Vec<RecordedStep>,
+    pub(crate) prepared: Vec<Clustering>,
+    pub(crate) steps: Vec<RecordedStep>,
 }
 
 /// What a head answered at a step.
 #[derive(Debug, Clone)]
-struct RecordedStep {
+pub(crate) struct RecordedStep {
     /// Tokens there were.
-    len: usize,
+    pub len: usize,
     /// Tokens of each query head.
-    tokens: Vec<RecordedTokens>,
+    pub tokens: Vec<RecordedTokens>,
     /// Steps that agree in it share the order.
-    order: Arc<SlotOrder>,
-    scan: RecordedScan,
-    clusterings: Vec<Clustering>,
+    pub order: Arc<SlotOrder>,
+    /// What selecting read.
+    pub scan: RecordedScan,
+    /// What was clustered before the step.
+    pub clusterings: Vec<Clustering>,
+    /// As [`HeadState::blend`] says it.
+    pub shares: Box<[f32]>,
+    /// As [`HeadState::rescored`] says it.
+    pub scores: Box<[Vec<f32>]>,
 }
 
 /// Tokens of a query head, ascending.
 #[derive(Debug, Clone)]
-enum RecordedTokens {
+pub(crate) enum RecordedTokens {
     /// All that there were.
     All,
     /// These.
     Some(Box<[u32]>),
 }
 
+impl RecordedTokens {
+    /// A selection, ascending and without a token twice, of `len` tokens.
+    pub fn of(tokens: &[u32], len: usize) -> Self {
+        // Tokens are ascending and different, so a selection as long as the cache is the cache.
+        match tokens.len() == len {
+            true => RecordedTokens::All,
+            false => RecordedTokens::Some(tokens.into()),
+        }
+    }
+}
+
 /// A [`Scan`] that owns its dimensions.
 #[derive(Debug, Clone)]
-enum RecordedScan {
+pub(crate) enum RecordedScan {
     /// One without dimensions.
     Plain(Scan<'static>),
     /// [`Scan::Dimensions`].
@@ -47,7 +64,8 @@ enum RecordedScan {
 }
 
 impl RecordedScan {
-    fn of(scan: Scan<'_>) -> Self {
+    /// Owns what `scan` borrows.
+    pub fn of(scan: Scan<'_>) -> Self {
         RecordedScan::Plain(match scan {
             Scan::Dimensions(dimensions) => return RecordedScan::Dimensions(dimensions.into()),
             Scan::Nothing => Scan::Nothing,
@@ -57,7 +75,8 @@ impl RecordedScan {
         })
     }
 
-    fn scan(&self) -> Scan<'_> {
+    /// As it was.
+    pub fn scan(&self) -> Scan<'_> {
         match self {
             RecordedScan::Plain(scan) => *scan,
             RecordedScan::Dimensions(dimensions) => Scan::Dimensions(dimensions),
@@ -78,17 +97,14 @@ impl HeadRecording {
             Some(last) if *last.order == *order => last.order.clone(),
             _ => Arc::new(order.clone()),
         };
-        // Tokens are ascending and different, so a selection as long as the cache is the cache.
-        let kept = |tokens: &Vec<u32>| match tokens.len() == len {
-            true => RecordedTokens::All,
-            false => RecordedTokens::Some(tokens.as_slice().into()),
-        };
         self.steps.push(RecordedStep {
             len,
-            tokens: tokens.iter().map(kept).collect(),
+            tokens: tokens.iter().map(|tokens| RecordedTokens::of(tokens, len)).collect(),
             order,
             scan: RecordedScan::of(state.scan()),
             clusterings: state.clusterings().to_vec(),
+            shares: state.blend().into(),
+            scores: state.rescored().into(),
         });
     }
 
@@ -97,8 +113,16 @@ impl HeadRecording {
         self.steps.len()
     }
 
-    /// The head as it was before the first step: it gives the same answers again, step by step, and knows nothing of outputs
-    /// ([`HeadState::blend`], [`HeadState::rescored`]).
+    /// Elements of the longest vector, of the policy's own, that selecting reads at a step.
+    pub fn widest_scan(&self) -> u32 {
+        let width = |step: &RecordedStep| match step.scan.scan() {
+            Scan::Vectors { elements, .. } | Scan::HeadVectors { elements, .. } => elements,
+            Scan::Nothing | Scan::Keys | Scan::Dimensions(_) => 0,
+        };
+        self.steps.iter().map(width).max().unwrap_or(0)
+    }
+
+    /// The head as it was before the first step: it gives the same answers again, step by step.
     pub fn replay(&self) -> Box<dyn HeadState + Send + '_> {
         Box::new(ReplayedHead { recording: self, step: None, fresh: SlotOrder::default() })
     }
@@ -149,5 +173,13 @@ impl HeadState for ReplayedHead<'_> {
 
     fn clusterings(&self) -> &[Clustering] {
         self.now().map_or(&self.recording.prepared, |now| &now.clusterings)
+    }
+
+    fn blend(&self) -> &[f32] {
+        self.now().map_or(&[], |now| &now.shares)
+    }
+
+    fn rescored(&self) -> &[Vec<f32>] {
+        self.now().map_or(&[], |now| &now.scores)
     }
 }

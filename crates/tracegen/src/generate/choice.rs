@@ -1,6 +1,7 @@
 //! What one KV head selects, step by step, and what that keeps of the attention.
 
 use super::Generator;
+use super::chosen::Chosen;
 use super::selections::SelectedHead;
 use pimattn_kv::KvCache;
 use pimattn_mapping::schedule::StepDemand;
@@ -48,6 +49,15 @@ impl<'g> HeadChoice<'g> {
             let of = |kv_head| selections.head(g.index(layer, request, kv_head));
             return (0..cache.kv_heads).map(|h| new(h, of(h).recording.replay(), Some(of(h)))).collect();
         }
+        let dense = g.is_dense(cache.layers[layer]);
+        let policy = match &g.chosen {
+            _ if dense => &g.full,
+            Chosen::Policy(policy) => policy,
+            Chosen::Imported(imported) => {
+                let heads = imported.heads[layer * cache.kv_heads..][..cache.kv_heads].iter();
+                return (0..).zip(heads).map(|(h, recording)| new(h, recording.replay(), None)).collect();
+            }
+        };
         let view = |kv_head| HeadView {
             keys: cache.keys(layer, kv_head),
             prefill: cache.prefill,
@@ -57,7 +67,7 @@ impl<'g> HeadChoice<'g> {
             memo: g.cached.memo(request, layer, kv_head),
         };
         let views: Vec<HeadView<'g>> = (0..cache.kv_heads).map(view).collect();
-        let states = g.policy_of(cache.layers[layer]).prepare_layer(&views);
+        let states = policy.prepare_layer(&views);
         (0..).zip(states).map(|(kv_head, state)| new(kv_head, state, None)).collect()
     }
 

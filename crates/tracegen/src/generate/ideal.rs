@@ -56,7 +56,7 @@ pub fn check_clustering(generator: &Generator) -> Result<()> {
 
 /// Whether the artifact's clustering is wanted, and there is something to cluster.
 fn clusters(generator: &Generator) -> bool {
-    generator.workload.clustering_cost == ClusteringCost::Artifact && generator.policy.clusters()
+    generator.workload.clustering_cost == ClusteringCost::Artifact && generator.chosen.clusters()
 }
 
 /// The query heads of a layer, of all requests, over so many of `len` tokens.

@@ -1,38 +1,40 @@
 //! What a run says of its selection, and of what its figures leave out.
 
+use super::chosen::{Chosen, ImportedSelection};
 use super::selections::{self, CacheSet};
 use pimattn_core::beyond::BeyondFit;
 use pimattn_core::error::Result;
 use pimattn_core::spec::config::Document;
 use pimattn_mapping::workload::Workload;
-use pimattn_policies::select::{Policy, Preparation};
+use pimattn_policies::select::Preparation;
 use pimattn_trace::label::SelectionLabel;
 
 /// The label of a workload's results.
-pub(crate) fn of(
-    workload: &Workload,
-    doc: &Document,
-    policy: &dyn Policy,
-    cached: &CacheSet,
-) -> Result<SelectionLabel> {
+pub(crate) fn of(workload: &Workload, doc: &Document, chosen: &Chosen, cached: &CacheSet) -> Result<SelectionLabel> {
     Ok(SelectionLabel {
-        policy: policy.name().into(),
+        policy: chosen.name().into(),
         budget: workload.budget as u64,
         layers: cached.caches().first().map_or(0, |c| c.layers.len() as u32),
         cache_hash: cached.hash().into(),
-        selection_hash: selections::selection_hash(workload, doc)?,
-        cautions: cautions(workload, policy, cached),
+        selection_hash: match chosen {
+            Chosen::Policy(_) => selections::selection_hash(workload, doc)?,
+            Chosen::Imported(imported) => imported.hash,
+        },
+        cautions: cautions(workload, chosen, cached),
     })
 }
 
 /// What a reader has to know of a run, without commas, which tables would have to quote: where it is too short for its policy, or its cache does not have what is asked of it.
-fn cautions(workload: &Workload, policy: &dyn Policy, cached: &CacheSet) -> Vec<String> {
+fn cautions(workload: &Workload, policy: &Chosen, cached: &CacheSet) -> Vec<String> {
     let mut out = Vec::new();
     let caches = cached.caches();
     let there = caches.iter().map(|c| c.decode_positions().len()).min().unwrap_or(0);
     let steps = if workload.steps == 0 { there } else { there.min(workload.steps) };
     if workload.steps > there {
         out.push(format!("{} steps asked for: the cache has queries of {there}", workload.steps));
+    }
+    if let Chosen::Imported(ImportedSelection { cut: Some(cut), .. }) = policy {
+        out.push(format!("the selection has {cut} decode steps: the cache has queries of {there}"));
     }
     let period = policy.period();
     if steps > 0 && !steps.is_multiple_of(period) {

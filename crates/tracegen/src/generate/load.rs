@@ -1,5 +1,6 @@
 //! Loading a workload: its system, policy and caches, and whether they fit together.
 
+use super::chosen::{Chosen, ImportedSelection};
 use super::selections::{self, CacheSet, Selections};
 use super::{Generator, ideal, label, spelled};
 use pimattn_core::cancel::Cancel;
@@ -15,9 +16,12 @@ use pimattn_mapping::emit::DeviceLayout;
 use pimattn_mapping::heads;
 use pimattn_mapping::layout::{Shape, Side};
 use pimattn_mapping::placement::{self, HeadCounts};
+use pimattn_mapping::scan;
 use pimattn_mapping::schedule::Costs;
 use pimattn_mapping::workload::{Addressing, Mapping, Workload};
+use pimattn_policies::select::recorded::HeadRecording;
 use pimattn_policies::select::{self, Policy};
+use pimattn_policies::selection::{Selection, SelectionFit};
 use pimattn_trace::Header;
 use pimattn_trace::header::spec_hash;
 use pimattn_trace::label::SelectionLabel;
@@ -44,8 +48,8 @@ impl Generator {
         kv: Option<&Path>,
     ) -> Result<Self> {
         let policy = checked_policy(&workload, doc)?;
-        let caches = || Ok(Arc::new(caches(cancel, &workload, doc, kv)?));
-        Generator::assemble(system, workload.clone(), doc, policy, caches, kv)
+        let caches = || CacheSet::load(cancel, &workload, doc, kv);
+        Generator::assemble(system, workload.clone(), doc, Chosen::Policy(policy), caches, kv)
     }
 
     /// As [`Generator::load_for`], of caches that are there, which the workload's source would have given.
@@ -60,7 +64,7 @@ impl Generator {
         kv: Option<&Path>,
     ) -> Result<Self> {
         let policy = checked_policy(&workload, doc)?;
-        Generator::assemble(system, workload, doc, policy, || Ok(cached.clone()), kv)
+        Generator::assemble(system, workload, doc, Chosen::Policy(policy), || Ok(cached.clone()), kv)
     }
 
     /// A generator that selects nothing again: `workload` takes `selections`, which one that differs from it in mapping, costs
@@ -78,13 +82,60 @@ impl Generator {
         selections.check(doc, kv)?;
         let policy = checked_policy(&workload, doc)?;
         let caches = || Ok(selections.cached().clone());
-        let mut generator = Generator::assemble(system, workload, doc, policy, caches, kv)?;
+        let mut generator = Generator::assemble(system, workload, doc, Chosen::Policy(policy), caches, kv)?;
         if generator.steps() > selections.steps() {
             let what = format!("{} steps, of which {} were selected", generator.steps(), selections.steps());
             return Err(doc.error("steps", what));
         }
         generator.selections = Some(selections.clone());
         Ok(generator)
+    }
+
+    /// A generator that selects nothing itself: `selection` says what the layers that do not stay full select of the cache, in place
+    /// of the workload's `policy`. It has as many steps as both have. Accuracy is measured as that of a policy is.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the selection does not fit ([`Selection::recordings`]), [`Error::Config`] where the workload does not, or
+    /// its requests have caches of their own.
+    pub fn load_imported(
+        cached: &Arc<CacheSet>,
+        system: System,
+        mut workload: Workload,
+        doc: &Document,
+        kv: Option<&Path>,
+        selection: &Selection,
+    ) -> Result<Self> {
+        let [cache] = cached.caches() else {
+            let what = "each request has a cache of its own; a selection is of one cache: a dump, or a batch of one";
+            return Err(doc.error("batch.requests", what));
+        };
+        for name in workload.policies.keys() {
+            self::policy(&workload, doc, name)?;
+        }
+        let element_bytes = workload.mapping.element_bytes(cache.element_bytes);
+        let fit = SelectionFit { cache, dense_layers: workload.dense_layers, budget: workload.budget, element_bytes };
+        let heads = selection.recordings(&fit)?;
+        let (steps, there) = (selection.steps_on(cache)?, cache.decode_positions().len());
+        if workload.steps == 0 || workload.steps > steps {
+            workload.steps = if steps == there { workload.steps } else { steps };
+        }
+        let widest = heads.iter().map(HeadRecording::widest_scan).max().unwrap_or(0);
+        workload.policy = selection.policy().into();
+        let imported = ImportedSelection {
+            facts: selection.facts().clone(),
+            hash: selections::imported_hash(selection, &workload),
+            heads,
+            cut: (steps < there).then_some(steps),
+        };
+        let caches = || Ok(cached.clone());
+        let generator = Generator::assemble(system, workload, doc, Chosen::Imported(imported), caches, kv)?;
+        match scan::fits_row(&generator.target, widest) {
+            true => Ok(generator),
+            false => Err(Error::Check(format!(
+                "selection {}: what it reads to select has vectors of {widest} elements, longer than a row of a unit",
+                generator.chosen.name()
+            ))),
+        }
     }
 
     /// A generator of what is in memory: a system, a workload made in code and a cache, which takes the place of the
@@ -114,6 +165,19 @@ impl Generator {
         Generator::of_cache(system, workload, doc, policy, cache)
     }
 
+    /// As [`Generator::new`], with a selection in place of the workload's policy ([`Generator::load_imported`]).
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn with_selection(system: System, workload: Workload, cache: KvCache, selection: &Selection) -> Result<Self> {
+        let workload = Workload { policy: selection.policy().into(), ..workload };
+        let doc = document(&workload)?;
+        workload.check(&doc)?;
+        let requests = workload.batch.requests;
+        let cached = Arc::new(CacheSet::new(vec![cache.validated()?], vec![0; requests]));
+        Generator::load_imported(&cached, system, workload, &doc, None, selection)
+    }
+
     fn of_cache(
         system: System,
         workload: Workload,
@@ -124,7 +188,7 @@ impl Generator {
         workload.check(&doc)?;
         let requests = workload.batch.requests;
         let caches = || Ok(Arc::new(CacheSet::new(vec![cache.validated()?], vec![0; requests])));
-        Generator::assemble(system, workload, &doc, policy, caches, None)
+        Generator::assemble(system, workload, &doc, Chosen::Policy(policy), caches, None)
     }
 
     /// Puts together what was loaded or handed over, and checks that it fits together.
@@ -132,12 +196,14 @@ impl Generator {
         system: System,
         workload: Workload,
         doc: &Document,
-        policy: Box<dyn Policy>,
+        chosen: Chosen,
         caches: impl FnOnce() -> Result<Arc<CacheSet>>,
         kv: Option<&Path>,
     ) -> Result<Self> {
         let full = self::policy(&workload, doc, select::full::ENTRY.name)?;
-        check_budget(&workload, doc, policy.as_ref())?;
+        if let Chosen::Policy(policy) = &chosen {
+            check_budget(&workload, doc, policy.as_ref())?;
+        }
         has_operations(&system.device, &workload.mapping, doc)?;
         let cached = caches()?;
         let caches = cached.caches();
@@ -184,8 +250,11 @@ impl Generator {
             let what = format!("the outputs of a query head need {sets} sets of accumulators; a unit has {has}");
             return Err(doc.error("mapping.values", what));
         }
-        let basis = selections::basis(doc, kv)?;
-        let label = Arc::new(label::of(&workload, doc, policy.as_ref(), &cached)?);
+        let mut basis = selections::basis(doc, kv)?;
+        if let Chosen::Imported(imported) = &chosen {
+            basis.push_str(&format!("\nselection {:08x}", imported.hash));
+        }
+        let label = Arc::new(label::of(&workload, doc, &chosen, &cached)?);
         let header = Header { selection: Some(SelectionLabel::clone(&label)), ..header };
         let generator = Generator {
             workload,
@@ -194,7 +263,7 @@ impl Generator {
             selections: None,
             basis,
             label,
-            policy,
+            chosen,
             full,
             target,
             costs,
@@ -270,6 +339,16 @@ fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Pol
     let none = toml::Table::new();
     let table = workload.policies.get(name).unwrap_or(&none);
     (entry.build)(table).map_err(|e| doc.serde_error(&format!("policies.{name}.{}", e.key), &e.message))
+}
+
+impl CacheSet {
+    /// The caches that a workload decodes, of its own source or of `kv` instead, unless `cancel` is requested.
+    ///
+    /// # Errors
+    /// Those of the source, [`Error::Config`] where the workload contradicts it, and [`Error::Interrupted`].
+    pub fn load(cancel: &Cancel, workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<Arc<Self>> {
+        Ok(Arc::new(caches(cancel, workload, doc, kv)?))
+    }
 }
 
 /// The caches, and which of them each request has. A dump is everybody's; a synthetic source makes each request its own.

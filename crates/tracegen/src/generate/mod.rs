@@ -6,6 +6,7 @@
 //! any number of threads. Between two layers all channels meet.
 
 mod choice;
+mod chosen;
 mod head;
 mod ideal;
 mod label;
@@ -14,6 +15,7 @@ mod metrics;
 mod selections;
 mod spelled;
 
+pub(crate) use chosen::Chosen;
 pub(crate) use label::of as label;
 pub(crate) use load::{check_budget, checked_policy as policy};
 pub use metrics::{MetricsRow, MetricsSink, layout as metrics_layout};
@@ -56,7 +58,7 @@ pub struct Generator {
     basis: String,
     /// Whose results these are.
     label: Arc<SelectionLabel>,
-    policy: Box<dyn Policy>,
+    chosen: Chosen,
     full: Box<dyn Policy>,
     target: DeviceLayout,
     costs: Costs,
@@ -93,11 +95,6 @@ impl Generator {
     /// What is selected, of which cache.
     pub fn label(&self) -> &Arc<SelectionLabel> {
         &self.label
-    }
-
-    /// The policy.
-    pub fn policy(&self) -> &dyn Policy {
-        self.policy.as_ref()
     }
 
     /// Keys that a row of a unit holds.
@@ -194,11 +191,6 @@ impl Generator {
     /// Whether a layer of the model stays full.
     fn is_dense(&self, layer: u32) -> bool {
         layer < self.workload.dense_layers
-    }
-
-    /// The policy of a layer of the model.
-    fn policy_of(&self, layer: u32) -> &dyn Policy {
-        if self.is_dense(layer) { self.full.as_ref() } else { self.policy.as_ref() }
     }
 
     /// The heads, ready for the first step, by layer and channel.

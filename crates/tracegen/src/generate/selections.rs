@@ -3,13 +3,14 @@
 use super::Generator;
 use super::choice::HeadChoice;
 use pimattn_core::cancel::Cancel;
-use pimattn_core::error::Result;
+use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::config::Document;
 use pimattn_kv::KvCache;
 use pimattn_mapping::workload::Workload;
 use pimattn_policies::accuracy::Accuracy;
 use pimattn_policies::select::HeadMemo;
 use pimattn_policies::select::recorded::HeadRecording;
+use pimattn_policies::selection::Selection;
 use rayon::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
@@ -188,6 +189,12 @@ pub(super) fn selection_hash(workload: &Workload, doc: &Document) -> Result<u32>
     Ok(crc32fast::hash(text.as_bytes()))
 }
 
+/// Hash of what a run takes from a selection: its content, the layers that it is of, and the budget that it is measured by.
+pub(super) fn imported_hash(selection: &Selection, workload: &Workload) -> u32 {
+    let Workload { dense_layers, budget, .. } = workload;
+    crc32fast::hash(format!("{:08x} {dense_layers} {budget}", selection.hash()).as_bytes())
+}
+
 impl Generator {
     /// Selects for all heads and steps, and maps nothing. With `measure`, what the selections keep of the attention is kept
     /// with them. `progress` hears how many heads are done.
@@ -223,6 +230,35 @@ impl Generator {
         })
     }
 
+    /// What its heads have selected, as a selection that [`Selection::save`] writes and [`Generator::load_imported`] takes.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](pimattn_core::error::Error::Usage) where there are several requests: a selection is of one.
+    pub fn selection(&self, selections: &Selections) -> Result<Selection> {
+        if self.requests() != 1 {
+            let what = format!("a selection file is of one request; the batch has {}", self.requests());
+            return Err(Error::Usage(what));
+        }
+        let facts = self.chosen.facts(self.workload.budget);
+        let heads: Vec<&HeadRecording> = selections.heads.iter().map(|head| &head.recording).collect();
+        Ok(Selection::of_recordings(self.cache(), self.workload.dense_layers, facts, &heads))
+    }
+
+    /// Has the run take selections that it has made ([`Generator::select`]), in place of making them again.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](pimattn_core::error::Error::Usage) where another run has made them.
+    pub fn reuse(&mut self, selections: Selections) -> Result<()> {
+        let same = Arc::ptr_eq(&self.cached, &selections.cached)
+            && self.basis == selections.basis
+            && self.steps() <= selections.steps;
+        if !same {
+            return Err(Error::Usage("these selections are of another run".into()));
+        }
+        self.selections = Some(selections);
+        Ok(())
+    }
+
     /// Bytes that [`Generator::select`] would keep, at most and roughly: tokens, and an order of tokens for each period of the
     /// policy.
     pub fn selection_bytes(&self) -> u64 {
@@ -230,8 +266,8 @@ impl Generator {
         let heads = (cache.layers.len() * self.requests() * cache.kv_heads) as u64;
         let (steps, len) = (self.steps() as u64, cache.tokens as u64);
         // A selection of all tokens is kept as such.
-        let tokens = if self.policy.heeds_budget() { len.min(self.workload.budget as u64) } else { 0 };
-        let orders = if self.policy.clusters() { steps.div_ceil(self.policy.period() as u64) + 1 } else { 1 };
+        let tokens = if self.chosen.heeds_budget() { len.min(self.workload.budget as u64) } else { 0 };
+        let orders = if self.chosen.clusters() { steps.div_ceil(self.chosen.period() as u64) + 1 } else { 1 };
         heads * 4 * (steps * cache.group() as u64 * tokens + orders * len)
     }
 }

@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::generate::{self, CacheSet, MetricsRow};
+use crate::generate::{self, CacheSet, Chosen, MetricsRow};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::config::Document;
 use pimattn_kv::{KvCache, KvParts, Rows, Tensor};
@@ -15,6 +15,7 @@ use pimattn_mapping::workload::Workload;
 use pimattn_policies::accuracy::{self, Accuracy, OutputOf, RowShape};
 use pimattn_policies::select::recorded::HeadRecording;
 use pimattn_policies::select::{self, HeadState, HeadView, Policy, StepView};
+use pimattn_policies::selection::Selection;
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -239,7 +240,7 @@ impl LiveDecode {
     /// # Errors
     /// Where the workload cannot be written as text.
     pub fn metrics(&self, cached: &CacheSet) -> Result<Vec<MetricsRow>> {
-        let label = Arc::new(generate::label(&self.workload, &self.doc, self.policy.as_ref(), cached)?);
+        let label = Arc::new(generate::label(&self.workload, &self.doc, &self.chosen()?, cached)?);
         let group = self.shape.query_heads / self.shape.kv_heads;
         let mut rows = Vec::new();
         for step in 0..self.steps() {
@@ -263,8 +264,23 @@ impl LiveDecode {
     }
 
     /// What each KV head of each layer selected.
-    pub fn recordings(&self) -> impl Iterator<Item = &HeadRecording> {
-        self.layers.iter().flat_map(|layer| layer.heads.iter().map(|head| &head.recording))
+    ///
+    /// # Errors
+    /// [`Error::Usage`] before the first step, and within one, where some layers have it and others do not.
+    pub fn selection(&self) -> Result<Selection> {
+        let cache = self.cache("decoded")?;
+        let heads: Vec<&HeadRecording> =
+            self.layers.iter().flat_map(|layer| &layer.heads).map(|head| &head.recording).collect();
+        if heads.iter().any(|head| head.steps() != self.steps()) {
+            return Err(Error::Usage("the model was stopped within a step: some layers have it, others do not".into()));
+        }
+        let facts = self.chosen()?.facts(self.workload.budget);
+        Ok(Selection::of_recordings(&cache, self.workload.dense_layers, facts, &heads))
+    }
+
+    /// The policy, as a generator has it.
+    fn chosen(&self) -> Result<Chosen> {
+        Ok(Chosen::Policy(generate::policy(&self.workload, &self.doc)?))
     }
 
     /// The workload whose policy selects.
