@@ -135,6 +135,9 @@ pub fn write(
     tensors.iter().try_for_each(|t| out.write_all(&t.data))
 }
 
+/// Length of each axis of a tensor, and its numbers.
+pub type ShapedNumbers<T> = (Vec<usize>, Vec<T>);
+
 impl<'a> SafetensorsFile<'a> {
     /// Splits a file into header and data.
     ///
@@ -224,7 +227,7 @@ impl<'a> SafetensorsFile<'a> {
     ///
     /// # Errors
     /// Where its numbers are of another type.
-    pub fn numbers<T: TensorNumber>(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<T>)>, String> {
+    pub fn numbers<T: TensorNumber>(&self, name: &str) -> Result<Option<ShapedNumbers<T>>, String> {
         let Some(info) = self.header.info(name) else { return Ok(None) };
         if info.dtype != T::DTYPE {
             return Err(format!("tensor \"{name}\" has type {}; expected {}", info.dtype, T::DTYPE));

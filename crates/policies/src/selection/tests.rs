@@ -75,7 +75,7 @@ fn tokens_have_to_be_there_once_and_within_the_budget() {
         s.indices.splice(i..i, [9, 8, 7]);
         s.ptr[i / 2 + 1..].iter_mut().for_each(|p| *p += 3);
     };
-    assert_eq!(wrong(&mut many), format!("{place}5 tokens are selected; the budget is 4"));
+    assert_eq!(wrong(many), format!("{place}5 tokens are selected; the budget is 4"));
     let mut beyond = selection();
     many(&mut beyond);
     assert_eq!(beyond.most_tokens(&cache, 0).unwrap(), 5);

@@ -137,7 +137,7 @@ mod tests {
         let folder = dir.path().join("masks");
         std::fs::create_dir(&folder).unwrap();
         // Two layers of 2 query heads, 3 steps, 8 tokens.
-        let on = |i: usize| i % 3 == 0 || i % 7 == 1;
+        let on = |i: usize| i.is_multiple_of(3) || i % 7 == 1;
         save(&folder.join("layer_10.npy"), &[2, 3, 8], on);
         save(&folder.join("layer_2.npy"), &[1, 2, 3, 8], |i| !on(i));
         let file = dir.path().join("all.npy");
