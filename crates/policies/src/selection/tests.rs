@@ -71,7 +71,7 @@ fn tokens_have_to_be_there_once_and_within_the_budget() {
         s.ptr[i / 2 + 1..].iter_mut().for_each(|p| *p -= 2);
     });
     assert_eq!(empty, format!("{place}it selects nothing; a query head attends to one token at least"));
-    let mut many = |s: &mut Selection| {
+    let many = |s: &mut Selection| {
         s.indices.splice(i..i, [9, 8, 7]);
         s.ptr[i / 2 + 1..].iter_mut().for_each(|p| *p += 3);
     };
