@@ -101,6 +101,11 @@ impl CacheSet {
         &self.caches
     }
 
+    /// The cache that has the most tokens, the first of those.
+    pub(super) fn longest(&self) -> Option<&KvCache> {
+        self.caches.iter().rev().max_by_key(|cache| cache.tokens)
+    }
+
     /// The cache of a request.
     pub fn of(&self, request: usize) -> &KvCache {
         &self.caches[self.requests[request]]
