@@ -177,16 +177,22 @@ fn pimsim_tables_have_the_columns_that_the_schema_documents() {
     assert!(text(&log).lines().all(|l| l.split(", ").count() == columns(l)));
 }
 
-/// One token more than the text that a synthetic cache is fitted to, and none more.
+/// One token more than the text that a synthetic cache is fitted to, and none more; of any request of a batch.
 #[test]
 fn a_cache_beyond_the_fitted_text_is_named_in_warnings_and_tables() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     let workload = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/workload/fitted.toml");
     let few = ["--set", "synthetic.prefill_queries=0", "--set", "synthetic.decode_steps=1", "--policy", "streaming"];
-    for (tokens, beyond) in [(8193, true), (8192, false)] {
-        let prefill = format!("synthetic.prefill={}", tokens - 1);
-        let args = [&["run", "--config", workload, "--set", &prefill, "-o", "t.ptrace"][..], &few].concat();
+    let alone = |tokens: u32| format!("synthetic.prefill={}", tokens - 1);
+    let lengths = [
+        (alone(8193), "batch.requests=1", true),
+        (alone(8192), "batch.requests=1", false),
+        ("batch.prefill=[1056, 8192, 2048]".into(), "batch.requests=3", true),
+    ];
+    for (prefill, requests, beyond) in lengths {
+        let args = ["run", "--config", workload, "--set", &prefill, "--set", requests, "-o", "t.ptrace"];
+        let args = [&args[..], &few].concat();
         let made = run(&mut tracegen(d), &args, 0);
         let replayed = run(&mut pimsim(d), &["run", "--config", SYSTEM, "t.ptrace"], 0);
         let words =

@@ -431,7 +431,21 @@ fn small_experiment() -> tempfile::TempDir {
     );
     let short = ("[axes]\n", "[axes]\nsynthetic.dim = [64]\nsynthetic.decode_steps = [4]\n");
     let positions = "[6016, 14016, 22016, 30016]";
-    copy("configs/sweep/paper.toml", &[short, (positions, "[2062, 2094]"), ("[1024] ", "[256] ")]);
+    copy(
+        "configs/sweep/paper.toml",
+        &[
+            short,
+            (positions, "[2062, 2094]"),
+            ("[1024] ", "[256] "),
+            ("[[16], [2], [9], [23], [29]]", "[[16], [2]]"),
+            ("seed = [1, 2, 3, 4, 5]", "seed = [1, 2]"),
+            ("seed = [2, 3, 4, 5]", "seed = [2]"),
+            ("seed = [1, 3, 4, 5]", "seed = [1]"),
+            ("[[skip]]\nsynthetic.layer_numbers = [[9]]\nseed = [1, 2, 4, 5]\n", ""),
+            ("[[skip]]\nsynthetic.layer_numbers = [[23]]\nseed = [1, 2, 3, 5]\n", ""),
+            ("[[skip]]\nsynthetic.layer_numbers = [[29]]\nseed = [1, 2, 3, 4]\n", ""),
+        ],
+    );
     copy(
         "configs/sweep/choices.toml",
         &[
@@ -556,4 +570,13 @@ fn the_papers_experiment_gives_the_same_bytes_and_names_the_cells_it_speaks_of()
     assert_eq!(number(row, "starc"), number(bar("starc"), "step_ms"));
     let less = 100.0 * (1.0 - number(bar("starc"), "step_ms") / number(bar("sparq"), "step_ms"));
     assert!((number(row, "reduction_percent") - less).abs() < 1e-4);
+    // Two layers: the interval of each reduction of real-mask mode ends at what one of them gives alone, on either side of the mean.
+    let masks = reductions.iter().filter(|r| r["mode"] == "masks").collect::<Vec<_>>();
+    assert_eq!(masks.len(), 2 * 2 * 2 * 5);
+    for row in masks {
+        let [low, percent, high] = ["low_percent", "reduction_percent", "high_percent"].map(|c| number(row, c));
+        assert!(low <= percent && percent <= high && row["caches"] == "2", "{row:?}");
+        assert!(high - low < 60.0, "{row:?}");
+    }
+    assert!(reductions.iter().filter(|r| r["mode"] == "artifact").all(|r| r["low_percent"].is_empty()));
 }

@@ -1,5 +1,5 @@
-//! What points have in common: caches are made once for those that decode the same ones, selections are made, and what these keep of
-//! the attention is measured, once for those that select alike.
+//! What points have in common: caches are made, and attention over all tokens is computed, once for those that decode the same ones;
+//! selections are made, and what these keep of the attention is measured, once for those that select alike.
 
 use super::grid::Job;
 use super::point::{self, PointRow};
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Largest selections that are kept (bytes): a small part of a machine, and far above those of the shipped grids. Points with
-/// larger ones select for themselves, step by step.
+/// larger ones select for themselves, step by step. Attention over all tokens is kept up to the same size.
 const MOST_BYTES: u64 = 512 << 20;
 
 /// SHA-256 of what something that points have in common depends on.
@@ -100,6 +100,7 @@ impl SharedWork {
 
     /// Hands over caches that are there already, for the points of a basis.
     pub fn provide(&mut self, basis: SharedBasis, cached: Arc<CacheSet>) {
+        cached.keep_attention(MOST_BYTES);
         let caches = self.caches.entry(basis.caches).or_default();
         caches.get_mut().unwrap_or_else(PoisonError::into_inner).made = Some(cached);
     }
@@ -117,7 +118,11 @@ impl SharedWork {
     pub fn run(&self, cancel: &Cancel, job: &Job, whole: &Job, accuracy: bool) -> Result<PointRow> {
         let basis = SharedBasis::of(job)?;
         let cached = match self.caches.get(&basis.caches) {
-            Some(item) => SharedItem::take(item, || Ok(point::load(cancel, job)?.caches().clone()))?,
+            Some(item) => SharedItem::take(item, || {
+                let cached = point::load(cancel, job)?.caches().clone();
+                cached.keep_attention(MOST_BYTES);
+                Ok(cached)
+            })?,
             None => None,
         };
         let load = |job: &Job| -> Result<Generator> {

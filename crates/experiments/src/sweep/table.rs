@@ -119,6 +119,11 @@ impl SweepTable {
         place(&self.heading, &self.file, axis).map(behind_point)
     }
 
+    /// Whether the grid has an axis.
+    pub fn has_axis(&self, axis: &str) -> bool {
+        self.heading.iter().any(|name| name == axis)
+    }
+
     /// The value of a row's axis.
     pub fn axis<'r>(&self, row: &'r SweepRow, axis: &str) -> Result<&'r str> {
         Ok(row.axes.get(self.place(axis)?).map_or("", String::as_str))

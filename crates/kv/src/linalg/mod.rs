@@ -12,8 +12,8 @@ mod symmetric;
 pub use level::prefetch;
 pub use level::{LEVELS, SimdLevel, detect, level, limit};
 pub use reaching::reaching;
-pub use softmax::exp_weights;
 pub use softmax::highest;
+pub use softmax::{exp_below, exp_weights};
 pub use symmetric::{add_gram, eigenvectors};
 
 /// Partial sums of a lane-ordered sum: element `i` goes to lane `i % LANES`.

@@ -67,6 +67,20 @@ simd! {
     }
 }
 
+simd! {
+    /// `exp(scale · (score − highest))` of each score into `out`; no score is above `highest`. The same bits as [`exp_weights`] gives
+    /// where `highest` is the highest of the scores.
+    ///
+    /// # Panics
+    /// When `out` is not as long as `scores`.
+    pub fn exp_below(scores: &[f32], highest: f32, scale: f32, out: &mut [f32]) {
+        assert_eq!(scores.len(), out.len(), "scores and weights differ in number");
+        for (out, score) in out.iter_mut().zip(scores) {
+            *out = exp(scale * (score - highest));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +103,9 @@ mod tests {
         fn weights_are_those_of_a_softmax(scores in proptest::collection::vec(-30f32..30.0, 1..90), scale in 0.01f32..2.0) {
             let mut out = vec![9.0; scores.len()];
             let sum = exp_weights(&scores, scale, &mut out);
+            let mut below = vec![9.0; scores.len()];
+            exp_below(&scores, highest(&scores), scale, &mut below);
+            prop_assert_eq!(&below, &out);
             let highest = scores.iter().copied().fold(f32::MIN, f32::max);
             let exact: Vec<f64> = scores.iter().map(|s| (f64::from(scale) * f64::from(s - highest)).exp()).collect();
             for (got, exact) in out.iter().zip(&exact) {

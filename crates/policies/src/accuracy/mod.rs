@@ -2,7 +2,11 @@
 //!
 //! [`exact_scores`] gives the true scores of one step. [`Scratch::attend_all`] computes the true softmax and output of the
 //! query heads that share keys and values; [`TrueAttention::measure`] then judges the selection of any number of policies against
-//! them.
+//! them. [`KeptAttention`] is what of them a later run on the same cache needs.
+
+mod kept;
+
+pub use kept::KeptAttention;
 
 use crate::select::topk::{TopK, rank};
 use pimattn_kv::Rows;
@@ -67,6 +71,8 @@ pub struct Scratch {
     /// Weights of selected tokens by scores that are not the true ones: by token, and in the order of the selection.
     rescored: Vec<f32>,
     own: Vec<f32>,
+    /// True scores of selected tokens, in the order of the selection.
+    picked: Vec<f32>,
     /// Factor of the scores in the softmax.
     scale: f32,
     /// `0..len`.
@@ -86,8 +92,20 @@ struct AttentionWeights {
     weights: Vec<f32>,
     /// Their sum.
     mass: f64,
+    /// Values times weights, summed over the tokens `[dim]`.
+    sums: Vec<f64>,
     /// `[dim]`.
     output: Vec<f64>,
+    /// Budget, and the rank that its best tokens reach: policies are judged one after the other with the same budget.
+    threshold: Option<(usize, u64)>,
+}
+
+impl AttentionWeights {
+    /// The output, of the sums.
+    fn divide(&mut self) {
+        self.output.clear();
+        self.output.extend(self.sums.iter().map(|o| o / self.mass));
+    }
 }
 
 impl Scratch {
@@ -112,27 +130,33 @@ impl Scratch {
 
     fn attend_each(&mut self, scores: &[&[f32]], scale: f32, values: Rows<'_>) {
         let len = scores.first().map_or(0, |scores| scores.len());
+        self.begin(scores.len(), len, scale, values.dim);
+        for (truth, scores) in self.truths.iter_mut().zip(scores) {
+            linalg::exp_weights(scores, scale, &mut truth.weights);
+            truth.mass = sum(&truth.weights);
+            truth.sums.clear();
+            truth.sums.resize(values.dim, 0.0);
+        }
+        for tokens in self.all[..len].chunks(TOGETHER) {
+            for truth in &mut self.truths {
+                add_weighted(values.data, tokens, &truth.weights, &mut self.partial, &mut truth.sums);
+            }
+        }
+        self.truths.iter_mut().for_each(AttentionWeights::divide);
+    }
+
+    /// Makes room for so many query heads over `len` tokens, of which nothing is known yet.
+    fn begin(&mut self, queries: usize, len: usize, scale: f32, dim: usize) {
         let known = self.all.len();
         self.all.extend(known as u32..len.max(known) as u32);
         self.summed = false;
         self.scale = scale;
-        self.partial.resize(values.dim, 0.0);
-        self.selected_output.resize(values.dim, 0.0);
-        self.truths.resize(scores.len(), AttentionWeights::default());
-        for (truth, scores) in self.truths.iter_mut().zip(scores) {
-            truth.weights.resize(len, 0.0);
-            linalg::exp_weights(scores, scale, &mut truth.weights);
-            truth.mass = sum(&truth.weights);
-            truth.output.clear();
-            truth.output.resize(values.dim, 0.0);
-        }
-        for tokens in self.all[..len].chunks(TOGETHER) {
-            for truth in &mut self.truths {
-                add_weighted(values.data, tokens, &truth.weights, &mut self.partial, &mut truth.output);
-            }
-        }
+        self.partial.resize(dim, 0.0);
+        self.selected_output.resize(dim, 0.0);
+        self.truths.resize(queries, AttentionWeights::default());
         for truth in &mut self.truths {
-            truth.output.iter_mut().for_each(|o| *o /= truth.mass);
+            truth.weights.resize(len, 0.0);
+            truth.threshold = None;
         }
     }
 
@@ -143,7 +167,7 @@ impl Scratch {
     pub fn attention<'a>(&'a mut self, query: usize, scores: &'a [f32], values: Rows<'a>) -> TrueAttention<'a> {
         assert!(query < self.truths.len(), "no attention of query head {query}");
         let scale = self.scale;
-        TrueAttention { scratch: self, query, scores, values, scale, threshold: None }
+        TrueAttention { scratch: self, query, scores, values, scale }
     }
 
     /// Row blocks that hold a selected token: how many, and how many on the fullest unit.
@@ -197,8 +221,6 @@ pub struct TrueAttention<'a> {
     values: Rows<'a>,
     /// Factor of the scores in the softmax.
     scale: f32,
-    /// Budget, and the rank that its best tokens reach.
-    threshold: Option<(usize, u64)>,
 }
 
 impl TrueAttention<'_> {
@@ -236,10 +258,12 @@ impl TrueAttention<'_> {
 
         let Scratch { truths, selected_output, value_sum, summed, ones, partial, all, rescored, own, .. } =
             &mut *self.scratch;
-        let AttentionWeights { weights, mass, output } = &truths[self.query];
+        let AttentionWeights { weights, mass, sums, output, .. } = &truths[self.query];
         let selected_mass: f64 = selected.iter().map(|t| f64::from(weights[*t as usize])).sum();
         let mut divisor = selected_mass;
         match of.scores {
+            // All tokens, in order: summed already.
+            None if selected == &all[..len] => selected_output.copy_from_slice(sums),
             None => weighted_sum(self.values.data, selected, weights, partial, selected_output),
             Some(scores) => {
                 rescored.resize(rescored.len().max(len), 0.0);
@@ -277,13 +301,14 @@ impl TrueAttention<'_> {
         }
     }
 
-    /// Policies are judged one after the other with the same budget: the threshold is kept.
+    /// The rank that the best tokens of a budget reach.
     fn threshold(&mut self, budget: usize) -> u64 {
-        match self.threshold {
+        let Scratch { truths, topk, .. } = &mut *self.scratch;
+        match truths[self.query].threshold {
             Some((of, threshold)) if of == budget => threshold,
             _ => {
-                let threshold = self.scratch.topk.threshold(self.scores, budget);
-                self.threshold = Some((budget, threshold));
+                let threshold = topk.threshold(self.scores, budget);
+                truths[self.query].threshold = Some((budget, threshold));
                 threshold
             }
         }

@@ -84,32 +84,40 @@ impl Infinigen {
 
     /// The columns kept `[column, dim]` of each rotation: one, or one for each query head.
     fn rotations(&self, head: HeadView<'_>) -> Vec<Vec<f32>> {
+        let each = self.rotation == Per::Head;
         let queries = |h| head.prefill_queries(h);
-        match self.rotation {
-            Per::Head => (0..head.queries.heads).map(|h| self.rotation(head, vec![queries(h)])).collect(),
-            _ => vec![self.rotation(head, (0..head.queries.heads).map(queries).collect())],
+        let ranked = || match each {
+            true => (0..head.queries.heads).map(|h| rotation(head, vec![queries(h)])).collect(),
+            false => vec![rotation(head, (0..head.queries.heads).map(queries).collect())],
+        };
+        let elements = self.kept(head.keys.dim) * head.keys.dim;
+        let kept = |ranked: &[Vec<f32>]| ranked.iter().map(|columns| columns[..elements].to_vec()).collect();
+        match head.memo {
+            Some(memo) => kept(memo.rotations[usize::from(each)].get_or_init(ranked)),
+            None => kept(&ranked()),
         }
     }
+}
 
-    fn rotation<'a>(&self, head: HeadView<'a>, mut sources: Vec<Rows<'a>>) -> Vec<f32> {
-        let dim = head.keys.dim;
-        if sources.iter().all(Rows::is_empty) {
-            sources = vec![head.keys.range(0..head.prefill)];
-        }
-        let mut gram = vec![0.0; dim * dim];
-        sources.iter().for_each(|rows| linalg::add_gram(rows.data, dim, &mut gram));
-        let (_, vectors) = linalg::eigenvectors(gram, dim);
-        let vectors: Vec<f32> = vectors.into_iter().map(|x| x as f32).collect();
-
-        let (mut sums, mut products) = (vec![0f64; dim], vec![0f32; dim]);
-        for row in sources.iter().flat_map(|rows| rows.data.chunks_exact(dim)) {
-            linalg::dots(row, &vectors, &mut products);
-            sums.iter_mut().zip(&products).for_each(|(sum, x)| *sum += f64::from(x.abs()));
-        }
-        let mut ranking: Vec<usize> = (0..dim).collect();
-        ranking.sort_by(|a, b| sums[*b].total_cmp(&sums[*a]));
-        ranking[..self.kept(dim)].iter().flat_map(|column| &vectors[column * dim..][..dim]).copied().collect()
+/// All columns `[column, dim]` of a rotation of these queries, those first that keep most of them.
+fn rotation<'a>(head: HeadView<'a>, mut sources: Vec<Rows<'a>>) -> Vec<f32> {
+    let dim = head.keys.dim;
+    if sources.iter().all(Rows::is_empty) {
+        sources = vec![head.keys.range(0..head.prefill)];
     }
+    let mut gram = vec![0.0; dim * dim];
+    sources.iter().for_each(|rows| linalg::add_gram(rows.data, dim, &mut gram));
+    let (_, vectors) = linalg::eigenvectors(gram, dim);
+    let vectors: Vec<f32> = vectors.into_iter().map(|x| x as f32).collect();
+
+    let (mut sums, mut products) = (vec![0f64; dim], vec![0f32; dim]);
+    for row in sources.iter().flat_map(|rows| rows.data.chunks_exact(dim)) {
+        linalg::dots(row, &vectors, &mut products);
+        sums.iter_mut().zip(&products).for_each(|(sum, x)| *sum += f64::from(x.abs()));
+    }
+    let mut ranking: Vec<usize> = (0..dim).collect();
+    ranking.sort_by(|a, b| sums[*b].total_cmp(&sums[*a]));
+    ranking.iter().flat_map(|column| &vectors[column * dim..][..dim]).copied().collect()
 }
 
 /// The policy under one of its names.
@@ -358,7 +366,7 @@ linalg::simd! {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{plain, testing};
+    use super::super::{HeadMemo, plain, testing};
     use super::*;
     use proptest::prelude::*;
 
@@ -393,6 +401,20 @@ mod tests {
                 Ok(())
             })?;
             prop_assert!(vectors >= steps);
+        }
+
+        /// Rotations that another run found, which kept other columns or turned for other query heads.
+        #[test]
+        fn what_is_kept_of_a_head_gives_the_same_rotations(case in testing::cases(), columns in 0.05f64..1.0) {
+            let (queries, memo) = (case.dumped_queries(), HeadMemo::default());
+            let head = case.head(&queries);
+            for columns in [columns, 1.0 - columns / 2.0] {
+                for rotation in [Per::Head, Per::Group, Per::Head] {
+                    let infinigen = Infinigen { columns, rotation, ..Infinigen::default() };
+                    let kept = infinigen.rotations(HeadView { memo: Some(&memo), ..head });
+                    prop_assert_eq!(kept, infinigen.rotations(head));
+                }
+            }
         }
 
         /// Of several KV heads, in any order of their steps, and by the name that fills.

@@ -160,6 +160,8 @@ pub struct HeadView<'a> {
 pub struct HeadMemo {
     /// By query head, the attention probabilities of each token of the prefill, summed over the queries of the prefill.
     prefill_sums: OnceLock<Vec<Vec<f32>>>,
+    /// Of rotations of the group and of each query head, all columns `[column, dim]`, those first that keep most of the queries.
+    rotations: [OnceLock<Vec<Vec<f32>>>; 2],
 }
 
 impl<'a> HeadView<'a> {

@@ -89,6 +89,7 @@ pub fn against_error(choices: &Choices, cost: CostAxis) -> Option<PageFigure> {
                     name: name.clone(),
                     points: own().map(|(_, point)| *point).collect(),
                     notes: own().map(|(c, _)| c.label.clone()).collect(),
+                    ..Series::default()
                 });
             }
         }

@@ -96,7 +96,7 @@ pub fn steps(runs: &[NamedRun<'_>]) -> Result<Option<(Figure, PageTable)>> {
         let counts = [times.len().to_string(), us(mean), us(median), us(longest), over, at.to_string()];
         table.rows.push(std::iter::once(run.label.clone()).chain(counts).collect());
         let notes = points.iter().map(|p| format!("{}, step {}", run.label, p.0)).collect();
-        lines.series.push(Series { name: run.label.clone(), points, notes });
+        lines.series.push(Series { name: run.label.clone(), points, notes, ..Series::default() });
     }
     if lines.series.is_empty() {
         return Ok(None);

@@ -3,9 +3,9 @@
 use super::Generator;
 use super::chosen::Chosen;
 use super::selections::SelectedHead;
-use pimattn_kv::KvCache;
+use pimattn_kv::{KvCache, Rows};
 use pimattn_mapping::schedule::StepDemand;
-use pimattn_policies::accuracy::{self, Accuracy, OutputOf, RowShape};
+use pimattn_policies::accuracy::{self, Accuracy, KeptAttention, OutputOf, RowShape};
 use pimattn_policies::select::recorded::HeadRecording;
 use pimattn_policies::select::{HeadState, HeadView, StepView, head_seed};
 
@@ -20,6 +20,8 @@ pub struct HeadChoice<'g> {
     state: Box<dyn HeadState + Send + 'g>,
     /// Where the answers were given before.
     kept: Option<&'g SelectedHead>,
+    /// By step, what is kept of attention over all tokens, where it is.
+    attention: Option<&'g [KeptAttention]>,
     scores: Vec<Vec<f32>>,
     tokens: Vec<Vec<u32>>,
     scratch: accuracy::Scratch,
@@ -40,6 +42,7 @@ impl<'g> HeadChoice<'g> {
             shape: RowShape { row_block: g.workload.metrics.row_block, units: g.workload.metrics.units },
             state,
             kept,
+            attention: g.cached.kept_attention(request, layer, kv_head),
             scores: vec![Vec::new(); cache.group()],
             tokens: vec![Vec::new(); cache.group()],
             scratch: accuracy::Scratch::default(),
@@ -80,7 +83,8 @@ impl<'g> HeadChoice<'g> {
         let layer_queries = cache.queries_at(self.layer, position);
         let queries = &layer_queries[self.kv_head * group..][..group];
         let kept = self.kept.map(|head| head.accuracies.get(step));
-        let scored = measure && kept.is_none();
+        let measured = measure && kept.is_none();
+        let scored = measured && self.attention.is_none();
         if scored {
             accuracy::exact_scores(keys, self.len, queries, &mut self.scores);
         }
@@ -90,24 +94,35 @@ impl<'g> HeadChoice<'g> {
         self.state.select(view, &mut self.tokens);
         match kept {
             Some(accuracies) => accuracies.filter(|_| measure).cloned(),
-            None => scored.then(|| self.measure()),
+            None => measured.then(|| self.measure(step, keys, queries)),
         }
     }
 
-    /// What each query head keeps of the attention at the last step, whose scores are there.
-    fn measure(&mut self) -> Vec<Accuracy> {
+    /// What each query head keeps of the attention at the last step, whose scores are there unless they are kept.
+    fn measure(&mut self, step: usize, keys: Rows<'_>, queries: &[&[f32]]) -> Vec<Accuracy> {
         let scale = 1.0 / (self.cache.dim as f32).sqrt();
         let values = self.cache.values(self.layer, self.kv_head);
         let (order, shares, rescored) = (self.state.order(), self.state.blend(), self.state.rescored());
-        self.scratch.attend_all(&self.scores, scale, values);
-        (0..self.tokens.len())
+        let attention = self.attention.map(|steps| &steps[step]);
+        match attention {
+            None => self.scratch.attend_all(&self.scores, scale, values),
+            Some(kept) => {
+                let (tokens, budget) = (&self.tokens, self.budget);
+                self.scratch.attend_kept(kept, keys, queries, scale, values, tokens, budget, &mut self.scores);
+            }
+        }
+        let accuracies = (0..self.tokens.len())
             .map(|h| {
                 let share = shares.get(h).copied().unwrap_or(1.0);
                 let of = OutputOf { share, scores: rescored.get(h).map(Vec::as_slice) };
                 let mut attention = self.scratch.attention(h, &self.scores[h], values);
                 attention.measure_output(&self.tokens[h], of, self.budget, order, self.shape)
             })
-            .collect()
+            .collect();
+        if let Some(kept) = attention {
+            self.scratch.keep(kept);
+        }
+        accuracies
     }
 
     /// Row-blocks that each query head touches at the last step, by the metrics' account.

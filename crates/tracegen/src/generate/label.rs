@@ -51,7 +51,7 @@ fn cautions(workload: &Workload, policy: &Chosen, cached: &CacheSet) -> Vec<Stri
             "{name} prepares from queries of the prefill and the cache has none: it selects otherwise than published"
         ));
     }
-    let beyond = caches.iter().find_map(|c| BeyondFit::said_in(&c.provenance));
+    let beyond = cached.longest().and_then(|c| BeyondFit::said_in(&c.provenance));
     out.extend(beyond.map(|BeyondFit { tokens, fitted, rescaled }| {
         let how = if rescaled { "rescaled" } else { "not rescaled" };
         format!(

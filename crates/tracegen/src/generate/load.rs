@@ -235,7 +235,8 @@ impl Generator {
             spec_hash: spec_hash(&geometry, &spelled::text(&workload.mapping, &workload.placement, &shape)),
             seed: workload.seed,
             config: kv.map_or_else(|| doc.canonical(), |kv| doc.canonical_with("kv", &kv.display().to_string())),
-            provenance: cache.provenance.clone(),
+            // Of requests of several lengths, the longest has most to say.
+            provenance: cached.longest().unwrap_or(cache).provenance.clone(),
             element_bytes,
             heads_per_read: system.device.heads_per_read,
             selection: None,

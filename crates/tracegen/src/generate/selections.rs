@@ -7,14 +7,14 @@ use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::config::Document;
 use pimattn_kv::KvCache;
 use pimattn_mapping::workload::Workload;
-use pimattn_policies::accuracy::Accuracy;
+use pimattn_policies::accuracy::{Accuracy, KeptAttention};
 use pimattn_policies::select::HeadMemo;
 use pimattn_policies::select::recorded::HeadRecording;
 use pimattn_policies::selection::Selection;
 use rayon::prelude::*;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Keys of a workload, of the first level, on which no selection depends: where tokens lie, what work costs, and on what device.
 /// `steps` is among them since a run may be cut short.
@@ -42,6 +42,8 @@ pub struct CacheSet {
     hash: String,
     /// By cache, layer and KV head.
     memos: Vec<HeadMemo>,
+    /// Likewise, by decode step, attention over all tokens; only where it is to be kept.
+    attention: OnceLock<Vec<Vec<KeptAttention>>>,
 }
 
 impl CacheSet {
@@ -50,14 +52,43 @@ impl CacheSet {
         let hash = hash_of(&caches);
         let heads = caches.first().map_or(0, |c| c.layers.len() * c.kv_heads);
         let memos = (0..caches.len() * heads).map(|_| HeadMemo::default()).collect();
-        CacheSet { caches, requests, hash, memos }
+        CacheSet { caches, requests, hash, memos, attention: OnceLock::new() }
     }
 
     /// What was found of a KV head's prefill; `layer` is an index into the cache's. Requests of one cache share it.
     pub(super) fn memo(&self, request: usize, layer: usize, kv_head: usize) -> Option<&HeadMemo> {
+        self.memos.get(self.index(request, layer, kv_head))
+    }
+
+    /// Keeps attention over all tokens from now on, so that what many runs select of these caches is judged against what one of them
+    /// computes; unless that takes more than so many bytes.
+    pub fn keep_attention(&self, most_bytes: u64) {
+        let steps = |cache: &KvCache| cache.decode_positions().len();
+        let bytes = |cache: &KvCache| {
+            let heads = cache.layers.len() * cache.kv_heads;
+            (heads * steps(cache)) as u64 * KeptAttention::bytes(cache.group(), cache.dim)
+        };
+        if self.caches.iter().map(bytes).sum::<u64>() <= most_bytes {
+            self.attention.get_or_init(|| {
+                let of_cache = |cache| {
+                    let of_head = move |_| (0..steps(cache)).map(|_| KeptAttention::default()).collect();
+                    (0..cache.layers.len() * cache.kv_heads).map(of_head)
+                };
+                self.caches.iter().flat_map(of_cache).collect()
+            });
+        }
+    }
+
+    /// By step, what is kept of a KV head's attention over all tokens; none where it is not kept.
+    pub(super) fn kept_attention(&self, request: usize, layer: usize, kv_head: usize) -> Option<&[KeptAttention]> {
+        self.attention.get()?.get(self.index(request, layer, kv_head)).map(Vec::as_slice)
+    }
+
+    /// Number of a request's KV head among those of all caches.
+    fn index(&self, request: usize, layer: usize, kv_head: usize) -> usize {
         let cache = self.requests[request];
         let (layers, heads) = (self.caches[cache].layers.len(), self.caches[cache].kv_heads);
-        self.memos.get((cache * layers + layer) * heads + kv_head)
+        (cache * layers + layer) * heads + kv_head
     }
 
     /// Hash of the keys, values and queries: a CRC-32 of each, over all caches, in hexadecimal digits. Caches that differ in it
@@ -69,6 +100,11 @@ impl CacheSet {
     /// All caches.
     pub fn caches(&self) -> &[KvCache] {
         &self.caches
+    }
+
+    /// The cache that has the most tokens, the first of those.
+    pub(super) fn longest(&self) -> Option<&KvCache> {
+        self.caches.iter().rev().max_by_key(|cache| cache.tokens)
     }
 
     /// The cache of a request.

@@ -53,6 +53,19 @@ pub enum Kind {
     Benchmark,
 }
 
+impl Kind {
+    /// Scope and measure of the reductions that it is of, as tables name them; none where it is of none.
+    pub(super) fn reduction(self) -> Option<[&'static str; 2]> {
+        match self {
+            Kind::AttentionLatency => Some(["attention", "latency"]),
+            Kind::AttentionEnergy => Some(["attention", "energy"]),
+            Kind::EndToEndLatency => Some(["end-to-end", "latency"]),
+            Kind::EndToEndEnergy => Some(["end-to-end", "energy"]),
+            Kind::ClusteringOverhead | Kind::RecallOrder | Kind::Benchmark => None,
+        }
+    }
+}
+
 impl Claim {
     /// What is wrong with it, if anything.
     pub fn check(&self) -> std::result::Result<(), String> {
@@ -108,15 +121,19 @@ measures! {
             |r| (&r.artifact[1]).into();
         ARTIFACT_FROM = "artifact_from", "-", "cells of the least and the most: file, line, column",
             |r| (&r.artifact[2]).into();
-        MASKS = "masks", "-", "found in real-mask mode, likewise", |r| (&r.masks[0]).into();
-        MASKS_VERDICT = "masks_verdict", "-", "likewise", |r| (&r.masks[1]).into();
+        MASKS = "masks", "-",
+            "found in real-mask mode, likewise; in brackets, of reductions, the lowest and the highest end of their 95 % intervals",
+            |r| (&r.masks[0]).into();
+        MASKS_VERDICT = "masks_verdict", "-",
+            "likewise, of the intervals where there are some: a range is missed where all of them lie beside it, and met where all lie in it",
+            |r| (&r.masks[1]).into();
         MASKS_FROM = "masks_from", "-", "cells of the least and the most", |r| (&r.masks[2]).into();
         DEFAULT = "default", "-",
             "synthetic caches of all fitted layers and several seeds, default mapping: reduction, 95 % interval, cell, against each policy; empty where the claim is of no reduction",
             |r| (&r.fair.default).into();
         BEST = "best", "-", "likewise, each policy at its best mapping", |r| (&r.fair.best).into();
         VERDICT = "verdict", "-",
-            "whether it holds: a reduction does where no interval lies below what is claimed (up to a figure: within a percentage point); of other claims, what real-mask mode finds",
+            "whether it holds: a reduction does where no interval lies below what is claimed (up to a figure: within a percentage point), on the caches of intervals.csv and then on those of real-mask mode, at its contexts; of other claims, what real-mask mode finds",
             |r| (&r.fair.verdict).into();
         DECIDES = "decides", "-", "the changed assumption of ablation.csv that moves it most, with cells",
             |r| (&r.fair.decides).into();
@@ -129,6 +146,10 @@ struct CellRange {
     least: f64,
     most: f64,
     from: [String; 2],
+    /// From the lowest end of their intervals to the highest; where there are none, the range itself.
+    sure: [f64; 2],
+    /// Lower end of the interval of the most.
+    most_low: f64,
 }
 
 impl CellRange {
@@ -145,11 +166,33 @@ impl CellRange {
                 }
             });
         }
-        Ok(found.map(|(least, i, most, j)| CellRange { least, most, from: [i, j].map(|r| table.cite(r, column)) }))
+        Ok(found.map(|(least, i, most, j)| {
+            let from = [i, j].map(|r| table.cite(r, column));
+            CellRange { least, most, from, sure: [least, most], most_low: most }
+        }))
+    }
+
+    /// The reductions of these rows, with their intervals, where they have some.
+    fn of_reductions(table: &Cells, rows: &[usize]) -> Result<Option<CellRange>> {
+        let column = reductions::REDUCTION_PERCENT.name();
+        let Some(mut range) = CellRange::of(table, rows, column)? else { return Ok(None) };
+        let ends = rows.iter().map(|row| interval(table, *row)).collect::<Result<Vec<_>>>()?;
+        for (row, ends) in rows.iter().zip(ends) {
+            let Some([low, high]) = ends else { continue };
+            range.sure = [range.sure[0].min(low), range.sure[1].max(high)];
+            if table.number(*row, column)? == range.most {
+                range.most_low = range.most_low.min(low);
+            }
+        }
+        Ok(Some(range))
     }
 
     fn words(&self) -> String {
-        format!("{:.2} to {:.2} %", self.least, self.most)
+        let CellRange { least, most, sure: [low, high], .. } = self;
+        match [low, high] == [least, most] {
+            true => format!("{least:.2} to {most:.2} %"),
+            false => format!("{least:.2} to {most:.2} % ({low:.2} to {high:.2})"),
+        }
     }
 
     fn cells(&self) -> String {
@@ -162,13 +205,14 @@ impl CellRange {
             (Some(most), Kind::ClusteringOverhead) => (most, most),
             (Some(most), _) => (most, 1.0),
         };
+        let [low, high] = self.sure;
         match claim.least {
-            Some(least) if least <= self.least && self.most <= most => "within",
-            Some(least) if self.most < least => "below",
-            Some(_) if self.least > most => "above",
+            Some(least) if least <= low && high <= most => "within",
+            Some(least) if high < least => "below",
+            Some(_) if low > most => "above",
             Some(_) => "overlaps",
-            None if (self.most - most).abs() <= near => "reached",
-            None if self.most > most => "exceeded",
+            None if self.most_low - near <= most && most <= high + near => "reached",
+            None if self.most_low > most => "exceeded",
             None => "not reached",
         }
     }
@@ -179,31 +223,38 @@ impl CellRange {
     }
 }
 
+/// The interval of a reduction; none where it has none.
+pub(super) fn interval(table: &Cells, row: usize) -> Result<Option<[f64; 2]>> {
+    let [low, high] = [reductions::LOW.name(), reductions::HIGH.name()];
+    match table.cell(row, low)? {
+        "" => Ok(None),
+        _ => Ok(Some([table.number(row, low)?, table.number(row, high)?])),
+    }
+}
+
 /// A number with the cell that it is from.
 pub fn cited(table: &Cells, row: usize, column: &str, decimals: usize, unit: &str) -> Result<String> {
     Ok(format!("{:.decimals$}{unit} [{}]", table.number(row, column)?, table.cite(row, column)))
 }
 
+/// Rows of reductions.csv that a claim is of, in a mode, against a policy; none where it is of no reduction.
+pub(super) fn reductions_against(t: &ExperimentTables, kind: Kind, mode: &str, policy: &str) -> Result<Vec<usize>> {
+    let Some([scope, measure]) = kind.reduction() else { return Ok(Vec::new()) };
+    t.reductions.find(&[
+        (reductions::MODE.name(), mode),
+        (reductions::SCOPE.name(), scope),
+        (reductions::MEASURE.name(), measure),
+        (reductions::AGAINST.name(), policy),
+    ])
+}
+
 /// The reductions of a claim in a mode.
 fn reductions(t: &ExperimentTables, claim: &Claim, mode: &str) -> Result<Option<CellRange>> {
-    let (scope, measure) = match claim.kind {
-        Kind::AttentionLatency => ("attention", "latency"),
-        Kind::AttentionEnergy => ("attention", "energy"),
-        Kind::EndToEndLatency => ("end-to-end", "latency"),
-        Kind::EndToEndEnergy => ("end-to-end", "energy"),
-        _ => return Ok(None),
-    };
     let mut rows = Vec::new();
     for policy in &claim.against {
-        let wanted = [
-            (reductions::MODE.name(), mode),
-            (reductions::SCOPE.name(), scope),
-            (reductions::MEASURE.name(), measure),
-            (reductions::AGAINST.name(), policy.as_str()),
-        ];
-        rows.extend(t.reductions.find(&wanted)?);
+        rows.extend(reductions_against(t, claim.kind, mode, policy)?);
     }
-    CellRange::of(&t.reductions, &rows, reductions::REDUCTION_PERCENT.name())
+    CellRange::of_reductions(&t.reductions, &rows)
 }
 
 /// Rows of claims.csv.
@@ -396,4 +447,36 @@ fn why(claim: &Claim, t: &ExperimentTables) -> Result<String> {
             of_masks(QUEST, columns::OUTPUT_REL_ERR, 4, "")?,
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_decide_what_a_range_is() {
+        let claim = |least: Option<f64>, most: f64| Claim {
+            version: "v1".into(),
+            what: String::new(),
+            kind: Kind::AttentionLatency,
+            against: vec![FULL.into()],
+            least,
+            most: Some(most),
+        };
+        let range = |sure| CellRange { least: 20.0, most: 30.0, from: Default::default(), sure, most_low: 28.0 };
+        let of = |sure, least, most| range(sure).verdict(&claim(least, most));
+        // The cells alone lie in 19 to 31, below 40, and above 10.
+        assert_eq!(of([19.5, 30.5], Some(19.0), 31.0), "within");
+        assert_eq!(of([18.0, 30.5], Some(19.0), 31.0), "overlaps");
+        assert_eq!(of([18.0, 39.0], Some(40.0), 50.0), "below");
+        assert_eq!(of([18.0, 40.0], Some(40.0), 50.0), "overlaps");
+        assert_eq!(of([18.0, 39.0], Some(5.0), 17.0), "above");
+        // The interval of the most is 28 to the highest end.
+        assert_eq!(of([18.0, 34.0], None, 35.0), "reached");
+        assert_eq!(of([18.0, 33.0], None, 35.0), "not reached");
+        assert_eq!(of([18.0, 33.0], None, 27.0), "reached");
+        assert_eq!(of([18.0, 33.0], None, 26.5), "exceeded");
+        assert_eq!(range([18.0, 33.0]).words(), "20.00 to 30.00 % (18.00 to 33.00)");
+        assert_eq!(range([20.0, 30.0]).words(), "20.00 to 30.00 %");
+    }
 }

@@ -1,9 +1,9 @@
 //! The figures of the report.
 
-use super::ExperimentTables;
+use super::{ExperimentTables, claims};
 use crate::artifact::bars;
 use crate::policies::{FULL, INFINIGEN, LEGEND, QUEST, SPARQ, STARC};
-use crate::reproduce::columns::{ablation, choices, layer, system};
+use crate::reproduce::columns::{SelectionMode, ablation, choices, layer, reductions, system};
 use pimattn_core::columns;
 use pimattn_core::error::Result;
 use pimattn_experiments::end_to_end::table as step;
@@ -153,6 +153,7 @@ pub fn all(t: &ExperimentTables) -> Result<Vec<(String, String)>> {
     add("recall", recall(t)?)?;
     add("row-tokens", row_tokens(t)?)?;
     add("decode-length", decode_length(t)?)?;
+    add("reductions-masks", reductions_of_masks(t)?)?;
     let time = [
         (QUEST, ablation::TIME_VS_QUEST.name()),
         (SPARQ, ablation::TIME_VS_SPARQ.name()),
@@ -271,6 +272,46 @@ fn decode_length(t: &ExperimentTables) -> Result<Figure> {
         names: names(&t.positions)?,
         panels,
         columns: t.positions.distinct(columns::MODEL)?.len(),
+        panel: (430.0, 320.0),
+    })
+}
+
+/// What STARC takes less than the others in real-mask mode, by context, with the intervals.
+fn reductions_of_masks(t: &ExperimentTables) -> Result<Figure> {
+    let (table, mut panels) = (&t.reductions, Vec::new());
+    let models = t.masks.distinct(columns::MODEL)?;
+    for (scope, measure) in
+        [("attention", "latency"), ("attention", "energy"), ("end-to-end", "latency"), ("end-to-end", "energy")]
+    {
+        for model in &models {
+            let mut series: Vec<Series> = Vec::new();
+            for row in table.find(&[
+                (reductions::MODE.name(), SelectionMode::Masks.name()),
+                (reductions::SCOPE.name(), scope),
+                (reductions::MEASURE.name(), measure),
+                (columns::MODEL, model),
+            ])? {
+                let (context, less) =
+                    (table.number(row, columns::CONTEXT)?, table.number(row, reductions::REDUCTION_PERCENT.name())?);
+                let name = table.cell(row, reductions::AGAINST.name())?;
+                let place = series.iter().position(|s| s.name == name).unwrap_or(series.len());
+                if place == series.len() {
+                    series.push(Series { name: name.into(), ..Series::default() });
+                }
+                series[place].points.push((context, less));
+                series[place].spans.extend(claims::interval(table, row)?.map(|[low, high]| (low, high)));
+            }
+            let (x, y) = (Axis::new("context (tokens)", Scale::Linear), Axis::new("less (%)", Scale::Linear));
+            let content = Content::Lines(Lines { x, y, series, ..Lines::default() });
+            panels.push(Panel { title: format!("{model}: {scope}, {measure}"), content });
+        }
+    }
+    Ok(Figure {
+        title: format!("What {STARC} takes less than the others, real-mask mode; bars: 95 % intervals over caches"),
+        note: "reductions.csv, mode masks, columns reduction_percent, low_percent, high_percent".into(),
+        names: names(&t.masks)?,
+        panels,
+        columns: models.len(),
         panel: (430.0, 320.0),
     })
 }

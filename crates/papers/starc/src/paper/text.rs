@@ -4,7 +4,7 @@ use super::claims::{self, Claim, Kind, cited};
 use super::{ExperimentTables, design, repeats, tornado};
 use crate::artifact::bars;
 use crate::policies::{INFINIGEN, QUEST, SPARQ};
-use crate::reproduce::columns::{ablation, intervals, mappings, masks, reductions, winners};
+use crate::reproduce::columns::{SelectionMode, ablation, intervals, mappings, masks, reductions, winners};
 use crate::reproduce::{design as device, tornado as column};
 use pimattn_core::columns;
 use pimattn_core::error::Result;
@@ -41,7 +41,11 @@ fn reduced(t: &ExperimentTables, mode: &str, scope: &str, measure: &str) -> Resu
         (reductions::SCOPE.name(), scope),
         (reductions::MEASURE.name(), measure),
     ])?;
-    let columns = [columns::MODEL, columns::CONTEXT, reductions::AGAINST.name(), reductions::REDUCTION_PERCENT.name()];
+    let mut columns =
+        vec![columns::MODEL, columns::CONTEXT, reductions::AGAINST.name(), reductions::REDUCTION_PERCENT.name()];
+    if mode == SelectionMode::Masks.name() {
+        columns.extend([reductions::LOW.name(), reductions::HIGH.name()]);
+    }
     let mut others: Vec<&str> = Vec::new();
     let mut lines: Vec<((&str, &str), Vec<String>)> = Vec::new();
     for row in &rows {
@@ -51,7 +55,11 @@ fn reduced(t: &ExperimentTables, mode: &str, scope: &str, measure: &str) -> Resu
             others.push(against);
         }
         let key = (cell(columns::MODEL)?, cell(columns::CONTEXT)?);
-        let value = format!("{:.2}", t.reductions.number(*row, reductions::REDUCTION_PERCENT.name())?);
+        let percent = t.reductions.number(*row, reductions::REDUCTION_PERCENT.name())?;
+        let value = match claims::interval(&t.reductions, *row)? {
+            Some([low, high]) => format!("{percent:.2} ({low:.2} to {high:.2})"),
+            None => format!("{percent:.2}"),
+        };
         match lines.iter_mut().find(|(k, _)| *k == key) {
             Some((_, values)) => values.push(value),
             None => lines.push((key, vec![value])),
@@ -91,9 +99,12 @@ pub fn markdown(title: &str, plan: &[Claim], t: &ExperimentTables, claimed: &Cel
     let row = 0;
     let _ = write!(
         out,
-        "What real-mask mode simulates: {} layer of the model, on the fullest stack, in {} windows of {} consecutive decode \
-         steps at the middle of equal parts of the shortest context, and as many more in the longer ones, {} of the steps. The \
-         other steps, the other sparse layers and the other stacks are taken to be alike.\n\n",
+        "What real-mask mode simulates: the attention of a layer on the fullest stack, on {} synthetic caches of {} fitted layers, in {} \
+         windows of {} consecutive decode steps at the middle of equal parts of the shortest context, and as many more in the longer ones, \
+         {} of the steps. The other steps, the other sparse layers and the other stacks are taken to be alike.\n\n\
+         Intervals have 95 % of the bootstrap's draws of layers and, within layers, of caches; policies are set against each other on the \
+         same caches. Heads are not drawn: a layer takes as long as its slowest channel.\n\n",
+        cited(&t.masks, row, masks::CACHES.name(), 0, "")?,
         cited(&t.masks, row, masks::SIMULATED_LAYERS.name(), 0, "")?,
         cited(&t.masks, row, masks::WINDOWS.name(), 0, "")?,
         cited(&t.masks, row, masks::WINDOW_STEPS.name(), 0, "")?,
@@ -103,9 +114,9 @@ pub fn markdown(title: &str, plan: &[Claim], t: &ExperimentTables, claimed: &Cel
     section(
         &mut out,
         "Claims",
-        "Reductions are of STARC against the policies named. Artifact mode and real-mask mode: least to most over models and contexts. \
-         Default and best mapping: over all fitted layers and several seeds, with the interval in which 95 % of the bootstrap's draws \
-         lie.",
+        "Reductions are of STARC against the policies named. Artifact mode and real-mask mode: least to most over models and contexts, in \
+         brackets from the lowest to the highest end of the intervals. Default and best mapping: over all fitted layers and several seeds, \
+         at one length, with the interval. A verdict names both, real-mask mode last.",
     );
     let all: Vec<usize> = (0..claimed.len()).collect();
     let shown = [
@@ -155,7 +166,8 @@ pub fn markdown(title: &str, plan: &[Claim], t: &ExperimentTables, claimed: &Cel
     }
 
     section(&mut out, "Row budgets of artifact mode", &repeats::text(t)?);
-    section(&mut out, "Attention layers", "STARC takes less than the others by so many percent.");
+    let less = "STARC takes less than the others by so many percent; in brackets the interval of the caches.";
+    section(&mut out, "Attention layers", less);
     for (mode, name) in [("artifact", "Artifact mode"), ("masks", "Real-mask mode")] {
         for measure in ["latency", "energy"] {
             let _ = write!(out, "### {name}, {measure}\n\n");
@@ -166,7 +178,7 @@ pub fn markdown(title: &str, plan: &[Claim], t: &ExperimentTables, claimed: &Cel
     figure(&mut out, "attention-masks-latency.svg", "Time of attention in real-mask mode, by phase");
     figure(&mut out, "attention-masks-energy.svg", "Energy of attention in real-mask mode, by phase");
 
-    section(&mut out, "End to end", "STARC takes less than the others by so many percent.");
+    section(&mut out, "End to end", less);
     for (mode, name) in [("artifact", "Artifact mode"), ("masks", "Real-mask mode")] {
         for measure in ["latency", "energy"] {
             let _ = write!(out, "### {name}, {measure}\n\n");
@@ -179,7 +191,9 @@ pub fn markdown(title: &str, plan: &[Claim], t: &ExperimentTables, claimed: &Cel
         }
     }
 
-    section(&mut out, "Along the decode", "One window at each of these steps.");
+    figure(&mut out, "reductions-masks.svg", "What STARC takes less in real-mask mode, with intervals");
+
+    section(&mut out, "Along the decode", "One window at each of these steps, the mean over caches.");
     figure(&mut out, "decode-length.svg", "Time, energy and row tokens by decode step");
 
     section(&mut out, "Recall and rows by budget", "On a real KV cache, and on synthetic ones of several lengths.");

@@ -1,9 +1,9 @@
 //! Whether a claim holds, in words: at the default mapping, at each policy's best, and under changed assumptions.
 
 use super::ExperimentTables;
-use super::claims::{Claim, Kind};
+use super::claims::{self, Claim, Kind};
 use crate::policies::{FULL, INFINIGEN, QUEST, SPARQ};
-use crate::reproduce::columns::{ablation, intervals};
+use crate::reproduce::columns::{SelectionMode, ablation, intervals, reductions};
 use crate::reproduce::fair::FairMapping;
 use pimattn_core::error::Result;
 
@@ -36,20 +36,9 @@ impl FoundInterval {
     }
 }
 
-/// Scope and measure of a claim in intervals.csv; none where it is of no reduction.
-fn place(kind: Kind) -> Option<[&'static str; 2]> {
-    match kind {
-        Kind::AttentionLatency => Some(["attention", "latency"]),
-        Kind::AttentionEnergy => Some(["attention", "energy"]),
-        Kind::EndToEndLatency => Some(["end-to-end", "latency"]),
-        Kind::EndToEndEnergy => Some(["end-to-end", "energy"]),
-        Kind::ClusteringOverhead | Kind::RecallOrder | Kind::Benchmark => None,
-    }
-}
-
 /// What was found at a mapping against each policy of a claim.
 fn found(t: &ExperimentTables, claim: &Claim, mapping: FairMapping) -> Result<Vec<FoundInterval>> {
-    let Some([scope, measure]) = place(claim.kind) else { return Ok(Vec::new()) };
+    let Some([scope, measure]) = claim.kind.reduction() else { return Ok(Vec::new()) };
     let mut out = Vec::new();
     for against in &claim.against {
         let rows = t.intervals.find(&[
@@ -82,6 +71,27 @@ fn least(claim: &Claim) -> Option<f64> {
 /// Policies against which a claim holds: the interval does not lie below what is claimed.
 fn holds_against(found: &[FoundInterval], least: f64) -> Vec<&str> {
     found.iter().filter(|f| f.high >= least).map(|f| f.against.as_str()).collect()
+}
+
+/// Policies against which a claim holds in real-mask mode: no model and context has an interval below what is claimed; of a claim
+/// "up to" a figure, one reaches it. A reduction without interval is its own. None where nothing was found.
+fn holds_at_contexts<'c>(t: &ExperimentTables, claim: &'c Claim, least: f64) -> Result<Option<Vec<&'c str>>> {
+    let (mut holds, mut any) = (Vec::new(), false);
+    for policy in &claim.against {
+        let rows = claims::reductions_against(t, claim.kind, SelectionMode::Masks.name(), policy)?;
+        let high = |row: &usize| match claims::interval(&t.reductions, *row)? {
+            Some([_, high]) => Ok(high),
+            None => t.reductions.number(*row, reductions::REDUCTION_PERCENT.name()),
+        };
+        let mut highs = rows.iter().map(high).collect::<Result<Vec<f64>>>()?.into_iter();
+        any |= !rows.is_empty();
+        let reaches = |high: f64| high >= least;
+        let held = if claim.least.is_some() { highs.all(reaches) } else { highs.any(reaches) };
+        if held && !rows.is_empty() {
+            holds.push(policy.as_str());
+        }
+    }
+    Ok(any.then_some(holds))
 }
 
 /// Column of ablation.csv with the reduction of a claim against a policy.
@@ -131,12 +141,11 @@ pub fn of(t: &ExperimentTables, claim: &Claim, in_artifact: bool) -> Result<Clai
         return Ok(ClaimVerdict::default());
     };
     let words = |found: &[FoundInterval]| found.iter().map(FoundInterval::words).collect::<Vec<_>>().join("; ");
-    Ok(ClaimVerdict {
-        verdict: verdict(&holds_against(&default, least), &holds_against(&best, least), best.len(), in_artifact),
-        default: words(&default),
-        best: words(&best),
-        decides: decides(t, claim)?,
-    })
+    let mut verdict = verdict(&holds_against(&default, least), &holds_against(&best, least), best.len(), in_artifact);
+    if let Some(holds) = holds_at_contexts(t, claim, least)? {
+        verdict.push_str(&format!("; {}", at_contexts(&holds, claim.against.len())));
+    }
+    Ok(ClaimVerdict { verdict, default: words(&default), best: words(&best), decides: decides(t, claim)? })
 }
 
 /// The words: against whom a claim holds at the default mapping and at the best, of so many policies.
@@ -156,6 +165,16 @@ fn verdict(default: &[&str], best: &[&str], policies: usize, in_artifact: bool) 
     }
 }
 
+/// The words of real-mask mode, of so many policies.
+fn at_contexts(holds: &[&str], policies: usize) -> String {
+    let what = match holds.len() {
+        0 => "does not hold".into(),
+        all if all == policies => "holds".into(),
+        _ => format!("holds only against {}", holds.join(", ")),
+    };
+    format!("at the contexts of real-mask mode it {what}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +188,14 @@ mod tests {
         assert_eq!(of(&["a"], &["b"], true), "holds only against b");
         assert_eq!(of(&[], &[], true), "holds only with the artifact's rows and costs (artifact mode)");
         assert_eq!(of(&[], &[], false), "does not hold");
+    }
+
+    #[test]
+    fn a_verdict_says_against_whom_it_is_at_the_contexts_of_real_mask_mode() {
+        let of = |holds: &[&str]| at_contexts(holds, 2);
+        assert_eq!(of(&["a"]), "at the contexts of real-mask mode it holds only against a");
+        assert_eq!(of(&["a", "b"]), "at the contexts of real-mask mode it holds");
+        assert_eq!(of(&[]), "at the contexts of real-mask mode it does not hold");
     }
 
     #[test]

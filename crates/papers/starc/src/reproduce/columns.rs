@@ -76,6 +76,8 @@ pub struct MaskRow {
     pub simulated_percent: f64,
     /// Layers simulated.
     pub simulated_layers: u32,
+    /// Caches that the row is the mean of.
+    pub caches: u64,
     /// What the layer takes.
     pub layer: SparseLayer,
 }
@@ -148,6 +150,19 @@ pub struct ReductionRow {
     pub other: f64,
     /// What STARC takes.
     pub ours: f64,
+    /// How sure that is; none where one cache, or none, was measured.
+    pub sure: Option<SureReduction>,
+}
+
+/// The interval of a reduction, in percent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SureReduction {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// Caches that are drawn from.
+    pub caches: u64,
 }
 
 /// A policy at a budget.
@@ -293,7 +308,7 @@ pub mod masks {
         /// Keys of masks.csv.
         pub KEYS of MaskRow {
             MODEL = columns::MODEL, "-", "the model", |r| (&r.model).into();
-            CONTEXT = columns::CONTEXT, "tokens", "generated of each request; the row is the mean over its windows",
+            CONTEXT = columns::CONTEXT, "tokens", "generated of each request; the row is the mean over its windows and caches",
                 |r| r.context.into();
             POLICY = columns::POLICY, "-", "what chooses the tokens", |r| (&r.policy).into();
             BUDGET = columns::BUDGET, "tokens", "that a query head may select", |r| (&r.budget).into();
@@ -305,6 +320,8 @@ pub mod masks {
                 |r| Value::Float(r.simulated_percent, 3);
             SIMULATED_LAYERS = "simulated_layers", "1", "layers simulated; the others are taken to be alike",
                 |r| r.simulated_layers.into();
+            CACHES = "caches", "1", "synthetic caches that the row is the mean of: one of each layer, or one of each seed of it",
+                |r| r.caches.into();
         }
     }
 }
@@ -345,6 +362,10 @@ pub mod system {
 pub mod reductions {
     use super::*;
 
+    fn end(percent: Option<f64>) -> Value {
+        percent.map_or(Value::Unknown, |x| Value::Float(x, 4))
+    }
+
     measures! {
         /// A row is what STARC takes against another policy.
         pub REDUCTIONS of ReductionRow {
@@ -362,6 +383,12 @@ pub mod reductions {
             STARC = "starc", "ms or mJ", "what starc takes, likewise", |r| Value::Float(r.ours, 9);
             REDUCTION_PERCENT = STARC_LESS, "%", "100 x (1 - starc / other)",
                 |r| percent_less(r.ours, r.other);
+            LOW = "low_percent", "%",
+                "lower end of its 95 % interval (bootstrap over layers, and seeds within); empty in artifact mode, and of one cache",
+                |r| end(r.sure.map(|s| s.low));
+            HIGH = "high_percent", "%", "upper end", |r| end(r.sure.map(|s| s.high));
+            CACHES = "caches", "1", "caches that are drawn from; empty where there is no interval",
+                |r| r.sure.map_or(Value::Unknown, |s| s.caches.into());
         }
     }
 }
@@ -489,7 +516,7 @@ reported! {
         TableLayout::of(BUDGETS);
     MaskRow: "masks.csv", "a model, a context and a policy in real-mask mode",
         TableLayout::of(masks::KEYS).with(|r| &r.layer, layer::LAYER);
-    PositionRow: "positions.csv", "a window of decode steps in real-mask mode",
+    PositionRow: "positions.csv", "a window of decode steps in real-mask mode, the mean over caches",
         TableLayout::of(positions::KEYS).with(|r| &r.layer, layer::LAYER);
     SystemRow: "system.csv", "the mean decode step of a model, a policy and a context, end to end",
         TableLayout::of(system::KEYS).with(|r| &r.cost, STEP_MEASURES);
@@ -571,10 +598,13 @@ mod tests {
         let (model, against) = ("m".to_string(), "quest".to_string());
         let (scope, measure) = ("attention", "latency");
         let mode = SelectionMode::Masks;
-        let row = ReductionRow { mode, scope, measure, model, context: 64, against, other: 4.0, ours: 1.0 };
+        let sure = Some(SureReduction { low: 60.0, high: 80.0, caches: 5 });
+        let row = ReductionRow { mode, scope, measure, model, context: 64, against, other: 4.0, ours: 1.0, sure };
         let want = "mode=masks scope=attention measure=latency model=m context=64 against=quest other=4.000000000 \
-            starc=1.000000000 reduction_percent=75.0000";
+            starc=1.000000000 reduction_percent=75.0000 low_percent=60.0000 high_percent=80.0000 caches=5";
         assert_eq!(cells(reductions::REDUCTIONS, &row), want);
+        let found = cells(reductions::REDUCTIONS, &ReductionRow { sure: None, ..row });
+        assert!(found.ends_with(" reduction_percent=75.0000 low_percent= high_percent= caches="), "{found}");
         let row = AblationRow {
             assumption: "a".into(),
             variant: "v".into(),

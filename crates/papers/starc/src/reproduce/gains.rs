@@ -1,9 +1,11 @@
 //! Policies against each other: reductions, choices, winners, ablation.
 
+use super::bootstrap::{PairedCost, interval};
 use super::columns::{
-    AblationRow, Against, ChoiceRow, MaskRow, ReductionRow, SelectionMode, SparseLayer, SystemRow, WinnerRow,
-    choices as choice, layer,
+    AblationRow, Against, ChoiceRow, MaskRow, ReductionRow, SelectionMode, SparseLayer, SureReduction, SystemRow,
+    WinnerRow, choices as choice, layer,
 };
+use super::masks::{CacheCost, CacheCosts};
 use crate::artifact::{BarRow, bars};
 use crate::policies::{FULL, INFINIGEN, QUEST, SPARQ, STARC, heeds_budget};
 use pimattn_core::columns;
@@ -19,6 +21,10 @@ use std::collections::BTreeMap;
 const PREFILL: &str = "synthetic.prefill";
 /// The axis of assumptions.
 const VARIANT: &str = "variant";
+/// The scope of a reduction that is of the attention layers.
+const ATTENTION: &str = "attention";
+/// The measure of a reduction that is of time.
+const LATENCY: &str = "latency";
 
 /// A row of a model, a context and a policy.
 trait Compared {
@@ -87,17 +93,40 @@ fn against<R: Compared + 'static, P>(
         for (j, other) in rows().filter(|(_, r)| r.place() == ours.place() && r.policy() != STARC) {
             let ((model, context), against) = (other.place(), other.policy().to_string());
             let (ours, other) = (value(i)?, value(j)?);
-            out.push(ReductionRow { mode, scope, measure, model: model.into(), context, against, other, ours });
+            let model = model.into();
+            out.push(ReductionRow { mode, scope, measure, model, context, against, other, ours, sure: None });
         }
     }
     Ok(())
 }
 
-/// Rows of reductions.csv.
+/// How sure a reduction of real-mask mode is, of what both sides take on each cache; none where either is missing, or of one cache.
+fn sure(row: &ReductionRow, costs: &[CacheCosts]) -> Option<SureReduction> {
+    let of = |policy: &str| {
+        let fits = |c: &&CacheCosts| c.model == row.model && c.context == row.context && c.policy == policy;
+        costs.iter().find(fits).map(|c| &c.caches)
+    };
+    let value = |cost: &CacheCost| {
+        let both = if row.scope == ATTENTION { cost.attention } else { cost.end_to_end };
+        both[usize::from(row.measure != LATENCY)]
+    };
+    let (ours, others) = (of(STARC)?, of(&row.against)?);
+    let pair = |(ours, other): (&CacheCost, &CacheCost)| PairedCost {
+        layer: ours.layer,
+        ours: value(ours),
+        other: value(other),
+    };
+    let pairs: Vec<PairedCost> = ours.iter().zip(others).map(pair).collect();
+    let found = interval(&pairs).filter(|_| pairs.len() > 1)?;
+    Some(SureReduction { low: found.low, high: found.high, caches: pairs.len() as u64 })
+}
+
+/// Rows of reductions.csv; `costs` are those of real-mask mode by cache.
 pub fn reductions(
     artifact: &Table<BarRow>,
     masks: &Table<MaskRow>,
     system: &Table<SystemRow>,
+    costs: &[CacheCosts],
 ) -> Result<Vec<ReductionRow>> {
     use SelectionMode::{Artifact, Masks};
     let bar: fn(&BarRow) -> &BarRow = |r| r;
@@ -105,15 +134,18 @@ pub fn reductions(
     let cost: fn(&SystemRow) -> &Cost = |r| &r.cost;
     let attention_energy = [step::ATTENTION_MEMORY_MJ, step::ATTENTION_COMPUTE_MJ];
     let mut out = Vec::new();
-    against((Artifact, "attention", "latency"), artifact, bar, &[bars::STEP_MS], &mut out)?;
-    against((Artifact, "attention", "energy"), system, cost, &attention_energy, &mut out)?;
-    against((Artifact, "attention", "energy-attended"), artifact, bar, &[bars::ENERGY_MJ], &mut out)?;
-    against((Artifact, "end-to-end", "latency"), system, cost, &[step::STEP_MS], &mut out)?;
+    against((Artifact, ATTENTION, LATENCY), artifact, bar, &[bars::STEP_MS], &mut out)?;
+    against((Artifact, ATTENTION, "energy"), system, cost, &attention_energy, &mut out)?;
+    against((Artifact, ATTENTION, "energy-attended"), artifact, bar, &[bars::ENERGY_MJ], &mut out)?;
+    against((Artifact, "end-to-end", LATENCY), system, cost, &[step::STEP_MS], &mut out)?;
     against((Artifact, "end-to-end", "energy"), system, cost, &[step::ENERGY_MJ], &mut out)?;
-    against((Masks, "attention", "latency"), masks, of_layer, &[layer::TIME_US], &mut out)?;
-    against((Masks, "attention", "energy"), masks, of_layer, &[layer::ENERGY_UJ], &mut out)?;
-    against((Masks, "end-to-end", "latency"), system, cost, &[step::STEP_MS], &mut out)?;
+    against((Masks, ATTENTION, LATENCY), masks, of_layer, &[layer::TIME_US], &mut out)?;
+    against((Masks, ATTENTION, "energy"), masks, of_layer, &[layer::ENERGY_UJ], &mut out)?;
+    against((Masks, "end-to-end", LATENCY), system, cost, &[step::STEP_MS], &mut out)?;
     against((Masks, "end-to-end", "energy"), system, cost, &[step::ENERGY_MJ], &mut out)?;
+    for row in out.iter_mut().filter(|row| row.mode == Masks) {
+        row.sure = sure(row, costs);
+    }
     Ok(out)
 }
 

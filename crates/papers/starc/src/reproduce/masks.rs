@@ -3,7 +3,8 @@
 //!
 //! A window is some consecutive decode steps of one sparse layer on the fullest stack, at the middle of an equal part of
 //! the decode. What is not simulated is taken to be like it: the other steps of the part, the other sparse layers, the
-//! other stacks. Layers that stay dense are those of policy `full` at the same place.
+//! other stacks. Layers that stay dense are those of policy `full` at the same place. A grid may have several caches, of other layers
+//! and seeds: tables are means over them, and reductions have intervals.
 
 use super::columns::{ByPhase, MaskRow, PositionRow, SelectionMode, SparseLayer, SystemRow};
 use super::plan::{ExperimentModel, ExperimentPlan};
@@ -13,10 +14,12 @@ use pimattn_attacc::{Attention, Form};
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
+use pimattn_core::table::Measure;
 use pimattn_experiments::end_to_end::Platform;
 use pimattn_experiments::end_to_end::attention::{Attend, StackCost};
 use pimattn_experiments::end_to_end::cost::Cost;
 use pimattn_experiments::end_to_end::step::{TokenBudget, serve};
+use pimattn_experiments::end_to_end::table as step_cost;
 use pimattn_experiments::sweep::table::{SweepRow, SweepTable};
 use pimattn_stats::books::WAITING;
 use pimattn_stats::energy::Energy;
@@ -27,6 +30,34 @@ pub const MODELS: &str = "variant";
 
 /// The axis of the tokens in the cache before a window.
 const PREFILL: &str = "synthetic.prefill";
+
+/// Axes of caches, the layer first, which the bootstrap draws first. A grid may lack them.
+const CACHES: [&str; 2] = ["synthetic.layer_numbers", "seed"];
+
+/// A cache that all policies ran on.
+struct MaskCache<'s> {
+    /// Place of its layer among those of the grid.
+    layer: usize,
+    /// Those of [`CACHES`] that the grid has, with its values.
+    axes: Vec<(&'static str, &'s str)>,
+}
+
+/// The caches of a grid, in its order.
+fn caches(swept: &SweepTable) -> Result<Vec<MaskCache<'_>>> {
+    let known: Vec<&'static str> = CACHES.into_iter().filter(|axis| swept.has_axis(axis)).collect();
+    let layers = if swept.has_axis(CACHES[0]) { swept.distinct(CACHES[0])? } else { Vec::new() };
+    let mut out: Vec<MaskCache<'_>> = Vec::new();
+    for row in swept.rows() {
+        let axes = known.iter().map(|axis| Ok((*axis, swept.axis(row, axis)?))).collect::<Result<Vec<_>>>()?;
+        if !out.iter().any(|cache| cache.axes == axes) {
+            let of_layer = |(axis, value): &(&str, &str)| {
+                (*axis == CACHES[0]).then(|| layers.iter().position(|layer| layer == value)).flatten()
+            };
+            out.push(MaskCache { layer: axes.iter().find_map(of_layer).unwrap_or(0), axes });
+        }
+    }
+    Ok(out)
+}
 
 /// A number of a window, a decode step.
 fn per_step(window: &SweepRow, x: f64) -> f64 {
@@ -92,9 +123,16 @@ fn mean_layer(layers: &[SparseLayer]) -> SparseLayer {
     }
 }
 
-/// Windows of a model and a policy, in the order of the decode; each must be where the plan has it.
-fn windows<'s>(plan: &ExperimentPlan, swept: &'s SweepTable, model: &str, policy: &str) -> Result<Vec<&'s SweepRow>> {
-    let windows = swept.find(&[(MODELS, model), (columns::POLICY, policy)])?;
+/// Windows of a model and a policy on a cache, in the order of the decode; each must be where the plan has it.
+fn windows<'s>(
+    plan: &ExperimentPlan,
+    swept: &'s SweepTable,
+    cache: &MaskCache<'_>,
+    model: &str,
+    policy: &str,
+) -> Result<Vec<&'s SweepRow>> {
+    let wanted = [&[(MODELS, model), (columns::POLICY, policy)], cache.axes.as_slice()].concat();
+    let windows = swept.find(&wanted)?;
     let parts = plan.contexts.iter().max().map_or(0, |longest| longest / plan.window_every);
     let expected: Vec<f64> =
         (0..parts).map(|k| f64::from(plan.prefill) + f64::from(plan.window_every) * (f64::from(k) + 0.5)).collect();
@@ -103,64 +141,189 @@ fn windows<'s>(plan: &ExperimentPlan, swept: &'s SweepTable, model: &str, policy
     match found == expected {
         true => Ok(windows),
         false => {
+            let said: Vec<String> = wanted.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
             let what = format!(
-                "{}: windows of {model}, {policy} are around tokens {found:?}; the plan has them at {expected:?}",
-                plan.grids.masks.display()
+                "{}: windows of {} are around tokens {found:?}; the plan has them at {expected:?}",
+                plan.grids.masks.display(),
+                said.join(" ")
             );
             Err(Error::Usage(what))
         }
     }
 }
 
-/// Rows of masks.csv.
-pub fn contexts(plan: &ExperimentPlan, swept: &SweepTable) -> Result<Vec<MaskRow>> {
-    let mut out = Vec::new();
+/// What real-mask mode finds.
+pub struct MaskTables {
+    /// Rows of masks.csv.
+    pub contexts: Vec<MaskRow>,
+    /// Rows of positions.csv.
+    pub positions: Vec<PositionRow>,
+    /// Rows of system.csv.
+    pub system: Vec<SystemRow>,
+    /// What the policies take on each cache.
+    pub costs: Vec<CacheCosts>,
+}
+
+/// What a policy takes of a model and a context, cache by cache.
+#[derive(Debug)]
+pub struct CacheCosts {
+    /// The model.
+    pub model: String,
+    /// Tokens generated of each request.
+    pub context: u32,
+    /// What chooses the tokens.
+    pub policy: String,
+    /// In the order of the grid.
+    pub caches: Vec<CacheCost>,
+}
+
+/// What a policy takes on a cache, a decode step.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheCost {
+    /// What the bootstrap draws first.
+    pub layer: usize,
+    /// Time (us) and energy (uJ) of a sparse layer's attention.
+    pub attention: [f64; 2],
+    /// Time (ms) and energy (mJ) of the whole step.
+    pub end_to_end: [f64; 2],
+}
+
+/// The windows of a policy on a cache, in the order of the decode.
+struct CacheWindows {
+    /// What the bootstrap draws first.
+    layer: usize,
+    /// What each measured.
+    layers: Vec<SparseLayer>,
+    /// A decode step at each, end to end.
+    steps: Vec<Cost>,
+}
+
+impl CacheWindows {
+    /// What the first windows cost.
+    fn cost(&self, parts: usize) -> Result<CacheCost> {
+        let (layer, step) = (mean_layer(&self.layers[..parts]), mean_cost(self.steps[..parts].iter()));
+        let of = |measure: &Measure<Cost>| {
+            measure.number(&step).ok_or_else(|| Error::Usage(format!("{} of a step is no number", measure.name())))
+        };
+        Ok(CacheCost {
+            layer: self.layer,
+            attention: [layer.us.all, layer.uj.all],
+            end_to_end: [of(&step_cost::STEP_MS)?, of(&step_cost::ENERGY_MJ)?],
+        })
+    }
+}
+
+/// The windows of a policy on all caches.
+struct PolicyWindows<'s> {
+    policy: &'s str,
+    budget: String,
+    /// Decode steps of a window.
+    window_steps: f64,
+    caches: Vec<CacheWindows>,
+}
+
+impl<'s> PolicyWindows<'s> {
+    fn of(
+        plan: &ExperimentPlan,
+        swept: &'s SweepTable,
+        caches: &[MaskCache<'_>],
+        model: &StepModel,
+        entry: &ExperimentModel,
+        policy: &'s str,
+    ) -> Result<Self> {
+        let mut out = PolicyWindows { policy, budget: String::new(), window_steps: 0.0, caches: Vec::new() };
+        for cache in caches {
+            let dense = windows(plan, swept, cache, &entry.name, FULL)?;
+            let sparse = windows(plan, swept, cache, &entry.name, policy)?;
+            let mut of_cache = CacheWindows { layer: cache.layer, layers: Vec::new(), steps: Vec::new() };
+            for (k, (sparse, full)) in (0..).zip(sparse.iter().zip(&dense)) {
+                let tokens = plan.prefill + plan.window_every / 2 + k * plan.window_every;
+                let budget = match heeds_budget(policy)? {
+                    true => Some(swept.number(sparse, columns::BUDGET)? as u32),
+                    false => None,
+                };
+                of_cache.layers.push(layer(sparse)?);
+                of_cache.steps.push(model.step(plan, entry, [full, sparse], tokens, budget)?);
+                out.budget = budget_of(swept, sparse)?;
+                out.window_steps = sparse.steps;
+            }
+            out.caches.push(of_cache);
+        }
+        Ok(out)
+    }
+
+    /// What the first windows measured, on all caches.
+    fn layers(&self, parts: usize) -> Vec<SparseLayer> {
+        self.caches.iter().flat_map(|cache| &cache.layers[..parts]).copied().collect()
+    }
+}
+
+fn mean_cost<'c>(costs: impl ExactSizeIterator<Item = &'c Cost>) -> Cost {
+    let (mut mean, share) = (Cost::default(), 1.0 / costs.len() as f64);
+    costs.for_each(|cost| mean.add_scaled(cost, share));
+    mean
+}
+
+/// Puts the windows of a grid together.
+///
+/// # Errors
+/// When windows are not where the plan has them, or lack a number; those of [`StepModel::load`] and [`StepModel::step`].
+pub fn run(plan: &ExperimentPlan, swept: &SweepTable) -> Result<MaskTables> {
+    let (caches, steps) = (caches(swept)?, StepModel::load(plan)?);
+    let layers = caches.iter().map(|cache| cache.layer).max().map_or(0, |last| last + 1);
+    let mut out = MaskTables { contexts: Vec::new(), positions: Vec::new(), system: Vec::new(), costs: Vec::new() };
     for entry in &plan.models {
+        let of = |policy| PolicyWindows::of(plan, swept, &caches, &steps, entry, policy);
+        let policies = swept.distinct(columns::POLICY)?.into_iter().map(of).collect::<Result<Vec<_>>>()?;
+        let model = || entry.name.clone();
+        for p in &policies {
+            out.positions.extend((0..).zip(positions(p)).map(|(k, layer)| PositionRow {
+                model: model(),
+                step: plan.window_every / 2 + k * plan.window_every,
+                policy: p.policy.into(),
+                budget: p.budget.clone(),
+                layer,
+            }));
+            for context in &plan.contexts {
+                let parts = (context / plan.window_every) as usize;
+                let steps: Vec<&Cost> = p.caches.iter().flat_map(|cache| &cache.steps[..parts]).collect();
+                let (model, policy, cost) = (model(), p.policy.into(), mean_cost(steps.into_iter()));
+                out.system.push(SystemRow { mode: SelectionMode::Masks, model, context: *context, policy, cost });
+            }
+        }
         for context in &plan.contexts {
-            for policy in swept.distinct(columns::POLICY)? {
-                let windows = windows(plan, swept, &entry.name, policy)?;
-                let windows = &windows[..(context / plan.window_every) as usize];
-                let layers = windows.iter().map(|w| layer(w)).collect::<Result<Vec<_>>>()?;
-                let steps = windows[0].steps;
-                out.push(MaskRow {
-                    model: entry.name.clone(),
+            let parts = (context / plan.window_every) as usize;
+            for p in &policies {
+                out.contexts.push(MaskRow {
+                    model: model(),
                     context: *context,
-                    policy: policy.into(),
-                    budget: budget(swept, windows[0])?,
-                    windows: windows.len(),
-                    window_steps: steps as u64,
-                    simulated_percent: 100.0 * steps * layers.len() as f64 / f64::from(*context),
-                    simulated_layers: 1,
-                    layer: mean_layer(&layers),
+                    policy: p.policy.into(),
+                    budget: p.budget.clone(),
+                    windows: parts,
+                    window_steps: p.window_steps as u64,
+                    simulated_percent: 100.0 * p.window_steps * parts as f64 / f64::from(*context),
+                    simulated_layers: layers as u32,
+                    caches: caches.len() as u64,
+                    layer: mean_layer(&p.layers(parts)),
                 });
+                let caches = p.caches.iter().map(|cache| cache.cost(parts)).collect::<Result<_>>()?;
+                out.costs.push(CacheCosts { model: model(), context: *context, policy: p.policy.into(), caches });
             }
         }
     }
     Ok(out)
+}
+
+/// What each window measured, the mean over caches.
+fn positions(policy: &PolicyWindows<'_>) -> Vec<SparseLayer> {
+    let count = policy.caches.first().map_or(0, |cache| cache.layers.len());
+    let of = |k: usize| mean_layer(&policy.caches.iter().map(|cache| cache.layers[k]).collect::<Vec<_>>());
+    (0..count).map(of).collect()
 }
 
 /// Budget of a point: its axis, or what the policy was given by the workload.
-fn budget(swept: &SweepTable, row: &SweepRow) -> Result<String> {
+fn budget_of(swept: &SweepTable, row: &SweepRow) -> Result<String> {
     Ok(swept.axis(row, columns::BUDGET)?.to_string())
-}
-
-/// Rows of positions.csv.
-pub fn positions(plan: &ExperimentPlan, swept: &SweepTable) -> Result<Vec<PositionRow>> {
-    let mut out = Vec::new();
-    for entry in &plan.models {
-        for policy in swept.distinct(columns::POLICY)? {
-            for (k, window) in (0..).zip(windows(plan, swept, &entry.name, policy)?) {
-                out.push(PositionRow {
-                    model: entry.name.clone(),
-                    step: plan.window_every / 2 + k * plan.window_every,
-                    policy: policy.into(),
-                    budget: budget(swept, window)?,
-                    layer: layer(window)?,
-                });
-            }
-        }
-    }
-    Ok(out)
 }
 
 /// What a window measured, as attention of a stack.
@@ -246,33 +409,4 @@ impl StepModel {
         step.add_scaled(&layer(sparse, budget)?, 1.0 - dense);
         Ok(step)
     }
-}
-
-/// Rows of system.csv.
-pub fn end_to_end(plan: &ExperimentPlan, swept: &SweepTable) -> Result<Vec<SystemRow>> {
-    let model = StepModel::load(plan)?;
-    let mut out = Vec::new();
-    for entry in &plan.models {
-        let dense = windows(plan, swept, &entry.name, FULL)?;
-        for policy in swept.distinct(columns::POLICY)? {
-            let sparse = windows(plan, swept, &entry.name, policy)?;
-            let mut steps = Vec::new();
-            for (k, (sparse, full)) in (0..).zip(sparse.iter().zip(&dense)) {
-                let tokens = plan.prefill + plan.window_every / 2 + k * plan.window_every;
-                let budget = match heeds_budget(policy)? {
-                    true => Some(swept.number(sparse, columns::BUDGET)? as u32),
-                    false => None,
-                };
-                steps.push(model.step(plan, entry, [full, sparse], tokens, budget)?);
-            }
-            for context in &plan.contexts {
-                let parts = &steps[..(context / plan.window_every) as usize];
-                let mut mean = Cost::default();
-                parts.iter().for_each(|step| mean.add_scaled(step, 1.0 / parts.len() as f64));
-                let (model, policy) = (entry.name.clone(), policy.to_string());
-                out.push(SystemRow { mode: SelectionMode::Masks, model, context: *context, policy, cost: mean });
-            }
-        }
-    }
-    Ok(out)
 }

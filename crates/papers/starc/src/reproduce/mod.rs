@@ -74,11 +74,11 @@ pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: Progress
     let budgets = keep(published::budgets(plan)?, write)?;
 
     let swept = sweep_of(plan, &plan.grids.masks, options, None, progress)?;
-    let masks = keep(masks::contexts(plan, &swept)?, write)?;
-    let positions = keep(masks::positions(plan, &swept)?, write)?;
-    end_to_end.extend(masks::end_to_end(plan, &swept)?);
+    let found = masks::run(plan, &swept)?;
+    let (masks, positions) = (keep(found.contexts, write)?, keep(found.positions, write)?);
+    end_to_end.extend(found.system);
     let system = keep(end_to_end, write)?;
-    let reductions = keep(gains::reductions(&artifact, &masks, &system)?, write)?;
+    let reductions = keep(gains::reductions(&artifact, &masks, &system, &found.costs)?, write)?;
 
     let recall = sweep_of(plan, &plan.grids.recall, options, options.kv.first().map(PathBuf::as_path), progress)?;
     let choices = sweep_of(plan, &plan.grids.choices, options, None, progress)?;
