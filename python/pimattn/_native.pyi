@@ -136,7 +136,8 @@ class Selection:
     indices: whole numbers, tokens or pages, in any order within a list. pointer: where each list begins in them, and the last one's end.
     prefill: tokens before the first step; at step s tokens 0..prefill + s are there, and the last of them is decoded. granularity: "token"
     or "page:N". scan: what selecting reads at each step: "none", "bytes_per_token:X" or "MATRICESxVECTORSxELEMENTS". order: uint32
-    [layer, kv_head, token], the slot of each token in memory (position order without it).
+    [layer, kv_head, token], the slot of each token in memory (position order without it). shape: layers, query heads and steps; layers:
+    their numbers in the model; budget: tokens that a query head could select. Whether it fits a cache is found when it is run.
     """
 
     def __init__(
@@ -148,6 +149,9 @@ class Selection:
         granularity: str = "token",
         scan: str = "none",
         order: NDArray[np.uint32] | None = None,
+        shape: tuple[int, int, int] | None = None,
+        layers: Sequence[int] | None = None,
+        budget: int | None = None,
     ) -> None: ...
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Selection: ...
@@ -159,7 +163,10 @@ class Selection:
     @property
     def granularity(self) -> str: ...
     @property
-    def budget(self) -> int: ...
+    def budget(self) -> int | None: ...
+    @property
+    def shape(self) -> tuple[int, int, int] | None: ...
+    def tokens(self, layer: int, query_head: int, step: int) -> NDArray[np.uint32] | None: ...
     @property
     def indices(self) -> NDArray[np.uint32]: ...
     @property
