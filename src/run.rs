@@ -2,7 +2,7 @@
 
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::Result;
-use pimattn_core::table::Frame;
+use pimattn_core::table::ColumnFrame;
 use pimattn_experiments::sweep::point::{self, PointWatch};
 use pimattn_stats::write::{RunTables, finish_run};
 use pimattn_tracegen::generate::{Generator, MetricsRow, metrics_layout};
@@ -10,23 +10,23 @@ use pimattn_tracegen::generate::{Generator, MetricsRow, metrics_layout};
 /// What a run says: the tables that `pimsim run` and `tracegen run --metrics` write, and their means.
 pub struct RunResult {
     /// One row: that of the point in a sweep.
-    pub summary: Frame,
+    pub summary: ColumnFrame,
     /// The run itself, one row.
-    pub run: Frame,
+    pub run: ColumnFrame,
     /// A row for each decode step.
-    pub steps: Frame,
+    pub steps: ColumnFrame,
     /// A row for each phase of a step.
-    pub phases: Frame,
+    pub phases: ColumnFrame,
     /// A row for each layer of a step.
-    pub layers: Frame,
+    pub layers: ColumnFrame,
     /// A row for each KV head of a layer.
-    pub heads: Frame,
+    pub heads: ColumnFrame,
     /// A row for each channel.
-    pub channels: Frame,
+    pub channels: ColumnFrame,
     /// Where the run comes from, one row.
-    pub origins: Frame,
+    pub origins: ColumnFrame,
     /// A row for each query head of a layer at a step: what it keeps of its attention.
-    pub metrics: Frame,
+    pub metrics: ColumnFrame,
 }
 
 /// Generates a trace and replays it, side by side, on the system that its addresses are for, and keeps all that is known of it.
@@ -44,18 +44,18 @@ pub fn run_until(
     let system = generator.system();
     let header = generator.header();
     let layout = metrics_layout();
-    let mut metrics = Frame::new(layout.columns());
+    let mut metrics = ColumnFrame::new(layout.columns());
     let mut keep = |row: &MetricsRow| {
         metrics.push(&layout.values(row));
         Ok(())
     };
-    let mut tables = RunTables::new(system, true, |_, columns| Ok(Frame::new(columns)))?;
+    let mut tables = RunTables::new(system, true, |_, columns| Ok(ColumnFrame::new(columns)))?;
     let mut steps = tables.steps(name, header);
     let watch = PointWatch { metrics: &mut keep, steps: &mut steps, progress };
     let details = point::run_watched(cancel, system, generator, watch)?;
     finish_run(header, &details.collector, steps)?;
     let layout = point::layout();
-    let mut summary = Frame::new(layout.columns());
+    let mut summary = ColumnFrame::new(layout.columns());
     summary.push(&layout.values(&details.row));
     let mut tables = tables.finish()?.into_iter();
     // In the order in which they were opened.

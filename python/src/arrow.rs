@@ -3,12 +3,12 @@
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, NullArray, RecordBatch, RecordBatchIterator, StringArray};
 use arrow_schema::{ArrowError, Field, Schema};
-use pimattn::core::table::{Frame, FrameCells, FrameColumn};
+use pimattn::core::table::{ColumnFrame, FrameCells, FrameColumn};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A table as a stream of one batch.
-pub fn stream(frame: &Frame) -> Result<FFI_ArrowArrayStream, ArrowError> {
+pub fn stream(frame: &ColumnFrame) -> Result<FFI_ArrowArrayStream, ArrowError> {
     let arrays: Vec<ArrayRef> = frame.columns().iter().map(array).collect();
     let field = |(column, array): (&FrameColumn, &ArrayRef)| {
         let about = [("unit", column.unit), ("meaning", column.meaning)].map(|(k, v)| (k.to_string(), v.to_string()));

@@ -3,11 +3,11 @@
 use crate::cache::PyKvCache;
 use crate::errors::{exception, raised};
 use crate::selection::PySelection;
-use crate::settings::Settings;
+use crate::settings::RunSettings;
 use crate::table::PyTable;
 use crate::work::supervised;
 use numpy::{PyArray2, PyReadonlyArray2, PyReadonlyArray3, PyUntypedArrayMethods};
-use pimattn::core::table::Frame;
+use pimattn::core::table::ColumnFrame;
 use pimattn::tracegen::generate::{CacheSet, metrics_layout};
 use pimattn::tracegen::live::{LiveDecode, LiveShape};
 use pyo3::exceptions::PyValueError;
@@ -48,7 +48,7 @@ impl PyDecodeSession {
             policies.set_item(policy, parameters)?;
             keys.set_item("policies", policies)?;
         }
-        let settings = Settings::read(Some(keys.as_any()), PyString::new(py, "hbm3-pim").as_any())?;
+        let settings = RunSettings::read(Some(keys.as_any()), PyString::new(py, "hbm3-pim").as_any())?;
         let (workload, doc, _) = raised(settings.load(policy, Some(budget)))?;
         let shape = LiveShape { layers, kv_heads, query_heads, dim, element_bytes };
         let live = raised(LiveDecode::new(workload, doc, shape.clone()))?;
@@ -118,7 +118,7 @@ impl PyDecodeSession {
             let live = self.lock();
             let cached = CacheSet::new(vec![live.cache("decoded")?], vec![0]);
             let layout = metrics_layout();
-            let mut frame = Frame::new(layout.columns());
+            let mut frame = ColumnFrame::new(layout.columns());
             live.metrics(&cached)?.iter().for_each(|row| frame.push(&layout.values(row)));
             Ok(frame)
         })?;

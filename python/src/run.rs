@@ -3,7 +3,7 @@
 use crate::cache::PyKvCache;
 use crate::errors::raised;
 use crate::selection::PySelection;
-use crate::settings::Settings;
+use crate::settings::RunSettings;
 use crate::table::{PyTable, object};
 use crate::work::supervised;
 use pimattn::Generator;
@@ -106,7 +106,7 @@ pub fn run(
     workload: Option<&Bound<'_, PyAny>>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<PyRun> {
-    let settings = Settings::read(workload, system)?;
+    let settings = RunSettings::read(workload, system)?;
     let place = Some(Path::new(IN_MEMORY));
     let generator = if let Ok(selection) = policy.cast::<PySelection>() {
         let selection = selection.get().selection.clone();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const WORKLOAD: &str = "demo";
 
 /// What a run is made of, besides its cache and its policy.
-pub struct Settings {
+pub struct RunSettings {
     /// File of the workload.
     pub workload: PathBuf,
     /// Keys of the workload, and their values as TOML has them.
@@ -23,7 +23,7 @@ pub struct Settings {
     pub of_system: Vec<(String, String)>,
 }
 
-impl Settings {
+impl RunSettings {
     /// `workload`: a name, a path, or a dict of keys of the demo's workload, its name among them as `base`. `system`: a name, a path, or
     /// a dict likewise.
     pub fn read(workload: Option<&Bound<'_, PyAny>>, system: &Bound<'_, PyAny>) -> PyResult<Self> {
@@ -34,7 +34,7 @@ impl Settings {
                 "workload: \"{key}\" says where keys come from, and a cache is given"
             )));
         }
-        Ok(Settings { workload, of_workload, system, of_system })
+        Ok(RunSettings { workload, of_workload, system, of_system })
     }
 
     /// The workload of a policy with a budget, its file and the system.

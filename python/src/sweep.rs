@@ -2,7 +2,7 @@
 
 use crate::cache::PyKvCache;
 use crate::errors::raised;
-use crate::settings::{Settings, toml_text};
+use crate::settings::{RunSettings, toml_text};
 use crate::table::PyTable;
 use crate::work::supervised;
 use pimattn::experiments::sweep::grid::{Grid, Point};
@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use std::path::Path;
 
 /// The grid of policies and budgets on a system, with each of the workload's keys as an axis of one value.
-fn grid(policies: &[String], budgets: &[usize], settings: &Settings) -> pimattn::Result<Grid> {
+fn grid(policies: &[String], budgets: &[usize], settings: &RunSettings) -> pimattn::Result<Grid> {
     let texts = |texts: &[String]| texts.iter().map(|text| toml_text(text)).collect::<Vec<_>>().join(", ");
     let mut sets = vec![
         format!("axes.workload=[{}]", toml_text(&settings.workload.display().to_string())),
@@ -37,7 +37,7 @@ pub fn sweep_points(
     system: &Bound<'_, PyAny>,
     workload: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Vec<usize>> {
-    let settings = Settings::read(workload, system)?;
+    let settings = RunSettings::read(workload, system)?;
     let grid = raised(grid(&policies, &budgets, &settings))?;
     Ok(grid.points().iter().map(|point| point.index).collect())
 }
@@ -57,7 +57,7 @@ pub fn sweep(
     places: Option<Vec<usize>>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<PyTable> {
-    let settings = Settings::read(workload, system)?;
+    let settings = RunSettings::read(workload, system)?;
     let mut grid = raised(grid(&policies, &budgets, &settings))?;
     let mut points: Vec<Point> = grid.points();
     if let Some(places) = places {

@@ -5,7 +5,7 @@ use crate::errors::raised;
 use numpy::PyArray1;
 use pimattn::core::error::suggest;
 use pimattn::core::fsio::AtomicFile;
-use pimattn::core::table::{Column, Frame, FrameCells, FrameColumn, Value};
+use pimattn::core::table::{Column, ColumnFrame, FrameCells, FrameColumn, Value};
 use pimattn::report::frontier::Frontier;
 use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -22,11 +22,11 @@ const SHOWN: usize = 20;
 pub struct PyTable {
     /// Its name, as that of the file without its ending.
     name: String,
-    frame: Arc<Frame>,
+    frame: Arc<ColumnFrame>,
 }
 
 impl PyTable {
-    pub fn new(name: &str, frame: Frame) -> Self {
+    pub fn new(name: &str, frame: ColumnFrame) -> Self {
         PyTable { name: name.into(), frame: Arc::new(frame) }
     }
 
@@ -216,7 +216,7 @@ impl PyTable {
                 _ => vec![Value::Unknown; of_column.len()?],
             });
         }
-        let mut frame = Frame::with(empty);
+        let mut frame = ColumnFrame::with(empty);
         for row in 0..cells.first().map_or(0, Vec::len) {
             frame.push(&cells.iter().map(|cells| cells[row].clone()).collect::<Vec<_>>());
         }

@@ -7,7 +7,7 @@ mod frame;
 mod measure;
 mod reader;
 
-pub use frame::{Frame, FrameCells, FrameColumn};
+pub use frame::{ColumnFrame, FrameCells, FrameColumn};
 pub use measure::{Measure, Table, TableLayout, TypedRows, TypedWriter, columns_of, item, joined, length, measure};
 pub use reader::{CsvReader, CsvRow, known, number, place};
 

@@ -5,12 +5,12 @@ use crate::error::Result;
 
 /// A table column by column. Its numbers are those that its CSV would show.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Frame {
+pub struct ColumnFrame {
     columns: Vec<FrameColumn>,
     rows: usize,
 }
 
-/// A column of a [`Frame`].
+/// A column of a [`ColumnFrame`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct FrameColumn {
     /// Name in the header line.
@@ -36,10 +36,10 @@ pub enum FrameCells {
     Text(Vec<Option<String>>),
 }
 
-impl Frame {
+impl ColumnFrame {
     /// An empty table of these columns.
     pub fn new(columns: &[Column]) -> Self {
-        Frame::with(columns.iter().map(FrameColumn::of).collect())
+        ColumnFrame::with(columns.iter().map(FrameColumn::of).collect())
     }
 
     /// An empty table of these columns, whose names may be made up while the program runs.
@@ -48,7 +48,7 @@ impl Frame {
     /// When a column has cells.
     pub fn with(columns: Vec<FrameColumn>) -> Self {
         assert!(columns.iter().all(|column| column.cells == FrameCells::Empty(0)), "a new table has no rows");
-        Frame { columns, rows: 0 }
+        ColumnFrame { columns, rows: 0 }
     }
 
     /// The columns, in order.
@@ -78,9 +78,9 @@ impl Frame {
     ///
     /// # Panics
     /// When one of them does not exist.
-    pub fn choose(&self, rows: &[usize]) -> Frame {
+    pub fn choose(&self, rows: &[usize]) -> ColumnFrame {
         let empty = |c: &FrameColumn| FrameColumn { cells: FrameCells::Empty(0), ..c.clone() };
-        let mut chosen = Frame::with(self.columns.iter().map(empty).collect());
+        let mut chosen = ColumnFrame::with(self.columns.iter().map(empty).collect());
         rows.iter().for_each(|row| chosen.push(&self.row(*row)));
         chosen
     }
@@ -115,15 +115,15 @@ impl FrameColumn {
     }
 }
 
-impl TableSink for Frame {
-    type Done = Frame;
+impl TableSink for ColumnFrame {
+    type Done = ColumnFrame;
 
     fn row(&mut self, values: &[Value]) -> Result<()> {
         self.push(values);
         Ok(())
     }
 
-    fn finish(self) -> Result<Frame> {
+    fn finish(self) -> Result<ColumnFrame> {
         Ok(self)
     }
 }
@@ -187,8 +187,12 @@ mod tests {
 
     #[test]
     fn cells_are_of_the_narrowest_kind_that_holds_them() {
-        let mut frame =
-            Frame::new(&[column("n", "1", ""), column("x", "ns", ""), column("name", "-", ""), column("e", "1", "")]);
+        let mut frame = ColumnFrame::new(&[
+            column("n", "1", ""),
+            column("x", "ns", ""),
+            column("name", "-", ""),
+            column("e", "1", ""),
+        ]);
         let rows = [
             [Value::Unknown, Value::Int(2), Value::Int(7), Value::Unknown],
             [Value::Int(3), Value::Float(1.23456, 2), Value::Text("a".into()), Value::Unknown],

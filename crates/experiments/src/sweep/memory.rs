@@ -7,7 +7,7 @@ use super::shared::{SharedBasis, SharedWork};
 use super::store::{KEY, POINT, heading};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::table::{Frame, FrameColumn, Value};
+use pimattn_core::table::{ColumnFrame, FrameColumn, Value};
 use pimattn_tracegen::generate::CacheSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +28,7 @@ pub fn run(
     points: &[Point],
     workers: usize,
     progress: &mut dyn FnMut(u64),
-) -> Result<Frame> {
+) -> Result<ColumnFrame> {
     grid.kv = Some(IN_MEMORY.into());
     let grid = &*grid;
     let digests = Digests::new(cancel)?;
@@ -57,7 +57,7 @@ pub fn run(
     columns[0] = FrameColumn::of(&POINT);
     let key = columns.len() - results.len() - 1;
     columns[key] = FrameColumn::of(&KEY);
-    let mut frame = Frame::with(columns);
+    let mut frame = ColumnFrame::with(columns);
     for ((point, (job, _)), row) in points.iter().zip(&jobs).zip(rows) {
         let key = digests.memory_key(job, grid.accuracy, cached.hash());
         let place = [Value::from(point.index)].into_iter();

@@ -36,12 +36,12 @@ pub struct PageLogOptions {
 
 /// Pages of a head of a layer, by timestep.
 #[derive(Default)]
-struct PageTable {
+struct PageLog {
     heads: BTreeMap<(u32, u32), BTreeMap<usize, Vec<u32>>>,
     repeated: usize,
 }
 
-impl PageTable {
+impl PageLog {
     fn add(&mut self, layer: u32, head: u32, timestep: usize, mut pages: Vec<u32>) -> Result<(), String> {
         let count = pages.len();
         pages.sort_unstable();
@@ -65,7 +65,7 @@ pub fn import(path: &Path, options: &PageLogOptions) -> Result<Imported> {
     }
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     let files = if meta.is_dir() { layer_logs(path)? } else { vec![path.to_path_buf()] };
-    let mut table = PageTable::default();
+    let mut table = PageLog::default();
     for file in &files {
         let name = file.display().to_string();
         let mut text = String::new();
@@ -83,7 +83,7 @@ pub fn import(path: &Path, options: &PageLogOptions) -> Result<Imported> {
     Ok(Imported { selection, notes })
 }
 
-fn with_header(text: &str, name: &str, options: &PageLogOptions, table: &mut PageTable) -> Result<()> {
+fn with_header(text: &str, name: &str, options: &PageLogOptions, table: &mut PageLog) -> Result<()> {
     let mut csv = CsvReader::open(text.as_bytes(), name)?;
     let [layer, timestep, head, pages] =
         [csv.column("layer_idx")?, csv.column("timestep")?, csv.column("head_idx")?, csv.column("selected_pages")?];
@@ -106,7 +106,7 @@ fn with_header(text: &str, name: &str, options: &PageLogOptions, table: &mut Pag
     Ok(())
 }
 
-fn without_header(text: &str, name: &str, options: &PageLogOptions, table: &mut PageTable) -> Result<()> {
+fn without_header(text: &str, name: &str, options: &PageLogOptions, table: &mut PageLog) -> Result<()> {
     let Some((layers, prefill)) = options.unsaid.filter(|(layers, prefill)| *layers > 0 && *prefill > 0) else {
         return Err(Error::Usage(format!("{name} has no header: --layers and --prefill have to say what it is of")));
     };
@@ -142,7 +142,7 @@ fn list(cell: &str) -> Result<Vec<u32>, String> {
 }
 
 /// The selection that a log says: from its first timestep to its last.
-fn selection(table: &PageTable, path: &Path, options: &PageLogOptions) -> Result<Selection> {
+fn selection(table: &PageLog, path: &Path, options: &PageLogOptions) -> Result<Selection> {
     let bad = |what: String| Error::data(path, what);
     let times = || table.heads.values().flat_map(|head| head.keys().copied());
     let (Some(first), Some(last)) = (times().min(), times().max()) else {
