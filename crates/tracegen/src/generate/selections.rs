@@ -187,7 +187,7 @@ impl Selections {
 /// costs, the folder that its paths begin in, and the dump that takes the place of its own.
 ///
 /// # Errors
-/// [`Error::Config`](pimattn_core::error::Error::Config) where the configuration cannot be written as text.
+/// [`Error::Config`] where the configuration cannot be written as text.
 pub fn basis(doc: &Document, kv: Option<&Path>) -> Result<String> {
     let mut table: toml::Table = doc.decode()?;
     for key in OF_MAPPING {
@@ -236,7 +236,7 @@ impl Generator {
     /// with them. `progress` hears how many heads are done.
     ///
     /// # Errors
-    /// [`Error::Interrupted`](pimattn_core::error::Error::Interrupted).
+    /// [`Error::Interrupted`].
     pub fn select(&self, cancel: &Cancel, measure: bool, progress: &(dyn Fn(u64) + Sync)) -> Result<Selections> {
         let (layers, requests) = (self.cache().layers.len(), self.requests());
         let places: Vec<(usize, usize)> = (0..layers).flat_map(|l| (0..requests).map(move |r| (l, r))).collect();
@@ -269,7 +269,7 @@ impl Generator {
     /// What its heads have selected, as a selection that [`Selection::save`] writes and [`Generator::load_imported`] takes.
     ///
     /// # Errors
-    /// [`Error::Usage`](pimattn_core::error::Error::Usage) where there are several requests: a selection is of one.
+    /// [`Error::Usage`] where there are several requests: a selection is of one.
     pub fn selection(&self, selections: &Selections) -> Result<Selection> {
         if self.requests() != 1 {
             let what = format!("a selection file is of one request; the batch has {}", self.requests());
@@ -283,7 +283,7 @@ impl Generator {
     /// Has the run take selections that it has made ([`Generator::select`]), in place of making them again.
     ///
     /// # Errors
-    /// [`Error::Usage`](pimattn_core::error::Error::Usage) where another run has made them.
+    /// [`Error::Usage`] where another run has made them.
     pub fn reuse(&mut self, selections: Selections) -> Result<()> {
         let same = Arc::ptr_eq(&self.cached, &selections.cached)
             && self.basis == selections.basis
