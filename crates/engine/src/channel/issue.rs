@@ -145,6 +145,7 @@ impl PimChannel<'_> {
             if class == ARRAY && item.effect == Effect::Mac && item.scope != Scope::Channel {
                 let banks = self.bank_set(self.classes[class][index].scope, &target);
                 self.classes[class][index].banks = banks;
+                self.standing.valid = false;
             }
         } else {
             let segment = item.label.segment;
@@ -152,7 +153,10 @@ impl PimChannel<'_> {
                 self.epochs[0].left -= 1;
             }
             let bank = item.target.bank();
-            self.classes[class].remove(index);
+            let item = self.classes[class].remove(index);
+            if let Some(item) = item.filter(|_| class == ARRAY) {
+                self.standing_leaves(index, &item);
+            }
             if class == DATA {
                 self.count_oldest(bank);
             }

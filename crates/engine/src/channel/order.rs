@@ -34,6 +34,8 @@ pub struct CommandOrder {
     leads: [Lead; Op::COUNT],
     /// Per pair of commands, the most that the first can hold back the second, wherever they are.
     most: Vec<Cycle>,
+    /// Per command, the most that it can hold back any row command.
+    most_rows: Vec<Cycle>,
     commands: usize,
     /// Whether a rank keeps two openings of bank groups further apart than the bus does.
     pub(super) ranks_bind: bool,
@@ -60,7 +62,10 @@ impl CommandOrder {
             let opens = c.effect == Effect::Open && c.scope == Scope::BankGroup;
             opens && (own().any(|e| e.latency > bus) || c.held_by.iter().any(|w| fills(&w)))
         });
-        let mut order = CommandOrder { leads: [Lead::default(); Op::COUNT], most, commands, ranks_bind };
+        let is_row = |to: &usize| device.commands[*to].effect.is_row_command();
+        let of_rows = |from: usize| (0..commands).filter(is_row).map(|to| most[from * commands + to]).max();
+        let most_rows = (0..commands).map(|from| of_rows(from).unwrap_or(0)).collect();
+        let mut order = CommandOrder { leads: [Lead::default(); Op::COUNT], most, most_rows, commands, ranks_bind };
         order.leads = device.plans.map(|plan| plan.map_or(Lead::default(), |plan| order.lead(device, &plan)));
         order
     }
@@ -80,6 +85,12 @@ impl CommandOrder {
             used: between(Some(plan.last), plan.closer),
             cycle: between(opener, plan.closer) + closed,
         }
+    }
+
+    /// The most that a command can hold back any row command.
+    #[inline]
+    pub(super) fn holds_rows(&self, command: CommandId) -> Cycle {
+        self.most_rows[usize::from(command)]
     }
 
     fn most(&self, from: CommandId, to: CommandId) -> Cycle {
