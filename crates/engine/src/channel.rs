@@ -23,6 +23,7 @@
 
 mod array;
 mod bank_queues;
+mod burst;
 mod cacheable;
 mod data;
 mod issue;
@@ -276,12 +277,16 @@ impl<'d> PimChannel<'d> {
             }
             match self.choose(probe)? {
                 Choice::Issue(best) => {
+                    let runs_on = best.class == ARRAY && self.classes[ARRAY][best.index].request.count > 1;
                     self.issue(&best, probe);
                     if self.fruitless > PATIENCE.saturating_mul(self.refreshes.map_or(1, |r| r.sets)) {
                         return Err(self.livelock());
                     }
                     if best.at > horizon {
                         return Ok(Advance::Ahead(best.at));
+                    }
+                    if let Some(at) = runs_on.then(|| self.burst(&best, horizon, probe)).flatten().filter(|at| *at > horizon) {
+                        return Ok(Advance::Ahead(at));
                     }
                 }
                 Choice::Completed => {}
@@ -355,6 +360,7 @@ impl<'d> PimChannel<'d> {
                 self.pick(&offers)
             }
         };
+        self.standing.moves_from = offers[2..4].iter().flatten().map(|c| c.at).min().unwrap_or(Cycle::MAX);
         let of_pairs = (first.and_then(|place| offers[place]), held);
         let (mut best, held) = if self.looks_ahead() { self.play(&offers, of_pairs)? } else { of_pairs };
         let due = self.next_refresh.filter(|_| self.classes.iter().any(|c| !c.is_empty()));

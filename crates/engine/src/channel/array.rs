@@ -230,6 +230,7 @@ impl PimChannel<'_> {
             valid: look.stands && self.classes[DATA].is_empty(),
             column: look.next,
             rows_from: look.rows_from,
+            moves_from: 0,
             used: look.used,
             units: look.units,
             macs,

@@ -28,6 +28,8 @@ pub(super) struct Standing {
     pub(super) column: Option<usize>,
     /// The cycle before which no row command can issue.
     pub(super) rows_from: Cycle,
+    /// The cycle before which no buffer move can, as of the last choice.
+    pub(super) moves_from: Cycle,
     /// Banks that the queue keeps, bank groups that its requests of bank groups work in, and whether it has a MAC.
     pub(super) used: BankSet,
     pub(super) units: u64,
