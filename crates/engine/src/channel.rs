@@ -23,6 +23,7 @@
 
 mod array;
 mod bank_queues;
+mod burst;
 mod cacheable;
 mod data;
 mod issue;
@@ -32,11 +33,12 @@ mod queues;
 mod refresh;
 mod row_policy;
 mod scheduler;
+mod standing;
 
 use super::probe::{NO_REQUEST, Probe};
 use super::segments::{Label, Segments};
 use super::state::{CLOSED, ChannelState, CommandTarget};
-use array::Units;
+use array::{ArrayLook, Units};
 use data::DataSchedule;
 use order::CommandOrder;
 use pimattn_core::error::{Error, Result};
@@ -49,6 +51,7 @@ use queues::{Epoch, QueueKind, QueuedRun};
 use refresh::RefreshPolicy;
 use row_policy::{RowPolicy, RowUse};
 use scheduler::DataOrder;
+use standing::Standing;
 use std::collections::VecDeque;
 
 /// Refreshes without a completed request after which a channel is taken to be in a livelock.
@@ -163,6 +166,7 @@ pub struct PimChannel<'d> {
     refreshes: Option<Refreshes>,
     next_refresh: Option<Due>,
     units: Units,
+    standing: Standing,
     /// Refreshes since the last request was completed.
     fruitless: u32,
     /// Cycle of the last command: what becomes possible now cannot issue before.
@@ -216,6 +220,7 @@ impl<'d> PimChannel<'d> {
             refreshes: system.refreshes,
             next_refresh: system.refreshes.map(|r| r.first()),
             units: Units::new(device.geometry.units()),
+            standing: Standing::default(),
             fruitless: 0,
             now: 0,
             plays: false,
@@ -272,12 +277,16 @@ impl<'d> PimChannel<'d> {
             }
             match self.choose(probe)? {
                 Choice::Issue(best) => {
+                    let runs_on = best.class == ARRAY && self.classes[ARRAY][best.index].request.count > 1;
                     self.issue(&best, probe);
                     if self.fruitless > PATIENCE.saturating_mul(self.refreshes.map_or(1, |r| r.sets)) {
                         return Err(self.livelock());
                     }
                     if best.at > horizon {
                         return Ok(Advance::Ahead(best.at));
+                    }
+                    if let Some(at) = runs_on.then(|| self.burst(&best, horizon, probe)).flatten().filter(|at| *at > horizon) {
+                        return Ok(Advance::Ahead(at));
                     }
                 }
                 Choice::Completed => {}
@@ -310,29 +319,48 @@ impl<'d> PimChannel<'d> {
     /// need no command are completed on the way, one a call.
     fn choose<P: Probe>(&mut self, probe: &mut P) -> Result<Choice> {
         let mut offers: [Option<Candidate>; OFFERS] = [None; OFFERS];
-        if let Some(index) = self.array_candidates(&mut offers)? {
-            // A refresh may have closed what it asks to be closed.
-            let now = self.now.max(self.last[ARRAY]).max(self.arrival(&self.classes[ARRAY][index]));
-            self.complete(ARRAY, index, now, None, probe);
-            return Ok(Choice::Completed);
-        }
-        if let Some((index, done)) = self.forwarded() {
-            self.complete(DATA, index, done, None, probe);
-            return Ok(Choice::Completed);
-        }
-        self.move_candidates(&mut offers);
-        if !self.classes[DATA].is_empty() {
-            offers[4..].copy_from_slice(&self.data_candidates());
-        }
-        let (of_banks, of_data) = offers.split_at_mut(4);
-        // A refresh of all banks that is due by then holds all but moves, which touch no bank.
-        for slot in of_banks[..2].iter_mut().chain(of_data) {
-            if slot.as_ref().is_some_and(|c| !self.comes_before_refresh(c)) {
-                *slot = None;
-            }
+        let stands = self.look_stands();
+        let mut picked = None;
+        if stands {
+            offers[1] = self.standing_column().filter(|c| self.comes_before_refresh(c));
+            self.move_candidates(&mut offers);
+            let (first, held) = self.pick(&offers);
+            picked = first.filter(|place| offers[*place].is_some_and(|c| self.is_clear_of_rows(&c))).map(|_| (first, held));
         }
         // The first that can issue, or one that it gives way to; `held` are those that do.
-        let (first, held) = self.pick(&offers);
+        let (first, held) = match picked {
+            Some(picked) => picked,
+            None => {
+                match self.array_candidates(&mut offers)? {
+                    ArrayLook::NeedsNoCommand(index) => {
+                        // A refresh may have closed what it asks to be closed.
+                        let now = self.now.max(self.last[ARRAY]).max(self.arrival(&self.classes[ARRAY][index]));
+                        self.complete(ARRAY, index, now, None, probe);
+                        return Ok(Choice::Completed);
+                    }
+                    ArrayLook::Offers(standing) => self.standing = standing,
+                }
+                if let Some((index, done)) = self.forwarded() {
+                    self.complete(DATA, index, done, None, probe);
+                    return Ok(Choice::Completed);
+                }
+                if !stands {
+                    self.move_candidates(&mut offers);
+                }
+                if !self.classes[DATA].is_empty() {
+                    offers[4..].copy_from_slice(&self.data_candidates());
+                }
+                let (of_banks, of_data) = offers.split_at_mut(4);
+                // A refresh of all banks that is due by then holds all but moves, which touch no bank.
+                for slot in of_banks[..2].iter_mut().chain(of_data) {
+                    if slot.as_ref().is_some_and(|c| !self.comes_before_refresh(c)) {
+                        *slot = None;
+                    }
+                }
+                self.pick(&offers)
+            }
+        };
+        self.standing.moves_from = offers[2..4].iter().flatten().map(|c| c.at).min().unwrap_or(Cycle::MAX);
         let of_pairs = (first.and_then(|place| offers[place]), held);
         let (mut best, held) = if self.looks_ahead() { self.play(&offers, of_pairs)? } else { of_pairs };
         let due = self.next_refresh.filter(|_| self.classes.iter().any(|c| !c.is_empty()));

@@ -5,6 +5,7 @@ use pimattn_core::addr::{Address, NOT_ADDRESSED};
 use pimattn_core::spec::tables::Edge;
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Scope};
 use pimattn_core::units::Cycle;
+use std::ops::Range;
 
 /// No row is open.
 pub const CLOSED: u32 = u32::MAX;
@@ -54,6 +55,24 @@ pub fn members(mut set: u64) -> impl Iterator<Item = u32> {
     })
 }
 
+/// The nodes of a level of `nodes` that have some of the bank groups of `units`, of which there are `groups`: stretches without
+/// a gap, each of as many bank groups as follow one another.
+#[inline]
+fn spans_of(groups: u32, nodes: u32, mut units: u64) -> impl Iterator<Item = Range<u32>> {
+    std::iter::from_fn(move || {
+        let first = units.trailing_zeros();
+        if first == 64 {
+            return None;
+        }
+        let end = first + (units >> first).trailing_ones();
+        units = if end == 64 { 0 } else { units >> end << end };
+        Some(match nodes.checked_div(groups) {
+            Some(below) if below > 0 => first * below..end * below,
+            _ => first / (groups / nodes)..(end - 1) / (groups / nodes) + 1,
+        })
+    })
+}
+
 /// Nodes `first, first + step, ...`, `count` of them.
 #[derive(Clone, Copy)]
 struct NodeSpan {
@@ -63,6 +82,17 @@ struct NodeSpan {
 }
 
 impl NodeSpan {
+    /// Its nodes among those of a level.
+    #[inline]
+    fn of<'n, T>(&self, nodes: &'n [T]) -> impl Iterator<Item = &'n T> + use<'n, T> {
+        nodes[self.first as usize..].iter().step_by(self.step as usize).take(self.count as usize)
+    }
+
+    #[inline]
+    fn of_mut<'n, T>(&self, nodes: &'n mut [T]) -> impl Iterator<Item = &'n mut T> + use<'n, T> {
+        nodes[self.first as usize..].iter_mut().step_by(self.step as usize).take(self.count as usize)
+    }
+
     fn contains(&self, node: u32) -> bool {
         node >= self.first
             && (node - self.first).is_multiple_of(self.step)
@@ -80,10 +110,12 @@ impl NodeSpan {
 pub struct ChannelState<'d> {
     device: &'d Device,
     commands: usize,
-    /// First node of each level, and nodes per level.
+    /// First node of each level, nodes per level, and nodes of all levels.
     base: [u32; 5],
     nodes: [u32; 5],
-    /// Earliest legal cycle of each command at each node, `floors` not counted.
+    total: usize,
+    /// Earliest legal cycle of each command at each node, `floors` not counted. The nodes of a command lie side by side, for a
+    /// command is held back at many nodes at a time, and asked for at many.
     ready: Vec<Cycle>,
     /// Earliest legal cycle of each command at all nodes of a level: what reaches all of them is written down once.
     floors: Vec<Cycle>,
@@ -117,6 +149,7 @@ impl<'d> ChannelState<'d> {
             commands,
             base,
             nodes,
+            total,
             ready: vec![0; total * commands],
             floors: vec![0; nodes.len() * commands],
             tops: vec![0; nodes.len() * commands],
@@ -171,9 +204,20 @@ impl<'d> ChannelState<'d> {
 
     /// The nodes of a level that have some of the bank groups of `units`, some of them more than once.
     fn nodes_of(&self, level: Level, units: u64) -> impl Iterator<Item = u32> + use<> {
-        let (groups, nodes) = (self.nodes[Level::BankGroup as usize], self.nodes[level as usize]);
-        let (apart, below) = if nodes > groups { (1, nodes / groups) } else { (groups / nodes, 1) };
-        members(units).flat_map(move |unit| (0..below).map(move |i| unit / apart * below + i))
+        spans_of(self.nodes[Level::BankGroup as usize], self.nodes[level as usize], units).flatten()
+    }
+
+    /// When a command may issue at the nodes of a level, `floors` not counted.
+    #[inline]
+    fn ready(&self, command: CommandId, level: Level) -> &[Cycle] {
+        let first = usize::from(command) * self.total + self.base[level as usize] as usize;
+        &self.ready[first..first + self.nodes[level as usize] as usize]
+    }
+
+    #[inline]
+    fn ready_mut(&mut self, command: CommandId, level: Level) -> &mut [Cycle] {
+        let first = usize::from(command) * self.total + self.base[level as usize] as usize;
+        &mut self.ready[first..first + self.nodes[level as usize] as usize]
     }
 
     /// Whether a command leaves bank groups out.
@@ -190,9 +234,9 @@ impl<'d> ChannelState<'d> {
         if self.is_partial(c, target) {
             for &level in &c.incoming {
                 at = at.max(self.floors[level as usize * self.commands + usize::from(command)]);
-                for node in self.nodes_of(level, target.units) {
-                    let node = self.base[level as usize] + node;
-                    at = at.max(self.ready[node as usize * self.commands + usize::from(command)]);
+                let ready = self.ready(command, level);
+                for span in spans_of(self.nodes[Level::BankGroup as usize], ready.len() as u32, target.units) {
+                    at = ready[span.start as usize..span.end as usize].iter().fold(at, |at, r| at.max(*r));
                 }
             }
             return at;
@@ -205,11 +249,7 @@ impl<'d> ChannelState<'d> {
                 continue;
             }
             at = at.max(self.floors[in_level]);
-            let mut node = self.base[level as usize] + span.first;
-            for _ in 0..span.count {
-                at = at.max(self.ready[node as usize * self.commands + usize::from(command)]);
-                node += span.step;
-            }
+            at = span.of(self.ready(command, level)).fold(at, |at, r| at.max(*r));
         }
         for &w in &c.held_by {
             let window = &self.device.windows[usize::from(w)];
@@ -232,10 +272,10 @@ impl<'d> ChannelState<'d> {
 
     /// A cycle before which `command` breaks a constraint of the channel, or of every pseudo-channel, wherever it goes.
     pub fn earliest_anywhere(&self, command: CommandId) -> Cycle {
-        let at = |node: u32| self.ready[node as usize * self.commands + usize::from(command)];
-        let level = Level::PseudoChannel as usize;
-        let soonest = (self.base[level]..self.base[level] + self.nodes[level]).map(at).min().unwrap_or(0);
-        self.earliest_in_channel(command).max(soonest).max(self.floors[level * self.commands + usize::from(command)])
+        let level = Level::PseudoChannel;
+        let soonest = self.ready(command, level).iter().min().copied().unwrap_or(0);
+        let floor = self.floors[level as usize * self.commands + usize::from(command)];
+        self.earliest_in_channel(command).max(soonest).max(floor)
     }
 
     /// Whether two commands have a bank in common.
@@ -317,10 +357,10 @@ impl<'d> ChannelState<'d> {
             let in_level = edge.level as usize * self.commands + usize::from(edge.to);
             self.tops[in_level] = self.tops[in_level].max(until);
             if partial && edge.level != Level::Channel {
-                for node in self.nodes_of(edge.level, target.units) {
-                    let node = self.base[edge.level as usize] + node;
-                    let ready = &mut self.ready[node as usize * self.commands + usize::from(edge.to)];
-                    *ready = (*ready).max(until);
+                let groups = self.nodes[Level::BankGroup as usize];
+                let ready = self.ready_mut(edge.to, edge.level);
+                for span in spans_of(groups, ready.len() as u32, target.units) {
+                    ready[span.start as usize..span.end as usize].iter_mut().for_each(|r| *r = (*r).max(until));
                 }
                 continue;
             }
@@ -328,12 +368,7 @@ impl<'d> ChannelState<'d> {
                 self.floors[in_level] = self.floors[in_level].max(until);
                 continue;
             }
-            let mut node = self.base[edge.level as usize] + span.first;
-            for _ in 0..span.count {
-                let ready = &mut self.ready[node as usize * self.commands + usize::from(edge.to)];
-                *ready = (*ready).max(until);
-                node += span.step;
-            }
+            span.of_mut(self.ready_mut(edge.to, edge.level)).for_each(|r| *r = (*r).max(until));
         }
         for &w in &c.counted_in {
             let window = &device.windows[usize::from(w)];
@@ -359,15 +394,19 @@ impl<'d> ChannelState<'d> {
     /// Holds a command back at the other nodes of the parent of the target's node.
     fn hold_siblings(&mut self, edge: &Edge, target: &CommandTarget, until: Cycle) {
         let level = edge.level as usize;
-        let (own, to) = (target.path[level], usize::from(edge.to));
+        let own = target.path[level];
         let siblings = self.nodes[level] / self.nodes[level - 1];
         let first = own - own % siblings;
-        for node in (first..first + siblings).filter(|node| *node != own) {
-            let ready = &mut self.ready[(self.base[level] + node) as usize * self.commands + to];
-            *ready = (*ready).max(until);
-            let top = &mut self.tops[level * self.commands + to];
-            *top = (*top).max(until);
+        if siblings < 2 {
+            return;
         }
+        let ready = self.ready_mut(edge.to, edge.level);
+        let (before, after) = (first as usize..own as usize, own as usize + 1..(first + siblings) as usize);
+        for span in [before, after] {
+            ready[span].iter_mut().for_each(|r| *r = (*r).max(until));
+        }
+        let top = &mut self.tops[level * self.commands + usize::from(edge.to)];
+        *top = (*top).max(until);
     }
 
     fn set_rows(&mut self, scope: Scope, target: &CommandTarget, row: u32) {
@@ -456,9 +495,9 @@ impl<'d> ChannelState<'d> {
         for (level, (base, nodes)) in self.base.iter().zip(self.nodes).enumerate() {
             let in_level = level * self.commands..(level + 1) * self.commands;
             let (floors, tops) = (&self.floors[in_level.clone()], &mut self.tops[in_level]);
-            let own = *base as usize * self.commands..(*base + nodes) as usize * self.commands;
-            for node in self.ready[own].chunks_exact_mut(self.commands) {
-                for ((at, floor), top) in node.iter_mut().zip(floors).zip(tops.iter_mut()) {
+            let own = *base as usize..(*base + nodes) as usize;
+            for ((nodes, floor), top) in self.ready.chunks_exact_mut(self.total).zip(floors).zip(tops) {
+                for at in &mut nodes[own.clone()] {
                     *at = (*at).max(*floor);
                     rebase.bound(at);
                     *top = (*top).max(*at);

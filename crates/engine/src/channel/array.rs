@@ -7,11 +7,13 @@
 
 use super::order::{MacRound, Urgency};
 use super::queues::QueueKind;
+use super::standing::Standing;
 use super::{ARRAY, CLOSED, Candidate, DATA, OFFERS, PASSED, PimChannel, QueuedRun};
 use crate::state::{CommandTarget, RowMatch, members};
 use pimattn_core::addr::Address;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::{CommandId, Effect, Scope};
+use pimattn_core::units::Cycle;
 
 /// A set of banks of the channel; banks beyond 128 share bits, and so wait for each other.
 pub type BankSet = u128;
@@ -88,6 +90,7 @@ impl PimChannel<'_> {
 
     /// Looks again which bank groups have the row that is wanted of them, after `scope` of a target has changed.
     pub(super) fn rows_changed(&mut self, scope: Scope, target: &CommandTarget) {
+        self.standing.valid = false;
         let one = self.device.geometry.unit_of(&target.address);
         let of_one = matches!(scope, Scope::Bank | Scope::BankGroup);
         let all = 0..self.units.wanted.len() as u32;
@@ -122,9 +125,8 @@ impl PimChannel<'_> {
         row != target.address.row
     }
 
-    /// Offers the first row command and the first column command that array work in sight could issue, if any; or returns
-    /// the place in its queue of a request that needs no command.
-    pub(super) fn array_candidates(&self, offers: &mut [Option<Candidate>; OFFERS]) -> Result<Option<usize>> {
+    /// Offers the first row command and the first column command that array work in sight could issue, if any.
+    pub(super) fn array_candidates(&self, offers: &mut [Option<Candidate>; OFFERS]) -> Result<ArrayLook> {
         let queue = &self.classes[ARRAY];
         let mut data = self.classes[DATA].iter().peekable();
         let mut look = Look::new();
@@ -147,6 +149,7 @@ impl PimChannel<'_> {
                     (look.from, look.round) = (index + 1, None);
                 }
                 look.used |= item.banks;
+                look.stands = false;
                 continue;
             }
             *seen += u64::from(item.request.count);
@@ -168,11 +171,11 @@ impl PimChannel<'_> {
                 _ if waits => {}
                 Effect::Open | Effect::Close => {
                     let command = match (item.effect, self.state.rows(item.scope, &item.target)) {
-                        (Effect::Open, RowMatch::Ready) => return Ok(Some(index)),
+                        (Effect::Open, RowMatch::Ready) => return Ok(ArrayLook::NeedsNoCommand(index)),
                         (Effect::Open, RowMatch::Closed) => Some(item.plan.last),
                         (Effect::Open, RowMatch::Conflict) => item.plan.closer,
                         _ if self.state.any_open(item.scope, &item.target) => Some(item.plan.last),
-                        _ => return Ok(Some(index)),
+                        _ => return Ok(ArrayLook::NeedsNoCommand(index)),
                     };
                     if let Some(command) = command {
                         self.row_command(&mut look, index, command, item.target, item.banks);
@@ -197,6 +200,8 @@ impl PimChannel<'_> {
                     RowMatch::Ready if of_groups => {}
                     RowMatch::Ready => self.column_command(&mut look, index, item),
                     rows => {
+                        // Which request opens the row for it depends on how many MACs are left.
+                        look.stands &= item.banks == BankSet::MAX;
                         let wide = self.wider(item, item.banks).unwrap_or(item);
                         let command = match rows {
                             RowMatch::Closed if self.state.rows(wide.scope, &wide.target) == RowMatch::Closed => {
@@ -221,7 +226,15 @@ impl PimChannel<'_> {
             look.used |= item.banks;
         }
         (offers[0], offers[1]) = (look.row.map(|(c, ..)| c), look.column);
-        Ok(None)
+        Ok(ArrayLook::Offers(Standing {
+            valid: look.stands && self.classes[DATA].is_empty(),
+            column: look.next,
+            rows_from: look.rows_from,
+            moves_from: 0,
+            used: look.used,
+            units: look.units,
+            macs,
+        }))
     }
 
     /// The widest younger request in sight that needs the row of `item` in other banks, too, which nothing older needs at
@@ -269,10 +282,22 @@ impl PimChannel<'_> {
 
     /// A MAC of the epoch, whose rows are open, in banks that nothing older needs at another row.
     fn column_command(&self, look: &mut Look, index: usize, item: &QueuedRun) {
-        if item.epoch == self.epoch && look.used & item.banks == 0 && look.unready & item.banks == 0 {
+        if look.used & item.banks != 0 || look.unready & item.banks != 0 {
+            return;
+        }
+        look.stands &= look.next.replace(index).is_none();
+        if item.epoch == self.epoch {
             look.consider_column(self, index, item.plan.last, item.target.in_units(item.units));
         }
     }
+}
+
+/// What comes of a look along the queue.
+pub(super) enum ArrayLook {
+    /// The request at this place needs no command.
+    NeedsNoCommand(usize),
+    /// Candidates were offered; what may be used of them after the next command.
+    Offers(Standing),
 }
 
 /// A look along the queue.
@@ -292,11 +317,29 @@ struct Look {
     column: Option<Candidate>,
     /// The commands for which nothing before the best is to be had.
     hopeless: u64,
+    /// The MAC that comes next, once its epoch is open; the soonest of all row commands; and whether both stay the same as long as
+    /// the queue and the rows do.
+    next: Option<usize>,
+    rows_from: Cycle,
+    stands: bool,
 }
 
 impl Look {
     fn new() -> Self {
-        Look { used: 0, units: 0, reserved: 0, unready: 0, from: 0, round: None, row: None, column: None, hopeless: 0 }
+        Look {
+            used: 0,
+            units: 0,
+            reserved: 0,
+            unready: 0,
+            from: 0,
+            round: None,
+            row: None,
+            column: None,
+            hopeless: 0,
+            next: None,
+            rows_from: Cycle::MAX,
+            stands: true,
+        }
     }
 
     /// Whether a row command goes before the best so far where both could issue at the same time. Rounds come in their order.
@@ -323,6 +366,7 @@ impl Look {
             return;
         }
         let c = channel.candidate(ARRAY, index, command, target);
+        self.rows_from = self.rows_from.min(c.at);
         if channel.is_held(&c) {
             return;
         }

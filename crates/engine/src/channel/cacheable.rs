@@ -4,6 +4,7 @@
 //! numbers rows. What counts requests from the beginning of the run is left out: arrivals, with which no channel is cached, and logs,
 //! which are told that numbers end here.
 
+use super::standing::Standing;
 use super::{ARRAY, DATA, MOVES, PimChannel, QUEUES, QueuedRun};
 use crate::replay_cache::rebase::Rebase;
 use crate::replay_cache::{Cacheable, Milestones, mix};
@@ -69,6 +70,7 @@ impl Cacheable for PimChannel<'_> {
 
     fn rebase(&mut self, rebase: &mut Rebase<'_>) {
         let geometry = &self.device.geometry;
+        self.standing = Standing::default();
         self.state.rebase(rebase);
         let mut orders: Vec<u64> = self.classes.iter().flatten().map(|i| i.order).collect();
         orders.sort_unstable();

@@ -30,16 +30,22 @@ impl PimChannel<'_> {
         });
     }
 
+    /// A command of a request takes its bus, and holds others back.
+    #[inline]
+    pub(super) fn has_issued(&mut self, c: &Candidate) {
+        let bus = self.bus(self.device.commands[usize::from(c.command)].bus);
+        self.bus_free[bus] = c.at + 1;
+        self.last[c.class] = c.at;
+        self.state.issue(c.command, &c.target, c.at);
+        self.now = self.now.max(c.at);
+    }
+
     pub(super) fn issue<P: Probe>(&mut self, c: &Candidate, probe: &mut P) {
         if c.class == usize::MAX {
             return self.issue_refresh(c, probe);
         }
         let command = &self.device.commands[usize::from(c.command)];
-        let bus = self.bus(command.bus);
-        self.bus_free[bus] = c.at + 1;
-        self.last[c.class] = c.at;
-        self.state.issue(c.command, &c.target, c.at);
-        self.now = self.now.max(c.at);
+        self.has_issued(c);
         if c.class == DATA {
             self.data_issued(c);
         }
@@ -145,6 +151,7 @@ impl PimChannel<'_> {
             if class == ARRAY && item.effect == Effect::Mac && item.scope != Scope::Channel {
                 let banks = self.bank_set(self.classes[class][index].scope, &target);
                 self.classes[class][index].banks = banks;
+                self.standing.valid = false;
             }
         } else {
             let segment = item.label.segment;
@@ -152,7 +159,10 @@ impl PimChannel<'_> {
                 self.epochs[0].left -= 1;
             }
             let bank = item.target.bank();
-            self.classes[class].remove(index);
+            let item = self.classes[class].remove(index);
+            if let Some(item) = item.filter(|_| class == ARRAY) {
+                self.standing_leaves(index, &item);
+            }
             if class == DATA {
                 self.count_oldest(bank);
             }

@@ -9,7 +9,7 @@
 use super::{ARRAY, Candidate, DATA, MOVES, OFFERS, PASSED, PimChannel, QueuedRun};
 use crate::state::{CommandTarget, RowMatch, members};
 use pimattn_core::op::Op;
-use pimattn_core::spec::{CommandId, Device, Effect, Level, Plan, Scope};
+use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Plan, Scope};
 use pimattn_core::units::Cycle;
 use pimattn_trace::Request;
 use std::cmp::{Ordering, Reverse};
@@ -34,6 +34,11 @@ pub struct CommandOrder {
     leads: [Lead; Op::COUNT],
     /// Per pair of commands, the most that the first can hold back the second, wherever they are.
     most: Vec<Cycle>,
+    /// Per command, the most that it can hold back any row command.
+    most_rows: Vec<Cycle>,
+    most_moves: Vec<Cycle>,
+    /// Per command of a MAC, the distance of two of them at the same place, if nothing but the distance counts.
+    own_gap: Vec<Option<Cycle>>,
     commands: usize,
     /// Whether a rank keeps two openings of bank groups further apart than the bus does.
     pub(super) ranks_bind: bool,
@@ -60,7 +65,16 @@ impl CommandOrder {
             let opens = c.effect == Effect::Open && c.scope == Scope::BankGroup;
             opens && (own().any(|e| e.latency > bus) || c.held_by.iter().any(|w| fills(&w)))
         });
-        let mut order = CommandOrder { leads: [Lead::default(); Op::COUNT], most, commands, ranks_bind };
+        let most_of = |of: &dyn Fn(Effect) -> bool| -> Vec<Cycle> {
+            let to = |from: usize| (0..commands).filter(|to| of(device.commands[*to].effect)).map(move |to| (from, to));
+            let longest = |from| to(from).map(|(from, to)| most[from * commands + to]).max().unwrap_or(0);
+            (0..commands).map(longest).collect()
+        };
+        let most_rows = most_of(&Effect::is_row_command);
+        let most_moves = most_of(&|effect| effect.class() as usize == MOVES);
+        let own_gap = device.commands.iter().enumerate().map(|(id, c)| own_gap(id, c)).collect();
+        let leads = [Lead::default(); Op::COUNT];
+        let mut order = CommandOrder { leads, most, most_rows, most_moves, own_gap, commands, ranks_bind };
         order.leads = device.plans.map(|plan| plan.map_or(Lead::default(), |plan| order.lead(device, &plan)));
         order
     }
@@ -82,9 +96,36 @@ impl CommandOrder {
         }
     }
 
+    /// The distance of two MACs at the same place, if nothing but their distance counts.
+    #[inline]
+    pub(super) fn own_gap(&self, command: CommandId) -> Option<Cycle> {
+        self.own_gap[usize::from(command)]
+    }
+
+    /// The most that a command can hold back any buffer move, softmax or mode setting.
+    #[inline]
+    pub(super) fn holds_moves(&self, command: CommandId) -> Cycle {
+        self.most_moves[usize::from(command)]
+    }
+
+    /// The most that a command can hold back any row command.
+    #[inline]
+    pub(super) fn holds_rows(&self, command: CommandId) -> Cycle {
+        self.most_rows[usize::from(command)]
+    }
+
     fn most(&self, from: CommandId, to: CommandId) -> Cycle {
         self.most[usize::from(from) * self.commands + usize::from(to)]
     }
+}
+
+/// The distance of two commands of a MAC at the same place; none where it takes several commands, or windows count them.
+fn own_gap(id: usize, command: &Command) -> Option<Cycle> {
+    let simple = command.passes == 1 && command.counted_in.is_empty() && command.held_by.is_empty();
+    let own = || command.edges.iter().filter(|e| usize::from(e.to) == id);
+    let reaches = own().all(|e| !e.siblings);
+    let longest = own().map(|e| Cycle::from(e.latency)).max().unwrap_or(0).max(1);
+    (simple && reaches && command.effect.multiplies()).then_some(longest)
 }
 
 /// A request as far as it is known: its next command, and what follows.

@@ -208,6 +208,9 @@ impl PimChannel<'_> {
             e.left += u32::from(!item.is_rows_only());
         }
         self.count_in(&item);
+        if class == ARRAY {
+            self.standing_takes(&item);
+        }
         self.classes[class].push_back(item);
         if class == DATA {
             self.data_enters();
