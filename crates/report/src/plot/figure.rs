@@ -355,6 +355,20 @@ mod tests {
         assert!(!figure(lines(&[(1.0, 2.0)])).svg().unwrap().contains("class=\"pt\""));
     }
 
+    /// A vertical line each, in the colour of its series, and room for it on the axis.
+    #[test]
+    fn an_interval_is_drawn_through_its_point() {
+        let of = |intervals: &[(f64, f64)]| {
+            let Content::Lines(mut lines) = lines(&[(1.0, 2.0), (100.0, 3.0)]) else { panic!("lines") };
+            lines.series[1].intervals = intervals.to_vec();
+            figure(Content::Lines(lines)).svg().unwrap()
+        };
+        let (without, with) = (of(&[]), of(&[(1.0, 5.0), (2.5, 40.0)]));
+        let drawn = |svg: &str| svg.matches("<polyline").count();
+        assert_eq!(drawn(&with), drawn(&without) + 2, "{with}");
+        assert!(with.contains(">\n40\n</text>") && !without.contains(">\n40\n</text>"), "{with}");
+    }
+
     #[test]
     fn a_heading_is_no_wider_than_its_panel() {
         let lines = wrapped("placement: 2 channels a head, alignment: clusters begin at a row", HEADING, 234.0);

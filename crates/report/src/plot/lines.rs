@@ -30,7 +30,7 @@ pub struct Series {
     /// Its points, in the order in which they are joined.
     pub points: Vec<(f64, f64)>,
     /// Lower and upper end of each point's interval, a vertical line; none, or one for each.
-    pub spans: Vec<(f64, f64)>,
+    pub intervals: Vec<(f64, f64)>,
     /// What is said of each point in a page, besides its values; none, or one for each.
     pub notes: Vec<String>,
 }
@@ -55,7 +55,7 @@ impl Lines {
         if self.x.scale != Scale::FromZero {
             x.mark(all().map(|p| p.0).collect());
         }
-        let ends = self.series.iter().flat_map(|s| &s.spans).flat_map(|(low, high)| [*low, *high]);
+        let ends = self.series.iter().flat_map(|s| &s.intervals).flat_map(|(low, high)| [*low, *high]);
         let y = Ruler::over(&self.y, all().map(|p| p.1).chain(self.baselines.iter().map(|b| b.1)).chain(ends))?;
         let mut out = frame.axes(Some(&x), &y);
         let crowded = all().count() > CROWD;
@@ -87,10 +87,10 @@ impl Lines {
             let path: Vec<String> = series.points.iter().map(|p| said(at(p))).collect();
             let line = el::Polyline::new().set("points", path.join(" ")).set("fill", "none");
             out = out.add(line.set("stroke", colour(i)).set("stroke-width", 1.8).set("stroke-dasharray", dashes(i)));
-            for ((x, _), (low, high)) in series.points.iter().zip(&series.spans) {
+            for ((x, _), (low, high)) in series.points.iter().zip(&series.intervals) {
                 let ends = [(*x, *low), (*x, *high)].map(|end| said(at(&end)));
-                let span = el::Polyline::new().set("points", ends.join(" ")).set("fill", "none");
-                out = out.add(span.set("stroke", colour(i)).set("stroke-width", 1.0));
+                let line = el::Polyline::new().set("points", ends.join(" ")).set("fill", "none");
+                out = out.add(line.set("stroke", colour(i)).set("stroke-width", 1.0));
             }
             let every = match series.points.len() {
                 few if few <= ALL_MARKED => 1,

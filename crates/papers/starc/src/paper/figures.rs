@@ -299,7 +299,7 @@ fn reductions_of_masks(t: &ExperimentTables) -> Result<Figure> {
                     series.push(Series { name: name.into(), ..Series::default() });
                 }
                 series[place].points.push((context, less));
-                series[place].spans.extend(claims::interval(table, row)?.map(|[low, high]| (low, high)));
+                series[place].intervals.extend(claims::interval(table, row)?.map(|[low, high]| (low, high)));
             }
             let (x, y) = (Axis::new("context (tokens)", Scale::Linear), Axis::new("less (%)", Scale::Linear));
             let content = Content::Lines(Lines { x, y, series, ..Lines::default() });

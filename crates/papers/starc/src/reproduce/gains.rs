@@ -264,3 +264,54 @@ pub fn ablation(swept: &SweepTable) -> Result<Vec<AblationRow>> {
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Caches that agree leave no doubt, so that an interval shows which numbers it is of.
+    #[test]
+    fn an_interval_is_of_both_sides_on_the_same_caches() {
+        let cost = |x: f64, attention: [f64; 2], end_to_end: [f64; 2]| CacheCost {
+            layer: x as usize,
+            attention: attention.map(|c| x * c),
+            end_to_end: end_to_end.map(|c| x * c),
+        };
+        let of = |policy: &str, context, attention, end_to_end| CacheCosts {
+            model: "m".into(),
+            context,
+            policy: policy.into(),
+            caches: [1.0, 7.0].map(|x| cost(x, attention, end_to_end)).to_vec(),
+        };
+        let mut costs = vec![
+            of(STARC, 64, [1.0, 2.0], [3.0, 1.0]),
+            of(QUEST, 32, [9.0, 9.0], [9.0, 9.0]),
+            of(QUEST, 64, [4.0, 4.0], [4.0, 10.0]),
+        ];
+        let row = |scope, measure, against: &str| ReductionRow {
+            mode: SelectionMode::Masks,
+            scope,
+            measure,
+            model: "m".into(),
+            context: 64,
+            against: against.into(),
+            other: 0.0,
+            ours: 0.0,
+            sure: None,
+        };
+        let wanted = [
+            (ATTENTION, LATENCY, 75.0),
+            (ATTENTION, "energy", 50.0),
+            ("end-to-end", LATENCY, 25.0),
+            ("end-to-end", "energy", 90.0),
+        ];
+        for (scope, measure, percent) in wanted {
+            let found = sure(&row(scope, measure, QUEST), &costs).unwrap();
+            assert!((found.low - percent).abs() < 1e-9 && (found.high - percent).abs() < 1e-9, "{scope}, {measure}");
+            assert_eq!(found.caches, 2);
+        }
+        assert_eq!(sure(&row(ATTENTION, LATENCY, SPARQ), &costs), None);
+        costs.iter_mut().for_each(|c| c.caches.truncate(1));
+        assert_eq!(sure(&row(ATTENTION, LATENCY, QUEST), &costs), None);
+    }
+}
