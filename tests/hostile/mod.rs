@@ -3,3 +3,4 @@
 mod cancel;
 mod hostile_configs;
 mod kv_hostile;
+mod selection_hostile;

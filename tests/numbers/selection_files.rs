@@ -16,9 +16,9 @@ use std::sync::Arc;
 /// Two layers whose KV heads serve three query heads each, small enough for every policy to run over its periods.
 const CACHE: &str = r#"
 name = "round trip"
-system = "hbm3-pim"
+system = "../system/hbm3-pim.toml"
 policy = "full"
-budget = 40
+budget = 56
 dense_layers = 0
 seed = 7
 prefill_clustering_cost = "pim"
@@ -196,19 +196,26 @@ fn known_pages_open_known_rows() {
 #[test]
 fn what_selecting_reads_is_priced_where_the_file_says_it() {
     let cache = cache();
-    let plain = chosen(&cache, Granularity::Token, |_, position| vec![0, position]);
-    let run = |selection: &Selection| {
-        let system = systems::load("hbm3-pim").unwrap();
-        let generator = Generator::with_selection(system, Workload::new("p", 2), cache.clone(), selection)?;
-        simulate(&generator)
+    let system = || systems::load("hbm3-pim").unwrap();
+    let live = Generator::new(system(), Workload::new("quest", 48), cache.clone()).unwrap();
+    let selections = live.select(&Cancel::new(), false, &|_| {}).unwrap();
+    let quest = live.selection(&selections).unwrap();
+    let shape = [1, cache.query_heads, cache.decode_positions().len()];
+    // Its tokens alone, as another program would write them, with a word of what was read to choose them.
+    let run = |scan: ScanRule| {
+        let (indices, ptr) = (quest.indices().to_vec(), quest.pointers().to_vec());
+        let plain = Selection::from_csr("mine", cache.prefill, Some(shape), Granularity::Token, indices, ptr);
+        Generator::with_selection(system(), Workload::new("mine", 48), cache.clone(), &plain.with_scan(scan))
     };
-    // Quest's bounds of pages of 16 tokens, and the same written as vectors.
-    let bounds = plain.clone().with_scan(ScanRule::Vectors { matrices: 2, vectors: 7, elements: 128 });
-    let keys = plain.clone().with_scan(ScanRule::BytesPerToken(256.0));
-    let cycles = [&plain, &bounds, &keys].map(|selection| run(selection).unwrap().cycles);
-    assert!(cycles[0] < cycles[1] && cycles[1] < cycles[2], "{cycles:?}");
-    let long = plain.with_scan(ScanRule::Vectors { matrices: 1, vectors: 1, elements: 1 << 16 });
-    let refused = run(&long).err().unwrap();
+    // Quest ranks 6 whole pages of 16 tokens, by two bounds of 128 elements each; the last page it takes anyway.
+    let bounds = run(ScanRule::Vectors { matrices: 2, vectors: 6, elements: 128 }).unwrap();
+    assert!(trace(&bounds).0 == trace(&live).0);
+    let scanned = |generator: &Generator| simulate(generator).unwrap().collector.run.wanted.bytes_scanned;
+    assert_eq!(scanned(&bounds), 2 * 3 * (2 * 6 * 256), "two KV heads, three steps");
+    assert_eq!(scanned(&run(ScanRule::Nothing).unwrap()), 0);
+    // 2.5 bytes are two elements of two bytes, for each of 101, 102 and 103 tokens.
+    assert_eq!(scanned(&run(ScanRule::BytesPerToken(2.5)).unwrap()), 2 * (101 + 102 + 103) * 4);
+    let refused = run(ScanRule::Vectors { matrices: 1, vectors: 1, elements: 1 << 16 }).err().unwrap();
     assert!(matches!(&refused, Error::Check(what) if what.contains("longer than a row of a unit")), "{refused}");
 }
 

@@ -223,6 +223,11 @@ impl<'a> SafetensorsFile<'a> {
         names
     }
 
+    /// Where the bytes of a tensor begin and end, counted behind the header; none where there is no such tensor.
+    pub fn span(&self, name: &str) -> Option<(usize, usize)> {
+        self.header.info(name).map(|info| info.data_offsets)
+    }
+
     /// The shape and the numbers of a tensor; none where there is no such tensor.
     ///
     /// # Errors
