@@ -285,7 +285,9 @@ impl<'d> PimChannel<'d> {
                     if best.at > horizon {
                         return Ok(Advance::Ahead(best.at));
                     }
-                    if let Some(at) = runs_on.then(|| self.burst(&best, horizon, probe)).flatten().filter(|at| *at > horizon) {
+                    if let Some(at) =
+                        runs_on.then(|| self.burst(&best, horizon, probe)).flatten().filter(|at| *at > horizon)
+                    {
                         return Ok(Advance::Ahead(at));
                     }
                 }
@@ -325,7 +327,8 @@ impl<'d> PimChannel<'d> {
             offers[1] = self.standing_column().filter(|c| self.comes_before_refresh(c));
             self.move_candidates(&mut offers);
             let (first, held) = self.pick(&offers);
-            picked = first.filter(|place| offers[*place].is_some_and(|c| self.is_clear_of_rows(&c))).map(|_| (first, held));
+            picked =
+                first.filter(|place| offers[*place].is_some_and(|c| self.is_clear_of_rows(&c))).map(|_| (first, held));
         }
         // The first that can issue, or one that it gives way to; `held` are those that do.
         let (first, held) = match picked {
