@@ -235,7 +235,11 @@ fn a_run_is_cut_to_the_steps_of_its_selection_and_says_so() {
     assert_eq!(cut.steps(), 12);
     let caution = "the selection has 12 decode steps: the cache has queries of 40";
     assert_eq!(cut.label().cautions, [caution]);
-    assert_eq!(of(&["steps=5"]).unwrap().steps(), 5);
+    // Who asks for no more steps than the selection has is told nothing.
+    for asked in [5, 12] {
+        let within = of(&[&format!("steps={asked}")]).unwrap();
+        assert_eq!((within.steps(), within.label().cautions.len()), (asked, 0));
+    }
     let more = of(&["synthetic.decode_steps=8"]).err().unwrap();
     assert!(more.to_string().ends_with("it has 12 steps; the cache has queries of 8"), "{more}");
     let batch = of(&["batch.requests=2"]).err().unwrap();

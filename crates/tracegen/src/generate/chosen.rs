@@ -20,7 +20,7 @@ pub struct ImportedSelection {
     pub hash: u32,
     /// By layer and KV head.
     pub heads: Vec<HeadRecording>,
-    /// Steps that it has, where the cache has more.
+    /// Steps that it has, where the run is cut to them.
     pub cut: Option<usize>,
 }
 

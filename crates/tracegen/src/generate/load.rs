@@ -116,16 +116,15 @@ impl Generator {
         let fit = SelectionFit { cache, dense_layers: workload.dense_layers, budget: workload.budget, element_bytes };
         let heads = selection.recordings(&fit)?;
         let (steps, there) = (selection.steps_on(cache)?, cache.decode_positions().len());
-        if workload.steps == 0 || workload.steps > steps {
-            workload.steps = if steps == there { workload.steps } else { steps };
-        }
+        let is_cut = steps < there && (workload.steps == 0 || workload.steps > steps);
+        workload.steps = if is_cut { steps } else { workload.steps };
         let widest = heads.iter().map(HeadRecording::widest_scan).max().unwrap_or(0);
         workload.policy = selection.policy().into();
         let imported = ImportedSelection {
             facts: selection.facts().clone(),
             hash: selections::imported_hash(selection, &workload),
             heads,
-            cut: (steps < there).then_some(steps),
+            cut: is_cut.then_some(steps),
         };
         let caches = || Ok(cached.clone());
         let generator = Generator::assemble(system, workload, doc, Chosen::Imported(imported), caches, kv)?;
