@@ -1,5 +1,5 @@
 //! The fast engine against the plain one: the same length, the same commands in every channel, the same tables, on
-//! random traces of every kind; and the slices of their timelines against the tables. Most of them repeat themselves, for what recurs is what the fast engine is about, and are
+//! random traces of every kind, and on those that `tracegen run` writes; and the slices of their timelines against the tables. Most of them repeat themselves, for what recurs is what the fast engine is about, and are
 //! disturbed now and then. PIMATTN_FAST_CASES is the number of traces, PIMATTN_FAST_FIRST the first seed.
 
 use crate::common;
@@ -10,12 +10,14 @@ use pimattn_core::op::Op;
 use pimattn_core::spec::System;
 use pimattn_core::spec::system::{Controller, IssueOrder};
 use pimattn_engine::{self as engine, Engine};
+use pimattn_mapping::workload::Workload;
 use pimattn_stats::log::LogProbe;
 use pimattn_stats::tally::ChannelTally;
 use pimattn_stats::timeline::TimelineWindow;
 use pimattn_stats::timeline::chrome::{ChromeOptions, ChromeTimeline};
 use pimattn_stats::{Account, Collector, Step};
 use pimattn_trace::{Arrival, Header, Mark, Phase, Record, Request, Segment};
+use pimattn_tracegen::generate::Generator;
 use std::collections::BTreeMap;
 
 /// Numbers at random.
@@ -352,4 +354,40 @@ fn slices_of_channels_without_a_head_are_in_the_step_of_the_others() {
     assert_eq!(slices_differ(&told, u64::from(g.banks_per_channel())), None);
     let waits: u64 = told.steps.iter().map(|s| s.parts.used().map(|(_, p)| p.time.total()).sum::<u64>()).sum();
     assert_eq!(waits, told.cycles * u64::from(g.banks_per_channel()) * 4, "all cycles belong to a step");
+}
+
+/// Traces as `tracegen run` writes them, with segments and phases: each policy and addressing, replayed under each power
+/// policy.
+#[test]
+fn fast_is_plain_on_generated_traces() {
+    let mut wrong = Vec::new();
+    let mut compare = |policy: &str, power: &str, set: &[&str]| {
+        let system = common::system("hbm3-pim", &[&format!("power={power}")]);
+        let policy_key = format!("policy={policy}");
+        let records = generated(&[&[policy_key.as_str(), "steps=2"], set].concat());
+        let (plain, fast) = (told(Engine::Plain, &system, &records), told(Engine::Fast, &system, &records));
+        let (plain, fast) = (plain.unwrap(), fast.unwrap());
+        assert!(plain.run.wanted.segments > 0, "{policy}: a trace without segments");
+        wrong.extend(difference(&plain, &fast).map(|d| format!("{policy}, {power}, {set:?}: {d}")));
+    };
+    let powers = ["per-command", "stagger", "ignore", "charge"];
+    for (i, policy) in pimattn_policies::select::REGISTRY.iter().enumerate() {
+        compare(policy.name, powers[i % powers.len()], &[]);
+        compare(policy.name, powers[(i + 1) % powers.len()], &["mapping.addressing=broadcast"]);
+    }
+    for power in powers {
+        compare("starc", power, &["mapping.layout=interleaved"]);
+        compare("quest", power, &["mapping.values=vector"]);
+    }
+    compare("starc", "per-command", &["mapping.addressing=ideal"]);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The records of the demo workload with overrides.
+fn generated(set: &[&str]) -> Vec<Record> {
+    let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+    let (workload, doc) = Workload::load(&common::root().join("configs/workload/demo.toml"), &set).unwrap();
+    let mut kept = common::Keep::default();
+    Generator::load(workload, &doc, None).unwrap().run(&mut kept, None, &mut |_| {}).unwrap();
+    kept.0
 }

@@ -167,6 +167,8 @@ pub struct PimChannel<'d> {
     next_refresh: Option<Due>,
     units: Units,
     standing: Standing,
+    /// Whether each command is chosen anew among all that waits ([`PimChannel::chooses_each`]).
+    plain: bool,
     /// Refreshes since the last request was completed.
     fruitless: u32,
     /// Cycle of the last command: what becomes possible now cannot issue before.
@@ -221,10 +223,16 @@ impl<'d> PimChannel<'d> {
             next_refresh: system.refreshes.map(|r| r.first()),
             units: Units::new(device.geometry.units()),
             standing: Standing::default(),
+            plain: false,
             fruitless: 0,
             now: 0,
             plays: false,
         }
+    }
+
+    /// Chooses each command anew among all that waits, as the plain engine does: no [`mod@standing`] look, no [`mod@burst`].
+    pub fn chooses_each(&mut self) {
+        self.plain = true;
     }
 
     /// Hands over a record. Returns how many wait.

@@ -32,6 +32,9 @@ pub fn run<P: Probe>(
     let device = &system.device;
     let mut channels: Vec<PimChannel<'_>> =
         (0..device.geometry.channels).map(|id| PimChannel::new(system, id)).collect();
+    if !reader.packed {
+        channels.iter_mut().for_each(PimChannel::chooses_each);
+    }
     let mut wakeups: PriorityQueue<u32, Reverse<(Cycle, u32)>> = PriorityQueue::with_capacity(channels.len());
     let mut replay = PimReplay::new(system);
     let mut fresh = true;

@@ -4,6 +4,7 @@
 //! if nothing else comes before it or would be held back by it: no row command ([`super::standing`]), no buffer move, no
 //! refresh that falls due. All other candidates can only be later than they were, so that one comparison serves for the
 //! rest of the run. What MACs hold back they hold back until some time after the last of them, which alone is written down.
+//! The plain engine issues one command after the other ([`PimChannel::chooses_each`]).
 
 use super::queues::QueueKind;
 use super::{ARRAY, Candidate, PimChannel};

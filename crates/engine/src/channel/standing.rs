@@ -11,7 +11,7 @@
 //! frequent as MACs: a request is added behind others that keep its banks, and a run of MACs is followed by another one in
 //! the same banks.
 //!
-//! It stands only while no reads and writes wait, which reserve banks, and where no row closes by itself.
+//! The plain engine does without ([`PimChannel::chooses_each`]). It stands only while no reads and writes wait, which reserve banks, and where no row closes by itself.
 
 use super::array::BankSet;
 use super::{ARRAY, Candidate, DATA, PimChannel, QueuedRun};
@@ -40,7 +40,7 @@ impl PimChannel<'_> {
     /// Whether what the last look found may be used.
     #[inline]
     pub(super) fn look_stands(&self) -> bool {
-        self.standing.valid && self.classes[DATA].is_empty() && self.policies.rows.closes_alone.is_none()
+        self.standing.valid && !self.plain && self.classes[DATA].is_empty() && self.policies.rows.closes_alone.is_none()
     }
 
     /// The candidate that a look would offer as the next column command.
