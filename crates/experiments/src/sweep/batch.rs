@@ -5,11 +5,10 @@ use super::grid::Job;
 use super::key::Digests;
 use super::shared::SharedWork;
 use super::table::SweepRow;
+use super::workers::side_by_side;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
 
 /// A job, and the one whose selections it takes: one that selects alike and is no shorter, itself perhaps.
 pub struct BatchJob {
@@ -91,38 +90,24 @@ impl<'a> JobBatch<'a> {
             keys.push(key);
         }
         let mut impossible: Vec<Option<Error>> = jobs.iter().map(|_| None).collect();
-        let (next, cancel) = (AtomicUsize::new(0), self.cancel);
-        std::thread::scope(|scope| {
-            let (results, finished) = sync_channel(self.workers);
-            for _ in 0..self.workers.min(open.len()) {
-                let (results, open, next) = (results.clone(), &open, &next);
-                scope.spawn(move || {
-                    while let Some(place) = open.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let BatchJob { job, whole } = &jobs[*place];
-                        let result = shared.run(cancel, job, whole.as_ref().unwrap_or(job), true);
-                        if results.send((*place, result)).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            drop(results);
-            for (place, result) in finished {
-                match result {
-                    Ok(row) => {
-                        self.points.put(&keys[place], &row)?;
-                        self.made += 1;
-                        tell(BatchEvent::Done);
-                    }
-                    Err(e @ Error::Config { .. }) => impossible[place] = Some(e),
-                    Err(e) => {
-                        next.store(open.len(), Ordering::Relaxed);
-                        return Err(e);
-                    }
+        let run = |place: usize| {
+            let BatchJob { job, whole } = &jobs[place];
+            shared.run(self.cancel, job, whole.as_ref().unwrap_or(job), true)
+        };
+        let (points, made) = (&self.points, &mut self.made);
+        side_by_side(self.cancel, self.workers, &open, run, |place, result| {
+            match result {
+                Ok(row) => {
+                    points.put(&keys[place], &row)?;
+                    *made += 1;
+                    tell(BatchEvent::Done);
                 }
+                Err(e @ Error::Config { .. }) => impossible[place] = Some(e),
+                Err(e) => return Err(e),
             }
             Ok(())
         })?;
+        self.cancel.check()?;
         let numbers = |key: String| {
             let at = self.points.file(&key).display().to_string();
             let row = SweepRow::read(at, Vec::new(), self.points.names(), &self.points.cells(&key)?)?;

@@ -5,13 +5,12 @@ use super::key::Digests;
 use super::point::{self, PointRow};
 use super::shared::{SharedBasis, SharedWork};
 use super::store::{KEY, POINT, heading};
+use super::workers::side_by_side;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::table::{ColumnFrame, FrameColumn, Value};
 use pimattn_tracegen::generate::CacheSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
 
 /// What the header of a trace calls the dump of a cache that is in memory.
 pub const IN_MEMORY: &str = "(in memory)";
@@ -20,7 +19,7 @@ pub const IN_MEMORY: &str = "(in memory)";
 /// (`sweep.csv`), in the order of `points`. `progress` hears how many points are done.
 ///
 /// # Errors
-/// Of the first point, in their order, that fails.
+/// Of the first point that is found to fail, and [`Error::Interrupted`].
 pub fn run(
     cancel: &Cancel,
     grid: &mut Grid,
@@ -77,37 +76,18 @@ fn work(
     workers: usize,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<PointRow>> {
-    let mut rows: Vec<Option<Result<PointRow>>> = jobs.iter().map(|_| None).collect();
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        let (results, finished) = sync_channel(workers.max(1));
-        for _ in 0..workers.clamp(1, jobs.len().max(1)) {
-            let (results, next) = (results.clone(), &next);
-            scope.spawn(move || {
-                while let Some(place) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (job, _) = &jobs[*place];
-                    let result = shared.run(cancel, job, job, grid.accuracy);
-                    if results.send((*place, result)).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(results);
-        for (done, (place, result)) in (1..).zip(finished) {
-            if result.is_err() {
-                // Nobody takes up another.
-                next.store(order.len(), Ordering::Relaxed);
-            }
-            rows[place] = Some(result);
-            progress(done);
-        }
-    });
-    cancel.check()?;
-    let failed = rows.iter_mut().find_map(|row| row.take_if(|row| row.is_err()));
-    if let Some(Err(e)) = failed {
-        return Err(e);
-    }
-    let whole: Option<Vec<PointRow>> = rows.into_iter().map(|row| row.and_then(Result::ok)).collect();
+    let mut rows: Vec<Option<PointRow>> = jobs.iter().map(|_| None).collect();
+    let run = |place: usize| {
+        let (job, _) = &jobs[place];
+        shared.run(cancel, job, job, grid.accuracy)
+    };
+    let mut done = 0;
+    side_by_side(cancel, workers, order, run, |place, row| {
+        rows[place] = Some(row?);
+        done += 1;
+        progress(done);
+        Ok(())
+    })?;
+    let whole: Option<Vec<PointRow>> = rows.into_iter().collect();
     whole.ok_or(Error::Interrupted)
 }

@@ -4,7 +4,7 @@
 //! its result depends on, [`shared`] what points have in common, [`cache`] keeps finished points, [`store`] writes the table, [`batch`]
 //! runs jobs that no grid file says, [`memory`] a grid on a cache in memory, [`table`] reads results back as numbers, [`merge`] puts the
 //! tables of shards together. Points are independent:
-//! they go to as many workers as there are threads. The table gains a row as each is done, and has them in the order
+//! they go to as many workers (`workers`) as there are threads. The table gains a row as each is done, and has them in the order
 //! of the grid once all are. What is held of a point while others run is its place and its key.
 
 pub mod batch;
@@ -18,6 +18,7 @@ pub mod range;
 pub mod shared;
 pub mod store;
 pub mod table;
+mod workers;
 
 use cache::StoredResult;
 use grid::{Grid, Point};
@@ -26,9 +27,8 @@ use pimattn_core::error::{Error, Result};
 use rayon::prelude::*;
 use shared::{SharedBasis, SharedWork};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
 use store::Store;
+use workers::side_by_side;
 
 /// Points of which the keys are made between two looks at whether the user wants to stop.
 const BATCH: usize = 256;
@@ -104,38 +104,21 @@ pub fn run(
     let open = in_groups(grid, open, &mut shared, cancel)?;
     store.begin(points)?;
     tell(SweepEvent::Kept((outcome.kept + outcome.failed.len()) as u64));
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let worked: Result<()> = std::thread::scope(|scope| {
-        let (results, finished) = sync_channel(workers.max(1));
-        for _ in 0..workers.clamp(1, open.len().max(1)) {
-            let (results, open, next, stop, key) = (results.clone(), &open, &next, &stop, &key);
-            let shared = &shared;
-            scope.spawn(move || {
-                while !cancel.is_requested() && !stop.load(Ordering::Relaxed) {
-                    let Some(point) = open.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                    let result =
-                        key(point).and_then(|(key, job)| Ok((key, shared.run(cancel, &job, &job, grid.accuracy)?)));
-                    if results.send((*point, result)).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(results);
-        for (point, result) in finished {
-            match result {
-                Ok((key, result)) => {
-                    if let Err(e) = store.put(point, key, &result) {
-                        stop.store(true, Ordering::Relaxed);
-                        return Err(e);
-                    }
-                    outcome.run += 1;
-                }
-                Err(Error::Interrupted) => {}
-                Err(e) => outcome.failed.push((point.index, e)),
+    let places: Vec<usize> = (0..open.len()).collect();
+    let run = |place: usize| {
+        let (key, job) = key(open[place])?;
+        Ok((key, shared.run(cancel, &job, &job, grid.accuracy)?))
+    };
+    let worked = side_by_side(cancel, workers, &places, run, |place, result: Result<_>| {
+        match result {
+            Ok((key, result)) => {
+                store.put(open[place], key, &result)?;
+                outcome.run += 1;
             }
-            tell(SweepEvent::Done((outcome.kept + outcome.run + outcome.failed.len()) as u64));
+            Err(Error::Interrupted) => {}
+            Err(e) => outcome.failed.push((open[place].index, e)),
         }
+        tell(SweepEvent::Done((outcome.kept + outcome.run + outcome.failed.len()) as u64));
         Ok(())
     });
     worked?;
