@@ -1,11 +1,13 @@
-//! Writing dumps in the safetensors format that [`safetensors`](crate::safetensors) reads.
+//! Writing dumps in the safetensors format that [`safetensors`] reads.
 
-use super::KvCache;
+use super::safetensors::{self, TensorNumber, TensorPlan};
+use super::{Elements, KvCache};
+use ::safetensors::tensor::Dtype;
 use half::{bf16, f16};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_core::fsio::AtomicFile;
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -50,11 +52,11 @@ impl DumpType {
         }
     }
 
-    fn name(self) -> &'static str {
+    fn dtype(self) -> Dtype {
         match self {
-            DumpType::F32 => "F32",
-            DumpType::F16 => "F16",
-            DumpType::Bf16 => "BF16",
+            DumpType::F32 => Dtype::F32,
+            DumpType::F16 => Dtype::F16,
+            DumpType::Bf16 => Dtype::BF16,
         }
     }
 
@@ -93,30 +95,25 @@ pub fn save(
     let kv = [cache.layers.len(), kv_heads, cache.tokens, dim];
     let q = [cache.layers.len(), query_heads, cache.queries, dim];
     let tensors = [("k", kv, &cache.k), ("q", q, &cache.q), ("v", kv, &cache.v)];
-
-    let mut said: Map<String, Value> = metadata.iter().map(|(key, text)| (key.clone(), json!(text))).collect();
-    said.insert("prefill_len".into(), json!(cache.prefill.to_string()));
-    said.insert("query_start".into(), json!(cache.query_start.to_string()));
-    said.insert("element_bytes".into(), json!(cache.element_bytes.to_string()));
-    said.entry("text").or_insert_with(|| json!(cache.provenance));
-    let mut header = Map::new();
-    header.insert("__metadata__".into(), Value::Object(said));
-    let mut end = cache.layers.len() * 4;
-    header.insert("layers".into(), json!({"dtype": "U32", "shape": [cache.layers.len()], "data_offsets": [0, end]}));
-    for (name, shape, data) in &tensors {
-        let begin = end;
-        end += data.len() * kind.bytes();
-        header.insert((*name).into(), json!({"dtype": kind.name(), "shape": shape, "data_offsets": [begin, end]}));
-    }
-    let mut text = Value::Object(header).to_string();
-    // The format wants the tensors to begin at a multiple of 8 bytes.
-    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    let mut said: BTreeMap<String, String> = metadata.iter().cloned().collect();
+    said.insert("prefill_len".into(), cache.prefill.to_string());
+    said.insert("query_start".into(), cache.query_start.to_string());
+    said.insert("element_bytes".into(), cache.element_bytes.to_string());
+    said.entry("text".into()).or_insert_with(|| cache.provenance.clone());
+    let count = cache.layers.len();
+    let layers = TensorPlan { name: "layers", dtype: Dtype::U32, shape: vec![count], bytes: 4 * count };
+    let plan = |(name, shape, data): &(&'static str, [usize; 4], &Elements)| TensorPlan {
+        name,
+        dtype: kind.dtype(),
+        shape: shape.to_vec(),
+        bytes: data.len() * kind.bytes(),
+    };
+    let plans: Vec<TensorPlan> = std::iter::once(layers).chain(tensors.iter().map(plan)).collect();
 
     let mut out = AtomicFile::create(path)?;
+    safetensors::write_head(&mut out, &said, &plans).map_err(|e| Error::io(path, e))?;
     let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::io(path, e));
-    put(&(text.len() as u64).to_le_bytes())?;
-    put(text.as_bytes())?;
-    put(&cache.layers.iter().flat_map(|layer| layer.to_le_bytes()).collect::<Vec<_>>())?;
+    put(&u32::to_bytes(&cache.layers))?;
     let mut bytes = Vec::with_capacity(PART * kind.bytes());
     for part in tensors.iter().flat_map(|(_, _, data)| data.chunks(PART)) {
         cancel.check()?;
@@ -130,7 +127,6 @@ pub fn save(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Elements;
     use crate::synthetic::{SyntheticSpec, generate};
 
     #[test]

@@ -68,6 +68,15 @@ tensor_number!(u32, U32);
 tensor_number!(u64, U64);
 tensor_number!(f32, F32);
 
+/// What the head of a file says of a tensor.
+pub(super) struct TensorPlan {
+    pub name: &'static str,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Bytes of all its numbers.
+    pub bytes: usize,
+}
+
 /// A tensor to be written.
 pub struct TensorBytes {
     name: &'static str,
@@ -101,7 +110,7 @@ impl TensorBytes {
 /// orders metadata by a hash that differs from run to run.
 struct FileHead<'a> {
     metadata: &'a BTreeMap<String, String>,
-    tensors: &'a [TensorBytes],
+    tensors: &'a [TensorPlan],
 }
 
 impl serde::Serialize for FileHead<'_> {
@@ -109,10 +118,10 @@ impl serde::Serialize for FileHead<'_> {
         let mut map = serializer.serialize_map(Some(self.tensors.len() + 1))?;
         map.serialize_entry("__metadata__", self.metadata)?;
         let mut offset = 0;
-        for TensorBytes { name, dtype, shape, data } in self.tensors {
-            let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (offset, offset + data.len()) };
+        for TensorPlan { name, dtype, shape, bytes } in self.tensors {
+            let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (offset, offset + bytes) };
             map.serialize_entry(name, &info)?;
-            offset += data.len();
+            offset += bytes;
         }
         map.end()
     }
@@ -128,11 +137,23 @@ pub fn write(
     mut tensors: Vec<TensorBytes>,
 ) -> std::io::Result<()> {
     tensors.sort_by_key(|t| (std::cmp::Reverse(t.dtype), t.name));
-    let mut head = serde_json::to_vec(&FileHead { metadata, tensors: &tensors })?;
+    let plan =
+        |t: &TensorBytes| TensorPlan { name: t.name, dtype: t.dtype, shape: t.shape.clone(), bytes: t.data.len() };
+    write_head(out, metadata, &tensors.iter().map(plan).collect::<Vec<_>>())?;
+    tensors.iter().try_for_each(|t| out.write_all(&t.data))
+}
+
+/// Writes the head of a file, behind which the numbers of the tensors follow in this order.
+pub(super) fn write_head(
+    out: &mut dyn Write,
+    metadata: &BTreeMap<String, String>,
+    tensors: &[TensorPlan],
+) -> std::io::Result<()> {
+    let mut head = serde_json::to_vec(&FileHead { metadata, tensors })?;
+    // The format wants the numbers to begin at a multiple of eight bytes.
     head.resize(head.len().next_multiple_of(8), b' ');
     out.write_all(&(head.len() as u64).to_le_bytes())?;
-    out.write_all(&head)?;
-    tensors.iter().try_for_each(|t| out.write_all(&t.data))
+    out.write_all(&head)
 }
 
 /// Length of each axis of a tensor, and its numbers.
