@@ -113,9 +113,9 @@ pub fn run(
         // The workload's own policy counts for nothing.
         let (workload, ..) = raised(settings.load("full", budget))?;
         let cached = kv.cached(workload.batch.requests);
-        let budget = match budget.or(selection.facts().budget) {
+        let budget = match budget {
             Some(budget) => budget,
-            None => raised(selection.most_tokens(kv.cache(), workload.dense_layers))?.max(1),
+            None => raised(selection.budget_on(kv.cache(), workload.dense_layers))?,
         };
         let (workload, doc, system) = raised(settings.load("full", Some(budget)))?;
         supervised(py, None, 0, move |_, _| {

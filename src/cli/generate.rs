@@ -125,10 +125,7 @@ fn generator(args: &mut GenerateArgs, common: &CommonArgs) -> Result<Generator> 
     let (mut workload, mut doc) = Workload::load(&args.config, &args.set)?;
     let cached = CacheSet::load(&common.cancel, &workload, &doc, args.kv.as_deref())?;
     if !has_budget {
-        let budget = match selection.facts().budget {
-            Some(budget) => budget,
-            None => selection.most_tokens(&cached.caches()[0], workload.dense_layers)?,
-        };
+        let budget = selection.budget_on(&cached.caches()[0], workload.dense_layers)?;
         args.set.push(format!("budget={budget}"));
         (workload, doc) = Workload::load(&args.config, &args.set)?;
     }

@@ -93,11 +93,20 @@ impl Selection {
         }
     }
 
+    /// The budget of a run that is asked for none: that which the selection was made with, or where it does not say it, the most tokens
+    /// that a query head selects.
+    ///
+    /// # Errors
+    /// Those of [`Selection::steps_on`].
+    pub fn budget_on(&self, cache: &KvCache, dense_layers: u32) -> Result<usize> {
+        self.facts.budget.map_or_else(|| self.most_tokens(cache, dense_layers), Ok)
+    }
+
     /// The most tokens that a query head selects at a step, of the layers that do not stay full; at least 1.
     ///
     /// # Errors
     /// Those of [`Selection::steps_on`].
-    pub fn most_tokens(&self, cache: &KvCache, dense_layers: u32) -> Result<usize> {
+    pub(super) fn most_tokens(&self, cache: &KvCache, dense_layers: u32) -> Result<usize> {
         let steps = self.steps_on(cache)?;
         let piece = self.granularity.tokens();
         let of = |(row, range): (usize, std::ops::Range<usize>)| {
