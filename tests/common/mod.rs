@@ -8,6 +8,7 @@ use pimattn_core::spec::System;
 use pimattn_engine as engine;
 use pimattn_stats::Collector;
 use pimattn_trace::{Header, Record, Request, Sink, Source};
+use pimattn_tracegen::generate::{Generator, MetricsRow};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -122,4 +123,15 @@ pub fn documented(page: &Path, expected: &str) -> std::result::Result<(), ()> {
     }
     std::fs::write(page, expected).unwrap();
     Ok(())
+}
+
+/// The records of a generator's trace, and its metrics.
+pub fn trace(generator: &Generator) -> (Vec<Record>, Vec<MetricsRow>) {
+    let (mut sink, mut rows) = (Keep::default(), Vec::new());
+    let mut keep = |row: &MetricsRow| {
+        rows.push(row.clone());
+        Ok(())
+    };
+    generator.run(&mut sink, Some(&mut keep), &mut |_| {}).unwrap();
+    (sink.0, rows)
 }

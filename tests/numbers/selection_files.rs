@@ -1,14 +1,12 @@
 //! A selection that was saved and read back is the policy's own run again; one that others made is priced as the policy's would be.
 
-use crate::common::{Keep, root};
+use crate::common::{root, trace};
 use pimattn::core::spec::config::Document;
 use pimattn::mapping::workload::Workload;
 use pimattn::policies::select::REGISTRY;
 use pimattn::trace::label::SelectionLabel;
 use pimattn::tracegen::generate::MetricsRow;
-use pimattn::{
-    CacheSet, Cancel, Error, Generator, Granularity, KvCache, Record, ScanRule, Selection, SyntheticSpec, kv,
-};
+use pimattn::{CacheSet, Cancel, Error, Generator, Granularity, KvCache, ScanRule, Selection, SyntheticSpec, kv};
 use pimattn::{simulate, systems};
 use std::path::Path;
 use std::sync::Arc;
@@ -62,16 +60,6 @@ fn workload(set: &[&str]) -> (Workload, Document) {
     let set: Vec<String> = set.iter().map(ToString::to_string).collect();
     let doc = Document::parse(&root().join("configs/workload/round-trip.toml"), CACHE, &set).unwrap();
     (Workload::of(&doc).unwrap(), doc)
-}
-
-fn trace(generator: &Generator) -> (Vec<Record>, Vec<MetricsRow>) {
-    let (mut sink, mut rows) = (Keep::default(), Vec::new());
-    let mut keep = |row: &MetricsRow| {
-        rows.push(row.clone());
-        Ok(())
-    };
-    generator.run(&mut sink, Some(&mut keep), &mut |_| {}).unwrap();
-    (sink.0, rows)
 }
 
 /// Rows without the hash of the selection, which is that of the file's content where a file says it.

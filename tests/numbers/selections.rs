@@ -1,24 +1,13 @@
 //! Selections that were made once serve any mapping, as if each run had made them itself.
 
-use crate::common::{Keep, root};
+use crate::common::{Keep, root, trace};
 use pimattn::mapping::workload::Workload;
 use pimattn::policies::select::REGISTRY;
-use pimattn::tracegen::generate::MetricsRow;
-use pimattn::{Cancel, Error, Generator, Record};
+use pimattn::{Cancel, Error, Generator};
 
 fn workload(set: &[&str]) -> (Workload, pimattn::core::spec::config::Document) {
     let set: Vec<String> = ["steps=66", "budget=128"].iter().chain(set).map(ToString::to_string).collect();
     Workload::load(&root().join("configs/workload/demo.toml"), &set).unwrap()
-}
-
-fn trace(generator: &Generator) -> (Vec<Record>, Vec<MetricsRow>) {
-    let (mut sink, mut rows) = (Keep::default(), Vec::new());
-    let mut keep = |row: &MetricsRow| {
-        rows.push(row.clone());
-        Ok(())
-    };
-    generator.run(&mut sink, Some(&mut keep), &mut |_| {}).unwrap();
-    (sink.0, rows)
 }
 
 #[test]

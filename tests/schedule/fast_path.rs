@@ -1,6 +1,6 @@
 //! The fast engine against the plain one: the same length, the same commands in every channel, the same tables, on
-//! random traces of every kind, and on those that `tracegen run` writes; and the slices of their timelines against the tables. Most of them repeat themselves, for what recurs is what the fast engine is about, and are
-//! disturbed now and then. PIMATTN_FAST_CASES is the number of traces, PIMATTN_FAST_FIRST the first seed.
+//! random traces of every kind, and on those that `tracegen run` writes; and the slices of their timelines against the tables.
+//! Most of the random ones repeat themselves, for what recurs is what the fast engine is about, and are disturbed now and then. PIMATTN_FAST_CASES is the number of traces, PIMATTN_FAST_FIRST the first seed.
 
 use crate::common;
 
