@@ -278,7 +278,7 @@ def test_a_selection_made_elsewhere_is_priced_and_judged():
         assert row["mass_recall"] == pytest.approx(weights[tokens].sum() / weights.sum(), abs=2e-6)
         assert row["output_rel_err"] == pytest.approx(np.linalg.norm(ours - full) / np.linalg.norm(full), abs=2e-5)
     assert pickle.loads(pickle.dumps(sel)) == sel
-    with pytest.raises(pimattn.DataError, match="budget"):
+    with pytest.raises(pimattn.DataError, match="tokens are selected; the budget is 80"):
         pimattn.run(kv, policy=sel, budget=80, workload={"dense_layers": 0})
     with pytest.raises(pimattn.DataError, match="layer 0, query head 0, step 1 .*999"):
         bad = indices.copy()

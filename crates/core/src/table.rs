@@ -131,7 +131,7 @@ pub trait TableSink {
     /// # Errors
     /// When it cannot be written.
     fn row(&mut self, values: &[Value]) -> Result<()>;
-    /// Completes the table.
+    /// Ends the table: what it was written to, whole.
     ///
     /// # Errors
     /// When it cannot be written.

@@ -13,11 +13,11 @@ pub struct ColumnFrame {
 /// A column of a [`ColumnFrame`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct FrameColumn {
-    /// Name in the header line.
+    /// Name of the column, as in the header line of CSV.
     pub name: String,
     /// Unit; "1" for ratios, "-" for names.
     pub unit: &'static str,
-    /// What it means.
+    /// What the column means, for its documentation.
     pub meaning: &'static str,
     /// Its cells, as many as the table has rows.
     pub cells: FrameCells,
@@ -28,11 +28,11 @@ pub struct FrameColumn {
 pub enum FrameCells {
     /// No row has a value yet.
     Empty(usize),
-    /// Whole numbers.
+    /// Whole numbers, such as cycles.
     Int(Vec<Option<u64>>),
     /// Numbers, and the decimals with which CSV shows them.
     Float(Vec<Option<f64>>, usize),
-    /// Names.
+    /// Names, such as policies.
     Text(Vec<Option<String>>),
 }
 
@@ -61,7 +61,7 @@ impl ColumnFrame {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// Rows.
+    /// Rows of the table.
     pub fn rows(&self) -> usize {
         self.rows
     }

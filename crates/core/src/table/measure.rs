@@ -199,12 +199,12 @@ impl<S: TableSink, R: 'static> TypedRows<S, R> {
     /// A table of this layout in the sink that `open` gives for its columns.
     ///
     /// # Errors
-    /// Those of `open`.
+    /// What `open` says, such as a file that cannot be made.
     pub fn open(layout: TableLayout<R>, open: impl FnOnce(&[Column]) -> Result<S>) -> Result<Self> {
         Ok(TypedRows { sink: open(layout.columns())?, layout })
     }
 
-    /// Adds a row.
+    /// Hands the cells of a row to the sink.
     ///
     /// # Errors
     /// Those of the sink.

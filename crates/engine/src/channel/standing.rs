@@ -11,7 +11,8 @@
 //! frequent as MACs: a request is added behind others that keep its banks, and a run of MACs is followed by another one in
 //! the same banks.
 //!
-//! The plain engine does without ([`PimChannel::chooses_each`]). It stands only while no reads and writes wait, which reserve banks, and where no row closes by itself.
+//! The plain engine does without ([`PimChannel::chooses_each`]). A look stands only while no reads and writes wait, which reserve banks,
+//! and where no row closes by itself.
 
 use super::array::BankSet;
 use super::{ARRAY, Candidate, DATA, PimChannel, QueuedRun};
@@ -22,7 +23,7 @@ use pimattn_core::units::Cycle;
 /// What a look found.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Standing {
-    /// Whether it stands.
+    /// Whether the queue and the rows are still as the look found them.
     pub(super) valid: bool,
     /// The MAC that comes next, once its epoch is open.
     pub(super) column: Option<usize>,
