@@ -160,7 +160,7 @@ fn a_sweep_killed_at_any_moment_goes_on_where_it_was() {
     let kept = PathBuf::from(&out).join("points");
     let finished = || {
         let files = std::fs::read_dir(&kept).into_iter().flatten().flatten();
-        let whole = files.filter(|f| !f.file_name().to_string_lossy().starts_with(".part-"));
+        let whole = files.filter(|f| !f.file_name().to_string_lossy().starts_with(".pimattn-part-"));
         whole.map(|f| (f.path(), f.metadata().unwrap().modified().unwrap())).collect::<BTreeMap<_, _>>()
     };
     // Xorshift: the moments differ, and are the same again.
@@ -243,7 +243,7 @@ fn two_sweeps_do_not_write_to_one_folder() {
     first.wait().unwrap();
     assert!(running, "the first sweep was done too soon for this test");
     assert_eq!(second.status.code(), Some(74));
-    assert!(String::from_utf8(second.stderr).unwrap().contains("another sweep is at work here"));
+    assert!(String::from_utf8(second.stderr).unwrap().contains("another run is writing to this folder"));
 }
 
 /// Models, contexts, policies, budgets, layouts, addressings, devices; and keys of the workload and the system.

@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// Bytes of a configuration, at most: a model fitted to all heads of a large model has some ten million.
+pub(super) const MOST_BYTES: u64 = 256 << 20;
 /// Parts of a dotted key, at most.
 const MAX_DEPTH: usize = 16;
 
@@ -31,7 +33,10 @@ impl Document {
     pub fn load(file: &Path, overrides: &[String]) -> Result<Self> {
         let bytes = match presets::read(file)? {
             Some(bytes) => bytes,
-            None => std::fs::read(file).map_err(|e| Error::io(file, e))?.into(),
+            None => {
+                let input = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
+                fsio::read_all(file, input, MOST_BYTES)?.into()
+            }
         };
         let text = String::from_utf8(bytes.into_owned())
             .map_err(|_| Error::Config { at: file.display().to_string(), what: "not UTF-8 text".into() })?;

@@ -1,8 +1,9 @@
 //! The `config.json` of a Hugging Face model, as a model file.
 
-use super::config::Document;
+use super::config::{Document, MOST_BYTES};
 use super::model::Activation;
 use crate::error::{Error, Result};
+use crate::fsio;
 use serde_json::Value;
 use std::path::Path;
 
@@ -29,7 +30,8 @@ const FOREIGN: &[(&str, &str)] = &[
 /// # Errors
 /// [`Error::Config`] for what is missing, and for a model whose shape a model file cannot describe.
 pub(super) fn document(file: &Path) -> Result<Document> {
-    let text = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+    let input = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
+    let text = fsio::read_all(file, input, MOST_BYTES)?;
     let wrong = |what: String| Error::Config { at: file.display().to_string(), what };
     let json: Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
     // Models of text and images keep the part for text apart.

@@ -2,11 +2,38 @@
 
 use crate::error::{Error, Result, suggest};
 use csv::StringRecord;
-use std::io::Read;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes of a row, at most. Workloads, which are the longest cells, have some thousand.
+const ROW: usize = 16 << 20;
+
+/// An input of which so much is read for a row, and no more: one without line ends is not read to the end of memory.
+struct RowInput<R> {
+    input: R,
+    left: Arc<AtomicUsize>,
+}
+
+impl<R: Read> Read for RowInput<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.load(Ordering::Relaxed);
+        if left == 0 && !buf.is_empty() {
+            let what = format!("a row of more than {} MiB; expected a CSV table", ROW >> 20);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        let most = buf.len().min(left);
+        let read = self.input.read(&mut buf[..most])?;
+        self.left.store(left - read, Ordering::Relaxed);
+        Ok(read)
+    }
+}
 
 /// A CSV table with a header line, or, read as [`CsvReader::ragged`], any lines of CSV.
 pub struct CsvReader<R: Read> {
-    csv: csv::Reader<R>,
+    csv: csv::Reader<RowInput<R>>,
+    /// What may still be read for the row.
+    left: Arc<AtomicUsize>,
     file: String,
     header: Vec<String>,
     record: StringRecord,
@@ -22,15 +49,22 @@ pub struct CsvRow<'r> {
 impl<R: Read> CsvReader<R> {
     /// Reads the header; `file` is for errors.
     pub fn open(input: R, file: &str) -> Result<Self> {
-        let mut csv = csv::Reader::from_reader(input);
-        let header = csv.headers().map_err(|e| Error::data(file, e.to_string()))?.iter().map(String::from).collect();
-        Ok(CsvReader { csv, file: file.into(), header, record: StringRecord::new() })
+        let mut table = CsvReader::of(csv::ReaderBuilder::new(), input, file);
+        table.header = table.csv.headers().map_err(|e| damaged(file, e))?.iter().map(String::from).collect();
+        Ok(table)
+    }
+
+    fn of(builder: csv::ReaderBuilder, input: R, file: &str) -> Self {
+        let left = Arc::new(AtomicUsize::new(ROW));
+        let csv = builder.from_reader(RowInput { input, left: left.clone() });
+        CsvReader { csv, left, file: file.into(), header: Vec::new(), record: StringRecord::new() }
     }
 
     /// Lines of any number of cells; the first is a row as the others are.
     pub fn ragged(input: R, file: &str) -> Self {
-        let csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(input);
-        CsvReader { csv, file: file.into(), header: Vec::new(), record: StringRecord::new() }
+        let mut builder = csv::ReaderBuilder::new();
+        builder.has_headers(false).flexible(true);
+        CsvReader::of(builder, input, file)
     }
 
     /// Names of the columns.
@@ -61,11 +95,20 @@ impl<R: Read> CsvReader<R> {
 
     /// The next row; none at the end.
     pub fn read(&mut self) -> Result<Option<CsvRow<'_>>> {
+        self.left.store(ROW, Ordering::Relaxed);
         match self.csv.read_record(&mut self.record) {
             Ok(true) => Ok(Some(CsvRow { cells: &self.record, header: &self.header, file: &self.file })),
             Ok(false) => Ok(None),
-            Err(e) => Err(Error::data(&self.file, e.to_string())),
+            Err(e) => Err(damaged(&self.file, e)),
         }
+    }
+}
+
+fn damaged(file: &str, e: csv::Error) -> Error {
+    let what = e.to_string();
+    match e.into_kind() {
+        csv::ErrorKind::Io(e) => Error::io(file, e),
+        _ => Error::data(file, what),
     }
 }
 

@@ -1,12 +1,17 @@
 //! Finished points: a file each, by key, there whole or not at all. Several experiments may share a folder of them.
+//!
+//! A file has a line of names and one of cells, the last of which is a checksum of the key and all before it: what has changed
+//! since is run again and not believed.
 
 use super::point::{self, PointRow};
 use super::store::TableFile;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::fsio::AtomicFile;
+use pimattn_core::fsio;
 use pimattn_core::table::{CsvReader, TableLayout};
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+
+/// Name of the last cell.
+const CHECKSUM: &str = "checksum";
 
 /// Whether a point's result is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,19 +30,19 @@ pub struct PointCache {
     /// The cells of a result.
     layout: TableLayout<PointRow>,
     names: Vec<String>,
-    _lock: File,
 }
 
 impl PointCache {
     /// The points in `folder`, which is made.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder cannot be made or read.
+    /// [`Error::Io`] where the folder cannot be made.
     pub fn open(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        fsio::clear_unfinished(folder)?;
         let layout = point::layout();
         let names = layout.columns().iter().map(|c| c.name.to_string()).collect();
-        Ok(PointCache { folder: folder.into(), layout, names, _lock: shared(folder)? })
+        Ok(PointCache { folder: folder.into(), layout, names })
     }
 
     /// Names of the cells of a result.
@@ -57,7 +62,7 @@ impl PointCache {
     pub fn find(&self, key: &str) -> Result<StoredResult> {
         let file = self.file(key);
         match std::fs::read(&file) {
-            Ok(text) if self.whole(&text).is_some() => Ok(StoredResult::Whole),
+            Ok(text) if self.whole(key, &text).is_some() => Ok(StoredResult::Whole),
             Ok(_) => Ok(StoredResult::Damaged),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(StoredResult::Nothing),
             Err(e) => Err(Error::io(&file, e)),
@@ -65,13 +70,26 @@ impl PointCache {
     }
 
     /// The cells of a result, if its file is whole: the line of names, one of cells, and an end to it.
-    fn whole(&self, text: &[u8]) -> Option<Vec<String>> {
+    fn whole(&self, key: &str, text: &[u8]) -> Option<Vec<String>> {
         let mut table = CsvReader::open(text.strip_suffix(b"\n")?, "").ok()?;
-        if !table.header().iter().eq(self.names.iter().map(String::as_str)) {
+        let names = self.names.iter().map(String::as_str).chain([CHECKSUM]);
+        if !table.header().iter().map(String::as_str).eq(names) {
             return None;
         }
-        let cells = table.read().ok()??.cells().map(String::from).collect();
-        matches!(table.read(), Ok(None)).then_some(cells)
+        let mut cells: Vec<String> = table.read().ok()??.cells().map(String::from).collect();
+        let checksum = cells.pop()?;
+        let unchanged = checksum == self.checksum(key, &cells) && matches!(table.read(), Ok(None));
+        unchanged.then_some(cells)
+    }
+
+    /// CRC-32 of a key, the names and the cells, in hexadecimal.
+    fn checksum(&self, key: &str, cells: &[String]) -> String {
+        let mut hash = crc32fast::Hasher::new();
+        for text in [key].into_iter().chain(self.names.iter().chain(cells).map(String::as_str)) {
+            hash.update(&(text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        }
+        format!("{:08x}", hash.finalize())
     }
 
     /// Keeps a result, and returns its cells.
@@ -81,8 +99,8 @@ impl PointCache {
     pub fn put(&self, key: &str, result: &PointRow) -> Result<Vec<String>> {
         let cells: Vec<String> = self.layout.values(result).iter().map(ToString::to_string).collect();
         let mut out = TableFile::create(&self.file(key))?;
-        out.row(self.names.iter().map(String::as_str))?;
-        out.row(cells.iter().map(String::as_str))?;
+        out.row(self.names.iter().map(String::as_str).chain([CHECKSUM]))?;
+        out.row(cells.iter().map(String::as_str).chain([self.checksum(key, &cells).as_str()]))?;
         out.commit()?;
         Ok(cells)
     }
@@ -94,34 +112,6 @@ impl PointCache {
     pub fn cells(&self, key: &str) -> Result<Vec<String>> {
         let file = self.file(key);
         let text = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-        self.whole(&text).ok_or_else(|| Error::data(&file, "was damaged while it was in use"))
+        self.whole(key, &text).ok_or_else(|| Error::data(&file, "was damaged while it was in use"))
     }
-}
-
-/// The folder, if nobody else works in it.
-///
-/// # Errors
-/// [`Error::Io`] where somebody does, or the folder cannot be made.
-pub fn alone(folder: &Path) -> Result<File> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let file = File::open(folder).map_err(|e| Error::io(folder, e))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            let source = std::io::Error::other("another sweep is at work here; give each shard a folder of its own");
-            Err(Error::Io { path: folder.into(), source })
-        }
-        // A file system without locks has to trust its users.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-    }
-}
-
-/// The folder together with others; what killed ones left half-written is removed if nobody else is there.
-fn shared(folder: &Path) -> Result<File> {
-    let file = File::open(folder).map_err(|e| Error::io(folder, e))?;
-    if file.try_lock().is_ok() {
-        AtomicFile::clear(folder)?;
-        let _ = file.unlock();
-    }
-    let _ = file.lock_shared();
-    Ok(file)
 }

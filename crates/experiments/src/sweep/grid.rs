@@ -50,6 +50,12 @@ fn yes() -> bool {
     true
 }
 
+/// Whether a name is one of a folder beside others: none above, below or hidden, on any system.
+fn is_folder_name(name: &str) -> bool {
+    let is_odd = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':');
+    !name.is_empty() && !name.starts_with('.') && !name.contains(is_odd)
+}
+
 /// A loaded grid.
 #[derive(Debug)]
 pub struct Grid {
@@ -144,6 +150,10 @@ impl Grid {
         })?;
         doc.expect(PresetKind::Grid)?;
         let GridFile { name, accuracy, axes, variants, skip, range: ranges, held } = doc.decode()?;
+        if !is_folder_name(&name) {
+            let what = format!("\"{name}\" cannot be the name of a folder, in which results of the grid may be kept");
+            return Err(doc.error("name", what));
+        }
         let axes = axes_of(&axes, &doc)?;
         let keys = |table: &toml::Table| {
             let mut flat = Vec::new();

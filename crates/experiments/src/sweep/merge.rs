@@ -8,6 +8,9 @@ use pimattn_core::fsio;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// Bytes of a table, at most.
+const MOST_BYTES: u64 = 512 << 20;
+
 /// The points of several tables.
 #[derive(Default)]
 pub struct Merged {
@@ -29,7 +32,8 @@ impl Merged {
 
     fn add(&mut self, path: &Path, first: &Path) -> Result<()> {
         let bad = |what: String| Error::data(path, what);
-        let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let input = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+        let text = fsio::read_all(path, input, MOST_BYTES)?;
         fsio::refuse_pointer(path, &text)?;
         let mut csv = csv::Reader::from_reader(text.as_slice());
         let names = csv.byte_headers().map_err(|e| bad(e.to_string()))?.clone();

@@ -4,13 +4,13 @@
 //! one for each point as it is done. When all are done it is replaced by one in the order of the grid. The files of the
 //! points alone say what is done: a table that was cut off is made again.
 
-use super::cache::{PointCache, alone};
+use super::cache::PointCache;
 use super::grid::{Grid, Point};
 use super::point::PointRow;
 use super::table::SweepTable;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::fsio::AtomicFile;
+use pimattn_core::fsio::{AtomicFile, OutputFolder};
 use pimattn_core::table::{Column, column};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -36,7 +36,7 @@ pub struct Store<'g> {
     done: BTreeMap<usize, String>,
     /// The table, while it grows.
     growing: Option<File>,
-    _lock: File,
+    _folder: OutputFolder,
 }
 
 /// The names of the columns: place, axes, key, results.
@@ -53,7 +53,7 @@ impl<'g> Store<'g> {
     /// # Errors
     /// When another sweep is at work in `folder`, or a folder cannot be made.
     pub fn open(grid: &'g Grid, folder: &Path, cache: &Path) -> Result<Self> {
-        let lock = alone(folder)?;
+        let folder = OutputFolder::create(folder)?;
         let cache = PointCache::open(cache)?;
         let heading = heading(grid, cache.names().iter().map(String::as_str));
         Ok(Store {
@@ -63,7 +63,7 @@ impl<'g> Store<'g> {
             cache,
             done: BTreeMap::new(),
             growing: None,
-            _lock: lock,
+            _folder: folder,
         })
     }
 

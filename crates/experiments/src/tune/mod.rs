@@ -8,12 +8,11 @@ pub mod search;
 pub mod space;
 pub mod table;
 
-use crate::sweep::cache::alone;
 use bench::{ChoiceRun, TuneBench};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result, suggest};
-use pimattn_core::fsio::Output;
+use pimattn_core::fsio::{Output, OutputFolder};
 use pimattn_core::spec::config::Document;
 use pimattn_core::table::{TableLayout, TypedWriter};
 use pimattn_policies::select;
@@ -154,7 +153,7 @@ pub fn tune(
     cancel: &Cancel,
     tell: &mut dyn FnMut(TuneEvent<'_>),
 ) -> Result<TuneOutcome> {
-    let _lock = alone(folder)?;
+    let folder = OutputFolder::create(folder)?;
     let mut bench = TuneBench::open(plan, &folder.join("points"), workers, cancel, tell)?;
     let device = &bench.system().device;
     let capabilities: Vec<Capability> = match plan.capabilities.as_slice() {

@@ -5,6 +5,11 @@ use pimattn_core::fsio;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+/// Bytes of a line, at most; comments are the longest.
+const LINE: u64 = 4096;
+/// Decode steps of a table, at most: sixteen times what models can generate today.
+const STEPS: usize = 1 << 24;
+
 /// Tokens that a head may attend to at each decode step, before they are rounded up to rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budgets {
@@ -27,9 +32,20 @@ impl Budgets {
             true => Box::new(zstd::Decoder::new(file).map_err(|e| Error::io(path, e))?),
             false => Box::new(file),
         };
-        for (i, line) in BufReader::new(text).split(b'\n').enumerate() {
-            let line = line.map_err(|e| Error::data(&name, e.to_string()))?;
-            let at = || format!("{name}:{}", i + 1);
+        let (mut text, mut line, mut number) = (BufReader::new(text), Vec::new(), 0);
+        loop {
+            line.clear();
+            let read = text.by_ref().take(LINE).read_until(b'\n', &mut line);
+            if read.map_err(|e| Error::data(&name, e.to_string()))? == 0 {
+                break;
+            }
+            number += 1;
+            let at = || format!("{name}:{number}");
+            if line.len() as u64 == LINE || tokens.len() > STEPS {
+                let what =
+                    format!("no table of budgets: lines are shorter than {LINE} bytes, and there are at most {STEPS}");
+                return Err(Error::data(at(), what));
+            }
             let text = std::str::from_utf8(&line).map_err(|_| Error::data(at(), "not text"))?.trim();
             if text.is_empty() || text.starts_with('#') {
                 continue;

@@ -23,7 +23,7 @@ use columns::Reported;
 use gains::Caches;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::fsio::AtomicFile;
+use pimattn_core::fsio::{AtomicFile, OutputFolder};
 use pimattn_core::table::Table;
 use pimattn_experiments::sweep::grid::{Grid, Point};
 use pimattn_experiments::sweep::store::Store;
@@ -54,11 +54,9 @@ pub type ProgressFn<'a> = &'a (dyn Fn(&str, u64, u64) + Sync);
 
 /// Runs what is not there yet, and writes the report. Files of the output folder appear one by one, each whole.
 pub fn run(plan: &ExperimentPlan, options: &ReproduceOptions, progress: ProgressFn<'_>) -> Result<()> {
-    for folder in [&options.output, &options.work] {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    }
+    let output = OutputFolder::create(&options.output)?;
     let write = |name: &str, bytes: &[u8]| {
-        let path = options.output.join(name);
+        let path = output.join(name);
         let mut file = AtomicFile::create(&path)?;
         file.write_all(bytes).map_err(|e| Error::io(&path, e))?;
         file.commit()

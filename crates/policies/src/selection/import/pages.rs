@@ -14,8 +14,10 @@ use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio;
 use pimattn_core::table::{CsvReader, CsvRow};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
+
+/// Bytes of a log, unpacked, at most.
+const MOST_BYTES: u64 = 512 << 20;
 
 /// How a log is to be understood.
 #[derive(Debug, Clone)]
@@ -68,8 +70,8 @@ pub fn import(path: &Path, options: &PageLogOptions) -> Result<Imported> {
     let mut table = PageLog::default();
     for file in &files {
         let name = file.display().to_string();
-        let mut text = String::new();
-        fsio::decompress(&name, fsio::open(file)?)?.read_to_string(&mut text).map_err(|e| Error::io(file, e))?;
+        let bytes = fsio::read_all(file, fsio::decompress(&name, fsio::open(file)?)?, MOST_BYTES)?;
+        let text = String::from_utf8(bytes).map_err(|_| Error::data(file, "not UTF-8 text"))?;
         match text.starts_with('[') || text.starts_with("\"[") {
             true => without_header(&text, &name, options, &mut table)?,
             false => with_header(&text, &name, options, &mut table)?,
