@@ -37,7 +37,7 @@ demo: build
 	  $(BIN)/tracegen run --config configs/workload/demo.toml $(if $(KV),--kv $(firstword $(KV))) --policy $$p \
 	    -o $(OUT)/$$p.ptrace --metrics $(OUT)/$$p.metrics.csv || exit $$?; \
 	done
-	@$(BIN)/pimsim run $(POLICIES:%=$(OUT)/%.ptrace) --config configs/system/hbm3-pim.toml -o $(OUT)
+	@$(BIN)/pimsim run $(POLICIES:%=$(OUT)/%.ptrace) --config configs/system/hbm3-pim.toml -o $(OUT) --replace
 	@echo "Decode on $(if $(KV),$(firstword $(KV)),a real KV cache (SmolLM2-135M, layers 9 and 16, 2,048 tokens of prefill, 128 steps)), one HBM3-PIM stack;"
 	@echo "time and energy of the attention layers per step; accuracy is the mean over steps, layers and query heads:"
 	@$(BIN)/pimsim summary $(OUT)/run.csv --metrics $(POLICIES:%=$(OUT)/%.metrics.csv)

@@ -4,6 +4,7 @@ use super::CommonArgs;
 use super::table_output::TableOutput;
 use crate::presets::PresetKind;
 use pimattn_core::error::{Error, Result};
+use pimattn_core::fsio::OutputFolder;
 use pimattn_core::spec::System;
 use pimattn_core::table::{TableLayout, TypedWriter};
 use pimattn_starc::artifact::{
@@ -76,7 +77,7 @@ pub fn run(args: &Artifact, common: &CommonArgs) -> Result<()> {
         experiment.rows(&mut |row| bars.row(row), None)?;
         return bars.finish()?.commit();
     };
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let folder = OutputFolder::create(folder)?;
     let mut bars = writer(&folder.join("bars.csv"), TableLayout::of(BARS))?;
     let mut steps = writer(&folder.join("steps.csv"), TableLayout::of(STEPS))?;
     experiment.rows(&mut |row| bars.row(row), Some(&mut |row| steps.row(row)))?;

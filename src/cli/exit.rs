@@ -12,7 +12,7 @@ pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_DATA: u8 = 65;
 /// An input file does not exist.
 pub const EXIT_NO_INPUT: u8 = 66;
-/// A cause that this version of the command line does not know.
+/// The program has a fault.
 pub const EXIT_SOFTWARE: u8 = 70;
 /// Reading or writing failed.
 pub const EXIT_IO: u8 = 74;

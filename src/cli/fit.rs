@@ -1,6 +1,7 @@
 //! `tracegen fit` and `tracegen agree`: statistics of real caches for synthetic ones.
 
 use super::CommonArgs;
+use super::places::WrittenFile;
 use crate::presets::PresetKind;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
@@ -76,7 +77,7 @@ pub struct Fit {
     dump: PathBuf,
     /// Model to write, for a workload's synthetic.fit; - is standard output
     #[arg(short, long, value_name = "FITTED.toml")]
-    output: PathBuf,
+    output: WrittenFile,
     /// Layers to fit (2,16,29), instead of all
     #[arg(long, value_name = "LAYERS")]
     layers: Option<String>,
@@ -125,7 +126,7 @@ pub struct Agree {
     seed: u64,
     /// Table to write
     #[arg(short, long, value_name = "CSV")]
-    output: Option<PathBuf>,
+    output: Option<WrittenFile>,
     /// Fail (exit code 1) where row tokens differ by more than this share, or policies swap by top_recall over all layers
     #[arg(long, value_name = "SHARE")]
     tolerance: Option<f64>,

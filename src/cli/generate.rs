@@ -1,6 +1,7 @@
 //! `tracegen run`: KV cache to trace.
 
 use super::CommonArgs;
+use super::places::WrittenFile;
 use super::tracegen::{Destination, Export};
 use crate::presets::PresetKind;
 use pimattn_core::error::{Error, Result};
@@ -37,13 +38,13 @@ pub struct GenerateArgs {
     set: Vec<String>,
     /// Trace to write; - is standard output
     #[arg(short, long, value_name = "TRACE")]
-    output: PathBuf,
+    output: WrittenFile,
     /// Also write accuracy metrics, a row per step, layer and query head
     #[arg(long, value_name = "CSV")]
-    metrics: Option<PathBuf>,
+    metrics: Option<WrittenFile>,
     /// Also write what the run selects, as a selection file
     #[arg(long, value_name = "SELECTION")]
-    save_selection: Option<PathBuf>,
+    save_selection: Option<WrittenFile>,
     /// Trace format
     #[arg(long, value_name = "FORMAT", default_value = "ptrace")]
     to: String,
@@ -59,15 +60,6 @@ pub fn run(mut args: GenerateArgs, common: &CommonArgs) -> Result<()> {
     args.set.extend(args.policy.iter().map(|p| format!("policy={p}")));
     args.set.extend(args.budget.iter().map(|b| format!("budget={b}")));
     let format = trace::format(&args.to)?;
-    let places = [("metrics", &args.metrics), ("selection", &args.save_selection)];
-    for (i, (what, path)) in places.iter().enumerate() {
-        let Some(path) = path else { continue };
-        let before =
-            [("trace", Some(&args.output))].into_iter().chain(places[..i].iter().map(|(w, p)| (*w, p.as_ref())));
-        if let Some((other, _)) = before.into_iter().find(|(_, other)| *other == Some(path)) {
-            return Err(Error::Usage(format!("the {other} and the {what} cannot go to the same place")));
-        }
-    }
     super::threads(args.threads)?;
     let mut generator = generator(&mut args, common)?;
     let selection = match args.save_selection {

@@ -1,6 +1,7 @@
 //! `tracegen import-selection`: selections that other programs have logged.
 
 use super::CommonArgs;
+use super::places::WrittenFile;
 use pimattn_core::error::{Error, Result, suggest};
 use pimattn_policies::selection::ScanRule;
 use pimattn_policies::selection::import::masks::MaskOptions;
@@ -18,7 +19,7 @@ pub struct ImportArgs {
     from: String,
     /// Selection file to write; - is standard output
     #[arg(short, long, value_name = "SELECTION")]
-    output: PathBuf,
+    output: WrittenFile,
     /// Name of the policy that made it, for reports
     #[arg(long, value_name = "NAME")]
     policy: String,

@@ -1,6 +1,7 @@
 //! `pimsim latency-model`: attention's latency against context, for a simulator of serving.
 
 use super::CommonArgs;
+use super::places::WrittenFile;
 use crate::presets::PresetKind;
 use crate::simulate::simulate_until;
 use pimattn_core::error::{Error, Result};
@@ -43,7 +44,7 @@ pub(super) struct LatencyArgs {
     seed: u64,
     /// Configuration to write, whose name is the device's for LLMServingSim; - is standard output
     #[arg(short, long, value_name = "NAME.ini", default_value = "-")]
-    output: PathBuf,
+    output: WrittenFile,
 }
 
 /// `pimsim latency-model`.

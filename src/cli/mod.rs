@@ -6,13 +6,17 @@ pub mod exit;
 mod fit;
 mod generate;
 mod import_selection;
+mod interrupt;
 mod latency_model;
 pub mod manual;
 pub mod pimsim;
+mod places;
 mod plot;
 mod presets;
 pub mod report;
 mod reproduce;
+mod run_folder;
+mod say;
 mod sweep;
 mod system;
 mod table_output;
@@ -22,8 +26,8 @@ mod try_;
 mod tune;
 
 use crate::presets::{self as held, PresetKind};
-use clap::{Args, ColorChoice, Parser};
-use exit::{EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ExitStatus};
+use clap::{ArgMatches, Args, ColorChoice, Parser};
+use exit::{EXIT_OK, EXIT_SOFTWARE, EXIT_USAGE, ExitStatus};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
@@ -31,8 +35,10 @@ use pimattn_core::table::{columns_of, markdown};
 use pimattn_experiments::sweep::store;
 use pimattn_experiments::tune::table as tune_table;
 use pimattn_report::sheet::Style;
+use say::say;
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use std::time::{Duration, Instant};
@@ -55,21 +61,21 @@ impl CommonArgs {
     /// Prints a remark on stderr, with -v only.
     pub fn detail(&self, text: impl FnOnce() -> String) {
         if self.verbose {
-            eprintln!("{}", text());
+            say(&text());
         }
     }
 
     /// Prints a warning on stderr that only -q silences.
     pub fn warn(&self, text: &str) {
         if !self.quiet {
-            eprintln!("warning: {text}");
+            say(&format!("warning: {text}"));
         }
     }
 
     /// A note on stderr of what was done; only -q silences it.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            say(text);
         }
     }
 
@@ -161,7 +167,7 @@ impl Progress {
         let Some(total) = self.total.filter(|_| self.said.elapsed() > LOG_EVERY) else { return };
         self.said = Instant::now();
         let left = left(self.before, done, total, self.began.elapsed());
-        eprintln!("{}: {done} of {total}, {left} left", self.what);
+        say(&format!("{}: {done} of {total}, {left} left", self.what));
     }
 }
 
@@ -185,33 +191,48 @@ impl Drop for Progress {
 /// Parses the command line, runs `body`, and turns its result into an exit code.
 pub fn run<P: Parser + AsMut<CommonArgs>>(args: Vec<OsString>, body: impl FnOnce(P) -> Result<()>) -> u8 {
     held::install();
-    // The first Ctrl-C lets the work stop and clean up, the second exits at once.
     let cancel = Cancel::new();
-    let pressed = cancel.clone();
-    let handler = ctrlc::set_handler(move || {
-        if pressed.is_requested() {
-            std::process::exit(i32::from(EXIT_INTERRUPTED));
-        }
-        pressed.request();
-    });
-    if let Err(e) = handler {
-        eprintln!("warning: Ctrl-C will not clean up: {e}");
-    }
-    let mut args = match P::try_parse_from(args) {
-        Ok(args) => args,
+    interrupt::listen(&cancel);
+    let (mut args, matches) = match parse::<P>(args) {
+        Ok(parsed) => parsed,
         Err(e) => {
-            let code = if e.use_stderr() { EXIT_USAGE } else { EXIT_OK };
-            let _ = e.print();
-            return code;
+            let printed = e.print();
+            return match (e.use_stderr(), printed) {
+                (true, _) => EXIT_USAGE,
+                (false, Ok(())) => EXIT_OK,
+                (false, Err(e)) => failed(&Error::io("-", e)),
+            };
         }
     };
     args.as_mut().cancel = cancel;
-    match body(args) {
-        Ok(()) => EXIT_OK,
+    if let Err(e) = places::check(&P::command(), &matches) {
+        return failed(&e);
+    }
+    match catch_unwind(AssertUnwindSafe(|| body(args))) {
+        Ok(Ok(())) => EXIT_OK,
+        Ok(Err(e)) => failed(&e),
+        Err(_) => {
+            say(
+                "error: this is a fault of the program, not of what it was given: please report it, with the message above",
+            );
+            EXIT_SOFTWARE
+        }
+    }
+}
+
+fn parse<P: Parser>(args: Vec<OsString>) -> std::result::Result<(P, ArgMatches), clap::Error> {
+    let matches = P::command().try_get_matches_from(args)?;
+    let parsed = P::from_arg_matches(&matches).map_err(|e| e.format(&mut P::command()))?;
+    Ok((parsed, matches))
+}
+
+/// Says what went wrong; the exit code.
+fn failed(e: &Error) -> u8 {
+    match e {
         // The reader of the output closed the pipe, which is not an error.
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => EXIT_OK,
-        Err(e) => {
-            eprintln!("error: {e}");
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => EXIT_OK,
+        e => {
+            say(&format!("error: {e}"));
             e.exit_code()
         }
     }
@@ -242,15 +263,24 @@ fn table_in(path: &Path, file: &str) -> PathBuf {
     if path.is_dir() { path.join(file) } else { path.to_path_buf() }
 }
 
+/// Most threads that are started for each processor: more of them only wait for each other.
+const THREADS_A_PROCESSOR: usize = 16;
+
 /// Sets the number of threads for parallel work; 0 is one per processor.
 fn threads(threads: usize) -> Result<()> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = (THREADS_A_PROCESSOR * processors).max(64);
+    if threads > most {
+        let what = format!("--threads {threads}: at most {most} are of use here, with {processors} processors");
+        return Err(Error::Usage(what));
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     pool.map_err(|e| Error::Usage(format!("--threads {threads}: {e}")))
 }
 
 /// Text of `--help` on exit codes.
 pub const EXIT_CODES: &str = "Exit codes: 0 done; 1 ran, but a check failed; 2 usage; 65 damaged input data; \
-66 input missing; 74 I/O error; 78 wrong configuration; 130 interrupted.";
+66 input missing; 70 fault of the program; 74 I/O error; 78 wrong configuration; 130 interrupted.";
 
 /// Refuses a file whose ending promises another format than the one that is written.
 fn check_ending(path: &Path, written: &[&str]) -> Result<()> {
@@ -302,4 +332,26 @@ pub fn tables_document() -> String {
         out.push_str(&format!("\n# {file} of pimsim tune\n\nA row is {row}.\n{}", markdown(&columns)));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        common: CommonArgs,
+    }
+
+    impl AsMut<CommonArgs> for Flags {
+        fn as_mut(&mut self) -> &mut CommonArgs {
+            &mut self.common
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_program_has_an_exit_code_of_its_own() {
+        assert_eq!(run::<Flags>(vec!["t".into()], |_| panic!("this panic is part of a test")), EXIT_SOFTWARE);
+    }
 }

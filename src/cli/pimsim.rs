@@ -1,5 +1,6 @@
 //! `pimsim`: traces in, tables out.
 
+use super::places::WrittenFile;
 use super::{CommonArgs, EXIT_CODES, ReportFormat, manual};
 use crate::presets::PresetKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -101,10 +102,13 @@ struct ReplayArgs {
     /// to standard output
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Replace the tables of another run in DIR
+    #[arg(long, requires = "output")]
+    replace: bool,
     /// Also write every command to this file (one trace only); - is standard output. The PIM controller's commands are
     /// logged with the requests that they serve; for this every command is simulated, as with --engine plain
     #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
+    log: Option<WrittenFile>,
     #[command(flatten)]
     timelines: super::timeline::TimelineArgs,
     /// fast: recurring work is simulated once; plain: every command is simulated. Both give the same results
@@ -183,7 +187,7 @@ struct Compare {
     unlike: bool,
     /// Write every compared value to this CSV; - is standard output, in place of the summary
     #[arg(short, long, value_name = "CSV")]
-    output: Option<PathBuf>,
+    output: Option<WrittenFile>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -293,10 +297,8 @@ fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<()> {
     }
     let system = System::load(&args.config, &args.set)?;
     common.detail(|| format!("{}: assumed, not sourced: {}", system.device.name, system.device.assumed.join(", ")));
-    if let Some(dir) = &args.output {
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-    }
     let Some(dir) = &args.output else { return replay_to_stdout(args, &system, common) };
+    let dir = super::run_folder::open(dir, &args.traces, &system, args.replace)?;
     let mut tables = RunTables::csv(&system, true, |schema| Output::create(&dir.join(schema.file)))?;
     for path in &args.traces {
         replay(path, &system, args, &mut tables, common)?;

@@ -1,5 +1,6 @@
 //! `pimsim plot`.
 
+use super::places::WrittenFile;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::{self, Output};
@@ -47,7 +48,7 @@ pub struct PlotArgs {
     columns: usize,
     /// Figure to write, as SVG; - is standard output
     #[arg(short, long, value_name = "FILE.svg")]
-    output: PathBuf,
+    output: WrittenFile,
 }
 
 /// `pimsim plot`.

@@ -1,5 +1,6 @@
 //! `pimsim report`, and what other commands make a page of their results with.
 
+use super::places::WrittenFile;
 use super::{CommonArgs, catalogue};
 use pimattn_core::error::{Error, Result};
 use pimattn_core::fsio::Output;
@@ -21,7 +22,7 @@ pub struct ReportArgs {
     title: Option<String>,
     /// Page to write, as HTML that stands alone; - is standard output
     #[arg(short, long, value_name = "FILE.html")]
-    output: PathBuf,
+    output: WrittenFile,
 }
 
 /// `pimsim report`.

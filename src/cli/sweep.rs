@@ -1,5 +1,6 @@
 //! `pimsim sweep`, `pimsim merge` and `pimsim frontier`.
 
+use super::places::WrittenFile;
 use super::{CommonArgs, ReportFormat};
 use crate::presets::PresetKind;
 use pimattn_core::columns;
@@ -46,7 +47,7 @@ pub struct Merge {
     tables: Vec<PathBuf>,
     /// Table to write
     #[arg(short, long, value_name = "CSV")]
-    output: PathBuf,
+    output: WrittenFile,
     /// Fail (exit 1) unless every point of this grid is present
     #[arg(long, value_name = "GRID", value_parser = super::named(PresetKind::Grid))]
     grid: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! `pimsim system`: models and platforms in, the time and energy of decode steps out.
 
 use super::CommonArgs;
+use super::places::WrittenFile;
 use super::table_output::TableOutput;
 use crate::presets::PresetKind;
 use pimattn_attacc::UnitLevel;
@@ -79,7 +80,7 @@ pub(super) struct SystemArgs {
     switches: bool,
     /// Table to write; - is standard output
     #[arg(short, long, value_name = "CSV", default_value = "-")]
-    output: PathBuf,
+    output: WrittenFile,
 }
 
 pub(super) fn run(args: &SystemArgs, common: &CommonArgs) -> Result<()> {

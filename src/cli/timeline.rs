@@ -1,5 +1,6 @@
 //! `pimsim run --timeline`: which pictures of a run are written, and of which part.
 
+use super::places::WrittenFile;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::System;
 use pimattn_core::units::Cycle;
@@ -8,7 +9,7 @@ use pimattn_stats::timeline::TimelineWindow;
 use pimattn_stats::timeline::chrome::{ChromeOptions, ChromeTimeline};
 use pimattn_stats::timeline::ram2bin::{self, Ram2bin};
 use pimattn_trace::Header;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Cycles of the command clock between two samples of the counters, if nothing else is said.
 const SAMPLE_CYCLES: Cycle = 1000;
@@ -20,7 +21,7 @@ pub struct TimelineArgs {
     /// each channel, and counters, for Perfetto. F.ram2bin: every command, a file F.chN.ram2bin a channel, for Ramulator 2.1's
     /// viewer; for this every command is simulated, as with --engine plain
     #[arg(long, value_name = "FILE")]
-    timeline: Vec<PathBuf>,
+    timeline: Vec<WrittenFile>,
     /// Cycles that timelines show, from 0, the end left out: 20000..40000, or 20000.. to the end of the run
     #[arg(long, value_name = "FIRST..END", default_value_t = TimelineWindow::ALL, hide_default_value = true, requires = "timeline")]
     window: TimelineWindow,

@@ -1,5 +1,6 @@
 //! `tracegen`: KV cache in, trace out.
 
+use super::places::WrittenFile;
 use super::{CommonArgs, EXIT_CODES, fit, generate, import_selection, manual};
 use crate::presets::PresetKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -97,7 +98,7 @@ struct Attacc {
     set: Vec<String>,
     /// Trace to write; - is standard output
     #[arg(short, long, value_name = "TRACE")]
-    output: PathBuf,
+    output: WrittenFile,
     /// Trace format
     #[arg(long, value_name = "FORMAT", default_value = "attacc")]
     to: String,
@@ -111,7 +112,7 @@ struct Convert {
     input: PathBuf,
     /// Trace to write; - is standard output. For plain DRAM, a folder also receives everything that the target needs to
     /// run it. A folder is one that exists, a name that ends in /, or with --config a name without an extension
-    output: PathBuf,
+    output: WrittenFile,
     /// Format to write
     #[arg(long, value_name = "FORMAT")]
     to: String,
@@ -136,7 +137,7 @@ struct Convert {
 pub struct Export {
     /// File that records what the format could not express, instead of TRACE.manifest.json
     #[arg(long, value_name = "FILE")]
-    manifest: Option<PathBuf>,
+    manifest: Option<WrittenFile>,
     /// Refuse what the format cannot express instead of lowering it
     #[arg(long)]
     strict: bool,
@@ -260,10 +261,7 @@ impl Destination {
             (Some(_), true) => {
                 return Err(Error::Usage(format!("--manifest: {} keeps everything, and has no manifest", format.name)));
             }
-            (Some(file), false) if file == path => {
-                return Err(Error::Usage("the trace and its manifest cannot go to the same place".into()));
-            }
-            (Some(file), false) => Some(file.clone()),
+            (Some(file), false) => Some(file.to_path_buf()),
             (None, false) if to_stdout && !format.pim => {
                 return Err(Error::Usage(format!(
                     "{} does not hold everything: name a file for the losses with --manifest",
@@ -408,10 +406,10 @@ fn convert_to_folder(args: &Convert, common: &CommonArgs, format: &Format, exten
                 *works |= matches!(record, Record::Request(r) if matches!(r.op, Op::Ld | Op::St) || r.op.is_mac());
                 if trace.is_none() {
                     let export = Export {
-                        manifest: Some(folder.join(match args.per_channel {
+                        manifest: Some(WrittenFile::from(folder.join(match args.per_channel {
                             true => format!("manifest.ch{channel:02}.json"),
                             false => "manifest.json".into(),
-                        })),
+                        }))),
                         ..args.export.clone()
                     };
                     *trace = Some(Destination::create(

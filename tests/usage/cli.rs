@@ -394,7 +394,7 @@ fn an_interrupt_leaves_nothing_behind() {
         .spawn()
         .unwrap();
     // the trace and the metrics have begun
-    wait_until(&mut child, || names(&out).iter().filter(|n| n.starts_with(".part-")).count() == 2);
+    wait_until(&mut child, || names(&out).iter().filter(|n| n.starts_with(".pimattn-part-")).count() == 2);
     interrupt(&child);
     let result = child.wait_with_output().unwrap();
     assert_eq!(result.status.code(), Some(130), "{}", text(&result.stderr));
@@ -421,7 +421,7 @@ fn an_interrupted_replay_leaves_nothing_behind() {
         let lines: String = (0..1000).map(|i| format!("LD {:#x}\n", i % 7 * 4096)).collect();
         while pipe.write_all(lines.as_bytes()).is_ok() {}
     });
-    wait_until(&mut child, || names(d).iter().filter(|n| n.starts_with(".part-")).count() == 8);
+    wait_until(&mut child, || names(d).iter().filter(|n| n.starts_with(".pimattn-part-")).count() == 8);
     interrupt(&child);
     let result = child.wait_with_output().unwrap();
     feeder.join().unwrap();
@@ -457,8 +457,8 @@ fn a_failed_run_leaves_older_files_alone() {
     assert!(text(&out.stderr).contains("rows in each bank, but its share"), "{}", text(&out.stderr));
     // a trace that ends too early
     run(&mut tracegen(d), &["convert", "bad.ptrace", "t.txt", "--to", "attacc"], 65);
-    run(&mut pimsim(d), &["run", "good.ptrace", "bad.ptrace", "--config", SYSTEM, "-o", "."], 65);
-    run(&mut pimsim(d), &["run", "bad.ptrace", "--config", SYSTEM, "-o", ".", "--log", "log.txt"], 65);
+    run(&mut pimsim(d), &["run", "good.ptrace", "bad.ptrace", "--config", SYSTEM, "-o", ".", "--replace"], 65);
+    run(&mut pimsim(d), &["run", "bad.ptrace", "--config", SYSTEM, "-o", ".", "--replace", "--log", "log.txt"], 65);
     run(&mut tracegen(d), &["run", "--config", DEMO, "-o", "t.ptrace", "--kv", "good.ptrace"], 2);
     std::fs::remove_file(d.join("small-device.toml")).unwrap();
     std::fs::remove_file(d.join("small.toml")).unwrap();
