@@ -24,7 +24,7 @@ MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test test-cluster test-kill test-long test-guides test-golden test-page wheel test-wheel test-hf docs snapshots lint ci msrv \
+.PHONY: build demo reproduce test test-cluster test-kill test-crash test-power test-long test-guides test-golden test-page wheel test-wheel test-hf docs snapshots lint ci msrv \
   msrv-version library deny miri bench guard \
   record-instructions scale
 
@@ -92,6 +92,13 @@ test-hf: wheel
 KILLS ?= 200
 test-kill:
 	PIMATTN_KILLS=$(KILLS) $(CARGO) test --locked --test all sweep::a_sweep_killed_at_any_moment
+
+# The programs killed at so many moments, and the power of their disk cut (root, mkfs.ext4). Needs Python 3.9 or newer.
+CRASHES ?= 100
+test-crash: build
+	tools/crash.py kill --bin $(BIN) --times $(CRASHES)
+test-power: build
+	tools/crash.py power --bin $(BIN) --times $(CRASHES)
 
 # As many random traces through both engines, not a thousand; a million takes hours.
 CASES ?= 1000000

@@ -1,6 +1,7 @@
 //! `pimsim`: traces in, tables out.
 
 use super::places::WrittenFile;
+use super::run_folder::RunFolder;
 use super::{CommonArgs, EXIT_CODES, ReportFormat, manual};
 use crate::presets::PresetKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -298,12 +299,12 @@ fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<()> {
     let system = System::load(&args.config, &args.set)?;
     common.detail(|| format!("{}: assumed, not sourced: {}", system.device.name, system.device.assumed.join(", ")));
     let Some(dir) = &args.output else { return replay_to_stdout(args, &system, common) };
-    let dir = super::run_folder::open(dir, &args.traces, &system, args.replace)?;
-    let mut tables = RunTables::csv(&system, true, |schema| Output::create(&dir.join(schema.file)))?;
+    let folder = RunFolder::open(dir, &args.traces, &system, args.replace)?;
+    let mut tables = RunTables::csv(&system, true, |schema| Output::create(&folder.join(schema.file)))?;
     for path in &args.traces {
         replay(path, &system, args, &mut tables, common)?;
     }
-    tables.finish()?.into_iter().try_for_each(Output::commit)
+    folder.commit(tables.finish()?)
 }
 
 /// Replays with run.csv on standard output; a person at a terminal sees a summary of it instead.
