@@ -1,6 +1,7 @@
 # make demo: what each policy costs and keeps on the bundled real KV cache. make reproduce: the paper's experiment, set
 # against its claims. make test, make lint, make bench. make scale: time and memory against size.
 # make test-cluster: the Snakemake and Slurm scripts of tools/cluster. make test-kill: a sweep killed many times.
+# make test-crash, make test-power: all commands killed, or without power, at random moments. make fuzz: every parser and the whole path.
 # make test-long: the fast engine against the plain one on many random traces.
 # make ci: what the hosted checks run. make msrv, make library, make deny, make miri: parts of it.
 # make test-page: a page of pimsim report in headless Chromium.
@@ -24,7 +25,7 @@ MODEL ?=
 POLICIES ?= full streaming quest starc
 BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 
-.PHONY: build demo reproduce test test-cluster test-kill test-crash test-power test-long test-guides test-golden test-page wheel test-wheel test-hf docs snapshots lint ci msrv \
+.PHONY: build demo reproduce test test-cluster test-kill test-crash test-power fuzz test-long test-guides test-golden test-page wheel test-wheel test-hf docs snapshots lint ci msrv \
   msrv-version library deny miri bench guard \
   record-instructions scale
 
@@ -92,6 +93,23 @@ test-hf: wheel
 KILLS ?= 200
 test-kill:
 	PIMATTN_KILLS=$(KILLS) $(CARGO) test --locked --test all sweep::a_sweep_killed_at_any_moment
+
+# Each target of fuzz/, or TARGETS, for T seconds under libFuzzer, with the stable toolchain; needs a C++ compiler. What makes a target
+# panic is left in fuzz/found, and belongs in fuzz/corpus once it is mended, where make test runs it.
+T ?= 60
+TARGETS ?= $(sort $(notdir $(wildcard fuzz/corpus/*)))
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+COVERAGE = -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+  -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Coverflow-checks -Cdebug-assertions --cfg fuzzing
+FUZZ = $(BIN)/../fuzz
+fuzz:
+	RUSTFLAGS="$(COVERAGE)" $(CARGO) build --release --locked -p pimattn-fuzz --features libfuzzer --target $(HOST) --target-dir $(FUZZ)
+	@mkdir -p fuzz/found
+	@for target in $(TARGETS); do \
+	  mkdir -p $(FUZZ)/corpus/$$target; \
+	  PIMATTN_FUZZ=$$target $(FUZZ)/$(HOST)/release/pimattn-fuzz $(FUZZ)/corpus/$$target fuzz/corpus/$$target -max_total_time=$(T) \
+	    -rss_limit_mb=2048 -timeout=20 -max_len=65536 -artifact_prefix=fuzz/found/$$target- -print_final_stats=1 -verbosity=0 || exit $$?; \
+	done
 
 # The programs killed at so many moments, and the power of their disk cut (root, mkfs.ext4). Needs Python 3.9 or newer.
 CRASHES ?= 100
