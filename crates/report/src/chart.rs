@@ -5,6 +5,7 @@ use crate::plot::{Axis, Bar, BarGroup, Bars, Content, Figure, Lines, Panel, Scal
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::table::{Column, CsvReader, number};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 /// What a chart shows of a table.
@@ -69,28 +70,35 @@ struct Upward {
 /// The group of bars that have no place on the axis.
 const ANY: &str = "any";
 
-/// Different lists of cells, ordered cell by cell: numbers by their value where all cells of the place are numbers, others as
-/// they come first.
-fn distinct<'a>(all: impl Iterator<Item = &'a [String]> + Clone) -> Vec<&'a [String]> {
-    let mut out: Vec<&[String]> = Vec::new();
-    for x in all {
-        if !out.contains(&x) {
-            out.push(x);
-        }
+/// Rows by the cells that tell them apart, ordered cell by cell: numbers by their value where all cells of the place are numbers,
+/// others as they come first.
+fn grouped<'r>(
+    rows: impl Iterator<Item = &'r ChartRow>,
+    cells: impl Fn(&'r ChartRow) -> &'r [String],
+) -> Vec<(&'r [String], Vec<&'r ChartRow>)> {
+    let mut places: BTreeMap<&[String], usize> = BTreeMap::new();
+    let mut groups: Vec<(&[String], Vec<&ChartRow>)> = Vec::new();
+    for row in rows {
+        let place = *places.entry(cells(row)).or_insert_with(|| {
+            groups.push((cells(row), Vec::new()));
+            groups.len() - 1
+        });
+        groups[place].1.push(row);
     }
-    let width = out.first().map_or(0, |x| x.len());
-    let ranks = |place: usize| -> Vec<f64> {
-        let numbers: Option<Vec<f64>> = out.iter().map(|x| number(&x[place]).ok()).collect();
-        let first = |x: &&[String]| out.iter().position(|other| other[place] == x[place]).unwrap_or(0) as f64;
-        numbers.unwrap_or_else(|| out.iter().map(first).collect())
+    let width = groups.first().map_or(0, |(cells, _)| cells.len());
+    let ranks = |at: usize| -> Vec<f64> {
+        let numbers: Option<Vec<f64>> = groups.iter().map(|(cells, _)| number(&cells[at]).ok()).collect();
+        let mut first: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut rank = |(i, (cells, _)): (usize, &(&'r [String], _))| *first.entry(&cells[at]).or_insert(i) as f64;
+        numbers.unwrap_or_else(|| groups.iter().enumerate().map(&mut rank).collect())
     };
     let ranks: Vec<Vec<f64>> = (0..width).map(ranks).collect();
-    let mut order: Vec<usize> = (0..out.len()).collect();
+    let mut order: Vec<usize> = (0..groups.len()).collect();
     let by = |a: &usize, b: &usize| {
         ranks.iter().map(|r| r[*a].total_cmp(&r[*b])).find(|o| o.is_ne()).unwrap_or(std::cmp::Ordering::Equal)
     };
     order.sort_by(by);
-    order.into_iter().map(|i| out[i]).collect()
+    order.into_iter().map(|i| (groups[i].0, std::mem::take(&mut groups[i].1))).collect()
 }
 
 impl Chart {
@@ -112,8 +120,7 @@ impl Chart {
             return Err(Error::data(file, "no row to show"));
         }
         let mut panels = Vec::new();
-        for panel in distinct(rows.iter().map(|r| r.panel.as_slice())) {
-            let rows: Vec<&ChartRow> = rows.iter().filter(|r| r.panel == panel).collect();
+        for (panel, rows) in grouped(rows.iter(), |r| r.panel.as_slice()) {
             let panel = panel.join(" ");
             // An empty cell is a gap; where all are, there is nothing to draw.
             if let Some((_, y)) = self.y.iter().enumerate().find(|(i, _)| rows.iter().all(|r| r.y[*i].is_none())) {
@@ -194,9 +201,23 @@ impl Chart {
     /// Rows that say different things at different places have a place after all, unless it is empty; and where no other row
     /// has one, there is no axis to go over.
     fn place(&self, rows: &mut [ChartRow]) {
-        let other = |a: &ChartRow, b: &ChartRow| a.by == b.by && a.panel == b.panel && a.placeless && a.y != b.y;
-        let differ: Vec<bool> = rows.iter().map(|a| rows.iter().any(|b| b.placeless && other(a, b))).collect();
-        let placed: Vec<bool> = rows.iter().map(|a| rows.iter().any(|b| b.panel == a.panel && !b.placeless)).collect();
+        let (mut differ, mut placed) = (vec![false; rows.len()], vec![false; rows.len()]);
+        let at = |row: &ChartRow| (row.panel.clone(), row.by.clone());
+        let places: Vec<_> = rows.iter().map(at).collect();
+        let mut said: BTreeMap<_, (&[Option<f64>], bool)> = BTreeMap::new();
+        let mut with_place: BTreeSet<&[String]> = BTreeSet::new();
+        for (row, place) in rows.iter().zip(&places) {
+            if row.placeless {
+                let (first, differs) = said.entry(place).or_insert((&row.y, false));
+                *differs |= *first != row.y;
+            } else {
+                with_place.insert(&row.panel);
+            }
+        }
+        for (i, place) in places.iter().enumerate() {
+            differ[i] = said.get(place).is_some_and(|(_, differs)| *differs);
+            placed[i] = with_place.contains(place.0.as_slice());
+        }
         for ((row, differ), placed) in rows.iter_mut().zip(differ).zip(placed) {
             row.placeless &= row.x.is_empty() || !differ && placed;
         }
@@ -211,15 +232,15 @@ impl Chart {
 
     fn lines_of(&self, rows: &[&ChartRow], y: usize, (x_axis, y_axis): (Axis, Axis), file: &str) -> Result<Lines> {
         let mut lines = Lines { x: x_axis, y: y_axis, ..Lines::default() };
-        for by in distinct(rows.iter().map(|r| r.by.as_slice())) {
+        for (by, rows) in grouped(rows.iter().copied(), |r| r.by.as_slice()) {
             let (mut points, mut flat) = (Vec::new(), None);
-            for row in rows.iter().filter(|r| r.by == by) {
+            for row in rows {
                 if row.placeless {
                     match flat {
                         Some(first) if row.x.is_empty() && row.y[y].is_some() => {
                             return Err(self.twice(first, row, file));
                         }
-                        _ => flat = flat.or(Some(*row)),
+                        _ => flat = flat.or(Some(row)),
                     }
                     continue;
                 }
@@ -241,23 +262,24 @@ impl Chart {
     }
 
     fn bars_of(&self, rows: &[&ChartRow], upward: &[Upward], file: &str) -> Result<Bars> {
-        let place = |r: &ChartRow| if r.placeless { None } else { Some(vec![r.x.clone()]) };
-        let places: Vec<Vec<String>> = rows.iter().filter_map(|r| place(r)).collect();
-        let mut labels: Vec<Option<&[String]>> =
-            distinct(places.iter().map(Vec::as_slice)).into_iter().map(Some).collect();
-        if rows.iter().any(|r| r.placeless) {
-            labels.insert(0, None);
+        let placeless: Vec<&ChartRow> = rows.iter().copied().filter(|r| r.placeless).collect();
+        let placed = rows.iter().copied().filter(|r| !r.placeless);
+        let mut places = grouped(placed, |r| std::slice::from_ref(&r.x));
+        // Those of any place stand ahead of the others.
+        if !placeless.is_empty() {
+            places.insert(0, (&[], placeless));
         }
-        let bars = distinct(rows.iter().map(|r| r.by.as_slice()));
+        let every = grouped(rows.iter().copied(), |r| r.by.as_slice());
+        let order: BTreeMap<&[String], usize> = every.iter().enumerate().map(|(i, (by, _))| (*by, i)).collect();
         let mut groups = Vec::new();
-        for label in labels {
-            let here: Vec<&ChartRow> = rows.iter().copied().filter(|r| place(r).as_deref() == label).collect();
-            let mut group = BarGroup { label: label.map_or(ANY.into(), |l| l.join(" ")), bars: Vec::new() };
-            for by in &bars {
-                let mut same = here.iter().filter(|r| r.by == *by);
-                let Some(row) = same.next() else { continue };
+        for (place, here) in places {
+            let mut group = BarGroup { label: place.first().map_or(ANY.into(), String::clone), bars: Vec::new() };
+            let mut bars = grouped(here.into_iter(), |r| r.by.as_slice());
+            bars.sort_by_key(|(by, _)| order[by]);
+            for (by, same) in bars {
+                let row = same[0];
                 // Those without a place say the same.
-                if let Some(other) = same.find(|other| !other.placeless || other.x.is_empty()) {
+                if let Some(other) = same[1..].iter().find(|other| !other.placeless || other.x.is_empty()) {
                     return Err(self.twice(row, other, file));
                 }
                 let parts = self.y.iter().cloned().zip(&row.y).filter_map(|(y, x)| Some((y, (*x)?))).collect();

@@ -10,6 +10,7 @@ use super::style::{
     Anchor, FRONTIER, HEADING, LABEL, TICK, TITLE, colour, dashes, hatches, line, marker, px, text, upward, width,
 };
 use pimattn_core::error::{Error, Result};
+use std::collections::BTreeSet;
 use svg::node::element as el;
 
 /// A figure.
@@ -252,18 +253,14 @@ impl Figure {
     }
 
     fn legend_names(&self) -> Vec<String> {
-        let mut names = self.names.clone();
-        for name in self.panels.iter().flat_map(|p| p.content.names()) {
-            if !names.iter().any(|n| n == name) {
-                names.push(name.into());
-            }
-        }
-        names
+        let all = self.names.iter().map(String::as_str).chain(self.panels.iter().flat_map(|p| p.content.names()));
+        let mut seen = BTreeSet::new();
+        all.filter(|name| seen.insert(*name)).map(String::from).collect()
     }
 
     /// Samples and names of what the panels have, row by row; its height.
     fn legend(&self, pen: &Pen, top: f64, total: f64) -> (el::Group, f64) {
-        let drawn: Vec<&str> = self.panels.iter().flat_map(|p| p.content.names()).collect();
+        let drawn: BTreeSet<&str> = self.panels.iter().flat_map(|p| p.content.names()).collect();
         let lines = self.panels.iter().any(|p| matches!(p.content, Content::Lines(_)));
         let (mut out, mut x, mut row) = (el::Group::new(), MARGIN, 0.0);
         let mut place = |name: &str| {
@@ -275,7 +272,7 @@ impl Figure {
             x += need;
             at
         };
-        for (i, name) in pen.names().iter().enumerate().filter(|(_, n)| drawn.contains(&n.as_str())) {
+        for (i, name) in pen.names().iter().enumerate().filter(|(_, n)| drawn.contains(n.as_str())) {
             let (x, middle) = place(name);
             out = match lines {
                 true => {

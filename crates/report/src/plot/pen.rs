@@ -1,11 +1,13 @@
 //! What drawing a panel needs besides its data: the places of names in the legend, and whether a page holds the figure.
 
 use super::style;
+use std::collections::BTreeMap;
 use svg::node::element as el;
 
 /// Names of the legend, and where the figure is.
 pub struct Pen {
     names: Vec<String>,
+    places: BTreeMap<String, usize>,
     /// Begins the figure's identifiers in a page; empty in a document of its own.
     id: String,
     on_page: bool,
@@ -14,7 +16,8 @@ pub struct Pen {
 impl Pen {
     /// Of a figure with these names, in a page where it has an identifier there.
     pub fn new(names: Vec<String>, id: Option<&str>) -> Self {
-        Pen { names, id: id.map_or(String::new(), |id| format!("{id}-")), on_page: id.is_some() }
+        let places = names.iter().enumerate().map(|(i, name)| (name.clone(), i)).collect();
+        Pen { names, places, id: id.map_or(String::new(), |id| format!("{id}-")), on_page: id.is_some() }
     }
 
     /// Names of the legend.
@@ -29,7 +32,7 @@ impl Pen {
 
     /// Place of a name; all are known.
     pub fn place(&self, name: &str) -> usize {
-        self.names.iter().position(|n| n == name).unwrap_or(0)
+        self.places.get(name).copied().unwrap_or(0)
     }
 
     /// The box of the part at this place.
