@@ -19,6 +19,7 @@ pub struct FuzzTarget {
 /// All that is fuzzed.
 pub const TARGETS: &[FuzzTarget] = &[
     FuzzTarget { name: "trace", run: parsers::trace },
+    FuzzTarget { name: "faults", run: parsers::faults },
     FuzzTarget { name: "safetensors", run: parsers::safetensors },
     FuzzTarget { name: "npz", run: parsers::npz },
     FuzzTarget { name: "selection", run: parsers::selection },

@@ -12,9 +12,9 @@ use pimattn::report::sheet::Style;
 use pimattn::report::summary::Summary;
 use pimattn::{Document, KvCache, MemoryTrace, Model, Record, Selection, System};
 use pimattn::{audit, kv, systems, trace};
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// The system whose device inputs are for.
 pub(crate) fn hbm3() -> &'static System {
@@ -24,7 +24,10 @@ pub(crate) fn hbm3() -> &'static System {
 
 /// The records of a trace, if there are at most so many.
 pub(crate) fn records(bytes: &[u8], most: usize) -> Option<(pimattn::Header, Vec<Record>)> {
-    let input = Box::new(Cursor::new(bytes.to_vec()));
+    records_of(Box::new(Cursor::new(bytes.to_vec())), most)
+}
+
+fn records_of(input: Box<dyn Read + Send>, most: usize) -> Option<(pimattn::Header, Vec<Record>)> {
     let mut source = trace::open(input, "t.trace", Some(hbm3().addressing())).ok()?;
     let (mut all, mut block) = (Vec::new(), Vec::new());
     while source.next_block(&mut block).ok()? {
@@ -52,19 +55,81 @@ pub fn trace(bytes: &[u8]) {
     assert_eq!((again.geometry, records.as_slice()), (header.geometry, memory.records()));
 }
 
+/// A trace in any format, on a system that reads a few bytes at a time, is interrupted in between, or fails; and to a disk that is full.
+/// The first byte says how.
+pub fn faults(bytes: &[u8]) {
+    let Some((how, bytes)) = bytes.split_first() else { return };
+    let whole = records(bytes, 1 << 12);
+    let faulty =
+        |fails_at| Box::new(FaultyInput { left: bytes.to_vec(), at: 0, size: 1 + usize::from(*how % 7), fails_at });
+    let same = |a: &Option<(pimattn::Header, Vec<Record>)>, b: &Option<(pimattn::Header, Vec<Record>)>| {
+        a.as_ref().map(|(_, records)| records) == b.as_ref().map(|(_, records)| records)
+    };
+    assert!(same(&records_of(faulty(usize::MAX), 1 << 12), &whole), "short reads change what is read");
+    assert!(
+        records_of(faulty(usize::from(*how) * bytes.len() / 256), 1 << 12).is_none(),
+        "an error of a read is no end"
+    );
+    let Some((header, all)) = whole else { return };
+    let room = usize::from(*how) * 16;
+    let out = SharedBytes { room: Some(room), ..SharedBytes::default() };
+    let format = &trace::FORMATS[usize::from(*how) % trace::FORMATS.len()];
+    let Ok(mut sink) = (format.create)(Box::new(out.clone()), &header, Default::default()) else { return };
+    let written = all.iter().try_for_each(|record| sink.push(*record)).and_then(|()| sink.finish());
+    assert!(written.is_err() || !out.refused(), "what a full disk refused is said to be written");
+}
+
+/// An input in pieces, with interrupts in between, which fails at a byte.
+struct FaultyInput {
+    left: Vec<u8>,
+    at: usize,
+    size: usize,
+    fails_at: usize,
+}
+
+impl Read for FaultyInput {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.size = self.size % 7 + 1;
+        if self.at >= self.fails_at {
+            return Err(std::io::Error::other("the disk is damaged here"));
+        }
+        if self.size == 3 {
+            return Err(std::io::ErrorKind::Interrupted.into());
+        }
+        let read = buf.len().min(self.size).min(self.left.len() - self.at);
+        buf[..read].copy_from_slice(&self.left[self.at..self.at + read]);
+        self.at += read;
+        Ok(read)
+    }
+}
+
 /// Bytes that a writer owns and the caller looks at afterwards.
 #[derive(Clone, Default)]
-struct SharedBytes(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+struct SharedBytes {
+    bytes: Arc<Mutex<(Vec<u8>, bool)>>,
+    /// Bytes that there is room for, if not for all.
+    room: Option<usize>,
+}
 
 impl SharedBytes {
     fn bytes(&self) -> Vec<u8> {
-        self.0.lock().expect("nobody panicked with it").clone()
+        self.bytes.lock().expect("nobody panicked with it").0.clone()
+    }
+
+    /// Whether there was no room for all.
+    fn refused(&self) -> bool {
+        self.bytes.lock().expect("nobody panicked with it").1
     }
 }
 
 impl std::io::Write for SharedBytes {
     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("nobody panicked with it").extend_from_slice(buf);
+        let (bytes, refused) = &mut *self.bytes.lock().expect("nobody panicked with it");
+        if self.room.is_some_and(|room| bytes.len() + buf.len() > room) {
+            *refused = true;
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        bytes.extend_from_slice(buf);
         Ok(buf.len())
     }
     fn flush(&mut self) -> std::io::Result<()> {

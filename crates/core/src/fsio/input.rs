@@ -13,7 +13,8 @@ const XZ: &[u8] = b"\xfd7zXZ\0";
 
 /// The input as it is, or decompressed if its first bytes are those of gzip, zstd or xz. A file of several compressed
 /// parts is all of them; a damaged one is an error of the reads.
-pub fn decompress(name: &str, mut input: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>> {
+pub fn decompress(name: &str, input: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>> {
+    let mut input: Box<dyn Read + Send> = Box::new(PatientReader(input));
     let mut head = Vec::with_capacity(XZ.len());
     input.by_ref().take(XZ.len() as u64).read_to_end(&mut head).map_err(|e| Error::io(name, e))?;
     let kind = [GZIP, ZSTD, XZ].into_iter().find(|magic| head.starts_with(magic));
@@ -24,6 +25,21 @@ pub fn decompress(name: &str, mut input: Box<dyn Read + Send>) -> Result<Box<dyn
         Some(_) => Box::new(CompressedReader(lzma_rust2::XzReader::new(input, true))),
         None => input,
     })
+}
+
+/// An input whose reads are taken up again where a signal interrupted them. Readers that look at what is buffered do not do so
+/// themselves.
+struct PatientReader<R>(R);
+
+impl<R: Read> Read for PatientReader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            match self.0.read(buf) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
 }
 
 /// Compressed data; errors of its form say so, whatever the decoder calls them.
@@ -54,7 +70,7 @@ pub fn refuse_pointer(name: impl AsRef<Path>, head: &[u8]) -> Result<()> {
 /// Opens an input, a file or a preset; `-` is standard input. A pointer of Git LFS is an error.
 pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     if path.as_os_str() == "-" {
-        return Ok(Box::new(std::io::stdin()));
+        return Ok(Box::new(PatientReader(std::io::stdin())));
     }
     if let Some(bytes) = presets::read(path)? {
         return Ok(Box::new(std::io::Cursor::new(bytes)));
@@ -64,7 +80,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     if meta.is_dir() {
         return Err(Error::data(path, "is a folder, not a file"));
     }
-    let mut input = BufReader::with_capacity(1 << 16, file);
+    let mut input = BufReader::with_capacity(1 << 16, PatientReader(file));
     // A pipe is read when its reader wants it.
     if meta.is_file() {
         refuse_pointer(path, input.fill_buf().map_err(|e| Error::io(path, e))?)?;
