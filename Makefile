@@ -3,6 +3,7 @@
 # make test-cluster: the Snakemake and Slurm scripts of tools/cluster. make test-kill: a sweep killed many times.
 # make test-crash, make test-power: all commands killed, or without power, at random moments. make fuzz: every parser and the whole path.
 # make test-long: the fast engine against the plain one on many random traces.
+# make archive: the archive of a release, with a bill of materials.
 # make ci: what the hosted checks run. make msrv, make library, make deny, make miri: parts of it.
 # make test-page: a page of pimsim report in headless Chromium.
 # make wheel: the Python package, in target/wheels. make test-wheel: the wheel in an environment of its own.
@@ -27,7 +28,7 @@ BIN = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_
 
 .PHONY: build demo reproduce test test-cluster test-kill test-crash test-power fuzz test-long test-guides test-golden test-page wheel test-wheel test-hf docs snapshots lint ci msrv \
   msrv-version library deny miri bench guard \
-  record-instructions scale
+  record-instructions scale archive
 
 build:
 	$(CARGO) build --release --locked
@@ -158,6 +159,10 @@ msrv:
 library:
 	$(CARGO) check --locked --no-default-features --lib
 	@! $(CARGO) tree --locked --no-default-features --edges normal | grep -E ' (clap|indicatif|ctrlc) v'
+
+# The archive of a release, the same bytes from every clone. Needs git and Python 3.11 or newer.
+archive:
+	tools/archive.py
 
 deny:
 	$(CARGO) deny --locked check
