@@ -3,4 +3,5 @@
 mod cancel;
 mod hostile_configs;
 mod kv_hostile;
+mod large_dump;
 mod selection_hostile;
