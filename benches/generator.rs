@@ -6,8 +6,9 @@ mod common;
 
 use common::{least_seconds, ratio};
 use divan::Bencher;
+use pimattn_core::cancel::Cancel;
 use pimattn_kv::synthetic::{SyntheticSpec, generate};
-use pimattn_kv::{KvCache, Rows};
+use pimattn_kv::{KvCache, KvView, Rows};
 use pimattn_policies::accuracy::exact_scores;
 use pimattn_policies::cluster::{Config, Means, Precision, Start, TOLERANCE, kmeans::KMeans, plain};
 use pimattn_policies::select::clusterkv::ClusterKv;
@@ -40,17 +41,17 @@ fn cache(kv_heads: usize, prefill: usize) -> KvCache {
         decode_steps: 1,
         ..Default::default()
     };
-    generate(&spec).expect("a valid specification")
+    generate(&spec).and_then(|cache| cache.in_memory(&Cancel::new())).expect("a valid specification")
 }
 
 /// The layer, with one decode step.
-fn layer() -> &'static KvCache {
+fn layer() -> KvView<'static> {
     static LAYER: OnceLock<KvCache> = OnceLock::new();
-    LAYER.get_or_init(|| cache(KV_HEADS, 32 * 1024))
+    LAYER.get_or_init(|| cache(KV_HEADS, 32 * 1024)).view().expect("in memory")
 }
 
 /// Keys of the prefill.
-fn prefill(cache: &KvCache, head: usize) -> Rows<'_> {
+fn prefill<'c>(cache: &KvView<'c>, head: usize) -> Rows<'c> {
     cache.keys(0, head).range(0..cache.prefill)
 }
 
@@ -79,14 +80,14 @@ fn blocks(keys: Rows<'_>) -> impl Iterator<Item = Rows<'_>> {
 /// Clusters the layer in blocks.
 fn starc_layer(kmeans: &mut KMeans) {
     for head in 0..KV_HEADS {
-        blocks(prefill(layer(), head)).for_each(|b| kmeans.fit(b.data, b.dim, &STARC, &mut rng()));
+        blocks(prefill(&layer(), head)).for_each(|b| kmeans.fit(b.data, b.dim, &STARC, &mut rng()));
     }
 }
 
 /// Clusters the layer, each head as a whole.
 fn starc_v1_layer(kmeans: &mut KMeans) {
     for head in 0..KV_HEADS {
-        let keys = prefill(layer(), head);
+        let keys = prefill(&layer(), head);
         kmeans.fit(keys.data, keys.dim, &starc_v1(keys.len()), &mut rng());
     }
 }
@@ -113,7 +114,7 @@ fn build(name: &str) -> Box<dyn Policy> {
     (entry.build)(&table.parse().expect("a table")).expect("valid parameters")
 }
 
-fn view(cache: &KvCache, head: usize) -> HeadView<'_> {
+fn view<'c>(cache: &KvView<'c>, head: usize) -> HeadView<'c> {
     HeadView {
         keys: cache.keys(0, head),
         prefill: cache.prefill,
@@ -125,7 +126,7 @@ fn view(cache: &KvCache, head: usize) -> HeadView<'_> {
 }
 
 /// Queries of the last token, of the query heads that share a KV head.
-fn queries(cache: &KvCache, head: usize) -> Vec<&[f32]> {
+fn queries<'c>(cache: &KvView<'c>, head: usize) -> Vec<&'c [f32]> {
     let last = cache.tokens - 1 - cache.query_start;
     (head * GROUP..(head + 1) * GROUP).map(|h| cache.queries(0, h).row(last)).collect()
 }
@@ -133,7 +134,7 @@ fn queries(cache: &KvCache, head: usize) -> Vec<&[f32]> {
 /// A decode step of the layer. The scores of `oracle` are part of it: no accuracy metrics have computed them before.
 fn step(name: &str) -> impl FnMut() {
     let (cache, policy) = (layer(), build(name));
-    let head = |h| (policy.prepare(view(cache, h)), cache.keys(0, h), queries(cache, h));
+    let head = |h| (policy.prepare(view(&cache, h)), cache.keys(0, h), queries(&cache, h));
     let mut heads: Vec<_> = (0..KV_HEADS).map(head).collect();
     let mut out = vec![Vec::new(); GROUP];
     let mut step = move || {
@@ -170,6 +171,7 @@ const FEW: usize = 4096;
 
 fn ratios() {
     let cache = cache(1, FEW);
+    let cache = cache.view().expect("in memory");
     let keys = prefill(&cache, 0);
     println!("\nOne KV head of {FEW} keys, a group of {GROUP} query heads:");
     let mut kmeans = KMeans::default();

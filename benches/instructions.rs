@@ -263,7 +263,7 @@ fn cache() -> KvCache {
 fn kmeans() -> Box<dyn FnMut()> {
     let cache = cache();
     Box::new(move || {
-        let keys = cache.keys(0, 0).range(0..cache.prefill);
+        let keys = cache.view().expect("a small cache").keys(0, 0).range(0..cache.prefill);
         let mut kmeans = KMeans::default();
         let mut fit = |keys: &[f32], clusters, max_iterations, start| {
             let config = Config { clusters, max_iterations, start, ..Config::default() };
@@ -277,6 +277,7 @@ fn kmeans() -> Box<dyn FnMut()> {
 /// A step of every policy.
 fn selection() -> Box<dyn FnMut()> {
     let cache: &'static KvCache = Box::leak(Box::new(cache()));
+    let cache = cache.view().expect("a small cache");
     let queries: Vec<&[f32]> = (0..4).map(|h| cache.queries(0, h).row(cache.tokens - 1 - cache.query_start)).collect();
     let view = HeadView {
         keys: cache.keys(0, 0),

@@ -8,6 +8,7 @@
 mod common;
 
 use common::least_seconds;
+use pimattn_core::cancel::Cancel;
 use pimattn_kv::linalg;
 use pimattn_kv::synthetic::{SyntheticSpec, generate};
 use pimattn_policies::cluster::{Config, Start, kmeans::KMeans};
@@ -70,7 +71,8 @@ fn keys() -> Vec<f32> {
         decode_steps: 1,
         ..Default::default()
     };
-    let cache = generate(&spec).expect("a valid specification");
+    let cache = generate(&spec).and_then(|cache| cache.in_memory(&Cancel::new())).expect("a valid specification");
+    let cache = cache.view().expect("in memory");
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut out = Vec::with_capacity(HEADS * KEYS * DIM);
     for head in 0..HEADS {

@@ -5,7 +5,7 @@
 //! KEY is one of the policy's own, VALUE as in a workload file. Columns: layer (of the model), query head, position,
 //! tokens. docs/policies-agreement.md says what was compared with it.
 
-use pimattn::{Error, HeadView, Result, StepView, kv};
+use pimattn::{Cancel, Error, HeadView, Result, StepView, kv};
 use pimattn_policies::select;
 
 fn main() -> Result<()> {
@@ -26,7 +26,8 @@ fn main() -> Result<()> {
     let entry = select::find(name).map_err(|e| usage(&e))?;
     let policy = (entry.build)(&table).map_err(|e| usage(&e.to_string()))?;
 
-    let cache = kv::load(dump)?;
+    let cache = kv::load(dump)?.in_memory(&Cancel::new())?;
+    let cache = cache.view()?;
     for (layer, of_model) in cache.layers.iter().enumerate() {
         let view = |head| HeadView {
             keys: cache.keys(layer, head),

@@ -86,7 +86,7 @@ pub use pimattn_engine::{
 };
 #[doc(no_inline)]
 pub use pimattn_kv::{
-    Elements, Heads, KvCache, Rows,
+    Elements, Heads, KvCache, KvView, Rows,
     selection::{Clustering, Scan, SlotOrder},
     synthetic::SyntheticSpec,
 };

@@ -138,7 +138,9 @@ impl std::io::Write for SharedBytes {
 }
 
 /// A cache that was read is consistent: every head, step and query is where it has to be.
-fn walk(cache: &KvCache) {
+fn walk(cache: KvCache) {
+    let Ok(cache) = cache.in_memory(&pimattn::Cancel::new()) else { return };
+    let cache = cache.view().expect("all of it is in memory");
     for layer in 0..cache.layers.len() {
         for head in 0..cache.kv_heads {
             assert_eq!(cache.keys(layer, head).len(), cache.tokens);
@@ -154,14 +156,14 @@ fn walk(cache: &KvCache) {
 /// A KV dump as safetensors.
 pub fn safetensors(bytes: &[u8]) {
     if let Ok(cache) = kv::load(file("k.safetensors", bytes)) {
-        walk(&cache);
+        walk(cache);
     }
 }
 
 /// A KV dump as npz.
 pub fn npz(bytes: &[u8]) {
     if let Ok(cache) = kv::load(file("k.npz", bytes)) {
-        walk(&cache);
+        walk(cache);
     }
 }
 

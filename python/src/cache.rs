@@ -7,22 +7,35 @@ use numpy::{PyArray4, PyArrayDescrMethods, PyReadonlyArray4, PyUntypedArray, PyU
 use pimattn::kv::{KvParts, Tensor, dump};
 use pimattn::presets::PresetKind;
 use pimattn::tracegen::generate::CacheSet;
-use pimattn::{Elements, KvCache, kv};
+use pimattn::{Cancel, Elements, KvCache, Result, kv};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Keys, values and queries of some layers of a sequence.
 #[pyclass(name = "KvCache", module = "pimattn", frozen)]
 pub struct PyKvCache {
     cached: Arc<CacheSet>,
+    /// Keys, values and queries, once somebody has asked for them as arrays.
+    shown: [OnceLock<Elements>; 3],
 }
 
 impl PyKvCache {
-    pub fn of(cache: KvCache) -> Self {
-        PyKvCache { cached: Arc::new(CacheSet::new(vec![cache], vec![0])) }
+    pub fn of(cache: KvCache) -> Result<Self> {
+        Ok(PyKvCache { cached: Arc::new(CacheSet::new(vec![cache], vec![0])?), shown: Default::default() })
+    }
+
+    /// Elements in memory, where they stay: those of a large dump are read when they are asked for.
+    fn loaded(&self, tensor: usize) -> PyResult<&Elements> {
+        let cache = self.cache();
+        let elements = [&cache.k, &cache.v, &cache.q][tensor];
+        if self.shown[tensor].get().is_none() {
+            let loaded = raised(elements.loaded(&Cancel::new()))?;
+            return Ok(self.shown[tensor].get_or_init(|| loaded));
+        }
+        Ok(self.shown[tensor].get().unwrap_or(elements))
     }
 
     pub fn cache(&self) -> &KvCache {
@@ -30,10 +43,10 @@ impl PyKvCache {
     }
 
     /// The cache of so many requests, which share it.
-    pub fn cached(&self, requests: usize) -> Arc<CacheSet> {
+    pub fn cached(&self, requests: usize) -> Result<Arc<CacheSet>> {
         match requests {
-            1 => self.cached.clone(),
-            n => Arc::new(CacheSet::new(self.cached.caches().to_vec(), vec![0; n])),
+            1 => Ok(self.cached.clone()),
+            n => Ok(Arc::new(CacheSet::new(self.cached.caches().to_vec(), vec![0; n])?)),
         }
     }
 }
@@ -66,7 +79,7 @@ impl PyKvCache {
             rope_scaling: None,
             provenance: provenance.into(),
         };
-        supervised(py, None, 0, |_, _| Ok(PyKvCache::of(KvCache::checked("KvCache", parts)?)))
+        supervised(py, None, 0, |_, _| PyKvCache::of(KvCache::checked("KvCache", parts)?))
     }
 
     /// Reads a dump (.safetensors, .npz, a folder of .npy), or the cache that the package holds inside ("sample").
@@ -74,7 +87,7 @@ impl PyKvCache {
     fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         let given = path.display().to_string();
         let path = raised(pimattn::presets::resolve(PresetKind::Cache, &given, Path::new("")))?;
-        supervised(py, None, 0, |cancel, _| Ok(PyKvCache::of(kv::load_until(cancel, path)?)))
+        supervised(py, None, 0, |cancel, _| PyKvCache::of(kv::load_until(cancel, path)?))
     }
 
     /// Writes a dump as safetensors, which `load` and `tracegen run --kv` read. `dtype`: "f32", "f16", "bf16"; None: the narrowest that holds
@@ -88,39 +101,39 @@ impl PyKvCache {
         metadata: Option<Vec<(String, String)>>,
     ) -> PyResult<()> {
         let cache = self.cache();
-        let kind = match dtype {
-            Some(name) => raised(dump::DumpType::parse(name))?,
-            None => dump::DumpType::of(cache),
-        };
+        let kind = dtype.map(|name| raised(dump::DumpType::parse(name))).transpose()?;
         let metadata = metadata.unwrap_or_default();
-        supervised(py, None, 0, |cancel, _| dump::save(cancel, cache, &path, kind, &metadata))
+        supervised(py, None, 0, |cancel, _| {
+            let kind = kind.map_or_else(|| dump::DumpType::of(cancel, cache), Ok)?;
+            dump::save(cancel, cache, &path, kind, &metadata)
+        })
     }
 
     /// Only these layers of the model, ascending.
     fn only_layers(&self, py: Python<'_>, layers: Vec<u32>) -> PyResult<Self> {
         let cache = self.cache().clone();
-        supervised(py, None, 0, |_, _| Ok(PyKvCache::of(cache.only_layers(&layers)?)))
+        supervised(py, None, 0, |_, _| PyKvCache::of(cache.only_layers(&layers)?))
     }
 
     /// Keys after RoPE, float32 [layer, kv_head, token, dim]; not to be written.
     #[getter]
     fn k<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray4<f32>>> {
         let c = slf.get().cache();
-        shown(slf, &c.k, [c.layers.len(), c.kv_heads, c.tokens, c.dim])
+        shown(slf, slf.get().loaded(0)?, [c.layers.len(), c.kv_heads, c.tokens, c.dim])
     }
 
     /// Values, float32 [layer, kv_head, token, dim]; not to be written.
     #[getter]
     fn v<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray4<f32>>> {
         let c = slf.get().cache();
-        shown(slf, &c.v, [c.layers.len(), c.kv_heads, c.tokens, c.dim])
+        shown(slf, slf.get().loaded(1)?, [c.layers.len(), c.kv_heads, c.tokens, c.dim])
     }
 
     /// Unscaled queries after RoPE, float32 [layer, query_head, query, dim]; not to be written.
     #[getter]
     fn q<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray4<f32>>> {
         let c = slf.get().cache();
-        shown(slf, &c.q, [c.layers.len(), c.query_heads, c.queries, c.dim])
+        shown(slf, slf.get().loaded(2)?, [c.layers.len(), c.query_heads, c.queries, c.dim])
     }
 
     /// Which layers of the model these are, ascending.
@@ -278,6 +291,7 @@ fn shown<'py>(
     elements: &Elements,
     shape: [usize; 4],
 ) -> PyResult<Bound<'py, PyArray4<f32>>> {
+    let elements = elements.in_memory().unwrap_or_default();
     let view =
         numpy::ndarray::ArrayView4::from_shape(shape, elements).map_err(|e| PyValueError::new_err(e.to_string()))?;
     // SAFETY: the elements live as long as the cache, which the array refers to, and the array is made read-only before anybody sees it.

@@ -103,7 +103,7 @@ impl PyDecodeSession {
     /// What was decoded, as a cache.
     #[pyo3(signature = (provenance = "decoded"))]
     fn cache(&self, py: Python<'_>, provenance: &str) -> PyResult<PyKvCache> {
-        supervised(py, None, 0, |_, _| Ok(PyKvCache::of(self.lock().cache(provenance)?)))
+        supervised(py, None, 0, |_, _| PyKvCache::of(self.lock().cache(provenance)?))
     }
 
     /// What was selected, up to the last step that all layers have.
@@ -116,7 +116,7 @@ impl PyDecodeSession {
     fn stats(&self, py: Python<'_>) -> PyResult<PyTable> {
         let frame = supervised(py, None, 0, |_, _| {
             let live = self.lock();
-            let cached = CacheSet::new(vec![live.cache("decoded")?], vec![0]);
+            let cached = CacheSet::new(vec![live.cache("decoded")?], vec![0])?;
             let layout = metrics_layout();
             let mut frame = ColumnFrame::new(layout.columns());
             live.metrics(&cached)?.iter().for_each(|row| frame.push(&layout.values(row)));

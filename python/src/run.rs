@@ -112,7 +112,7 @@ pub fn run(
         let selection = selection.get().selection.clone();
         // The workload's own policy counts for nothing.
         let (workload, ..) = raised(settings.load("full", budget))?;
-        let cached = kv.cached(workload.batch.requests);
+        let cached = raised(kv.cached(workload.batch.requests))?;
         let budget = match budget {
             Some(budget) => budget,
             None => raised(selection.budget_on(kv.cache(), workload.dense_layers))?,
@@ -126,7 +126,7 @@ pub fn run(
             PyTypeError::new_err(format!("policy: expected a name or a Selection, not {}", policy.get_type()))
         })?;
         let (workload, doc, system) = raised(settings.load(&name, budget))?;
-        let cached = kv.cached(workload.batch.requests);
+        let cached = raised(kv.cached(workload.batch.requests))?;
         raised(Generator::load_on(&cached, system, workload, &doc, place))?
     };
     let name = generator.label().policy.clone();

@@ -67,7 +67,7 @@ pub fn sweep(
         points.retain(|point| places.contains(&point.index));
     }
     let (workload, ..) = raised(settings.load(&policies[0], budgets.first().copied()))?;
-    let cached = kv.cached(workload.batch.requests);
+    let cached = raised(kv.cached(workload.batch.requests))?;
     let workers = match threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,

@@ -64,7 +64,7 @@ impl Fitting {
             model_layers: self.model_layers,
             rank: self.rank,
             rotation: KnownRotation { theta: self.rope_theta, pairs: rope_pairs, scaling },
-            positions: self.positions.as_deref().map_or(Ok(Vec::new()), |p| numbers("--positions", p))?,
+            positions: self.positions.as_deref().map_or(Ok(Vec::new()), |p| numbers("--positions", p, MOST_TOKENS))?,
         })
     }
 }
@@ -137,24 +137,32 @@ pub struct Agree {
     threads: usize,
 }
 
-/// Numbers and ranges: `2,9` or `0-63,5952-8063`.
-fn numbers(option: &str, text: &str) -> Result<Vec<u32>> {
+/// Layers, and tokens, that an option may list.
+const MOST_LAYERS: usize = 1 << 16;
+const MOST_TOKENS: usize = 1 << 28;
+
+/// Numbers and ranges: `2,9` or `0-63,5952-8063`, no more than so many.
+fn numbers(option: &str, text: &str, most: usize) -> Result<Vec<u32>> {
     let bad = |part: &str| Error::Usage(format!("{option}: \"{part}\" is not a number or a range such as 2-9"));
     let mut out = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (u32, u32) =
             (first.trim().parse().map_err(|_| bad(part))?, last.trim().parse().map_err(|_| bad(part))?);
-        if last < first || last - first >= 1 << 28 {
+        if last < first {
             return Err(bad(part));
+        }
+        if (last - first) as usize >= most - out.len() {
+            return Err(Error::Usage(format!("{option}: \"{part}\": more than {most} numbers")));
         }
         out.extend(first..=last);
     }
     Ok(out)
 }
 
-fn layers(option: &str, text: Option<&str>) -> Result<Vec<u32>> {
-    text.map_or(Ok(Vec::new()), |t| numbers(option, t))
+/// Layers of a model, as an option says them; none where it is not given.
+pub(super) fn layers(option: &str, text: Option<&str>) -> Result<Vec<u32>> {
+    text.map_or(Ok(Vec::new()), |t| numbers(option, t, MOST_LAYERS))
 }
 
 /// Runs `tracegen fit`.

@@ -1,6 +1,7 @@
 //! `tracegen run`: KV cache to trace.
 
 use super::CommonArgs;
+use super::fit::layers;
 use super::places::WrittenFile;
 use super::tracegen::{Destination, Export};
 use crate::presets::PresetKind;
@@ -23,6 +24,9 @@ pub struct GenerateArgs {
     /// KV dump to use instead of the workload's: .safetensors, .npz, or a folder of .npy
     #[arg(long, value_name = "DUMP", value_parser = super::named(PresetKind::Cache))]
     kv: Option<PathBuf>,
+    /// Layers of the dump to run (0,4-7), ascending, instead of all (as --set layers=[...]); nothing is read of the others
+    #[arg(long, value_name = "LAYERS")]
+    layers: Option<String>,
     /// Selection policy (as --set policy=P)
     #[arg(long, value_name = "POLICY", conflicts_with = "selection")]
     policy: Option<String>,
@@ -59,12 +63,13 @@ pub struct GenerateArgs {
 pub fn run(mut args: GenerateArgs, common: &CommonArgs) -> Result<()> {
     args.set.extend(args.policy.iter().map(|p| format!("policy={p}")));
     args.set.extend(args.budget.iter().map(|b| format!("budget={b}")));
+    args.set.extend(layers_key(args.layers.as_deref())?);
     let format = trace::format(&args.to)?;
     super::threads(args.threads)?;
     let mut generator = generator(&mut args, common)?;
-    let selection = match args.save_selection {
-        Some(_) => Some(select(&mut generator, args.metrics.is_some(), common)?),
-        None => None,
+    let selection = match args.save_selection.is_some() || generator.selects_first() {
+        true => select(&mut generator, &args, common)?,
+        false => None,
     };
     let c = generator.cache();
     common.detail(|| {
@@ -100,6 +105,11 @@ pub fn run(mut args: GenerateArgs, common: &CommonArgs) -> Result<()> {
     }
 }
 
+/// The key of a workload that `--layers` sets, where it is given.
+pub(super) fn layers_key(given: Option<&str>) -> Result<Option<String>> {
+    Ok(given.map(|text| layers("--layers", Some(text))).transpose()?.map(|layers| format!("layers={layers:?}")))
+}
+
 /// The generator of a policy, or of a selection file.
 fn generator(args: &mut GenerateArgs, common: &CommonArgs) -> Result<Generator> {
     let Some(path) = &args.selection else {
@@ -125,13 +135,13 @@ fn generator(args: &mut GenerateArgs, common: &CommonArgs) -> Result<Generator> 
     Generator::load_imported(&cached, system, workload, &doc, args.kv.as_deref(), &selection)
 }
 
-/// What the run selects, made ahead of it; the run takes it then.
-fn select(generator: &mut Generator, measure: bool, common: &CommonArgs) -> Result<Selection> {
+/// What the run selects, made ahead of it, as a selection where it is to be saved; the run takes it then.
+fn select(generator: &mut Generator, args: &GenerateArgs, common: &CommonArgs) -> Result<Option<Selection>> {
     let heads = generator.cache().layers.len() * generator.cache().kv_heads * generator.requests();
     let progress = Mutex::new(common.progress("selecting", Some(heads as u64)));
     let at = |n| progress.lock().unwrap_or_else(|e| e.into_inner()).at(n);
-    let selections = generator.select(&common.cancel, measure, &at)?;
-    let selection = generator.selection(&selections)?;
+    let selections = generator.select(&common.cancel, args.metrics.is_some(), &at)?;
+    let selection = args.save_selection.as_ref().map(|_| generator.selection(&selections)).transpose()?;
     generator.reuse(selections)?;
     Ok(selection)
 }

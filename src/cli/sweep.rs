@@ -1,5 +1,6 @@
 //! `pimsim sweep`, `pimsim merge` and `pimsim frontier`.
 
+use super::fit::layers;
 use super::places::WrittenFile;
 use super::{CommonArgs, ReportFormat};
 use crate::presets::PresetKind;
@@ -28,6 +29,9 @@ pub struct SweepArgs {
     /// KV dump that all points read, instead of what the grid says
     #[arg(long, value_name = "DUMP", value_parser = super::named(PresetKind::Cache))]
     kv: Option<PathBuf>,
+    /// Layers of the dumps to run (0,4-7), ascending, instead of what the grid says
+    #[arg(long, value_name = "LAYERS")]
+    layers: Option<String>,
     /// Run only part I of N, from 1/N to N/N; pimsim merge merges their tables
     #[arg(long, value_name = "I/N")]
     shard: Option<String>,
@@ -89,6 +93,7 @@ fn shard(text: &str) -> Result<(usize, usize)> {
 pub fn sweep(args: &SweepArgs, common: &CommonArgs) -> Result<()> {
     let mut grid = Grid::load(&args.grid)?;
     grid.kv = args.kv.clone();
+    grid.layers = args.layers.as_deref().map(|text| layers("--layers", Some(text))).transpose()?;
     let (i, n) = args.shard.as_deref().map_or(Ok((1, 1)), shard)?;
     let mut points = grid.points();
     // Neighbouring points cost about the same, so dealing them out in turn balances the shards.

@@ -4,4 +4,5 @@ mod cancel;
 mod faults;
 mod hostile_configs;
 mod kv_hostile;
+mod large_dump;
 mod selection_hostile;

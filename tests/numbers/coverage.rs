@@ -299,6 +299,7 @@ struct Selection {
 
 /// The selections of every head, each in order of steps. They do not depend on the mapping.
 fn selections(workload: &Workload, cache: &KvCache, steps: usize) -> Vec<Selection> {
+    let cache = cache.view().unwrap();
     let mut out = Vec::new();
     for layer in 0..cache.layers.len() {
         let name = if cache.layers[layer] < workload.dense_layers { "full" } else { &workload.policy };

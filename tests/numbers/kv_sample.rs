@@ -2,6 +2,7 @@
 
 use crate::common::{golden, root};
 use pimattn::cli::exit::{EXIT_NO_INPUT, EXIT_USAGE, ExitStatus};
+use pimattn_core::cancel::Cancel;
 use pimattn_kv::fit::{FitOptions, fit};
 use pimattn_kv::fitted::{FittedModel, FittedShape, generate};
 use pimattn_kv::rope::{RopeScaling, RotaryPairs};
@@ -16,6 +17,7 @@ fn sample() -> KvCache {
 
 /// Scores q·k/sqrt(d) of a query with all tokens that it attends to, and their softmax weights.
 fn attention(kv: &KvCache, layer: usize, head: usize, position: usize) -> (Vec<f32>, Vec<f64>) {
+    let kv = kv.view().unwrap();
     let q = kv.queries(layer, head).row(position - kv.query_start);
     let keys = kv.keys(layer, head / kv.group());
     let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>();
@@ -83,9 +85,9 @@ fn arrays(kv: &KvCache, fortran: bool) -> Vec<(&'static str, Vec<u8>)> {
         npy("<f2", fortran, &s, bytes)
     };
     vec![
-        ("k", tensor(&kv.k, kv_shape)),
-        ("v", tensor(&kv.v, kv_shape)),
-        ("q_late", tensor(&kv.q, q_shape)),
+        ("k", tensor(kv.k.in_memory().unwrap(), kv_shape)),
+        ("v", tensor(kv.v.in_memory().unwrap(), kv_shape)),
+        ("q_late", tensor(kv.q.in_memory().unwrap(), q_shape)),
         ("layers", npy("<u4", false, &[kv.layers.len()], kv.layers.iter().flat_map(|l| l.to_le_bytes()).collect())),
         ("prefill_len", npy("<i8", false, &[], (kv.prefill as i64).to_le_bytes().to_vec())),
     ]
@@ -259,7 +261,7 @@ fn a_fitted_cache_agrees_with_the_sample() {
 /// Share of the softmax mass on the first 4 and the last 1,020 tokens, of each layer, over its heads and decode steps.
 fn recent_mass(model: &FittedModel, prefill: usize, rope_scaling: RopeScaling) -> Vec<f64> {
     let shape = FittedShape { prefill, decode_steps: 4, prefill_queries: 0, rope_scaling, ..FittedShape::of(model) };
-    let cache = generate(model, &shape).unwrap();
+    let cache = generate(model, &shape).unwrap().in_memory(&Cancel::new()).unwrap();
     let of_step = |layer: usize, head: usize, position: usize| {
         let (_, weights) = attention(&cache, layer, head, position);
         weights[..4].iter().chain(&weights[weights.len() - 1020..]).sum::<f64>()

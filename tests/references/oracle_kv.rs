@@ -5,10 +5,10 @@
 //! `make test-golden` asks for them.
 
 use crate::common::golden;
-use pimattn_kv::KvCache;
 use pimattn_kv::fit::{FitOptions, KnownRotation, fit};
 use pimattn_kv::rope::{RotaryPairs, SaidScaling};
 use pimattn_kv::selection::Scan;
+use pimattn_kv::{KvCache, KvView};
 use pimattn_policies::accuracy::{Accuracy, OutputOf, RowShape, Scratch, exact_scores};
 use pimattn_policies::cluster::kmeans::KMeans;
 use pimattn_policies::cluster::{Config, Start, plain};
@@ -77,7 +77,7 @@ fn load(folder: &std::path::Path) -> KvCache {
     }
 }
 
-fn head(kv: &KvCache, layer: usize, kv_head: usize) -> HeadView<'_> {
+fn head(kv: KvView<'_>, layer: usize, kv_head: usize) -> HeadView<'_> {
     HeadView {
         keys: kv.keys(layer, kv_head),
         prefill: kv.prefill,
@@ -94,7 +94,7 @@ fn columns(a: &Accuracy) -> [f64; 6] {
 }
 
 /// Means over all layers, query heads and every 16th decode position, for each policy and budget.
-fn means(kv: &KvCache) -> BTreeMap<(&'static str, usize), [f64; 6]> {
+fn means(kv: KvView<'_>) -> BTreeMap<(&'static str, usize), [f64; 6]> {
     let mut sums = BTreeMap::new();
     let mut scratch = Scratch::default();
     let scale = (kv.dim as f32).sqrt().recip();
@@ -147,7 +147,8 @@ fn means(kv: &KvCache) -> BTreeMap<(&'static str, usize), [f64; 6]> {
 #[ignore = "needs golden results, which do not ship: make test-golden"]
 fn means_agree_with_the_independent_implementation() {
     let folder = golden("kv");
-    let means = means(&load(&folder));
+    let kv = load(&folder);
+    let means = means(kv.view().unwrap());
     let columns = ["mass_recall", "topB_recall", "out_rel_err", "row_tokens", "unit_imbalance", "selected"];
     // The second file has sparq with its blend, and its set for each group.
     let lines = ["oracle.csv", "oracle_sparq.csv"].map(|file| {
@@ -196,7 +197,7 @@ fn means_agree_with_the_independent_implementation() {
 /// Policies of the registry against their plain versions, each on the KV heads `heads` (layer, KV head); a decode that
 /// visits some positions. Returns how many selections of a query head were compared, and of how many tokens, by policy.
 fn compare_with_plain(
-    kv: &KvCache,
+    kv: KvView<'_>,
     heads: &[(usize, usize)],
     budget: usize,
     positions: &[usize],
@@ -238,7 +239,7 @@ fn policies_agree_with_their_plain_versions_on_the_sample() {
     let kv = pimattn_kv::load(sample).unwrap();
     for (layer, budget) in [(0, 128), (1, 400)] {
         let heads = [0, 1, 2].map(|head| (layer, head));
-        let compared = compare_with_plain(&kv, &heads, budget, &[2048, 2049, 2110, 2111, 2112, 2175]);
+        let compared = compare_with_plain(kv.view().unwrap(), &heads, budget, &[2048, 2049, 2110, 2111, 2112, 2175]);
         assert!(compared.len() >= 10, "{:?}", compared.keys());
         assert!(compared.values().all(|sizes| sizes.len() == 9 * 6));
     }
@@ -250,7 +251,8 @@ fn policies_agree_with_their_plain_versions_on_the_sample() {
 fn policies_agree_with_their_plain_versions_on_every_layer_of_the_dump() {
     let folder = golden("kv");
     let heads: Vec<_> = (0..5).map(|layer| (layer, layer % 3)).collect();
-    let compared = compare_with_plain(&load(&folder), &heads, 512, &[7936, 7937, 7999, 8191]);
+    let kv = load(&folder);
+    let compared = compare_with_plain(kv.view().unwrap(), &heads, 512, &[7936, 7937, 7999, 8191]);
     assert!(compared.len() >= 10, "{:?}", compared.keys());
     assert!(compared.values().all(|sizes| sizes.len() == 5 * 3 * 4));
     assert!(compared["infinigen"].iter().any(|n| *n < 512), "the cap alone decides");
@@ -262,8 +264,9 @@ fn policies_agree_with_their_plain_versions_on_every_layer_of_the_dump() {
 fn sparq_reads_and_blends_as_its_plain_version_on_real_keys() {
     let folder = golden("kv");
     let (kv, policy) = (load(&folder), Sparq::default());
+    let kv = kv.view().unwrap();
     for (layer, kv_head) in [(0, 1), (3, 2)] {
-        let mut state = policy.prepare(head(&kv, layer, kv_head));
+        let mut state = policy.prepare(head(kv, layer, kv_head));
         for position in [7936, 8191] {
             let query = |g| kv.queries(layer, kv_head * kv.group() + g).row(position - kv.query_start);
             let queries: Vec<&[f32]> = (0..kv.group()).map(query).collect();
@@ -286,6 +289,7 @@ fn sparq_reads_and_blends_as_its_plain_version_on_real_keys() {
 fn both_kmeans_agree_on_real_keys() {
     let folder = golden("kv");
     let kv = load(&folder);
+    let kv = kv.view().unwrap();
     let mut fast = KMeans::default();
     let mut check = |keys: &[f32], clusters, start| {
         let config = Config { clusters, start, ..Config::default() };

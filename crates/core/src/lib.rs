@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod columns;
 pub mod error;
 pub mod fsio;
+pub mod memory;
 pub mod presets;
 pub mod spool;
 pub mod table;

@@ -11,9 +11,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-/// Elements that are converted between two looks at whether the user wants to stop.
-const PART: usize = 1 << 16;
-
 /// How a dump stores an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DumpType {
@@ -43,12 +40,30 @@ impl DumpType {
     }
 
     /// The narrowest type that holds every element of a cache as it is.
-    pub fn of(cache: &KvCache) -> Self {
-        let all = |holds: fn(f32) -> bool| [&cache.k, &cache.v, &cache.q].iter().all(|x| x.iter().all(|x| holds(*x)));
-        match () {
-            () if all(|x| f16::from_f32(x).to_f32() == x) => DumpType::F16,
-            () if all(|x| bf16::from_f32(x).to_f32() == x) => DumpType::Bf16,
-            () => DumpType::F32,
+    ///
+    /// # Errors
+    /// Those of reading elements, and [`Error::Interrupted`].
+    pub fn of(cancel: &Cancel, cache: &KvCache) -> Result<Self> {
+        let holds = |kind: DumpType| move |x: &f32| kind.rounded(*x) == *x;
+        let (mut half, mut brain) = (true, true);
+        for elements in [&cache.k, &cache.v, &cache.q] {
+            let of = |_: usize, part: &[f32]| [DumpType::F16, DumpType::Bf16].map(|kind| part.iter().all(holds(kind)));
+            for [as_half, as_brain] in elements.map_parts(cancel, of)? {
+                (half, brain) = (half && as_half, brain && as_brain);
+            }
+        }
+        Ok(match (half, brain) {
+            (true, _) => DumpType::F16,
+            (false, true) => DumpType::Bf16,
+            (false, false) => DumpType::F32,
+        })
+    }
+
+    fn rounded(self, x: f32) -> f32 {
+        match self {
+            DumpType::F32 => x,
+            DumpType::F16 => f16::from_f32(x).to_f32(),
+            DumpType::Bf16 => bf16::from_f32(x).to_f32(),
         }
     }
 
@@ -86,9 +101,11 @@ pub fn save(
     metadata: &[(String, String)],
 ) -> Result<()> {
     if kind == DumpType::F16 {
-        let fits = |x: &f32| f16::from_f32(*x).is_finite();
-        if let Some(x) = cache.k.iter().chain(&*cache.v).chain(&*cache.q).find(|x| !fits(x)) {
-            return Err(Error::Usage(format!("{x:e} does not fit f16: write bf16 or f32")));
+        let beyond = |_: usize, part: &[f32]| part.iter().copied().find(|x| !f16::from_f32(*x).is_finite());
+        for elements in [&cache.k, &cache.v, &cache.q] {
+            if let Some(x) = elements.map_parts(cancel, beyond)?.into_iter().flatten().next() {
+                return Err(Error::Usage(format!("{x:e} does not fit f16: write bf16 or f32")));
+            }
         }
     }
     let (kv_heads, query_heads, dim) = (cache.kv_heads, cache.query_heads, cache.dim);
@@ -114,12 +131,13 @@ pub fn save(
     safetensors::write_head(&mut out, &said, &plans).map_err(|e| Error::io(path, e))?;
     let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::io(path, e));
     put(&u32::to_bytes(&cache.layers))?;
-    let mut bytes = Vec::with_capacity(PART * kind.bytes());
-    for part in tensors.iter().flat_map(|(_, _, data)| data.chunks(PART)) {
-        cancel.check()?;
-        bytes.clear();
-        part.iter().for_each(|x| kind.append(*x, &mut bytes));
-        put(&bytes)?;
+    let mut bytes = Vec::new();
+    for (_, _, elements) in tensors {
+        elements.parts(cancel, |part| {
+            bytes.clear();
+            part.iter().for_each(|x| kind.append(*x, &mut bytes));
+            put(&bytes)
+        })?;
     }
     out.commit()
 }
@@ -136,7 +154,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dump.safetensors");
         // The synthetic source rounds to f16.
-        assert_eq!(DumpType::of(&cache), DumpType::F16);
+        assert_eq!(DumpType::of(&Cancel::new(), &cache).unwrap(), DumpType::F16);
         let more = [("text".to_string(), "a \"text\"".to_string()), ("prefill_len".to_string(), "7".to_string())];
         save(&Cancel::new(), &cache, &path, DumpType::F16, &more).unwrap();
         let read = crate::load(&path).unwrap();
@@ -148,10 +166,10 @@ mod tests {
         // Bytes are those that the model stores, however wide the dump is.
         assert_eq!(crate::load(&path).unwrap().element_bytes, 2);
         let wide = |k: f32| KvCache { k: vec![k; cache.k.len()].into(), ..cache.clone() };
-        assert_eq!(DumpType::of(&wide(1.0 / 3.0)), DumpType::F32);
+        assert_eq!(DumpType::of(&Cancel::new(), &wide(1.0 / 3.0)).unwrap(), DumpType::F32);
         let powers = |x: &Elements| -> Elements { vec![65536.0; x.len()].into() };
         let large = KvCache { k: powers(&cache.k), v: powers(&cache.v), q: powers(&cache.q), ..cache.clone() };
-        assert_eq!(DumpType::of(&large), DumpType::Bf16);
+        assert_eq!(DumpType::of(&Cancel::new(), &large).unwrap(), DumpType::Bf16);
         let refused = save(&Cancel::new(), &large, &path, DumpType::F16, &[]).unwrap_err();
         assert!(refused.to_string().contains("does not fit f16"), "{refused}");
         assert!(DumpType::parse("fp16").unwrap_err().to_string().contains("did you mean \"f16\""));

@@ -1,7 +1,8 @@
 //! KV caches: keys, values and decode queries of a model, from a dump or from a seeded synthetic source.
 //!
 //! [`load`] reads a dump in any of its forms; [`synthetic::generate`] makes one up. Both end in
-//! [`KvCache::checked`], the one place where the rules of a consistent cache are written.
+//! [`KvCache::checked`], the one place where the rules of a consistent cache are written. The elements of a large cache stay in a file
+//! and are read head by head; those of a small one ([`IN_MEMORY`]) are in memory.
 
 pub mod dump;
 pub mod fit;
@@ -13,14 +14,18 @@ pub mod safetensors;
 pub mod selection;
 pub mod synthetic;
 
+mod drawn;
 mod elements;
 mod parts;
 mod raw;
+mod stored;
+mod view;
 mod zip;
 
 pub use elements::Elements;
-pub use parts::{KvParts, Tensor};
-pub use raw::{DumpBytes, map};
+pub use parts::{IN_MEMORY, KvParts, Tensor};
+pub use stored::{StoredBytes, read_file};
+pub use view::{GroupQueries, HeadRows, KvView, LayerQueries};
 
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
@@ -40,14 +45,26 @@ pub fn load(path: impl AsRef<Path>) -> Result<KvCache> {
 ///
 /// Errors: as there, and [`Error::Interrupted`].
 pub fn load_until(cancel: &Cancel, path: impl AsRef<Path>) -> Result<KvCache> {
+    load_layers(cancel, path, &[])
+}
+
+/// As [`load_until`], only these layers of the model, ascending; all where none is given. Nothing is read of the others.
+///
+/// Errors: as there, and [`Error::Config`] at `layers` where a layer is not there, or they are not ascending.
+pub fn load_layers(cancel: &Cancel, path: impl AsRef<Path>, layers: &[u32]) -> Result<KvCache> {
     let path = path.as_ref();
+    let origin = path.display().to_string();
+    KvCache::checked_layers(cancel, &origin, parts(cancel, path)?, layers)
+}
+
+fn parts(cancel: &Cancel, path: &Path) -> Result<KvParts> {
     if presets::inside(path).is_none() && std::fs::metadata(path).map_err(|e| Error::io(path, e))?.is_dir() {
-        return npy::load_dir(cancel, path);
+        return npy::parts_of_dir(cancel, path);
     }
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     match extension.as_str() {
-        "safetensors" => safetensors::load(cancel, path),
-        "npz" => npy::load_npz(cancel, path),
+        "safetensors" => safetensors::parts(path),
+        "npz" => npy::parts_of_npz(cancel, path),
         "npy" => Err(Error::Usage(format!(
             "{}: a .npy file holds one array only; give the directory that holds k.npy, v.npy, q.npy and prefill_len.npy",
             path.display()
@@ -157,61 +174,18 @@ impl KvCache {
     /// # Errors
     /// [`Error::Config`] at `layers` where one is not there, or they are not ascending.
     pub fn only_layers(mut self, wanted: &[u32]) -> Result<Self> {
-        let wrong = |what: String| Err(Error::Config { at: "layers".into(), what });
-        if wanted.windows(2).any(|pair| pair[0] >= pair[1]) {
-            return wrong(format!("expected ascending numbers, not {wanted:?}"));
-        }
-        let mut indices = Vec::new();
-        for layer in wanted {
-            match self.layers.iter().position(|l| l == layer) {
-                Some(index) => indices.push(index),
-                None => return wrong(format!("no layer {layer}; there are {:?}", self.layers)),
-            }
-        }
+        let indices = parts::indices_of(&self.layers, wanted)?;
         let layers = self.layers.len();
         for data in [&mut self.k, &mut self.v, &mut self.q] {
             let size = data.len() / layers;
-            let chosen: Vec<f32> = indices.iter().flat_map(|i| &data[i * size..(i + 1) * size]).copied().collect();
-            *data = chosen.into();
+            *data = data.pick(indices.iter().map(|i| i * size..(i + 1) * size));
         }
         self.layers = wanted.to_vec();
         Ok(self)
     }
 
-    /// Keys `[token, dim]` of a KV head; `layer` is an index into `layers`.
-    pub fn keys(&self, layer: usize, kv_head: usize) -> Rows<'_> {
-        self.slice(&self.k, layer * self.kv_heads + kv_head, self.tokens)
-    }
-
-    /// Values `[token, dim]` of a KV head.
-    pub fn values(&self, layer: usize, kv_head: usize) -> Rows<'_> {
-        self.slice(&self.v, layer * self.kv_heads + kv_head, self.tokens)
-    }
-
-    /// Queries `[query, dim]` of a query head.
-    pub fn queries(&self, layer: usize, query_head: usize) -> Rows<'_> {
-        self.slice(&self.q, layer * self.query_heads + query_head, self.queries)
-    }
-
-    /// The query of a token, of each query head of a layer (an index into `layers`).
-    pub fn queries_at(&self, layer: usize, position: usize) -> Vec<&[f32]> {
-        (0..self.query_heads).map(|head| self.queries(layer, head).row(position - self.query_start)).collect()
-    }
-
-    /// Queries `[query head of the group, query, dim]` of the query heads that share a KV head.
-    pub fn group_queries(&self, layer: usize, kv_head: usize) -> Heads<'_> {
-        let n = self.group() * self.queries * self.dim;
-        let first = (layer * self.kv_heads + kv_head) * n;
-        Heads { data: &self.q[first..first + n], dim: self.dim, heads: self.group() }
-    }
-
     /// Token indices that are decode steps: from the prefill length on, wherever there is a query.
     pub fn decode_positions(&self) -> Range<usize> {
         self.prefill.max(self.query_start)..self.query_start + self.queries
-    }
-
-    fn slice<'a>(&self, of: &'a [f32], index: usize, rows: usize) -> Rows<'a> {
-        let n = rows * self.dim;
-        Rows { data: &of[index * n..(index + 1) * n], dim: self.dim }
     }
 }

@@ -11,10 +11,11 @@
 //! Little-endian, C or Fortran order. f2 counts as 2 bytes per element of the cache, f4 as 4, and f8 as 4 too: no
 //! model serves with f8, it is how NumPy holds f4 data after a computation. NumPy has no bf16.
 
-use super::KvCache;
 use super::parts::{KvParts, Tensor, check_names, short};
-use super::raw::{self, DumpBytes, FloatType, IntType};
-use super::zip::{self, ZipEntry};
+use super::raw::{self, FloatType, IntType};
+use super::stored::StoredBytes;
+use super::zip::{self, EntryFault};
+use super::{Elements, IN_MEMORY, KvCache};
 use nom::branch::alt;
 use nom::bytes::complete::{tag, take_while};
 use nom::character::complete::{char, digit1, multispace0};
@@ -24,24 +25,37 @@ use nom::sequence::{delimited, separated_pair, terminated};
 use nom::{IResult, Parser};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use std::borrow::Cow;
+use pimattn_core::memory;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Reads a `.npz` archive as `numpy.savez` and `numpy.savez_compressed` write it.
 ///
 /// An entry may inflate to 64 times its compressed size (small ones further) and must have exactly the size that
-/// its header declares, so memory stays in proportion to the file.
+/// its header declares; it is inflated into a file without a name.
 ///
 /// Errors: [`Error::Data`] when the archive or an array is damaged, or name, type, shape or contents are not as
 /// documented above; [`Error::NoInput`] and [`Error::Io`] when the file cannot be read.
 pub fn load_npz(cancel: &Cancel, path: &Path) -> Result<KvCache> {
-    let file = raw::map(path)?;
-    let entries = zip::entries(&file).map_err(|what| Error::data(path, what))?;
+    KvCache::checked_layers(cancel, &path.display().to_string(), parts_of_npz(cancel, path)?, &[])
+}
+
+/// What an archive holds; its elements are not read.
+pub(super) fn parts_of_npz(cancel: &Cancel, path: &Path) -> Result<KvParts> {
+    let file = Arc::new(StoredBytes::open(path)?);
+    let entries = zip::entries(&file)?;
     let names: Vec<&str> = entries.iter().map(|e| e.name.strip_suffix(".npy").unwrap_or(&e.name)).collect();
-    let array = |name: &str| -> Result<Array<'_>> {
+    let array = |name: &str| -> Result<StoredArray> {
         let bad = |what: String| Error::data(path, format!("array \"{name}\": {what}"));
         let i = names.iter().position(|n| *n == name).ok_or_else(|| bad("missing".into()))?;
-        entry_array(&entries[i]).map_err(bad)
+        let fault = |fault: EntryFault| match fault {
+            EntryFault::Damaged(what) => bad(what),
+            EntryFault::Failed(error) => error,
+        };
+        let head = entries[i].head(&file, MAX_HEADER + 12).map_err(fault)?;
+        let header = NpyHeader::parse(&head, entries[i].size).map_err(bad)?;
+        let (bytes, at) = entries[i].open(cancel, &file).map_err(fault)?;
+        Ok(StoredArray { at: at + header.payload_at as u64, header, bytes })
     };
     assemble(cancel, path, &names, array)
 }
@@ -51,6 +65,11 @@ pub fn load_npz(cancel: &Cancel, path: &Path) -> Result<KvCache> {
 ///
 /// Errors: as [`load_npz`].
 pub fn load_dir(cancel: &Cancel, dir: &Path) -> Result<KvCache> {
+    KvCache::checked_layers(cancel, &dir.display().to_string(), parts_of_dir(cancel, dir)?, &[])
+}
+
+/// What a directory holds; its elements are not read.
+pub(super) fn parts_of_dir(cancel: &Cancel, dir: &Path) -> Result<KvParts> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
         let file_name = entry.map_err(|e| Error::io(dir, e))?.file_name();
@@ -62,63 +81,106 @@ pub fn load_dir(cancel: &Cancel, dir: &Path) -> Result<KvCache> {
     names.sort();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     check_names(&names, true).map_err(|what| Error::data(dir, what))?;
-    let maps = names.iter().map(|n| Ok((*n, raw::map(&dir.join(format!("{n}.npy")))?))).collect::<Result<Vec<_>>>()?;
-    let array = |name: &str| -> Result<Array<'_>> {
-        let bad = |what: String| Error::data(dir.join(format!("{name}.npy")), what);
-        let bytes = maps.iter().find(|(n, _)| *n == name).map(|(_, map)| &map[..]);
-        let bytes = bytes.ok_or_else(|| bad("missing".into()))?;
-        let header = NpyHeader::parse(bytes, bytes.len()).map_err(bad)?;
-        Ok(header.with_payload(Cow::Borrowed(bytes)))
+    let array = |name: &str| -> Result<StoredArray> {
+        let path = dir.join(format!("{name}.npy"));
+        if !names.contains(&name) {
+            return Err(Error::data(path, "missing"));
+        }
+        StoredArray::open(&path)
     };
     assemble(cancel, dir, &names, array)
+}
+
+/// An array in a file.
+struct StoredArray {
+    header: NpyHeader,
+    bytes: Arc<StoredBytes>,
+    /// Where its values begin.
+    at: u64,
+}
+
+impl StoredArray {
+    /// The array of a `.npy` file.
+    fn open(path: &Path) -> Result<Self> {
+        let bytes = StoredBytes::open(path)?;
+        let bad = |what: String| Error::data(path, what);
+        let file_len = usize::try_from(bytes.len()).map_err(|_| bad("too long for this machine".into()))?;
+        let head = bytes.read(0..bytes.len().min((MAX_HEADER + 12) as u64))?;
+        let header = NpyHeader::parse(&head, file_len).map_err(bad)?;
+        Ok(StoredArray { at: header.payload_at as u64, header, bytes: Arc::new(bytes) })
+    }
+
+    /// Values of the array.
+    fn len(&self) -> usize {
+        self.header.shape.iter().product()
+    }
+
+    fn integers(&self, path: &Path, name: &str) -> Result<Vec<i64>> {
+        let bad = |what: &str| Error::data(path, format!("array \"{name}\" {what}"));
+        match self.header.ty {
+            Type::Float(_) => Err(bad("holds floating-point numbers; expected i4, i8, u4 or u8")),
+            Type::Bool => Err(bad("holds truth values; expected i4, i8, u4 or u8")),
+            Type::Int(ty) => {
+                let len = (self.len() * self.header.ty.size()) as u64;
+                let numbers = raw::integers(&self.bytes.read(self.at..self.at + len)?, ty);
+                numbers.ok_or_else(|| bad("holds a number too large"))
+            }
+        }
+    }
 }
 
 /// Truth values of a `.npy` file, as NumPy writes an array of type bool.
 pub struct MaskArray {
     /// Length of each axis.
     pub shape: Vec<usize>,
-    bytes: DumpBytes,
-    payload_at: usize,
+    array: StoredArray,
 }
 
 impl MaskArray {
-    /// A byte for each value, in C order (the last axis is the fastest): 0 is false.
-    pub fn values(&self) -> &[u8] {
-        &self.bytes[self.payload_at..]
+    /// Hands over all values in C order (the last axis is the fastest), so many at a time: a byte for each, of which 0 is false.
+    ///
+    /// # Errors
+    /// Those of reading the file, and of `take`.
+    pub fn rows(&self, row: usize, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut values = vec![0; row];
+        for i in 0..self.array.len() / row.max(1) {
+            self.array.bytes.read_at(self.array.at + (i * row) as u64, &mut values)?;
+            take(&values)?;
+        }
+        Ok(())
     }
 }
 
-/// Reads a `.npy` file of truth values, which stay in the mapped file.
+/// Reads a `.npy` file of truth values, which stay in the file.
 ///
 /// # Errors
 /// [`Error::Data`] when it is damaged, of another type, or in Fortran order; [`Error::NoInput`] and [`Error::Io`] when it cannot
 /// be read.
 pub fn load_mask(path: &Path) -> Result<MaskArray> {
-    let bytes = raw::map(path)?;
-    let bad = |what: String| Error::data(path, what);
-    let NpyHeader { shape, ty, fortran, payload_at } = NpyHeader::parse(&bytes, bytes.len()).map_err(bad)?;
-    if ty != Type::Bool {
-        return Err(bad("holds numbers; expected truth values (b1)".into()));
+    let array = StoredArray::open(path)?;
+    let bad = |what: &str| Error::data(path, what);
+    if array.header.ty != Type::Bool {
+        return Err(bad("holds numbers; expected truth values (b1)"));
     }
-    if fortran {
-        return Err(bad("is in Fortran order; expected C order (numpy.ascontiguousarray makes it)".into()));
+    if array.header.fortran {
+        return Err(bad("is in Fortran order; expected C order (numpy.ascontiguousarray makes it)"));
     }
-    Ok(MaskArray { shape, bytes, payload_at })
+    Ok(MaskArray { shape: array.header.shape.clone(), array })
 }
 
-fn assemble<'a>(
+fn assemble(
     cancel: &Cancel,
     path: &Path,
     names: &[&str],
-    array: impl Fn(&str) -> Result<Array<'a>>,
-) -> Result<KvCache> {
+    array: impl Fn(&str) -> Result<StoredArray>,
+) -> Result<KvParts> {
     let q_name = check_names(names, true).map_err(|what| Error::data(path, what))?;
     let integers = |name: &str| -> Result<Option<(Vec<usize>, Vec<i64>)>> {
         if !names.contains(&name) {
             return Ok(None);
         }
         let a = array(name)?;
-        let numbers = a.integers().map_err(|what| Error::data(path, format!("array \"{name}\" {what}")))?;
+        let numbers = a.integers(path, name)?;
         Ok(Some((a.header.shape, numbers)))
     };
     let scalar = |name: &str| -> Result<Option<i64>> {
@@ -141,14 +203,18 @@ fn assemble<'a>(
                 return Err(Error::data(path, format!("array \"{name}\" holds truth values; expected f2, f4 or f8")));
             }
         };
-        let data = raw::floats(cancel, &a.payload[a.header.payload_at..], ty)?;
-        let data = if a.header.fortran { to_c_order(cancel, &data, &a.header.shape)? } else { data };
-        Ok(Tensor {
-            name: name.to_string(),
-            shape: a.header.shape,
-            data: data.into(),
-            element_bytes: ty.element_bytes(),
-        })
+        let mut data = Elements::stored(&a.bytes, ty, a.at, a.len());
+        if a.header.fortran {
+            // Its heads lie nowhere together, so that all of it is in memory, whatever its size: once as it is, and once in order.
+            if data.len() as u64 * 4 > IN_MEMORY {
+                let what = format!("{}, array \"{name}\" in Fortran order", path.display());
+                memory::check(&what, data.len() as u64 * 8)?;
+            }
+            let data_in_order = data.loaded(cancel)?;
+            let elements = data_in_order.in_memory().unwrap_or_default();
+            data = to_c_order(cancel, elements, &a.header.shape)?.into();
+        }
+        Ok(Tensor { name: name.to_string(), shape: a.header.shape, data, element_bytes: ty.element_bytes() })
     };
     let prefill = scalar("prefill_len")?.ok_or_else(|| Error::data(path, "there is no \"prefill_len\""))?;
     let query_start = scalar("query_start")?;
@@ -158,7 +224,7 @@ fn assemble<'a>(
         }
         layers => layers.map(|(_, numbers)| numbers),
     };
-    let parts = KvParts {
+    Ok(KvParts {
         k: tensor("k")?,
         v: tensor("v")?,
         q: tensor(q_name)?,
@@ -168,13 +234,7 @@ fn assemble<'a>(
         positions: None,
         rope_scaling: None,
         provenance: raw::provenance(path, []),
-    };
-    KvCache::checked(&path.display().to_string(), parts)
-}
-
-fn entry_array<'a>(entry: &ZipEntry<'a>) -> Result<Array<'a>, String> {
-    let header = NpyHeader::parse(&entry.head(MAX_HEADER + 12)?, entry.size)?;
-    Ok(header.with_payload(entry.read()?))
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -193,19 +253,14 @@ struct NpyHeader {
     payload_at: usize,
 }
 
-struct Array<'a> {
-    header: NpyHeader,
-    /// The whole `.npy` file; the values start at `header.payload_at`.
-    payload: Cow<'a, [u8]>,
-}
-
-impl Array<'_> {
-    fn integers(&self) -> Result<Vec<i64>, String> {
-        match self.header.ty {
-            Type::Float(_) => Err("holds floating-point numbers; expected i4, i8, u4 or u8".into()),
-            Type::Bool => Err("holds truth values; expected i4, i8, u4 or u8".into()),
-            Type::Int(ty) => raw::integers(&self.payload[self.header.payload_at..], ty)
-                .ok_or_else(|| "holds a number too large".into()),
+impl Type {
+    /// Bytes of a value.
+    fn size(self) -> usize {
+        match self {
+            Type::Bool => 1,
+            Type::Float(ty) => ty.size(),
+            Type::Int(IntType::I64 | IntType::U64) => 8,
+            Type::Int(_) => 4,
         }
     }
 }
@@ -219,12 +274,7 @@ impl NpyHeader {
         let (text, payload_at) = header_text(start)?;
         let (descr, fortran, shape) = dictionary(text)?;
         let ty = element_type(descr)?;
-        let size = match ty {
-            Type::Bool => 1,
-            Type::Float(FloatType::F16) => 2,
-            Type::Float(FloatType::F64) | Type::Int(IntType::I64 | IntType::U64) => 8,
-            Type::Float(_) | Type::Int(_) => 4,
-        };
+        let size = ty.size();
         let elements = shape.iter().try_fold(1u64, |all, n| all.checked_mul((*n).max(1)));
         elements.ok_or("the npy header declares a shape that is too large")?;
         let sizes: Option<Vec<usize>> = shape.iter().map(|n| usize::try_from(*n).ok()).collect();
@@ -238,10 +288,6 @@ impl NpyHeader {
                 file_len - payload_at
             )),
         }
-    }
-
-    fn with_payload(self, payload: Cow<'_, [u8]>) -> Array<'_> {
-        Array { header: self, payload }
     }
 }
 
@@ -440,7 +486,13 @@ mod tests {
             load_mask(&path)
         };
         let mask = read("|b1", "False", &[1, 0, 0, 0, 1, 1]).unwrap();
-        assert_eq!((mask.shape.as_slice(), mask.values()), (&[2, 3][..], &[1, 0, 0, 0, 1, 1][..]));
+        let mut rows = Vec::new();
+        let take = |row: &[u8]| {
+            rows.push(row.to_vec());
+            Ok(())
+        };
+        mask.rows(3, take).unwrap();
+        assert_eq!((mask.shape.as_slice(), rows), (&[2, 3][..], vec![vec![1, 0, 0], vec![0, 1, 1]]));
         let wrong = |descr, fortran, payload: &[u8]| read(descr, fortran, payload).err().unwrap().to_string();
         assert!(wrong("<f2", "False", &[0; 12]).ends_with("holds numbers; expected truth values (b1)"));
         assert!(wrong("|b1", "True", &[0; 6]).contains("Fortran order"));

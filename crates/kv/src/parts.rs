@@ -1,9 +1,13 @@
 //! From what a source has read to a [`KvCache`]: the rules that every cache obeys, whatever its source.
 
-use super::{Elements, KvCache};
+use super::{Elements, Heads, KvCache, Rows};
 use crate::linalg;
 use crate::rope::SaidScaling;
+use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
+
+/// Bytes of a cache, as f32, up to which its elements are in memory. Those of a larger one are in a file and read head by head.
+pub const IN_MEMORY: u64 = 128 << 20;
 
 /// Names of the tensors that a dump may hold.
 pub(super) const TENSOR_NAMES: [&str; 5] = ["k", "v", "q", "q_late", "layers"];
@@ -57,7 +61,24 @@ impl KvCache {
     /// axis is empty, a value is NaN or infinite, f32 cannot hold a product of query and key, the layers are not ascending, or prefill length and query
     /// positions contradict the shapes or each other.
     pub fn checked(origin: &str, parts: KvParts) -> Result<KvCache> {
-        check(parts).map_err(|what| Error::Data { file: origin.to_string(), what })
+        KvCache::checked_layers(&Cancel::new(), origin, parts, &[])
+    }
+
+    /// As [`KvCache::checked`], only these layers of the model, ascending; all where none is given.
+    ///
+    /// Errors: as there, [`Error::Config`] at `layers` where a layer is not there, those of reading elements, and
+    /// [`Error::Interrupted`].
+    pub fn checked_layers(cancel: &Cancel, origin: &str, parts: KvParts, layers: &[u32]) -> Result<KvCache> {
+        let bad = |what| Error::Data { file: origin.to_string(), what };
+        let mut kv = consistent(parts).map_err(bad)?;
+        if !layers.is_empty() {
+            kv = kv.only_layers(layers)?;
+        }
+        if kv.bytes_in_memory() <= IN_MEMORY {
+            kv = kv.in_memory(cancel)?;
+        }
+        numbers_are_finite(cancel, &kv, origin)?;
+        Ok(kv)
     }
 
     /// This cache, if it obeys the rules of [`KvCache::checked`]: for one whose fields were filled in by hand.
@@ -85,7 +106,24 @@ impl KvCache {
     }
 }
 
-fn check(parts: KvParts) -> Result<KvCache, String> {
+/// Where layers of the model are among those of a cache.
+///
+/// # Errors
+/// [`Error::Config`] at `layers` where one is not there, or they are not ascending.
+pub(super) fn indices_of(layers: &[u32], wanted: &[u32]) -> Result<Vec<usize>> {
+    let wrong = |what: String| Error::Config { at: "layers".into(), what };
+    if wanted.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err(wrong(format!("expected ascending numbers, not {wanted:?}")));
+    }
+    let index = |layer: &u32| {
+        let found = layers.iter().position(|l| l == layer);
+        found.ok_or_else(|| wrong(format!("no layer {layer}; there are {layers:?}")))
+    };
+    wanted.iter().map(index).collect()
+}
+
+/// The cache of parts whose shapes and numbers of tokens and layers fit each other; its elements are not looked at.
+fn consistent(parts: KvParts) -> Result<KvCache, String> {
     let KvParts { k, v, q, layers, prefill, query_start, positions, rope_scaling, provenance } = parts;
     let [n_layers, kv_heads, tokens, dim] = axes(&k, ["layer", "kv_head", "token", "dim"])?;
     let _ = axes(&v, ["layer", "kv_head", "token", "dim"])?;
@@ -127,10 +165,7 @@ fn check(parts: KvParts) -> Result<KvCache, String> {
         ));
     }
     let layers = layer_numbers(layers, n_layers)?;
-    for t in [&k, &v, &q] {
-        all_finite(t)?;
-    }
-    let kv = KvCache {
+    Ok(KvCache {
         layers,
         kv_heads,
         query_heads,
@@ -145,45 +180,89 @@ fn check(parts: KvParts) -> Result<KvCache, String> {
         k: k.data,
         v: v.data,
         q: q.data,
-    };
-    products_are_finite(&kv)?;
-    Ok(kv)
+    })
 }
 
-/// Refuses numbers so large that f32 cannot hold what attention makes of them: products of queries with the keys before
-/// them, and sums of 64 values.
-fn products_are_finite(kv: &KvCache) -> Result<(), String> {
-    let largest = |x: &[f32]| x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-    let place = |i: usize| {
-        let (head, token) = (i / kv.dim / kv.tokens, i / kv.dim % kv.tokens);
-        format!("layer {}, KV head {}, token {token}", kv.layers[head / kv.kv_heads], head % kv.kv_heads)
+/// Refuses elements that are no finite numbers, and numbers so large that f32 cannot hold what attention makes of them: products of
+/// queries with the keys before them, and sums of 64 values.
+fn numbers_are_finite(cancel: &Cancel, kv: &KvCache, origin: &str) -> Result<()> {
+    let bad = |what: String| Error::Data { file: origin.to_string(), what };
+    let tensors = [
+        ("k", &kv.k, [kv.layers.len(), kv.kv_heads, kv.tokens, kv.dim]),
+        ("v", &kv.v, [kv.layers.len(), kv.kv_heads, kv.tokens, kv.dim]),
+        ("q", &kv.q, [kv.layers.len(), kv.query_heads, kv.queries, kv.dim]),
+    ];
+    for (name, elements, shape) in tensors {
+        if let Some(i) = elements.summary(cancel)?.not_finite {
+            let x = elements.read(i..i + 1)?[0];
+            let place = place(i, shape);
+            return Err(bad(format!("tensor \"{name}\" holds {x} at {place:?}; expected finite numbers")));
+        }
+    }
+    let [largest_key, largest_value, largest_query] = {
+        let largest = |x: &Elements| Ok::<_, Error>(x.summary(cancel)?.largest);
+        [largest(&kv.k)?, largest(&kv.v)?, largest(&kv.q)?]
     };
     // Half a power of two of room for the order in which 64 are added.
-    if let Some(i) = kv.v.iter().position(|x| x.abs() > f32::MAX / 128.0) {
-        return Err(format!("tensor \"v\" holds {:e} at {}: sums of values overflow f32", kv.v[i], place(i)));
+    let most_value = f32::MAX / 128.0;
+    if largest_value > most_value {
+        let first = |at: usize, part: &[f32]| part.iter().position(|x| x.abs() > most_value).map(|i| (at + i, part[i]));
+        if let Some((i, x)) = kv.v.map_parts(cancel, first)?.into_iter().flatten().next() {
+            let [layer, head, token, _] = place(i, tensors[1].2);
+            let layer = kv.layers[layer];
+            return Err(bad(format!(
+                "tensor \"v\" holds {x:e} at layer {layer}, KV head {head}, token {token}: sums of values overflow f32"
+            )));
+        }
     }
     // Where not even the largest elements together could overflow, nothing need be multiplied.
-    let most = f64::from(largest(&kv.k)) * f64::from(largest(&kv.q)) * kv.dim as f64;
+    let most = f64::from(largest_key) * f64::from(largest_query) * kv.dim as f64;
     if most < f64::from(f32::MAX) / 2.0 {
         return Ok(());
     }
     for layer in 0..kv.layers.len() {
-        for query_head in 0..kv.query_heads {
-            let (queries, keys) = (kv.queries(layer, query_head), kv.keys(layer, query_head / kv.group()));
-            for i in 0..kv.queries {
-                let last = kv.query_start + i;
-                let overflows = |t: &usize| !linalg::dot(queries.row(i), keys.row(*t)).is_finite();
-                if let Some(token) = (0..=last).find(overflows) {
-                    return Err(format!(
-                        "layer {}, query head {query_head}: the query of token {last} times the key of token {token} \
-                         overflows f32",
-                        kv.layers[layer]
-                    ));
-                }
+        for kv_head in 0..kv.kv_heads {
+            cancel.check()?;
+            let keys = kv.read_keys(layer, kv_head)?;
+            let queries = kv.read_group_queries(layer, kv_head, true)?;
+            products_are_finite(kv, layer, kv_head, keys.rows(), queries.heads()).map_err(bad)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a head of whose queries one overflows with a key before it.
+fn products_are_finite(
+    kv: &KvCache,
+    layer: usize,
+    kv_head: usize,
+    keys: Rows<'_>,
+    queries: Heads<'_>,
+) -> Result<(), String> {
+    for g in 0..queries.heads {
+        for i in 0..kv.queries {
+            let last = kv.query_start + i;
+            let overflows = |t: &usize| !linalg::dot(queries.head(g).row(i), keys.row(*t)).is_finite();
+            if let Some(token) = (0..=last).find(overflows) {
+                return Err(format!(
+                    "layer {}, query head {}: the query of token {last} times the key of token {token} overflows f32",
+                    kv.layers[layer],
+                    kv_head * kv.group() + g
+                ));
             }
         }
     }
     Ok(())
+}
+
+/// Where an element of a tensor of this shape is.
+fn place(mut element: usize, shape: [usize; 4]) -> [usize; 4] {
+    let mut index = [0; 4];
+    for (slot, n) in index.iter_mut().zip(shape).rev() {
+        *slot = element % n;
+        element /= n;
+    }
+    index
 }
 
 fn axes(t: &Tensor, names: [&str; 4]) -> Result<[usize; 4], String> {
@@ -287,17 +366,6 @@ fn layer_numbers(layers: Option<Vec<i64>>, n_layers: usize) -> Result<Vec<u32>, 
     Ok(numbers)
 }
 
-fn all_finite(t: &Tensor) -> Result<(), String> {
-    let Some(i) = t.data.iter().position(|x| !x.is_finite()) else { return Ok(()) };
-    let mut index = [0usize; 4];
-    let mut rest = i;
-    for (slot, n) in index.iter_mut().zip(&t.shape).rev() {
-        *slot = rest % n;
-        rest /= n;
-    }
-    Err(format!("tensor \"{}\" holds {} at {index:?}; expected finite numbers", short(&t.name), t.data[i]))
-}
-
 /// Which of `q` and `q_late` is there, once it is sure that `names` are all known and that nothing is missing.
 ///
 /// `scalars` says whether `prefill_len` and `query_start` are arrays of the source.
@@ -340,7 +408,7 @@ pub(super) mod tests {
     use super::*;
 
     fn changed(tensor: &mut Tensor, change: impl FnOnce(&mut Vec<f32>)) {
-        let mut data = tensor.data.to_vec();
+        let mut data = tensor.data.in_memory().unwrap().to_vec();
         change(&mut data);
         tensor.data = data.into();
     }

@@ -1,13 +1,7 @@
 //! Bytes of files and the numbers in them.
 
-use pimattn_core::cancel::Cancel;
+use crate::linalg::simd;
 use pimattn_core::error::{Error, Result};
-use pimattn_core::fsio;
-use pimattn_core::presets;
-use rayon::prelude::*;
-use std::borrow::Cow;
-use std::fs::File;
-use std::ops::Deref;
 use std::path::Path;
 
 /// Floating-point types of a dump, little-endian.
@@ -20,7 +14,7 @@ pub(super) enum FloatType {
 }
 
 impl FloatType {
-    fn size(self) -> usize {
+    pub(super) fn size(self) -> usize {
         match self {
             FloatType::F16 | FloatType::Bf16 => 2,
             FloatType::F32 => 4,
@@ -46,30 +40,49 @@ pub(super) enum IntType {
     U64,
 }
 
-/// Elements decoded between two looks at the cancel token.
-const CHUNK: usize = 1 << 16;
+/// Elements that are widened together.
+pub(super) const CHUNK: usize = 1 << 16;
 
-/// Widens `bytes` to f32; a last incomplete element is ignored.
-pub(super) fn floats(cancel: &Cancel, bytes: &[u8], ty: FloatType) -> Result<Vec<f32>> {
-    let size = ty.size();
-    let mut out = vec![0.0f32; bytes.len() / size];
-    out.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).try_for_each(|(out, bytes)| {
-        cancel.check()?;
-        match ty {
-            FloatType::F16 => fill(out, bytes, |b| half::f16::from_le_bytes(b).to_f32()),
-            FloatType::Bf16 => fill(out, bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
-            FloatType::F32 => fill(out, bytes, f32::from_le_bytes),
-            FloatType::F64 => fill(out, bytes, |b| f64::from_le_bytes(b) as f32),
+/// Widens the elements of `bytes` to f32.
+pub(super) fn widen(bytes: &[u8], ty: FloatType, out: &mut [f32]) {
+    match ty {
+        FloatType::F16 => widen_f16(bytes, out),
+        FloatType::Bf16 => fill(out, bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
+        FloatType::F32 => fill(out, bytes, f32::from_le_bytes),
+        FloatType::F64 => fill(out, bytes, |b| f64::from_le_bytes(b) as f32),
+    }
+}
+
+simd! {
+    /// Widens f16 by moving its bits, eight or sixteen at a time where the processor can.
+    fn widen_f16(bytes: &[u8], out: &mut [f32]) {
+        for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            let half = u32::from(u16::from_le_bytes(*bytes));
+            // Exponents begin at -15, not at -127.
+            let bits = ((half & 0x7fff) << 13) + (112 << 23);
+            let magnitude = match half & 0x7c00 {
+                // A number without a leading one has been given one.
+                0 => f32::from_bits(bits + (1 << 23)) - f32::from_bits(113 << 23),
+                0x7c00 => f32::from_bits(bits + (112 << 23)),
+                _ => f32::from_bits(bits),
+            };
+            *out = f32::from_bits(magnitude.to_bits() | (half & 0x8000) << 16);
         }
-        Ok(())
-    })?;
-    Ok(out)
+    }
 }
 
 fn fill<const N: usize>(out: &mut [f32], bytes: &[u8], value: impl Fn([u8; N]) -> f32) {
     for (o, b) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
         *o = value(*b);
     }
+}
+
+/// A vector of zeros, or an error where `vec!` would end the process.
+pub(super) fn zeros(n: usize) -> Result<Vec<f32>> {
+    let mut x = Vec::new();
+    x.try_reserve_exact(n).map_err(|e| Error::Usage(format!("no memory for {n} elements of f32: {e}")))?;
+    x.resize(n, 0.0);
+    Ok(x)
 }
 
 /// Rounds values to what f16 can hold.
@@ -89,46 +102,6 @@ pub(super) fn integers(bytes: &[u8], ty: IntType) -> Option<Vec<i64>> {
     }
 }
 
-/// The bytes of a dump.
-pub enum DumpBytes {
-    /// Of a file, mapped, so that only what is decoded takes memory.
-    Mapped(memmap2::Mmap),
-    /// Of a preset, which the program holds inside.
-    Inside(Cow<'static, [u8]>),
-}
-
-impl Deref for DumpBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            DumpBytes::Mapped(map) => map,
-            DumpBytes::Inside(bytes) => bytes,
-        }
-    }
-}
-
-/// A file mapped into memory, so that only what is decoded takes memory of its own; or a preset.
-///
-/// # Errors
-/// [`Error::NoInput`] and [`Error::Io`] when it cannot be read, [`Error::Data`] when it is no regular file.
-pub fn map(path: &Path) -> Result<DumpBytes> {
-    if let Some(bytes) = presets::read(path)? {
-        return Ok(DumpBytes::Inside(bytes));
-    }
-    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if !meta.is_file() {
-        // opening a pipe would wait for its writer
-        return Err(Error::data(path, "not a regular file"));
-    }
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    // SAFETY: the map is read-only and private to this process. Another process that truncates the file while it is
-    // read ends this one with SIGBUS; that is the usual contract of mapped model files.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-    fsio::refuse_pointer(path, &map)?;
-    Ok(DumpBytes::Mapped(map))
-}
-
 /// Provenance of a file: its name and what the dump says about itself, on one line of bounded length.
 pub(super) fn provenance<'a>(path: &Path, said: impl IntoIterator<Item = &'a str>) -> String {
     let mut text = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
@@ -145,11 +118,14 @@ mod tests {
 
     #[test]
     fn decodes_every_type() {
-        let f = |b: &[u8], t| floats(&Cancel::new(), b, t).unwrap();
-        assert_eq!(f(&half::f16::from_f32(1.5).to_le_bytes(), FloatType::F16), [1.5]);
-        assert_eq!(f(&half::bf16::from_f32(-2.5).to_le_bytes(), FloatType::Bf16), [-2.5]);
-        assert_eq!(f(&[1.25f32.to_le_bytes(), 3f32.to_le_bytes()].concat(), FloatType::F32), [1.25, 3.0]);
-        assert_eq!(f(&0.5f64.to_le_bytes(), FloatType::F64), [0.5]);
+        let f = |b: &[u8], t| {
+            let mut out = [0.0];
+            widen(b, t, &mut out);
+            out[0]
+        };
+        assert_eq!(f(&half::bf16::from_f32(-2.5).to_le_bytes(), FloatType::Bf16), -2.5);
+        assert_eq!(f(&1.25f32.to_le_bytes(), FloatType::F32), 1.25);
+        assert_eq!(f(&0.5f64.to_le_bytes(), FloatType::F64), 0.5);
         assert_eq!(integers(&(-3i32).to_le_bytes(), IntType::I32), Some(vec![-3]));
         assert_eq!(integers(&(-3i64).to_le_bytes(), IntType::I64), Some(vec![-3]));
         assert_eq!(integers(&3_000_000_000u32.to_le_bytes(), IntType::U32), Some(vec![3_000_000_000]));
@@ -157,10 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn chunks_join_without_seam() {
-        let n = 2 * CHUNK + 5;
-        let bytes: Vec<u8> = (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect();
-        let out = floats(&Cancel::new(), &bytes, FloatType::F32).unwrap();
-        assert!(out.iter().enumerate().all(|(i, x)| *x == i as f32) && out.len() == n);
+    fn every_f16_is_widened_as_its_library_does() {
+        let halves: Vec<u16> = (0..=u16::MAX).collect();
+        let bytes: Vec<u8> = halves.iter().flat_map(|h| h.to_le_bytes()).collect();
+        let mut out = vec![1.0; halves.len()];
+        widen(&bytes, FloatType::F16, &mut out);
+        for (half, x) in halves.into_iter().zip(out) {
+            let expected = half::f16::from_bits(half).to_f32();
+            assert!(x.to_bits() == expected.to_bits() || x.is_nan() && expected.is_nan(), "{half:#x}: {x}");
+        }
     }
 }

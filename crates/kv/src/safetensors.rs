@@ -11,10 +11,11 @@
 //! the dump is wider; `rope_scaling` says how the rotation was rescaled
 //! ([`SaidScaling::read`]); `model` and `text` go into the provenance.
 
-use super::KvCache;
 use super::parts::{KvParts, Tensor, check_names, short};
 use super::raw::{self, FloatType, IntType};
 use super::rope::SaidScaling;
+use super::stored::StoredBytes;
+use super::{Elements, KvCache};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
@@ -22,21 +23,40 @@ use serde::ser::{SerializeMap, Serializer};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
-/// Reads a dump. Memory beyond the mapped file is at most four bytes per stored element.
+/// Reads a dump.
 ///
 /// Errors: [`Error::Data`] when the header is damaged, a name, type or shape is not as documented above, or the
 /// parts contradict each other; [`Error::NoInput`] and [`Error::Io`] when the file cannot be read.
 pub fn load(cancel: &Cancel, path: &Path) -> Result<KvCache> {
-    let bytes = raw::map(path)?;
-    let file = SafetensorsFile::parse(&bytes).map_err(|what| Error::data(path, what))?;
-    let parts = file.parts(cancel, path)?;
-    KvCache::checked(&path.display().to_string(), parts)
+    KvCache::checked_layers(cancel, &path.display().to_string(), parts(path)?, &[])
 }
+
+/// What a dump holds; its elements stay in the file.
+pub(super) fn parts(path: &Path) -> Result<KvParts> {
+    let bytes = Arc::new(StoredBytes::open(path)?);
+    let bad = |what: String| Error::data(path, what);
+    let header_bytes = header_len(&bytes.read(0..bytes.len().min(8))?, bytes.len()).map_err(bad)?;
+    let data_at = 8 + header_bytes;
+    let header = FileHeader::parse(&bytes.read(8..data_at)?, bytes.len() - data_at).map_err(bad)?;
+    StoredDump { header, bytes, data_at }.parts(path)
+}
+
+/// A dump, of which the header is read.
+struct StoredDump {
+    header: FileHeader,
+    bytes: Arc<StoredBytes>,
+    /// Where the bytes behind the header begin.
+    data_at: u64,
+}
+
+/// What the head of a file says.
+struct FileHeader(Metadata);
 
 /// A file in the safetensors format, of whatever content.
 pub struct SafetensorsFile<'a> {
-    header: Metadata,
+    header: FileHeader,
     data: &'a [u8],
 }
 
@@ -159,94 +179,86 @@ pub(super) fn write_head(
 /// Length of each axis of a tensor, and its numbers.
 pub type ShapedNumbers<T> = (Vec<usize>, Vec<T>);
 
+/// Bytes of the longest header that the format allows.
+const MOST_HEADER: u64 = 100_000_000;
+
+/// Bytes of the header's text, of a file of so many bytes that begins so.
+fn header_len(start: &[u8], file: u64) -> Result<u64, String> {
+    let Some(length) = start.first_chunk::<8>() else {
+        return Err(format!("{} bytes are too few for a safetensors file", start.len()));
+    };
+    let (length, rest) = (u64::from_le_bytes(*length), file - 8);
+    match length {
+        _ if length > rest => Err(format!("the header claims {length} bytes, but only {rest} follow")),
+        _ if length > MOST_HEADER => {
+            Err(format!("the header claims {length} bytes; at most {MOST_HEADER} are expected"))
+        }
+        _ => Ok(length),
+    }
+}
+
+impl FileHeader {
+    /// Of its text, in front of so many bytes of data.
+    ///
+    /// `SafeTensors::deserialize` adds header and data length without an overflow check, so the lengths are compared
+    /// here and the crate parses and validates only the header.
+    fn parse(text: &[u8], data: u64) -> Result<FileHeader, String> {
+        let header: Metadata =
+            serde_json::from_slice(text).map_err(|e| format!("damaged safetensors header: {}", brief(&e)))?;
+        if header.data_len() as u64 != data {
+            return Err(format!("the tensors take {} bytes, but the file has {data}", header.data_len()));
+        }
+        Ok(FileHeader(header))
+    }
+
+    fn said(&self, name: &str) -> Option<&str> {
+        self.0.metadata().as_ref()?.get(name).map(String::as_str)
+    }
+
+    fn number(&self, name: &str) -> Result<Option<i64>, String> {
+        let Some(text) = self.said(name) else { return Ok(None) };
+        match text.trim().parse() {
+            Ok(n) => Ok(Some(n)),
+            Err(_) => Err(format!("metadata \"{name}\" is \"{}\"; expected an integer", short(text))),
+        }
+    }
+}
+
 impl<'a> SafetensorsFile<'a> {
     /// Splits a file into header and data.
     ///
     /// # Errors
     /// What is wrong with the header.
-    ///
-    /// `SafeTensors::deserialize` adds header and data length without an overflow check, so the lengths are compared
-    /// here and the crate parses and validates only the header.
     pub fn parse(bytes: &'a [u8]) -> Result<SafetensorsFile<'a>, String> {
-        let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
-            return Err(format!("{} bytes are too few for a safetensors file", bytes.len()));
-        };
-        let length = u64::from_le_bytes(*length);
-        let Some((header, data)) = usize::try_from(length).ok().and_then(|n| rest.split_at_checked(n)) else {
-            return Err(format!("the header claims {length} bytes, but only {} follow", rest.len()));
-        };
-        let header: Metadata =
-            serde_json::from_slice(header).map_err(|e| format!("damaged safetensors header: {}", brief(&e)))?;
-        if header.data_len() != data.len() {
-            return Err(format!("the tensors take {} bytes, but the file has {}", header.data_len(), data.len()));
-        }
-        Ok(SafetensorsFile { header, data })
-    }
-
-    fn parts(&self, cancel: &Cancel, path: &Path) -> Result<KvParts> {
-        let bad = |what: String| Error::data(path, what);
-        let names = self.header.offset_keys();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let q_name = check_names(&names, false).map_err(bad)?;
-        let prefill = self
-            .number("prefill_len")
-            .map_err(bad)?
-            .ok_or_else(|| bad("the metadata lack \"prefill_len\", the number of prefill tokens".to_string()))?;
-        let query_start = self.number("query_start").map_err(bad)?;
-        let stored = self.element_bytes().map_err(bad)?;
-        let tensor = |name| {
-            let tensor = self.tensor(cancel, path, name)?;
-            Ok::<_, Error>(Tensor { element_bytes: stored.unwrap_or(tensor.element_bytes), ..tensor })
-        };
-        let layers = match self.header.info("layers") {
-            Some(info) => Some(self.layers(info).map_err(bad)?),
-            None => None,
-        };
-        let said = ["model", "text"].into_iter().filter_map(|name| self.said(name));
-        Ok(KvParts {
-            k: tensor("k")?,
-            v: tensor("v")?,
-            q: tensor(q_name)?,
-            layers,
-            prefill,
-            query_start,
-            positions: self.said("positions").map(str::to_string),
-            rope_scaling: self.said("rope_scaling").and_then(SaidScaling::read),
-            provenance: raw::provenance(path, said),
-        })
+        let length = header_len(bytes, bytes.len() as u64)?;
+        // No longer than the bytes that there are.
+        let (header, data) = bytes[8..].split_at(length as usize);
+        Ok(SafetensorsFile { header: FileHeader::parse(header, data.len() as u64)?, data })
     }
 
     /// What the metadata say under a name.
     pub fn said(&self, name: &str) -> Option<&str> {
-        self.header.metadata().as_ref()?.get(name).map(String::as_str)
-    }
-
-    /// Bytes of an element as the model stores it, where the metadata say them.
-    fn element_bytes(&self) -> Result<Option<u32>, String> {
-        match self.number("element_bytes")? {
-            None => Ok(None),
-            Some(n @ (1 | 2 | 4)) => Ok(Some(n as u32)),
-            Some(n) => Err(format!("metadata \"element_bytes\" is {n}; expected 1, 2 or 4")),
-        }
+        self.header.said(name)
     }
 
     /// Names of the metadata, ascending.
     pub fn said_names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.header.metadata().iter().flatten().map(|(name, _)| name.as_str()).collect();
+        let metadata = self.header.0.metadata().iter().flatten();
+        let mut names: Vec<&str> = metadata.map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         names
     }
 
     /// Names of the tensors, ascending.
     pub fn names(&self) -> Vec<String> {
-        let mut names = self.header.offset_keys();
+        let mut names = self.header.0.offset_keys();
         names.sort_unstable();
         names
     }
 
     /// Where the bytes of a tensor begin and end, counted behind the header; none where there is no such tensor.
     pub fn span(&self, name: &str) -> Option<(usize, usize)> {
-        self.header.info(name).map(|info| info.data_offsets)
+        self.header.0.info(name).map(|info| info.data_offsets)
     }
 
     /// The shape and the numbers of a tensor; none where there is no such tensor.
@@ -254,11 +266,14 @@ impl<'a> SafetensorsFile<'a> {
     /// # Errors
     /// Where its numbers are of another type.
     pub fn numbers<T: TensorNumber>(&self, name: &str) -> Result<Option<ShapedNumbers<T>>, String> {
-        let Some(info) = self.header.info(name) else { return Ok(None) };
+        let Some(info) = self.header.0.info(name) else { return Ok(None) };
         if info.dtype != T::DTYPE {
             return Err(format!("tensor \"{name}\" has type {}; expected {}", info.dtype, T::DTYPE));
         }
-        Ok(Some((info.shape.clone(), T::of_bytes(self.bytes(info)?))))
+        let (start, end) = info.data_offsets;
+        let bytes = self.data.get(start..end);
+        let bytes = bytes.ok_or_else(|| format!("tensor data {start}..{end} lie outside the file"))?;
+        Ok(Some((info.shape.clone(), T::of_bytes(bytes))))
     }
 
     /// The metadata under a name, as an integer; none where they say nothing.
@@ -266,46 +281,86 @@ impl<'a> SafetensorsFile<'a> {
     /// # Errors
     /// Where it is no integer.
     pub fn number(&self, name: &str) -> Result<Option<i64>, String> {
-        let Some(text) = self.said(name) else { return Ok(None) };
-        match text.trim().parse() {
-            Ok(n) => Ok(Some(n)),
-            Err(_) => Err(format!("metadata \"{name}\" is \"{}\"; expected an integer", short(text))),
+        self.header.number(name)
+    }
+}
+
+impl StoredDump {
+    fn parts(&self, path: &Path) -> Result<KvParts> {
+        let bad = |what: String| Error::data(path, what);
+        let header = &self.header;
+        let names = header.0.offset_keys();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let q_name = check_names(&names, false).map_err(bad)?;
+        let prefill = header
+            .number("prefill_len")
+            .map_err(bad)?
+            .ok_or_else(|| bad("the metadata lack \"prefill_len\", the number of prefill tokens".to_string()))?;
+        let query_start = header.number("query_start").map_err(bad)?;
+        let stored = self.element_bytes().map_err(bad)?;
+        let tensor = |name| {
+            let tensor = self.tensor(name).map_err(bad)?;
+            Ok::<_, Error>(Tensor { element_bytes: stored.unwrap_or(tensor.element_bytes), ..tensor })
+        };
+        let layers = match header.0.info("layers") {
+            Some(info) => Some(self.layers(path, info)?),
+            None => None,
+        };
+        let said = ["model", "text"].into_iter().filter_map(|name| header.said(name));
+        Ok(KvParts {
+            k: tensor("k")?,
+            v: tensor("v")?,
+            q: tensor(q_name)?,
+            layers,
+            prefill,
+            query_start,
+            positions: header.said("positions").map(str::to_string),
+            rope_scaling: header.said("rope_scaling").and_then(SaidScaling::read),
+            provenance: raw::provenance(path, said),
+        })
+    }
+
+    /// Bytes of an element as the model stores it, where the metadata say them.
+    fn element_bytes(&self) -> Result<Option<u32>, String> {
+        match self.header.number("element_bytes")? {
+            None => Ok(None),
+            Some(n @ (1 | 2 | 4)) => Ok(Some(n as u32)),
+            Some(n) => Err(format!("metadata \"element_bytes\" is {n}; expected 1, 2 or 4")),
         }
     }
 
-    fn bytes(&self, info: &TensorInfo) -> Result<&'a [u8], String> {
-        let (start, end) = info.data_offsets;
-        self.data.get(start..end).ok_or_else(|| format!("tensor data {start}..{end} lie outside the file"))
-    }
-
-    fn tensor(&self, cancel: &Cancel, path: &Path, name: &str) -> Result<Tensor> {
-        let bad = |what: String| Error::data(path, what);
-        let info = self.header.info(name).ok_or_else(|| bad(format!("there is no \"{name}\"")))?;
+    fn tensor(&self, name: &str) -> Result<Tensor, String> {
+        let info = self.header.0.info(name).ok_or_else(|| format!("there is no \"{name}\""))?;
         let ty = match info.dtype {
             Dtype::F16 => FloatType::F16,
             Dtype::BF16 => FloatType::Bf16,
             Dtype::F32 => FloatType::F32,
-            other => return Err(bad(format!("tensor \"{name}\" has type {other}; expected F16, BF16 or F32"))),
+            other => return Err(format!("tensor \"{name}\" has type {other}; expected F16, BF16 or F32")),
         };
+        let (start, end) = info.data_offsets;
+        let elements = Elements::stored(&self.bytes, ty, self.data_at + start as u64, (end - start) / ty.size());
         Ok(Tensor {
             name: name.to_string(),
             shape: info.shape.clone(),
-            data: raw::floats(cancel, self.bytes(info).map_err(bad)?, ty)?.into(),
+            data: elements,
             element_bytes: ty.element_bytes(),
         })
     }
 
-    fn layers(&self, info: &TensorInfo) -> Result<Vec<i64>, String> {
+    fn layers(&self, path: &Path, info: &TensorInfo) -> Result<Vec<i64>> {
+        let bad = |what: String| Error::data(path, what);
         let ty = match info.dtype {
             Dtype::I32 => IntType::I32,
             Dtype::U32 => IntType::U32,
             Dtype::I64 => IntType::I64,
-            other => return Err(format!("tensor \"layers\" has type {other}; expected I32, U32 or I64")),
+            other => return Err(bad(format!("tensor \"layers\" has type {other}; expected I32, U32 or I64"))),
         };
         if info.shape.len() != 1 {
-            return Err(format!("tensor \"layers\" has {} axes; expected 1", info.shape.len()));
+            return Err(bad(format!("tensor \"layers\" has {} axes; expected 1", info.shape.len())));
         }
-        raw::integers(self.bytes(info)?, ty).ok_or_else(|| "tensor \"layers\" holds a number too large".to_string())
+        let (start, end) = info.data_offsets;
+        let bytes = self.bytes.read(self.data_at + start as u64..self.data_at + end as u64)?;
+        raw::integers(&bytes, ty).ok_or_else(|| bad("tensor \"layers\" holds a number too large".to_string()))
     }
 }
 
@@ -346,7 +401,7 @@ mod tests {
         assert_eq!(file.numbers::<f32>("y"), Ok(Some((vec![1], vec![0.5]))));
         assert_eq!(file.numbers::<f32>("z"), Ok(None));
         assert_eq!(file.numbers::<u64>("x").unwrap_err(), "tensor \"x\" has type U32; expected U64");
-        assert_eq!(file.header.info("long").unwrap().data_offsets, (0, 16), "the widest numbers are first");
+        assert_eq!(file.header.0.info("long").unwrap().data_offsets, (0, 16), "the widest numbers are first");
         // The crate's own reader takes it.
         assert_eq!(safetensors::SafeTensors::deserialize(&bytes).unwrap().len(), 3);
     }
@@ -369,7 +424,8 @@ mod tests {
     #[test]
     fn reads_mixed_types() {
         let kv = load_text(SMALL, &small_data()).unwrap();
-        assert_eq!((&kv.k[..], &kv.q[..], &kv.v[..]), (&[1.0, 2.0][..], &[3.0, 4.0][..], &[5.0, 6.0][..]));
+        let of = |x: &Elements| x.in_memory().unwrap().to_vec();
+        assert_eq!([of(&kv.k), of(&kv.q), of(&kv.v)], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]);
         assert_eq!((&kv.layers[..], kv.element_bytes, kv.decode_positions()), (&[7][..], 2, 1..2));
         assert_eq!((kv.provenance.as_str(), kv.rope_scaling), ("t.safetensors; m", None));
         let said = SMALL.replace("\"model\":\"m\"", "\"rope_scaling\":\"yarn:4 from 8192 tokens\"");

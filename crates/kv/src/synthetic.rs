@@ -20,15 +20,15 @@
 //!
 //! All strengths are given as what they add to a score q·k/sqrt(d).
 
+use super::drawn::{self, DrawnShape};
 use super::raw;
-use super::{KvCache, KvParts, Tensor};
+use super::{Elements, KvCache, KvParts, Tensor};
 use crate::rope::{Rotary, RotaryPairs, SaidScaling};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Shape and statistics of a synthetic cache. Every field has a default.
@@ -107,7 +107,7 @@ impl Default for SyntheticSpec {
     }
 }
 
-/// Elements of k, v and q together that a cache may have: 64 GiB as f32.
+/// Elements of k, v and q together that a cache may have: 32 GiB in f16.
 pub const MAX_ELEMENTS: u64 = 1 << 34;
 
 /// Pairs that RoPE turns by less than a radian over this many tokens carry meaning, the faster ones position
@@ -200,6 +200,11 @@ impl SyntheticSpec {
         }
     }
 
+    /// Bytes of the cache's elements as f32, which is in a file where they are more than [`IN_MEMORY`](crate::IN_MEMORY).
+    pub fn bytes_in_memory(&self) -> u64 {
+        self.elements().map_or(u64::MAX, |n| n.saturating_mul(4))
+    }
+
     /// Elements of k, v and q together; `None` on overflow.
     fn elements(&self) -> Option<u64> {
         let (prefill, steps) = (self.prefill as u64, self.decode_steps as u64);
@@ -225,23 +230,22 @@ pub fn generate_until(cancel: &Cancel, spec: &SyntheticSpec) -> Result<KvCache> 
     let tokens = spec.prefill + spec.decode_steps;
     let heads = spec.layers * spec.kv_heads;
     let rope = Rotary::new(spec.dim, spec.rope_theta, RotaryPairs::Halves, tokens);
-    let mut k = zeros(heads * tokens * spec.dim)?;
-    let mut v = zeros(k.len())?;
-    let mut q = zeros(heads * group * spec.decode_steps * spec.dim)?;
-    k.par_chunks_mut(tokens * spec.dim)
-        .zip(v.par_chunks_mut(tokens * spec.dim))
-        .zip(q.par_chunks_mut(group * spec.decode_steps * spec.dim))
-        .enumerate()
-        .try_for_each(|(i, ((k, v), q))| {
-            let mut rng = ChaCha8Rng::seed_from_u64(spec.seed);
-            // a stream of its own for each (layer, KV head): which thread fills it does not matter
-            rng.set_stream(((i / spec.kv_heads) as u64) << 32 | (i % spec.kv_heads) as u64);
-            HeadParameters::draw(spec, &rope, &mut rng).fill(cancel, &mut rng, k, v, q)
-        })?;
-    let tensor = |name: &str, shape: [usize; 4], data: Vec<f32>| Tensor {
+    let shape = DrawnShape {
+        heads,
+        rows: tokens * spec.dim,
+        queries: group * spec.decode_steps * spec.dim,
+        element_bytes: spec.element_bytes,
+    };
+    let [k, v, q] = drawn::elements(&shape, |i, k, v, q| {
+        let mut rng = ChaCha8Rng::seed_from_u64(spec.seed);
+        // a stream of its own for each (layer, KV head): which thread fills it does not matter
+        rng.set_stream(((i / spec.kv_heads) as u64) << 32 | (i % spec.kv_heads) as u64);
+        HeadParameters::draw(spec, &rope, &mut rng).fill(cancel, &mut rng, k, v, q)
+    })?;
+    let tensor = |name: &str, shape: [usize; 4], data: Elements| Tensor {
         name: name.to_string(),
         shape: shape.to_vec(),
-        data: data.into(),
+        data,
         element_bytes: spec.element_bytes,
     };
     let parts = KvParts {
@@ -255,18 +259,7 @@ pub fn generate_until(cancel: &Cancel, spec: &SyntheticSpec) -> Result<KvCache> 
         rope_scaling: Some(SaidScaling::None),
         provenance: format!("synthetic, seed {}", spec.seed),
     };
-    KvCache::checked("synthetic", parts)
-}
-
-/// A vector of zeros, or an error where `vec!` would end the process.
-pub(super) fn zeros(n: usize) -> Result<Vec<f32>> {
-    let mut x = Vec::new();
-    x.try_reserve_exact(n).map_err(|e| Error::Config {
-        at: "synthetic".to_string(),
-        what: format!("no memory for {n} elements of f32: {e}"),
-    })?;
-    x.resize(n, 0.0);
-    Ok(x)
+    KvCache::checked_layers(cancel, "synthetic", parts, &[])
 }
 
 /// The parameters of one KV head. Directions are scaled so that products of key and query parts give the scores of
@@ -433,7 +426,7 @@ mod tests {
         let kv = generate(&SyntheticSpec { prefill: 100, ..small() }).unwrap();
         assert_eq!((kv.layers.len(), kv.kv_heads, kv.query_heads, kv.dim), (2, 2, 4, 64));
         assert_eq!((kv.tokens, kv.prefill, kv.decode_positions(), kv.element_bytes), (132, 100, 100..132, 2));
-        assert!(kv.k.iter().all(|x| half::f16::from_f32(*x).to_f32() == *x));
+        assert!(kv.k.in_memory().unwrap().iter().all(|x| half::f16::from_f32(*x).to_f32() == *x));
     }
 
     #[test]
@@ -445,6 +438,7 @@ mod tests {
         let one = with(1);
         assert_eq!(one, with(3));
         assert_ne!(one.k, generate(&SyntheticSpec { seed: 1, ..spec.clone() }).unwrap().k);
+        let one = one.view().unwrap();
         assert_ne!(one.keys(0, 0).data, one.keys(0, 1).data);
         assert_ne!(one.keys(0, 0).data, one.keys(1, 0).data);
     }
@@ -550,6 +544,7 @@ mod tests {
     /// of 128 and 256 tokens the mass of clusters of keys, of pages of 16 tokens, and of sinks and window.
     fn measure(spec: &SyntheticSpec) -> (f64, f64, f64, [[f64; 3]; 2]) {
         let kv = generate(spec).unwrap();
+        let kv = kv.view().unwrap();
         let (mut top, mut sums, mut n) = (0.0, [[0.0f64; 3]; 2], 0.0);
         let (mut sinks, mut spread) = (0.0, 0.0);
         for (layer, head) in (0..kv.layers.len()).flat_map(|l| (0..kv.query_heads).map(move |h| (l, h))) {

@@ -371,6 +371,9 @@ pub struct Workload {
     pub policies: BTreeMap<String, toml::Table>,
 }
 
+/// Units that the metrics can count rows of: a number for each is kept with every head.
+const MOST_UNITS: usize = 1 << 16;
+
 impl Workload {
     /// A workload without a file: a policy, the tokens that each query head may select, and for the rest what a file
     /// has that says nothing of it. Fields are public: `Workload { steps: 8, ..Workload::new("quest", 256) }`.
@@ -425,9 +428,10 @@ impl Workload {
     /// Refuses numbers out of range and keys that contradict each other.
     pub fn check(&self, doc: &Document) -> Result<()> {
         let MetricsFile { row_block, units } = self.metrics;
-        for (key, n) in [("budget", self.budget), ("metrics.row_block", row_block), ("metrics.units", units)] {
-            if n == 0 || n > 1 << 30 {
-                return Err(doc.error(key, format!("{key} = {n} is not in 1..={}", 1 << 30)));
+        let ranges = [("budget", self.budget, 1 << 30), ("metrics.row_block", row_block, 1 << 30)];
+        for (key, n, most) in ranges.into_iter().chain([("metrics.units", units, MOST_UNITS)]) {
+            if n == 0 || n > most {
+                return Err(doc.error(key, format!("{key} = {n} is not in 1..={most}")));
             }
         }
         let refuse = |key: &str, what: String| Err(doc.error(key, what));

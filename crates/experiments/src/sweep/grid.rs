@@ -65,6 +65,8 @@ pub struct Grid {
     pub accuracy: bool,
     /// A dump that all points read instead of what the grid says.
     pub kv: Option<PathBuf>,
+    /// Layers of the dumps that all points run, instead of what the grid says.
+    pub layers: Option<Vec<u32>>,
     /// Values that are moved, one at a time.
     pub ranges: Vec<ValueRange>,
     /// Assumed values that are not.
@@ -161,7 +163,8 @@ impl Grid {
             flat.into_iter().map(|(key, value)| (key, value.clone())).collect()
         };
         let variants = variants.iter().map(|(name, table)| (name.clone(), keys(table))).collect();
-        let mut grid = Grid { name, accuracy, kv: None, ranges, held, variants, axes, doc, skip: Vec::new() };
+        let mut grid =
+            Grid { name, accuracy, kv: None, layers: None, ranges, held, variants, axes, doc, skip: Vec::new() };
         grid.add_ranges()?;
         grid.check_variants()?;
         // In the order of the file: the first axis changes slowest.
@@ -342,6 +345,7 @@ impl Grid {
         }
         more.iter().try_for_each(|(key, value)| put("range", key, value))?;
         let kv = self.kv.clone().or(kv);
+        of_workload.extend(self.layers.iter().map(|layers| format!("layers={layers:?}")));
         let load = || {
             let (workload, doc) = Workload::load(&workload.clone().unwrap_or_default(), &of_workload)?;
             Job::of(workload, doc, &of_system, kv.clone())

@@ -2,9 +2,9 @@
 
 use super::rope::{self, InverseRotary, KnownRotation};
 use super::words::{self, CommonWords};
-use crate::KvCache;
 use crate::fitted::{Component, FittedModel, Head, LAST_KNOT, Layer, Query, SinkWord, VERSION, Words};
 use crate::linalg::{add_gram, eigenvectors};
+use crate::{KvCache, KvView};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rayon::prelude::*;
@@ -111,6 +111,20 @@ pub fn fit_until(cancel: &Cancel, kv: &KvCache, options: &FitOptions) -> Result<
     }
     let fitted: Vec<usize> =
         (0..kv.layers.len()).filter(|l| wanted.is_empty() || wanted.contains(&kv.layers[*l])).collect();
+    // Of a cache in a file, the layers that are looked at are taken into memory: those of the fit, and the first one for its words.
+    let loaded;
+    let (kv, fitted) = match kv.view() {
+        Ok(view) => (view, fitted),
+        Err(_) => {
+            let mut kept = fitted.clone();
+            kept.extend((!fitted.contains(&0)).then_some(0));
+            kept.sort_unstable();
+            let numbers: Vec<u32> = kept.iter().map(|l| kv.layers[*l]).collect();
+            loaded = kv.clone().only_layers(&numbers)?.in_memory(cancel)?;
+            let at = |l: &usize| kept.binary_search(l).unwrap_or_default();
+            (loaded.view()?, fitted.iter().map(at).collect())
+        }
+    };
     let embedding = rope::settle(cancel, kv, &fitted, &positions, options.rotation)?;
     let rope = InverseRotary::new(kv.dim, embedding, &positions);
     let common = words::find(cancel, &keys(kv, 0, &rope), kv.dim)?;
@@ -138,7 +152,7 @@ pub fn fit_until(cancel: &Cancel, kv: &KvCache, options: &FitOptions) -> Result<
 }
 
 /// Keys of a layer's heads before RoPE.
-fn keys(kv: &KvCache, layer: usize, rope: &InverseRotary) -> Vec<Vec<f32>> {
+fn keys(kv: KvView<'_>, layer: usize, rope: &InverseRotary) -> Vec<Vec<f32>> {
     let of = |h| {
         let mut keys = kv.keys(layer, h).data.to_vec();
         rope.inverse_rotate(&mut keys, 0);
@@ -149,7 +163,7 @@ fn keys(kv: &KvCache, layer: usize, rope: &InverseRotary) -> Vec<Vec<f32>> {
 
 fn layer(
     cancel: &Cancel,
-    kv: &KvCache,
+    kv: KvView<'_>,
     layer: usize,
     rope: &InverseRotary,
     common: &CommonWords,
@@ -234,7 +248,7 @@ struct PrefillText<'a> {
 }
 
 fn head(
-    kv: &KvCache,
+    kv: KvView<'_>,
     layer: usize,
     h: usize,
     keys: &[f32],

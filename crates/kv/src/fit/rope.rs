@@ -3,7 +3,7 @@
 //! Pairs are rotated independently, so the squares that the mean holds are a sum over pairs of what each holds at its frequency
 //! (`KeySpectrum`). Candidates are plain rotations of any base, and those of published bases rescaled by YaRN.
 
-use crate::KvCache;
+use crate::KvView;
 use crate::rope::{RotaryEmbedding, RotaryPairs, SaidScaling, YarnRotation};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
@@ -76,7 +76,7 @@ struct KeySpectrum<'p> {
 }
 
 impl<'p> KeySpectrum<'p> {
-    fn new(kv: &KvCache, layers: &[usize], positions: &'p [u32], pairs: RotaryPairs) -> Self {
+    fn new(kv: KvView<'_>, layers: &[usize], positions: &'p [u32], pairs: RotaryPairs) -> Self {
         let heads: Vec<(usize, usize)> = layers.iter().flat_map(|l| (0..kv.kv_heads).map(move |h| (*l, h))).collect();
         let of = |i: usize| {
             let (a, b) = pairs.elements(i, kv.dim);
@@ -206,7 +206,7 @@ impl BestCandidates<'_> {
 /// tell: then it says what the candidates hold, and which options decide.
 pub fn settle(
     cancel: &Cancel,
-    kv: &KvCache,
+    kv: KvView<'_>,
     layers: &[usize],
     positions: &[u32],
     known: KnownRotation,
@@ -274,7 +274,7 @@ pub fn settle(
 /// The best rotations of the keys with these pairs of elements, of those that what is known allows.
 fn search<'p>(
     cancel: &Cancel,
-    kv: &KvCache,
+    kv: KvView<'_>,
     layers: &[usize],
     positions: &'p [u32],
     pairs: RotaryPairs,
@@ -330,6 +330,7 @@ fn search<'p>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::KvCache;
     use crate::fitted::{FittedShape, generate, testing};
 
     /// Keys of 16 elements of 3,000 tokens, rotated as `yarn` says, which the cache does not say.
@@ -341,7 +342,7 @@ mod tests {
 
     fn settled(kv: &KvCache, known: KnownRotation) -> Result<RotaryEmbedding, String> {
         let positions: Vec<u32> = (0..kv.tokens as u32).collect();
-        settle(&Cancel::new(), kv, &[0, 1], &positions, known).map_err(|e| e.to_string())
+        settle(&Cancel::new(), kv.view().unwrap(), &[0, 1], &positions, known).map_err(|e| e.to_string())
     }
 
     const YARN: YarnRotation = YarnRotation { factor: 2.0, original: 2048 };

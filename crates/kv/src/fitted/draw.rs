@@ -4,15 +4,15 @@
 //! sinks. The rest is drawn by each head from a stream of its own, so that which thread fills it does not matter.
 
 use super::{Component, FittedModel, Head, LAST_KNOT, Words};
+use crate::drawn::{self, DrawnShape};
 use crate::rope::{RopeScaling, Rotary, SaidScaling};
-use crate::synthetic::{MAX_ELEMENTS, normal, zeros};
-use crate::{KvCache, KvParts, Tensor, raw};
+use crate::synthetic::{MAX_ELEMENTS, normal};
+use crate::{Elements, KvCache, KvParts, Tensor, raw};
 use pimattn_core::beyond::BeyondFit;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use rayon::prelude::*;
 
 /// What is drawn of a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +59,20 @@ impl FittedShape {
         }
     }
 
+    /// Bytes of the cache's elements as f32, which is in a file where they are more than [`IN_MEMORY`](crate::IN_MEMORY).
+    pub fn bytes_in_memory(&self) -> u64 {
+        u64::try_from(self.elements().saturating_mul(4)).unwrap_or(u64::MAX)
+    }
+
+    /// Elements of k, v and q together.
+    fn elements(&self) -> u128 {
+        let of = |n: usize| n as u128;
+        let (tokens, queries) =
+            (of(self.prefill) + of(self.decode_steps), of(self.prefill_queries) + of(self.decode_steps));
+        let rows = (2 * of(self.kv_heads)).saturating_mul(tokens) + of(self.query_heads).saturating_mul(queries);
+        rows.saturating_mul(of(self.dim)).saturating_mul(of(self.layers.len()))
+    }
+
     /// Checks sizes and ranges.
     ///
     /// Errors: [`Error::Config`] at `synthetic.<field>`.
@@ -96,10 +110,7 @@ impl FittedShape {
         if self.element_bytes != 2 && self.element_bytes != 4 {
             return bad("element_bytes", format!("{} is not supported; expected 2 or 4", self.element_bytes));
         }
-        let of = |n: usize| n as u128;
-        let rows = 2 * of(self.kv_heads) * of(self.prefill + self.decode_steps)
-            + of(self.query_heads) * of(self.prefill_queries + self.decode_steps);
-        match rows * of(self.dim) * of(self.layers.len()) {
+        match self.elements() {
             n if n <= u128::from(MAX_ELEMENTS) => Ok(()),
             n => bad("prefill", format!("the cache has {n} elements; at most {MAX_ELEMENTS} are supported")),
         }
@@ -120,29 +131,28 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
     shape.check(model)?;
     let (tokens, queries) = (shape.prefill + shape.decode_steps, shape.prefill_queries + shape.decode_steps);
     let (heads, group) = (shape.layers.len() * shape.kv_heads, shape.query_heads / shape.kv_heads);
-    let mut k = zeros(heads * tokens * shape.dim)?;
-    let mut v = zeros(k.len())?;
-    let mut q = zeros(heads * group * queries * shape.dim)?;
+    let drawn = DrawnShape {
+        heads,
+        rows: tokens * shape.dim,
+        queries: group * queries * shape.dim,
+        element_bytes: shape.element_bytes,
+    };
     let text = Text::draw(model, tokens, shape.seed);
     let embedding = model.embedding_of(tokens, shape.rope_scaling);
     let rope = Rotary::of(model.dim, embedding, tokens);
-    k.par_chunks_mut(tokens * shape.dim)
-        .zip(v.par_chunks_mut(tokens * shape.dim))
-        .zip(q.par_chunks_mut(group * queries * shape.dim))
-        .enumerate()
-        .try_for_each(|(i, ((k, v), q))| {
-            let (layer, head) = (shape.layers[i / shape.kv_heads], i % shape.kv_heads);
-            let mut rng = ChaCha8Rng::seed_from_u64(shape.seed);
-            rng.set_stream(u64::from(layer) << 32 | (head as u64 + 1));
-            let source = source(model, shape, layer, head);
-            let kinds = text.kinds(&model.layers[source.0]);
-            let drawing = Drawing { cancel, shape, text: &text, rope: &rope, shares: &model.words, kinds, group };
-            drawing.fill(&model.layers[source.0].heads[source.1], &mut rng, k, v, q)
-        })?;
-    let tensor = |name: &str, heads: usize, rows: usize, data: Vec<f32>| Tensor {
+    let [k, v, q] = drawn::elements(&drawn, |i, k, v, q| {
+        let (layer, head) = (shape.layers[i / shape.kv_heads], i % shape.kv_heads);
+        let mut rng = ChaCha8Rng::seed_from_u64(shape.seed);
+        rng.set_stream(u64::from(layer) << 32 | (head as u64 + 1));
+        let source = source(model, shape, layer, head);
+        let kinds = text.kinds(&model.layers[source.0]);
+        let drawing = Drawing { cancel, shape, text: &text, rope: &rope, shares: &model.words, kinds, group };
+        drawing.fill(&model.layers[source.0].heads[source.1], &mut rng, k, v, q)
+    })?;
+    let tensor = |name: &str, heads: usize, rows: usize, data: Elements| Tensor {
         name: name.to_string(),
         shape: vec![shape.layers.len(), heads, rows, shape.dim],
-        data: data.into(),
+        data,
         element_bytes: shape.element_bytes,
     };
     let parts = KvParts {
@@ -161,7 +171,7 @@ pub fn generate_until(cancel: &Cancel, model: &FittedModel, shape: &FittedShape)
             model.source
         ),
     };
-    KvCache::checked("synthetic", parts)
+    KvCache::checked_layers(cancel, "synthetic", parts, &[])
 }
 
 /// What a cache says of itself that is longer than the text its model was fitted on.
@@ -517,12 +527,13 @@ mod tests {
         assert_ne!(one.k, generate(&model, &FittedShape { seed: 4, ..shape.clone() }).unwrap().k);
         // A layer alone is the layer among others: a model's cache can be made layer by layer.
         let alone = generate(&model, &FittedShape { layers: vec![6], ..shape.clone() }).unwrap();
-        assert_eq!(alone.k[..], one.k[one.k.len() / 2..]);
-        assert_eq!(alone.q[..], one.q[one.q.len() / 2..]);
+        let second = |x: &Elements| x.pick(std::iter::once(x.len() / 2..x.len()));
+        assert_eq!((alone.k, alone.q), (second(&one.k), second(&one.q)));
         // And a longer text begins as the shorter one does.
         let longer =
             generate(&model, &FittedShape { prefill: 400, rope_scaling: RopeScaling::None, ..shape.clone() }).unwrap();
-        assert_eq!(longer.keys(0, 0).range(0..200).data, one.keys(0, 0).range(0..200).data);
+        let first = |kv: &KvCache| kv.view().unwrap().keys(0, 0).range(0..200).data.to_vec();
+        assert_eq!(first(&longer), first(&one));
     }
 
     #[test]
@@ -544,7 +555,7 @@ mod tests {
         let kv = generate(&model, &shape).unwrap();
         assert_eq!((kv.layers.as_slice(), kv.kv_heads, kv.query_heads, kv.dim), (&[0, 3][..], 3, 12, 16));
         assert_eq!((kv.tokens, kv.prefill, kv.query_start, kv.queries), (105, 100, 93, 12));
-        assert!(kv.k.iter().all(|x| half::f16::from_f32(*x).to_f32() == *x));
+        assert!(kv.k.in_memory().unwrap().iter().all(|x| half::f16::from_f32(*x).to_f32() == *x));
         let at = |edit: &dyn Fn(&mut FittedShape)| {
             let mut shape = shape.clone();
             edit(&mut shape);
@@ -572,6 +583,7 @@ mod tests {
         let (narrow, wide) =
             (generate(&model, &shape).unwrap(), generate(&model, &FittedShape { dim: 16, ..shape }).unwrap());
         let score = |kv: &KvCache| {
+            let kv = kv.view().unwrap();
             let (q, k) = (kv.queries(1, 0).row(9), kv.keys(1, 0).row(50));
             q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>() / (kv.dim as f32).sqrt()
         };
@@ -613,6 +625,7 @@ mod tests {
             assert!((n / 5000.0 - share).abs() < 4.0 * (share / 5000.0).sqrt(), "{word}: {n}");
         }
         let kv = generate(&model, &shape).unwrap();
+        let kv = kv.view().unwrap();
         let frequencies = crate::rope::inverse_frequencies(8, model.rope_theta);
         let inverse_rotate = |token: usize, key: &mut [f32]| {
             for (i, speed) in frequencies.iter().enumerate() {

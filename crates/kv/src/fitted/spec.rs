@@ -2,7 +2,11 @@
 
 use super::{FittedModel, FittedShape};
 use crate::rope::RopeScaling;
+use pimattn_core::error::Result;
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
+
+/// Layers of the deepest model.
+const MOST_LAYERS: u32 = 1 << 16;
 
 /// What is to be drawn of a fitted model. What is not said is as in the dump that it was fitted on.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
@@ -89,12 +93,18 @@ impl<'de> Deserialize<'de> for PrefillQueries {
 
 impl FittedSpec {
     /// What to draw of `model`, with this seed where the table has none.
-    pub fn shape(&self, model: &FittedModel, seed: u64) -> FittedShape {
+    ///
+    /// Errors: [`Error::Config`](pimattn_core::error::Error::Config) at `synthetic.layers` where there are more than any model has.
+    pub fn shape(&self, model: &FittedModel, seed: u64) -> Result<FittedShape> {
+        if let Some(layers) = self.layers.filter(|layers| !(1..=MOST_LAYERS).contains(layers)) {
+            let what = format!("{layers} is out of range; expected 1 to {MOST_LAYERS}");
+            return Err(pimattn_core::error::Error::Config { at: "synthetic.layers".into(), what });
+        }
         let default = FittedShape::of(model);
         let numbered = || self.layers.map(|n| (0..n).collect());
         let kv_heads = self.kv_heads.unwrap_or(default.kv_heads);
         let prefill = self.prefill.unwrap_or(default.prefill);
-        FittedShape {
+        Ok(FittedShape {
             layers: self.layer_numbers.clone().or_else(numbered).unwrap_or(default.layers),
             model_layers: self.layers.unwrap_or(default.model_layers),
             kv_heads,
@@ -110,6 +120,6 @@ impl FittedSpec {
             element_bytes: self.element_bytes.unwrap_or(default.element_bytes),
             rope_scaling: self.rope_scaling,
             seed: self.seed.unwrap_or(seed),
-        }
+        })
     }
 }

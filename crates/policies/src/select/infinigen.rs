@@ -135,14 +135,18 @@ impl Policy for Named {
         Preparation::Queries
     }
 
+    fn decides_together(&self) -> bool {
+        self.infinigen.mean == Per::Layer
+    }
+
     fn prepare(&self, head: HeadView<'_>) -> Box<dyn HeadState + Send> {
         self.infinigen.prepare(&[head]).remove(0)
     }
 
     fn prepare_layer(&self, heads: &[HeadView<'_>]) -> Vec<Box<dyn HeadState + Send>> {
-        match self.infinigen.mean {
-            Per::Layer => self.infinigen.prepare(heads),
-            _ => heads.par_iter().map(|head| self.prepare(*head)).collect(),
+        match self.decides_together() {
+            true => self.infinigen.prepare(heads),
+            false => heads.par_iter().map(|head| self.prepare(*head)).collect(),
         }
     }
 }

@@ -255,6 +255,11 @@ pub trait Policy: Send + Sync {
     }
     /// Work on the prefill of one KV head (clustering happens here).
     fn prepare(&self, head: HeadView<'_>) -> Box<dyn HeadState + Send>;
+    /// Whether the KV heads of a layer decide together, so that [`Policy::prepare_layer`] does more than prepare each of them: they are
+    /// then in memory together.
+    fn decides_together(&self) -> bool {
+        false
+    }
     /// As [`Policy::prepare`], of all KV heads of a layer in their order. A policy whose heads decide together has them
     /// know of each other here; where their views have the keys of all steps, they may go through these on different threads, and
     /// at different times, else all of them grow before one selects.

@@ -123,13 +123,13 @@ impl HeadRecording {
     }
 
     /// The head as it was before the first step: it gives the same answers again, step by step.
-    pub fn replay(&self) -> Box<dyn HeadState + Send + '_> {
-        Box::new(ReplayedHead { recording: self, step: None, fresh: SlotOrder::default() })
+    pub fn replay(&self) -> ReplayedHead<'_> {
+        ReplayedHead { recording: self, step: None, fresh: SlotOrder::default() }
     }
 }
 
 /// A head that answers from its recording.
-struct ReplayedHead<'r> {
+pub struct ReplayedHead<'r> {
     recording: &'r HeadRecording,
     /// The step of the last [`HeadState::grow`].
     step: Option<usize>,
@@ -138,6 +138,34 @@ struct ReplayedHead<'r> {
 }
 
 impl ReplayedHead<'_> {
+    /// Takes the next step, which sees so many tokens, and gives the tokens of each query head. It needs no keys.
+    ///
+    /// # Panics
+    /// When the recording has no such step.
+    pub fn next(&mut self, len: usize, out: &mut [Vec<u32>]) {
+        self.advance(len);
+        self.selected(len, out);
+    }
+
+    fn advance(&mut self, len: usize) {
+        let next = self.step.map_or(0, |step| step + 1);
+        assert_eq!(self.recording.steps.get(next).map(|step| step.len), Some(len), "a replay goes step by step");
+        self.step = Some(next);
+    }
+
+    fn selected(&self, len: usize, out: &mut [Vec<u32>]) {
+        let tokens = self.now().map_or(&[][..], |now| &now.tokens);
+        for (out, tokens) in out.iter_mut().zip(tokens) {
+            match tokens {
+                RecordedTokens::All => select_all(len, out),
+                RecordedTokens::Some(tokens) => {
+                    out.clear();
+                    out.extend_from_slice(tokens);
+                }
+            }
+        }
+    }
+
     fn now(&self) -> Option<&RecordedStep> {
         self.recording.steps.get(self.step?)
     }
@@ -145,22 +173,11 @@ impl ReplayedHead<'_> {
 
 impl HeadState for ReplayedHead<'_> {
     fn grow(&mut self, keys: Rows<'_>) {
-        let next = self.step.map_or(0, |step| step + 1);
-        assert_eq!(self.recording.steps.get(next).map(|step| step.len), Some(keys.len()), "a replay goes step by step");
-        self.step = Some(next);
+        self.advance(keys.len());
     }
 
     fn select(&mut self, step: StepView<'_>, out: &mut [Vec<u32>]) {
-        let tokens = self.now().map_or(&[][..], |now| &now.tokens);
-        for (out, tokens) in out.iter_mut().zip(tokens) {
-            match tokens {
-                RecordedTokens::All => select_all(step.tokens(), out),
-                RecordedTokens::Some(tokens) => {
-                    out.clear();
-                    out.extend_from_slice(tokens);
-                }
-            }
-        }
+        self.selected(step.tokens(), out);
     }
 
     fn order(&self) -> &SlotOrder {

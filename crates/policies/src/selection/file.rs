@@ -59,7 +59,7 @@ impl Selection {
     /// [`Error::Io`] where it cannot be read.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Selection::from_bytes(&path.display().to_string(), &kv::map(path)?)
+        Selection::from_bytes(&path.display().to_string(), &kv::read_file(path)?)
     }
 
     /// Reads the bytes of a selection file; `source` names it in errors.

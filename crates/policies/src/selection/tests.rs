@@ -1,6 +1,7 @@
 //! What a selection is refused for, with its place; and what is taken.
 
 use super::*;
+use crate::select::HeadState;
 use pimattn_core::error::Error;
 use pimattn_kv::KvCache;
 use pimattn_kv::safetensors::{self, TensorBytes};

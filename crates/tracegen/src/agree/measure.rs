@@ -3,7 +3,7 @@
 
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
-use pimattn_kv::KvCache;
+use pimattn_kv::{KvCache, KvView};
 use pimattn_policies::accuracy::{OutputOf, RowShape, Scratch, exact_scores};
 use pimattn_policies::select::{self, HeadState, HeadView, Policy, StepView};
 use rayon::prelude::*;
@@ -72,6 +72,8 @@ pub fn measure(
             return Err(Error::Usage(what));
         }
     }
+    let kv = kv.clone().in_memory(cancel)?;
+    let kv = kv.view()?;
     let layers: Vec<Vec<HeadMeasurement>> = (0..kv.layers.len())
         .into_par_iter()
         .map(|l| layer(cancel, kv, l, &policies, plan, progress))
@@ -81,7 +83,7 @@ pub fn measure(
 
 fn layer(
     cancel: &Cancel,
-    kv: &KvCache,
+    kv: KvView<'_>,
     layer: usize,
     policies: &[Box<dyn Policy>],
     plan: &AgreementPlan,
@@ -130,7 +132,7 @@ struct StepSelection {
 
 fn head(
     cancel: &Cancel,
-    kv: &KvCache,
+    kv: KvView<'_>,
     layer: usize,
     kv_head: usize,
     view: HeadView<'_>,

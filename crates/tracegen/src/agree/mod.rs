@@ -10,9 +10,9 @@ use pimattn_core::cancel::Cancel;
 use pimattn_core::columns;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::table::{Measure, Value, measure as measured};
-use pimattn_kv::KvCache;
 use pimattn_kv::fitted::{self, FittedModel, FittedShape};
 use pimattn_kv::rope::RopeScaling;
+use pimattn_kv::{Elements, KvCache};
 use pimattn_policies::select;
 use std::fmt::Write;
 
@@ -151,9 +151,9 @@ pub fn layers_of(kv: &KvCache, numbers: &[u32]) -> Result<KvCache> {
         return Err(Error::Usage(format!("the dump has no layer {missing}; it has {:?}", kv.layers)));
     }
     let chosen: Vec<usize> = (0..kv.layers.len()).filter(|l| numbers.contains(&kv.layers[*l])).collect();
-    let cut = |data: &[f32]| {
+    let cut = |data: &Elements| {
         let n = data.len() / kv.layers.len();
-        chosen.iter().flat_map(|l| &data[l * n..(l + 1) * n]).copied().collect::<Vec<f32>>().into()
+        data.pick(chosen.iter().map(|l| l * n..(l + 1) * n))
     };
     Ok(KvCache {
         layers: chosen.iter().map(|l| kv.layers[*l]).collect(),
@@ -173,9 +173,9 @@ pub fn before_decode(kv: &KvCache) -> Result<KvCache> {
     if queries == 0 {
         return Err(Error::Usage("the dump has no queries of its prefill".into()));
     }
-    let cut = |data: &[f32], rows: usize, keep: usize| {
-        let kept = data.chunks_exact(rows * kv.dim).flat_map(|head| &head[..keep * kv.dim]);
-        kept.copied().collect::<Vec<f32>>().into()
+    let cut = |data: &Elements, rows: usize, keep: usize| {
+        let heads = (0..data.len()).step_by(rows * kv.dim);
+        data.pick(heads.map(|head| head..head + keep * kv.dim))
     };
     Ok(KvCache {
         layers: kv.layers.clone(),

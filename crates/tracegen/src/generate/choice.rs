@@ -2,12 +2,41 @@
 
 use super::Generator;
 use super::chosen::Chosen;
+use super::metrics::HeadPlace;
 use super::selections::SelectedHead;
-use pimattn_kv::{KvCache, Rows};
+use pimattn_core::error::Result;
+use pimattn_kv::{GroupQueries, HeadRows, KvCache, LayerQueries, Rows};
 use pimattn_mapping::schedule::StepDemand;
 use pimattn_policies::accuracy::{self, Accuracy, KeptAttention, OutputOf, RowShape};
-use pimattn_policies::select::recorded::HeadRecording;
-use pimattn_policies::select::{HeadState, HeadView, StepView, head_seed};
+use pimattn_policies::select::recorded::{HeadRecording, ReplayedHead};
+use pimattn_policies::select::{HeadState, HeadView, Preparation, StepView, head_seed};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Who answers for a KV head.
+enum Answers<'g> {
+    /// The policy.
+    Policy(Box<dyn HeadState + Send>),
+    /// What was answered before.
+    Replayed(ReplayedHead<'g>),
+}
+
+impl Answers<'_> {
+    fn state(&self) -> &dyn HeadState {
+        match self {
+            Answers::Policy(state) => state.as_ref(),
+            Answers::Replayed(head) => head,
+        }
+    }
+}
+
+/// What selecting and measuring read of a cache.
+struct HeadData<'g> {
+    keys: HeadRows<'g>,
+    /// Where it is measured.
+    values: Option<HeadRows<'g>>,
+    queries: LayerQueries<'g>,
+}
 
 /// The policy's state of a KV head, and its last answers.
 pub struct HeadChoice<'g> {
@@ -17,9 +46,11 @@ pub struct HeadChoice<'g> {
     kv_head: usize,
     budget: usize,
     shape: RowShape,
-    state: Box<dyn HeadState + Send + 'g>,
-    /// Where the answers were given before.
-    kept: Option<&'g SelectedHead>,
+    answers: Answers<'g>,
+    /// What the answers need; a replay needs nothing, unless it is to be measured.
+    data: Option<HeadData<'g>>,
+    /// By step, what was measured when the answers were given before.
+    kept: Option<&'g [Vec<Accuracy>]>,
     /// By step, what is kept of attention over all tokens, where it is.
     attention: Option<&'g [KeptAttention]>,
     scores: Vec<Vec<f32>>,
@@ -30,79 +61,133 @@ pub struct HeadChoice<'g> {
 }
 
 impl<'g> HeadChoice<'g> {
-    /// The heads of a layer (an index into the cache's) and a request, their prefill taken in.
-    pub fn of_layer(generator: &'g Generator, layer: usize, request: usize) -> Vec<Self> {
+    /// A head that answers as it did when `selected` was made of it.
+    pub fn replayed(generator: &'g Generator, at: HeadPlace, selected: &'g SelectedHead) -> Self {
+        let answers = Answers::Replayed(selected.recording.replay());
+        HeadChoice { kept: Some(&selected.accuracies), ..HeadChoice::new(generator, at, answers, None) }
+    }
+
+    /// Some KV heads of a layer (an index into the cache's) and a request, their prefill taken in; all of the layer where they decide
+    /// together. With `measure`, what they keep of the attention can be measured.
+    ///
+    /// # Errors
+    /// Those of reading the cache.
+    pub fn of_heads(
+        generator: &'g Generator,
+        layer: usize,
+        request: usize,
+        heads: Range<usize>,
+        measure: bool,
+    ) -> Result<Vec<Self>> {
         let g = generator;
         let cache = g.cached.of(request);
-        let new = |kv_head: usize, state, kept| HeadChoice {
+        let place = |kv_head| HeadPlace { layer, request, kv_head };
+        let data = |kv_head| -> Result<HeadData<'g>> {
+            Ok(HeadData {
+                keys: cache.read_keys(layer, kv_head)?,
+                values: if measure { Some(cache.read_values(layer, kv_head)?) } else { None },
+                queries: cache.read_layer_queries(layer, g.steps())?,
+            })
+        };
+        let policy = match &g.chosen {
+            _ if g.is_dense(cache.layers[layer]) => &g.full,
+            Chosen::Policy(policy) => policy,
+            Chosen::Imported(imported) => {
+                let replayed = |kv_head: usize| {
+                    let answers = Answers::Replayed(imported.heads[layer * cache.kv_heads + kv_head].replay());
+                    let data = if measure { Some(data(kv_head)?) } else { None };
+                    Ok(HeadChoice::new(g, place(kv_head), answers, data))
+                };
+                return heads.map(replayed).collect();
+            }
+        };
+        let read: Vec<HeadData<'g>> = heads.clone().into_par_iter().map(data).collect::<Result<_>>()?;
+        let from_queries = policy.prepares_from() == Preparation::Queries;
+        let queries = heads.clone().into_par_iter().map(|h| cache.read_group_queries(layer, h, from_queries));
+        let queries: Vec<GroupQueries<'g>> = queries.collect::<Result<_>>()?;
+        let view = |(i, kv_head): (usize, usize)| HeadView {
+            keys: read[i].keys.rows(),
+            prefill: cache.prefill,
+            queries: queries[i].heads(),
+            query_start: queries[i].start,
+            seed: head_seed(g.workload.seed, g.index(layer, request, kv_head)),
+            memo: g.cached.memo(request, layer, kv_head),
+        };
+        let views: Vec<HeadView<'_>> = heads.clone().enumerate().map(view).collect();
+        let states = policy.prepare_layer(&views);
+        let heads = heads.zip(states).zip(read);
+        Ok(heads.map(|((h, state), data)| HeadChoice::new(g, place(h), Answers::Policy(state), Some(data))).collect())
+    }
+
+    fn new(generator: &'g Generator, at: HeadPlace, answers: Answers<'g>, data: Option<HeadData<'g>>) -> Self {
+        let g = generator;
+        let cache = g.cached.of(at.request);
+        HeadChoice {
             cache,
-            layer,
-            kv_head,
+            layer: at.layer,
+            kv_head: at.kv_head,
             budget: g.workload.budget,
             shape: RowShape { row_block: g.workload.metrics.row_block, units: g.workload.metrics.units },
-            state,
-            kept,
-            attention: g.cached.kept_attention(request, layer, kv_head),
+            answers,
+            data,
+            kept: None,
+            attention: g.cached.kept_attention(at.request, at.layer, at.kv_head),
             scores: vec![Vec::new(); cache.group()],
             tokens: vec![Vec::new(); cache.group()],
             scratch: accuracy::Scratch::default(),
             len: 0,
-        };
-        if let Some(selections) = &g.selections {
-            let of = |kv_head| selections.head(g.index(layer, request, kv_head));
-            return (0..cache.kv_heads).map(|h| new(h, of(h).recording.replay(), Some(of(h)))).collect();
         }
-        let dense = g.is_dense(cache.layers[layer]);
-        let policy = match &g.chosen {
-            _ if dense => &g.full,
-            Chosen::Policy(policy) => policy,
-            Chosen::Imported(imported) => {
-                let heads = imported.heads[layer * cache.kv_heads..][..cache.kv_heads].iter();
-                return (0..).zip(heads).map(|(h, recording)| new(h, recording.replay(), None)).collect();
-            }
-        };
-        let view = |kv_head| HeadView {
-            keys: cache.keys(layer, kv_head),
-            prefill: cache.prefill,
-            queries: cache.group_queries(layer, kv_head),
-            query_start: cache.query_start,
-            seed: head_seed(g.workload.seed, g.index(layer, request, kv_head)),
-            memo: g.cached.memo(request, layer, kv_head),
-        };
-        let views: Vec<HeadView<'g>> = (0..cache.kv_heads).map(view).collect();
-        let states = policy.prepare_layer(&views);
-        (0..).zip(states).map(|(kv_head, state)| new(kv_head, state, None)).collect()
     }
 
     /// Selects at a step; with `measure`, what each query head keeps of the attention.
     pub fn step(&mut self, step: usize, measure: bool) -> Option<Vec<Accuracy>> {
-        let (cache, group) = (self.cache, self.cache.group());
-        let position = self.position(step);
-        self.len = position + 1;
-        let keys = cache.keys(self.layer, self.kv_head).range(0..self.len);
-        let layer_queries = cache.queries_at(self.layer, position);
-        let queries = &layer_queries[self.kv_head * group..][..group];
-        let kept = self.kept.map(|head| head.accuracies.get(step));
-        let measured = measure && kept.is_none();
-        let scored = measured && self.attention.is_none();
-        if scored {
-            accuracy::exact_scores(keys, self.len, queries, &mut self.scores);
-        }
-        let scores = if scored { &self.scores[..] } else { &[] };
-        self.state.grow(keys);
-        let view = StepView { keys, budget: self.budget, queries, layer_queries: &layer_queries, scores };
-        self.state.select(view, &mut self.tokens);
+        self.len = self.position(step) + 1;
+        let kept = self.kept.map(|accuracies| accuracies.get(step));
+        let data = self.data.take();
+        let measured = match &data {
+            Some(data) => self.select(data, step, measure && kept.is_none()),
+            None => {
+                if let Answers::Replayed(head) = &mut self.answers {
+                    head.next(self.len, &mut self.tokens);
+                }
+                None
+            }
+        };
+        self.data = data;
         match kept {
             Some(accuracies) => accuracies.filter(|_| measure).cloned(),
-            None => measured.then(|| self.measure(step, keys, queries)),
+            None => measured,
         }
     }
 
+    /// Selects at a step, of what is there to be read.
+    fn select(&mut self, data: &HeadData<'_>, step: usize, measure: bool) -> Option<Vec<Accuracy>> {
+        let group = self.cache.group();
+        let keys = data.keys.rows().range(0..self.len);
+        let layer_queries = data.queries.at(step);
+        let queries = &layer_queries[self.kv_head * group..][..group];
+        let scored = measure && self.attention.is_none();
+        if scored {
+            accuracy::exact_scores(keys, self.len, queries, &mut self.scores);
+        }
+        match &mut self.answers {
+            Answers::Policy(state) => {
+                let scores = if scored { &self.scores[..] } else { &[] };
+                state.grow(keys);
+                let view = StepView { keys, budget: self.budget, queries, layer_queries: &layer_queries, scores };
+                state.select(view, &mut self.tokens);
+            }
+            Answers::Replayed(head) => head.next(self.len, &mut self.tokens),
+        }
+        let values = data.values.as_ref().filter(|_| measure)?;
+        Some(self.measure(step, keys, queries, values.rows()))
+    }
+
     /// What each query head keeps of the attention at the last step, whose scores are there unless they are kept.
-    fn measure(&mut self, step: usize, keys: Rows<'_>, queries: &[&[f32]]) -> Vec<Accuracy> {
+    fn measure(&mut self, step: usize, keys: Rows<'_>, queries: &[&[f32]], values: Rows<'_>) -> Vec<Accuracy> {
         let scale = 1.0 / (self.cache.dim as f32).sqrt();
-        let values = self.cache.values(self.layer, self.kv_head);
-        let (order, shares, rescored) = (self.state.order(), self.state.blend(), self.state.rescored());
+        let state = self.answers.state();
+        let (order, shares, rescored) = (state.order(), state.blend(), state.rescored());
         let attention = self.attention.map(|steps| &steps[step]);
         match attention {
             None => self.scratch.attend_all(&self.scores, scale, values),
@@ -127,24 +212,25 @@ impl<'g> HeadChoice<'g> {
 
     /// Row-blocks that each query head touches at the last step, by the metrics' account.
     pub fn row_blocks(&mut self) -> Vec<usize> {
-        let (order, scratch) = (self.state.order(), &mut self.scratch);
+        let (order, scratch) = (self.answers.state().order(), &mut self.scratch);
         self.tokens.iter().map(|t| scratch.row_blocks(t, self.len, order, self.shape)).collect()
     }
 
     /// What the last step asks of the memory.
     pub fn demand(&self) -> StepDemand<'_> {
+        let state = self.state();
         StepDemand {
             tokens: &self.tokens,
-            order: self.state.order(),
+            order: state.order(),
             len: self.len as u32,
-            scan: self.state.scan(),
-            clusterings: self.state.clusterings(),
+            scan: state.scan(),
+            clusterings: state.clusterings(),
         }
     }
 
     /// What the policy knows now.
     pub fn state(&self) -> &dyn HeadState {
-        self.state.as_ref()
+        self.answers.state()
     }
 
     /// Keeps the answers of the last step.

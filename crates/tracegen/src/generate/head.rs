@@ -3,6 +3,7 @@
 use super::Generator;
 use super::choice::HeadChoice;
 use super::metrics::{HeadMetrics, HeadPlace};
+use super::selections::Selections;
 use pimattn_core::addr::Geometry;
 use pimattn_core::error::{Error, Result};
 use pimattn_kv::KvCache;
@@ -25,10 +26,29 @@ pub struct HeadWork<'g> {
 }
 
 impl<'g> HeadWork<'g> {
-    /// The heads of a layer (an index into the cache's) and a request, their prefill taken in.
-    pub fn of_layer(generator: &'g Generator, layer: usize, request: usize) -> Vec<Self> {
-        let choices = HeadChoice::of_layer(generator, layer, request);
-        choices.into_iter().map(|choice| HeadWork::new(generator, request, choice)).collect()
+    /// The heads of a layer (an index into the cache's) and a request, their prefill taken in, or as `selections` say.
+    ///
+    /// # Errors
+    /// Those of reading the cache.
+    pub fn of_layer(
+        generator: &'g Generator,
+        layer: usize,
+        request: usize,
+        selections: Option<&'g Selections>,
+        measure: bool,
+    ) -> Result<Vec<Self>> {
+        let heads = 0..generator.cached.of(request).kv_heads;
+        let choices = match selections {
+            None => HeadChoice::of_heads(generator, layer, request, heads, measure)?,
+            Some(selections) => {
+                let replayed = |kv_head| {
+                    let selected = selections.head(generator.index(layer, request, kv_head));
+                    HeadChoice::replayed(generator, HeadPlace { layer, request, kv_head }, selected)
+                };
+                heads.map(replayed).collect()
+            }
+        };
+        Ok(choices.into_iter().map(|choice| HeadWork::new(generator, request, choice)).collect())
     }
 
     fn new(generator: &'g Generator, request: usize, choice: HeadChoice<'g>) -> Self {

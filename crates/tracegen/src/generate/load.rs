@@ -6,12 +6,9 @@ use super::{Generator, ideal, label, spelled};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::op::Op;
-use pimattn_core::presets::PresetKind;
 use pimattn_core::spec::config::Document;
 use pimattn_core::spec::{Device, System};
-use pimattn_kv::fitted::{self, FittedModel, FittedSpec};
-use pimattn_kv::synthetic::SyntheticSpec;
-use pimattn_kv::{self as kv, KvCache};
+use pimattn_kv::KvCache;
 use pimattn_mapping::emit::DeviceLayout;
 use pimattn_mapping::heads;
 use pimattn_mapping::layout::{Shape, Side};
@@ -25,7 +22,6 @@ use pimattn_policies::selection::{Selection, SelectionFit};
 use pimattn_trace::Header;
 use pimattn_trace::header::spec_hash;
 use pimattn_trace::label::SelectionLabel;
-use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -173,7 +169,7 @@ impl Generator {
         let doc = document(&workload)?;
         workload.check(&doc)?;
         let requests = workload.batch.requests;
-        let cached = Arc::new(CacheSet::new(vec![cache.validated()?], vec![0; requests]));
+        let cached = Arc::new(CacheSet::new(vec![cache.validated()?], vec![0; requests])?);
         Generator::load_imported(&cached, system, workload, &doc, None, selection)
     }
 
@@ -186,7 +182,7 @@ impl Generator {
     ) -> Result<Self> {
         workload.check(&doc)?;
         let requests = workload.batch.requests;
-        let caches = || Ok(Arc::new(CacheSet::new(vec![cache.validated()?], vec![0; requests])));
+        let caches = || Ok(Arc::new(CacheSet::new(vec![cache.validated()?], vec![0; requests])?));
         Generator::assemble(system, workload, &doc, Chosen::Policy(policy), caches, None)
     }
 
@@ -339,112 +335,4 @@ fn policy(workload: &Workload, doc: &Document, name: &str) -> Result<Box<dyn Pol
     let none = toml::Table::new();
     let table = workload.policies.get(name).unwrap_or(&none);
     (entry.build)(table).map_err(|e| doc.serde_error(&format!("policies.{name}.{}", e.key), &e.message))
-}
-
-impl CacheSet {
-    /// The caches that a workload decodes, of its own source or of `kv` instead, unless `cancel` is requested.
-    ///
-    /// # Errors
-    /// Those of the source, [`Error::Config`] where the workload contradicts it, and [`Error::Interrupted`].
-    pub fn load(cancel: &Cancel, workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<Arc<Self>> {
-        Ok(Arc::new(caches(cancel, workload, doc, kv)?))
-    }
-}
-
-/// The caches, and which of them each request has. A dump is everybody's; a synthetic source makes each request its own.
-fn caches(cancel: &Cancel, workload: &Workload, doc: &Document, kv: Option<&Path>) -> Result<CacheSet> {
-    let requests = workload.batch.requests;
-    let dump = match kv {
-        Some(kv) => Some(kv.to_path_buf()),
-        None => workload.kv_path(doc)?,
-    };
-    if let Some(path) = dump {
-        let all = kv::load_until(cancel, path)?;
-        let cache = match workload.layers.as_slice() {
-            [] => all,
-            layers => all.only_layers(layers).map_err(|e| match e {
-                Error::Config { at, what } => doc.error(&at, what),
-                other => other,
-            })?,
-        };
-        return Ok(CacheSet::new(vec![cache], vec![0; requests]));
-    }
-    if !workload.layers.is_empty() {
-        return Err(doc.error("layers", "chooses among the layers of a dump; [synthetic] says which layers it has"));
-    }
-    let source = synthetic(workload, doc)?;
-    let make = |r: usize| {
-        // A large odd factor keeps the seeds of neighbouring requests apart.
-        let apart = (r as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
-        let prefill = match workload.batch.prefill.as_slice() {
-            [] => None,
-            lengths => Some(lengths[r % lengths.len()]),
-        };
-        let made = match &source {
-            Synthetic::Assumed(spec) => {
-                let (prefill, seed) = (prefill.unwrap_or(spec.prefill), spec.seed ^ apart);
-                kv::synthetic::generate_until(cancel, &SyntheticSpec { prefill, seed, ..spec.clone() })
-            }
-            Synthetic::Fitted(model, shape) => {
-                // A request has queries of its whole prefill where the source has, else as many as fit.
-                let whole = shape.prefill_queries == shape.prefill;
-                let of_length = |p| if whole { p } else { shape.prefill_queries.min(p) };
-                let prefill_queries = prefill.map_or(shape.prefill_queries, of_length);
-                let (prefill, seed) = (prefill.unwrap_or(shape.prefill), shape.seed ^ apart);
-                fitted::generate_until(
-                    cancel,
-                    model,
-                    &fitted::FittedShape { prefill, prefill_queries, seed, ..shape.clone() },
-                )
-            }
-        };
-        made.map_err(|e| match e {
-            Error::Config { at, what } => doc.error(&at, what),
-            other => other,
-        })
-    };
-    Ok(CacheSet::new((0..requests).map(make).collect::<Result<_>>()?, (0..requests).collect()))
-}
-
-/// A synthetic source.
-enum Synthetic {
-    /// Of assumed statistics.
-    Assumed(SyntheticSpec),
-    /// Of statistics fitted to a dump.
-    Fitted(Box<FittedModel>, fitted::FittedShape),
-}
-
-fn synthetic(workload: &Workload, doc: &Document) -> Result<Synthetic> {
-    let table = workload.synthetic.clone().unwrap_or_default();
-    let shape_of = workload.load_model(doc)?.map(|m| [m.kv_heads, m.heads, m.head_dim].map(|n| n as usize));
-    if table.contains_key("fit") {
-        let mut spec: FittedSpec = parameters(table, doc)?;
-        let file = doc.resolve_path(PresetKind::Fitted, "synthetic.fit", &spec.fit)?;
-        let model = FittedModel::load(&file).map_err(|e| match e {
-            Error::Io { path, source } => doc.error("synthetic.fit", format!("{}: {source}", path.display())),
-            other => other,
-        })?;
-        if let Some([kv_heads, heads, dim]) = shape_of {
-            (spec.kv_heads, spec.query_heads, spec.dim) = (Some(kv_heads), Some(heads), Some(dim));
-        }
-        let shape = spec.shape(&model, workload.seed);
-        return Ok(Synthetic::Fitted(Box::new(model), shape));
-    }
-    let own_seed = table.contains_key("seed");
-    let mut spec: SyntheticSpec = parameters(table, doc)?;
-    if let Some([kv_heads, heads, dim]) = shape_of {
-        (spec.kv_heads, spec.query_heads, spec.dim) = (kv_heads, heads, dim);
-    }
-    // The run's seed is the source's too, unless the source has one of its own.
-    if !own_seed {
-        spec.seed = workload.seed;
-    }
-    Ok(Synthetic::Assumed(spec))
-}
-
-fn parameters<T: DeserializeOwned>(table: toml::Table, doc: &Document) -> Result<T> {
-    serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
-        let at = format!("synthetic.{}", e.path()).replace("synthetic..", "synthetic");
-        doc.serde_error(&at, e.inner().message())
-    })
 }

@@ -13,6 +13,7 @@ mod label;
 mod load;
 mod metrics;
 mod selections;
+mod source;
 mod spelled;
 
 pub(crate) use chosen::Chosen;
@@ -129,6 +130,12 @@ impl Generator {
         self.run_until(&Cancel::new(), sink, metrics, progress)
     }
 
+    /// Whether a run selects for all heads and steps before it maps anything, head by head, as it does where the caches are too large
+    /// to be in memory: what it selects is, until it is mapped.
+    pub fn selects_first(&self) -> bool {
+        self.selections.is_none() && !self.cached.is_in_memory()
+    }
+
     /// [`Generator::run`], unless `cancel` is requested: then it ends soon, with an error, and the trace is not finished.
     ///
     /// # Errors
@@ -144,7 +151,15 @@ impl Generator {
         if measure && self.selections.as_ref().is_some_and(|s| !s.is_measured()) {
             return Err(Error::Usage("what these selections keep of the attention was not measured".into()));
         }
-        let mut work = self.work();
+        let made;
+        let selections = match &self.selections {
+            None if self.selects_first() => {
+                made = self.select(cancel, measure, &|_| {})?;
+                Some(&made)
+            }
+            selections => selections.as_ref(),
+        };
+        let mut work = self.work(selections, measure)?;
         cancel.check()?;
         let steps = self.steps();
         // How many records a step has shows at the first.
@@ -194,18 +209,18 @@ impl Generator {
     }
 
     /// The heads, ready for the first step, by layer and channel.
-    fn work(&self) -> Vec<ChannelWork<'_>> {
+    fn work<'g>(&'g self, selections: Option<&'g Selections>, measure: bool) -> Result<Vec<ChannelWork<'g>>> {
         let c = self.cache();
         let (layers, requests) = (c.layers.len(), self.requests());
         let places: Vec<(usize, usize)> = (0..layers).flat_map(|l| (0..requests).map(move |r| (l, r))).collect();
-        let heads: Vec<HeadWork<'_>> =
-            places.into_par_iter().flat_map(|(l, r)| HeadWork::of_layer(self, l, r)).collect();
+        let of_layer = |(layer, request)| HeadWork::of_layer(self, layer, request, selections, measure);
+        let heads: Vec<Vec<HeadWork<'_>>> = places.into_par_iter().map(of_layer).collect::<Result<_>>()?;
         let mut channels: BTreeMap<(usize, u32), Vec<HeadWork<'_>>> = BTreeMap::new();
-        for head in heads {
+        for head in heads.into_iter().flatten() {
             channels.entry((head.layer(), head.channel())).or_default().push(head);
         }
         let work = |((layer, _), heads)| ChannelWork { layer, heads, records: Vec::new(), ends: Vec::new() };
-        channels.into_iter().map(work).collect()
+        Ok(channels.into_iter().map(work).collect())
     }
 }
 

@@ -2,19 +2,22 @@
 
 use super::Generator;
 use super::choice::HeadChoice;
+use super::chosen::Chosen;
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
+use pimattn_core::memory;
 use pimattn_core::spec::config::Document;
-use pimattn_kv::KvCache;
+use pimattn_kv::{Elements, IN_MEMORY, KvCache};
 use pimattn_mapping::workload::Workload;
 use pimattn_policies::accuracy::{Accuracy, KeptAttention};
-use pimattn_policies::select::HeadMemo;
 use pimattn_policies::select::recorded::HeadRecording;
+use pimattn_policies::select::{HeadMemo, Preparation};
 use pimattn_policies::selection::Selection;
 use rayon::prelude::*;
+use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Keys of a workload, of the first level, on which no selection depends: where tokens lie, what work costs, and on what device.
 /// `steps` is among them since a run may be cut short.
@@ -32,6 +35,9 @@ const OF_MAPPING: [&str; 11] = [
     "prefill_clustering_cost",
 ];
 
+/// Bytes of the heads of caches in files that are selected for at the same time, at most, if these are several.
+const TOGETHER: u64 = 384 << 20;
+
 /// Keys of a workload, of the first level, on which its caches depend.
 const OF_CACHES: [&str; 6] = ["kv", "layers", "synthetic", "model", "batch", "seed"];
 
@@ -40,6 +46,7 @@ pub struct CacheSet {
     caches: Vec<KvCache>,
     requests: Vec<usize>,
     hash: String,
+    in_memory: bool,
     /// By cache, layer and KV head.
     memos: Vec<HeadMemo>,
     /// Likewise, by decode step, attention over all tokens; only where it is to be kept.
@@ -48,11 +55,20 @@ pub struct CacheSet {
 
 impl CacheSet {
     /// Caches, of which each request has the one of its index.
-    pub fn new(caches: Vec<KvCache>, requests: Vec<usize>) -> Self {
-        let hash = hash_of(&caches);
+    ///
+    /// # Errors
+    /// Those of reading their elements, which are hashed.
+    pub fn new(caches: Vec<KvCache>, requests: Vec<usize>) -> Result<Self> {
+        let hash = hash_of(&caches)?;
+        let in_memory = caches.iter().all(KvCache::is_in_memory);
         let heads = caches.first().map_or(0, |c| c.layers.len() * c.kv_heads);
         let memos = (0..caches.len() * heads).map(|_| HeadMemo::default()).collect();
-        CacheSet { caches, requests, hash, memos, attention: OnceLock::new() }
+        Ok(CacheSet { caches, requests, hash, in_memory, memos, attention: OnceLock::new() })
+    }
+
+    /// Whether the elements of all caches are in memory.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
     }
 
     /// What was found of a KV head's prefill; `layer` is an index into the cache's. Requests of one cache share it.
@@ -118,19 +134,18 @@ impl CacheSet {
     }
 }
 
-fn hash_of(caches: &[KvCache]) -> String {
-    let tensors: [fn(&KvCache) -> &[f32]; 3] = [|c| &c.k, |c| &c.v, |c| &c.q];
-    let hash = |tensor: fn(&KvCache) -> &[f32]| {
+fn hash_of(caches: &[KvCache]) -> Result<String> {
+    let tensors: [fn(&KvCache) -> &Elements; 3] = [|c| &c.k, |c| &c.v, |c| &c.q];
+    let mut text = String::new();
+    for tensor in tensors {
         let mut hash = crc32fast::Hasher::new();
-        let mut bytes = Vec::new();
-        for part in caches.iter().flat_map(|cache| tensor(cache).chunks(1 << 14)) {
-            bytes.clear();
-            bytes.extend(part.iter().flat_map(|x| x.to_le_bytes()));
-            hash.update(&bytes);
+        for cache in caches {
+            let (crc, bytes) = tensor(cache).crc32(&Cancel::new())?;
+            hash.combine(&crc32fast::Hasher::new_with_initial_len(crc, bytes));
         }
-        hash.finalize()
-    };
-    tensors.iter().map(|tensor| format!("{:08x}", hash(*tensor))).collect()
+        text.push_str(&format!("{:08x}", hash.finalize()));
+    }
+    Ok(text)
 }
 
 /// What every head of a run selects at every step, kept beside the caches. Clones share it.
@@ -231,15 +246,65 @@ pub(super) fn imported_hash(selection: &Selection, workload: &Workload) -> u32 {
     crc32fast::hash(format!("{:08x} {dense_layers} {budget}", selection.hash()).as_bytes())
 }
 
+/// Bytes of a KV head that is selected for, roughly: its rows, and as much again for what a policy makes of its keys.
+fn head_bytes(cache: &KvCache, chosen: &Chosen, measure: bool) -> u64 {
+    let rows = cache.tokens * if measure { 3 } else { 2 };
+    let from_queries = chosen.prepares_from() == Preparation::Queries;
+    let queries = if from_queries { cache.queries } else { cache.decode_positions().len() };
+    let scores = 2 * cache.group() * cache.tokens;
+    4 * ((rows + cache.group() * queries) * cache.dim + scores) as u64
+}
+
+/// What `work` makes of `0..count`, in order, no more than so many at the same time.
+///
+/// # Errors
+/// The first of `work`, in order, of what was begun.
+fn in_order<T: Send>(count: usize, together: usize, work: impl Fn(usize) -> Result<Vec<T>> + Sync) -> Result<Vec<T>> {
+    let made: Vec<Vec<T>> = if together >= rayon::current_num_threads() {
+        (0..count).into_par_iter().map(&work).collect::<Result<_>>()?
+    } else {
+        let next = AtomicUsize::new(0);
+        let made = Mutex::new((0..count).map(|_| None).collect::<Vec<Option<Result<Vec<T>>>>>());
+        rayon::scope(|scope| {
+            for _ in 0..together {
+                scope.spawn(|_| {
+                    loop {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        if at >= count {
+                            break;
+                        }
+                        let result = work(at);
+                        if result.is_err() {
+                            next.store(count, Ordering::Relaxed);
+                        }
+                        made.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(result);
+                    }
+                });
+            }
+        });
+        made.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect::<Result<_>>()?
+    };
+    Ok(made.into_iter().flatten().collect())
+}
+
 impl Generator {
     /// Selects for all heads and steps, and maps nothing. With `measure`, what the selections keep of the attention is kept
     /// with them. `progress` hears how many heads are done.
     ///
     /// # Errors
-    /// [`Error::Interrupted`].
+    /// [`Error::Usage`] where it takes more memory than there is, those of reading the cache, and [`Error::Interrupted`].
     pub fn select(&self, cancel: &Cancel, measure: bool, progress: &(dyn Fn(u64) + Sync)) -> Result<Selections> {
         let (layers, requests) = (self.cache().layers.len(), self.requests());
-        let places: Vec<(usize, usize)> = (0..layers).flat_map(|l| (0..requests).map(move |r| (l, r))).collect();
+        let places = (0..layers).flat_map(|l| (0..requests).map(move |r| (l, r)));
+        // A layer at a time where its heads decide together, else a head.
+        let units: Vec<(usize, usize, Range<usize>)> = places
+            .flat_map(|(layer, request)| {
+                let heads = self.cached.of(request).kv_heads;
+                let size = if self.decides_together(layer, request) { heads } else { 1 };
+                (0..heads).step_by(size).map(move |head| (layer, request, head..head + size))
+            })
+            .collect();
+        self.check_memory(measure)?;
         let done = AtomicU64::new(0);
         let of_head = |mut choice: HeadChoice<'_>| {
             let mut recording = HeadRecording::of(choice.state());
@@ -252,14 +317,16 @@ impl Generator {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);
             Ok(SelectedHead { recording, accuracies })
         };
-        let of_layer = |(layer, request): (usize, usize)| {
-            let heads = HeadChoice::of_layer(self, layer, request);
+        let of_unit = |at: usize| {
+            let (layer, request, heads) = units[at].clone();
+            cancel.check()?;
+            let heads = HeadChoice::of_heads(self, layer, request, heads, measure)?;
             heads.into_par_iter().map(of_head).collect::<Result<Vec<_>>>()
         };
-        let heads: Vec<Vec<SelectedHead>> = places.into_par_iter().map(of_layer).collect::<Result<_>>()?;
+        let heads = in_order(units.len(), self.units_together(measure), of_unit)?;
         Ok(Selections {
             cached: self.cached.clone(),
-            heads: Arc::new(heads.into_iter().flatten().collect()),
+            heads: Arc::new(heads),
             basis: self.basis.clone(),
             steps: self.steps(),
             measured: measure,
@@ -293,6 +360,56 @@ impl Generator {
         }
         self.selections = Some(selections);
         Ok(())
+    }
+
+    /// Whether the KV heads of a layer decide together.
+    fn decides_together(&self, layer: usize, request: usize) -> bool {
+        match &self.chosen {
+            Chosen::Policy(policy) => {
+                !self.is_dense(self.cached.of(request).layers[layer]) && policy.decides_together()
+            }
+            Chosen::Imported(_) => false,
+        }
+    }
+
+    /// Heads, or layers whose heads decide together, that are selected for at the same time: as many as there are threads, but of caches
+    /// in files no more than [`TOGETHER`] bytes.
+    fn units_together(&self, measure: bool) -> usize {
+        if self.cached.is_in_memory() {
+            return usize::MAX;
+        }
+        let most = self.cached.caches().iter().map(|cache| head_bytes(cache, &self.chosen, measure)).max();
+        (TOGETHER / (self.heads_of_unit() * most.unwrap_or(1)).max(1)).max(1) as usize
+    }
+
+    /// An error where what is selected, and what it takes meanwhile, is more than there is memory.
+    fn check_memory(&self, measure: bool) -> Result<()> {
+        let cache = self.cache();
+        let heads = (cache.layers.len() * self.requests() * cache.kv_heads) as u64;
+        let queries = heads * cache.group() as u64 * self.steps() as u64;
+        let measured = if measure { queries * size_of::<Accuracy>() as u64 } else { 0 };
+        let meanwhile = match self.cached.is_in_memory() {
+            true => 0,
+            false => {
+                let together = (rayon::current_num_threads() as u64).min(self.units_together(measure) as u64);
+                let most = self.cached.caches().iter().map(|cache| head_bytes(cache, &self.chosen, measure)).max();
+                together.min(heads) * self.heads_of_unit() * most.unwrap_or(0)
+            }
+        };
+        let bytes = self.selection_bytes() + measured + meanwhile;
+        if bytes <= IN_MEMORY {
+            return Ok(());
+        }
+        let what = format!("what {} selects for {heads} KV heads in {} steps", self.chosen.name(), self.steps());
+        memory::check(&format!("{what} (fewer steps or layers take less)"), bytes)
+    }
+
+    /// KV heads that are selected for together.
+    fn heads_of_unit(&self) -> u64 {
+        match &self.chosen {
+            Chosen::Policy(policy) if policy.decides_together() => self.cache().kv_heads as u64,
+            _ => 1,
+        }
     }
 
     /// Bytes that [`Generator::select`] would keep, at most and roughly: tokens, and an order of tokens for each period of the

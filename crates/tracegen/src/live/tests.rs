@@ -37,6 +37,7 @@ fn shape(cache: &KvCache) -> LiveShape {
 
 /// Decodes a cache as a model would; the outputs by step and layer.
 fn decode(cache: &KvCache, live: &mut LiveDecode) -> Vec<Vec<f32>> {
+    let cache = cache.view().unwrap();
     let mut outputs = Vec::new();
     let early = cache.prefill - cache.query_start;
     let layers = || cache.layers.iter().copied().enumerate();
@@ -85,7 +86,7 @@ fn a_model_that_decodes_selects_as_a_run_of_its_dump() {
             assert!(a == b, "{}: {tensor}", entry.name);
         }
 
-        let cached = Arc::new(CacheSet::new(vec![cache.clone()], vec![0]));
+        let cached = Arc::new(CacheSet::new(vec![cache.clone()], vec![0]).unwrap());
         let generator = Generator::load_on(&cached, system.clone(), workload, &doc, None).unwrap();
         let mut rows = Vec::new();
         let mut keep = |row: &MetricsRow| {
@@ -108,6 +109,7 @@ fn outputs_are_attention_over_what_is_selected() {
         let doc = document(&workload);
         let mut live = LiveDecode::new(workload, doc, shape(&cache)).unwrap();
         let outputs = decode(&cache, &mut live);
+        let cache = cache.view().unwrap();
         for (i, out) in outputs.iter().enumerate() {
             let (position, layer) = (cache.decode_positions().start + i / 2, i % 2);
             for (head, out) in out.chunks_exact(cache.dim).enumerate() {

@@ -8,7 +8,7 @@
 use super::Imported;
 use crate::selection::{Granularity, Selection};
 use pimattn_core::error::{Error, Result};
-use pimattn_kv::npy::{MaskArray, load_mask};
+use pimattn_kv::npy::load_mask;
 use std::path::{Path, PathBuf};
 
 /// How masks are to be understood.
@@ -76,9 +76,12 @@ pub fn import(path: &Path, options: &MaskOptions) -> Result<Imported> {
         return Err(Error::data(path, "the masks leave no prefill; --prefill says where it ends"));
     }
     let (mut indices, mut ptr) = (Vec::new(), vec![0]);
-    for row in masks.iter().flat_map(|(mask, _)| rows(mask, tokens)) {
-        indices.extend((0u32..).zip(row).filter(|(_, on)| **on != 0).map(|(token, _)| token));
-        ptr.push(indices.len() as u64);
+    for (mask, _) in &masks {
+        mask.rows(tokens, |row| {
+            indices.extend((0u32..).zip(row).filter(|(_, on)| **on != 0).map(|(token, _)| token));
+            ptr.push(indices.len() as u64);
+            Ok(())
+        })?;
     }
     let count = (ptr.len() - 1) / (heads * steps);
     let mut selection =
@@ -86,10 +89,6 @@ pub fn import(path: &Path, options: &MaskOptions) -> Result<Imported> {
     selection.layers = layers;
     selection.source = path.display().to_string();
     Ok(Imported { selection, notes: Vec::new() })
-}
-
-fn rows(mask: &MaskArray, tokens: usize) -> impl Iterator<Item = &[u8]> {
-    mask.values().chunks_exact(tokens)
 }
 
 /// The layers of a folder with their files, ascending.
