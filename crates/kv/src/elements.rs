@@ -96,6 +96,9 @@ impl Elements {
 
     /// Some of them: those in memory as they are, those of a file read.
     ///
+    /// # Panics
+    /// Where there are not so many.
+    ///
     /// # Errors
     /// Those of the file; [`Error::Data`](pimattn_core::error::Error::Data) where it is not as it was when it was opened.
     pub fn read(&self, range: Range<usize>) -> Result<Cow<'_, [f32]>> {
