@@ -228,3 +228,33 @@ impl Generator {
         heads * 4 * (steps * cache.group() as u64 * tokens + orders * len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_than_so_many_units_are_at_work_and_their_results_are_in_order() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(6).build().unwrap();
+        let expected: Vec<usize> = (0..60).flat_map(|i| [i, 10 * i]).collect();
+        for together in [1, 2, 6, usize::MAX] {
+            let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let work = |i: usize| {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_micros(200));
+                now.fetch_sub(1, Ordering::SeqCst);
+                Ok(vec![i, 10 * i])
+            };
+            assert_eq!(pool.install(|| in_order(60, together, work)).unwrap(), expected);
+            assert!(most.into_inner() <= together);
+            let begun = AtomicUsize::new(0);
+            let fails = |i: usize| match begun.fetch_add(1, Ordering::SeqCst) {
+                7 => Err(Error::Usage(format!("{i}"))),
+                _ => Ok(vec![i]),
+            };
+            assert!(matches!(pool.install(|| in_order(60, together, fails)), Err(Error::Usage(_))));
+            assert!(together > 5 || begun.into_inner() <= 7 + together, "the rest is left");
+        }
+        assert!(in_order(0, 1, |i| Ok(vec![i])).unwrap().is_empty());
+    }
+}
