@@ -64,6 +64,16 @@ fn examples_run() {
     assert!(lines.iter().all(|l| l[3].split(' ').count() == 64 && l[3].ends_with("2047 2048")), "{tokens}");
     assert!(lines.chunks(3).all(|group| group.iter().all(|l| l[3] == group[0][3])));
 
+    let folder = tempfile::tempdir().unwrap();
+    let dump = folder.path().join("dump.safetensors");
+    for zeros in [&[][..], &["--zeros"]] {
+        let keys = [dump.to_str().unwrap(), "layers=2", "kv_heads=2", "query_heads=4", "prefill=60", "decode_steps=4"];
+        output("large_dump", &[&keys[..], zeros].concat());
+        let cache = pimattn::kv::load(&dump).unwrap();
+        assert_eq!((cache.layers.len(), cache.tokens, cache.prefill, cache.element_bytes), (2, 64, 60, 2));
+        assert_eq!(cache.k.in_memory().unwrap().iter().all(|x| *x == 0.0), !zeros.is_empty());
+    }
+
     let built_in_code = output("build_in_code", &[]);
     let times: Vec<f64> = built_in_code.lines().map(|l| number_before(l, "ns")).collect();
     assert!(times.len() == 4 && times.iter().all(|t| *t > 0.0), "{built_in_code}");

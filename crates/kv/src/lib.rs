@@ -24,7 +24,7 @@ mod zip;
 
 pub use elements::Elements;
 pub use parts::{IN_MEMORY, KvParts, Tensor};
-pub use stored::{StoredBytes, read_file};
+pub use stored::{StoredBytes, UnnamedFile, read_file};
 pub use view::{GroupQueries, HeadRows, KvView, LayerQueries};
 
 use pimattn_core::cancel::Cancel;

@@ -143,7 +143,7 @@ impl StoredBytes {
 /// A file without a name that is being written, in the system's folder for temporary files; nothing is left of it however the program
 /// ends.
 #[derive(Debug)]
-pub(crate) struct UnnamedFile {
+pub struct UnnamedFile {
     /// What stands in errors of reading.
     name: PathBuf,
     file: File,
@@ -152,12 +152,18 @@ pub(crate) struct UnnamedFile {
 
 impl UnnamedFile {
     /// An empty one; `name` says of what.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder takes no file.
     pub fn new(name: &Path) -> Result<Self> {
         let file = tempfile::tempfile().map_err(|e| Error::io(std::env::temp_dir(), e))?;
         Ok(UnnamedFile { name: name.into(), file, len: 0 })
     }
 
     /// Makes it so long; what is not written is zero.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
     pub fn set_len(&mut self, len: u64) -> Result<()> {
         self.len = len;
         self.file.set_len(len).map_err(|e| Error::io(std::env::temp_dir(), e))
@@ -168,16 +174,37 @@ impl UnnamedFile {
         self.len
     }
 
+    /// None at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Writes behind its end.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.write_at(self.len, bytes)?;
         self.len += bytes.len() as u64;
         Ok(())
     }
 
-    /// Writes to a place.
+    /// Writes to a place, from any thread.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
     pub fn write_at(&self, at: u64, bytes: &[u8]) -> Result<()> {
         write_all_at(&self.file, bytes, at).map_err(|e| Error::io(std::env::temp_dir(), e))
+    }
+
+    /// Reads what was written.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let mut out = vec![0; range.end.saturating_sub(range.start) as usize];
+        read_exact_at(&self.file, &mut out, range.start).map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        Ok(out)
     }
 
     /// No more is written.

@@ -24,6 +24,7 @@ pub mod quest;
 pub mod recorded;
 mod shortlist;
 pub mod sparq;
+pub mod spooled;
 pub mod starc;
 pub mod starc_v1;
 pub mod streaming;

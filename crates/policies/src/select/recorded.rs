@@ -5,6 +5,7 @@
 
 use super::{Clustering, HeadState, Scan, SlotOrder, StepView, select_all};
 use pimattn_kv::Rows;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The selections of one KV head, step by step.
@@ -124,17 +125,24 @@ impl HeadRecording {
 
     /// The head as it was before the first step: it gives the same answers again, step by step.
     pub fn replay(&self) -> ReplayedHead<'_> {
-        ReplayedHead { recording: self, step: None, fresh: SlotOrder::default() }
+        ReplayedHead { recording: Cow::Borrowed(self), step: None, fresh: SlotOrder::default() }
     }
 }
 
 /// A head that answers from its recording.
 pub struct ReplayedHead<'r> {
-    recording: &'r HeadRecording,
+    recording: Cow<'r, HeadRecording>,
     /// The step of the last [`HeadState::grow`].
     step: Option<usize>,
     /// The order before the first step, which nobody asks for.
     fresh: SlotOrder,
+}
+
+impl ReplayedHead<'static> {
+    /// Of a recording of its own.
+    pub(super) fn owned(recording: HeadRecording) -> Self {
+        ReplayedHead { recording: Cow::Owned(recording), step: None, fresh: SlotOrder::default() }
+    }
 }
 
 impl ReplayedHead<'_> {

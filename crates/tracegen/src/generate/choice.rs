@@ -3,12 +3,13 @@
 use super::Generator;
 use super::chosen::Chosen;
 use super::metrics::HeadPlace;
-use super::selections::SelectedHead;
+use super::selections::{KeptRecording, SelectedHead};
 use pimattn_core::error::Result;
 use pimattn_kv::{GroupQueries, HeadRows, KvCache, LayerQueries, Rows};
 use pimattn_mapping::schedule::StepDemand;
 use pimattn_policies::accuracy::{self, Accuracy, KeptAttention, OutputOf, RowShape};
 use pimattn_policies::select::recorded::{HeadRecording, ReplayedHead};
+use pimattn_policies::select::spooled::SpooledHead;
 use pimattn_policies::select::{HeadState, HeadView, Preparation, StepView, head_seed};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -19,6 +20,8 @@ enum Answers<'g> {
     Policy(Box<dyn HeadState + Send>),
     /// What was answered before.
     Replayed(ReplayedHead<'g>),
+    /// What was answered before, in a file.
+    Spooled(SpooledHead<'g>),
 }
 
 impl Answers<'_> {
@@ -26,6 +29,7 @@ impl Answers<'_> {
         match self {
             Answers::Policy(state) => state.as_ref(),
             Answers::Replayed(head) => head,
+            Answers::Spooled(head) => head.state(),
         }
     }
 }
@@ -63,7 +67,10 @@ pub struct HeadChoice<'g> {
 impl<'g> HeadChoice<'g> {
     /// A head that answers as it did when `selected` was made of it.
     pub fn replayed(generator: &'g Generator, at: HeadPlace, selected: &'g SelectedHead) -> Self {
-        let answers = Answers::Replayed(selected.recording.replay());
+        let answers = match &selected.recording {
+            KeptRecording::InMemory(recording) => Answers::Replayed(recording.replay()),
+            KeptRecording::Spooled(recording) => Answers::Spooled(recording.replay()),
+        };
         HeadChoice { kept: Some(&selected.accuracies), ..HeadChoice::new(generator, at, answers, None) }
     }
 
@@ -140,28 +147,41 @@ impl<'g> HeadChoice<'g> {
     }
 
     /// Selects at a step; with `measure`, what each query head keeps of the attention.
-    pub fn step(&mut self, step: usize, measure: bool) -> Option<Vec<Accuracy>> {
+    ///
+    /// # Errors
+    /// Those of reading what was selected before.
+    pub fn step(&mut self, step: usize, measure: bool) -> Result<Option<Vec<Accuracy>>> {
         self.len = self.position(step) + 1;
         let kept = self.kept.map(|accuracies| accuracies.get(step));
         let data = self.data.take();
         let measured = match &data {
-            Some(data) => self.select(data, step, measure && kept.is_none()),
+            Some(data) => self.select(data, step, measure && kept.is_none())?,
             None => {
-                if let Answers::Replayed(head) = &mut self.answers {
-                    head.next(self.len, &mut self.tokens);
-                }
+                self.replay()?;
                 None
             }
         };
         self.data = data;
-        match kept {
+        Ok(match kept {
             Some(accuracies) => accuracies.filter(|_| measure).cloned(),
             None => measured,
+        })
+    }
+
+    /// Answers as before, where it was.
+    fn replay(&mut self) -> Result<()> {
+        match &mut self.answers {
+            Answers::Policy(_) => Ok(()),
+            Answers::Replayed(head) => {
+                head.next(self.len, &mut self.tokens);
+                Ok(())
+            }
+            Answers::Spooled(head) => head.next(self.len, &mut self.tokens),
         }
     }
 
     /// Selects at a step, of what is there to be read.
-    fn select(&mut self, data: &HeadData<'_>, step: usize, measure: bool) -> Option<Vec<Accuracy>> {
+    fn select(&mut self, data: &HeadData<'_>, step: usize, measure: bool) -> Result<Option<Vec<Accuracy>>> {
         let group = self.cache.group();
         let keys = data.keys.rows().range(0..self.len);
         let layer_queries = data.queries.at(step);
@@ -177,10 +197,10 @@ impl<'g> HeadChoice<'g> {
                 let view = StepView { keys, budget: self.budget, queries, layer_queries: &layer_queries, scores };
                 state.select(view, &mut self.tokens);
             }
-            Answers::Replayed(head) => head.next(self.len, &mut self.tokens),
+            Answers::Replayed(_) | Answers::Spooled(_) => self.replay()?,
         }
-        let values = data.values.as_ref().filter(|_| measure)?;
-        Some(self.measure(step, keys, queries, values.rows()))
+        let values = data.values.as_ref().filter(|_| measure);
+        Ok(values.map(|values| self.measure(step, keys, queries, values.rows())))
     }
 
     /// What each query head keeps of the attention at the last step, whose scores are there unless they are kept.

@@ -78,7 +78,7 @@ impl<'g> HeadWork<'g> {
     /// Works through one step and returns its plans, one for each of the head's channels; none for `ideal`, where rows
     /// are only counted.
     pub fn step(&mut self, step: usize, measure: bool) -> Result<Vec<HeadPlan>> {
-        let accuracies = self.choice.step(step, measure);
+        let accuracies = self.choice.step(step, measure)?;
         self.measured.extend(accuracies.map(|accuracies| HeadMetrics { step, accuracies }));
         if self.workload().mapping.addressing == Addressing::Ideal {
             self.row_blocks.push(self.choice.row_blocks());

@@ -12,6 +12,7 @@ mod ideal;
 mod label;
 mod load;
 mod metrics;
+mod select;
 mod selections;
 mod source;
 mod spelled;

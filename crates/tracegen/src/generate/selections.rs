@@ -1,23 +1,18 @@
 //! The selections of a run, made once, for as many mappings as wanted.
 
-use super::Generator;
-use super::choice::HeadChoice;
-use super::chosen::Chosen;
 use pimattn_core::cancel::Cancel;
-use pimattn_core::error::{Error, Result};
-use pimattn_core::memory;
+use pimattn_core::error::Result;
 use pimattn_core::spec::config::Document;
-use pimattn_kv::{Elements, IN_MEMORY, KvCache};
+use pimattn_kv::{Elements, KvCache};
 use pimattn_mapping::workload::Workload;
 use pimattn_policies::accuracy::{Accuracy, KeptAttention};
+use pimattn_policies::select::HeadMemo;
 use pimattn_policies::select::recorded::HeadRecording;
-use pimattn_policies::select::{HeadMemo, Preparation};
+use pimattn_policies::select::spooled::SpooledRecording;
 use pimattn_policies::selection::Selection;
-use rayon::prelude::*;
-use std::ops::Range;
+use std::borrow::Cow;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 /// Keys of a workload, of the first level, on which no selection depends: where tokens lie, what work costs, and on what device.
 /// `steps` is among them since a run may be cut short.
@@ -34,9 +29,6 @@ const OF_MAPPING: [&str; 11] = [
     "clustering_cost",
     "prefill_clustering_cost",
 ];
-
-/// Bytes of the heads of caches in files that are selected for at the same time, at most, if these are several.
-const TOGETHER: u64 = 384 << 20;
 
 /// Keys of a workload, of the first level, on which its caches depend.
 const OF_CACHES: [&str; 6] = ["kv", "layers", "synthetic", "model", "batch", "seed"];
@@ -151,19 +143,37 @@ fn hash_of(caches: &[KvCache]) -> Result<String> {
 /// What every head of a run selects at every step, kept beside the caches. Clones share it.
 #[derive(Clone)]
 pub struct Selections {
-    cached: Arc<CacheSet>,
+    pub(super) cached: Arc<CacheSet>,
     /// By layer, request, KV head.
-    heads: Arc<Vec<SelectedHead>>,
+    pub(super) heads: Arc<Vec<SelectedHead>>,
     /// What they depend on, as [`basis`] writes it.
-    basis: String,
-    steps: usize,
-    measured: bool,
+    pub(super) basis: String,
+    pub(super) steps: usize,
+    pub(super) measured: bool,
+}
+
+/// Where a recording is.
+pub enum KeptRecording {
+    /// In memory.
+    InMemory(HeadRecording),
+    /// In a file, with those of other heads.
+    Spooled(SpooledRecording),
+}
+
+impl KeptRecording {
+    /// The recording in memory.
+    pub fn load(&self) -> Result<Cow<'_, HeadRecording>> {
+        match self {
+            KeptRecording::InMemory(recording) => Ok(Cow::Borrowed(recording)),
+            KeptRecording::Spooled(recording) => recording.load().map(Cow::Owned),
+        }
+    }
 }
 
 /// The selections of a head.
 pub struct SelectedHead {
     /// What it selected.
-    pub recording: HeadRecording,
+    pub recording: KeptRecording,
     /// By step, what each query head kept of the attention; empty where it was not measured.
     pub accuracies: Vec<Vec<Accuracy>>,
 }
@@ -202,7 +212,7 @@ impl Selections {
 /// costs, the folder that its paths begin in, and the dump that takes the place of its own.
 ///
 /// # Errors
-/// [`Error::Config`] where the configuration cannot be written as text.
+/// [`Error::Config`](pimattn_core::error::Error::Config) where the configuration cannot be written as text.
 pub fn basis(doc: &Document, kv: Option<&Path>) -> Result<String> {
     let mut table: toml::Table = doc.decode()?;
     for key in OF_MAPPING {
@@ -244,183 +254,4 @@ pub(super) fn selection_hash(workload: &Workload, doc: &Document) -> Result<u32>
 pub(super) fn imported_hash(selection: &Selection, workload: &Workload) -> u32 {
     let Workload { dense_layers, budget, .. } = workload;
     crc32fast::hash(format!("{:08x} {dense_layers} {budget}", selection.hash()).as_bytes())
-}
-
-/// Bytes of a KV head that is selected for, roughly: its rows, and as much again for what a policy makes of its keys.
-fn head_bytes(cache: &KvCache, chosen: &Chosen, measure: bool) -> u64 {
-    let rows = cache.tokens * if measure { 3 } else { 2 };
-    let from_queries = chosen.prepares_from() == Preparation::Queries;
-    let queries = if from_queries { cache.queries } else { cache.decode_positions().len() };
-    let scores = 2 * cache.group() * cache.tokens;
-    4 * ((rows + cache.group() * queries) * cache.dim + scores) as u64
-}
-
-/// What `work` makes of `0..count`, in order, no more than so many at the same time.
-///
-/// # Errors
-/// The first of `work`, in order, of what was begun.
-fn in_order<T: Send>(count: usize, together: usize, work: impl Fn(usize) -> Result<Vec<T>> + Sync) -> Result<Vec<T>> {
-    let made: Vec<Vec<T>> = if together >= rayon::current_num_threads() {
-        (0..count).into_par_iter().map(&work).collect::<Result<_>>()?
-    } else {
-        let next = AtomicUsize::new(0);
-        let made = Mutex::new((0..count).map(|_| None).collect::<Vec<Option<Result<Vec<T>>>>>());
-        rayon::scope(|scope| {
-            for _ in 0..together {
-                scope.spawn(|_| {
-                    loop {
-                        let at = next.fetch_add(1, Ordering::Relaxed);
-                        if at >= count {
-                            break;
-                        }
-                        let result = work(at);
-                        if result.is_err() {
-                            next.store(count, Ordering::Relaxed);
-                        }
-                        made.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(result);
-                    }
-                });
-            }
-        });
-        made.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect::<Result<_>>()?
-    };
-    Ok(made.into_iter().flatten().collect())
-}
-
-impl Generator {
-    /// Selects for all heads and steps, and maps nothing. With `measure`, what the selections keep of the attention is kept
-    /// with them. `progress` hears how many heads are done.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where it takes more memory than there is, those of reading the cache, and [`Error::Interrupted`].
-    pub fn select(&self, cancel: &Cancel, measure: bool, progress: &(dyn Fn(u64) + Sync)) -> Result<Selections> {
-        let (layers, requests) = (self.cache().layers.len(), self.requests());
-        let places = (0..layers).flat_map(|l| (0..requests).map(move |r| (l, r)));
-        // A layer at a time where its heads decide together, else a head.
-        let units: Vec<(usize, usize, Range<usize>)> = places
-            .flat_map(|(layer, request)| {
-                let heads = self.cached.of(request).kv_heads;
-                let size = if self.decides_together(layer, request) { heads } else { 1 };
-                (0..heads).step_by(size).map(move |head| (layer, request, head..head + size))
-            })
-            .collect();
-        self.check_memory(measure)?;
-        let done = AtomicU64::new(0);
-        let of_head = |mut choice: HeadChoice<'_>| {
-            let mut recording = HeadRecording::of(choice.state());
-            let mut accuracies = Vec::new();
-            for step in 0..self.steps() {
-                cancel.check()?;
-                accuracies.extend(choice.step(step, measure));
-                choice.record(&mut recording);
-            }
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
-            Ok(SelectedHead { recording, accuracies })
-        };
-        let of_unit = |at: usize| {
-            let (layer, request, heads) = units[at].clone();
-            cancel.check()?;
-            let heads = HeadChoice::of_heads(self, layer, request, heads, measure)?;
-            heads.into_par_iter().map(of_head).collect::<Result<Vec<_>>>()
-        };
-        let heads = in_order(units.len(), self.units_together(measure), of_unit)?;
-        Ok(Selections {
-            cached: self.cached.clone(),
-            heads: Arc::new(heads),
-            basis: self.basis.clone(),
-            steps: self.steps(),
-            measured: measure,
-        })
-    }
-
-    /// What its heads have selected, as a selection that [`Selection::save`] writes and [`Generator::load_imported`] takes.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where there are several requests: a selection is of one.
-    pub fn selection(&self, selections: &Selections) -> Result<Selection> {
-        if self.requests() != 1 {
-            let what = format!("a selection file is of one request; the batch has {}", self.requests());
-            return Err(Error::Usage(what));
-        }
-        let facts = self.chosen.facts(self.workload.budget);
-        let heads: Vec<&HeadRecording> = selections.heads.iter().map(|head| &head.recording).collect();
-        Ok(Selection::of_recordings(self.cache(), self.workload.dense_layers, facts, &heads))
-    }
-
-    /// Has the run take selections that it has made ([`Generator::select`]), in place of making them again.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where another run has made them.
-    pub fn reuse(&mut self, selections: Selections) -> Result<()> {
-        let same = Arc::ptr_eq(&self.cached, &selections.cached)
-            && self.basis == selections.basis
-            && self.steps() <= selections.steps;
-        if !same {
-            return Err(Error::Usage("these selections are of another run".into()));
-        }
-        self.selections = Some(selections);
-        Ok(())
-    }
-
-    /// Whether the KV heads of a layer decide together.
-    fn decides_together(&self, layer: usize, request: usize) -> bool {
-        match &self.chosen {
-            Chosen::Policy(policy) => {
-                !self.is_dense(self.cached.of(request).layers[layer]) && policy.decides_together()
-            }
-            Chosen::Imported(_) => false,
-        }
-    }
-
-    /// Heads, or layers whose heads decide together, that are selected for at the same time: as many as there are threads, but of caches
-    /// in files no more than [`TOGETHER`] bytes.
-    fn units_together(&self, measure: bool) -> usize {
-        if self.cached.is_in_memory() {
-            return usize::MAX;
-        }
-        let most = self.cached.caches().iter().map(|cache| head_bytes(cache, &self.chosen, measure)).max();
-        (TOGETHER / (self.heads_of_unit() * most.unwrap_or(1)).max(1)).max(1) as usize
-    }
-
-    /// An error where what is selected, and what it takes meanwhile, is more than there is memory.
-    fn check_memory(&self, measure: bool) -> Result<()> {
-        let cache = self.cache();
-        let heads = (cache.layers.len() * self.requests() * cache.kv_heads) as u64;
-        let queries = heads * cache.group() as u64 * self.steps() as u64;
-        let measured = if measure { queries * size_of::<Accuracy>() as u64 } else { 0 };
-        let meanwhile = match self.cached.is_in_memory() {
-            true => 0,
-            false => {
-                let together = (rayon::current_num_threads() as u64).min(self.units_together(measure) as u64);
-                let most = self.cached.caches().iter().map(|cache| head_bytes(cache, &self.chosen, measure)).max();
-                together.min(heads) * self.heads_of_unit() * most.unwrap_or(0)
-            }
-        };
-        let bytes = self.selection_bytes() + measured + meanwhile;
-        if bytes <= IN_MEMORY {
-            return Ok(());
-        }
-        let what = format!("what {} selects for {heads} KV heads in {} steps", self.chosen.name(), self.steps());
-        memory::check(&format!("{what} (fewer steps or layers take less)"), bytes)
-    }
-
-    /// KV heads that are selected for together.
-    fn heads_of_unit(&self) -> u64 {
-        match &self.chosen {
-            Chosen::Policy(policy) if policy.decides_together() => self.cache().kv_heads as u64,
-            _ => 1,
-        }
-    }
-
-    /// Bytes that [`Generator::select`] would keep, at most and roughly: tokens, and an order of tokens for each period of the
-    /// policy.
-    pub fn selection_bytes(&self) -> u64 {
-        let cache = self.cache();
-        let heads = (cache.layers.len() * self.requests() * cache.kv_heads) as u64;
-        let (steps, len) = (self.steps() as u64, cache.tokens as u64);
-        // A selection of all tokens is kept as such.
-        let tokens = if self.chosen.heeds_budget() { len.min(self.workload.budget as u64) } else { 0 };
-        let orders = if self.chosen.clusters() { steps.div_ceil(self.chosen.period() as u64) + 1 } else { 1 };
-        heads * 4 * (steps * cache.group() as u64 * tokens + orders * len)
-    }
 }
