@@ -17,7 +17,20 @@ impl PimChannel<'_> {
         request: u64,
         probe: &mut P,
     ) {
-        probe.command(&CommandEvent {
+        probe.command(&self.event(c, banks, label, completes, request));
+    }
+
+    /// What probes are told of a command.
+    #[inline]
+    pub(super) fn event(
+        &self,
+        c: &Candidate,
+        banks: u32,
+        label: Label,
+        completes: Option<Completion>,
+        request: u64,
+    ) -> CommandEvent {
+        CommandEvent {
             cycle: c.at,
             command: c.command,
             address: c.target.address,
@@ -27,7 +40,7 @@ impl PimChannel<'_> {
             phase: label.phase,
             completes,
             request: if self.numbered { request } else { NO_REQUEST },
-        });
+        }
     }
 
     /// A command of a request takes its bus, and holds others back.
