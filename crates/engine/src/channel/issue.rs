@@ -139,6 +139,7 @@ impl PimChannel<'_> {
         }
         let item = &mut self.classes[class][index];
         if class == DATA {
+            self.standing.valid = false;
             self.data_leaves(index);
         } else {
             self.held[QueueKind::of(item.effect, false) as usize] -= 1;
@@ -150,6 +151,7 @@ impl PimChannel<'_> {
         item.number += 1;
         item.pass = 0;
         item.passed = 0;
+        item.not_before = 0;
         item.row = RowOutcome::Hit;
         let of_epoch = !item.is_rows_only();
         if of_epoch {
