@@ -169,8 +169,9 @@ pub struct PimChannel<'d> {
     next_refresh: Option<Due>,
     units: Units,
     standing: Standing,
-    /// For [`PimChannel::move_burst`], for its memory: empty between two commands.
+    /// For [`PimChannel::move_burst`], for their memory: empty between two commands.
     waiting_moves: Vec<WaitingMove>,
+    issued_moves: Vec<(CommandTarget, Cycle)>,
     /// Whether each command is chosen anew among all that waits ([`PimChannel::chooses_each`]).
     plain: bool,
     /// Refreshes since the last request was completed.
@@ -228,6 +229,7 @@ impl<'d> PimChannel<'d> {
             units: Units::new(device.geometry.units()),
             standing: Standing::default(),
             waiting_moves: Vec::new(),
+            issued_moves: Vec::new(),
             plain: false,
             fruitless: 0,
             now: 0,
@@ -274,6 +276,11 @@ impl<'d> PimChannel<'d> {
     /// Requests taken in, where they were counted from the beginning.
     pub fn requests(&self) -> Option<u64> {
         self.numbered.then_some(self.requests)
+    }
+
+    /// Whether its work was for a segment, or for a phase.
+    pub fn has_had_segments(&self) -> bool {
+        !self.segments.is_unused()
     }
 
     /// Ends all segments with the work done so far.

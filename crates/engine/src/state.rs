@@ -35,16 +35,28 @@ pub struct CommandTarget {
     pub units: u64,
 }
 
+/// The nodes of a bank from the pseudo-channel down, sixteen bits each: no level has more than 1024.
+#[derive(Clone, Copy)]
+pub struct NodePath(u64);
+
+impl NodePath {
+    /// Of pseudo-channel, rank, bank group and bank, how many two banks have in common, one within the other.
+    #[inline]
+    pub fn shared(self, other: NodePath) -> usize {
+        ((self.0 ^ other.0).leading_zeros() / 16) as usize
+    }
+}
+
 impl CommandTarget {
     /// This target, for a command that works in some bank groups of the channel.
     pub fn in_units(self, units: u64) -> Self {
         CommandTarget { units, ..self }
     }
 
-    /// Of pseudo-channel, rank, bank group and bank, how many two targets have in common, one within the other.
+    /// Its nodes, from the pseudo-channel down.
     #[inline]
-    pub fn nodes_shared(&self, other: &CommandTarget) -> usize {
-        (1..5).map(|level| usize::from(self.path[level] == other.path[level])).sum()
+    pub fn node_path(&self) -> NodePath {
+        NodePath(self.path[1..].iter().fold(0, |path, node| path << 16 | u64::from(*node)))
     }
 
     /// The bank within its channel.
@@ -182,10 +194,15 @@ impl<'d> ChannelState<'d> {
         let c = &self.device.commands[usize::from(command)];
         let mut at = 0;
         if self.is_partial(c, target) {
-            for &level in &c.incoming {
-                at = at.max(self.floors[level as usize * self.commands + usize::from(command)]);
-                let ready = self.ready(command, level);
-                for span in spans_of(self.nodes[Level::BankGroup as usize], ready.len() as u32, target.units) {
+            for asked in &self.levels[usize::from(command)].asks {
+                at = at.max(self.floors[asked.in_level]);
+                let nodes = self.nodes[asked.level as usize];
+                let ready = &self.ready[asked.ready..asked.ready + nodes as usize];
+                if asked.level == Level::BankGroup {
+                    at = members(target.units).fold(at, |at, unit| at.max(ready[unit as usize]));
+                    continue;
+                }
+                for span in spans_of(self.nodes[Level::BankGroup as usize], nodes, target.units) {
                     at = ready[span.start as usize..span.end as usize].iter().fold(at, |at, r| at.max(*r));
                 }
             }
@@ -344,6 +361,39 @@ impl<'d> ChannelState<'d> {
             Effect::Open => self.set_rows(c.scope, target, target.address.row),
             Effect::Close => self.set_rows(c.scope, target, CLOSED),
             _ => {}
+        }
+    }
+
+    /// Issues buffer moves of a kind, each at its target and cycle, in the order of time; their command reaches one bank, and no window
+    /// counts it. Of those at one node the last holds back the most.
+    pub fn issue_moves(&mut self, command: CommandId, moves: &[(CommandTarget, Cycle)]) {
+        let ChannelState { levels, nodes, ready, floors, tops, .. } = self;
+        let Some((_, last)) = moves.last() else { return };
+        for held in &levels[usize::from(command)].holds {
+            let level = held.level as usize;
+            HeldCommand::hold(&held.tops, tops, 0, *last);
+            if nodes[level] == 1 {
+                HeldCommand::hold(&held.floors, floors, 0, *last);
+                continue;
+            }
+            // Nodes from the 128th on are not told apart, and looked at each time.
+            let mut done = 0u128;
+            for (target, at) in moves.iter().rev() {
+                let own = target.path[level];
+                let bit = 1u128.checked_shl(own).unwrap_or(0);
+                if done & bit != 0 {
+                    continue;
+                }
+                done |= bit;
+                if !held.siblings {
+                    HeldCommand::hold(&held.commands, ready, own, *at);
+                    continue;
+                }
+                let siblings = nodes[level] / nodes[level - 1];
+                let first = own - own % siblings;
+                let others = (first..first + siblings).filter(|node| *node != own);
+                others.for_each(|node| HeldCommand::hold(&held.commands, ready, node, *at));
+            }
         }
     }
 

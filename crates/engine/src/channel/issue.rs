@@ -46,10 +46,16 @@ impl PimChannel<'_> {
     /// A command of a request takes its bus, and holds others back.
     #[inline]
     pub(super) fn has_issued(&mut self, c: &Candidate) {
+        self.takes_bus(c);
+        self.state.issue(c.command, &c.target, c.at);
+    }
+
+    /// A command of a request takes its bus.
+    #[inline]
+    pub(super) fn takes_bus(&mut self, c: &Candidate) {
         let bus = self.bus(self.device.commands[usize::from(c.command)].bus);
         self.bus_free[bus] = c.at + 1;
         self.last[c.class] = c.at;
-        self.state.issue(c.command, &c.target, c.at);
         self.now = self.now.max(c.at);
     }
 

@@ -5,10 +5,10 @@
 //! nothing but the moves and one MAC is compared, command after command. The moves leave their queue together, after the last.
 //! The plain engine issues one command after the other ([`PimChannel::chooses_each`]).
 
-use super::queues::QueueKind;
+use super::queues::{QueueKind, QueuedRun};
 use super::{ARRAY, Candidate, MOVES, PimChannel};
 use crate::probe::{Completion, Probe, RowOutcome};
-use crate::state::CommandTarget;
+use crate::state::{CommandTarget, NodePath};
 use pimattn_core::spec::device::Bus;
 use pimattn_core::spec::{CommandId, Effect};
 use pimattn_core::units::Cycle;
@@ -23,12 +23,15 @@ pub(super) struct WaitingMove {
     /// The first cycle at which its current move can issue.
     at: Cycle,
     /// The place of that one.
-    target: CommandTarget,
+    place: NodePath,
 }
 
-/// Runs of moves that are over and still in their queue.
+/// What moves that were issued have yet to change.
 #[derive(Default)]
 struct IssuedMoves {
+    /// Where and when they were issued, as far as they hold nothing back yet but each other.
+    moves: Vec<(CommandTarget, Cycle)>,
+    /// Runs that are over and still in their queue.
     count: usize,
     /// The place behind the last of them.
     past: usize,
@@ -49,7 +52,7 @@ impl PimChannel<'_> {
         let gaps = *self.order_of.among_moves(command)?;
         let mut waiting = std::mem::take(&mut self.waiting_moves);
         let mut left = self.moves_alike(command, &mut waiting);
-        let mut issued = IssuedMoves::default();
+        let mut issued = IssuedMoves { moves: std::mem::take(&mut self.issued_moves), ..IssuedMoves::default() };
         let mut mac = self.standing_column();
         let mut end = None;
         while left > 0 && !self.takes_more_in() {
@@ -60,26 +63,33 @@ impl PimChannel<'_> {
                 let from = self.first_move(command);
                 let elsewhere = self.order_of.most(best.command, command) > 1;
                 for one in &mut waiting {
-                    let held = if elsewhere { self.state.earliest(command, &one.target) } else { 0 };
+                    let target = &self.classes[MOVES][one.index].target;
+                    let held = if elsewhere { self.state.earliest(command, target) } else { 0 };
                     one.at = one.at.max(from).max(held);
                 }
                 mac = self.look_stands().then(|| self.standing_column()).flatten();
             } else {
                 match self.issue_move(&best, &mut issued, probe) {
                     true => drop(waiting.remove(place)),
-                    false => self.begin_next(&mut waiting[place]),
+                    // The next one has the same bank: a run stays in its row.
+                    false => waiting[place].count -= 1,
                 }
                 left -= 1;
                 // All else that holds moves back is in their cycles already.
+                let place = best.target.node_path();
+                let until = gaps.map(|gap| best.at + gap);
                 for one in &mut waiting {
-                    one.at = one.at.max(best.at + gaps[best.target.nodes_shared(&one.target)]);
+                    one.at = one.at.max(until[place.shared(one.place)]);
                 }
                 match &mut mac {
                     Some(mac) if self.order_of.most(command, mac.command) <= 1 => {
                         let bus = self.bus(self.device.commands[usize::from(mac.command)].bus);
                         mac.at = mac.at.max(self.bus_free[bus]);
                     }
-                    Some(_) => mac = self.standing_column(),
+                    Some(_) => {
+                        self.moves_hold_back(command, &mut issued);
+                        mac = self.standing_column();
+                    }
                     None => {}
                 }
             }
@@ -88,7 +98,9 @@ impl PimChannel<'_> {
                 break;
             }
         }
+        self.moves_hold_back(command, &mut issued);
         self.moves_leave(&issued);
+        self.issued_moves = issued.moves;
         waiting.clear();
         self.waiting_moves = waiting;
         end
@@ -113,9 +125,8 @@ impl PimChannel<'_> {
             if item.plan.last != command {
                 return moves.saturating_sub(self.depth);
             }
-            let (count, target) = (item.request.count, item.target);
-            let at = from.max(self.state.earliest(command, &target));
-            waiting.push(WaitingMove { index, count, at, target });
+            let at = from.max(self.state.earliest(command, &item.target));
+            waiting.push(WaitingMove { index, count: item.request.count, at, place: item.target.node_path() });
             moves += u64::from(item.request.count);
         }
         moves
@@ -136,17 +147,10 @@ impl PimChannel<'_> {
             }
         }
         best.map(|(at, place)| {
-            let WaitingMove { index, target, .. } = waiting[place];
-            let order = self.classes[MOVES][index].order;
+            let index = waiting[place].index;
+            let QueuedRun { order, target, .. } = self.classes[MOVES][index];
             (place, Candidate { at, order, class: MOVES, index, command, target })
         })
-    }
-
-    /// Goes on to the next move of a run; what the one before it holds back is not yet in its cycle.
-    fn begin_next(&self, one: &mut WaitingMove) {
-        let item = &self.classes[MOVES][one.index];
-        (one.count, one.target) = (item.request.count, item.target);
-        one.at = self.first_move(item.plan.last).max(self.state.earliest(item.plan.last, &one.target));
     }
 
     /// The cycle before which no move can issue a command, wherever it goes.
@@ -187,7 +191,8 @@ impl PimChannel<'_> {
     /// Issues a move. Returns whether its run is over: it stays in the queue with no request left.
     #[inline]
     fn issue_move<P: Probe>(&mut self, c: &Candidate, issued: &mut IssuedMoves, probe: &mut P) -> bool {
-        self.has_issued(c);
+        self.takes_bus(c);
+        issued.moves.push((c.target, c.at));
         let item = &mut self.classes[MOVES][c.index];
         let (label, number, op) = (item.label, item.number, item.request.op);
         (item.request.count, item.number, item.passed) = (item.request.count - 1, number + 1, 0);
@@ -207,6 +212,12 @@ impl PimChannel<'_> {
             self.segments.paid(label.segment, done, probe);
         }
         over
+    }
+
+    /// Lets moves hold back what comes after them.
+    fn moves_hold_back(&mut self, command: CommandId, issued: &mut IssuedMoves) {
+        self.state.issue_moves(command, &issued.moves);
+        issued.moves.clear();
     }
 
     /// Takes moves that were issued out of their queue.
