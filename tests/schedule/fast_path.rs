@@ -140,6 +140,42 @@ fn trace(r: &mut Random, system: &System) -> Vec<Record> {
     out
 }
 
+/// Rounds of bank groups, with buffer moves, and with reads and writes in any bank beside them, before barriers and behind.
+fn rounds(r: &mut Random, g: &Geometry) -> Vec<Record> {
+    let mut out = Vec::new();
+    let one = |op, at: &Address| Request::one(op, g.encode(at));
+    let run = |op, at: &Address, count| Request { count, stride: g.column_bytes, ..one(op, at) };
+    // Now and then more than the queues hold.
+    let count = if r.below(6) == 0 { 100 } else { 2 + r.below(16) };
+    // Few bank groups leave banks to reads and writes.
+    let (some, share) = r.of(&[(g.units(), 3), (g.units(), 3), (2, 1000)]);
+    for channel in (0..count).map(|i| i % g.channels) {
+        let here = Address { channel, ..Address::default() };
+        let barrier = |r: &mut Random| (r.below(2) == 0).then(|| one(Op::Barrier, &here));
+        let always = r.below(some);
+        let units: Vec<u32> = (0..g.units()).filter(|unit| *unit == always || r.below(share) == 0).collect();
+        let row = r.below(4);
+        let rows = |op| units.iter().map(move |unit| one(op, &Address { row, ..g.unit_address(channel, *unit) }));
+        out.extend(rows(Op::ActBg));
+        for _ in 0..1 + r.below(4) {
+            out.extend(barrier(r));
+            out.extend((r.below(4) > 0).then(|| run(Op::MacBg, &here, 1 + r.below(24))));
+            for _ in 0..r.below(3) * r.below(9) {
+                let op = r.of(&[Op::MvSb, Op::MvSb, Op::MvGb, Op::WrGb]);
+                out.push(one(op, &g.unit_address(channel, r.below(g.units()))));
+            }
+            if r.below(3) == 0 {
+                out.extend(barrier(r));
+                let (unit, row, bank) = (r.below(g.units()), r.below(4), r.below(g.banks));
+                let at = Address { row, bank, ..g.unit_address(channel, unit) };
+                out.push(run(r.of(&[Op::Ld, Op::St]), &at, 1 + r.below(3)));
+            }
+        }
+        out.extend(rows(Op::PreBg).filter(|_| row > 1));
+    }
+    out.into_iter().map(Record::Request).collect()
+}
+
 /// A system of random choices; some refresh often.
 fn random_system(r: &mut Random) -> System {
     let channels = format!("channels={}", r.of(&[1, 2, 3, 5, 16]));
@@ -333,6 +369,23 @@ fn fast_is_plain_on_random_traces() {
     }
     println!("{cases} traces, {commands} commands, {errors} errors alike");
     assert!(wrong.is_empty(), "{} of {cases}:\n{}", wrong.len(), wrong[..wrong.len().min(8)].join("\n"));
+}
+
+#[test]
+fn fast_is_plain_on_random_rounds_beside_reads_and_writes() {
+    let mut wrong = Vec::new();
+    for seed in 0..setting("PIMATTN_FAST_CASES", 1000) {
+        let mut r = Random(seed);
+        let power = format!("power={}", r.of(&["per-command", "stagger", "ignore", "charge"]));
+        let channels = format!("channels={}", r.of(&[1, 2]));
+        let depth = format!("queue_depth={}", r.of(&[1, 8, 32, 32]));
+        let system = common::system("hbm3-pim", &[&power, &channels, &depth]);
+        let records = rounds(&mut r, &system.device.geometry);
+        let (plain, fast) = (told(Engine::Plain, &system, &records), told(Engine::Fast, &system, &records));
+        wrong
+            .extend(difference(&plain.unwrap(), &fast.unwrap()).map(|d| format!("seed {seed}, {power}, {depth}: {d}")));
+    }
+    assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong[..wrong.len().min(8)].join("\n"));
 }
 
 /// Heads of each layer on a channel of their own, so that the other channels wait for a step and a layer in which they have none.

@@ -27,6 +27,7 @@ mod burst;
 mod cacheable;
 mod data;
 mod issue;
+mod move_burst;
 mod order;
 mod play;
 mod queues;
@@ -40,6 +41,7 @@ use super::segments::{Label, Segments};
 use super::state::{CLOSED, ChannelState, CommandTarget};
 use array::{ArrayLook, Units};
 use data::DataSchedule;
+use move_burst::WaitingMove;
 use order::CommandOrder;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::spec::device::Bus;
@@ -167,6 +169,9 @@ pub struct PimChannel<'d> {
     next_refresh: Option<Due>,
     units: Units,
     standing: Standing,
+    /// For [`PimChannel::move_burst`], for their memory: empty between two commands.
+    waiting_moves: Vec<WaitingMove>,
+    issued_moves: Vec<(CommandTarget, Cycle)>,
     /// Whether each command is chosen anew among all that waits ([`PimChannel::chooses_each`]).
     plain: bool,
     /// Refreshes since the last request was completed.
@@ -223,6 +228,8 @@ impl<'d> PimChannel<'d> {
             next_refresh: system.refreshes.map(|r| r.first()),
             units: Units::new(device.geometry.units()),
             standing: Standing::default(),
+            waiting_moves: Vec::new(),
+            issued_moves: Vec::new(),
             plain: false,
             fruitless: 0,
             now: 0,
@@ -271,6 +278,11 @@ impl<'d> PimChannel<'d> {
         self.numbered.then_some(self.requests)
     }
 
+    /// Whether its work was for a segment, or for a phase.
+    pub fn has_had_segments(&self) -> bool {
+        !self.segments.is_unused()
+    }
+
     /// Ends all segments with the work done so far.
     pub fn end_segments<P: Probe>(&mut self, probe: &mut P) {
         self.segments.end(probe);
@@ -293,9 +305,14 @@ impl<'d> PimChannel<'d> {
                     if best.at > horizon {
                         return Ok(Advance::Ahead(best.at));
                     }
-                    if let Some(at) =
-                        runs_on.then(|| self.burst(&best, horizon, probe)).flatten().filter(|at| *at > horizon)
-                    {
+                    let mut last = None;
+                    if matches!(best.class, ARRAY | MOVES) {
+                        last = self.move_burst(horizon, probe);
+                    }
+                    if runs_on && last.is_none() {
+                        last = self.burst(&best, horizon, probe);
+                    }
+                    if let Some(at) = last.filter(|at| *at > horizon) {
                         return Ok(Advance::Ahead(at));
                     }
                 }
@@ -328,8 +345,14 @@ impl<'d> PimChannel<'d> {
     /// The command to issue next: the best of what array work, moves, data, a refresh and the row policy offer. Requests that
     /// need no command are completed on the way, one a call.
     fn choose<P: Probe>(&mut self, probe: &mut P) -> Result<Choice> {
-        let mut offers: [Option<Candidate>; OFFERS] = [None; OFFERS];
         let stands = self.look_stands();
+        if stands
+            && self.schedule.rules().bank_feed.is_none()
+            && let Some(next) = self.settled()
+        {
+            return Ok(Choice::Issue(next));
+        }
+        let mut offers: [Option<Candidate>; OFFERS] = [None; OFFERS];
         let mut picked = None;
         if stands {
             offers[1] = self.standing_column().filter(|c| self.comes_before_refresh(c));
@@ -359,7 +382,9 @@ impl<'d> PimChannel<'d> {
                     self.move_candidates(&mut offers);
                 }
                 if !self.classes[DATA].is_empty() {
-                    offers[4..].copy_from_slice(&self.data_candidates());
+                    let of_data = self.data_candidates();
+                    self.standing_data(&of_data);
+                    offers[4..].copy_from_slice(&of_data);
                 }
                 let (of_banks, of_data) = offers.split_at_mut(4);
                 // A refresh of all banks that is due by then holds all but moves, which touch no bank.
@@ -430,10 +455,11 @@ impl<'d> PimChannel<'d> {
     /// The first ready among the moves of this epoch, and the first of another kind; softmax and mode settings neither
     /// pass others nor are passed.
     fn move_candidates(&self, offers: &mut [Option<Candidate>; OFFERS]) {
-        let best = &mut offers[2..4];
-        // Commands that cannot come before the best so far, wherever they go: their items need no closer look.
-        let mut hopeless = 0u64;
+        let mut soonest: [Option<(Cycle, usize, CommandId)>; 2] = [None; 2];
         let mut seen = 0;
+        // The cycle before which no command of a kind comes, whatever its place.
+        let mut before: Option<(CommandId, Cycle)> = None;
+        let timed = self.is_timed();
         for (index, item) in self.classes[MOVES].iter().enumerate() {
             let free = item.effect == Effect::Move;
             if item.epoch != self.epoch || !free && index > 0 || seen >= self.depth {
@@ -441,20 +467,23 @@ impl<'d> PimChannel<'d> {
             }
             seen += u64::from(item.request.count);
             let command = item.plan.last;
-            if hopeless & 1 << command != 0 {
-                continue;
-            }
-            let c = self.candidate(MOVES, index, command, item.target);
-            let kind = usize::from(best[0].as_ref().is_some_and(|b| b.command != command));
-            if best[kind].as_ref().is_none_or(|b| c.at < b.at) {
-                best[kind] = Some(c);
+            let kind = usize::from(soonest[0].is_some_and(|(_, _, first)| first != command));
+            let arrives = if timed { self.arrival(item) } else { 0 };
+            let of_kind = match before {
+                Some((same, at)) if same == command => at,
+                _ => self.first_move(command),
+            };
+            before = Some((command, of_kind));
+            let at = of_kind.max(arrives).max(self.state.earliest(command, &item.target));
+            if soonest[kind].is_none_or(|(best, ..)| at < best) {
+                soonest[kind] = Some((at, index, command));
             }
             if !free {
                 break;
             }
-            if best[kind].as_ref().is_some_and(|b| self.soonest(command, MOVES) >= b.at) {
-                hopeless |= 1 << command;
-            }
+        }
+        for (offer, (_, index, command)) in offers[2..4].iter_mut().zip(soonest).filter_map(|(o, s)| Some((o, s?))) {
+            *offer = Some(self.candidate(MOVES, index, command, self.classes[MOVES][index].target));
         }
     }
 

@@ -44,8 +44,9 @@ struct RecordReader<'s> {
     device: &'s Device,
     cancel: &'s Cancel,
     geometry: Geometry,
-    /// Whether records are read packed.
+    /// Whether records are read packed, and whether they are packed further than they come.
     packed: bool,
+    packs: bool,
     records: Vec<Record>,
     raw: Vec<PackedRecord>,
     packer: Packer,
@@ -67,6 +68,7 @@ impl<'s> RecordReader<'s> {
             cancel,
             geometry,
             packed,
+            packs: packed,
             records: Vec::new(),
             raw: Vec::new(),
             packer: Packer::default(),
@@ -129,6 +131,10 @@ impl<'s> RecordReader<'s> {
             let requests =
                 self.raw.iter().filter_map(|i| if let PackedRecord::Run(v) = i { Some(&v.request) } else { None });
             multiplies_for_no_more(self.device, requests)?;
+            if !self.packs {
+                std::mem::swap(&mut self.items, &mut self.raw);
+                continue;
+            }
             let (items, geometry) = (&mut self.items, &self.geometry);
             self.raw.drain(..).for_each(|item| self.packer.push_item(item, geometry, |item| items.push(item)));
             if self.ended {
@@ -137,6 +143,13 @@ impl<'s> RecordReader<'s> {
         }
         self.at += 1;
         Ok(Some(self.items[self.at - 1]))
+    }
+
+    /// From now on records are read as they come: nobody has a use for longer runs.
+    fn stop_packing(&mut self) {
+        let (items, geometry) = (&mut self.items, &self.geometry);
+        self.packer.flush(geometry, |item| items.push(item));
+        self.packs = false;
     }
 
     /// Gives a record back, to be the next one.

@@ -41,6 +41,9 @@ pub fn run<P: Probe>(
     loop {
         if std::mem::take(&mut fresh) && reader.takes_runs() {
             replay.run(&mut reader, &mut channels, probe, progress)?;
+            if replay.is_off() {
+                reader.stop_packing();
+            }
         }
         let stop = feed(&mut reader, &mut channels)?;
         progress(reader.requests);

@@ -1,7 +1,7 @@
 //! Probes: observers that the engine tells about its work. Statistics and logs are probes; the engine knows none of them.
 
 use super::replay_cache::{CachedInterval, Occurrence};
-use pimattn_core::addr::Address;
+use pimattn_core::addr::{Address, Geometry};
 use pimattn_core::op::Op;
 use pimattn_core::spec::CommandId;
 use pimattn_core::units::Cycle;
@@ -69,10 +69,52 @@ pub struct CommandEvent {
     pub request: u64,
 }
 
+/// Commands of one channel that follow one another at the same distance, and differ in their cycle, column and request alone: MACs of a
+/// run.
+#[derive(Debug, Clone, Copy)]
+pub struct CommandBurst<'g> {
+    /// The first of them.
+    pub first: CommandEvent,
+    /// How many they are, at least 1.
+    pub count: u64,
+    /// Cycles from one to the next.
+    pub gap: Cycle,
+    /// Byte address of the first, and bytes from one to the next.
+    pub(crate) addr: u64,
+    pub(crate) stride: u64,
+    /// The geometry of the device.
+    pub(crate) geometry: &'g Geometry,
+}
+
+impl CommandBurst<'_> {
+    /// The cycle of the last one.
+    pub fn last_cycle(&self) -> Cycle {
+        self.first.cycle + (self.count - 1) * self.gap
+    }
+
+    /// Each of them, in the order of time.
+    pub fn events(&self) -> impl Iterator<Item = CommandEvent> {
+        (0..self.count).map(|i| {
+            let request = if self.first.request == NO_REQUEST { NO_REQUEST } else { self.first.request + i };
+            CommandEvent {
+                cycle: self.first.cycle + i * self.gap,
+                address: self.geometry.decode(self.addr + i * self.stride),
+                request,
+                ..self.first
+            }
+        })
+    }
+}
+
 /// An observer of the engine. Within one channel, calls come in order of time, but for [`Probe::epoch`].
 pub trait Probe {
     /// A command was issued.
     fn command(&mut self, _event: &CommandEvent) {}
+    /// Commands were issued one after the other. It means what [`Probe::command`] means for each of them, which is what happens
+    /// unless the probe can do better.
+    fn burst(&mut self, burst: &CommandBurst<'_>) {
+        burst.events().for_each(|e| self.command(&e));
+    }
     /// A barrier took a cycle of its channel's bus, as in the reference; other controllers let barriers cost nothing.
     fn barrier(&mut self, _cycle: Cycle, _address: &Address) {}
     /// Channels did once more what the [replay cache](super::replay_cache) knows. It means what [`CachedInterval::tell`] tells, which
@@ -105,6 +147,7 @@ pub trait Probe {
 
 /// The probe that hears nothing.
 impl Probe for () {
+    fn burst(&mut self, _: &CommandBurst<'_>) {}
     fn cached_interval(&mut self, _: &CachedInterval, _: &Occurrence<'_>) {}
 }
 
@@ -113,6 +156,10 @@ impl<A: Probe, B: Probe> Probe for (A, B) {
     fn command(&mut self, e: &CommandEvent) {
         self.0.command(e);
         self.1.command(e);
+    }
+    fn burst(&mut self, burst: &CommandBurst<'_>) {
+        self.0.burst(burst);
+        self.1.burst(burst);
     }
     fn barrier(&mut self, cycle: Cycle, address: &Address) {
         self.0.barrier(cycle, address);

@@ -1,11 +1,13 @@
 //! The state of one channel's banks, and when each command becomes legal.
 
+mod levels;
+
 use super::replay_cache::{mix, rebase::Rebase};
+use levels::{AskedLevel, AskedNodes, CommandLevels, HeldCommand, NodeSpan, command_levels, span, spans_of};
 use pimattn_core::addr::{Address, NOT_ADDRESSED};
-use pimattn_core::spec::tables::Edge;
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Scope};
 use pimattn_core::units::Cycle;
-use std::ops::Range;
+use std::sync::Arc;
 
 /// No row is open.
 pub const CLOSED: u32 = u32::MAX;
@@ -33,10 +35,28 @@ pub struct CommandTarget {
     pub units: u64,
 }
 
+/// The nodes of a bank from the pseudo-channel down, sixteen bits each: no level has more than 1024.
+#[derive(Clone, Copy)]
+pub struct NodePath(u64);
+
+impl NodePath {
+    /// Of pseudo-channel, rank, bank group and bank, how many two banks have in common, one within the other.
+    #[inline]
+    pub fn shared(self, other: NodePath) -> usize {
+        ((self.0 ^ other.0).leading_zeros() / 16) as usize
+    }
+}
+
 impl CommandTarget {
     /// This target, for a command that works in some bank groups of the channel.
     pub fn in_units(self, units: u64) -> Self {
         CommandTarget { units, ..self }
+    }
+
+    /// Its nodes, from the pseudo-channel down.
+    #[inline]
+    pub fn node_path(&self) -> NodePath {
+        NodePath(self.path[1..].iter().fold(0, |path, node| path << 16 | u64::from(*node)))
     }
 
     /// The bank within its channel.
@@ -55,60 +75,12 @@ pub fn members(mut set: u64) -> impl Iterator<Item = u32> {
     })
 }
 
-/// The nodes of a level of `nodes` that have some of the bank groups of `units`, of which there are `groups`: stretches without
-/// a gap, each of as many bank groups as follow one another.
-#[inline]
-fn spans_of(groups: u32, nodes: u32, mut units: u64) -> impl Iterator<Item = Range<u32>> {
-    std::iter::from_fn(move || {
-        let first = units.trailing_zeros();
-        if first == 64 {
-            return None;
-        }
-        let end = first + (units >> first).trailing_ones();
-        units = if end == 64 { 0 } else { units >> end << end };
-        Some(match nodes.checked_div(groups) {
-            Some(below) if below > 0 => first * below..end * below,
-            _ => first / (groups / nodes)..(end - 1) / (groups / nodes) + 1,
-        })
-    })
-}
-
-/// Nodes `first, first + step, ...`, `count` of them.
-#[derive(Clone, Copy)]
-struct NodeSpan {
-    first: u32,
-    step: u32,
-    count: u32,
-}
-
-impl NodeSpan {
-    /// Its nodes among those of a level.
-    #[inline]
-    fn of<'n, T>(&self, nodes: &'n [T]) -> impl Iterator<Item = &'n T> + use<'n, T> {
-        nodes[self.first as usize..].iter().step_by(self.step as usize).take(self.count as usize)
-    }
-
-    #[inline]
-    fn of_mut<'n, T>(&self, nodes: &'n mut [T]) -> impl Iterator<Item = &'n mut T> + use<'n, T> {
-        nodes[self.first as usize..].iter_mut().step_by(self.step as usize).take(self.count as usize)
-    }
-
-    fn contains(&self, node: u32) -> bool {
-        node >= self.first
-            && (node - self.first).is_multiple_of(self.step)
-            && (node - self.first) / self.step < self.count
-    }
-
-    /// Whether some of its nodes are among another's.
-    fn within(&self, other: &NodeSpan) -> bool {
-        (0..self.count).any(|i| other.contains(self.first + i * self.step))
-    }
-}
-
 /// One channel's banks and timing.
 #[derive(Clone)]
 pub struct ChannelState<'d> {
     device: &'d Device,
+    /// By command; the same for all channels.
+    levels: Arc<[CommandLevels]>,
     commands: usize,
     /// First node of each level, nodes per level, and nodes of all levels.
     base: [u32; 5],
@@ -146,6 +118,7 @@ impl<'d> ChannelState<'d> {
         let at = |l: Level| nodes[l as usize] as usize;
         ChannelState {
             device,
+            levels: command_levels(device, &base, &nodes, total),
             commands,
             base,
             nodes,
@@ -176,30 +149,7 @@ impl<'d> ChannelState<'d> {
 
     #[inline]
     fn span(&self, level: Level, scope: Scope, target: &CommandTarget) -> NodeSpan {
-        let l = level as usize;
-        let own = target.path[l];
-        match scope {
-            Scope::Bank => NodeSpan { first: own, step: 1, count: 1 },
-            Scope::BankGroup if level < Level::Bank => NodeSpan { first: own, step: 1, count: 1 },
-            Scope::BankGroup => {
-                let banks = self.device.geometry.banks;
-                NodeSpan { first: target.path[3] * banks, step: 1, count: banks }
-            }
-            Scope::SameBank if level == Level::Bank => {
-                NodeSpan { first: target.address.bank, step: self.device.geometry.banks, count: self.nodes[3] }
-            }
-            Scope::Rank if level <= Level::Rank => NodeSpan { first: own, step: 1, count: 1 },
-            Scope::Rank => {
-                let count = self.nodes[l] / self.nodes[Level::Rank as usize];
-                NodeSpan { first: target.path[Level::Rank as usize] * count, step: 1, count }
-            }
-            Scope::SameBank | Scope::Channel => NodeSpan { first: 0, step: 1, count: self.nodes[l] },
-            Scope::PerBank if level == Level::Channel => NodeSpan { first: 0, step: 1, count: 1 },
-            Scope::PerBank => {
-                let step = self.nodes[l] / self.nodes[1];
-                NodeSpan { first: own % step, step, count: self.nodes[1] }
-            }
-        }
+        span(&self.nodes, level, scope, target)
     }
 
     /// The nodes of a level that have some of the bank groups of `units`, some of them more than once.
@@ -214,12 +164,6 @@ impl<'d> ChannelState<'d> {
         &self.ready[first..first + self.nodes[level as usize] as usize]
     }
 
-    #[inline]
-    fn ready_mut(&mut self, command: CommandId, level: Level) -> &mut [Cycle] {
-        let first = usize::from(command) * self.total + self.base[level as usize] as usize;
-        &mut self.ready[first..first + self.nodes[level as usize] as usize]
-    }
-
     /// Whether a command leaves bank groups out.
     #[inline]
     fn is_partial(&self, command: &Command, target: &CommandTarget) -> bool {
@@ -229,27 +173,51 @@ impl<'d> ChannelState<'d> {
     /// The first cycle at which `command` breaks no constraint.
     #[inline]
     pub fn earliest(&self, command: CommandId, target: &CommandTarget) -> Cycle {
+        let levels = &self.levels[usize::from(command)];
+        match levels.is_simple {
+            true => levels.asks.iter().fold(0, |at, asked| at.max(self.earliest_at(asked, target))),
+            false => self.earliest_of(command, target),
+        }
+    }
+
+    /// The first cycle at which a command breaks no constraint of a level where it asks for one node, or for all.
+    #[inline]
+    fn earliest_at(&self, asked: &AskedLevel, target: &CommandTarget) -> Cycle {
+        if asked.nodes == AskedNodes::All {
+            return self.tops[asked.in_level];
+        }
+        let node = target.path[asked.level as usize] as usize;
+        self.floors[asked.in_level].max(self.ready[asked.ready + node])
+    }
+
+    fn earliest_of(&self, command: CommandId, target: &CommandTarget) -> Cycle {
         let c = &self.device.commands[usize::from(command)];
         let mut at = 0;
         if self.is_partial(c, target) {
-            for &level in &c.incoming {
-                at = at.max(self.floors[level as usize * self.commands + usize::from(command)]);
-                let ready = self.ready(command, level);
-                for span in spans_of(self.nodes[Level::BankGroup as usize], ready.len() as u32, target.units) {
+            for asked in &self.levels[usize::from(command)].asks {
+                at = at.max(self.floors[asked.in_level]);
+                let nodes = self.nodes[asked.level as usize];
+                let ready = &self.ready[asked.ready..asked.ready + nodes as usize];
+                if asked.level == Level::BankGroup {
+                    at = members(target.units).fold(at, |at, unit| at.max(ready[unit as usize]));
+                    continue;
+                }
+                for span in spans_of(self.nodes[Level::BankGroup as usize], nodes, target.units) {
                     at = ready[span.start as usize..span.end as usize].iter().fold(at, |at, r| at.max(*r));
                 }
             }
             return at;
         }
-        for &level in &c.incoming {
-            let span = self.span(level, c.scope, target);
-            let in_level = level as usize * self.commands + usize::from(command);
-            if span.count == self.nodes[level as usize] {
-                at = at.max(self.tops[in_level]);
-                continue;
-            }
-            at = at.max(self.floors[in_level]);
-            at = span.of(self.ready(command, level)).fold(at, |at, r| at.max(*r));
+        for asked in &self.levels[usize::from(command)].asks {
+            let held = match asked.nodes {
+                AskedNodes::All | AskedNodes::One => self.earliest_at(asked, target),
+                AskedNodes::Some => {
+                    let span = self.span(asked.level, c.scope, target);
+                    let nodes = span.of(self.ready(command, asked.level));
+                    nodes.fold(self.floors[asked.in_level], |at, r| at.max(*r))
+                }
+            };
+            at = at.max(held);
         }
         for &w in &c.held_by {
             let window = &self.device.windows[usize::from(w)];
@@ -347,28 +315,33 @@ impl<'d> ChannelState<'d> {
         let device = self.device;
         let c = &device.commands[usize::from(command)];
         let partial = self.is_partial(c, target);
-        for edge in &c.edges {
-            if edge.siblings {
-                self.hold_siblings(edge, target, at + Cycle::from(edge.latency));
+        let ChannelState { levels, nodes, ready, floors, tops, .. } = self;
+        for held in &levels[usize::from(command)].holds {
+            let level = held.level as usize;
+            HeldCommand::hold(&held.tops, tops, 0, at);
+            if held.siblings {
+                let (own, siblings) = (target.path[level], nodes[level] / nodes[level - 1]);
+                let first = own - own % siblings;
+                let others = (first..first + siblings).filter(|node| *node != own);
+                others.for_each(|node| HeldCommand::hold(&held.commands, ready, node, at));
                 continue;
             }
-            let span = self.span(edge.level, c.scope, target);
-            let until = at + Cycle::from(edge.latency);
-            let in_level = edge.level as usize * self.commands + usize::from(edge.to);
-            self.tops[in_level] = self.tops[in_level].max(until);
-            if partial && edge.level != Level::Channel {
-                let groups = self.nodes[Level::BankGroup as usize];
-                let ready = self.ready_mut(edge.to, edge.level);
-                for span in spans_of(groups, ready.len() as u32, target.units) {
-                    ready[span.start as usize..span.end as usize].iter_mut().for_each(|r| *r = (*r).max(until));
+            if partial && held.level != Level::Channel {
+                for span in spans_of(nodes[Level::BankGroup as usize], nodes[level], target.units) {
+                    for to in &held.commands {
+                        let (first, until) = (to.place as usize, at + Cycle::from(to.latency));
+                        let nodes = ready[first + span.start as usize..first + span.end as usize].iter_mut();
+                        nodes.for_each(|r| *r = (*r).max(until));
+                    }
                 }
                 continue;
             }
-            if span.count == self.nodes[edge.level as usize] {
-                self.floors[in_level] = self.floors[in_level].max(until);
-                continue;
+            let span = span(nodes, held.level, c.scope, target);
+            if span.count == nodes[level] {
+                HeldCommand::hold(&held.floors, floors, 0, at);
+            } else {
+                span.nodes().for_each(|node| HeldCommand::hold(&held.commands, ready, node, at));
             }
-            span.of_mut(self.ready_mut(edge.to, edge.level)).for_each(|r| *r = (*r).max(until));
         }
         for &w in &c.counted_in {
             let window = &device.windows[usize::from(w)];
@@ -391,22 +364,37 @@ impl<'d> ChannelState<'d> {
         }
     }
 
-    /// Holds a command back at the other nodes of the parent of the target's node.
-    fn hold_siblings(&mut self, edge: &Edge, target: &CommandTarget, until: Cycle) {
-        let level = edge.level as usize;
-        let own = target.path[level];
-        let siblings = self.nodes[level] / self.nodes[level - 1];
-        let first = own - own % siblings;
-        if siblings < 2 {
-            return;
+    /// Issues buffer moves of a kind, each at its target and cycle, in the order of time; their command reaches one bank, and no window
+    /// counts it. Of those at one node the last holds back the most.
+    pub fn issue_moves(&mut self, command: CommandId, moves: &[(CommandTarget, Cycle)]) {
+        let ChannelState { levels, nodes, ready, floors, tops, .. } = self;
+        let Some((_, last)) = moves.last() else { return };
+        for held in &levels[usize::from(command)].holds {
+            let level = held.level as usize;
+            HeldCommand::hold(&held.tops, tops, 0, *last);
+            if nodes[level] == 1 {
+                HeldCommand::hold(&held.floors, floors, 0, *last);
+                continue;
+            }
+            // Nodes from the 128th on are not told apart, and looked at each time.
+            let mut done = 0u128;
+            for (target, at) in moves.iter().rev() {
+                let own = target.path[level];
+                let bit = 1u128.checked_shl(own).unwrap_or(0);
+                if done & bit != 0 {
+                    continue;
+                }
+                done |= bit;
+                if !held.siblings {
+                    HeldCommand::hold(&held.commands, ready, own, *at);
+                    continue;
+                }
+                let siblings = nodes[level] / nodes[level - 1];
+                let first = own - own % siblings;
+                let others = (first..first + siblings).filter(|node| *node != own);
+                others.for_each(|node| HeldCommand::hold(&held.commands, ready, node, *at));
+            }
         }
-        let ready = self.ready_mut(edge.to, edge.level);
-        let (before, after) = (first as usize..own as usize, own as usize + 1..(first + siblings) as usize);
-        for span in [before, after] {
-            ready[span].iter_mut().for_each(|r| *r = (*r).max(until));
-        }
-        let top = &mut self.tops[level * self.commands + usize::from(edge.to)];
-        *top = (*top).max(until);
     }
 
     fn set_rows(&mut self, scope: Scope, target: &CommandTarget, row: u32) {

@@ -26,7 +26,7 @@ use pimattn_core::spec::tables::MAX_COMMANDS;
 use pimattn_core::spec::{Activity, CommandId, Device, Effect, Scope};
 use pimattn_core::table::{Column, column};
 use pimattn_core::units::Cycle;
-use pimattn_engine::probe::CommandEvent;
+use pimattn_engine::probe::{CommandBurst, CommandEvent};
 use pimattn_trace::Phase;
 
 /// What a cycle is spent on.
@@ -345,6 +345,17 @@ impl ChannelAccount {
         }
         self.catch_up(Cycle::MAX, durations, ledger);
         self.take(&event, durations, ledger);
+    }
+
+    /// Takes MACs for `work` that follow one another, each as soon as the one before it is no more in progress.
+    pub fn macs(&mut self, burst: &CommandBurst<'_>, work: TimeOwner, durations: &Durations, ledger: &mut impl Ledger) {
+        self.command(&burst.first, work, durations, ledger);
+        if burst.count > 1 {
+            // So the cycles from the first to the last are all of MACs, which come before everything else.
+            let last = CommandEvent { cycle: burst.last_cycle(), ..burst.first };
+            self.progress[MAC].until = self.progress[MAC].until.max(last.cycle);
+            self.command(&last, work, durations, ledger);
+        }
     }
 
     /// The host works on `work` for `cycles` from `begin` on.

@@ -5,7 +5,7 @@ use pimattn_core::op::Op;
 use pimattn_core::spec::tables::{MAX_COMMANDS, Reach};
 use pimattn_core::spec::{CommandId, Device, Effect};
 use pimattn_core::units::Cycle;
-use pimattn_engine::probe::{CommandEvent, Completion, RowOutcome};
+use pimattn_engine::probe::{CommandBurst, CommandEvent, Completion, RowOutcome};
 use pimattn_trace::{Phase, Segment};
 
 /// Counted commands and requests.
@@ -93,28 +93,48 @@ impl Counters {
         completes: Option<Completion>,
         rules: &Rules,
     ) {
+        self.issue_times(command, at, (banks, phase), completes, rules, 1);
+    }
+
+    /// Counts commands that differ in their column alone.
+    pub fn burst(&mut self, burst: &CommandBurst<'_>, rules: &Rules) {
+        let e = &burst.first;
+        self.issue_times(e.command, &e.address, (e.banks, e.phase), e.completes, rules, burst.count);
+    }
+
+    #[inline]
+    fn issue_times(
+        &mut self,
+        command: CommandId,
+        at: &Address,
+        (banks, phase): (u32, Phase),
+        completes: Option<Completion>,
+        rules: &Rules,
+        times: u64,
+    ) {
         let id = usize::from(command);
         let CountRule { has_row_outcome, reach, heads } = &rules[id];
-        self.issued[id] += 1;
-        self.banks[id] += u64::from(match reach {
-            None => banks,
-            // AttAcc's text has no phases. But the addresses of its moves carry the place of the matrix that they are for,
-            // which means nothing to a buffer: results of V are outputs.
-            Some((r, values)) if phase == Phase::AttendContext || phase == Phase::Other && at.row >= *values => {
-                r.outputs
-            }
-            Some((r, _)) => r.entries,
-        });
+        self.issued[id] += times;
+        self.banks[id] += times
+            * u64::from(match reach {
+                None => banks,
+                // AttAcc's text has no phases. But the addresses of its moves carry the place of the matrix that they are for,
+                // which means nothing to a buffer: results of V are outputs.
+                Some((r, values)) if phase == Phase::AttendContext || phase == Phase::Other && at.row >= *values => {
+                    r.outputs
+                }
+                Some((r, _)) => r.entries,
+            });
         if let Some(geometry) = heads {
-            self.shared += u64::from(banks) * u64::from(geometry.heads_of_mac(at) - 1);
+            self.shared += times * u64::from(banks) * u64::from(geometry.heads_of_mac(at) - 1);
         }
         if let Some(c) = completes {
-            self.requests[c.op as usize] += 1;
+            self.requests[c.op as usize] += times;
             if *has_row_outcome {
                 match c.row {
-                    RowOutcome::Hit => self.hits += 1,
-                    RowOutcome::Miss => self.misses += 1,
-                    RowOutcome::Conflict => self.conflicts += 1,
+                    RowOutcome::Hit => self.hits += times,
+                    RowOutcome::Miss => self.misses += times,
+                    RowOutcome::Conflict => self.conflicts += times,
                 }
             }
         }

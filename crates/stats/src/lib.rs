@@ -21,7 +21,7 @@ use counters::Rules;
 use pimattn_core::op::Op;
 use pimattn_core::spec::Device;
 use pimattn_core::units::Cycle;
-use pimattn_engine::probe::{CommandEvent, Probe};
+use pimattn_engine::probe::{CommandBurst, CommandEvent, Probe};
 use pimattn_engine::replay_cache::{CachedInterval, Occurrence};
 use pimattn_trace::{Phase, Segment};
 use std::collections::BTreeMap;
@@ -270,6 +270,22 @@ impl<S: Steps> Probe for Collector<S> {
         let work = books.work(e.segment, e.phase);
         sweep.command(e, work, &self.durations, books);
         books.counters(work, e.cycle).command(e, &self.rules);
+        if books.complete > 0 {
+            self.write_off(channel, false);
+        }
+    }
+
+    fn burst(&mut self, burst: &CommandBurst<'_>) {
+        let (e, channel) = (&burst.first, burst.first.address.channel as usize);
+        self.settle(channel);
+        let (sweep, books) = (&mut self.sweeps[channel], &mut self.books[channel]);
+        // Work of no segment counts for another one as soon as a segment is written off, and by where the last sync was.
+        if e.segment == 0 || burst.gap != self.durations.cycles(e.command) {
+            return burst.events().for_each(|e| self.command(&e));
+        }
+        let work = books.work(e.segment, e.phase);
+        sweep.macs(burst, work, &self.durations, books);
+        books.counters(work, e.cycle).burst(burst, &self.rules);
         if books.complete > 0 {
             self.write_off(channel, false);
         }

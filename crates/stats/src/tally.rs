@@ -5,7 +5,7 @@ use foldhash::fast::FixedState;
 use pimattn_core::op::Op;
 use pimattn_core::spec::Device;
 use pimattn_core::units::Cycle;
-use pimattn_engine::probe::{CommandEvent, Probe};
+use pimattn_engine::probe::{CommandBurst, CommandEvent, Probe};
 use pimattn_engine::replay_cache::{CachedInterval, EventKind, GroupEvents, Occurrence};
 use pimattn_trace::Phase;
 use std::collections::HashMap;
@@ -65,6 +65,10 @@ fn counted(group: &GroupEvents, rules: &Rules) -> Counters {
 impl Probe for ChannelTally {
     fn command(&mut self, e: &CommandEvent) {
         self.channels[e.address.channel as usize].command(e, &self.rules);
+    }
+
+    fn burst(&mut self, burst: &CommandBurst<'_>) {
+        self.channels[burst.first.address.channel as usize].burst(burst, &self.rules);
     }
 
     fn cached_interval(&mut self, interval: &CachedInterval, occurrence: &Occurrence<'_>) {

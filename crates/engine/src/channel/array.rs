@@ -128,6 +128,7 @@ impl PimChannel<'_> {
     /// Offers the first row command and the first column command that array work in sight could issue, if any.
     pub(super) fn array_candidates(&self, offers: &mut [Option<Candidate>; OFFERS]) -> Result<ArrayLook> {
         let queue = &self.classes[ARRAY];
+        let all = BankSet::MAX.checked_shr(128u32.saturating_sub(self.rows_of_data.len() as u32)).unwrap_or(0);
         let mut data = self.classes[DATA].iter().peekable();
         let mut look = Look::new();
         let (mut openings, mut closings, mut macs_seen) = (0, 0, 0);
@@ -153,6 +154,10 @@ impl PimChannel<'_> {
                 continue;
             }
             *seen += u64::from(item.request.count);
+            // Row commands in banks that older requests keep wait for them, and keep no others.
+            if item.is_rows_only() && item.banks & !look.used == 0 {
+                continue;
+            }
             // Most requests are of a round like the one before: they have nothing to open, and their turn has not come.
             if item.effect == Effect::MacOpen && macs && item.units & !look.units == 0 {
                 (look.from, look.round) = (index + 1, None);
@@ -224,10 +229,14 @@ impl PimChannel<'_> {
             of_groups |= item.effect == Effect::MacOpen;
             look.units |= item.units;
             look.used |= item.banks;
+            // Behind those that keep every bank there is nothing to be had.
+            if look.used & all == all {
+                look.used = BankSet::MAX;
+            }
         }
         (offers[0], offers[1]) = (look.row.map(|(c, ..)| c), look.column);
         Ok(ArrayLook::Offers(Standing {
-            valid: look.stands && self.classes[DATA].is_empty(),
+            valid: look.stands,
             column: look.next,
             rows_from: look.rows_from,
             moves_from: 0,

@@ -8,7 +8,7 @@
 
 use super::queues::QueueKind;
 use super::{ARRAY, Candidate, PimChannel};
-use crate::probe::{Completion, Probe, RowOutcome};
+use crate::probe::{CommandBurst, Completion, Probe, RowOutcome};
 use pimattn_core::spec::Effect;
 use pimattn_core::units::Cycle;
 
@@ -41,16 +41,15 @@ impl PimChannel<'_> {
             _ => self.device.commands[usize::from(c.command)].scope.banks(&self.device.geometry),
         };
         let completion = Completion { op: request.op, row: RowOutcome::Hit };
+        let (stride, geometry) = (u64::from(request.stride), &self.device.geometry);
+        let event = self.event(&first, banks, label, Some(completion), number);
+        probe.burst(&CommandBurst { first: event, count, gap, addr: request.addr, stride, geometry });
         let mut mac = first;
-        for i in 0..count {
-            mac.at = first.at + i * gap;
-            let addr = request.addr + i * u64::from(request.stride);
-            mac.target.address = self.device.geometry.decode(addr);
-            self.report(&mac, banks, label, Some(completion), number + i, probe);
-        }
+        mac.at = first.at + (count - 1) * gap;
+        mac.target.address = geometry.decode(request.addr + (count - 1) * stride);
         self.has_issued(&mac);
         let item = &mut self.classes[ARRAY][c.index];
-        item.request.addr += (count - 1) * u64::from(request.stride);
+        item.request.addr += (count - 1) * stride;
         item.request.count -= (count - 1) as u32;
         item.number += count - 1;
         self.held[QueueKind::Macs as usize] -= count - 1;

@@ -79,7 +79,7 @@ impl Cacheable for PimChannel<'_> {
             item.order = orders.partition_point(|o| *o < item.order) as u64 + 1;
             // Row commands of their own may be left of epochs that are over, which makes no difference to them.
             item.epoch = if item.is_rows_only() { 0 } else { item.epoch - self.epoch };
-            item.number = 0;
+            (item.number, item.not_before) = (0, 0);
             let mut at = item.target.address;
             rebase.address(Some(item.request.op), &mut at, geometry);
             item.request.addr = geometry.encode(&at);

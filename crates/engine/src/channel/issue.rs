@@ -17,7 +17,20 @@ impl PimChannel<'_> {
         request: u64,
         probe: &mut P,
     ) {
-        probe.command(&CommandEvent {
+        probe.command(&self.event(c, banks, label, completes, request));
+    }
+
+    /// What probes are told of a command.
+    #[inline]
+    pub(super) fn event(
+        &self,
+        c: &Candidate,
+        banks: u32,
+        label: Label,
+        completes: Option<Completion>,
+        request: u64,
+    ) -> CommandEvent {
+        CommandEvent {
             cycle: c.at,
             command: c.command,
             address: c.target.address,
@@ -27,16 +40,22 @@ impl PimChannel<'_> {
             phase: label.phase,
             completes,
             request: if self.numbered { request } else { NO_REQUEST },
-        });
+        }
     }
 
     /// A command of a request takes its bus, and holds others back.
     #[inline]
     pub(super) fn has_issued(&mut self, c: &Candidate) {
+        self.takes_bus(c);
+        self.state.issue(c.command, &c.target, c.at);
+    }
+
+    /// A command of a request takes its bus.
+    #[inline]
+    pub(super) fn takes_bus(&mut self, c: &Candidate) {
         let bus = self.bus(self.device.commands[usize::from(c.command)].bus);
         self.bus_free[bus] = c.at + 1;
         self.last[c.class] = c.at;
-        self.state.issue(c.command, &c.target, c.at);
         self.now = self.now.max(c.at);
     }
 
@@ -126,6 +145,7 @@ impl PimChannel<'_> {
         }
         let item = &mut self.classes[class][index];
         if class == DATA {
+            self.standing.valid = false;
             self.data_leaves(index);
         } else {
             self.held[QueueKind::of(item.effect, false) as usize] -= 1;
@@ -137,6 +157,7 @@ impl PimChannel<'_> {
         item.number += 1;
         item.pass = 0;
         item.passed = 0;
+        item.not_before = 0;
         item.row = RowOutcome::Hit;
         let of_epoch = !item.is_rows_only();
         if of_epoch {

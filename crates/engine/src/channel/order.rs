@@ -9,6 +9,7 @@
 use super::{ARRAY, Candidate, DATA, MOVES, OFFERS, PASSED, PimChannel, QueuedRun};
 use crate::state::{CommandTarget, RowMatch, members};
 use pimattn_core::op::Op;
+use pimattn_core::spec::tables::Edge;
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Plan, Scope};
 use pimattn_core::units::Cycle;
 use pimattn_trace::Request;
@@ -39,6 +40,9 @@ pub struct CommandOrder {
     most_moves: Vec<Cycle>,
     /// Per command of a MAC, the distance of two of them at the same place, if nothing but the distance counts.
     own_gap: Vec<Option<Cycle>>,
+    /// Per command of a buffer move, the distance of two of them by the nodes that they share
+    /// ([`NodePath::shared`](crate::state::NodePath::shared)), if nothing but the distance counts.
+    among_moves: Vec<Option<[Cycle; 5]>>,
     commands: usize,
     /// Whether a rank keeps two openings of bank groups further apart than the bus does.
     pub(super) ranks_bind: bool,
@@ -73,8 +77,9 @@ impl CommandOrder {
         let most_rows = most_of(&Effect::is_row_command);
         let most_moves = most_of(&|effect| effect.class() as usize == MOVES);
         let own_gap = device.commands.iter().enumerate().map(|(id, c)| own_gap(id, c)).collect();
+        let among_moves = device.commands.iter().enumerate().map(|(id, c)| among_moves(id, c)).collect();
         let leads = [Lead::default(); Op::COUNT];
-        let mut order = CommandOrder { leads, most, most_rows, most_moves, own_gap, commands, ranks_bind };
+        let mut order = CommandOrder { leads, most, most_rows, most_moves, own_gap, among_moves, commands, ranks_bind };
         order.leads = device.plans.map(|plan| plan.map_or(Lead::default(), |plan| order.lead(device, &plan)));
         order
     }
@@ -102,6 +107,12 @@ impl CommandOrder {
         self.own_gap[usize::from(command)]
     }
 
+    /// The distance of two buffer moves by the nodes that they share, if nothing but their distance counts.
+    #[inline]
+    pub(super) fn among_moves(&self, command: CommandId) -> Option<&[Cycle; 5]> {
+        self.among_moves[usize::from(command)].as_ref()
+    }
+
     /// The most that a command can hold back any buffer move, softmax or mode setting.
     #[inline]
     pub(super) fn holds_moves(&self, command: CommandId) -> Cycle {
@@ -114,7 +125,9 @@ impl CommandOrder {
         self.most_rows[usize::from(command)]
     }
 
-    fn most(&self, from: CommandId, to: CommandId) -> Cycle {
+    /// The most that a command can hold back another one, wherever they are.
+    #[inline]
+    pub(super) fn most(&self, from: CommandId, to: CommandId) -> Cycle {
         self.most[usize::from(from) * self.commands + usize::from(to)]
     }
 }
@@ -126,6 +139,22 @@ fn own_gap(id: usize, command: &Command) -> Option<Cycle> {
     let reaches = own().all(|e| !e.siblings);
     let longest = own().map(|e| Cycle::from(e.latency)).max().unwrap_or(0).max(1);
     (simple && reaches && command.effect.multiplies()).then_some(longest)
+}
+
+/// The distance of two buffer moves of a kind by the nodes that they share; none where they take several commands or reach
+/// several banks, or windows count them.
+fn among_moves(id: usize, command: &Command) -> Option<[Cycle; 5]> {
+    let simple = command.passes == 1 && command.counted_in.is_empty() && command.held_by.is_empty();
+    let gap = |shared: usize| {
+        let holds = |e: &&Edge| match e.siblings {
+            true => e.level as usize == shared + 1,
+            false => e.level as usize <= shared,
+        };
+        let own = command.edges.iter().filter(|e| usize::from(e.to) == id).filter(holds);
+        own.map(|e| Cycle::from(e.latency)).max().unwrap_or(0).max(1)
+    };
+    let single = command.effect == Effect::Move && command.scope == Scope::Bank;
+    (simple && single).then(|| std::array::from_fn(gap))
 }
 
 /// A request as far as it is known: its next command, and what follows.
@@ -179,7 +208,7 @@ impl PimChannel<'_> {
     }
 
     /// Whether the results are there sooner if `other` goes before `first`, which could issue before it.
-    fn gives_way(&self, first: &Candidate, other: &Candidate) -> bool {
+    pub(super) fn gives_way(&self, first: &Candidate, other: &Candidate) -> bool {
         if other.order == first.order || self.classes[first.class][first.index].passed >= PASSED {
             return false;
         }

@@ -41,6 +41,8 @@ pub(super) struct QueuedRun {
     pub(super) opens: bool,
     /// Commands for which one of it had to wait although it could issue.
     pub(super) passed: u16,
+    /// Of a MAC, a cycle before which its current request does not have its command: that of the last look.
+    pub(super) not_before: Cycle,
 }
 
 /// The queues of a controller; it looks at the first so many requests of each. `Reads` has the writes, too, where those
@@ -200,6 +202,7 @@ impl PimChannel<'_> {
             arrives: self.arrives,
             pass: 0,
             passed: 0,
+            not_before: 0,
             row: RowOutcome::Hit,
             data: Wait::default(),
         };
@@ -213,6 +216,7 @@ impl PimChannel<'_> {
         }
         self.classes[class].push_back(item);
         if class == DATA {
+            self.standing.valid = false;
             self.data_enters();
         }
         self.requests += u64::from(request.count);
@@ -226,6 +230,8 @@ impl PimChannel<'_> {
         }
         self.epochs.pop_front();
         self.epoch += 1;
+        // Reads and writes of this epoch have their turn.
+        self.standing.valid &= self.classes[DATA].front().is_none_or(|d| d.epoch > self.epoch);
         self.epoch_open = self.epoch_open.max(self.epoch_done);
         let Epoch { host, label, first, .. } = self.epochs[0];
         if host > 0 {

@@ -50,6 +50,11 @@ impl<'d> PimReplay<'d> {
         }
     }
 
+    /// Whether nothing is looked up any more.
+    pub fn is_off(&self) -> bool {
+        self.off
+    }
+
     /// Takes the channels past the chunks that come next, as far as what comes are chunks.
     pub fn run<P: Probe>(
         &mut self,
@@ -61,6 +66,8 @@ impl<'d> PimReplay<'d> {
         let geometry = &self.system.device.geometry;
         let simple = |op: Op| !matches!(op, Op::Ld | Op::St | Op::Host | Op::Sync);
         let mut groups: Option<Vec<ChannelGroup<GroupPlace>>> = None;
+        // A channel that has had a segment is not blank again.
+        self.off |= channels.iter().any(PimChannel::has_had_segments);
         while !self.off && chunk::fill(reader, &mut self.chunk, simple)? {
             if groups.is_none() {
                 groups = self.enter(channels);
