@@ -25,7 +25,7 @@ mod zip;
 pub use elements::Elements;
 pub use parts::{IN_MEMORY, KvParts, Tensor};
 pub use stored::{StoredBytes, UnnamedFile, read_file};
-pub use view::{GroupQueries, HeadRows, KvView, LayerQueries};
+pub use view::{CachedRows, GroupQueries, KvView, LayerQueries};
 
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};

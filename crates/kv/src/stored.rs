@@ -19,11 +19,11 @@ const PIECE: u64 = 1 << 18;
 pub struct StoredBytes {
     name: PathBuf,
     len: u64,
-    place: Place,
+    place: BytesPlace,
 }
 
 #[derive(Debug)]
-enum Place {
+enum BytesPlace {
     /// A file, which must stay as it was when it was opened.
     File { file: File, modified: Option<SystemTime> },
     /// A file without a name, which nobody else can change.
@@ -40,7 +40,7 @@ impl StoredBytes {
     /// LFS.
     pub fn open(path: &Path) -> Result<Self> {
         if let Some(bytes) = presets::read(path)? {
-            return Ok(StoredBytes { name: path.into(), len: bytes.len() as u64, place: Place::Inside(bytes) });
+            return Ok(StoredBytes { name: path.into(), len: bytes.len() as u64, place: BytesPlace::Inside(bytes) });
         }
         let io = |e| Error::io(path, e);
         if !std::fs::metadata(path).map_err(io)?.is_file() {
@@ -50,7 +50,7 @@ impl StoredBytes {
         let file = File::open(path).map_err(io)?;
         let meta = file.metadata().map_err(io)?;
         let modified = meta.modified().ok();
-        let bytes = StoredBytes { name: path.into(), len: meta.len(), place: Place::File { file, modified } };
+        let bytes = StoredBytes { name: path.into(), len: meta.len(), place: BytesPlace::File { file, modified } };
         fsio::refuse_pointer(path, &bytes.read(0..bytes.len.min(64))?)?;
         Ok(bytes)
     }
@@ -81,12 +81,12 @@ impl StoredBytes {
             return Err(Error::data(&self.name, what));
         };
         match &self.place {
-            Place::Inside(bytes) => {
+            BytesPlace::Inside(bytes) => {
                 out.copy_from_slice(&bytes[at as usize..end as usize]);
                 Ok(())
             }
-            Place::Unnamed(file) => read_exact_at(file, out, at).map_err(|e| Error::io(&self.name, e)),
-            Place::File { file, modified } => {
+            BytesPlace::Unnamed(file) => read_exact_at(file, out, at).map_err(|e| Error::io(&self.name, e)),
+            BytesPlace::File { file, modified } => {
                 let read = read_exact_at(file, out, at);
                 let meta = file.metadata().map_err(|e| Error::io(&self.name, e))?;
                 self.is_unchanged(&meta, *modified)?;
@@ -209,7 +209,7 @@ impl UnnamedFile {
 
     /// No more is written.
     pub fn finish(self) -> StoredBytes {
-        StoredBytes { name: self.name, len: self.len, place: Place::Unnamed(self.file) }
+        StoredBytes { name: self.name, len: self.len, place: BytesPlace::Unnamed(self.file) }
     }
 }
 
@@ -220,7 +220,7 @@ impl UnnamedFile {
 pub fn read_file(path: &Path) -> Result<Cow<'static, [u8]>> {
     let bytes = StoredBytes::open(path)?;
     match bytes.place {
-        Place::Inside(inside) => Ok(inside),
+        BytesPlace::Inside(inside) => Ok(inside),
         _ => Ok(Cow::Owned(bytes.read(0..bytes.len)?)),
     }
 }

@@ -60,12 +60,12 @@ impl<'a> KvView<'a> {
 
 /// Rows of one head: borrowed of a cache that is in memory, else read for the occasion.
 #[derive(Debug, Clone)]
-pub struct HeadRows<'a> {
+pub struct CachedRows<'a> {
     data: Cow<'a, [f32]>,
     dim: usize,
 }
 
-impl HeadRows<'_> {
+impl CachedRows<'_> {
     /// All of them.
     pub fn rows(&self) -> Rows<'_> {
         Rows { data: &self.data, dim: self.dim }
@@ -148,7 +148,7 @@ impl KvCache {
     ///
     /// # Errors
     /// Those of [`Elements::read`].
-    pub fn read_keys(&self, layer: usize, kv_head: usize) -> Result<HeadRows<'_>> {
+    pub fn read_keys(&self, layer: usize, kv_head: usize) -> Result<CachedRows<'_>> {
         self.read_rows(&self.k, layer * self.kv_heads + kv_head)
     }
 
@@ -156,13 +156,13 @@ impl KvCache {
     ///
     /// # Errors
     /// Those of [`Elements::read`].
-    pub fn read_values(&self, layer: usize, kv_head: usize) -> Result<HeadRows<'_>> {
+    pub fn read_values(&self, layer: usize, kv_head: usize) -> Result<CachedRows<'_>> {
         self.read_rows(&self.v, layer * self.kv_heads + kv_head)
     }
 
-    fn read_rows<'a>(&self, of: &'a Elements, index: usize) -> Result<HeadRows<'a>> {
+    fn read_rows<'a>(&self, of: &'a Elements, index: usize) -> Result<CachedRows<'a>> {
         let n = self.tokens * self.dim;
-        Ok(HeadRows { data: of.read(index * n..(index + 1) * n)?, dim: self.dim })
+        Ok(CachedRows { data: of.read(index * n..(index + 1) * n)?, dim: self.dim })
     }
 
     /// Queries of the query heads that share a KV head. With `prefill`, all that there are; else, of a cache in a file, none of tokens

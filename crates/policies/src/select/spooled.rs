@@ -87,7 +87,7 @@ impl SpooledRecording {
         let damaged = || Error::data("selections", format!("step {at} is not as it was written"));
         let [begin, end] = self.begins.get(at..at + 2).and_then(|b| b.try_into().ok()).ok_or_else(damaged)?;
         let bytes = self.spool.file.read(begin..end)?;
-        let mut words = Words(bytes.as_chunks().0);
+        let mut words = StepWords(bytes.as_chunks().0);
         decode(&mut words, order).ok_or_else(damaged)
     }
 }
@@ -172,9 +172,9 @@ fn encode(step: &RecordedStep, same_order: bool, words: &mut Vec<u32>) {
 }
 
 /// Words that are left to be read.
-struct Words<'a>(&'a [[u8; 4]]);
+struct StepWords<'a>(&'a [[u8; 4]]);
 
-impl Words<'_> {
+impl StepWords<'_> {
     fn one(&mut self) -> Option<u32> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -193,7 +193,7 @@ impl Words<'_> {
     }
 }
 
-fn decode(words: &mut Words<'_>, before: Option<Arc<SlotOrder>>) -> Option<RecordedStep> {
+fn decode(words: &mut StepWords<'_>, before: Option<Arc<SlotOrder>>) -> Option<RecordedStep> {
     let (len, heads) = (words.one()? as usize, words.one()?);
     let mut tokens = Vec::new();
     for _ in 0..heads {

@@ -5,7 +5,7 @@ use super::chosen::Chosen;
 use super::metrics::HeadPlace;
 use super::selections::{KeptRecording, SelectedHead};
 use pimattn_core::error::Result;
-use pimattn_kv::{GroupQueries, HeadRows, KvCache, LayerQueries, Rows};
+use pimattn_kv::{CachedRows, GroupQueries, KvCache, LayerQueries, Rows};
 use pimattn_mapping::schedule::StepDemand;
 use pimattn_policies::accuracy::{self, Accuracy, KeptAttention, OutputOf, RowShape};
 use pimattn_policies::select::recorded::{HeadRecording, ReplayedHead};
@@ -36,9 +36,9 @@ impl Answers<'_> {
 
 /// What selecting and measuring read of a cache.
 struct HeadData<'g> {
-    keys: HeadRows<'g>,
+    keys: CachedRows<'g>,
     /// Where it is measured.
-    values: Option<HeadRows<'g>>,
+    values: Option<CachedRows<'g>>,
     queries: LayerQueries<'g>,
 }
 
