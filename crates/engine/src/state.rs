@@ -3,7 +3,7 @@
 mod levels;
 
 use super::replay_cache::{mix, rebase::Rebase};
-use levels::{AskedLevel, AskedNodes, CommandLevels, HeldCommand, NodeSpan, command_levels, span, spans_of};
+use levels::{AskedLevel, AskedNodes, CommandLevels, DelayedCommand, NodeSpan, command_levels, span, spans_of};
 use pimattn_core::addr::{Address, NOT_ADDRESSED};
 use pimattn_core::spec::{Command, CommandId, Device, Effect, Level, Scope};
 use pimattn_core::units::Cycle;
@@ -37,12 +37,12 @@ pub struct CommandTarget {
 
 /// The nodes of a bank from the pseudo-channel down, sixteen bits each: no level has more than 1024.
 #[derive(Clone, Copy)]
-pub struct NodePath(u64);
+pub struct BankPath(u64);
 
-impl NodePath {
+impl BankPath {
     /// Of pseudo-channel, rank, bank group and bank, how many two banks have in common, one within the other.
     #[inline]
-    pub fn shared(self, other: NodePath) -> usize {
+    pub fn shared(self, other: BankPath) -> usize {
         ((self.0 ^ other.0).leading_zeros() / 16) as usize
     }
 }
@@ -55,8 +55,8 @@ impl CommandTarget {
 
     /// Its nodes, from the pseudo-channel down.
     #[inline]
-    pub fn node_path(&self) -> NodePath {
-        NodePath(self.path[1..].iter().fold(0, |path, node| path << 16 | u64::from(*node)))
+    pub fn bank_path(&self) -> BankPath {
+        BankPath(self.path[1..].iter().fold(0, |path, node| path << 16 | u64::from(*node)))
     }
 
     /// The bank within its channel.
@@ -318,12 +318,12 @@ impl<'d> ChannelState<'d> {
         let ChannelState { levels, nodes, ready, floors, tops, .. } = self;
         for held in &levels[usize::from(command)].holds {
             let level = held.level as usize;
-            HeldCommand::hold(&held.tops, tops, 0, at);
+            DelayedCommand::hold(&held.tops, tops, 0, at);
             if held.siblings {
                 let (own, siblings) = (target.path[level], nodes[level] / nodes[level - 1]);
                 let first = own - own % siblings;
                 let others = (first..first + siblings).filter(|node| *node != own);
-                others.for_each(|node| HeldCommand::hold(&held.commands, ready, node, at));
+                others.for_each(|node| DelayedCommand::hold(&held.commands, ready, node, at));
                 continue;
             }
             if partial && held.level != Level::Channel {
@@ -338,9 +338,9 @@ impl<'d> ChannelState<'d> {
             }
             let span = span(nodes, held.level, c.scope, target);
             if span.count == nodes[level] {
-                HeldCommand::hold(&held.floors, floors, 0, at);
+                DelayedCommand::hold(&held.floors, floors, 0, at);
             } else {
-                span.nodes().for_each(|node| HeldCommand::hold(&held.commands, ready, node, at));
+                span.nodes().for_each(|node| DelayedCommand::hold(&held.commands, ready, node, at));
             }
         }
         for &w in &c.counted_in {
@@ -371,9 +371,9 @@ impl<'d> ChannelState<'d> {
         let Some((_, last)) = moves.last() else { return };
         for held in &levels[usize::from(command)].holds {
             let level = held.level as usize;
-            HeldCommand::hold(&held.tops, tops, 0, *last);
+            DelayedCommand::hold(&held.tops, tops, 0, *last);
             if nodes[level] == 1 {
-                HeldCommand::hold(&held.floors, floors, 0, *last);
+                DelayedCommand::hold(&held.floors, floors, 0, *last);
                 continue;
             }
             // Nodes from the 128th on are not told apart, and looked at each time.
@@ -386,13 +386,13 @@ impl<'d> ChannelState<'d> {
                 }
                 done |= bit;
                 if !held.siblings {
-                    HeldCommand::hold(&held.commands, ready, own, *at);
+                    DelayedCommand::hold(&held.commands, ready, own, *at);
                     continue;
                 }
                 let siblings = nodes[level] / nodes[level - 1];
                 let first = own - own % siblings;
                 let others = (first..first + siblings).filter(|node| *node != own);
-                others.for_each(|node| HeldCommand::hold(&held.commands, ready, node, *at));
+                others.for_each(|node| DelayedCommand::hold(&held.commands, ready, node, *at));
             }
         }
     }

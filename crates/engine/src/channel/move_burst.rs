@@ -8,7 +8,7 @@
 use super::queues::{QueueKind, QueuedRun};
 use super::{ARRAY, Candidate, MOVES, PimChannel};
 use crate::probe::{Completion, Probe, RowOutcome};
-use crate::state::{CommandTarget, NodePath};
+use crate::state::{BankPath, CommandTarget};
 use pimattn_core::spec::device::Bus;
 use pimattn_core::spec::{CommandId, Effect};
 use pimattn_core::units::Cycle;
@@ -23,7 +23,7 @@ pub(super) struct WaitingMove {
     /// The first cycle at which its current move can issue.
     at: Cycle,
     /// The place of that one.
-    place: NodePath,
+    place: BankPath,
 }
 
 /// What moves that were issued have yet to change.
@@ -76,7 +76,7 @@ impl PimChannel<'_> {
                 }
                 left -= 1;
                 // All else that holds moves back is in their cycles already.
-                let place = best.target.node_path();
+                let place = best.target.bank_path();
                 let until = gaps.map(|gap| best.at + gap);
                 for one in &mut waiting {
                     one.at = one.at.max(until[place.shared(one.place)]);
@@ -126,7 +126,7 @@ impl PimChannel<'_> {
                 return moves.saturating_sub(self.depth);
             }
             let at = from.max(self.state.earliest(command, &item.target));
-            waiting.push(WaitingMove { index, count: item.request.count, at, place: item.target.node_path() });
+            waiting.push(WaitingMove { index, count: item.request.count, at, place: item.target.bank_path() });
             moves += u64::from(item.request.count);
         }
         moves

@@ -41,7 +41,7 @@ pub struct CommandOrder {
     /// Per command of a MAC, the distance of two of them at the same place, if nothing but the distance counts.
     own_gap: Vec<Option<Cycle>>,
     /// Per command of a buffer move, the distance of two of them by the nodes that they share
-    /// ([`NodePath::shared`](crate::state::NodePath::shared)), if nothing but the distance counts.
+    /// ([`BankPath::shared`](crate::state::BankPath::shared)), if nothing but the distance counts.
     among_moves: Vec<Option<[Cycle; 5]>>,
     commands: usize,
     /// Whether a rank keeps two openings of bank groups further apart than the bus does.

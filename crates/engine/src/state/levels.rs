@@ -63,22 +63,22 @@ pub(super) struct HeldLevel {
     pub(super) level: Level,
     pub(super) siblings: bool,
     /// Their places in `ready`, at the first node of the level.
-    pub(super) commands: Vec<HeldCommand>,
+    pub(super) commands: Vec<DelayedCommand>,
     /// The same in `floors`; and in `tops`, of those that ask for all nodes of the level at once.
-    pub(super) floors: Vec<HeldCommand>,
-    pub(super) tops: Vec<HeldCommand>,
+    pub(super) floors: Vec<DelayedCommand>,
+    pub(super) tops: Vec<DelayedCommand>,
 }
 
 /// A command that another one holds back, by its place in a table.
-pub(super) struct HeldCommand {
+pub(super) struct DelayedCommand {
     pub(super) place: u32,
     pub(super) latency: u32,
 }
 
-impl HeldCommand {
+impl DelayedCommand {
     /// Holds commands back, at the `node`-th place from theirs, after a command at a cycle.
     #[inline]
-    pub(super) fn hold(commands: &[HeldCommand], table: &mut [Cycle], node: u32, at: Cycle) {
+    pub(super) fn hold(commands: &[DelayedCommand], table: &mut [Cycle], node: u32, at: Cycle) {
         for to in commands {
             let not_before = &mut table[(to.place + node) as usize];
             *not_before = (*not_before).max(at + Cycle::from(to.latency));
@@ -162,7 +162,7 @@ pub(super) fn command_levels(device: &Device, base: &[u32; 5], nodes: &[u32; 5],
                 holds.push(HeldLevel { level, siblings: edge.siblings, commands, floors, tops });
                 holds.len() - 1
             });
-            let held = |place: usize| HeldCommand { place: place as u32, latency: edge.latency };
+            let held = |place: usize| DelayedCommand { place: place as u32, latency: edge.latency };
             holds[index].commands.push(held(ready));
             holds[index].floors.push(held(in_level));
             holds[index].tops.extend(asks_for_all.then(|| held(in_level)));
