@@ -296,7 +296,8 @@ fn check_ending(path: &Path, written: &[&str]) -> Result<()> {
 /// Writes text to standard output.
 pub fn print(text: &str) -> Result<()> {
     use std::io::Write;
-    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Error::io("-", e))
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("-", e))
 }
 
 /// The documentation of every table, of both programs, as Markdown.

@@ -307,19 +307,16 @@ fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<()> {
     folder.commit(tables.finish()?)
 }
 
-/// Replays with run.csv on standard output; a person at a terminal sees a summary of it instead.
+/// Replays with run.csv on standard output, once all traces are replayed; a person at a terminal sees a summary of it instead.
 fn replay_to_stdout(args: &ReplayArgs, system: &System, common: &CommonArgs) -> Result<()> {
-    if !std::io::stdout().is_terminal() {
-        let mut tables = RunTables::csv(system, false, |_| Output::create(Path::new("-")))?;
-        args.traces.iter().try_for_each(|path| replay(path, system, args, &mut tables, common))?;
-        return tables.finish()?.into_iter().try_for_each(Output::commit);
-    }
     let mut tables = RunTables::csv(system, false, |_| Ok(Vec::new()))?;
     args.traces.iter().try_for_each(|path| replay(path, system, args, &mut tables, common))?;
-    let mut summary = Summary::default();
-    for table in tables.finish()? {
-        summary.add_runs(table.as_slice(), RUN_TABLE)?;
+    let table = tables.finish()?.concat();
+    if !std::io::stdout().is_terminal() {
+        return super::print(&String::from_utf8_lossy(&table));
     }
+    let mut summary = Summary::default();
+    summary.add_runs(table.as_slice(), RUN_TABLE)?;
     super::print(&summary.render(true, Style::Text)?)?;
     common.note("-o DIR keeps the tables; in a pipe this is run.csv");
     Ok(())

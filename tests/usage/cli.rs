@@ -458,6 +458,8 @@ fn a_failed_run_leaves_older_files_alone() {
     // a trace that ends too early
     run(&mut tracegen(d), &["convert", "bad.ptrace", "t.txt", "--to", "attacc"], 65);
     run(&mut pimsim(d), &["run", "good.ptrace", "bad.ptrace", "--config", SYSTEM, "-o", ".", "--replace"], 65);
+    let out = run(&mut pimsim(d), &["run", "good.ptrace", "bad.ptrace", "--config", SYSTEM], 65);
+    assert!(out.stdout.is_empty(), "half a table on standard output");
     run(&mut pimsim(d), &["run", "bad.ptrace", "--config", SYSTEM, "-o", ".", "--replace", "--log", "log.txt"], 65);
     run(&mut tracegen(d), &["run", "--config", DEMO, "-o", "t.ptrace", "--kv", "good.ptrace"], 2);
     std::fs::remove_file(d.join("small-device.toml")).unwrap();
