@@ -15,7 +15,7 @@ mod plot;
 mod presets;
 pub mod report;
 mod reproduce;
-mod run_folder;
+mod run_output;
 mod say;
 mod sweep;
 mod system;

@@ -1,7 +1,7 @@
 //! `pimsim`: traces in, tables out.
 
 use super::places::WrittenFile;
-use super::run_folder::RunFolder;
+use super::run_output::RunOutput;
 use super::{CommonArgs, EXIT_CODES, ReportFormat, manual};
 use crate::presets::PresetKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -299,7 +299,7 @@ fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<()> {
     let system = System::load(&args.config, &args.set)?;
     common.detail(|| format!("{}: assumed, not sourced: {}", system.device.name, system.device.assumed.join(", ")));
     let Some(dir) = &args.output else { return replay_to_stdout(args, &system, common) };
-    let folder = RunFolder::open(dir, &args.traces, &system, args.replace)?;
+    let folder = RunOutput::open(dir, &args.traces, &system, args.replace)?;
     let mut tables = RunTables::csv(&system, true, |schema| Output::create(&folder.join(schema.file)))?;
     for path in &args.traces {
         replay(path, &system, args, &mut tables, common)?;

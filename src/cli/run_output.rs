@@ -9,13 +9,13 @@ use pimattn_stats::{origin, tables};
 use std::path::{Path, PathBuf};
 
 /// The folder of a run that is to be made.
-pub struct RunFolder {
+pub struct RunOutput {
     folder: OutputFolder,
     /// Tables of another run that are in it.
     replaced: Vec<PathBuf>,
 }
 
-impl RunFolder {
+impl RunOutput {
     /// Makes the folder of a run, or takes that of the same run. With `replace`, the tables of another run may be in it.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl RunFolder {
             );
             return Err(Error::Usage(what));
         }
-        Ok(RunFolder { folder, replaced })
+        Ok(RunOutput { folder, replaced })
     }
 
     /// The path of one of its tables.
