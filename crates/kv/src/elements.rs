@@ -51,7 +51,7 @@ struct StoredPiece {
 pub(super) struct ElementSummary {
     /// CRC-32 of their bytes as f32, little-endian.
     crc: u32,
-    /// Largest magnitude.
+    /// Largest magnitude of all, which bounds the products of queries and keys.
     pub largest: f32,
     /// The first that is no finite number.
     pub not_finite: Option<usize>,

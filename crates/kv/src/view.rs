@@ -5,6 +5,7 @@ use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result};
 use pimattn_core::memory;
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::Deref;
 
 /// A cache whose elements are all in memory.
@@ -137,6 +138,22 @@ impl KvCache {
         let loaded = |elements: &Elements| elements.loaded(cancel);
         let (k, v, q) = (loaded(&self.k)?, loaded(&self.v)?, loaded(&self.q)?);
         Ok(KvCache { k, v, q, ..self })
+    }
+
+    /// The cache with the elements of some layers, and of the first one, in memory, and where those layers are in it; all numbers are
+    /// indices. A cache that is in memory is taken as it is.
+    ///
+    /// # Errors
+    /// Those of [`KvCache::in_memory`].
+    pub(crate) fn layers_in_memory(&self, cancel: &Cancel, layers: &[usize]) -> Result<(Cow<'_, KvCache>, Vec<usize>)> {
+        if self.is_in_memory() {
+            return Ok((Cow::Borrowed(self), layers.to_vec()));
+        }
+        let kept: BTreeSet<usize> = layers.iter().copied().chain([0]).collect();
+        let numbers: Vec<u32> = kept.iter().map(|layer| self.layers[*layer]).collect();
+        let loaded = self.clone().only_layers(&numbers)?.in_memory(cancel)?;
+        let places = layers.iter().map(|layer| kept.range(..layer).count()).collect();
+        Ok((Cow::Owned(loaded), places))
     }
 
     /// Bytes of all elements, as f32.

@@ -111,20 +111,9 @@ pub fn fit_until(cancel: &Cancel, kv: &KvCache, options: &FitOptions) -> Result<
     }
     let fitted: Vec<usize> =
         (0..kv.layers.len()).filter(|l| wanted.is_empty() || wanted.contains(&kv.layers[*l])).collect();
-    // Of a cache in a file, the layers that are looked at are taken into memory: those of the fit, and the first one for its words.
-    let loaded;
-    let (kv, fitted) = match kv.view() {
-        Ok(view) => (view, fitted),
-        Err(_) => {
-            let mut kept = fitted.clone();
-            kept.extend((!fitted.contains(&0)).then_some(0));
-            kept.sort_unstable();
-            let numbers: Vec<u32> = kept.iter().map(|l| kv.layers[*l]).collect();
-            loaded = kv.clone().only_layers(&numbers)?.in_memory(cancel)?;
-            let at = |l: &usize| kept.binary_search(l).unwrap_or_default();
-            (loaded.view()?, fitted.iter().map(at).collect())
-        }
-    };
+    // The first layer says which words are common.
+    let (loaded, fitted) = kv.layers_in_memory(cancel, &fitted)?;
+    let kv = loaded.view()?;
     let embedding = rope::settle(cancel, kv, &fitted, &positions, options.rotation)?;
     let rope = InverseRotary::new(kv.dim, embedding, &positions);
     let common = words::find(cancel, &keys(kv, 0, &rope), kv.dim)?;
