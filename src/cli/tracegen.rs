@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use pimattn_attacc::{self as attacc, Attention, Decode, UnitLevel};
 use pimattn_core::cancel::Cancel;
 use pimattn_core::error::{Error, Result, suggest};
-use pimattn_core::fsio::{self, Output};
+use pimattn_core::fsio::{self, Output, OutputFolder};
 use pimattn_core::op::Op;
 use pimattn_core::order::{AddressMap, AddressOrder};
 use pimattn_core::spec::System;
@@ -374,8 +374,7 @@ fn convert_to_folder(args: &Convert, common: &CommonArgs, format: &Format, exten
     let (mut source, _) = open(&args.input, args.from.as_deref(), args.config.as_deref(), &args.set)?;
     let header = source.header().clone();
     let geometry = header.geometry;
-    let folder = &args.output;
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let folder = OutputFolder::create(&args.output)?;
     let count = if args.per_channel { geometry.channels } else { 1 };
     let name = |channel: u32| match args.per_channel {
         true => format!("trace.ch{channel:02}.{extension}"),

@@ -28,11 +28,6 @@ impl OutputFolder {
         Ok(OutputFolder { path: path.into(), _lock: lock })
     }
 
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The path of one of its files.
     pub fn join(&self, file: impl AsRef<Path>) -> PathBuf {
         self.path.join(file)

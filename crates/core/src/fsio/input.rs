@@ -27,8 +27,8 @@ pub fn decompress(name: &str, input: Box<dyn Read + Send>) -> Result<Box<dyn Rea
     })
 }
 
-/// An input whose reads are taken up again where a signal interrupted them. Readers that look at what is buffered do not do so
-/// themselves.
+/// An input whose reads are taken up again where a signal interrupted them: whoever looks at what a reader has buffered sees no
+/// interruption.
 struct PatientReader<R>(R);
 
 impl<R: Read> Read for PatientReader<R> {
@@ -47,9 +47,9 @@ struct CompressedReader<R>(R);
 
 impl<R: Read> Read for CompressedReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        self.0.read(buf).map_err(|e| match (e.kind(), e.raw_os_error()) {
-            (std::io::ErrorKind::Interrupted, _) | (_, Some(_)) => e,
-            _ => std::io::Error::new(std::io::ErrorKind::InvalidData, format!("damaged compressed data: {e}")),
+        self.0.read(buf).map_err(|e| match e.raw_os_error() {
+            Some(_) => e,
+            None => std::io::Error::new(std::io::ErrorKind::InvalidData, format!("damaged compressed data: {e}")),
         })
     }
 }

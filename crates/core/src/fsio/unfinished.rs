@@ -19,8 +19,8 @@ const LINKS: usize = 40;
 
 /// What this process writes.
 struct UnfinishedFiles {
-    /// Unfinished files by the place that they are for.
-    by_place: BTreeMap<PathBuf, PathBuf>,
+    /// Unfinished files by the place that they are for; none while one is being made.
+    by_place: BTreeMap<PathBuf, Option<PathBuf>>,
     /// Folders in which those of killed programs have been removed.
     cleared: BTreeSet<PathBuf>,
 }
@@ -36,7 +36,7 @@ fn unfinished() -> MutexGuard<'static, UnfinishedFiles> {
 /// to put one in its place, wait for ever.
 pub fn abandon() {
     let files = unfinished();
-    for part in files.by_place.values() {
+    for part in files.by_place.values().flatten() {
         let _ = std::fs::remove_file(part);
     }
     std::mem::forget(files);
@@ -44,7 +44,7 @@ pub fn abandon() {
 
 /// A file on the way to its place.
 pub(super) struct UnfinishedFile {
-    /// None once it is in its place.
+    /// None until it is made, and once it is in its place.
     part: Option<NamedTempFile>,
     folder: PathBuf,
     place: PathBuf,
@@ -62,16 +62,24 @@ impl UnfinishedFile {
         let name = target.file_name().ok_or_else(|| Error::Usage(format!("{}: not a file's name", path.display())))?;
         let folder = folder.canonicalize().map_err(|e| Error::io(path, e))?;
         let place = folder.join(name);
-        let mut files = unfinished();
-        if files.by_place.contains_key(&place) {
-            return Err(Error::Usage(format!("{}: two results cannot go to the same place", path.display())));
+        let is_new = {
+            let mut files = unfinished();
+            if files.by_place.contains_key(&place) {
+                return Err(Error::Usage(format!("{}: two results cannot go to the same place", path.display())));
+            }
+            files.by_place.insert(place.clone(), None);
+            files.cleared.insert(folder.clone())
+        };
+        // From here on the place is given back when this is dropped. Nothing waits for the file system with the list in its hands,
+        // since a program that is to end needs the list.
+        let mut file = UnfinishedFile { part: None, folder, place };
+        if is_new {
+            clear_unfinished(&file.folder)?;
         }
-        if files.cleared.insert(folder.clone()) {
-            clear_unfinished(&folder)?;
-        }
-        let part = begin(&folder).map_err(|e| Error::io(path, e))?;
-        files.by_place.insert(place.clone(), part.path().to_path_buf());
-        Ok(UnfinishedFile { part: Some(part), folder, place })
+        let part = begin(&file.folder).map_err(|e| Error::io(path, e))?;
+        unfinished().by_place.insert(file.place.clone(), Some(part.path().to_path_buf()));
+        file.part = Some(part);
+        Ok(file)
     }
 
     /// Writes through to the disk, then gives the file its name: the other way round, a power cut could leave an empty file
